@@ -1,0 +1,15 @@
+"""Identifiers of stored things: a prefix that tells the kind, then a time-ordered random part.
+
+Because UUIDv7 grows with time, ordering by id is ordering by creation, which is what the
+list endpoints page through.
+"""
+
+import base64
+
+import uuid_utils
+
+
+def new_id(prefix: str) -> str:
+    """Give a fresh id such as ``ftjob-06a1...`` (26 lower-case base32hex characters)."""
+    # The base32hex alphabet keeps the byte order, so ids sort by time as text too.
+    return f"{prefix}{base64.b32hexencode(uuid_utils.uuid7().bytes).decode().rstrip('=').lower()}"

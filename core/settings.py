@@ -1,0 +1,111 @@
+"""All settings of all processes: one frozen class, read once at start-up and passed down.
+
+Nothing else in Loramill reads the environment. ``docs/settings.md`` is generated from here.
+"""
+
+import difflib
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PREFIX = "LORAMILL_"
+
+
+class Settings(BaseSettings):
+    """Each field is the environment variable ``LORAMILL_<NAME>``. Malformed values stop the start."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    home: Path = Field(Path("var"), description="Folder that holds all state of the embedded stack.")
+    host: str = Field("127.0.0.1", description="Address the API listens on; beyond loopback an API key is required.")
+    port: int = Field(8000, ge=1, le=65535, description="Port the API listens on.")
+    api_key: SecretStr | None = Field(
+        None, min_length=16, description="Bearer key that every route but /livez and /readyz wants; unset: no authentication."
+    )
+    organization: str = Field(
+        "local", pattern=r"^[a-z0-9-]{1,40}$", description="Organisation part of a fine-tuned model's name."
+    )
+
+    database_url: str | None = Field(
+        None, description="SQLAlchemy URL, sqlite or postgresql+psycopg; unset: loramill.db in the home folder."
+    )
+    broker_url: str = Field(
+        "redis://127.0.0.1:6379/0",
+        description="Valkey or Redis that carries doorbells; jobs run without it too, only later. redis+socket:// works.",
+    )
+    base_models: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("smollm2-135m-instruct",), description="Names, comma separated, of the base models this deployment trains and serves."
+    )
+    engine_urls: dict[str, str] = Field(
+        default_factory=dict, description="JSON object: base model name to its engine's URL (http:// or unix://)."
+    )
+
+    max_upload_bytes: int = Field(512 * 2**20, gt=0, description="Largest file that may be uploaded.")
+    max_line_bytes: int = Field(2**20, gt=0, description="Longest line of an uploaded file.")
+
+    heartbeat_s: float = Field(2.0, gt=0, description="Seconds between a worker's heartbeats for its job.")
+    lease_ttl_s: float = Field(30.0, gt=0, description="Seconds without a heartbeat after which a job is taken from its worker.")
+    sweep_s: float = Field(5.0, gt=0, description="Seconds between two looks for lost jobs.")
+    poll_s: float = Field(10.0, gt=0, description="Seconds between a worker's own looks for queued jobs.")
+    stall_s: float = Field(900.0, gt=0, description="Seconds a trainer may stay silent before its attempt is ended.")
+    stop_grace_s: float = Field(20.0, gt=0, description="Seconds a trainer gets to write its last checkpoint when told to stop.")
+    max_attempts: int = Field(3, ge=1, description="How often a job is started before a dying trainer fails it.")
+    trainer_niceness: int = Field(10, ge=0, le=19, description="Niceness of trainer processes, so that the API stays quick beside them.")
+
+    adapter_cache_bytes: int = Field(2**30, gt=0, description="Memory for adapters kept in an engine; the least recently used leave first.")
+    engine_max_batch: int = Field(8, ge=1, le=256, description="Requests that an engine answers in one batch.")
+    engine_max_waiting: int = Field(256, ge=1, description="Requests that may wait at an engine before it refuses more.")
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log level written.")
+    log_json: bool = Field(False, description="Write logs as JSON lines rather than for people.")
+
+    @field_validator("base_models", mode="before")
+    @classmethod
+    def _split_names(cls, value: Any) -> Any:
+        return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+    @property
+    def database(self) -> str:
+        """The database URL in force."""
+        return self.database_url or f"sqlite:///{self.home.absolute() / 'loramill.db'}"
+
+    @property
+    def store_folder(self) -> Path:
+        """Where the content-addressed store keeps its bytes."""
+        return self.home.absolute() / "store"
+
+    @property
+    def base_models_folder(self) -> Path:
+        """Where imported base models lie, and the operator's ``base_models.toml``."""
+        return self.home.absolute() / "base-models"
+
+    @property
+    def runs_folder(self) -> Path:
+        """Where trainers work; an attempt's folder is ``<job id>/a<token>``."""
+        return self.home.absolute() / "runs"
+
+
+def unknown_variables(environ: dict[str, str]) -> list[str]:
+    """Name each ``LORAMILL_`` variable that no setting reads, with the nearest real name."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    complaints = []
+    for name in sorted(environ):
+        if name.startswith(PREFIX) and name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            complaints.append(f"{name} is not a setting" + (f"; did you mean {near[0]}?" if near else ""))
+    return complaints
+
+
+def load_settings() -> Settings:
+    """Read the settings from the environment.
+
+    Raises:
+        ValueError: a variable is misspelt, or its value is malformed.
+    """
+    complaints = unknown_variables(dict(os.environ))
+    if complaints:
+        raise ValueError("; ".join(complaints))
+    return Settings()

@@ -1,0 +1,98 @@
+"""Checks an uploaded file of examples while its bytes arrive, in memory bounded by one line.
+
+Where the bytes come from and where they are kept is the caller's.
+"""
+
+from dataclasses import dataclass
+
+from core.text.examples import Columns, Example, ExampleFormat, LineProblem, format_of, parse_line, strip_line
+
+MAX_PROBLEMS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class FileReport:
+    """What a file holds, and what is wrong with it.
+
+    Attributes:
+        examples: lines that are examples of the file's format.
+        format: of the first example; None when there is none.
+        columns: those that every example has, in the first one's order; None for the other formats.
+        problems: the first 20, in the order of their lines.
+        problem_count: all of them.
+    """
+
+    examples: int
+    format: ExampleFormat | None
+    columns: tuple[str, ...] | None
+    problems: tuple[LineProblem, ...]
+    problem_count: int
+
+
+class FileChecker:
+    """Takes a file in pieces cut anywhere; ``finish`` reports on it. Lines count from 1, blank ones too."""
+
+    def __init__(self, max_line_bytes: int) -> None:
+        self._max_line_bytes = max_line_bytes
+        self._begun = bytearray()  # the start of the line that is not complete yet
+        self._line = 1
+        self._is_skipping = False  # inside an over-long line, whose problem is noted already
+        self._examples = 0
+        self._format: ExampleFormat | None = None
+        self._columns: tuple[str, ...] | None = None
+        self._problems: list[LineProblem] = []
+        self._problem_count = 0
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the file's next bytes."""
+        start = 0
+        while (end := chunk.find(b"\n", start)) >= 0:
+            self._extend(chunk[start:end])
+            self._end_line()
+            start = end + 1
+        self._extend(chunk[start:])
+
+    def finish(self) -> FileReport:
+        """Check the last line, which may lack its line end, and report."""
+        self._end_line()
+        if not self._examples and not self._problem_count:
+            self._note(LineProblem(1, "the file holds no examples; write one JSON object a line"))
+        return FileReport(self._examples, self._format, self._columns, tuple(self._problems), self._problem_count)
+
+    def _extend(self, part: bytes) -> None:
+        if self._is_skipping:
+            return
+        if len(self._begun) + len(part) > self._max_line_bytes:
+            self._note(LineProblem(self._line, f"the line is longer than {self._max_line_bytes:,} bytes"))
+            self._is_skipping = True
+            self._begun.clear()
+        else:
+            self._begun += part
+
+    def _end_line(self) -> None:
+        content = strip_line(bytes(self._begun), self._line)
+        if content:
+            try:
+                self._count(parse_line(content, self._line))
+            except LineProblem as problem:
+                self._note(problem)
+        self._begun.clear()
+        self._is_skipping = False
+        self._line += 1
+
+    def _count(self, example: Example) -> None:
+        found = format_of(example)
+        if self._format is None:
+            self._format = found
+            self._columns = tuple(example.values) if isinstance(example, Columns) else None
+        if found != self._format:
+            reason = f'this line has the format "{found}", but the file began with "{self._format}"; use one in a file'
+            raise LineProblem(example.line, reason)
+        if isinstance(example, Columns) and self._columns is not None:
+            self._columns = tuple(name for name in self._columns if name in example.values)
+        self._examples += 1
+
+    def _note(self, problem: LineProblem) -> None:
+        self._problem_count += 1
+        if len(self._problems) < MAX_PROBLEMS:
+            self._problems.append(problem)

