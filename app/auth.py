@@ -1,0 +1,36 @@
+"""Who is asking: checks the bearer key, in constant time, and names the caller by a hash of it."""
+
+import hashlib
+import hmac
+from typing import Annotated
+
+from fastapi import Depends
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from app.deps import SettingsDep
+from core.errors import AuthenticationFailed
+
+ANONYMOUS = "anonymous"
+
+_bearer = HTTPBearer(auto_error=False, description="The deployment's API key, where it has one.")
+
+
+def require_caller(
+    settings: SettingsDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> str:
+    """Name the caller; every router but health's depends on this.
+
+    Raises:
+        AuthenticationFailed: the deployment has a key and the request does not carry it.
+    """
+    if settings.api_key is None:
+        return ANONYMOUS
+    given = hashlib.sha256((credentials.credentials if credentials else "").encode())
+    expected = hashlib.sha256(settings.api_key.get_secret_value().encode())
+    # Digests of equal length, so neither the key's content nor its length shows in the time taken.
+    if not hmac.compare_digest(given.digest(), expected.digest()):
+        raise AuthenticationFailed
+    return given.hexdigest()[:12]
+
+
+CallerDep = Annotated[str, Depends(require_caller)]

@@ -1,0 +1,70 @@
+"""The dependencies that routes ask for; the only code that touches ``app.state``."""
+
+from collections.abc import Iterator
+from typing import Annotated, cast
+
+from fastapi import Depends, FastAPI, Request
+
+from app.engines.routing import Engines
+from app.runtime import Ringer, Runtime
+from core.base_models import Registry
+from core.settings import Settings
+from core.store.blobs import BlobStore
+from core.store.db import Database, Session
+
+
+def attach(app: FastAPI, runtime: Runtime) -> None:
+    """Make the runtime reachable for the dependencies of this app's requests."""
+    app.state.runtime = runtime
+
+
+def _runtime(request: Request) -> Runtime:
+    return cast(Runtime, request.app.state.runtime)
+
+
+RuntimeDep = Annotated[Runtime, Depends(_runtime)]
+
+
+def _settings(runtime: RuntimeDep) -> Settings:
+    return runtime.settings
+
+
+def _database(runtime: RuntimeDep) -> Database:
+    return runtime.database
+
+
+def _blobs(runtime: RuntimeDep) -> BlobStore:
+    return runtime.blobs
+
+
+def _registry(runtime: RuntimeDep) -> Registry:
+    return runtime.registry
+
+
+def _engines(runtime: RuntimeDep) -> Engines:
+    return runtime.engines
+
+
+def _doorbell(runtime: RuntimeDep) -> Ringer:
+    return runtime.doorbell
+
+
+def _reading(runtime: RuntimeDep) -> Iterator[Session]:
+    with runtime.database.read() as session:
+        yield session
+
+
+def _writing(runtime: RuntimeDep) -> Iterator[Session]:
+    with runtime.database.write() as session:
+        yield session
+
+
+SettingsDep = Annotated[Settings, Depends(_settings)]
+DatabaseDep = Annotated[Database, Depends(_database)]
+BlobsDep = Annotated[BlobStore, Depends(_blobs)]
+RegistryDep = Annotated[Registry, Depends(_registry)]
+EnginesDep = Annotated[Engines, Depends(_engines)]
+DoorbellDep = Annotated[Ringer, Depends(_doorbell)]
+# scope="function": the commit comes before the response, so a commit that fails is not answered by 200.
+ReadSession = Annotated[Session, Depends(_reading, scope="function")]
+WriteSession = Annotated[Session, Depends(_writing, scope="function")]

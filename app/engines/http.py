@@ -1,0 +1,116 @@
+"""The Engine protocol over an engine process's internal HTTP: JSON in, one Delta a line out."""
+
+import json
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import httpx2
+from pydantic import ValidationError
+
+from core.errors import (
+    AdapterInvalid,
+    EngineBusy,
+    EngineUnavailable,
+    GenerationFailed,
+    InvalidParameter,
+    PromptTooLong,
+    ServiceError,
+)
+from core.generation import Delta, EngineInfo, GenerationRequest
+
+# What an engine may answer; anything else it says is a failure of the engine.
+_ERRORS: Final[dict[str, type[ServiceError]]] = {
+    cls.code: cls
+    for cls in (InvalidParameter, PromptTooLong, AdapterInvalid, EngineBusy, EngineUnavailable, GenerationFailed)
+}
+_CONNECT_S: Final = 3.0
+_INFO_S: Final = 3.0
+# Between two deltas lie a queue, other requests' prompts and, on a CPU, slow steps.
+_SILENCE_S: Final = 300.0
+
+
+class HttpEngine:
+    """One engine process at ``http://host:port`` or ``unix:///path/of/socket``."""
+
+    def __init__(self, base_model: str, url: str) -> None:
+        self._base_model = base_model
+        path = url.removeprefix("unix://")
+        over_socket = path != url
+        self._client = httpx2.AsyncClient(
+            base_url="http://engine" if over_socket else url,
+            # No limit on connections: the engine decides who waits, not the pool. No environment: a
+            # proxy must not stand between.
+            transport=httpx2.AsyncHTTPTransport(
+                uds=path if over_socket else None, limits=httpx2.Limits(max_connections=None), trust_env=False
+            ),
+            timeout=httpx2.Timeout(_SILENCE_S, connect=_CONNECT_S),
+            trust_env=False,
+        )
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
+        with self._unreachable():
+            async with self._client.stream("POST", "/generate", json=request.model_dump(mode="json")) as response:
+                if response.status_code != 200:
+                    raise _error_of(await response.aread())
+                async for line in response.aiter_lines():
+                    delta = _read_line(line)
+                    yield delta
+                    if delta.finish_reason is not None:
+                        return
+        raise GenerationFailed("the engine ended its answer early")
+
+    async def warm(self, adapter: str) -> None:
+        with self._unreachable():
+            response = await self._client.post("/warm", json={"adapter": adapter})
+        if response.status_code >= 400:
+            raise _error_of(response.content)
+
+    async def info(self) -> EngineInfo:
+        with self._unreachable():
+            response = await self._client.get("/info", timeout=_INFO_S)
+        if response.status_code != 200:
+            raise EngineUnavailable(self._base_model, f"it answered {response.status_code}")
+        try:
+            return EngineInfo.model_validate_json(response.content)
+        except ValidationError as error:
+            raise EngineUnavailable(self._base_model, "it does not speak this version's protocol") from error
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    @contextmanager
+    def _unreachable(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx2.ConnectTimeout as error:
+            raise EngineUnavailable(self._base_model, "no connection in time") from error
+        except httpx2.TimeoutException as error:
+            raise EngineUnavailable(self._base_model, f"silent for {_SILENCE_S:.0f} s") from error
+        except httpx2.TransportError as error:
+            raise EngineUnavailable(self._base_model, str(error) or type(error).__name__) from error
+
+
+def _read_line(line: str) -> Delta:
+    try:
+        content = json.loads(line)
+        if isinstance(content, dict) and "error" in content:
+            raise _rebuild(content["error"])
+        return Delta.model_validate(content)
+    except ValueError as error:  # pydantic's ValidationError is one too
+        raise GenerationFailed("the engine answered something that is not a delta") from error
+
+
+def _error_of(body: bytes) -> ServiceError:
+    try:
+        return _rebuild(json.loads(body))
+    except ValueError:
+        return GenerationFailed("the engine answered an error that cannot be read")
+
+
+def _rebuild(content: object) -> ServiceError:
+    """Make the engine's ``{"code", "message", "args"}`` the error that it was over there."""
+    if not isinstance(content, dict) or not isinstance(content.get("args"), list):
+        raise ValueError("not an error")
+    known = _ERRORS.get(content.get("code", ""))
+    return known(*content["args"]) if known else GenerationFailed(str(content.get("message")))

@@ -1,0 +1,171 @@
+"""The one table of error class → HTTP status, and the two envelopes that errors travel in.
+
+Which envelope a request gets depends on the wire it speaks, and so on its path alone. What an
+error means to a person is ``core.errors``' matter.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from http import HTTPStatus
+from typing import Any, Final
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from core.errors import (
+    AdapterInvalid,
+    AuthenticationFailed,
+    Conflict,
+    EngineBusy,
+    FileTooLarge,
+    IdempotencyInProgress,
+    IdempotencyMismatch,
+    InvalidInput,
+    InvalidParameter,
+    NotFound,
+    ServiceError,
+    StorageFull,
+    Unavailable,
+    UnsupportedParameter,
+)
+
+# A class without an entry has its nearest ancestor's. TrainingError has none: it belongs to jobs.
+STATUS: Final[Mapping[type[ServiceError], int]] = {
+    InvalidInput: 400,
+    FileTooLarge: 413,
+    IdempotencyMismatch: 422,
+    AuthenticationFailed: 401,
+    NotFound: 404,
+    Conflict: 409,
+    Unavailable: 503,
+    EngineBusy: 429,
+    StorageFull: 507,
+}
+# Clients retry 409 and 5xx by themselves, which is in vain where the same request must fail again.
+NOT_WORTH_RETRYING: Final = (Conflict, AdapterInvalid, StorageFull)
+CLIENT_CLOSED_REQUEST: Final = 499  # nginx's number; nobody is left to read it but the log
+
+
+class Wire(StrEnum):
+    """The two protocols spoken, which differ in their envelope of errors and in their streams."""
+
+    OPENAI = "openai"
+    TGI = "tgi"  # text-generation-inference's, which LoRAX shares
+
+
+_TGI_PATHS: Final = frozenset({"/", "/generate", "/generate_stream"})
+_OPENAI_TYPES: Final = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+_TGI_TYPES: Final = {
+    401: "authentication",
+    404: "not_found",
+    409: "conflict",
+    429: "overloaded",
+    503: "unavailable",
+    507: "unavailable",
+}
+
+
+def wire_of(path: str) -> Wire:
+    return Wire.TGI if path in _TGI_PATHS else Wire.OPENAI
+
+
+def status_of(error: ServiceError) -> int:
+    """Give the HTTP status; 500 for what must never reach a request, such as a job's errors."""
+    return next((STATUS[cls] for cls in type(error).__mro__ if cls in STATUS), 500)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An error as it leaves the API, before it is put into an envelope."""
+
+    status: int
+    code: str
+    message: str
+    param: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def body(self, wire: Wire) -> dict[str, Any]:
+        if wire is Wire.TGI:
+            return {"error": self.message, "error_type": self._tgi_type()}
+        kind = _OPENAI_TYPES.get(self.status) or ("server_error" if self.status >= 500 else "invalid_request_error")
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+    def response(self, wire: Wire) -> JSONResponse:
+        return JSONResponse(self.body(wire), status_code=self.status, headers=dict(self.headers))
+
+    def _tgi_type(self) -> str:
+        if self.code == "generation_failed":
+            return "generation"
+        return _TGI_TYPES.get(self.status) or ("incomplete_generation" if self.status >= 500 else "validation")
+
+
+INTERNAL: Final = Problem(
+    500, "internal_error", "internal error; the server's log tells more under this answer's x-request-id"
+)
+
+
+def problem_of(error: Exception) -> Problem:
+    """Translate any exception; of one that is not meant for people, nothing is told."""
+    if isinstance(error, RequestValidationError):
+        error = _from_validation(error)
+    if isinstance(error, HTTPException):
+        return _from_http(error)
+    if not isinstance(error, ServiceError) or status_of(error) == 500:
+        return INTERNAL
+    return Problem(status_of(error), error.code, str(error), error.param, _headers_of(error))
+
+
+def _headers_of(error: ServiceError) -> dict[str, str]:
+    headers = {}
+    if isinstance(error, Unavailable):
+        headers["retry-after"] = str(error.retry_after_s)
+    if isinstance(error, IdempotencyInProgress):
+        headers["retry-after"] = "1"
+    elif isinstance(error, NOT_WORTH_RETRYING):
+        headers["x-should-retry"] = "false"
+    if isinstance(error, AuthenticationFailed):
+        headers["www-authenticate"] = "Bearer"
+    return headers
+
+
+def _from_validation(error: RequestValidationError) -> ServiceError:
+    """Report the first complaint, under the field's own name; a body has at most one at a time to fix."""
+    first = error.errors()[0]
+    place, *names = first["loc"]
+    if first["type"] == "json_invalid":
+        return InvalidInput(f"the body is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}")
+    if not names:
+        return InvalidInput(f"the {place} must be a JSON object, sent as Content-Type: application/json")
+    param = ".".join(str(name) for name in names)
+    if first["type"] == "extra_forbidden":
+        return UnsupportedParameter(param)
+    if first["type"] == "unsupported_parameter":
+        return UnsupportedParameter(param, first["msg"])
+    return InvalidParameter(param, first["msg"][:1].lower() + first["msg"][1:])
+
+
+def _from_http(error: HTTPException) -> Problem:
+    """Translate what the framework itself refuses: unknown paths and methods, unreadable bodies."""
+    if error.status_code == 400:
+        return problem_of(InvalidInput("the body could not be read as JSON"))
+    status = HTTPStatus(error.status_code)
+    message = f"{status.phrase}: {status.description}" if error.detail == status.phrase else error.detail
+    return Problem(status, status.name.lower(), message, headers=error.headers or {})
+
+
+def install(app: FastAPI) -> None:
+    """Answer every expected error in the envelope of its path; what is unexpected is the middleware's."""
+
+    async def answer(request: Request, error: Exception) -> Response:
+        return problem_of(error).response(wire_of(request.scope["path"]))
+
+    async def say_nothing(request: Request, error: Exception) -> Response:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+    for kind in (ServiceError, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, answer)
+    app.add_exception_handler(ClientDisconnect, say_nothing)

@@ -1,0 +1,39 @@
+"""Puts the API together. Importing it, and even creating the app, does no I/O: that begins with its lifespan."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from fastapi import FastAPI
+
+from app import deps, errors
+from app.middleware import RequestEdge
+from app.routes import api_description, completions, files, fine_tuning, generate, health, models
+from app.runtime import Runtime, open_runtime
+from core.settings import Settings
+
+Opener = Callable[[Settings], AbstractAsyncContextManager[Runtime]]
+
+
+def create_app(settings: Settings, opener: Opener = open_runtime) -> FastAPI:
+    """Make the app; ``opener`` gives what it works on, from its start to its end."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with opener(settings) as runtime:
+            deps.attach(app, runtime)
+            yield
+
+    app = FastAPI(
+        title="Loramill",
+        summary="Fine-tuning of small language models, and serving of the result.",
+        lifespan=lifespan,
+        openapi_url=None,  # app.routes.api_description serves it to those who have a key
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.add_middleware(RequestEdge)
+    errors.install(app)
+    for routes in (files, fine_tuning, models, completions, generate, health, api_description):
+        app.include_router(routes.router)
+    return app

@@ -1,0 +1,61 @@
+"""The outermost layer of every request: its id, its line in the log, and the net for unexpected errors."""
+
+import time
+
+import structlog
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import INTERNAL, problem_of, wire_of
+from core.errors import InvalidInput
+from core.ids import new_id
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+class RequestEdge:
+    """Gives each request an id, which its response and all its log lines carry, and logs its outcome.
+
+    An exception that no handler knows is a bug of ours: the traceback is logged, the client is told
+    nothing of it. Query strings and bodies are never logged.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = new_id("req-")
+        status = 0  # 0: no response was started
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        started_s = time.perf_counter()
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                # PostgreSQL takes no NUL, and no name of ours has one.
+                if "\x00" in scope["path"] or b"%00" in scope["query_string"]:
+                    problem = problem_of(InvalidInput("the character U+0000 is not allowed in a URL"))
+                    await problem.response(wire_of(scope["path"]))(scope, receive, send_with_id)
+                    return
+                await self._app(scope, receive, send_with_id)
+            except Exception:
+                _log.exception("unexpected error")
+                if status:
+                    raise  # only breaking the connection tells the client that the body is not whole
+                await INTERNAL.response(wire_of(scope["path"]))(scope, receive, send_with_id)
+            finally:
+                _log.info(
+                    "answered",
+                    method=scope["method"],
+                    path=scope["path"],
+                    status=status,
+                    duration_ms=round((time.perf_counter() - started_s) * 1000),
+                )

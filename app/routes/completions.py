@@ -1,0 +1,32 @@
+"""/v1/completions: OpenAI's text completions."""
+
+import time
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.concurrency import run_in_threadpool
+
+from app import sse
+from app.auth import require_caller
+from app.deps import RuntimeDep
+from app.errors import Wire
+from app.json_body import JsonRoute
+from app.schemas.completions import CompletionCreate, CompletionOut
+from app.services.completions import Completion
+from app.services.models import look_up
+
+router = APIRouter(
+    prefix="/v1/completions",
+    tags=["generation"],
+    dependencies=[Depends(require_caller)],
+    route_class=JsonRoute,
+)
+
+
+@router.post("", response_model=CompletionOut)
+async def create_completion(body: CompletionCreate, request: Request, runtime: RuntimeDep) -> Response | CompletionOut:
+    """Complete one or more prompts with a base model, a fine-tuned model or a checkpoint."""
+    model = await run_in_threadpool(look_up, runtime.database, runtime.settings, body.model)
+    completion = Completion(body, model, runtime.engines.get(model.base_model), now=int(time.time()))
+    if body.stream:
+        return await sse.stream(request, completion.chunks(), Wire.OPENAI)
+    return await sse.while_connected(request, completion.whole())

@@ -1,0 +1,104 @@
+"""/v1/files: upload, list, look up, download and delete training data."""
+
+import time
+from collections.abc import AsyncGenerator, Iterator
+from typing import Annotated, BinaryIO, Final
+
+from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request
+from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
+from fastapi.responses import StreamingResponse
+
+from app.auth import CallerDep, require_caller
+from app.deps import BlobsDep, DatabaseDep, ReadSession, RuntimeDep, WriteSession
+from app.multipart import read_form
+from app.runtime import Runtime
+from app.schemas.files import FileOut, FilesQuery
+from app.schemas.wire import Deleted, Page, page
+from app.services import files as file_service
+from core.store import files
+
+router = APIRouter(prefix="/v1/files", tags=["files"], dependencies=[Depends(require_caller)])
+
+_CHUNK_BYTES: Final = 2**18
+# The route reads the form itself, so the description has to be told of it.
+_UPLOAD_FORM: Final = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file", "purpose"],
+                    "properties": {
+                        "file": {"type": "string", "format": "binary"},
+                        "purpose": {"type": "string", "enum": [file_service.PURPOSE]},
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+@router.post("", openapi_extra=_UPLOAD_FORM)
+async def upload_file(request: Request, caller: CallerDep, runtime: RuntimeDep) -> FileOut:
+    """Upload a JSONL file of examples.
+
+    A line is {"prompt", "completion"}, {"messages"}, or an object of columns for a prompt format. The file
+    is checked while it arrives; one with problems gets the status "error", and status_details names the lines.
+    """
+    limit_bytes = runtime.settings.max_upload_bytes
+    async with contextmanager_in_threadpool(file_service.receive(runtime.blobs, runtime.settings)) as upload:
+        form = await read_form(request, upload, limit_bytes=limit_bytes)
+        filename = form.finish()
+        file_service.check_fields(form.fields)
+        received = await run_in_threadpool(upload.finish, filename)
+    return await run_in_threadpool(_record, runtime, received, caller)
+
+
+def _record(runtime: Runtime, received: file_service.Received, caller: str) -> FileOut:
+    with runtime.database.write() as session:
+        return FileOut.of(file_service.record(session, runtime.blobs, received, caller=caller, now=int(time.time())))
+
+
+@router.get("")
+def list_files(query: Annotated[FilesQuery, Query()], session: ReadSession) -> Page[FileOut]:
+    """List uploaded files, newest first unless ``order`` is asc."""
+    rows, has_more = files.list_page(
+        session, after=query.after, limit=query.limit, order=query.order, purpose=query.purpose
+    )
+    return page([FileOut.of(row) for row in rows], [row.id for row in rows], has_more)
+
+
+@router.get("/{file_id}")
+def get_file(file_id: str, session: ReadSession) -> FileOut:
+    """Look up a file."""
+    return FileOut.of(files.get(session, file_id))
+
+
+@router.delete("/{file_id}")
+def delete_file(
+    file_id: str, session: WriteSession, background: BackgroundTasks, database: DatabaseDep, blobs: BlobsDep
+) -> Deleted:
+    """Delete a file that no unfinished job uses."""
+    file = files.delete(session, file_id)
+    background.add_task(file_service.drop_unused, database, blobs, file.sha256)  # runs after the commit
+    return Deleted(id=file.id, object="file", deleted=True)
+
+
+def _open_content(file_id: str, database: DatabaseDep, blobs: BlobsDep) -> Iterator[BinaryIO]:
+    with database.read() as session:
+        content = file_service.open_content(session, blobs, file_id)
+    with content:  # until the response was sent
+        yield content
+
+
+@router.get("/{file_id}/content", response_class=StreamingResponse)
+def download_file(content: Annotated[BinaryIO, Depends(_open_content)]) -> StreamingResponse:
+    """Download a file's bytes as they were uploaded."""
+    return StreamingResponse(_chunks_of(content), media_type="application/octet-stream")
+
+
+async def _chunks_of(content: BinaryIO) -> AsyncGenerator[bytes, None]:
+    while chunk := await run_in_threadpool(content.read, _CHUNK_BYTES):
+        yield chunk

@@ -1,0 +1,122 @@
+"""/v1/fine_tuning/jobs: create, list, look up and cancel jobs; read their events and checkpoints."""
+
+import re
+import time
+from typing import Annotated, Final
+
+from fastapi import APIRouter, BackgroundTasks, Depends, Header, Query, Request
+
+from app.auth import CallerDep, require_caller
+from app.deps import DoorbellDep, ReadSession, RegistryDep, SettingsDep, WriteSession
+from app.json_body import JsonRoute
+from app.schemas.fine_tuning import CheckpointOut, CheckpointsQuery, EventOut, EventsQuery, JobCreate, JobOut
+from app.schemas.wire import Page, page
+from app.services import fine_tuning
+from core.errors import UnsupportedParameter
+from core.settings import Settings
+from core.store import adapters, events, jobs
+from core.store.db import Session
+from core.store.tables import JobRecord
+
+router = APIRouter(
+    prefix="/v1/fine_tuning/jobs",
+    tags=["fine-tuning"],
+    dependencies=[Depends(require_caller)],
+    route_class=JsonRoute,
+)
+
+_METADATA_KEY: Final = re.compile(r"metadata\[(.+)\]")
+
+
+def _job_out(session: Session, settings: Settings, job: JobRecord) -> JobOut:
+    return JobOut.of(
+        job,
+        organization=settings.organization,
+        queue_position=jobs.queue_position(session, job),
+        now=int(time.time()),
+    )
+
+
+@router.post("")
+def create_job(
+    request: JobCreate,
+    session: WriteSession,
+    background: BackgroundTasks,
+    settings: SettingsDep,
+    registry: RegistryDep,
+    doorbell: DoorbellDep,
+    caller: CallerDep,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
+    x_stainless_retry_count: Annotated[int, Header(ge=0)] = 0,
+) -> JobOut:
+    """Queue a fine-tuning job.
+
+    Every "auto" is resolved at once and echoed. The same Idempotency-Key gives the same job again.
+    """
+    job = fine_tuning.create(
+        session,
+        request,
+        settings=settings,
+        registry=registry,
+        caller=caller,
+        idempotency_key=idempotency_key,
+        is_retry=x_stainless_retry_count > 0,
+        now=int(time.time()),
+    )
+    background.add_task(doorbell.ring, job.id)  # runs after the commit
+    return _job_out(session, settings, job)
+
+
+def _metadata_filter(request: Request) -> dict[str, str]:
+    """Read ``metadata[key]=value`` pairs, which no typed parameter can express."""
+    pairs = {}
+    for name, value in request.query_params.multi_items():
+        match = _METADATA_KEY.fullmatch(name)
+        if match:
+            pairs[match[1]] = value
+        elif name not in ("after", "limit"):
+            raise UnsupportedParameter(name)
+    return pairs
+
+
+@router.get("")
+def list_jobs(
+    session: ReadSession,
+    settings: SettingsDep,
+    metadata: Annotated[dict[str, str], Depends(_metadata_filter)],
+    after: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+) -> Page[JobOut]:
+    """List jobs, newest first; ``metadata[key]=value`` keeps those that carry the pair."""
+    rows, has_more = jobs.list_page(session, after=after, limit=limit, metadata=metadata)
+    return page([_job_out(session, settings, row) for row in rows], [row.id for row in rows], has_more)
+
+
+@router.get("/{job_id}")
+def get_job(job_id: str, session: ReadSession, settings: SettingsDep) -> JobOut:
+    """Look up a job."""
+    return _job_out(session, settings, jobs.get(session, job_id))
+
+
+@router.post("/{job_id}/cancel")
+def cancel_job(job_id: str, session: WriteSession, settings: SettingsDep) -> JobOut:
+    """Cancel a job: at once while it waits, within seconds while it runs. An ended job stays as it is."""
+    return _job_out(session, settings, jobs.request_cancel(session, job_id, int(time.time())))
+
+
+@router.get("/{job_id}/events")
+def list_events(job_id: str, query: Annotated[EventsQuery, Query()], session: ReadSession) -> Page[EventOut]:
+    """List a job's events, newest first."""
+    jobs.get(session, job_id)
+    rows, has_more = events.list_page(session, job_id, after=query.after, limit=query.limit)
+    return page([EventOut.of(row) for row in rows], [row.id for row in rows], has_more)
+
+
+@router.get("/{job_id}/checkpoints")
+def list_checkpoints(
+    job_id: str, query: Annotated[CheckpointsQuery, Query()], session: ReadSession
+) -> Page[CheckpointOut]:
+    """List a job's checkpoints, last step first; each can be used as a model."""
+    jobs.get(session, job_id)
+    rows, has_more = adapters.list_checkpoints(session, job_id, query.after, query.limit)
+    return page([CheckpointOut.of(row) for row in rows], [row.id for row in rows], has_more)

@@ -1,0 +1,52 @@
+"""/generate, /generate_stream and /: the wire of text-generation-inference and LoRAX."""
+
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import StreamingResponse
+
+from app import sse
+from app.auth import require_caller
+from app.deps import RuntimeDep
+from app.errors import Wire
+from app.json_body import JsonRoute
+from app.runtime import Runtime
+from app.schemas.generate import GenerateCreate, GenerateOut
+from app.services.models import look_up
+from app.services.text_generation import Generation, model_name
+
+router = APIRouter(tags=["generation"], dependencies=[Depends(require_caller)], route_class=JsonRoute)
+
+
+async def _begin(body: GenerateCreate, runtime: Runtime) -> Generation:
+    name = model_name(body, runtime.settings)
+    model = await run_in_threadpool(look_up, runtime.database, runtime.settings, name)
+    return Generation(body, model, runtime.engines.get(model.base_model))
+
+
+@router.post("/generate", response_model=GenerateOut | list[GenerateOut])
+async def generate(body: GenerateCreate, request: Request, runtime: RuntimeDep) -> Any:
+    """Generate text from an input, with the base model or the fine-tuned model named by adapter_id."""
+    # Clients of "/" name the field "stream" even where they want no stream, and read an array. Someone
+    # who gave them this URL as their base gets what they can read.
+    if "stream" in body.model_fields_set:
+        return await generate_as_asked(body, request, runtime)
+    generation = await _begin(body, runtime)
+    return await sse.while_connected(request, generation.whole())
+
+
+@router.post("/generate_stream", response_class=StreamingResponse)
+async def generate_stream(body: GenerateCreate, request: Request, runtime: RuntimeDep) -> Response:
+    """Generate text token by token, as server-sent events."""
+    generation = await _begin(body, runtime)
+    return await sse.stream(request, generation.events(), Wire.TGI)
+
+
+@router.post("/", response_model=list[GenerateOut])
+async def generate_as_asked(body: GenerateCreate, request: Request, runtime: RuntimeDep) -> Any:
+    """Generate as the field "stream" says: events, or an array of one answer."""
+    if body.stream:
+        return await generate_stream(body, request, runtime)
+    generation = await _begin(body, runtime)
+    return [await sse.while_connected(request, generation.whole())]

@@ -1,0 +1,23 @@
+"""/livez and /readyz, which need no key: whether the process lives, and whether it can serve."""
+
+from fastapi import APIRouter, Response
+
+from app.deps import RuntimeDep
+from app.schemas.health import Alive, Readiness
+from app.services import readiness
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/livez")
+def is_alive() -> Alive:
+    """Tell that the process answers."""
+    return Alive(alive=True)
+
+
+@router.get("/readyz")
+async def is_ready(runtime: RuntimeDep, response: Response) -> Readiness:
+    """Tell whether database and engines answer; broker and workers are reported, but jobs can wait for them."""
+    report = await readiness.look(runtime)
+    response.status_code = 200 if report.ready else 503
+    return report

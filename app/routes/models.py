@@ -1,0 +1,31 @@
+"""/v1/models: the base models, and what was fine-tuned from them."""
+
+from fastapi import APIRouter, Depends
+
+from app.auth import require_caller
+from app.deps import ReadSession, SettingsDep, WriteSession
+from app.schemas.models import ModelOut, ModelsOut
+from app.schemas.wire import Deleted
+from app.services import models
+
+router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[Depends(require_caller)])
+
+
+@router.get("")
+def list_models(session: ReadSession, settings: SettingsDep) -> ModelsOut:
+    """List all models; ``parent`` tells a fine-tuned model's base."""
+    return ModelsOut(object="list", data=models.list_all(session, settings))
+
+
+# A path, because clients send a "/" inside a name as %2F, which servers decode before routing.
+@router.get("/{name:path}")
+def get_model(name: str, session: ReadSession, settings: SettingsDep) -> ModelOut:
+    """Look up a model."""
+    return models.get(session, settings, name)
+
+
+@router.delete("/{name:path}")
+def delete_model(name: str, session: WriteSession, settings: SettingsDep) -> Deleted:
+    """Delete a fine-tuned model; base models cannot be deleted."""
+    models.delete(session, settings, name)
+    return Deleted(id=name, object="model", deleted=True)

@@ -1,0 +1,68 @@
+"""What one API process holds while it runs: opened once at its start, closed at its end."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from app.engines.routing import Engines
+from core.base_models import Registry
+from core.queue import Doorbell
+from core.settings import Settings
+from core.store.blobs import BlobStore, LocalBlobStore
+from core.store.db import Database
+from core.store.migrate import check_schema
+from core.sweeper import Bell, Sweeper
+
+
+class Ringer(Bell, Protocol):
+    """What the API asks of `core.queue.Doorbell`."""
+
+    def reaches_broker(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The parts that requests work with; all of them can be used by many threads."""
+
+    settings: Settings
+    database: Database
+    blobs: BlobStore
+    registry: Registry
+    engines: Engines
+    doorbell: Ringer
+
+
+@asynccontextmanager
+async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
+    """Open everything a process needs, and sweep for lost jobs as long as it lives.
+
+    Raises:
+        DatabaseUnavailable: the database cannot be reached, or its schema is not this version's.
+        BaseModelInvalid: the operator's ``base_models.toml`` is malformed.
+    """
+    await asyncio.to_thread(check_schema, settings.database)
+    database = Database(settings.database)
+    doorbell = Doorbell(settings)
+    engines = Engines.connect(settings.engine_urls)
+    stop = threading.Event()
+    sweeping = threading.Thread(
+        target=Sweeper(database, doorbell, settings).run, args=(stop,), name="sweeper", daemon=True
+    )
+    sweeping.start()
+    try:
+        yield Runtime(
+            settings=settings,
+            database=database,
+            blobs=LocalBlobStore(settings.store_folder),
+            registry=Registry.load(settings.base_models_folder),
+            engines=engines,
+            doorbell=doorbell,
+        )
+    finally:
+        stop.set()
+        await asyncio.to_thread(sweeping.join)
+        await engines.close()
+        database.dispose()

@@ -1,0 +1,226 @@
+"""OpenAI's wire types of fine-tuning, and our own fields beside theirs at the top level."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints
+
+from app.schemas.wire import AutoFloat, AutoInt, Body, Out, StoredText, only
+from core.jobs import JobSpec, JobStatus, LoraSpec, OverLength, PromptFormat
+from core.store.tables import CheckpointRecord, EventRecord, JobRecord
+
+# A part of the served model's name, between colons.
+Suffix = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+MetadataKey = Annotated[StoredText, StringConstraints(max_length=64)]
+MetadataValue = Annotated[StoredText, StringConstraints(max_length=512)]
+Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)]
+
+
+class HyperparametersCreate(Body):
+    """Each "auto" is resolved when the job is created; see ``app.services.hyperparameters``."""
+
+    n_epochs: AutoInt = Field(None, ge=1, le=50)
+    batch_size: AutoInt = Field(None, ge=1, le=256)
+    learning_rate_multiplier: AutoFloat = Field(None, gt=0, le=1000)
+
+
+class SupervisedCreate(Body):
+    hyperparameters: HyperparametersCreate | None = None
+
+
+class MethodCreate(Body):
+    type: Annotated[str, only("supervised")]
+    supervised: SupervisedCreate | None = None
+    dpo: Annotated[Any, only()] = None
+    reinforcement: Annotated[Any, only()] = None
+
+
+class LoraCreate(LoraSpec):
+    """LoRA's shape; ``alpha`` null means twice the rank."""
+
+    alpha: float | None = Field(None, gt=0, le=1024)  # type: ignore[assignment]  # wider: null is not resolved yet
+
+
+class JobCreate(Body):
+    """Asks for a fine-tuning job. All but ``model`` and ``training_file`` may be left out."""
+
+    model: StoredText
+    training_file: StoredText
+    validation_file: StoredText | None = None
+    suffix: Suffix | None = None
+    seed: int | None = Field(None, ge=0, le=2**31 - 1)
+    hyperparameters: HyperparametersCreate | None = None
+    method: MethodCreate | None = None
+    metadata: Metadata | None = None
+    integrations: Annotated[Any, only([])] = None
+
+    lora: LoraCreate = LoraCreate()
+    prompt_loss_weight: float = Field(0.0, ge=0, le=1)
+    prompt_format: PromptFormat | None = None
+    max_length: AutoInt = Field(None, ge=8)
+    over_length: OverLength = "drop"
+    learning_rate: AutoFloat = Field(None, gt=0, le=1)
+
+
+class EventsQuery(Body):
+    after: str | None = None
+    limit: int = Field(20, ge=1, le=100)
+
+
+class CheckpointsQuery(Body):
+    after: str | None = None
+    limit: int = Field(10, ge=1, le=100)
+
+
+class HyperparametersOut(Out):
+    n_epochs: int
+    batch_size: int
+    learning_rate_multiplier: float
+
+
+class SupervisedOut(Out):
+    hyperparameters: HyperparametersOut
+
+
+class MethodOut(Out):
+    type: Literal["supervised"]
+    supervised: SupervisedOut
+
+
+class JobErrorOut(Out):
+    code: str
+    message: str
+    param: str | None
+
+
+class JobOut(Out):
+    """A fine-tuning job with the values in force, every "auto" resolved."""
+
+    id: str
+    object: Literal["fine_tuning.job"]
+    created_at: int
+    finished_at: int | None
+    model: str
+    fine_tuned_model: str | None
+    organization_id: str
+    status: str
+    hyperparameters: HyperparametersOut
+    method: MethodOut
+    training_file: str
+    validation_file: str | None
+    result_files: list[str]
+    trained_tokens: int | None
+    error: JobErrorOut | None
+    seed: int
+    estimated_finish: int | None
+    integrations: list[Any]
+    metadata: dict[str, str] | None
+    user_provided_suffix: str | None
+
+    lora: LoraSpec
+    prompt_loss_weight: float
+    prompt_format: PromptFormat | None
+    max_length: int
+    over_length: OverLength
+    learning_rate: float
+    started_at: int | None
+    progress: dict[str, Any] | None
+    queue_position: int | None  # 1: next; None: not queued
+    trained_on: str | None
+
+    @classmethod
+    def of(cls, job: JobRecord, *, organization: str, queue_position: int | None, now: int) -> "JobOut":
+        spec = JobSpec.model_validate(job.spec)
+        hyperparameters = HyperparametersOut(
+            n_epochs=spec.n_epochs,
+            batch_size=spec.batch_size,
+            learning_rate_multiplier=spec.learning_rate_multiplier,
+        )
+        return cls(
+            id=job.id,
+            object="fine_tuning.job",
+            created_at=job.created_at,
+            finished_at=job.finished_at,
+            model=job.base_model,
+            fine_tuned_model=job.fine_tuned_model,
+            organization_id=organization,
+            status=job.status,
+            hyperparameters=hyperparameters,
+            method=MethodOut(type="supervised", supervised=SupervisedOut(hyperparameters=hyperparameters)),
+            training_file=job.training_file_id,
+            validation_file=job.validation_file_id,
+            result_files=[],
+            trained_tokens=job.trained_tokens,
+            error=_error_of(job),
+            seed=spec.seed,
+            estimated_finish=_estimated_finish(job, now),
+            integrations=[],
+            metadata=job.job_metadata,
+            user_provided_suffix=job.suffix,
+            lora=spec.lora,
+            prompt_loss_weight=spec.prompt_loss_weight,
+            prompt_format=spec.prompt_format,
+            max_length=spec.max_length,
+            over_length=spec.over_length,
+            learning_rate=spec.learning_rate,
+            started_at=job.started_at,
+            progress=job.progress,
+            queue_position=queue_position,
+            trained_on=job.trained_on,
+        )
+
+
+def _estimated_finish(job: JobRecord, now: int) -> int | None:
+    eta_s = (job.progress or {}).get("eta_s")
+    return None if eta_s is None or job.status is not JobStatus.RUNNING else now + round(eta_s)
+
+
+def _error_of(job: JobRecord) -> JobErrorOut | None:
+    if job.error_code is None:
+        return None
+    return JobErrorOut(code=job.error_code, message=job.error_message or "", param=job.error_param)
+
+
+class EventOut(Out):
+    id: str
+    object: Literal["fine_tuning.job.event"]
+    created_at: int
+    level: str
+    message: str
+    type: str
+    data: dict[str, Any] | None
+
+    @classmethod
+    def of(cls, event: EventRecord) -> "EventOut":
+        return cls(
+            id=event.id,
+            object="fine_tuning.job.event",
+            created_at=event.created_at,
+            level=event.level,
+            message=event.message,
+            type=event.type,
+            data=event.data,
+        )
+
+
+class CheckpointOut(Out):
+    """A checkpoint; ``fine_tuned_model_checkpoint`` can be used as a model's name."""
+
+    id: str
+    object: Literal["fine_tuning.job.checkpoint"]
+    created_at: int
+    fine_tuning_job_id: str
+    fine_tuned_model_checkpoint: str
+    step_number: int
+    metrics: dict[str, float]
+
+    @classmethod
+    def of(cls, checkpoint: CheckpointRecord) -> "CheckpointOut":
+        return cls(
+            id=checkpoint.id,
+            object="fine_tuning.job.checkpoint",
+            created_at=checkpoint.created_at,
+            fine_tuning_job_id=checkpoint.job_id,
+            fine_tuned_model_checkpoint=checkpoint.name,
+            step_number=checkpoint.step,
+            metrics=checkpoint.metrics,
+        )

@@ -1,0 +1,18 @@
+"""OpenAI's wire type of a model, with ``parent`` telling a fine-tuned model's base."""
+
+from typing import Literal
+
+from app.schemas.wire import Out
+
+
+class ModelOut(Out):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    parent: str | None  # None: a base model
+
+
+class ModelsOut(Out):
+    object: Literal["list"]
+    data: list[ModelOut]

@@ -1,0 +1,80 @@
+"""What all wire types share: inputs refuse what they do not know, outputs always have every field."""
+
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StringConstraints
+from pydantic_core import PydanticCustomError
+
+T = TypeVar("T")
+
+
+class Body(BaseModel):
+    """Part of a request. An unknown field is refused rather than ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Out(BaseModel):
+    """Part of a response. No field has a default, so none is left out by accident."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class Page(Out, Generic[T]):
+    """One page of a list; clients go on with ``after=<last id>`` while ``has_more`` is true."""
+
+    object: Literal["list"]
+    data: list[T]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class Deleted(Out):
+    id: str
+    object: str
+    deleted: Literal[True]
+
+
+def page(data: list[T], ids: list[str], has_more: bool) -> Page[T]:
+    """Make a page of its items and their ids, which are in the same order."""
+    return Page(
+        object="list", data=data, first_id=ids[0] if ids else None, last_id=ids[-1] if ids else None, has_more=has_more
+    )
+
+
+def only(*neutral: Any) -> AfterValidator:
+    """Mark a field of the protocol that is not implemented: null and the values that ask for nothing pass."""
+
+    def check(value: Any) -> Any:
+        if value is not None and not any(value == allowed for allowed in neutral):
+            raise PydanticCustomError("unsupported_parameter", "this field is not supported; leave it out")
+        return value
+
+    return AfterValidator(check)
+
+
+def _auto_as_none(value: Any) -> Any:
+    return None if value == "auto" else value
+
+
+# "auto", null and absence mean the same: the value is chosen when the job is created.
+AutoInt = Annotated[int | None, BeforeValidator(_auto_as_none)]
+AutoFloat = Annotated[float | None, BeforeValidator(_auto_as_none)]
+
+
+def _one_as_many(value: Any) -> Any:
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str) else value
+
+
+def _storable(value: str) -> str:
+    if "\x00" in value:
+        raise PydanticCustomError("nul", "the character U+0000 is not allowed")
+    return value
+
+
+# One string or a list of them; an empty one would stop before anything.
+Stops = Annotated[tuple[Annotated[str, StringConstraints(min_length=1)], ...], BeforeValidator(_one_as_many)]
+StoredText = Annotated[str, AfterValidator(_storable)]  # PostgreSQL takes no NUL

@@ -1,0 +1,42 @@
+"""How the API listens: uvicorn's settings, each with its reason."""
+
+import uvicorn
+
+from app.exposure import refuse_unprotected
+from app.main import create_app
+from core.settings import Settings
+
+
+def uvicorn_config(settings: Settings) -> uvicorn.Config:
+    """Give uvicorn's configuration.
+
+    Raises:
+        SettingsInvalid: the address can be reached from elsewhere and there is no API key.
+    """
+    refuse_unprotected(settings)
+    return uvicorn.Config(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        http="h11",  # httptools takes headers of any size and number
+        h11_max_incomplete_event_size=16_384,
+        ws="none",
+        timeout_keep_alive=5,
+        timeout_graceful_shutdown=20,  # without it, one open stream keeps the process alive
+        limit_concurrency=None,  # it counts idle sockets, so a few silent clients would lock out all others
+        backlog=512,
+        proxy_headers=False,
+        server_header=False,
+        access_log=False,  # app.middleware writes one, without query strings
+        log_config=None,  # core.logs has set logging up
+    )
+
+
+def run(settings: Settings) -> None:
+    """Serve until a signal ends it.
+
+    Raises:
+        SettingsInvalid: see `uvicorn_config`.
+        SystemExit: a part could not be opened; the log says which.
+    """
+    uvicorn.Server(uvicorn_config(settings)).run()

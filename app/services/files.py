@@ -1,0 +1,143 @@
+"""What an uploaded file means: checked while it arrives, stored by content, recorded with what was found."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import BinaryIO, Final
+
+import structlog
+
+from core.errors import DatabaseUnavailable, FileTooLarge, InvalidParameter, UnsupportedParameter
+from core.settings import Settings
+from core.store import files
+from core.store.blobs import Blob, BlobStore, BlobWriter
+from core.store.db import Database, Session
+from core.store.tables import FileRecord, FileStatus
+from core.text.file_check import FileChecker, FileReport
+
+PURPOSE: Final = "fine-tune"
+_MAX_FILENAME_CHARS: Final = 255
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Received:
+    """A file whose bytes are stored and checked, but which no record names yet."""
+
+    filename: str
+    blob: Blob
+    report: FileReport
+
+
+class Upload:
+    """Takes one file's bytes. Blocking: it writes to disk and parses, so it belongs into a worker thread."""
+
+    def __init__(self, writer: BlobWriter, settings: Settings) -> None:
+        self._writer = writer
+        self._limit_bytes = settings.max_upload_bytes
+        self._checker = FileChecker(settings.max_line_bytes)
+        self._received_bytes = 0
+
+    def write(self, data: bytes) -> None:
+        """Take the file's next bytes.
+
+        Raises:
+            FileTooLarge: these exceed the limit.
+            StorageFull: the disk did not take them.
+        """
+        self._received_bytes += len(data)
+        if self._received_bytes > self._limit_bytes:
+            raise FileTooLarge(self._limit_bytes)
+        self._writer.write(data)
+        self._checker.feed(data)
+
+    def finish(self, filename: str) -> Received:
+        """Make the bytes durable and report on them.
+
+        Raises:
+            StorageFull: the disk did not take the last of them.
+        """
+        report = self._checker.finish()
+        return Received(_clean(filename), self._writer.commit(), report)
+
+
+@contextmanager
+def receive(blobs: BlobStore, settings: Settings) -> Iterator[Upload]:
+    """Open an upload; unless it was finished, leaving the context drops its bytes."""
+    with blobs.write() as writer:
+        yield Upload(writer, settings)
+
+
+def check_fields(fields: dict[str, str]) -> None:
+    """Refuse an upload by the form's fields beside the file.
+
+    Raises:
+        InvalidParameter: ``purpose`` is missing or is not "fine-tune".
+        UnsupportedParameter: any other field, such as ``expires_after``.
+    """
+    for name in fields.keys() - {"purpose"}:
+        raise UnsupportedParameter(name.partition("[")[0])
+    if fields.get("purpose") != PURPOSE:
+        raise InvalidParameter("purpose", f'must be "{PURPOSE}", the only purpose that files serve here')
+
+
+def record(session: Session, blobs: BlobStore, received: Received, *, caller: str, now: int) -> FileRecord:
+    """Record a received file; one with problems is kept too, with status "error" and the lines at fault.
+
+    Raises:
+        DatabaseUnavailable: the same content was being deleted at this moment.
+    """
+    report = received.report
+    file = files.create(
+        session,
+        caller=caller,
+        filename=received.filename,
+        purpose=PURPOSE,
+        bytes=received.blob.bytes,
+        sha256=received.blob.sha256,
+        status=FileStatus.ERROR if report.problem_count else FileStatus.PROCESSED,
+        status_details=_details(report),
+        example_format=report.format,
+        columns=report.columns,
+        examples=report.examples,
+        now=now,
+    )
+    if not blobs.exists(received.blob.sha256):  # see `drop_unused`, which runs in a transaction of its own
+        raise DatabaseUnavailable
+    return file
+
+
+def drop_unused(database: Database, blobs: BlobStore, sha256: str) -> None:
+    """Delete the bytes of a deleted file unless another record shares them; in doubt they stay."""
+    try:
+        with database.write() as session:  # on SQLite no upload of the same content is recorded meanwhile
+            if not files.blob_in_use(session, sha256):
+                blobs.delete(sha256)
+    except DatabaseUnavailable as error:
+        _log.warning("bytes of a deleted file kept", sha256=sha256, reason=str(error))
+
+
+def open_content(session: Session, blobs: BlobStore, file_id: str) -> BinaryIO:
+    """Open a file's bytes as they were uploaded.
+
+    Raises:
+        FileNotStored: there is no such file.
+        BlobNotFound: its record is there, but its bytes are not.
+    """
+    return blobs.open(files.get(session, file_id).sha256)
+
+
+def _details(report: FileReport) -> str | None:
+    if not report.problem_count:
+        return None
+    unnamed = report.problem_count - len(report.problems)
+    named = "; ".join(str(problem) for problem in report.problems)
+    return f"{named}; and {unnamed} more" if unnamed else named
+
+
+def _clean(filename: str) -> str:
+    """Keep the last part of a name, without what a path or a database would trip over."""
+    name = PurePosixPath(filename.replace("\\", "/")).name.replace("\x00", "")
+    return name[-_MAX_FILENAME_CHARS:] or "file"

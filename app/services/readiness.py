@@ -1,0 +1,54 @@
+"""Whether this process can serve: what it depends on, asked all at once."""
+
+import asyncio
+
+from app.runtime import Runtime
+from app.schemas.health import Part, Readiness
+from core.errors import DatabaseUnavailable, ServiceError
+from core.store import leases
+
+
+async def look(runtime: Runtime) -> Readiness:
+    """Ask every part. Without database or an engine nothing can be served; jobs can wait for the others."""
+    bases = runtime.settings.base_models
+    parts = await asyncio.gather(
+        asyncio.to_thread(_database, runtime),
+        *(_engine(runtime, base_model) for base_model in bases),
+        asyncio.to_thread(_broker, runtime),
+        asyncio.to_thread(_workers, runtime),
+    )
+    needed = dict(zip(("database", *(f"engine:{base_model}" for base_model in bases)), parts, strict=False))
+    ready = all(part.ok for part in needed.values())
+    return Readiness(ready=ready, parts=needed | {"broker": parts[-2], "workers": parts[-1]})
+
+
+def _database(runtime: Runtime) -> Part:
+    try:
+        runtime.database.check()
+    except DatabaseUnavailable as error:
+        return Part(ok=False, detail=str(error))
+    return Part(ok=True, detail=None)
+
+
+async def _engine(runtime: Runtime, base_model: str) -> Part:
+    try:
+        info = await runtime.engines.get(base_model).info()
+    except ServiceError as error:
+        return Part(ok=False, detail=str(error))
+    return Part(ok=True, detail=f"{info.running_requests} requests running, {info.waiting_requests} waiting")
+
+
+def _broker(runtime: Runtime) -> Part:
+    if runtime.doorbell.reaches_broker():
+        return Part(ok=True, detail=None)
+    return Part(ok=False, detail="the broker does not answer; jobs start when a worker next looks by itself")
+
+
+def _workers(runtime: Runtime) -> Part:
+    """Tell of workers by the leases they hold; an idle worker leaves no trace in the database."""
+    try:
+        with runtime.database.read() as session:
+            running = len(leases.leases(session))
+    except DatabaseUnavailable:
+        return Part(ok=None, detail="not known without the database")
+    return Part(ok=True if running else None, detail=f"{running} jobs running")

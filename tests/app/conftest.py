@@ -1,0 +1,146 @@
+"""A whole API on a real database and blob store, with a scripted engine and a recording doorbell."""
+
+import json
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx2
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+from starlette.types import ASGIApp
+
+from app.engines.routing import Engines
+from app.main import create_app
+from app.runtime import Runtime
+from core.base_models import BaseModelEntry, Folder, Registry
+from core.settings import Settings
+from core.store.blobs import BlobStore, LocalBlobStore
+from core.store.db import Database
+from core.store.migrate import upgrade
+from tests.stub_engine import StubEngine
+
+BASE = "tiny"
+LEARNING_RATE = 1e-3
+CONTEXT_TOKENS = 512
+EXAMPLES = b"".join(b'{"prompt": "p%d", "completion": " c%d"}\n' % (n, n) for n in range(100))
+COLUMNS = b'{"question": "q", "answer": "a"}\n' * 3
+
+
+class RecordingBell:
+    """Fulfils the doorbell's protocol; remembers for which jobs it was rung."""
+
+    def __init__(self) -> None:
+        self.rung: list[str] = []
+        self.reaches = True
+
+    def ring(self, job_id: str) -> bool:
+        self.rung.append(job_id)
+        return self.reaches
+
+    def reaches_broker(self) -> bool:
+        return self.reaches
+
+
+@dataclass
+class House:
+    """What an app under test works on; tests change it and look into it."""
+
+    settings: Settings
+    database: Database
+    blobs: BlobStore
+    registry: Registry
+    engine: StubEngine = field(default_factory=StubEngine)
+    bell: RecordingBell = field(default_factory=RecordingBell)
+
+    def app(self) -> FastAPI:
+        @asynccontextmanager
+        async def opener(settings: Settings) -> AsyncIterator[Runtime]:
+            yield Runtime(
+                settings=settings,
+                database=self.database,
+                blobs=self.blobs,
+                registry=self.registry,
+                engines=Engines({BASE: self.engine}),
+                doorbell=self.bell,
+            )
+
+        return create_app(self.settings, opener)
+
+    def stored_bytes(self) -> list[Path]:
+        """List every file of the blob store, unfinished ones included."""
+        return [path for path in self.settings.store_folder.rglob("*") if path.is_file()]
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated database without rows, to be copied."""
+    file = tmp_path_factory.mktemp("database") / "empty.db"
+    upgrade(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path, base_models=(BASE,), max_upload_bytes=64 * 1024)
+
+
+@pytest.fixture
+def house(settings: Settings, empty_database: Path) -> Iterator[House]:
+    (settings.home / "loramill.db").write_bytes(empty_database.read_bytes())
+    database = Database(settings.database)
+    registry = Registry(settings.base_models_folder, (_import_base(settings),))
+    yield House(settings, database, LocalBlobStore(settings.store_folder), registry)
+    database.dispose()
+
+
+def _import_base(settings: Settings) -> BaseModelEntry:
+    folder = settings.base_models_folder / BASE
+    folder.mkdir(parents=True)
+    source = Folder(path=folder)
+    imported = {
+        "name": BASE,
+        "fingerprint": "0" * 64,
+        "source": source.model_dump(mode="json"),
+        "context_tokens": CONTEXT_TOKENS,
+    }
+    (folder / "loramill.json").write_text(json.dumps(imported))
+    return BaseModelEntry(name=BASE, source=source, learning_rate=LEARNING_RATE)
+
+
+@pytest.fixture
+def client(house: House) -> Iterator[TestClient]:
+    with TestClient(house.app()) as client:
+        yield client
+
+
+def upload(client: TestClient, content: bytes = EXAMPLES, purpose: str = "fine-tune") -> httpx2.Response:
+    return client.post("/v1/files", files={"file": ("data.jsonl", content)}, data={"purpose": purpose})
+
+
+@pytest.fixture
+def file_id(client: TestClient) -> str:
+    """Id of an uploaded file of 100 examples."""
+    return str(upload(client).json()["id"])
+
+
+@contextmanager
+def serving(app: ASGIApp) -> Iterator[str]:
+    """Serve an app on a free port of the loopback interface, as the product does, and give its URL."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, http="h11", ws="none", log_config=None))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive(), "the server did not start"
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()

@@ -1,0 +1,217 @@
+"""The engine protocol over HTTP, against a server that speaks it."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from app.engines.http import HttpEngine
+from core.errors import (
+    AdapterInvalid,
+    EngineBusy,
+    EngineUnavailable,
+    GenerationFailed,
+    InvalidParameter,
+    PromptTooLong,
+    ServiceError,
+)
+from core.generation import Delta, FinishReason, GenerationRequest, SamplingParams
+from tests.app.conftest import serving
+from tests.stub_engine import StubEngine
+from worker.inference.server import create_app as create_engine_app
+
+REQUEST = GenerationRequest(id="r", prompt="a b", adapter=None, sampling=SamplingParams(max_tokens=8))
+
+
+def wire(error: ServiceError) -> dict[str, Any]:
+    return {"code": error.code, "message": str(error), "args": list(error.args)}
+
+
+class Peer:
+    """An engine process's side of the protocol, around a scripted engine."""
+
+    def __init__(self) -> None:
+        self.engine = StubEngine()
+        self.raw_lines: list[str] | None = None
+        self.left = asyncio.Event()
+
+    def app(self) -> Starlette:
+        routes = [
+            Route("/generate", self._generate, methods=["POST"]),
+            Route("/warm", self._warm, methods=["POST"]),
+            Route("/info", self._info),
+        ]
+        return Starlette(routes=routes)
+
+    async def _generate(self, request: Request) -> Response:
+        generation = GenerationRequest.model_validate_json(await request.body())
+        if self.engine.fails_before is not None:
+            assert isinstance(self.engine.fails_before, ServiceError)
+            return JSONResponse(wire(self.engine.fails_before), status_code=400)
+        return StreamingResponse(self._lines(generation), media_type="application/x-ndjson")
+
+    async def _lines(self, request: GenerationRequest) -> AsyncIterator[str]:
+        try:
+            if self.raw_lines is not None:
+                for line in self.raw_lines:
+                    yield line + "\n"
+                return
+            async with aclosing(self.engine.generate(request)) as deltas:
+                async for delta in deltas:
+                    yield delta.model_dump_json() + "\n"
+        except ServiceError as error:
+            yield json.dumps({"error": wire(error)}) + "\n"
+        except asyncio.CancelledError:
+            self.left.set()
+            raise
+
+    async def _warm(self, request: Request) -> Response:
+        return JSONResponse(wire(AdapterInvalid("d" * 64, "damaged")), status_code=503)
+
+    async def _info(self, request: Request) -> Response:
+        return JSONResponse((await self.engine.info()).model_dump(mode="json"))
+
+
+@pytest.fixture
+def peer() -> Peer:
+    return Peer()
+
+
+@pytest.fixture
+def url(peer: Peer) -> Iterator[str]:
+    with serving(peer.app()) as url:
+        yield url
+
+
+def answer(url: str, request: GenerationRequest = REQUEST) -> list[Delta]:
+    async def collect() -> list[Delta]:
+        engine = HttpEngine("tiny", url)
+        try:
+            return [delta async for delta in engine.generate(request)]
+        finally:
+            await engine.close()
+
+    return asyncio.run(collect())
+
+
+def test_deltas_arrive_as_the_engine_said_them(peer: Peer, url: str) -> None:
+    deltas = answer(url)
+    assert "".join(delta.text for delta in deltas) == " one two three"
+    assert deltas[-1].usage is not None
+    assert peer.engine.requests == [REQUEST]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PromptTooLong(1, 2, 3),
+        EngineBusy(4),
+        AdapterInvalid("d" * 64, "damaged"),
+        GenerationFailed("x"),
+        InvalidParameter("prompt", "has no tokens"),
+    ],
+)
+@pytest.mark.parametrize("is_late", [False, True])
+def test_the_engines_errors_are_raised_as_they_were(peer: Peer, url: str, error: ServiceError, is_late: bool) -> None:
+    if is_late:
+        peer.engine.fails_after = (1, error)
+    else:
+        peer.engine.fails_before = error
+    with pytest.raises(type(error)) as raised:
+        answer(url)
+    assert raised.value.args == error.args
+
+
+@pytest.mark.parametrize("lines", [[], ["{}"], ["not json"], ['{"error": 1}'], ["[]"]])
+def test_what_is_no_answer_is_a_failure(peer: Peer, url: str, lines: list[str]) -> None:
+    peer.raw_lines = lines
+    with pytest.raises(GenerationFailed):
+        answer(url)
+
+
+def test_closing_the_generator_tells_the_engine(peer: Peer) -> None:
+    async def leave_early() -> None:
+        peer.engine.holds = asyncio.Event()
+        server = uvicorn.Server(uvicorn.Config(peer.app(), port=0, log_config=None))
+        task = asyncio.create_task(server.serve())
+        while not server.started:
+            await asyncio.sleep(0.01)
+        engine = HttpEngine("tiny", f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}")
+        async with aclosing(engine.generate(REQUEST)) as deltas:
+            await anext(deltas)
+        await asyncio.wait_for(peer.left.wait(), timeout=20)
+        await engine.close()
+        server.should_exit = True
+        await task
+
+    asyncio.run(leave_early())
+    assert peer.engine.cancelled == ["r"]
+
+
+def test_a_unix_socket_is_spoken_to(peer: Peer, tmp_path: Path) -> None:
+    async def ask() -> str:
+        path = tmp_path / "engine.sock"
+        server = uvicorn.Server(uvicorn.Config(peer.app(), uds=str(path), log_config=None))
+        task = asyncio.create_task(server.serve())
+        while not server.started:
+            await asyncio.sleep(0.01)
+        engine = HttpEngine("tiny", f"unix://{path}")
+        base_model = (await engine.info()).base_model
+        await engine.close()
+        server.should_exit = True
+        await task
+        return base_model
+
+    assert asyncio.run(ask()) == "tiny"
+
+
+def test_an_engine_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
+    for url in (f"unix://{tmp_path}/none.sock", "http://127.0.0.1:1"):
+        with pytest.raises(EngineUnavailable, match="the engine for tiny does not answer"):
+            answer(url)
+
+
+def test_warming_raises_what_the_engine_says(url: str) -> None:
+    async def warm() -> None:
+        engine = HttpEngine("tiny", url)
+        try:
+            await engine.warm("d" * 64)
+        finally:
+            await engine.close()
+
+    with pytest.raises(AdapterInvalid, match="damaged"):
+        asyncio.run(warm())
+
+
+class ServedStub(StubEngine):
+    """A scripted engine as the engine process's own server holds it."""
+
+    is_alive = True
+
+    def start(self) -> None:
+        return
+
+    async def close(self) -> None:
+        return
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+def test_the_engine_process_is_understood(is_late: bool) -> None:
+    engine = ServedStub()
+    with serving(create_engine_app(engine)) as url:
+        assert answer(url)[-1].finish_reason is FinishReason.END
+        if is_late:
+            engine.fails_after = (1, GenerationFailed("x"))
+        else:
+            engine.fails_before = GenerationFailed("x")
+        with pytest.raises(GenerationFailed, match="generation failed: x"):
+            answer(url)

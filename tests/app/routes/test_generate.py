@@ -1,0 +1,195 @@
+"""The wire of text-generation-inference and LoRAX, on a scripted engine."""
+
+import json
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from core.errors import EngineBusy, GenerationFailed
+from tests.app.conftest import BASE, House
+from tests.app.routes.test_models import publish
+
+# What lorax-client sends on each call, defaults included.
+LORAX: dict[str, Any] = {
+    "adapter_id": None,
+    "adapter_source": None,
+    "merged_adapters": None,
+    "api_token": None,
+    "do_sample": False,
+    "max_new_tokens": None,
+    "ignore_eos_token": False,
+    "repetition_penalty": None,
+    "return_full_text": False,
+    "stop": [],
+    "seed": None,
+    "temperature": None,
+    "top_k": None,
+    "top_p": None,
+    "truncate": None,
+    "typical_p": None,
+    "best_of": None,
+    "watermark": False,
+    "details": True,
+    "decoder_input_details": False,
+    "return_k_alternatives": None,
+    "response_format": None,
+}
+
+
+def generate(client: TestClient, path: str = "/generate", *, stream: bool | None = None, **parameters: Any) -> Any:
+    body: dict[str, Any] = {"inputs": "a b", "parameters": parameters}
+    return client.post(path, json=body if stream is None else body | {"stream": stream})
+
+
+def events_of(text: str) -> list[Any]:
+    assert "[DONE]" not in text
+    events = text.removesuffix("\n\n").split("\n\n")
+    assert all(event.startswith("data:{") for event in events)
+    return [json.loads(event.removeprefix("data:")) for event in events]
+
+
+TOKENS = [
+    {"id": 10, "text": " one", "logprob": -0.5, "special": False, "skipped": False},
+    {"id": 11, "text": " two", "logprob": -0.5, "special": False, "skipped": False},
+    {"id": 12, "text": " three", "logprob": -0.5, "special": False, "skipped": False},
+    {"id": 13, "text": "<|end|>", "logprob": -0.5, "special": True, "skipped": False},
+]
+
+
+def test_generate_answers_an_object(client: TestClient) -> None:
+    assert generate(client).json() == {"generated_text": " one two three", "details": None}
+
+
+def test_details_have_the_keys_of_every_client(client: TestClient) -> None:
+    details = generate(client, details=True).json()["details"]
+    assert details == {
+        "finish_reason": "eos_token",
+        "generated_tokens": 4,
+        "seed": None,
+        "prefill": [],
+        "tokens": TOKENS,
+        "prompt_tokens": 2,
+        "skipped_tokens": 0,
+    }
+
+
+def test_the_root_answers_an_array_of_one(client: TestClient) -> None:
+    (answer,) = generate(client, "/", stream=False, **LORAX).json()
+    assert answer["generated_text"] == " one two three"
+    assert answer["details"]["tokens"] == TOKENS
+
+
+def test_a_client_whose_base_is_generate_gets_what_it_reads(client: TestClient) -> None:
+    assert isinstance(generate(client, "/generate", stream=False).json(), list)
+    assert len(events_of(generate(client, "/generate", stream=True).text)) == 4
+
+
+@pytest.mark.parametrize(("path", "stream"), [("/generate_stream", None), ("/", True)])
+def test_a_stream_has_one_event_a_token_and_no_done(client: TestClient, path: str, stream: bool | None) -> None:
+    events = events_of(generate(client, path, stream=stream, details=True).text)
+    assert [event["token"] for event in events] == TOKENS
+    assert [event["index"] for event in events] == [1, 2, 3, 4]
+    assert [event["generated_text"] for event in events] == [None, None, None, " one two three"]
+    assert [event["details"] for event in events[:-1]] == [None, None, None]
+    assert events[-1]["details"] == {
+        "finish_reason": "eos_token",
+        "generated_tokens": 4,
+        "seed": None,
+        "prompt_tokens": 2,
+        "input_length": 2,
+        "skipped_tokens": 0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("parameters", "reason"), [({"max_new_tokens": 1}, "length"), ({"stop": ["two"]}, "stop_sequence")]
+)
+def test_how_it_ended_is_told(client: TestClient, parameters: dict[str, Any], reason: str) -> None:
+    assert generate(client, details=True, **parameters).json()["details"]["finish_reason"] == reason
+
+
+def test_the_full_text_begins_with_the_input(client: TestClient) -> None:
+    assert generate(client, return_full_text=True).json()["generated_text"] == "a b one two three"
+
+
+def test_an_adapter_is_named_by_its_model_name(client: TestClient, house: House) -> None:
+    with house.database.write() as session:
+        publish(session, "ft:x", digest="e" * 64)
+    generate(client, adapter_id="ft:x")
+    assert house.engine.requests[0].adapter == "e" * 64
+
+
+def test_several_base_models_need_a_name(house: House) -> None:
+    house.settings = house.settings.model_copy(update={"base_models": (BASE, "other")})
+    with TestClient(house.app()) as client:
+        response = generate(client)
+        assert (response.status_code, response.json()["error_type"]) == (400, "validation")
+        assert generate(client, adapter_id=BASE).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("parameters", "temperature"),
+    [
+        ({}, 0.0),
+        ({"do_sample": True}, 1.0),
+        ({"temperature": 0.5}, 0.5),
+        ({"top_k": 5}, 1.0),
+        ({"top_p": 0.9}, 1.0),
+        ({"do_sample": True, "temperature": 0}, 0.0),
+        ({"temperature": 1.0}, 0.0),
+    ],
+)
+def test_when_it_samples(client: TestClient, house: House, parameters: dict[str, Any], temperature: float) -> None:
+    details = generate(client, details=True, **parameters).json()["details"]
+    sampling = house.engine.requests[0].sampling
+    assert sampling.temperature == temperature
+    assert (details["seed"] is not None) == (temperature > 0)
+    assert sampling.seed == details["seed"]
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"best_of": 2},
+        {"repetition_penalty": 1.2},
+        {"truncate": 5},
+        {"typical_p": 0.5},
+        {"watermark": True},
+        {"grammar": {"type": "regex", "value": "a"}},
+        {"adapter_source": "hub"},
+        {"decoder_input_details": True},
+        {"colour": 1},
+    ],
+)
+def test_what_is_not_implemented_is_refused_by_name(client: TestClient, parameters: dict[str, Any]) -> None:
+    response = generate(client, **parameters)
+    assert response.status_code == 400
+    assert response.json()["error_type"] == "validation"
+    assert f"parameters.{next(iter(parameters))}" in response.json()["error"]
+
+
+@pytest.mark.parametrize("path", ["/", "/generate", "/generate_stream"])
+def test_errors_have_the_envelope_of_this_wire(client: TestClient, path: str) -> None:
+    for body, status, kind in (
+        ({"inputs": ""}, 400, "validation"),
+        ({"inputs": "a " * 120}, 400, "validation"),
+        ({"inputs": "a", "parameters": {"adapter_id": "nobody"}}, 404, "not_found"),
+    ):
+        response = client.post(path, json=body)
+        assert response.status_code == status
+        assert set(response.json()) == {"error", "error_type"}
+        assert response.json()["error_type"] == kind
+        assert isinstance(response.json()["error"], str)
+
+
+def test_a_full_engine_is_overloaded(client: TestClient, house: House) -> None:
+    house.engine.fails_before = EngineBusy(9)
+    response = generate(client)
+    assert (response.status_code, response.json()["error_type"]) == (429, "overloaded")
+
+
+def test_an_error_in_the_middle_of_a_stream_is_an_event(client: TestClient, house: House) -> None:
+    house.engine.fails_after = (1, GenerationFailed("x"))
+    *_, error = events_of(generate(client, "/generate_stream").text)
+    assert error == {"error": "generation failed: x", "error_type": "generation"}

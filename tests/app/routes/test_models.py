@@ -1,0 +1,96 @@
+"""Models over HTTP: base models and fine-tuned ones, and names with slashes."""
+
+from starlette.testclient import TestClient
+
+from core.jobs import FileRef, JobSpec, LoraSpec
+from core.store import files, jobs, leases
+from core.store.db import Session
+from core.store.tables import FileStatus
+from tests.app.conftest import BASE, House
+
+
+def publish(session: Session, name: str, digest: str = "b" * 64) -> None:
+    """Put a fine-tuned model into the database the way a worker does."""
+    file = files.create(
+        session,
+        caller="anonymous",
+        filename="f",
+        purpose="fine-tune",
+        bytes=1,
+        sha256="c" * 64,
+        status=FileStatus.PROCESSED,
+        status_details=None,
+        example_format="prompt_completion",
+        columns=None,
+        examples=1,
+        now=1,
+    )
+    spec = JobSpec(
+        base_model=BASE,
+        training_file=FileRef(id=file.id, sha256=file.sha256, examples=1),
+        validation_file=None,
+        n_epochs=1,
+        batch_size=1,
+        learning_rate=1e-3,
+        learning_rate_multiplier=1,
+        lora=LoraSpec(),
+        prompt_loss_weight=0,
+        prompt_format=None,
+        max_length=64,
+        over_length="drop",
+        seed=0,
+    )
+    job = jobs.create(
+        session, caller="anonymous", spec=spec, requested={}, request_sha256="d" * 64, suffix=None, metadata=None, now=1
+    )
+    claimed = leases.claim(session, owner="w", host="h", pid=1, base_models=(BASE,), now=2)
+    assert claimed is not None
+    leases.publish(
+        session,
+        job.id,
+        claimed.token,
+        adapter_sha256=digest,
+        bytes=1,
+        name=name,
+        trained_on="",
+        trained_tokens=1,
+        result={},
+        now=3,
+    )
+
+
+def test_base_models_come_first_and_tuned_ones_name_their_parent(client: TestClient, house: House) -> None:
+    with house.database.write() as session:
+        publish(session, "ft:tiny:local:x:1")
+    listed = client.get("/v1/models").json()
+    assert listed["object"] == "list"
+    base, tuned = listed["data"]
+    assert (base["id"], base["object"], base["parent"]) == (BASE, "model", None)
+    assert tuned == {"id": "ft:tiny:local:x:1", "object": "model", "created": 3, "owned_by": "local", "parent": BASE}
+    assert client.get("/v1/models/ft:tiny:local:x:1").json() == tuned
+
+
+def test_a_name_with_a_slash_is_found_in_both_spellings(client: TestClient, house: House) -> None:
+    with house.database.write() as session:
+        publish(session, "ft:org/name")
+    for spelling in ("ft:org/name", "ft:org%2Fname"):
+        assert client.get(f"/v1/models/{spelling}").json()["id"] == "ft:org/name"
+
+
+def test_a_deleted_model_is_gone(client: TestClient, house: House) -> None:
+    with house.database.write() as session:
+        publish(session, "ft:x")
+    assert client.delete("/v1/models/ft:x").json() == {"id": "ft:x", "object": "model", "deleted": True}
+    for response in (
+        client.get("/v1/models/ft:x"),
+        client.delete("/v1/models/ft:x"),
+        client.post("/v1/completions", json={"model": "ft:x", "prompt": "a"}),
+    ):
+        assert (response.status_code, response.json()["error"]["code"]) == (404, "model_not_found")
+    assert house.engine.requests == []
+
+
+def test_a_base_model_cannot_be_deleted(client: TestClient) -> None:
+    response = client.delete(f"/v1/models/{BASE}")
+    assert (response.status_code, response.headers["x-should-retry"]) == (409, "false")
+    assert client.get(f"/v1/models/{BASE}").status_code == 200

@@ -1,0 +1,58 @@
+"""What each "auto" becomes."""
+
+from typing import Any
+
+import pytest
+
+from app.schemas.fine_tuning import JobCreate
+from app.services.hyperparameters import resolve
+from core.base_models import BaseModelEntry, Hub
+from core.jobs import FileRef, JobSpec
+
+BASE = BaseModelEntry(name="base", source=Hub(id="a/b", revision="0" * 40), learning_rate=1e-3)
+
+
+def resolved(examples: int = 1000, context_tokens: int = 4096, **fields: Any) -> JobSpec:
+    request = JobCreate.model_validate({"model": "base", "training_file": "file-1"} | fields)
+    training = FileRef(id="file-1", sha256="0" * 64, examples=examples)
+    return resolve(request, base=BASE, context_tokens=context_tokens, training=training, validation=None)
+
+
+@pytest.mark.parametrize(("examples", "batch_size"), [(1, 1), (7, 1), (16, 2), (64, 8), (128, 16), (10_000, 16)])
+def test_small_files_get_small_batches_so_that_an_epoch_has_eight_steps(examples: int, batch_size: int) -> None:
+    assert resolved(examples).batch_size == batch_size
+
+
+def test_a_batch_is_never_larger_than_the_file() -> None:
+    assert resolved(5, hyperparameters={"batch_size": 64}).batch_size == 5
+
+
+def test_the_multiplier_scales_the_base_models_own_rate() -> None:
+    spec = resolved(hyperparameters={"learning_rate_multiplier": 0.5})
+    assert (spec.learning_rate, spec.learning_rate_multiplier) == (5e-4, 0.5)
+
+
+def test_a_given_rate_stands_and_tells_its_multiplier() -> None:
+    spec = resolved(learning_rate=2e-3)
+    assert (spec.learning_rate, spec.learning_rate_multiplier) == (2e-3, 2.0)
+
+
+def test_both_places_of_hyperparameters_mean_the_same() -> None:
+    older = resolved(seed=1, hyperparameters={"n_epochs": 5})
+    newer = resolved(seed=1, method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 5}}})
+    assert older == newer
+
+
+@pytest.mark.parametrize(("context_tokens", "max_length"), [(4096, 2048), (512, 512)])
+def test_the_length_is_bounded_by_the_context(context_tokens: int, max_length: int) -> None:
+    assert resolved(context_tokens=context_tokens).max_length == max_length
+
+
+def test_alpha_follows_the_rank() -> None:
+    assert resolved(lora={"rank": 8}).lora.alpha == 16
+    assert resolved(lora={"rank": 8, "alpha": 8}).lora.alpha == 8
+
+
+def test_seeds_are_drawn_anew_for_each_job() -> None:
+    assert len({resolved().seed for _ in range(5)}) > 1
+    assert resolved(seed=0).seed == 0

@@ -1,0 +1,79 @@
+"""Who gets in: every route but the health checks wants the key, where there is one."""
+
+import re
+
+import pytest
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute, iter_route_contexts
+from pydantic import SecretStr
+from starlette.testclient import TestClient
+
+from app.auth import require_caller
+from core.store import files
+from tests.app.conftest import BASE, House, upload
+
+KEY = "correct-horse-battery"
+PUBLIC = {"/livez", "/readyz"}
+
+
+@pytest.fixture
+def locked_house(house: House) -> House:
+    house.settings = house.settings.model_copy(update={"api_key": SecretStr(KEY)})
+    return house
+
+
+def _requires_caller(dependant: Dependant) -> bool:
+    return dependant.call is require_caller or any(map(_requires_caller, dependant.dependencies))
+
+
+def test_every_route_but_the_health_checks_depends_on_the_caller(house: House) -> None:
+    open_paths: set[str | None] = set()
+    closed_paths: set[str | None] = set()
+    for context in iter_route_contexts(house.app().routes):
+        dependant = context.dependant
+        assert isinstance(context.original_route, APIRoute), f"{context.path} is not one of our own routes"
+        (closed_paths if _requires_caller(dependant) else open_paths).add(context.path)
+    assert open_paths == PUBLIC
+    assert {"/", "/generate", "/v1/files", "/v1/completions", "/openapi.json"} <= closed_paths
+
+
+def test_every_route_answers_401_without_the_key(locked_house: House) -> None:
+    app = locked_house.app()
+    with TestClient(app) as client:
+        for context in iter_route_contexts(app.routes):
+            path = re.sub(r"\{.*?\}", "x", context.path or "")
+            for method in sorted(context.methods or ()):
+                status = client.request(method, path).status_code
+                assert (status != 401) == (path in PUBLIC), f"{method} {path}: {status}"
+
+
+@pytest.mark.parametrize(
+    "header", [None, "", f"Bearer {KEY}x", "Bearer ", f"Basic {KEY}", KEY, "Bearer ключ", f"Bearer  x {KEY}"]
+)
+def test_a_wrong_key_is_401_in_the_envelope(locked_house: House, header: str | None) -> None:
+    with TestClient(locked_house.app()) as client:
+        raw = None if header is None else header.encode()
+        response = client.get("/v1/models", headers={} if raw is None else {b"Authorization": raw})
+    assert response.status_code == 401
+    assert response.json()["error"]["code"] == "invalid_api_key"
+    assert response.headers["www-authenticate"] == "Bearer"
+
+
+def test_the_text_generation_wire_has_its_own_envelope(locked_house: House) -> None:
+    with TestClient(locked_house.app()) as client:
+        response = client.post("/generate", json={"inputs": "a"})
+    assert (response.status_code, response.json()["error_type"]) == (401, "authentication")
+
+
+def test_the_right_key_names_the_caller_without_telling_the_key(locked_house: House) -> None:
+    with TestClient(locked_house.app(), headers={"Authorization": f"Bearer {KEY}"}) as client:
+        file_id = upload(client).json()["id"]
+        client.post("/v1/fine_tuning/jobs", json={"model": BASE, "training_file": file_id})
+    with locked_house.database.read() as session:
+        caller = files.get(session, file_id).caller
+    assert re.fullmatch("[0-9a-f]{12}", caller)
+
+
+def test_without_a_key_everyone_is_anonymous(client: TestClient, house: House, file_id: str) -> None:
+    with house.database.read() as session:
+        assert files.get(session, file_id).caller == "anonymous"

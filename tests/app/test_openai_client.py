@@ -1,0 +1,144 @@
+"""The official client, unmodified, against the API on a socket."""
+
+import json
+from collections.abc import Iterator
+
+import openai
+import pytest
+from pydantic import SecretStr
+
+from core.errors import EngineBusy, EngineUnavailable, GenerationFailed
+from core.store import adapters, leases
+from tests.app.conftest import BASE, EXAMPLES, House, serving
+from tests.app.routes.test_models import publish
+
+KEY = "correct-horse-battery"
+
+
+@pytest.fixture
+def client(house: House) -> Iterator[openai.OpenAI]:
+    house.settings = house.settings.model_copy(update={"api_key": SecretStr(KEY)})
+    with serving(house.app()) as url, openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
+def file_id(client: openai.OpenAI) -> str:
+    return client.files.create(file=("data.jsonl", EXAMPLES), purpose="fine-tune").id
+
+
+def test_files(client: openai.OpenAI, file_id: str) -> None:
+    file = client.files.wait_for_processing(file_id)
+    assert (file.status, file.bytes, file.filename) == ("processed", len(EXAMPLES), "data.jsonl")
+    others = [client.files.create(file=("x", EXAMPLES), purpose="fine-tune").id for _ in range(2)]
+    assert [file.id for file in client.files.list(limit=1)] == [*reversed(others), file_id]
+    assert client.files.content(file_id).content == EXAMPLES
+    assert client.files.delete(file_id).deleted is True
+    with pytest.raises(openai.NotFoundError):
+        client.files.retrieve(file_id)
+
+
+def test_a_file_over_the_limit_is_told_to_a_client_that_sends_first(client: openai.OpenAI, house: House) -> None:
+    with pytest.raises(openai.APIStatusError) as raised:
+        client.files.create(file=("x", b"x" * (4 * house.settings.max_upload_bytes)), purpose="fine-tune")
+    assert raised.value.status_code == 413
+    assert raised.value.code == "file_too_large"
+    assert house.stored_bytes() == []
+
+
+def test_jobs(client: openai.OpenAI, file_id: str) -> None:
+    job = client.fine_tuning.jobs.create(
+        model=BASE,
+        training_file=file_id,
+        suffix="mine",
+        metadata={"k": "v"},
+        method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2}}},
+        extra_body={"lora": {"rank": 8}, "prompt_loss_weight": 0.1},
+    )
+    assert job.status == "queued"
+    assert job.hyperparameters.n_epochs == 2
+    assert job.error is None
+    assert job.model_extra is not None
+    assert job.model_extra["lora"]["rank"] == 8
+    assert client.fine_tuning.jobs.retrieve(job.id) == job
+    others = [client.fine_tuning.jobs.create(model=BASE, training_file=file_id).id for _ in range(2)]
+    assert [job.id for job in client.fine_tuning.jobs.list(limit=1)] == [*reversed(others), job.id]
+    assert [found.id for found in client.fine_tuning.jobs.list(metadata={"k": "v"})] == [job.id]
+    assert client.fine_tuning.jobs.cancel(job.id).status == "cancelled"
+    (event,) = client.fine_tuning.jobs.list_events(job.id)
+    assert (event.level, event.type) == ("info", "message")
+
+
+def test_checkpoints_page_by_page(client: openai.OpenAI, house: House, file_id: str) -> None:
+    job_id = client.fine_tuning.jobs.create(model=BASE, training_file=file_id).id
+    with house.database.write() as session:
+        assert leases.claim(session, owner="w", host="h", pid=1, base_models=(BASE,), now=1)
+        for step in (1, 2, 3):
+            adapters.add_checkpoint(
+                session, job_id, 1, step=step, name=f"ft:c{step}", adapter_sha256="a" * 64, metrics={}, now=1
+            )
+    steps = [checkpoint.step_number for checkpoint in client.fine_tuning.jobs.checkpoints.list(job_id, limit=1)]
+    assert steps == [3, 2, 1]
+
+
+def test_models(client: openai.OpenAI, house: House) -> None:
+    with house.database.write() as session:
+        publish(session, "ft:org/name")
+    assert [model.id for model in client.models.list()] == [BASE, "ft:org/name"]
+    assert client.models.retrieve("ft:org/name").id == "ft:org/name"
+    with pytest.raises(openai.ConflictError):
+        client.models.delete(BASE)
+    assert client.models.delete("ft:org/name").deleted is True
+
+
+def test_completions(client: openai.OpenAI) -> None:
+    completion = client.completions.create(model=BASE, prompt="a b", extra_body={"top_k": 3})
+    assert completion.choices[0].text == " one two three"
+    assert completion.usage is not None
+    assert completion.usage.total_tokens == 6
+
+
+def test_streamed_completions(client: openai.OpenAI) -> None:
+    stream = client.completions.create(model=BASE, prompt="a", stream=True, stream_options={"include_usage": True})
+    *chunks, last = list(stream)
+    assert "".join(chunk.choices[0].text for chunk in chunks) == " one two three"
+    assert chunks[-1].choices[0].finish_reason == "stop"
+    assert last.usage is not None
+    assert last.usage.completion_tokens == 4
+
+
+def test_an_error_in_a_stream_is_raised(client: openai.OpenAI, house: House) -> None:
+    house.engine.fails_after = (1, GenerationFailed("x"))
+    with pytest.raises(openai.APIError, match="generation failed: x"):
+        list(client.completions.create(model=BASE, prompt="a", stream=True))
+
+
+def test_errors_have_their_classes_and_all_their_fields(client: openai.OpenAI, house: House, file_id: str) -> None:
+    with pytest.raises(openai.BadRequestError) as bad:
+        client.fine_tuning.jobs.create(model=BASE, training_file=file_id, extra_body={"lora": {"rank": 0}})
+    assert (bad.value.param, bad.value.code, bad.value.type) == (
+        "lora.rank",
+        "invalid_parameter",
+        "invalid_request_error",
+    )
+    assert bad.value.request_id is not None
+    with pytest.raises(openai.NotFoundError) as missing:
+        client.completions.create(model="gpt-5", prompt="a")
+    assert (missing.value.param, missing.value.code) == ("model", "model_not_found")
+    with pytest.raises(openai.AuthenticationError):
+        client.with_options(api_key="wrong").models.list()
+    house.engine.fails_before = EngineBusy(3)
+    with pytest.raises(openai.RateLimitError):
+        client.completions.create(model=BASE, prompt="a")
+    house.engine.fails_before = EngineUnavailable(BASE, "no answer")
+    with pytest.raises(openai.InternalServerError):
+        client.completions.create(model=BASE, prompt="a")
+
+
+def test_what_cannot_succeed_is_not_retried(client: openai.OpenAI, house: House, file_id: str) -> None:
+    job_id = client.fine_tuning.jobs.create(model=BASE, training_file=file_id).id
+    patient = client.with_options(max_retries=2)
+    with pytest.raises(openai.ConflictError) as raised:
+        patient.files.delete(file_id)
+    assert raised.value.response.request.headers["x-stainless-retry-count"] == "0"
+    assert json.loads(raised.value.response.content)["error"]["message"].count(job_id) == 1
