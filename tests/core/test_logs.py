@@ -1,0 +1,55 @@
+"""Log lines as they leave a process."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+PROGRAM = """
+import logging, structlog
+from core import logs
+from core.settings import Settings
+settings = Settings(
+    api_key="a-key-of-16-letters", database_url='postgresql+psycopg://me:p"w@db/x', log_json={as_json}
+)
+logs.setup(settings, "api")
+log = structlog.stdlib.get_logger("here")
+with structlog.contextvars.bound_contextvars(job_id="ftjob-1"):
+    log.info("claimed", step=3)
+    logging.getLogger("a.library").warning("connecting to redis://user:hidden@host/0")
+    try:
+        raise RuntimeError('refused: a-key-of-16-letters, p"w')
+    except RuntimeError:
+        log.exception("failed")
+log.debug("unseen")
+"""
+
+
+def lines(as_json: bool) -> list[str]:
+    command = [sys.executable, "-c", PROGRAM.replace("{as_json}", str(as_json))]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout == ""
+    return done.stderr.splitlines()
+
+
+def test_json_lines_name_process_job_and_values() -> None:
+    claimed, library, failed = [json.loads(line) for line in lines(as_json=True)]
+
+    assert claimed["event"] == "claimed"
+    assert (claimed["process"], claimed["job_id"], claimed["step"], claimed["level"]) == ("api", "ftjob-1", 3, "info")
+    assert (library["logger"], library["job_id"]) == ("a.library", "ftjob-1")
+    assert "RuntimeError" in json.dumps(failed["exception"])
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_no_secret_is_written(as_json: bool) -> None:
+    text = "\n".join(lines(as_json))
+
+    assert "refused: ***, ***" in text
+    assert "redis://user:***@host/0" in text
+    assert "a-key-of-16-letters" not in text
+    assert "hidden" not in text

@@ -1,0 +1,174 @@
+"""The sweeper on a real database with a clock of the test's own."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from core.errors import DatabaseUnavailable
+from core.jobs import JobStatus
+from core.settings import Settings
+from core.store import jobs, leases
+from core.store.db import Session
+from core.sweeper import Sweeper
+from tests.worker.conftest import BASE_MODEL, NOW, Home
+from tests.worker.conftest import home as home
+from tests.worker.conftest import settings as settings
+
+STEP_S = 4.0
+
+
+class RecordingBell:
+    def __init__(self) -> None:
+        self.rung: list[str] = []
+        self.broker_is_away = False
+
+    def ring(self, job_id: str) -> bool:
+        if not self.broker_is_away:
+            self.rung.append(job_id)
+        return not self.broker_is_away
+
+
+class Clock:
+    now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def bell() -> RecordingBell:
+    return RecordingBell()
+
+
+@pytest.fixture
+def sweeper(home: Home, bell: RecordingBell, clock: Clock) -> Sweeper:
+    timed = home.settings.model_copy(update={"lease_ttl_s": 10.0, "sweep_s": STEP_S})
+    return Sweeper(home.database, bell, timed, clock)
+
+
+def sweep(sweeper: Sweeper, clock: Clock, times: int) -> None:
+    for _ in range(times):
+        clock.now_s += STEP_S
+        sweeper.sweep_once()
+
+
+def claim(home: Home) -> int:
+    with home.database.write() as session:
+        job = leases.claim(session, owner="me", host="here", pid=1, base_models=[BASE_MODEL], now=NOW)
+    assert job is not None
+    return job.token
+
+
+class TestLeases:
+    def test_that_stand_still_for_their_ttl_are_taken(self, home: Home, sweeper: Sweeper, clock: Clock) -> None:
+        job_id = home.queue()
+        claim(home)
+
+        sweep(sweeper, clock, 3)  # seen for 8 s
+        assert home.job(job_id).status is JobStatus.RUNNING
+        sweep(sweeper, clock, 1)
+        assert home.job(job_id).status is JobStatus.QUEUED
+
+    def test_that_are_renewed_are_never_taken(self, home: Home, sweeper: Sweeper, clock: Clock) -> None:
+        job_id = home.queue()
+        token = claim(home)
+        for _ in range(20):
+            sweep(sweeper, clock, 2)
+            with home.database.write() as session:
+                leases.heartbeat(session, job_id, token, None)
+
+        assert home.job(job_id).status is JobStatus.RUNNING
+
+    def test_survive_a_sweeper_that_was_stopped_itself(self, home: Home, sweeper: Sweeper, clock: Clock) -> None:
+        job_id = home.queue()
+        claim(home)
+        sweep(sweeper, clock, 1)
+        clock.now_s += 3600
+        sweep(sweeper, clock, 1)
+
+        assert home.job(job_id).status is JobStatus.RUNNING
+
+    def test_survive_a_database_that_was_away(
+        self, home: Home, sweeper: Sweeper, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        job_id = home.queue()
+        claim(home)
+        sweep(sweeper, clock, 2)
+
+        @contextmanager
+        def away() -> Iterator[Session]:
+            raise DatabaseUnavailable
+            yield
+
+        with monkeypatch.context() as patched:
+            patched.setattr(home.database, "read", away)
+            with pytest.raises(DatabaseUnavailable):
+                sweep(sweeper, clock, 1)
+        sweep(sweeper, clock, 2)
+
+        assert home.job(job_id).status is JobStatus.RUNNING
+
+    def test_of_a_job_to_be_cancelled_end_it(self, home: Home, sweeper: Sweeper, clock: Clock) -> None:
+        job_id = home.queue()
+        claim(home)
+        home.cancel(job_id)
+        sweep(sweeper, clock, 4)
+
+        assert home.job(job_id).status is JobStatus.CANCELLED
+
+    def test_lost_as_often_as_attempts_are_allowed_fail_the_job(
+        self, home: Home, sweeper: Sweeper, clock: Clock
+    ) -> None:
+        job_id = home.queue()
+        for _ in range(home.settings.max_attempts):
+            claim(home)
+            sweep(sweeper, clock, 4)
+
+        assert (home.job(job_id).status, home.job(job_id).error_code) == ("failed", "worker_lost")
+
+
+class TestBells:
+    def test_ring_once_for_a_job_that_nobody_rang_for(
+        self, home: Home, sweeper: Sweeper, clock: Clock, bell: RecordingBell
+    ) -> None:
+        job_id = home.queue()
+        sweep(sweeper, clock, 3)
+
+        assert bell.rung == [job_id]
+
+    def test_ring_again_for_a_job_that_waits_on(
+        self, home: Home, sweeper: Sweeper, clock: Clock, bell: RecordingBell
+    ) -> None:
+        job_id = home.queue()
+        with home.database.write() as session:
+            jobs.mark_rung(session, [job_id], NOW - 10**9)
+        sweep(sweeper, clock, 1)
+
+        assert bell.rung == [job_id]
+
+    def test_are_not_counted_as_rung_while_the_broker_is_away(
+        self, home: Home, sweeper: Sweeper, clock: Clock, bell: RecordingBell
+    ) -> None:
+        job_id = home.queue()
+        bell.broker_is_away = True
+        sweep(sweeper, clock, 1)
+        assert home.job(job_id).rung_at is None
+
+        bell.broker_is_away = False
+        sweep(sweeper, clock, 1)
+        assert bell.rung == [job_id]
+
+    def test_do_not_ring_for_a_job_that_runs(
+        self, home: Home, sweeper: Sweeper, clock: Clock, bell: RecordingBell, settings: Settings
+    ) -> None:
+        home.queue()
+        claim(home)
+        sweep(sweeper, clock, 1)
+
+        assert bell.rung == []

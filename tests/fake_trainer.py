@@ -1,0 +1,155 @@
+"""A trainer without torch that speaks ``worker.messages``; the training file's first line says how it behaves."""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from core.events import EventLevel
+from worker.messages import CheckpointWritten, Failed, Finished, Message, Note, Phase, Resumed, StepDone, format_line
+from worker.models.adapter_format import CONFIG, WEIGHTS, write_manifest
+from worker.run_folder import ADAPTER, CHECKPOINTS, EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, RunSpec, read_spec
+
+COMMAND = (sys.executable, "-m", "tests.fake_trainer")
+
+
+class Behaviour(BaseModel):
+    """What a fake run does. ``end`` happens before ``end_at_step``, in attempts up to ``end_until_token``."""
+
+    steps: int = 4
+    step_s: float = 0.02
+    checkpoint_every: int = 2
+    end: str | None = None  # sigkill, hang, fail, exit
+    end_at_step: int = 2
+    end_until_token: int = 1_000
+    says: str = ""  # written to stdout
+    deaf: bool = False  # ignores SIGTERM
+    damages_adapter: bool = False  # changes a byte after the manifest was written
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("folder", type=Path)
+    arguments.add_argument("--events-fd", type=int)
+    given = arguments.parse_args()
+    spec = read_spec(given.folder)
+    first_line = (given.folder / spec.training_file).read_text().splitlines()[0]
+    return Run(given.folder, given.events_fd, spec, Behaviour.model_validate(json.loads(first_line))).run()
+
+
+class Run:
+    def __init__(self, folder: Path, events_fd: int, spec: RunSpec, behaviour: Behaviour) -> None:
+        self._folder, self._events_fd, self._spec, self._behaviour = folder, events_fd, spec, behaviour
+        self._told_to_stop = False
+
+    def run(self) -> int:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if self._behaviour.deaf else self._on_sigterm)
+        print(self._behaviour.says, flush=True)
+        self._say(Phase(name="training"))
+        self._say(Note(level=EventLevel.INFO, message=f"environment: {sorted(os.environ)}"))
+        step = self._resume()
+        while step < self._behaviour.steps:
+            if self._spec.token <= self._behaviour.end_until_token and step + 1 == self._behaviour.end_at_step:
+                self._end_early()
+            if self._told_to_stop:
+                self._checkpoint(step)
+                return EXIT_AGAIN
+            time.sleep(self._behaviour.step_s)
+            step += 1
+            self._say(self._step_done(step))
+            if step % self._behaviour.checkpoint_every == 0:
+                self._checkpoint(step)
+        self._write_adapter(self._folder / ADAPTER, step)
+        self._say(
+            Finished(
+                folder=str(self._folder / ADAPTER),
+                steps=step,
+                trained_on="Learnt from 4 completion tokens.",
+                trained_tokens=4,
+                metrics={"train_loss": 0.5},
+            )
+        )
+        return EXIT_DONE
+
+    def _on_sigterm(self, *_details: object) -> None:
+        self._told_to_stop = True
+
+    def _end_early(self) -> None:
+        match self._behaviour.end:
+            case "sigkill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "hang":
+                signal.pause()
+            case "exit":
+                sys.exit(3)
+            case "fail":
+                self._say(Failed(code="no_trained_tokens", message="no token has a weight", lines=(3, 7)))
+                sys.exit(EXIT_FAILED)
+
+    def _resume(self) -> int:
+        for folder in self._spec.resume_from:
+            state = Path(folder) / "state.json"
+            if state.exists():
+                step = int(json.loads(state.read_text())["step"])
+                self._say(Resumed(step=step, folder=folder))
+                return step
+        return 0
+
+    def _checkpoint(self, step: int) -> None:
+        folder = self._folder / CHECKPOINTS / f"step-{step:06d}"
+        if folder.exists():
+            return
+        self._write_adapter(folder / ADAPTER, step)
+        (folder / "state.json").write_text(json.dumps({"step": step}))
+        self._say(
+            CheckpointWritten(step=step, folder=str(folder), metrics={"step": step, "train_loss": 1 / (1 + step)})
+        )
+
+    def _write_adapter(self, folder: Path, step: int) -> None:
+        folder.mkdir(parents=True)
+        (folder / WEIGHTS).write_bytes(f"weights of step {step}".encode())
+        (folder / CONFIG).write_text("{}")
+        write_manifest(
+            folder,
+            base_model=self._spec.job.base_model,
+            base_model_fingerprint=self._spec.base_model_fingerprint,
+            tokenizer_sha256="0" * 64,
+            chat_template_sha256=None,
+            prompt_format=None,
+            job_id=self._spec.job_id,
+            step=step,
+            trained_on="",
+            lora=self._spec.job.lora,
+        )
+        if self._behaviour.damages_adapter:
+            (folder / WEIGHTS).write_bytes(f"Weights of step {step}".encode())
+
+    def _step_done(self, step: int) -> StepDone:
+        total = self._behaviour.steps
+        return StepDone(
+            step=step,
+            total_steps=total,
+            epoch=step / total,
+            loss=1 / step,
+            completion_loss=1 / step,
+            token_accuracy=0.5,
+            learning_rate=1e-3,
+            grad_norm=1.0,
+            trained_tokens=step,
+            seen_tokens=2 * step,
+            tokens_per_s=100.0,
+            eta_s=(total - step) * self._behaviour.step_s,
+            memory_bytes=1,
+        )
+
+    def _say(self, message: Message) -> None:
+        os.write(self._events_fd, format_line(message))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""A database, a store and jobs for the worker's tests; trainers are fakes."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from core.base_models import IMPORTED_FILE, Folder, ImportedModel
+from core.jobs import FileRef, JobSpec, LoraSpec
+from core.settings import Settings
+from core.store import files, jobs, migrate
+from core.store.blobs import LocalBlobStore
+from core.store.db import Database
+from core.store.tables import AdapterRecord, AttemptRecord, CheckpointRecord, EventRecord, FileStatus, JobRecord
+from tests import fake_trainer
+from worker.runtime import Runtime
+
+BASE_MODEL = "smollm2-135m-instruct"
+NOW = 1_800_000_000
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Settings whose leases last long enough that none ends by itself."""
+    return Settings(home=tmp_path / "home", heartbeat_s=0.2, stop_grace_s=5, poll_s=0.3, sweep_s=0.2)
+
+
+@pytest.fixture
+def home(settings: Settings) -> "Home":
+    return Home(settings)
+
+
+class Home:
+    """One deployment's state, and what a test wants to know of it."""
+
+    def __init__(self, settings: Settings) -> None:
+        settings.home.mkdir(parents=True)
+        migrate.upgrade(settings.database)
+        self.settings = settings
+        self.database = Database(settings.database)
+        self.blobs = LocalBlobStore(settings.store_folder)
+        imported = settings.base_models_folder / BASE_MODEL
+        imported.mkdir(parents=True)
+        model = ImportedModel(name=BASE_MODEL, fingerprint="a" * 64, source=Folder(path=Path("/")), context_tokens=64)
+        (imported / IMPORTED_FILE).write_text(model.model_dump_json())
+
+    def runtime(self, settings: Settings | None = None) -> Runtime:
+        return Runtime(settings or self.settings, self.database, self.blobs, fake_trainer.COMMAND)
+
+    def queue(self, **behaviour: Any) -> str:
+        """Queue a job whose fake trainer behaves like this; give its id."""
+        blob = self.blobs.put_bytes(json.dumps(behaviour).encode())
+        with self.database.write() as session:
+            file = files.create(
+                session,
+                caller="tests",
+                filename="examples.jsonl",
+                purpose="fine-tune",
+                bytes=blob.bytes,
+                sha256=blob.sha256,
+                status=FileStatus.PROCESSED,
+                status_details=None,
+                example_format="prompt_completion",
+                columns=None,
+                examples=1,
+                now=NOW,
+            )
+            spec = make_spec(FileRef(id=file.id, sha256=blob.sha256, examples=1))
+            job = jobs.create(
+                session,
+                caller="tests",
+                spec=spec,
+                requested={},
+                request_sha256="0" * 64,
+                suffix="test",
+                metadata=None,
+                now=NOW,
+            )
+            return job.id
+
+    def job(self, job_id: str) -> JobRecord:
+        with self.database.read() as session:
+            return jobs.get(session, job_id)
+
+    def events(self, job_id: str) -> Sequence[EventRecord]:
+        with self.database.read() as session:
+            return session.scalars(select(EventRecord).filter_by(job_id=job_id).order_by(EventRecord.seq)).all()
+
+    def attempts(self, job_id: str) -> Sequence[AttemptRecord]:
+        with self.database.read() as session:
+            return session.scalars(select(AttemptRecord).filter_by(job_id=job_id).order_by(AttemptRecord.token)).all()
+
+    def checkpoints(self, job_id: str) -> Sequence[CheckpointRecord]:
+        with self.database.read() as session:
+            rows = select(CheckpointRecord).filter_by(job_id=job_id).order_by(CheckpointRecord.step)
+            return session.scalars(rows).all()
+
+    def adapters(self, job_id: str) -> Sequence[AdapterRecord]:
+        with self.database.read() as session:
+            return session.scalars(select(AdapterRecord).filter_by(job_id=job_id)).all()
+
+    def cancel(self, job_id: str) -> None:
+        with self.database.write() as session:
+            jobs.request_cancel(session, job_id, NOW)
+
+
+def make_spec(training_file: FileRef) -> JobSpec:
+    return JobSpec(
+        base_model=BASE_MODEL,
+        training_file=training_file,
+        validation_file=None,
+        n_epochs=1,
+        batch_size=1,
+        learning_rate=1e-3,
+        learning_rate_multiplier=1.0,
+        lora=LoraSpec(),
+        prompt_loss_weight=0.0,
+        prompt_format=None,
+        max_length=64,
+        over_length="drop",
+        seed=1,
+    )

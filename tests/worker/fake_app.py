@@ -1,0 +1,8 @@
+"""The worker's Celery application as it is, but for the trainer, which is the fake one."""
+
+from tests import fake_trainer
+from worker import trainer_process
+from worker.celery_app import app as app
+
+trainer_process.COMMAND = fake_trainer.COMMAND  # type: ignore[misc]
+app.conf.include = (*app.conf.include, __name__)  # so that pool processes import this module too

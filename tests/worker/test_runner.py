@@ -1,0 +1,328 @@
+"""Jobs are run by the real runner on a real database and store; only the trainer is a fake."""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from core.base_models import IMPORTED_FILE
+from core.errors import DatabaseUnavailable
+from core.jobs import JobStatus
+from core.settings import Settings
+from core.store import leases
+from tests.worker.conftest import BASE_MODEL, NOW, Home
+from worker.models.adapter_format import parse_manifest
+from worker.run_folder import LOG, SPEC
+from worker.runner import run_next, run_queued
+from worker.slot import Slot
+from worker.stop import Stop
+
+
+def run(home: Home, settings: Settings | None = None, stop: Stop | None = None) -> bool:
+    return run_next(home.runtime(settings), stop or Stop())
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline_s, "it never happened"
+        time.sleep(0.02)
+
+
+def in_background(home: Home, settings: Settings | None = None, stop: Stop | None = None) -> threading.Thread:
+    thread = threading.Thread(target=run, args=(home, settings, stop))
+    thread.start()
+    return thread
+
+
+def test_nothing_runs_when_nothing_is_queued(home: Home) -> None:
+    assert not run(home)
+
+
+class TestSuccess:
+    def test_gives_one_adapter_and_one_last_event(self, home: Home) -> None:
+        job_id = home.queue(steps=4)
+
+        assert run(home)
+
+        job = home.job(job_id)
+        assert job.status is JobStatus.SUCCEEDED
+        assert job.fine_tuned_model == f"ft:{BASE_MODEL}:local:test:{job_id[-10:]}"
+        assert job.trained_tokens == 4
+        assert job.result == {"steps": 4, "metrics": {"train_loss": 0.5}}
+        [adapter] = home.adapters(job_id)
+        assert adapter.name == job.fine_tuned_model
+        assert [event.message for event in home.events(job_id)].count("The job has successfully completed") == 1
+        [attempt] = home.attempts(job_id)
+        assert (attempt.outcome, attempt.last_step) == ("succeeded", 4)
+
+    def test_stores_every_file_of_the_adapter(self, home: Home) -> None:
+        job_id = home.queue(steps=2)
+        run(home)
+
+        [adapter] = home.adapters(job_id)
+        with home.blobs.open(adapter.adapter_sha256) as manifest_file:
+            content = manifest_file.read()
+        manifest = parse_manifest(content)
+        assert manifest.job_id == job_id
+        assert all(home.blobs.exists(file.sha256) for file in manifest.files.values())
+        assert adapter.bytes == len(content) + sum(file.bytes for file in manifest.files.values())
+
+    def test_makes_an_event_of_every_step(self, home: Home) -> None:
+        job_id = home.queue(steps=50, step_s=0)
+        run(home)
+
+        metrics = [event.data for event in home.events(job_id) if event.type == "metrics"]
+        assert [numbers["step"] for numbers in metrics if numbers] == list(range(1, 51))
+        assert metrics[0] is not None
+        assert metrics[0]["train_loss"] == 1.0
+        progress = home.job(job_id).progress
+        assert progress is not None
+        assert progress["step"] == 50
+
+    def test_makes_each_checkpoint_a_model(self, home: Home) -> None:
+        job_id = home.queue(steps=4, checkpoint_every=2)
+        run(home)
+
+        model = home.job(job_id).fine_tuned_model
+        assert [(row.step, row.name) for row in home.checkpoints(job_id)] == [
+            (2, f"{model}:ckpt-step-2"),
+            (4, f"{model}:ckpt-step-4"),
+        ]
+        assert all(home.blobs.exists(row.adapter_sha256) for row in home.checkpoints(job_id))
+
+    def test_leaves_only_specification_and_log_in_the_run_folder(self, home: Home) -> None:
+        job_id = home.queue(steps=2, says="hello from the trainer")
+        run(home)
+
+        folder = home.settings.runs_folder / job_id / "a1"
+        assert sorted(path.name for path in folder.iterdir()) == [SPEC, LOG]
+        assert "hello from the trainer" in (folder / LOG).read_text()
+
+    def test_keeps_secrets_from_the_trainer(self, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("LORAMILL_API_KEY", "a-very-secret-key")
+        monkeypatch.setenv("HF_TOKEN", "another-secret")
+        job_id = home.queue(steps=1)
+        run(home)
+
+        [environment] = [e.message for e in home.events(job_id) if e.message.startswith("environment: ")]
+        assert "PATH" in environment
+        assert "LORAMILL_API_KEY" not in environment
+        assert "HF_TOKEN" not in environment
+
+
+class TestFailure:
+    def test_of_the_trainer_keeps_its_code_words_and_lines(self, home: Home) -> None:
+        job_id = home.queue(end="fail")
+        run(home)
+
+        job = home.job(job_id)
+        assert (job.status, job.error_code, job.error_param) == ("failed", "no_trained_tokens", "training_file")
+        assert job.error_message == "no token has a weight (training file, line 3, 7)"
+        assert home.adapters(job_id) == []
+
+    def test_of_a_missing_base_model_names_the_remedy(self, home: Home) -> None:
+        (home.settings.base_models_folder / BASE_MODEL / IMPORTED_FILE).unlink()
+        job_id = home.queue()
+        run(home)
+
+        job = home.job(job_id)
+        assert (job.status, job.error_code) == ("failed", "base_model_invalid")
+        assert "loramill base-models import" in str(job.error_message)
+
+    def test_of_our_own_ends_the_job_and_not_the_worker(self, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+        def break_down(*_arguments: object) -> None:
+            raise RuntimeError("a mistake")
+
+        monkeypatch.setattr("worker.runner.write_spec", break_down)
+        job_id = home.queue()
+
+        assert run(home)
+
+        assert home.job(job_id).error_code == "internal_error"
+
+    def test_of_the_adapters_digests_publishes_nothing(self, home: Home) -> None:
+        job_id = home.queue(steps=1, damages_adapter=True)
+        run(home)
+
+        job = home.job(job_id)
+        assert (job.status, job.error_code, job.fine_tuned_model) == ("failed", "adapter_invalid", None)
+        assert home.adapters(job_id) == []
+
+
+class TestDeadTrainer:
+    def test_is_replaced_by_one_that_goes_on_from_the_checkpoint(self, home: Home) -> None:
+        job_id = home.queue(steps=6, checkpoint_every=2, end="sigkill", end_at_step=4, end_until_token=1)
+
+        assert run(home)
+        assert home.job(job_id).status is JobStatus.QUEUED
+        assert run(home)
+
+        assert home.job(job_id).status is JobStatus.SUCCEEDED
+        first, second = home.attempts(job_id)
+        assert (first.outcome, first.exit_signal, first.last_step) == ("trainer died", 9, 3)
+        assert (second.outcome, second.resumed_from_step) == ("succeeded", 2)
+        assert len(home.adapters(job_id)) == 1
+
+    def test_fails_the_job_when_attempts_are_used_up(self, home: Home) -> None:
+        job_id = home.queue(end="exit", says="the reason is here")
+        while run(home):
+            pass
+
+        job = home.job(job_id)
+        assert (job.status, job.error_code, job.attempts) == ("failed", "worker_lost", 3)
+        assert "exit status 3" in str(job.error_message)
+        assert "the reason is here" in str(job.error_message)
+
+    def test_is_one_that_says_nothing_for_too_long(self, home: Home) -> None:
+        job_id = home.queue(end="hang")
+        settings = home.settings.model_copy(update={"stall_s": 0.5, "max_attempts": 1})
+        run(home, settings)
+
+        job = home.job(job_id)
+        assert (job.status, job.error_code) == ("failed", "worker_lost")
+        assert "said nothing for 0.5 s" in str(job.error_message)
+
+
+class TestStop:
+    def test_releases_the_job_with_its_last_step_and_counts_no_attempt(self, home: Home) -> None:
+        job_id = home.queue(steps=1000, step_s=0.05)
+        stop = Stop()
+        thread = in_background(home, stop=stop)
+        wait_for(lambda: bool(home.events(job_id)))
+        stop.request()
+        thread.join()
+
+        job = home.job(job_id)
+        assert (job.status, job.attempts) == (JobStatus.QUEUED, 0)
+        [attempt] = home.attempts(job_id)
+        assert attempt.outcome == "released"
+        [checkpoint] = home.checkpoints(job_id)[-1:]
+        assert checkpoint.step == attempt.last_step
+
+    def test_kills_a_trainer_that_does_not_listen(self, home: Home) -> None:
+        job_id = home.queue(steps=1000, step_s=0.05, deaf=True)
+        settings = home.settings.model_copy(update={"stop_grace_s": 0.3})
+        stop = Stop()
+        thread = in_background(home, settings, stop)
+        wait_for(lambda: bool(home.events(job_id)))
+        stop.request()
+        thread.join()
+
+        assert home.job(job_id).status is JobStatus.QUEUED
+        assert home.attempts(job_id)[0].exit_signal == 9
+
+
+class TestCancel:
+    def test_of_a_queued_job_means_it_never_runs(self, home: Home) -> None:
+        job_id = home.queue()
+        home.cancel(job_id)
+
+        assert not run(home)
+        assert home.job(job_id).status is JobStatus.CANCELLED
+
+    @pytest.mark.parametrize("deaf", [False, True])
+    def test_of_a_running_job_ends_its_trainer(self, home: Home, deaf: bool) -> None:
+        job_id = home.queue(steps=1000, step_s=0.05, deaf=deaf)
+        settings = home.settings.model_copy(update={"stop_grace_s": 0.3 if deaf else 5})
+        thread = in_background(home, settings)
+        wait_for(lambda: bool(home.events(job_id)))
+        home.cancel(job_id)
+        thread.join()
+
+        assert home.job(job_id).status is JobStatus.CANCELLED
+        assert home.attempts(job_id)[0].outcome == "cancelled"
+        assert home.adapters(job_id) == []
+        assert [event.message for event in home.events(job_id)].count("The job was cancelled") == 1
+
+
+class TestLostLease:
+    def test_ends_the_trainer_and_changes_nothing(self, home: Home) -> None:
+        job_id = home.queue(steps=1000, step_s=0.05)
+        thread = in_background(home)
+        wait_for(lambda: bool(home.events(job_id)))
+        take_away(home)
+        events_after = len(home.events(job_id))
+        thread.join()
+
+        assert home.job(job_id).status is JobStatus.QUEUED
+        assert len(home.events(job_id)) == events_after
+        assert home.attempts(job_id)[0].outcome == "lost"
+
+    def test_stops_a_trainer_whose_heartbeats_fail(self, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+        settings = home.settings.model_copy(update={"lease_ttl_s": 1.0})
+        job_id = home.queue(steps=1000, step_s=0.05)
+        thread = in_background(home, settings)
+        wait_for(lambda: bool(home.events(job_id)))
+        is_away = threading.Event()
+        heartbeat = leases.heartbeat
+
+        def fail_while_away(*arguments: object) -> bool:
+            if is_away.is_set():
+                raise DatabaseUnavailable
+            return heartbeat(*arguments)  # type: ignore[arg-type]
+
+        is_away.set()
+        monkeypatch.setattr(leases, "heartbeat", fail_while_away)
+        assert len(trainer_pids()) == 1
+        wait_for(lambda: not trainer_pids())
+        assert home.job(job_id).status is JobStatus.RUNNING
+        is_away.clear()
+        thread.join()
+
+        assert home.job(job_id).status is JobStatus.QUEUED
+        assert home.attempts(job_id)[0].outcome == "released"
+
+
+class TestDatabaseOutage:
+    def test_loses_no_event(self, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+        job_id = home.queue(steps=40, step_s=0.05)
+        calls = iter(range(1_000_000))
+        heartbeat = leases.heartbeat
+
+        def fail_often(*arguments: object) -> bool:
+            if next(calls) % 3:
+                raise DatabaseUnavailable
+            return heartbeat(*arguments)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(leases, "heartbeat", fail_often)
+        run(home)
+
+        assert home.job(job_id).status is JobStatus.SUCCEEDED
+        steps = [event.data["step"] for event in home.events(job_id) if event.type == "metrics" and event.data]
+        assert steps == list(range(1, 41))
+
+
+class TestSlot:
+    def test_lets_one_of_two_run_at_a_time(self, home: Home, tmp_path: Path) -> None:
+        first, second = home.queue(steps=10, step_s=0.05), home.queue(steps=10, step_s=0.05)
+        path = tmp_path / "slots" / "one"
+        threads = [threading.Thread(target=run_queued, args=(home.runtime(), Slot(path), Stop())) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        most_at_once = 0
+        while any(thread.is_alive() for thread in threads):
+            statuses = [home.job(job_id).status for job_id in (first, second)]
+            most_at_once = max(most_at_once, statuses.count(JobStatus.RUNNING))
+            time.sleep(0.01)
+
+        assert most_at_once == 1
+        assert [len(home.attempts(job_id)) for job_id in (first, second)] == [1, 1]
+        assert [len(home.adapters(job_id)) for job_id in (first, second)] == [1, 1]
+
+
+def take_away(home: Home) -> None:
+    """Reclaim the running job as a sweeper does."""
+    with home.database.write() as session:
+        [lease] = leases.leases(session)
+        assert leases.reclaim(session, lease, max_attempts=3, now=NOW) is JobStatus.QUEUED
+
+
+def trainer_pids() -> list[int]:
+    """List the fake trainers that this process started and that have not ended."""
+    children = Path(f"/proc/{os.getpid()}/task").glob("*/children")
+    pids = [int(pid) for path in children for pid in path.read_text().split()]
+    return [pid for pid in pids if b"fake_trainer" in Path(f"/proc/{pid}/cmdline").read_bytes()]

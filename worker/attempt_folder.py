@@ -1,0 +1,45 @@
+"""Folders of a job's attempts, ``<runs>/<job id>/a<token>``: no two attempts ever write the same file.
+
+What lies in one is ``worker.run_folder``.
+"""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Final
+
+from worker.run_folder import ADAPTER, CHECKPOINTS, TRAINING_FILE, VALIDATION_FILE
+
+_ATTEMPT: Final = re.compile(r"a(\d+)")
+_STEP: Final = re.compile(r".*?(\d+)")
+
+
+def make_folder(runs_folder: Path, job_id: str, token: int) -> Path:
+    """Make the folder of an attempt, and say where it is."""
+    folder = runs_folder / job_id / f"a{token}"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def earlier_checkpoints(folder: Path) -> tuple[str, ...]:
+    """Give the checkpoint folders of the same job's earlier attempts, newest first.
+
+    Incomplete ones are among them; the trainer takes the first that verifies.
+    """
+    numbered = []
+    for checkpoint in folder.parent.glob(f"a*/{CHECKPOINTS}/*"):
+        attempt = _ATTEMPT.fullmatch(checkpoint.parents[1].name)
+        step = _STEP.fullmatch(checkpoint.name)
+        if attempt and step and checkpoint.is_dir():
+            numbered.append((int(attempt[1]), int(step[1]), str(checkpoint.absolute())))
+    return tuple(path for _, _, path in sorted(numbered, reverse=True))
+
+
+def drop_large_files(folder: Path) -> None:
+    """Remove what an ended job's attempts no longer need; specifications and logs stay."""
+    for attempt in folder.parent.glob("a*"):
+        for name in (CHECKPOINTS, ADAPTER):
+            # another process may be at the same; what is left behind costs only space
+            shutil.rmtree(attempt / name, ignore_errors=True)
+        for name in (TRAINING_FILE, VALIDATION_FILE):
+            (attempt / name).unlink(missing_ok=True)

@@ -1,0 +1,41 @@
+"""Moves an adapter from a run folder into the content-addressed store, files first and manifest last.
+
+An adapter is visible only when a database row names its manifest's digest; writing that row is
+``worker.claim``.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.errors import AdapterInvalid
+from core.store.blobs import BlobStore
+from worker.models.adapter_format import MANIFEST, parse_manifest
+
+
+@dataclass(frozen=True)
+class StoredAdapter:
+    sha256: str  # of the manifest: the adapter's identity
+    bytes: int  # of the manifest and its files
+
+
+def store_adapter(blobs: BlobStore, folder: Path) -> StoredAdapter:
+    """Store an adapter's folder and give its identity; storing the same adapter again changes nothing.
+
+    Raises:
+        AdapterInvalid: the manifest is missing or malformed, or a file is not the one it names.
+        StorageFull: the store has no room; what was stored is not referred to by anything.
+    """
+    try:
+        manifest_bytes = (folder / MANIFEST).read_bytes()
+        digest = hashlib.sha256(manifest_bytes).hexdigest()
+        size_bytes = len(manifest_bytes)
+        for name, expected in parse_manifest(manifest_bytes).files.items():
+            blob = blobs.put_file(folder / name)
+            if blob.sha256 != expected.sha256:
+                raise AdapterInvalid(digest, f"{name} is not the file its manifest names")
+            size_bytes += blob.bytes
+    except FileNotFoundError as error:
+        raise AdapterInvalid("", f"{error.filename} is missing") from error
+    blobs.put_bytes(manifest_bytes)
+    return StoredAdapter(digest, size_bytes)

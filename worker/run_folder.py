@@ -1,0 +1,58 @@
+"""The folder of one attempt: what the worker writes for the trainer, and the trainer's exit codes.
+
+Torch-free, because the worker reads and writes it too. What the trainer says while it runs is
+``worker.messages``; what a checkpoint holds is ``worker.training.checkpoint``.
+"""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from core.base_models import DType
+from core.jobs import Frozen, JobSpec
+
+SPEC = "spec.json"
+LOG = "trainer.log"
+CHECKPOINTS = "checkpoints"
+ADAPTER = "adapter"
+TRAINING_FILE: Literal["training.jsonl"] = "training.jsonl"
+VALIDATION_FILE = "validation.jsonl"
+
+EXIT_DONE = 0
+EXIT_FAILED = 1  # the trainer said why in a Failed message
+EXIT_AGAIN = 75  # told to stop: it wrote a checkpoint and can be started again (EX_TEMPFAIL of sysexits.h)
+
+
+class RunSpec(Frozen):
+    """All that a trainer is told. File names are relative to the run folder; other folders are absolute."""
+
+    job_id: str
+    token: int  # fencing token of the attempt
+    job: JobSpec
+    base_model_folder: str
+    base_model_fingerprint: str
+    base_model_dtype: DType = "auto"
+    training_file: Literal["training.jsonl"] = TRAINING_FILE
+    validation_file: str | None  # None: hold a tenth of the training file's prompts out
+    resume_from: tuple[str, ...] = ()  # folders of earlier attempts' checkpoints, newest first
+    adapter_name: str
+
+
+def write_spec(run_folder: Path, spec: RunSpec) -> None:
+    """Write ``spec.json`` so that a reader finds all of it or none."""
+    pending = run_folder / f"{SPEC}.incoming"
+    with pending.open("w", encoding="utf-8") as file:
+        file.write(spec.model_dump_json(indent=1))
+        file.flush()
+        os.fsync(file.fileno())
+    pending.replace(run_folder / SPEC)
+
+
+def read_spec(run_folder: Path) -> RunSpec:
+    """Read ``spec.json``.
+
+    Raises:
+        FileNotFoundError: the folder holds none.
+        pydantic.ValidationError: it is not what `write_spec` writes.
+    """
+    return RunSpec.model_validate_json((run_folder / SPEC).read_bytes())

@@ -1,0 +1,144 @@
+"""Watches one trainer from its start to its end: heartbeats, what it says, and why it must stop.
+
+What its end means for the job is ``worker.runner``.
+"""
+
+import time
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from core.errors import AdapterInvalid, DatabaseUnavailable, StorageFull
+from core.events import EventLevel
+from core.jobs import checkpoint_name
+from core.settings import Settings
+from core.store.blobs import BlobStore
+from worker import run_folder
+from worker.claim import AttemptEnd, Claim, StoredCheckpoint
+from worker.journal import Event, Journal
+from worker.messages import CheckpointWritten, Message
+from worker.publishing import store_adapter
+from worker.stop import Stop
+from worker.trainer_process import TrainerProcess
+
+_TICK_S: Final = 0.2  # longest wait between two looks at the deadlines
+_WRITE_S: Final = 1.0  # shortest time between two writes of events
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+class Reason(Enum):
+    """Why a trainer was ended before it was done."""
+
+    CANCELLED = auto()
+    WORKER_STOPS = auto()
+    LEASE_IN_DOUBT = auto()
+    SILENT = auto()
+
+
+@dataclass
+class Supervision:
+    """One trainer being watched. ``model`` is the name that the job's adapter will have."""
+
+    trainer: TrainerProcess
+    claim: Claim
+    blobs: BlobStore
+    settings: Settings
+    stop: Stop
+    model: str
+    journal: Journal = field(default_factory=Journal)
+    reason: Reason | None = None
+    _checkpoints: list[StoredCheckpoint] = field(default_factory=list)
+    _heard_s: float = field(default_factory=time.monotonic)
+    _written_s: float = field(default_factory=time.monotonic)
+    _kill_s: float | None = None
+
+    def run(self) -> None:
+        """Return when the trainer has ended and all that it said is in the journal.
+
+        Raises:
+            LeaseLost: the job is another worker's; the trainer may still run.
+        """
+        while self.trainer.exit_code is None:
+            # Once there is a reason to end, a stop that was requested must not wake each wait.
+            self._take(self.trainer.listen(_TICK_S, self.stop if self.reason is None else None))
+            self._write_when_due()
+            self._end_when_due()
+        self._take(self.trainer.drain())
+
+    def write_rest(self) -> None:
+        """Write what is not in the database yet; raises what `Claim.report` raises."""
+        journal = self.journal
+        self.claim.report(journal.pending, self._checkpoints, journal.progress, journal.resumed_from_step)
+        journal.pending = []
+        journal.resumed_from_step = None
+        self._checkpoints = []
+
+    @property
+    def end(self) -> AttemptEnd:
+        """How the attempt ended, once it has."""
+        code = self.trainer.exit_code
+        return AttemptEnd(self.journal.last_step, exit_signal=-code if code is not None and code < 0 else None)
+
+    def _take(self, messages: list[Message]) -> None:
+        if messages:
+            self._heard_s = time.monotonic()
+        for message in messages:
+            self.journal.take(message)
+            if isinstance(message, CheckpointWritten):
+                self._store_checkpoint(message)
+
+    def _store_checkpoint(self, written: CheckpointWritten) -> None:
+        """Make the checkpoint servable; one that cannot be stored costs a model, not the job."""
+        try:
+            adapter = store_adapter(self.blobs, Path(written.folder) / run_folder.ADAPTER)
+        except (AdapterInvalid, StorageFull) as problem:
+            message = f"The checkpoint of step {written.step} cannot be served: {problem}"
+            self.journal.pending.append(Event(message, EventLevel.WARN, data={"step": written.step}))
+            return
+        name = checkpoint_name(self.model, written.step)
+        self._checkpoints.append(StoredCheckpoint(written.step, name, adapter, written.metrics))
+
+    def _write_when_due(self) -> None:
+        waits_for_write = self.journal.pending or self._checkpoints
+        # Before the claim is in doubt there must be room for more than one try.
+        due_s = min(_WRITE_S, self.settings.heartbeat_s) if waits_for_write else self.settings.heartbeat_s
+        if time.monotonic() - self._written_s >= due_s:
+            self._write()
+
+    def _write(self) -> None:
+        self._written_s = time.monotonic()
+        try:
+            self.write_rest()
+        except (DatabaseUnavailable, StorageFull) as problem:
+            # The trainer goes on; what it said is kept and written with the next heartbeat that succeeds.
+            _log.warning("heartbeat failed", reason=str(problem))
+
+    def _end_when_due(self) -> None:
+        now_s = time.monotonic()
+        if self._kill_s is not None:
+            if now_s >= self._kill_s:
+                _log.warning("trainer killed: it did not stop in time")
+                self.trainer.kill()
+        elif self.claim.cancel_requested:
+            self._ask_to_stop(Reason.CANCELLED)
+        elif self.stop.requested:
+            self._ask_to_stop(Reason.WORKER_STOPS)
+        elif self.claim.may_be_lost:
+            # No time for a last checkpoint: it would be written beside the next owner's training.
+            self._kill(Reason.LEASE_IN_DOUBT)
+        elif now_s - self._heard_s >= self.settings.stall_s:
+            self._kill(Reason.SILENT)
+
+    def _ask_to_stop(self, reason: Reason) -> None:
+        self.reason = reason
+        self._kill_s = time.monotonic() + self.settings.stop_grace_s
+        self.trainer.ask_to_stop()
+
+    def _kill(self, reason: Reason) -> None:
+        self.reason = reason
+        _log.warning("trainer killed", reason=reason.name.lower())
+        self.trainer.kill()

@@ -1,0 +1,45 @@
+"""What a bell does: it makes a pool process look for queued jobs and run them.
+
+The job id of the bell is only logged. Which job runs is decided by the claim.
+"""
+
+import functools
+import os
+import signal
+from types import FrameType
+
+import structlog
+
+from core.queue import TASK_NAME
+from worker.celery_app import app, settings
+from worker.runner import run_queued
+from worker.runtime import Runtime, open_runtime
+from worker.slot import Slot, slot_path
+from worker.stop import Stop
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+@functools.cache
+def _runtime() -> Runtime:
+    return open_runtime(settings)
+
+
+def _look(job_id: str) -> None:
+    stop = Stop()
+
+    def stop_later(_signum: int, _frame: FrameType | None) -> None:
+        stop.request()
+
+    # A worker that is stopped sends SIGQUIT. Celery would raise SystemExit wherever the program stands,
+    # also within a commit; the runner instead ends the trainer and releases the job in its own time.
+    before = signal.signal(signal.SIGQUIT, stop_later)
+    try:
+        _log.debug("bell heard", job_id=job_id)
+        # a pool process's parent is the worker's main process
+        run_queued(_runtime(), Slot(slot_path(settings.runs_folder, os.getppid())), stop)
+    finally:
+        signal.signal(signal.SIGQUIT, before)
+
+
+look = app.task(name=TASK_NAME, ignore_result=True)(_look)

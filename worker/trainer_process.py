@@ -1,0 +1,152 @@
+"""The trainer as a process: starts it in a run folder, reads its pipes, and ends it.
+
+Knows neither database nor what a message means for the job; that is ``worker.supervision``.
+"""
+
+import contextlib
+import os
+import selectors
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from core.bound import bound
+from worker import run_folder
+from worker.messages import Message, parse
+from worker.stop import Stop
+from worker.trainer_log import TrainerLog
+
+COMMAND: Final = (sys.executable, "-m", "worker.training")
+
+# What a trainer may see of this process's environment: nothing that could carry a credential.
+_PASSED: Final = frozenset(
+    {"HOME", "LANG", "LD_LIBRARY_PATH", "PATH", "PYTHONPATH", "TMPDIR", "TZ", "USER", "VIRTUAL_ENV", "XDG_CACHE_HOME"}
+)
+_PASSED_PREFIXES: Final = ("CUDA", "KMP_", "LC_", "MKL_", "NCCL_", "NVIDIA_", "OMP_", "PYTORCH_", "TORCH", "TRITON_")
+_CHUNK_BYTES: Final = 2**16
+
+
+def trainer_environment(environ: dict[str, str]) -> dict[str, str]:
+    """Give the part of an environment that a trainer is started with."""
+    return {name: value for name, value in environ.items() if name in _PASSED or name.startswith(_PASSED_PREFIXES)}
+
+
+class TrainerProcess:
+    """One running trainer. It is killed with the thread that made this object, and when the context ends."""
+
+    def __init__(self, folder: Path, *, niceness: int, command: tuple[str, ...]) -> None:
+        self._log = TrainerLog(folder / run_folder.LOG)
+        events_fd, trainers_end = os.pipe()
+        try:
+            self._process = subprocess.Popen(
+                bound([*command, str(folder), "--events-fd", str(trainers_end)]),
+                env=trainer_environment(dict(os.environ)),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=(trainers_end,),
+                start_new_session=True,
+            )
+        finally:
+            os.close(trainers_end)
+        # threads that the trainer starts later inherit it
+        os.setpriority(os.PRIO_PROCESS, self._process.pid, max(niceness, os.getpriority(os.PRIO_PROCESS, 0)))
+        self._unfinished_line = b""
+        self._messages: list[Message] = []
+        self._selector = selectors.DefaultSelector()
+        assert self._process.stdout is not None
+        self._events = os.fdopen(events_fd, "rb", buffering=0)
+        self._watch(events_fd, self._take_events)
+        self._watch(self._process.stdout.fileno(), self._log.write)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit status, negative for a signal as in `subprocess`; None while the trainer runs."""
+        return self._process.poll()
+
+    def listen(self, timeout_s: float, stop: Stop | None = None) -> list[Message]:
+        """Wait until the trainer says something, ends, or ``stop`` is requested; give what was said.
+
+        Raises:
+            pydantic.ValidationError: the trainer broke the protocol.
+        """
+        if not self._selector.get_map():
+            # Both pipes are closed, so the trainer is ending or already a zombie.
+            self._wait(timeout_s)
+            return []
+        if stop is not None:
+            self._selector.register(stop, selectors.EVENT_READ, None)
+        try:
+            self._read_ready(timeout_s)
+        finally:
+            if stop is not None:
+                self._selector.unregister(stop)
+        return self._take_messages()
+
+    def drain(self) -> list[Message]:
+        """Give what is left in the pipes of a trainer that has ended."""
+        while self._selector.get_map() and self._read_ready(0):
+            pass
+        return self._take_messages()
+
+    def ask_to_stop(self) -> None:
+        """Let the trainer write a checkpoint and exit with ``EXIT_AGAIN``."""
+        self._process.terminate()
+
+    def kill(self) -> None:
+        """End the trainer and what it started, at once, and wait until it has ended."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def last_lines(self, count: int) -> list[str]:
+        """Give the end of what it wrote to stdout and stderr."""
+        return self._log.last_lines(count)
+
+    def __enter__(self) -> "TrainerProcess":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+        self._selector.close()
+        self._events.close()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        self._log.__exit__(kind, error, trace)
+
+    def _watch(self, descriptor: int, take: Callable[[bytes], None]) -> None:
+        os.set_blocking(descriptor, False)
+        self._selector.register(descriptor, selectors.EVENT_READ, take)
+
+    def _read_ready(self, timeout_s: float) -> bool:
+        """Read once from each pipe that is ready; tell whether there was one."""
+        ready = [key for key, _ in self._selector.select(timeout_s) if key.data is not None]
+        for key in ready:
+            chunk = os.read(key.fd, _CHUNK_BYTES)
+            if chunk:
+                key.data(chunk)
+            else:
+                self._selector.unregister(key.fd)
+        return bool(ready)
+
+    def _take_events(self, chunk: bytes) -> None:
+        *lines, self._unfinished_line = (self._unfinished_line + chunk).split(b"\n")
+        self._messages += [parse(line) for line in lines]
+
+    def _take_messages(self) -> list[Message]:
+        messages, self._messages = self._messages, []
+        return messages
+
+    def _wait(self, timeout_s: float) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout_s)
