@@ -1,0 +1,134 @@
+"""Published adapters and servable checkpoints: which model name is which manifest digest.
+
+A job's adapter comes into being in `leases.publish`, together with the job's success.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import or_, select, update
+
+from core.errors import InvalidParameter, ModelNotFound
+from core.ids import new_id
+from core.jobs import TERMINAL
+from core.store import leases
+from core.store.db import Session
+from core.store.tables import AdapterRecord, AdapterState, CheckpointRecord, JobRecord
+
+
+def find_digest(session: Session, name: str) -> tuple[str, str] | None:
+    """Find what serves a model name: its base model, and the digest of its adapter's manifest.
+
+    Checkpoints can be used while their job goes on, and then for as long as its adapter lives.
+    """
+    adapter = session.execute(
+        select(AdapterRecord.base_model, AdapterRecord.adapter_sha256).where(
+            AdapterRecord.name == name, AdapterRecord.state == AdapterState.LIVE
+        )
+    ).one_or_none()
+    found = (
+        adapter
+        or session.execute(
+            select(JobRecord.base_model, CheckpointRecord.adapter_sha256)
+            .join(JobRecord, JobRecord.id == CheckpointRecord.job_id)
+            .outerjoin(AdapterRecord, AdapterRecord.job_id == CheckpointRecord.job_id)
+            .where(
+                CheckpointRecord.name == name,
+                or_(AdapterRecord.state == AdapterState.LIVE, JobRecord.status.not_in(TERMINAL)),
+            )
+        ).one_or_none()
+    )
+    return None if found is None else (found[0], found[1])
+
+
+def list_live(session: Session) -> Sequence[AdapterRecord]:
+    """List the adapters that are served, oldest first."""
+    return session.scalars(
+        select(AdapterRecord).where(AdapterRecord.state == AdapterState.LIVE).order_by(AdapterRecord.id)
+    ).all()
+
+
+def get(session: Session, name: str) -> AdapterRecord:
+    """Give the live adapter of a model name.
+
+    Raises:
+        ModelNotFound: there is none, or it was deleted.
+    """
+    adapter = session.scalar(
+        select(AdapterRecord).where(AdapterRecord.name == name, AdapterRecord.state == AdapterState.LIVE)
+    )
+    if adapter is None:
+        raise ModelNotFound(name)
+    return adapter
+
+
+def delete(session: Session, name: str) -> AdapterRecord:
+    """Stop serving an adapter and its checkpoints; the row stays, so its name is never used again.
+
+    Raises:
+        ModelNotFound: there is no such live adapter.
+    """
+    adapter = session.scalar(
+        update(AdapterRecord)
+        .where(AdapterRecord.name == name, AdapterRecord.state == AdapterState.LIVE)
+        .values(state=AdapterState.DELETED)
+        .returning(AdapterRecord)
+        .execution_options(synchronize_session=False, populate_existing=True)
+    )
+    if adapter is None:
+        raise ModelNotFound(name)
+    return adapter
+
+
+def add_checkpoint(
+    session: Session,
+    job_id: str,
+    token: int,
+    *,
+    step: int,
+    name: str,
+    adapter_sha256: str,
+    metrics: dict[str, Any],
+    now: int,
+) -> CheckpointRecord:
+    """Record a checkpoint; one that an earlier attempt wrote at this step is replaced.
+
+    Raises:
+        LeaseLost: the job is no longer this worker's.
+    """
+    leases.hold(session, job_id, token)
+    checkpoint = session.scalar(
+        select(CheckpointRecord).where(CheckpointRecord.job_id == job_id, CheckpointRecord.step == step)
+    )
+    if checkpoint is None:
+        checkpoint = CheckpointRecord(id=new_id("ftckpt-"), job_id=job_id, step=step)
+        session.add(checkpoint)
+    checkpoint.name = name
+    checkpoint.adapter_sha256 = adapter_sha256
+    checkpoint.metrics = metrics
+    checkpoint.created_at = now
+    session.flush()
+    return checkpoint
+
+
+def list_checkpoints(
+    session: Session, job_id: str, after: str | None, limit: int
+) -> tuple[Sequence[CheckpointRecord], bool]:
+    """List a job's checkpoints, last step first, and tell whether there are earlier ones.
+
+    Args:
+        after: id of the last checkpoint already seen; None starts with the newest.
+
+    Raises:
+        InvalidParameter: ``after`` is no checkpoint of this job.
+    """
+    query = select(CheckpointRecord).where(CheckpointRecord.job_id == job_id)
+    if after is not None:
+        seen = session.scalar(
+            select(CheckpointRecord.step).where(CheckpointRecord.job_id == job_id, CheckpointRecord.id == after)
+        )
+        if seen is None:
+            raise InvalidParameter("after", f"{after} is no checkpoint of {job_id}")
+        query = query.where(CheckpointRecord.step < seen)
+    rows = session.scalars(query.order_by(CheckpointRecord.step.desc()).limit(limit + 1)).all()
+    return rows[:limit], len(rows) > limit

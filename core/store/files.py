@@ -1,0 +1,131 @@
+"""Records of uploaded files; their bytes are in the blob store.
+
+Several records may share one blob, so whoever deletes bytes asks `blob_in_use` first.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from sqlalchemy import delete as sql_delete
+from sqlalchemy import exists, or_, select
+
+from core.errors import FileInUse, FileNotStored
+from core.ids import new_id
+from core.jobs import TERMINAL
+from core.store.db import Session
+from core.store.tables import AdapterRecord, AdapterState, CheckpointRecord, FileRecord, FileStatus, JobRecord
+
+
+def create(
+    session: Session,
+    *,
+    caller: str,
+    filename: str,
+    purpose: str,
+    bytes: int,
+    sha256: str,
+    status: FileStatus,
+    status_details: str | None,
+    example_format: str | None,
+    columns: Sequence[str] | None,
+    examples: int,
+    now: int,
+) -> FileRecord:
+    """Record a file whose bytes are stored already."""
+    file = FileRecord(
+        id=new_id("file-"),
+        caller=caller,
+        filename=filename,
+        purpose=purpose,
+        bytes=bytes,
+        sha256=sha256,
+        status=status,
+        status_details=status_details,
+        example_format=example_format,
+        columns=None if columns is None else list(columns),
+        examples=examples,
+        created_at=now,
+    )
+    session.add(file)
+    session.flush()
+    return file
+
+
+def get(session: Session, file_id: str) -> FileRecord:
+    """Give a file's record.
+
+    Raises:
+        FileNotStored: there is none, or it was deleted.
+    """
+    file = session.get(FileRecord, file_id)
+    if file is None:
+        raise FileNotStored(file_id)
+    return file
+
+
+def list_page(
+    session: Session,
+    *,
+    after: str | None,
+    limit: int,
+    order: Literal["asc", "desc"] = "desc",
+    purpose: str | None = None,
+) -> tuple[Sequence[FileRecord], bool]:
+    """List files by age, and tell whether there are more.
+
+    Args:
+        after: id of the last file already seen (it may be deleted since); None starts at the end ``order`` names.
+        order: "desc" gives the newest first.
+        purpose: only files of this purpose; None gives all.
+    """
+    query = select(FileRecord)
+    if purpose is not None:
+        query = query.where(FileRecord.purpose == purpose)
+    if order == "desc":
+        query = query.order_by(FileRecord.id.desc())
+        query = query if after is None else query.where(FileRecord.id < after)
+    else:
+        query = query.order_by(FileRecord.id)
+        query = query if after is None else query.where(FileRecord.id > after)
+    rows = session.scalars(query.limit(limit + 1)).all()
+    return rows[:limit], len(rows) > limit
+
+
+def delete(session: Session, file_id: str) -> FileRecord:
+    """Delete a file's record and give it back; the blob stays, as other records may share it.
+
+    Raises:
+        FileNotStored: there is no such file.
+        FileInUse: a job that has not ended trains on it.
+    """
+    # The lock keeps a job from being made on the file between the check and the deletion.
+    file = session.scalar(select(FileRecord).where(FileRecord.id == file_id).with_for_update())
+    if file is None:
+        raise FileNotStored(file_id)
+    user = session.scalar(
+        select(JobRecord.id)
+        .where(
+            JobRecord.status.not_in(TERMINAL),
+            or_(JobRecord.training_file_id == file_id, JobRecord.validation_file_id == file_id),
+        )
+        .limit(1)
+    )
+    if user is not None:
+        raise FileInUse(file_id, user)
+    session.execute(sql_delete(FileRecord).where(FileRecord.id == file_id))
+    return file
+
+
+def blob_in_use(session: Session, sha256: str) -> bool:
+    """Tell whether a file, a live adapter's manifest or a checkpoint's manifest is this blob."""
+    return bool(
+        session.scalar(
+            select(
+                or_(
+                    exists().where(FileRecord.sha256 == sha256),
+                    exists().where(AdapterRecord.adapter_sha256 == sha256, AdapterRecord.state == AdapterState.LIVE),
+                    exists().where(CheckpointRecord.adapter_sha256 == sha256),
+                )
+            )
+        )
+    )

@@ -1,0 +1,200 @@
+"""Jobs in the database, which is their queue: made, found, waiting, cancelled.
+
+How workers take and end them is in `core.store.leases`. ``now`` is only ever recorded.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import exists, func, or_, select, update
+from sqlalchemy.exc import IntegrityError
+
+from core.errors import FileNotStored, IdempotencyInProgress, JobNotFound
+from core.events import EventLevel
+from core.ids import new_id
+from core.jobs import JobSpec, JobStatus
+from core.store.db import Session
+from core.store.tables import FileRecord, IdempotencyRecord, JobRecord
+from core.store.transitions import Told, move
+
+
+def create(
+    session: Session,
+    *,
+    caller: str,
+    spec: JobSpec,
+    requested: dict[str, Any],
+    request_sha256: str,
+    suffix: str | None,
+    metadata: dict[str, str] | None,
+    now: int,
+) -> JobRecord:
+    """Record a queued job. The files it names cannot be deleted until it ends.
+
+    Raises:
+        FileNotStored: a file of the specification was deleted meanwhile.
+    """
+    validation_file = spec.validation_file
+    for file in (spec.training_file, validation_file):
+        # FOR SHARE: a deletion under way is waited for, and seen
+        found = file is None or session.scalar(
+            select(FileRecord.id).where(FileRecord.id == file.id).with_for_update(read=True)
+        )
+        if file is not None and not found:
+            raise FileNotStored(file.id)
+    dumped = spec.model_dump(mode="json")
+    canonical = json.dumps(dumped, sort_keys=True, separators=(",", ":"))
+    job = JobRecord(
+        id=new_id("ftjob-"),
+        caller=caller,
+        status=JobStatus.QUEUED,
+        spec=dumped,
+        requested=requested,
+        spec_sha256=hashlib.sha256(canonical.encode()).hexdigest(),
+        request_sha256=request_sha256,
+        suffix=suffix,
+        job_metadata=metadata,
+        training_file_id=spec.training_file.id,
+        validation_file_id=None if validation_file is None else validation_file.id,
+        base_model=spec.base_model,
+        created_at=now,
+    )
+    session.add(job)
+    session.flush()
+    return job
+
+
+def get(session: Session, job_id: str) -> JobRecord:
+    """Give a job's row.
+
+    Raises:
+        JobNotFound: there is none.
+    """
+    job = session.get(JobRecord, job_id)
+    if job is None:
+        raise JobNotFound(job_id)
+    return job
+
+
+def list_page(
+    session: Session, *, after: str | None, limit: int, metadata: Mapping[str, str] | None = None
+) -> tuple[Sequence[JobRecord], bool]:
+    """List jobs newest first, and tell whether there are older ones.
+
+    Args:
+        after: id of the last job already seen; None starts with the newest.
+        metadata: only jobs that carry all of these pairs; None gives all.
+    """
+    query = select(JobRecord).order_by(JobRecord.id.desc())
+    if after is not None:
+        query = query.where(JobRecord.id < after)
+    # A path into the JSON cannot hold every key, so the pairs are compared as rows.
+    each = func.json_each if session.get_bind().dialect.name == "sqlite" else func.json_each_text
+    for key, value in (metadata or {}).items():
+        pair = each(JobRecord.job_metadata).table_valued("key", "value")
+        query = query.where(exists(select(1).select_from(pair).where(pair.c.key == key, pair.c.value == value)))
+    rows = session.scalars(query.limit(limit + 1)).all()
+    return rows[:limit], len(rows) > limit
+
+
+def find_recent_duplicate(session: Session, caller: str, request_sha256: str, since: int) -> JobRecord | None:
+    """Find the caller's newest job made of the same request at ``since`` or later.
+
+    Jobs that failed or were cancelled do not count: posting those again means to try again.
+    """
+    return session.scalar(
+        select(JobRecord)
+        .where(
+            JobRecord.caller == caller,
+            JobRecord.request_sha256 == request_sha256,
+            JobRecord.created_at >= since,
+            JobRecord.status.not_in((JobStatus.FAILED, JobStatus.CANCELLED)),
+        )
+        .order_by(JobRecord.id.desc())
+        .limit(1)
+    )
+
+
+def find_idempotent(session: Session, caller: str, route: str, key: str) -> IdempotencyRecord | None:
+    """Find what the caller used an Idempotency-Key for on this route."""
+    return session.get(IdempotencyRecord, (caller, route, key))
+
+
+def remember_idempotent(
+    session: Session, *, caller: str, route: str, key: str, body_sha256: str, job_id: str, now: int
+) -> None:
+    """Tie an Idempotency-Key to the job that the same transaction makes.
+
+    Raises:
+        IdempotencyInProgress: another transaction did so at the same time; this one must be rolled back.
+    """
+    session.add(
+        IdempotencyRecord(caller=caller, route=route, key=key, body_sha256=body_sha256, job_id=job_id, created_at=now)
+    )
+    try:
+        session.flush()
+    except IntegrityError as error:
+        raise IdempotencyInProgress from error
+
+
+def due_bells(session: Session, *, before: int, limit: int) -> list[str]:
+    """List the oldest queued jobs that workers were never told of, or not since ``before``."""
+    return list(
+        session.scalars(
+            select(JobRecord.id)
+            .where(JobRecord.status == JobStatus.QUEUED, or_(JobRecord.rung_at.is_(None), JobRecord.rung_at < before))
+            .order_by(JobRecord.id)
+            .limit(limit)
+        )
+    )
+
+
+def mark_rung(session: Session, ids: Sequence[str], now: int) -> None:
+    """Record that workers were told of these jobs; those that wait no longer are left alone."""
+    session.execute(
+        update(JobRecord)
+        .where(JobRecord.id.in_(ids), JobRecord.status == JobStatus.QUEUED)
+        .values(rung_at=now)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def queue_position(session: Session, job: JobRecord) -> int | None:
+    """Give a queued job's place in the queue, 1 being the next; None for a job that is not queued."""
+    if job.status is not JobStatus.QUEUED:
+        return None
+    older = select(func.count()).where(JobRecord.status == JobStatus.QUEUED, JobRecord.id < job.id)
+    return 1 + session.scalars(older).one()
+
+
+def request_cancel(session: Session, job_id: str, now: int) -> JobRecord:
+    """Cancel a queued job at once, ask for it where the job runs, and leave an ended one as it is.
+
+    Raises:
+        JobNotFound: there is none.
+    """
+    told = Told(EventLevel.INFO, "The job was cancelled before it started")
+    cancelled = move(
+        session, job_id, JobStatus.CANCELLED, told, now, JobRecord.status == JobStatus.QUEUED, cancel_requested_at=now
+    )
+    if not cancelled:
+        session.execute(
+            update(JobRecord)
+            .where(
+                JobRecord.id == job_id,
+                JobRecord.status == JobStatus.RUNNING,
+                JobRecord.cancel_requested_at.is_(None),
+            )
+            .values(cancel_requested_at=now)
+            .execution_options(synchronize_session=False)
+        )
+    return _reread(session, job_id)
+
+
+def _reread(session: Session, job_id: str) -> JobRecord:
+    job = session.get(JobRecord, job_id, populate_existing=True)
+    if job is None:
+        raise JobNotFound(job_id)
+    return job

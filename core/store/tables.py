@@ -1,0 +1,206 @@
+"""The tables. Timestamps are whole Unix seconds (UTC), as the API serves them.
+
+How rows come to be, move and are found is in the modules beside this one; `migrations/`
+makes the tables and holds what SQLAlchemy's metadata cannot say (the trigger on ended jobs).
+"""
+
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Enum, ForeignKey, Index, Integer, MetaData, String, Text, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from core.events import EventLevel, EventType
+from core.jobs import JobStatus
+
+
+class FileStatus(StrEnum):
+    """OpenAI's names. Files are checked while they arrive, so there is no state in between."""
+
+    PROCESSED = "processed"
+    ERROR = "error"
+
+
+class AdapterState(StrEnum):
+    LIVE = "live"
+    DELETED = "deleted"
+
+
+def _as_text(values: type[StrEnum], name: str) -> Enum:
+    """Store an enum as its text, with a CHECK of that name."""
+    return Enum(
+        values,
+        name=name,
+        native_enum=False,
+        create_constraint=True,
+        length=16,
+        values_callable=lambda enum: [member.value for member in enum],
+    )
+
+
+class Record(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's own declaration
+        str: Text,
+        dict[str, Any]: JSON(none_as_null=True),
+        list[str]: JSON(none_as_null=True),
+        FileStatus: _as_text(FileStatus, "status"),
+        JobStatus: _as_text(JobStatus, "status"),
+        AdapterState: _as_text(AdapterState, "state"),
+        EventLevel: _as_text(EventLevel, "level"),
+        EventType: _as_text(EventType, "type"),
+    }
+
+
+_Id = String(64)
+_Digest = String(64)
+
+
+class FileRecord(Record):
+    """An uploaded file; its bytes are the blob ``sha256``."""
+
+    __tablename__ = "files"
+
+    id: Mapped[str] = mapped_column(_Id, primary_key=True)  # file-…
+    caller: Mapped[str]
+    filename: Mapped[str]
+    purpose: Mapped[str]
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(_Digest, index=True)
+    status: Mapped[FileStatus]
+    status_details: Mapped[str | None]  # why it cannot be trained on
+    example_format: Mapped[str | None]  # core.text.examples.ExampleFormat
+    columns: Mapped[list[str] | None]
+    examples: Mapped[int]
+    created_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class JobRecord(Record):
+    """A fine-tune job. Once its status is terminal, a trigger refuses every change of the row."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        Index("ix_jobs_status_id", "status", "id"),
+        Index("ix_jobs_caller_request_sha256", "caller", "request_sha256"),
+    )
+
+    id: Mapped[str] = mapped_column(_Id, primary_key=True)  # ftjob-…
+    caller: Mapped[str]
+    status: Mapped[JobStatus]
+    spec: Mapped[dict[str, Any]]  # JobSpec.model_dump(mode="json")
+    requested: Mapped[dict[str, Any]]  # the request's fields as they were sent
+    spec_sha256: Mapped[str] = mapped_column(_Digest)
+    request_sha256: Mapped[str] = mapped_column(_Digest)
+    suffix: Mapped[str | None]
+    job_metadata: Mapped[dict[str, Any] | None]
+    training_file_id: Mapped[str] = mapped_column(_Id)
+    validation_file_id: Mapped[str | None] = mapped_column(_Id)
+    base_model: Mapped[str]
+
+    token: Mapped[int] = mapped_column(Integer, default=0)  # grows with each claim; a write of a worker must name it
+    hb_seq: Mapped[int] = mapped_column(
+        BigInteger, default=0
+    )  # heartbeats so far; a worker that lets it rest loses the job
+    owner: Mapped[str | None]
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    cancel_requested_at: Mapped[int | None] = mapped_column(BigInteger)
+    rung_at: Mapped[int | None] = mapped_column(BigInteger)  # when workers were last told of it
+
+    event_seq: Mapped[int] = mapped_column(Integer, default=0)  # number of its newest event
+    progress: Mapped[dict[str, Any] | None]
+    trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    trained_on: Mapped[str | None]  # a sentence
+    error_code: Mapped[str | None]
+    error_message: Mapped[str | None]
+    error_param: Mapped[str | None]
+    fine_tuned_model: Mapped[str | None]
+    result: Mapped[dict[str, Any] | None]
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    started_at: Mapped[int | None] = mapped_column(BigInteger)  # of the first attempt
+    finished_at: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class AttemptRecord(Record):
+    """One claim of a job, from then until its worker ended it or lost it."""
+
+    __tablename__ = "attempts"
+
+    job_id: Mapped[str] = mapped_column(_Id, ForeignKey("jobs.id"), primary_key=True)
+    token: Mapped[int] = mapped_column(Integer, primary_key=True)
+    owner: Mapped[str]
+    host: Mapped[str]
+    pid: Mapped[int]
+    started_at: Mapped[int] = mapped_column(BigInteger)
+    ended_at: Mapped[int | None] = mapped_column(BigInteger)
+    outcome: Mapped[str | None]  # succeeded, failed, cancelled, released, lost, or what the worker calls it
+    exit_signal: Mapped[int | None]
+    last_step: Mapped[int | None]
+    resumed_from_step: Mapped[int | None]
+
+
+class EventRecord(Record):
+    """One entry of a job's append-only list of events, numbered from 1 without gaps."""
+
+    __tablename__ = "events"
+    __table_args__ = (UniqueConstraint("job_id", "seq"),)
+
+    id: Mapped[str] = mapped_column(_Id, primary_key=True)  # ftevent-…
+    job_id: Mapped[str] = mapped_column(_Id, ForeignKey("jobs.id"))
+    seq: Mapped[int]
+    level: Mapped[EventLevel]
+    type: Mapped[EventType]
+    message: Mapped[str]
+    data: Mapped[dict[str, Any] | None]
+    created_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class CheckpointRecord(Record):
+    """A checkpoint of a job that can be served: its adapter is the blob ``adapter_sha256``."""
+
+    __tablename__ = "checkpoints"
+    __table_args__ = (UniqueConstraint("job_id", "step"),)
+
+    id: Mapped[str] = mapped_column(_Id, primary_key=True)  # ftckpt-…
+    job_id: Mapped[str] = mapped_column(_Id, ForeignKey("jobs.id"))
+    step: Mapped[int]
+    name: Mapped[str] = mapped_column(Text, unique=True)  # …:ckpt-step-N
+    adapter_sha256: Mapped[str] = mapped_column(_Digest)
+    metrics: Mapped[dict[str, Any]]
+    created_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class AdapterRecord(Record):
+    """A job's published result, served under ``name``."""
+
+    __tablename__ = "adapters"
+
+    id: Mapped[str] = mapped_column(_Id, primary_key=True)  # adapter-…
+    job_id: Mapped[str] = mapped_column(_Id, ForeignKey("jobs.id"), unique=True)
+    token: Mapped[int]  # of the attempt that published it
+    name: Mapped[str] = mapped_column(Text, unique=True)  # ft:…
+    base_model: Mapped[str]
+    adapter_sha256: Mapped[str] = mapped_column(_Digest)  # of its manifest
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    state: Mapped[AdapterState]
+    created_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class IdempotencyRecord(Record):
+    """What an Idempotency-Key was first used for."""
+
+    __tablename__ = "idempotency"
+
+    caller: Mapped[str] = mapped_column(Text, primary_key=True)
+    route: Mapped[str] = mapped_column(Text, primary_key=True)
+    key: Mapped[str] = mapped_column(Text, primary_key=True)
+    body_sha256: Mapped[str] = mapped_column(_Digest)
+    job_id: Mapped[str] = mapped_column(_Id, ForeignKey("jobs.id"))
+    created_at: Mapped[int] = mapped_column(BigInteger)

@@ -1,0 +1,154 @@
+"""Every store test runs on both databases; each gets a migrated, empty one."""
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from core.jobs import FileRef, JobSpec, LoraSpec
+from core.store import files, jobs, migrate
+from core.store.db import Database, create_db_engine, sqlite_file
+from core.store.tables import FileRecord, FileStatus, JobRecord, Record
+from tests.postgres import PostgresServer, running_postgres
+
+MakeFile = Callable[..., FileRecord]
+MakeJob = Callable[..., JobRecord]
+
+BACKENDS = ("sqlite", "postgresql")
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres_server: PostgresServer) -> str:
+    """URL of a migrated database; emptied after each test, as making one anew takes a second."""
+    url = postgres_server.url(postgres_server.create_database())
+    migrate.upgrade(url)
+    return url
+
+
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated, empty database file to copy."""
+    file = tmp_path_factory.mktemp("migrated") / "loramill.db"
+    migrate.upgrade(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture(params=BACKENDS)
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """URL of a database without tables."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'loramill.db'}"
+        return
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    name = server.create_database()
+    yield server.url(name)
+    server.drop_database(name)
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path, migrated_sqlite: Path) -> str:
+    url = f"sqlite:///{tmp_path / 'loramill.db'}"
+    shutil.copyfile(migrated_sqlite, sqlite_file(url))
+    return url
+
+
+@pytest.fixture
+def postgres_url(migrated_postgres: str) -> Iterator[str]:
+    yield migrated_postgres
+    db_engine = create_db_engine(migrated_postgres)
+    with db_engine.begin() as connection:
+        tables = ", ".join(table.name for table in Record.metadata.sorted_tables)
+        connection.execute(text(f"TRUNCATE {tables}"))
+    db_engine.dispose()
+
+
+@pytest.fixture(params=BACKENDS)
+def url(request: pytest.FixtureRequest) -> str:
+    """URL of a migrated database."""
+    return str(request.getfixturevalue({"sqlite": "sqlite_url", "postgresql": "postgres_url"}[request.param]))
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[Database]:
+    database = Database(url)
+    yield database
+    database.dispose()
+
+
+@pytest.fixture
+def make_file(database: Database) -> MakeFile:
+    def make(*, content: bytes = b"{}", purpose: str = "fine-tune") -> FileRecord:
+        with database.write() as session:
+            return files.create(
+                session,
+                caller="someone",
+                filename="examples.jsonl",
+                purpose=purpose,
+                bytes=len(content),
+                sha256=hashlib.sha256(content).hexdigest(),
+                status=FileStatus.PROCESSED,
+                status_details=None,
+                example_format="prompt_completion",
+                columns=None,
+                examples=1,
+                now=1,
+            )
+
+    return make
+
+
+@pytest.fixture
+def make_job(database: Database, make_file: MakeFile) -> MakeJob:
+    training_file = make_file()
+
+    def make(
+        *,
+        file: FileRecord = training_file,
+        base_model: str = "tiny",
+        caller: str = "someone",
+        request_sha256: str = "0" * 64,
+        metadata: dict[str, str] | None = None,
+        now: int = 100,
+    ) -> JobRecord:
+        requested: dict[str, Any] = {"model": base_model, "training_file": file.id}
+        with database.write() as session:
+            return jobs.create(
+                session,
+                caller=caller,
+                spec=job_spec(file, base_model),
+                requested=requested,
+                request_sha256=request_sha256,
+                suffix=None,
+                metadata=metadata,
+                now=now,
+            )
+
+    return make
+
+
+def job_spec(file: FileRecord, base_model: str = "tiny") -> JobSpec:
+    return JobSpec(
+        base_model=base_model,
+        training_file=FileRef(id=file.id, sha256=file.sha256, examples=file.examples),
+        validation_file=None,
+        n_epochs=1,
+        batch_size=1,
+        learning_rate=1e-4,
+        learning_rate_multiplier=1.0,
+        lora=LoraSpec(),
+        prompt_loss_weight=0.0,
+        prompt_format=None,
+        max_length=128,
+        over_length="drop",
+        seed=0,
+    )

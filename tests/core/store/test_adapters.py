@@ -1,0 +1,121 @@
+import pytest
+
+from core.errors import InvalidParameter, ModelNotFound
+from core.jobs import JobStatus
+from core.store import adapters, files, jobs, leases
+from core.store.db import Database
+from core.store.tables import CheckpointRecord, JobRecord
+from tests.core.store.conftest import MakeJob
+
+NAME = "ft:tiny:local::1"
+ADAPTER, CHECKPOINT = "a" * 64, "c" * 64
+
+
+@pytest.fixture
+def running(database: Database, make_job: MakeJob) -> JobRecord:
+    make_job()
+    with database.write() as session:
+        job = leases.claim(session, owner="owner", host="host", pid=1, base_models=("tiny",), now=200)
+    assert job is not None
+    return job
+
+
+def _add_checkpoint(database: Database, job: JobRecord, step: int, sha256: str = CHECKPOINT) -> CheckpointRecord:
+    with database.write() as session:
+        return adapters.add_checkpoint(
+            session,
+            job.id,
+            job.token,
+            step=step,
+            name=f"{NAME}:ckpt-step-{step}",
+            adapter_sha256=sha256,
+            metrics={"train_loss": 1.5},
+            now=210,
+        )
+
+
+def _publish(database: Database, job: JobRecord) -> None:
+    with database.write() as session:
+        leases.publish(
+            session,
+            job.id,
+            job.token,
+            adapter_sha256=ADAPTER,
+            bytes=10,
+            name=NAME,
+            trained_on="the completions",
+            trained_tokens=5,
+            result={},
+            now=300,
+        )
+
+
+def _find(database: Database, name: str) -> tuple[str, str] | None:
+    with database.read() as session:
+        return adapters.find_digest(session, name)
+
+
+def test_a_name_is_served_from_publication_to_deletion(database: Database, running: JobRecord) -> None:
+    assert _find(database, NAME) is None
+    _publish(database, running)
+    assert _find(database, NAME) == ("tiny", ADAPTER)
+    with database.write() as session:
+        assert [adapter.name for adapter in adapters.list_live(session)] == [NAME]
+        assert files.blob_in_use(session, ADAPTER)
+        assert adapters.delete(session, NAME).adapter_sha256 == ADAPTER
+        assert adapters.list_live(session) == []
+        assert not files.blob_in_use(session, ADAPTER)
+    assert _find(database, NAME) is None
+
+
+def test_a_deleted_adapter_is_not_found_and_leaves_its_job_alone(database: Database, running: JobRecord) -> None:
+    _publish(database, running)
+    with database.write() as session:
+        adapters.delete(session, NAME)
+    with pytest.raises(ModelNotFound), database.read() as session:
+        adapters.get(session, NAME)
+    with pytest.raises(ModelNotFound), database.write() as session:
+        adapters.delete(session, NAME)
+    with database.read() as session:
+        assert jobs.get(session, running.id).fine_tuned_model == NAME
+
+
+def test_a_checkpoint_is_served_while_its_job_goes_on_and_its_adapter_lives(
+    database: Database, running: JobRecord
+) -> None:
+    name = _add_checkpoint(database, running, step=4).name
+    assert _find(database, name) == ("tiny", CHECKPOINT)
+    _publish(database, running)
+    assert _find(database, name) == ("tiny", CHECKPOINT)
+    with database.write() as session:
+        adapters.delete(session, NAME)
+    assert _find(database, name) is None
+
+
+def test_a_checkpoint_of_a_job_without_result_is_not_served(database: Database, running: JobRecord) -> None:
+    name = _add_checkpoint(database, running, step=4).name
+    with database.write() as session:
+        leases.finish(session, running.id, running.token, status=JobStatus.CANCELLED, now=220)
+    assert _find(database, name) is None
+
+
+def test_a_checkpoint_of_a_later_attempt_replaces_the_one_of_its_step(database: Database, running: JobRecord) -> None:
+    first = _add_checkpoint(database, running, step=4)
+    second = _add_checkpoint(database, running, step=4, sha256="d" * 64)
+    assert second.id == first.id
+    assert _find(database, first.name) == ("tiny", "d" * 64)
+
+
+def test_checkpoints_are_listed_from_the_last_step(database: Database, running: JobRecord) -> None:
+    for step in (2, 10, 4):
+        _add_checkpoint(database, running, step)
+    with database.read() as session:
+        first, more = adapters.list_checkpoints(session, running.id, None, 2)
+        second, more_still = adapters.list_checkpoints(session, running.id, first[-1].id, 2)
+    assert [checkpoint.step for checkpoint in (*first, *second)] == [10, 4, 2]
+    assert (more, more_still) == (True, False)
+
+
+def test_something_else_is_no_place_to_go_on_from(database: Database, running: JobRecord) -> None:
+    with pytest.raises(InvalidParameter, match="after"), database.read() as session:
+        adapters.list_checkpoints(session, running.id, "ftckpt-none", 2)

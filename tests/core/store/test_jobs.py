@@ -1,0 +1,247 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import func, select
+
+from core.errors import FileNotStored, IdempotencyInProgress, JobNotFound
+from core.jobs import JobSpec, JobStatus
+from core.store import events, files, jobs, leases
+from core.store.db import Database
+from core.store.tables import JobRecord
+from tests.core.store.conftest import MakeFile, MakeJob, job_spec
+
+
+def _claim(database: Database) -> JobRecord:
+    with database.write() as session:
+        job = leases.claim(session, owner="owner", host="host", pid=1, base_models=("tiny",), now=200)
+    assert job is not None
+    return job
+
+
+class TestCreate:
+    def test_queues_a_job_whose_specification_comes_back_whole(
+        self, database: Database, make_file: MakeFile, make_job: MakeJob
+    ) -> None:
+        file = make_file()
+        job = make_job(file=file, metadata={"team": "a"})
+        with database.read() as session:
+            stored = jobs.get(session, job.id)
+        assert JobSpec.model_validate(stored.spec) == job_spec(file)
+        assert (stored.status, stored.token, stored.attempts, stored.created_at) == (JobStatus.QUEUED, 0, 0, 100)
+        assert stored.training_file_id == file.id
+        assert stored.job_metadata == {"team": "a"}
+
+    def test_the_same_specification_has_the_same_digest(self, make_file: MakeFile, make_job: MakeJob) -> None:
+        file = make_file()
+        assert make_job(file=file).spec_sha256 == make_job(file=file).spec_sha256
+        assert make_job(file=file).spec_sha256 != make_job(file=file, base_model="another").spec_sha256
+
+    def test_a_file_deleted_meanwhile_is_refused(
+        self, database: Database, make_file: MakeFile, make_job: MakeJob
+    ) -> None:
+        file = make_file()
+        with database.write() as session:
+            files.delete(session, file.id)
+        with pytest.raises(FileNotStored):
+            make_job(file=file)
+
+
+def test_a_job_that_is_not_there_is_not_found(database: Database) -> None:
+    with pytest.raises(JobNotFound), database.read() as session:
+        jobs.get(session, "ftjob-none")
+    with pytest.raises(JobNotFound), database.write() as session:
+        jobs.request_cancel(session, "ftjob-none", now=1)
+
+
+class TestListPage:
+    def test_walks_from_the_newest_to_the_oldest(self, database: Database, make_job: MakeJob) -> None:
+        made = [make_job().id for _ in range(5)]
+        seen: list[str] = []
+        has_more = True
+        while has_more:
+            with database.read() as session:
+                page, has_more = jobs.list_page(session, after=seen[-1] if seen else None, limit=2)
+            assert len(page) == (2 if has_more else 1)
+            seen += [job.id for job in page]
+        assert seen == made[::-1]
+
+    def test_a_page_that_is_exactly_full_is_the_last(self, database: Database, make_job: MakeJob) -> None:
+        make_job(), make_job()
+        with database.read() as session:
+            page, has_more = jobs.list_page(session, after=None, limit=2)
+        assert (len(page), has_more) == (2, False)
+
+    @pytest.mark.parametrize("key", ["team", 'a "quoted" key', "a.b", "$", "schlüssel", "it's", "back\\slash", ""])
+    def test_keeps_to_the_jobs_that_carry_all_pairs(self, database: Database, make_job: MakeJob, key: str) -> None:
+        wanted = make_job(metadata={key: "ä", "other": "1"})
+        make_job(metadata={key: "b", "other": "1"})
+        make_job(metadata={"other": "1"})
+        make_job()
+        with database.read() as session:
+            page, _ = jobs.list_page(session, after=None, limit=10, metadata={key: "ä", "other": "1"})
+            assert [job.id for job in page] == [wanted.id]
+            page, _ = jobs.list_page(session, after=None, limit=10, metadata={"other": "1"})
+            assert len(page) == 3
+
+
+class TestFindRecentDuplicate:
+    def test_finds_the_newest_of_the_same_caller_and_request(self, database: Database, make_job: MakeJob) -> None:
+        make_job(request_sha256="1" * 64)
+        newest = make_job(request_sha256="1" * 64)
+        make_job(request_sha256="1" * 64, caller="another")
+        make_job(request_sha256="2" * 64)
+        with database.read() as session:
+            found = jobs.find_recent_duplicate(session, "someone", "1" * 64, since=100)
+            assert found is not None
+            assert found.id == newest.id
+            assert jobs.find_recent_duplicate(session, "someone", "1" * 64, since=101) is None
+            assert jobs.find_recent_duplicate(session, "someone", "3" * 64, since=0) is None
+
+    def test_a_cancelled_job_may_be_posted_again(self, database: Database, make_job: MakeJob) -> None:
+        job = make_job(request_sha256="1" * 64)
+        with database.write() as session:
+            jobs.request_cancel(session, job.id, now=101)
+            assert jobs.find_recent_duplicate(session, "someone", "1" * 64, since=0) is None
+
+
+class TestIdempotency:
+    def _remember(self, database: Database, job: JobRecord, caller: str = "someone", route: str = "jobs") -> None:
+        with database.write() as session:
+            jobs.remember_idempotent(
+                session, caller=caller, route=route, key="k", body_sha256="b" * 64, job_id=job.id, now=1
+            )
+
+    def test_a_key_belongs_to_its_caller_and_route(self, database: Database, make_job: MakeJob) -> None:
+        job, other = make_job(), make_job()
+        self._remember(database, job)
+        self._remember(database, other, caller="another")
+        self._remember(database, other, route="files")
+        with database.read() as session:
+            found = jobs.find_idempotent(session, "someone", "jobs", "k")
+            assert found is not None
+            assert (found.job_id, found.body_sha256) == (job.id, "b" * 64)
+            assert jobs.find_idempotent(session, "someone", "jobs", "another") is None
+
+    def test_the_second_of_two_at_once_makes_no_job(self, database: Database, make_job: MakeJob) -> None:
+        template = make_job()
+        together = threading.Barrier(4)
+
+        def post() -> bool:
+            together.wait()
+            try:
+                with database.write() as session:
+                    if jobs.find_idempotent(session, "someone", "jobs", "k") is not None:
+                        return False
+                    job = jobs.create(
+                        session,
+                        caller="someone",
+                        spec=JobSpec.model_validate(template.spec),
+                        requested={},
+                        request_sha256="0" * 64,
+                        suffix=None,
+                        metadata=None,
+                        now=1,
+                    )
+                    jobs.remember_idempotent(
+                        session, caller="someone", route="jobs", key="k", body_sha256="b", job_id=job.id, now=1
+                    )
+            except IdempotencyInProgress:
+                return False
+            return True
+
+        with ThreadPoolExecutor(4) as pool:
+            done = [pool.submit(post) for _ in range(4)]
+        assert sorted(each.result() for each in done) == [False, False, False, True]
+        with database.read() as session:
+            assert session.scalar(select(func.count()).select_from(JobRecord)) == 2
+
+
+class TestRequestCancel:
+    def test_ends_a_queued_job_at_once(self, database: Database, make_job: MakeJob) -> None:
+        with database.write() as session:
+            job = jobs.request_cancel(session, make_job().id, now=150)
+            assert (job.status, job.finished_at, job.cancel_requested_at) == (JobStatus.CANCELLED, 150, 150)
+            (event,) = events.list_after(session, job.id, 0, 10)
+        assert "cancelled" in event.message
+
+    def test_asks_where_the_job_runs_and_keeps_the_first_time(self, database: Database, make_job: MakeJob) -> None:
+        job_id = make_job().id
+        _claim(database)
+        for now in (150, 160):
+            with database.write() as session:
+                job = jobs.request_cancel(session, job_id, now=now)
+                assert (job.status, job.cancel_requested_at) == (JobStatus.RUNNING, 150)
+
+    def test_leaves_an_ended_job_as_it_is(self, database: Database, make_job: MakeJob) -> None:
+        job_id = make_job().id
+        _claim(database)
+        with database.write() as session:
+            leases.finish(session, job_id, 1, status=JobStatus.FAILED, error=("c", "m", None), now=140)
+        with database.write() as session:
+            job = jobs.request_cancel(session, job_id, now=150)
+        assert (job.status, job.finished_at, job.cancel_requested_at) == (JobStatus.FAILED, 140, None)
+
+    def test_again_gives_the_same_answer(self, database: Database, make_job: MakeJob) -> None:
+        job_id = make_job().id
+        for now in (150, 160):
+            with database.write() as session:
+                assert jobs.request_cancel(session, job_id, now=now).finished_at == 150
+        with database.read() as session:
+            assert len(events.list_after(session, job_id, 0, 10)) == 1
+
+    def test_against_a_claim_exactly_one_wins(self, database: Database, make_job: MakeJob) -> None:
+        for _ in range(10):
+            job_id = make_job().id
+            together = threading.Barrier(2)
+
+            def cancel(job_id: str = job_id, together: threading.Barrier = together) -> JobStatus:
+                together.wait()
+                with database.write() as session:
+                    return jobs.request_cancel(session, job_id, now=150).status
+
+            def claim(together: threading.Barrier = together) -> JobRecord | None:
+                together.wait()
+                with database.write() as session:
+                    return leases.claim(session, owner="o", host="h", pid=1, base_models=("tiny",), now=200)
+
+            with ThreadPoolExecutor(2) as pool:
+                cancelled, claimed = pool.submit(cancel), pool.submit(claim)
+            with database.read() as session:
+                job = jobs.get(session, job_id)
+            if claimed.result() is None:
+                assert cancelled.result() is job.status is JobStatus.CANCELLED
+            else:
+                assert job.status is JobStatus.RUNNING
+                assert job.cancel_requested_at == 150
+
+
+class TestBells:
+    def test_are_due_for_queued_jobs_not_told_of_lately(self, database: Database, make_job: MakeJob) -> None:
+        claimed, never, early, late = (make_job().id for _ in range(4))
+        assert _claim(database).id == claimed
+        with database.write() as session:
+            jobs.mark_rung(session, [early], now=10)
+            jobs.mark_rung(session, [late], now=20)
+        with database.read() as session:
+            assert jobs.due_bells(session, before=20, limit=10) == [never, early]
+            assert jobs.due_bells(session, before=20, limit=1) == [never]
+
+    def test_marking_leaves_jobs_that_wait_no_longer(self, database: Database, make_job: MakeJob) -> None:
+        job_id = make_job().id
+        with database.write() as session:
+            jobs.request_cancel(session, job_id, now=150)
+            jobs.mark_rung(session, [job_id], now=160)
+            jobs.mark_rung(session, [], now=160)
+        with database.read() as session:
+            assert jobs.get(session, job_id).rung_at is None
+
+
+def test_the_place_in_the_queue_counts_older_queued_jobs(database: Database, make_job: MakeJob) -> None:
+    first, second, third = make_job(), make_job(), make_job()
+    with database.read() as session:
+        assert [jobs.queue_position(session, job) for job in (first, second, third)] == [1, 2, 3]
+    running = _claim(database)
+    with database.read() as session:
+        assert jobs.queue_position(session, running) is None
+        assert [jobs.queue_position(session, job) for job in (second, third)] == [1, 2]

@@ -1,0 +1,199 @@
+import multiprocessing
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic import command, op
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Engine, inspect, text
+
+from core.errors import DatabaseUnavailable, SchemaMismatch
+from core.store import db, migrate
+from core.store.db import create_db_engine, writing
+from core.store.tables import Record
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def db_engine(empty_url: str) -> Iterator[Engine]:
+    db_engine = create_db_engine(empty_url)
+    yield writing(db_engine)
+    db_engine.dispose()
+
+
+def _move(db_engine: Engine, revision: str) -> None:
+    config = Config(ROOT / "alembic.ini")
+    with db_engine.begin() as connection:
+        config.attributes["connection"] = connection
+        (command.downgrade if revision == "base" else command.upgrade)(config, revision)
+
+
+def _schema(db_engine: Engine) -> dict[str, object]:
+    found = inspect(db_engine)
+    return {
+        table: (
+            [(column["name"], str(column["type"]), column["nullable"]) for column in found.get_columns(table)],
+            sorted(constraint["name"] or "" for constraint in found.get_check_constraints(table)),
+            sorted(index["name"] or "" for index in found.get_indexes(table)),
+            sorted(constraint["name"] or "" for constraint in found.get_unique_constraints(table)),
+            sorted(key["name"] or "" for key in found.get_foreign_keys(table)),
+            found.get_pk_constraint(table)["name"],
+        )
+        for table in found.get_table_names()
+        if table != migrate.VERSION_TABLE
+    }
+
+
+def test_tables_of_the_newest_revision_are_the_ones_the_code_declares(db_engine: Engine) -> None:
+    _move(db_engine, "head")
+    with db_engine.connect() as connection:
+        context = MigrationContext.configure(
+            connection, opts={"version_table": migrate.VERSION_TABLE, "compare_type": True}
+        )
+        assert compare_metadata(context, Record.metadata) == []
+
+
+def test_names_and_checks_of_the_newest_revision_are_the_ones_the_code_declares(db_engine: Engine) -> None:
+    _move(db_engine, "head")
+    migrated = _schema(db_engine)
+    _move(db_engine, "base")
+    Record.metadata.create_all(db_engine)
+    assert migrated == _schema(db_engine)
+
+
+def test_up_down_and_up_again_leaves_the_same_tables(db_engine: Engine) -> None:
+    _move(db_engine, "head")
+    first = _schema(db_engine)
+    assert "jobs" in first
+    _move(db_engine, "base")
+    assert _schema(db_engine) == {}
+    _move(db_engine, "head")
+    assert _schema(db_engine) == first
+
+
+def test_upgrade_makes_the_schema_and_a_second_one_does_nothing(empty_url: str, db_engine: Engine) -> None:
+    migrate.upgrade(empty_url)
+    first = _schema(db_engine)
+    migrate.upgrade(empty_url)
+    assert _schema(db_engine) == first
+    migrate.check_schema(empty_url)
+
+
+def test_upgrades_at_the_same_time_wait_for_each_other(empty_url: str) -> None:
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=migrate.upgrade, args=(empty_url,)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    migrate.check_schema(empty_url)
+
+
+def test_a_failing_migration_leaves_nothing_behind(
+    empty_url: str, db_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def upgrade_and_fail(config: Config, revision: str) -> None:
+        real_upgrade(config, revision)
+        raise RuntimeError("killed half-way")
+
+    real_upgrade = command.upgrade
+    monkeypatch.setattr(command, "upgrade", upgrade_and_fail)
+    with pytest.raises(RuntimeError, match="killed"):
+        migrate.upgrade(empty_url)
+    assert inspect(db_engine).get_table_names() == []
+
+
+def test_a_database_that_is_behind_is_refused_with_the_remedy(empty_url: str) -> None:
+    with pytest.raises(SchemaMismatch, match="loramill migrate"):
+        migrate.check_schema(empty_url)
+
+
+def test_a_database_of_a_newer_version_is_refused_and_left_alone(empty_url: str, db_engine: Engine) -> None:
+    migrate.upgrade(empty_url)
+    with db_engine.begin() as connection:
+        connection.execute(text(f"UPDATE {migrate.VERSION_TABLE} SET version_num = '9999'"))
+    with pytest.raises(SchemaMismatch, match="newer"):
+        migrate.check_schema(empty_url)
+    with pytest.raises(SchemaMismatch, match="newer"):
+        migrate.upgrade(empty_url)
+
+
+def test_an_upgrade_that_waits_too_long_says_that_the_database_is_busy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrate, "_LOCK_WAIT_S", 0)
+    url = f"sqlite:///{tmp_path / 'loramill.db'}"
+    entered, leave = threading.Event(), threading.Event()
+
+    def upgrade_slowly(config: Config, revision: str) -> None:
+        entered.set()
+        leave.wait(30)
+
+    monkeypatch.setattr(command, "upgrade", upgrade_slowly)
+    first = threading.Thread(target=migrate.upgrade, args=(url,))
+    first.start()
+    try:
+        assert entered.wait(30)
+        with pytest.raises(DatabaseUnavailable):
+            migrate.upgrade(url)
+    finally:
+        leave.set()
+        first.join()
+
+
+def test_an_upgrade_waits_for_another_one_for_longer_than_for_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(db, "_BUSY_TIMEOUT_MS", 1)
+    url = f"sqlite:///{tmp_path / 'loramill.db'}"
+    entered, leave = threading.Event(), threading.Event()
+    real_upgrade = command.upgrade
+
+    def upgrade_slowly(config: Config, revision: str) -> None:
+        if not entered.is_set():
+            entered.set()
+            leave.wait(30)
+        real_upgrade(config, revision)
+
+    monkeypatch.setattr(command, "upgrade", upgrade_slowly)
+    first = threading.Thread(target=migrate.upgrade, args=(url,))
+    first.start()
+    assert entered.wait(30)
+    letting_go = threading.Timer(0.5, leave.set)
+    letting_go.start()
+    migrate.upgrade(url)
+    first.join()
+    letting_go.join()
+    migrate.check_schema(url)
+
+
+def test_the_alembic_command_takes_the_database_from_the_settings(
+    empty_url: str, db_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORAMILL_DATABASE_URL", empty_url)
+    command.upgrade(Config(ROOT / "alembic.ini"), "head")
+    migrate.check_schema(empty_url)
+    assert "jobs" in _schema(db_engine)
+
+
+def test_the_alembic_command_that_fails_half_way_leaves_nothing_behind(
+    empty_url: str, db_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("killed half-way")
+
+    monkeypatch.setenv("LORAMILL_DATABASE_URL", empty_url)
+    monkeypatch.setattr(op, "create_index", fail)  # the first tables come before the first index
+    with pytest.raises(RuntimeError, match="killed"):
+        command.upgrade(Config(ROOT / "alembic.ini"), "head")
+    assert "files" not in inspect(db_engine).get_table_names()
+
+
+def test_an_unreachable_server_is_reported_as_such(tmp_path: Path) -> None:
+    with pytest.raises(DatabaseUnavailable):
+        migrate.check_schema(f"postgresql+psycopg://nobody@/nowhere?host={tmp_path}")
