@@ -4,8 +4,8 @@ What the file's bytes are for is the sink's matter; framework form parsing would
 file to a temporary one before the route is called.
 """
 
-from collections.abc import AsyncGenerator, Callable
-from typing import Final, Protocol
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Final, Protocol
 
 import anyio
 from fastapi import Request
@@ -14,6 +14,9 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from core.errors import FileTooLarge, InvalidInput, InvalidParameter, ServiceError
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks  # exists for type checkers only
 
 FRAMING_BYTES: Final = 64 * 2**10  # room for boundaries, headers and the fields beside the file
 _MAX_FIELD_BYTES: Final = 4 * 2**10
@@ -77,7 +80,7 @@ class FormReader:
             raise InvalidParameter("file", "the form has no file")
         return self.filename
 
-    def _callbacks(self) -> dict[str, Callable[..., None]]:
+    def _callbacks(self) -> "MultipartCallbacks":
         return {
             "on_part_begin": self._begin_part,
             "on_header_field": self._take_header_name,

@@ -23,7 +23,9 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address the API listens on; beyond loopback an API key is required.")
     port: int = Field(8000, ge=1, le=65535, description="Port the API listens on.")
     api_key: SecretStr | None = Field(
-        None, min_length=16, description="Bearer key that every route but /livez and /readyz wants; unset: no authentication."
+        None,
+        min_length=16,
+        description="Bearer key that every route but /livez and /readyz wants; unset: no authentication.",
     )
     organization: str = Field(
         "local", pattern=r"^[a-z0-9-]{1,40}$", description="Organisation part of a fine-tuned model's name."
@@ -34,10 +36,11 @@ class Settings(BaseSettings):
     )
     broker_url: str = Field(
         "redis://127.0.0.1:6379/0",
-        description="Valkey or Redis that carries doorbells; jobs run without it too, only later. redis+socket:// works.",
+        description="Valkey or Redis for doorbells; without it jobs run too, only later. redis+socket:// works.",
     )
     base_models: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("smollm2-135m-instruct",), description="Names, comma separated, of the base models this deployment trains and serves."
+        ("smollm2-135m-instruct",),
+        description="Names, comma separated, of the base models this deployment trains and serves.",
     )
     engine_urls: dict[str, str] = Field(
         default_factory=dict, description="JSON object: base model name to its engine's URL (http:// or unix://)."
@@ -47,19 +50,31 @@ class Settings(BaseSettings):
     max_line_bytes: int = Field(2**20, gt=0, description="Longest line of an uploaded file.")
 
     heartbeat_s: float = Field(2.0, gt=0, description="Seconds between a worker's heartbeats for its job.")
-    lease_ttl_s: float = Field(30.0, gt=0, description="Seconds without a heartbeat after which a job is taken from its worker.")
+    lease_ttl_s: float = Field(
+        30.0, gt=0, description="Seconds without a heartbeat after which a job is taken from its worker."
+    )
     sweep_s: float = Field(5.0, gt=0, description="Seconds between two looks for lost jobs.")
     poll_s: float = Field(10.0, gt=0, description="Seconds between a worker's own looks for queued jobs.")
     stall_s: float = Field(900.0, gt=0, description="Seconds a trainer may stay silent before its attempt is ended.")
-    stop_grace_s: float = Field(20.0, gt=0, description="Seconds a trainer gets to write its last checkpoint when told to stop.")
+    stop_grace_s: float = Field(
+        20.0, gt=0, description="Seconds a trainer gets to write its last checkpoint when told to stop."
+    )
     max_attempts: int = Field(3, ge=1, description="How often a job is started before a dying trainer fails it.")
-    trainer_niceness: int = Field(10, ge=0, le=19, description="Niceness of trainer processes, so that the API stays quick beside them.")
+    trainer_niceness: int = Field(
+        10, ge=0, le=19, description="Niceness of trainer processes, so that the API stays quick beside them."
+    )
 
-    adapter_cache_bytes: int = Field(2**30, gt=0, description="Memory for adapters kept in an engine; the least recently used leave first.")
+    adapter_cache_bytes: int = Field(
+        2**30, gt=0, description="Memory for adapters kept in an engine; the least recently used leave first."
+    )
     engine_max_batch: int = Field(8, ge=1, le=256, description="Requests that an engine answers in one batch.")
-    engine_max_waiting: int = Field(256, ge=1, description="Requests that may wait at an engine before it refuses more.")
+    engine_max_waiting: int = Field(
+        256, ge=1, description="Requests that may wait at an engine before it refuses more."
+    )
 
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log level written.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe log level written."
+    )
     log_json: bool = Field(False, description="Write logs as JSON lines rather than for people.")
 
     @field_validator("base_models", mode="before")

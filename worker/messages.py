@@ -95,7 +95,7 @@ class Failed(Frozen):
 
 
 class Alive(Frozen):
-    """The trainer's process runs, though nothing else may have happened."""
+    """The trainer's work goes on, though there is nothing else to report yet."""
 
     type: Literal["alive"] = "alive"
 

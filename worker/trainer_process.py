@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Final
 
 from core.bound import bound
+from core.threads import IDLE_THREADS_SLEEP
 from worker import run_folder
 from worker.messages import Message, parse
 from worker.stop import Stop
@@ -32,7 +33,8 @@ _CHUNK_BYTES: Final = 2**16
 
 def trainer_environment(environ: dict[str, str]) -> dict[str, str]:
     """Give the part of an environment that a trainer is started with."""
-    return {name: value for name, value in environ.items() if name in _PASSED or name.startswith(_PASSED_PREFIXES)}
+    passed = {name: value for name, value in environ.items() if name in _PASSED or name.startswith(_PASSED_PREFIXES)}
+    return {**IDLE_THREADS_SLEEP, **passed}
 
 
 class TrainerProcess:

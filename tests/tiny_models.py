@@ -1,0 +1,80 @@
+"""Tiny base models with random weights, as `loramill base-models import` would leave them.
+
+Two layers each, byte-level tokenizer, deterministic: the same call gives the same weights.
+"""
+
+from pathlib import Path
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PhiConfig, PhiForCausalLM, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
+
+from core.base_models import IMPORTED_FILE, Folder, ImportedModel, compute_fingerprint
+from tests.byte_tokenizer import END_OF_TEXT, write_byte_tokenizer
+
+CONTEXT_TOKENS = 256
+# Ten times the usual: under a frozen head of small weights no adapter could make a token likely.
+INITIAL_STD = 0.2
+VOCAB_ROWS = 320  # more than the tokenizer has ids, as in Phi-2
+
+
+def write_tiny_phi(folder: Path, *, seed: int = 0) -> Path:
+    """Write a Phi with rotary on 40 % of a head's width, an untied head and a head bias that is not zero."""
+    torch.manual_seed(seed)
+    model = PhiForCausalLM(
+        PhiConfig(
+            vocab_size=VOCAB_ROWS,
+            hidden_size=80,  # head width 20, of which 0.4 * 20 = 8 rotate: that must be an even integer
+            intermediate_size=160,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            hidden_act="gelu_new",
+            max_position_embeddings=CONTEXT_TOKENS,
+            rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.4},
+            resid_pdrop=0.1,  # as Phi-2's config has it; training must not apply it
+            initializer_range=INITIAL_STD,
+            tie_word_embeddings=False,
+            bos_token_id=END_OF_TEXT,
+            eos_token_id=END_OF_TEXT,
+        )
+    )
+    torch.nn.init.normal_(model.lm_head.bias, std=0.5)
+    return _save(model, folder, "tiny-phi")
+
+
+def write_tiny_llama(folder: Path, *, seed: int = 0) -> Path:
+    """Write a Llama with grouped key-value heads and a tied head."""
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCAB_ROWS,
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=CONTEXT_TOKENS,
+            initializer_range=INITIAL_STD,
+            tie_word_embeddings=True,
+            bos_token_id=END_OF_TEXT,
+            eos_token_id=END_OF_TEXT,
+            pad_token_id=END_OF_TEXT,  # as many published folders have it
+        )
+    )
+    with torch.no_grad():  # transformers starts the pad token's row at zero, and here that is the closing token's too
+        torch.nn.init.normal_(model.lm_head.weight[END_OF_TEXT], std=INITIAL_STD)
+    return _save(model, folder, "tiny-llama")
+
+
+def _save(model: PreTrainedModel, folder: Path, name: str) -> Path:
+    disable_progress_bar()
+    model.save_pretrained(folder)
+    write_byte_tokenizer(folder)
+    imported = ImportedModel(
+        name=name,
+        fingerprint=compute_fingerprint(folder),
+        source=Folder(path=folder.absolute()),
+        context_tokens=CONTEXT_TOKENS,
+    )
+    (folder / IMPORTED_FILE).write_text(imported.model_dump_json())
+    return folder

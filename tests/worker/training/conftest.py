@@ -1,0 +1,51 @@
+"""Tiny base models, one thread, and LoRA models to train."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from core.jobs import LoraSpec
+from tests.tiny_models import write_tiny_llama, write_tiny_phi
+from worker.models.loading import load_base_model
+from worker.training.lora import LoraModel, add_lora
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sums in one order, here and in the processes that compare with it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def tiny_phi(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_phi(tmp_path_factory.mktemp("bases") / "tiny-phi")
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_llama(tmp_path_factory.mktemp("bases") / "tiny-llama")
+
+
+MakeModel = Callable[..., LoraModel]
+
+
+@pytest.fixture
+def make_model() -> MakeModel:
+    """Load a tiny base in float32 and add LoRA layers whose B is not zero, so that every gradient flows."""
+
+    def make(base: Path, lora: LoraSpec | None = None, *, random_b: bool = True) -> LoraModel:
+        model = add_lora(load_base_model(base, dtype="float32"), lora or LoraSpec(rank=4, alpha=8), seed=0)
+        if random_b:
+            generator = torch.Generator().manual_seed(1)
+            with torch.no_grad():
+                for name, parameter in model.parameters.items():
+                    if ".lora_B." in name:
+                        parameter.normal_(std=0.05, generator=generator)
+        return model
+
+    return make

@@ -1,0 +1,41 @@
+from pathlib import Path
+
+import torch
+
+from tests.byte_tokenizer import END_OF_TEXT
+from tests.worker.training.runs import render
+from worker.training.batches import PADDING_ID, MicroBatch, collate
+
+CPU = torch.device("cpu")
+LINES = [{"prompt": "ab", "completion": "c"}, {"prompt": "d", "completion": "efg"}]
+
+
+def _batch(tmp_path: Path, base: Path, *, weight: float = 0.0, completion_only: bool = False) -> MicroBatch:
+    training = render(tmp_path, base, LINES, validation=[], prompt_loss_weight=weight).training
+    return collate([training[0], training[1]], CPU, completion_only=completion_only)
+
+
+def test_each_scored_position_stands_before_its_target(tmp_path: Path, tiny_phi: Path) -> None:
+    batch = _batch(tmp_path, tiny_phi)
+    assert batch.input_ids_BT.tolist() == [[*b"abc", PADDING_ID], [*b"defg"]]
+    assert batch.positions_K.tolist() == [1, 2, 4, 5, 6, 7]
+    assert batch.targets_K.tolist() == [*b"c", END_OF_TEXT, *b"efg", END_OF_TEXT]
+
+
+def test_weights_move_with_their_targets(tmp_path: Path, tiny_phi: Path) -> None:
+    batch = _batch(tmp_path, tiny_phi, weight=0.5)
+    assert batch.targets_K.tolist() == [*b"bc", END_OF_TEXT, *b"efg", END_OF_TEXT]
+    assert batch.weights_K.tolist() == [0.5, 1, 1, 1, 1, 1, 1]
+    assert batch.is_completion_K.tolist() == [False, True, True, True, True, True, True]
+
+
+def test_evaluation_scores_completions_alone_whatever_the_prompt_weighs(tmp_path: Path, tiny_phi: Path) -> None:
+    batch = _batch(tmp_path, tiny_phi, weight=0.5, completion_only=True)
+    assert batch.targets_K.tolist() == [*b"c", END_OF_TEXT, *b"efg", END_OF_TEXT]
+    assert batch.weights_K.tolist() == [1.0] * 6
+
+
+def test_the_closing_token_stays_a_target_when_padding_has_its_id(tmp_path: Path, tiny_llama: Path) -> None:
+    """tiny_llama's config names the closing token as the pad token, as many published ones do."""
+    batch = _batch(tmp_path, tiny_llama)
+    assert batch.targets_K.tolist().count(END_OF_TEXT) == 2

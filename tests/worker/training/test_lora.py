@@ -1,0 +1,154 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from core.errors import BaseModelInvalid, TargetModulesUnmatched
+from core.jobs import LoraSpec
+from tests.worker.training.conftest import MakeModel
+from worker.models.adapter_format import CONFIG, WEIGHTS
+from worker.models.loading import load_base_model
+from worker.training.lora import add_lora, is_finite, is_unchanged, restore_adapter, save_adapter
+
+IDS_BT = torch.tensor([[5, 9, 65, 66, 67, 200]])
+
+
+class TestTargets:
+    def test_every_linear_layer_but_the_head_by_default(self, tiny_phi: Path, make_model: MakeModel) -> None:
+        model = make_model(tiny_phi)
+        assert model.lora.target_modules == ("dense", "fc1", "fc2", "k_proj", "q_proj", "v_proj")
+        assert len(model.parameters) == 2 * 6 * 2  # layers, modules, A and B
+        assert not any("lm_head" in name or "embed" in name for name in model.parameters)
+
+    def test_only_the_named_ones(self, tiny_llama: Path, make_model: MakeModel) -> None:
+        model = make_model(tiny_llama, LoraSpec(rank=2, target_modules=("q_proj", "layers.1.mlp.up_proj")))
+        layers = {name.split(".lora_")[0].removeprefix("base_model.model.model.layers.") for name in model.parameters}
+        assert layers == {"0.self_attn.q_proj", "1.self_attn.q_proj", "1.mlp.up_proj"}
+
+    @pytest.mark.parametrize("name", ["qkv_proj", "proj", "lm_head", "embed_tokens", "input_layernorm"])
+    def test_a_name_that_matches_nothing_is_refused(self, tiny_phi: Path, make_model: MakeModel, name: str) -> None:
+        with pytest.raises(TargetModulesUnmatched, match=name) as caught:
+            make_model(tiny_phi, LoraSpec(target_modules=("q_proj", name)))
+        assert "dense, fc1, fc2, k_proj, q_proj, v_proj" in str(caught.value)
+
+
+class TestStart:
+    def test_depends_on_the_seed_alone(self, tiny_phi: Path) -> None:
+        def start(seed: int) -> dict[str, torch.Tensor]:
+            torch.rand(seed + 3)  # whatever was drawn before
+            return dict(add_lora(load_base_model(tiny_phi, dtype="float32"), LoraSpec(rank=4), seed).parameters)
+
+        first, again, other = start(0), start(0), start(1)
+        assert all(torch.equal(first[name], again[name]) for name in first)
+        assert any(not torch.equal(first[name], other[name]) for name in first)
+
+    def test_adds_nothing_before_training(self, tiny_phi: Path, make_model: MakeModel) -> None:
+        model = make_model(tiny_phi, random_b=False)
+        assert is_unchanged(model)
+        base = load_base_model(tiny_phi, dtype="float32")
+        with torch.no_grad():
+            assert torch.equal(model.peft(input_ids=IDS_BT).logits, base.model(input_ids=IDS_BT).logits)
+
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+    def test_adapters_are_float32_and_the_base_frozen(self, tiny_phi: Path, dtype: str) -> None:
+        model = add_lora(load_base_model(tiny_phi, dtype=dtype), LoraSpec(rank=4), seed=0)  # type: ignore[arg-type]
+        assert {parameter.dtype for parameter in model.parameters.values()} == {torch.float32}
+        frozen = [p for p in model.peft.parameters() if not p.requires_grad]
+        assert {p.dtype for p in frozen} == {model.dtype}
+        assert len(frozen) + len(model.parameters) == len(list(model.peft.parameters()))
+
+    def test_the_bases_own_dropout_is_off_while_training(self, tiny_phi: Path, make_model: MakeModel) -> None:
+        """tiny_phi's config asks for a residual dropout of 0.1, as Phi-2's does."""
+        model = make_model(tiny_phi)
+        assert model.peft.training
+        with torch.no_grad():
+            assert torch.equal(model.hidden_states(IDS_BT), model.hidden_states(IDS_BT))
+
+    def test_lora_dropout_is_on_while_training(self, tiny_phi: Path, make_model: MakeModel) -> None:
+        model = make_model(tiny_phi, LoraSpec(rank=4, dropout=0.5))
+        with torch.no_grad():
+            assert not torch.equal(model.hidden_states(IDS_BT), model.hidden_states(IDS_BT))
+
+    def test_a_head_that_caps_its_logits_is_refused(self, tiny_phi: Path) -> None:
+        base = load_base_model(tiny_phi, dtype="float32")
+        forward: Callable[..., torch.Tensor] = base.model.forward
+
+        def capped(*arguments: object, **named: object) -> object:
+            output = forward(*arguments, **named)
+            output.logits = 0.5 * output.logits.tanh()  # type: ignore[attr-defined]
+            return output
+
+        base.model.forward = capped
+        with pytest.raises(BaseModelInvalid, match="logits"):
+            add_lora(base, LoraSpec(), seed=0)
+
+
+class TestFiles:
+    def test_peft_loads_them_and_computes_the_same(self, tmp_path: Path, tiny_phi: Path, make_model: MakeModel) -> None:
+        model = make_model(tiny_phi)
+        save_adapter(model, tmp_path)
+        theirs = peft.PeftModel.from_pretrained(
+            AutoModelForCausalLM.from_pretrained(tiny_phi, dtype=torch.float32), tmp_path
+        ).eval()
+        with torch.no_grad():
+            ours = model.head(model.hidden_states(IDS_BT))
+            assert torch.allclose(theirs(input_ids=IDS_BT).logits, ours, atol=1e-5)
+
+    def test_names_and_types_are_pefts(self, tmp_path: Path, tiny_phi: Path, make_model: MakeModel) -> None:
+        save_adapter(make_model(tiny_phi), tmp_path)
+        tensors = load_file(tmp_path / WEIGHTS)
+        assert tensors["base_model.model.model.layers.0.mlp.fc1.lora_A.weight"].shape == (4, 80)
+        assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+
+    def test_equal_adapters_give_equal_bytes(self, tmp_path: Path, tiny_phi: Path, make_model: MakeModel) -> None:
+        for name in ("one", "two"):
+            (tmp_path / name).mkdir()
+            save_adapter(make_model(tiny_phi), tmp_path / name)
+        for name in (WEIGHTS, CONFIG):
+            assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+    def test_say_nothing_of_this_machine(self, tmp_path: Path, tiny_phi: Path, make_model: MakeModel) -> None:
+        save_adapter(make_model(tiny_phi), tmp_path)
+        assert str(tiny_phi.parent) not in (tmp_path / CONFIG).read_text()
+
+    def test_restoring_gives_the_same_bits(self, tmp_path: Path, tiny_phi: Path, make_model: MakeModel) -> None:
+        model, fresh = make_model(tiny_phi), make_model(tiny_phi, random_b=False)
+        save_adapter(model, tmp_path)
+        restore_adapter(fresh, tmp_path)
+        assert all(torch.equal(fresh.parameters[name], tensor) for name, tensor in model.parameters.items())
+        assert all(parameter.requires_grad for parameter in fresh.parameters.values())
+
+
+def test_bfloat16_gradients_do_not_need_pefts_float32_copies(tiny_phi: Path) -> None:
+    def gradients(cast_inputs: bool) -> list[torch.Tensor]:
+        model = add_lora(load_base_model(tiny_phi, dtype="bfloat16"), LoraSpec(rank=4), seed=0)
+        layers = [module for module in model.peft.modules() if isinstance(module, LoraLayer)]
+        assert len(layers) == 12
+        for layer in layers:
+            assert not layer.cast_input_dtype_enabled
+            layer.cast_input_dtype_enabled = cast_inputs
+        with torch.no_grad():
+            for name, parameter in model.parameters.items():
+                if "lora_B" in name:
+                    parameter.fill_(0.01)
+        with model.autocast():
+            hidden_BTH = model.hidden_states(IDS_BT)
+        hidden_BTH.float().square().sum().backward()
+        found = [parameter.grad for parameter in model.parameters.values()]
+        assert all(gradient is not None for gradient in found)
+        return [gradient for gradient in found if gradient is not None]
+
+    assert all(torch.equal(with_, without) for with_, without in zip(gradients(True), gradients(False), strict=True))
+
+
+def test_a_weight_that_is_no_number_is_seen(tiny_phi: Path, make_model: MakeModel) -> None:
+    model = make_model(tiny_phi)
+    assert is_finite(model)
+    with torch.no_grad():
+        next(iter(model.parameters.values()))[0, 0] = float("nan")
+    assert not is_finite(model)

@@ -1,0 +1,104 @@
+"""The trainer as a process: signals, exit codes and the pipe."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from tests.worker.training.runs import train, write_run
+from worker.messages import Failed, Finished, Message, Resumed, StepDone, parse
+from worker.models.adapter_format import WEIGHTS
+from worker.run_folder import ADAPTER, EXIT_AGAIN, EXIT_DONE, EXIT_FAILED
+
+ROOT = Path(__file__).resolve().parents[3]
+EPOCHS = 8  # long enough to be still running when a signal arrives
+
+
+@contextmanager
+def started(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
+    """Start the trainer as the worker does; gives the process and the reading end of its pipe."""
+    reading, writing = os.pipe()
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "worker.training", str(folder), "--events-fd", str(writing)],
+            cwd=ROOT,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},  # as the tests themselves, so that sums agree
+            stdout=log,
+            stderr=log,
+            pass_fds=[writing],
+        )
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        try:
+            yield process, pipe
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _signal_at_step(folder: Path, step: int, number: signal.Signals) -> tuple[int, list[Message]]:
+    messages: list[Message] = []
+    with started(folder) as (process, pipe):
+        for line in pipe:
+            messages.append(parse(line))
+            if isinstance(messages[-1], StepDone) and messages[-1].step == step:
+                process.send_signal(number)
+        return process.wait(), messages
+
+
+def _run(folder: Path) -> tuple[int, list[Message]]:
+    with started(folder) as (process, pipe):
+        messages = [parse(line) for line in pipe]
+        return process.wait(), messages
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, EXIT_AGAIN), (signal.SIGKILL, -signal.SIGKILL)], ids=["SIGTERM", "SIGKILL"]
+)
+def test_a_signal_ends_it_and_the_next_start_goes_on_to_the_same_bits(
+    tmp_path: Path, tiny_phi: Path, number: signal.Signals, code: int
+) -> None:
+    whole = write_run(tmp_path / "whole", tiny_phi, n_epochs=EPOCHS)
+    train(whole)
+    folder = write_run(tmp_path / "run", tiny_phi, n_epochs=EPOCHS)
+    exit_code, before = _signal_at_step(folder, 13, number)
+    assert exit_code == code
+    assert not any(isinstance(message, Finished | Failed) for message in before)
+    exit_code, after = _run(folder)
+    assert exit_code == EXIT_DONE
+    assert isinstance(after[-1], Finished)
+    resumed = next(message for message in after if isinstance(message, Resumed))
+    assert resumed.step >= (13 if number is signal.SIGTERM else 10)
+    assert (folder / ADAPTER / WEIGHTS).read_bytes() == (whole / ADAPTER / WEIGHTS).read_bytes()
+
+
+def test_a_failure_has_a_code_and_exits_with_one(tmp_path: Path, tiny_phi: Path) -> None:
+    folder = write_run(tmp_path / "run", tiny_phi, max_length=5)
+    exit_code, messages = _run(folder)
+    assert exit_code == EXIT_FAILED
+    assert isinstance(messages[-1], Failed)
+    assert messages[-1].code == "all_examples_dropped"
+    assert messages[-1].lines[:3] == (1, 2, 3)
+
+
+def test_an_unexpected_failure_is_reported_and_its_traceback_logged(tmp_path: Path) -> None:
+    exit_code, messages = _run(tmp_path)  # holds no spec.json
+    assert exit_code == EXIT_FAILED
+    assert isinstance(messages[-1], Failed)
+    assert messages[-1].code == "internal_error"
+    assert "Traceback" in (tmp_path / "log").read_text()
+
+
+def test_it_ends_when_nobody_reads_any_more(tmp_path: Path, tiny_phi: Path) -> None:
+    folder = write_run(tmp_path / "run", tiny_phi, n_epochs=1000)
+    with started(folder) as (process, pipe):
+        pipe.readline()
+        pipe.close()
+        assert process.wait(timeout=120) == EXIT_AGAIN
+    assert not (folder / ADAPTER).exists()

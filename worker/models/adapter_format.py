@@ -1,0 +1,120 @@
+"""An adapter's folder: PEFT's two files and a manifest, written last, whose SHA-256 is the adapter's identity.
+
+Torch-free. The trainer writes such folders, the worker stores their files by content, the engine
+reads them back; what the weights mean is PEFT's format.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, ValidationError
+
+from core.errors import AdapterInvalid
+from core.jobs import Frozen, LoraSpec, PromptFormat
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+MANIFEST = "manifest.json"
+
+_CHUNK_BYTES = 2**20
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class FileDigest(Frozen):
+    sha256: Sha256
+    bytes: int = Field(ge=0)
+
+
+class Manifest(Frozen):
+    """What an adapter is made of and what it fits.
+
+    ``lora.target_modules`` is resolved: the names of the layers that were adapted.
+    """
+
+    format: Literal[1] = 1
+    files: dict[Literal["adapter_model.safetensors", "adapter_config.json"], FileDigest]
+    base_model: str
+    base_model_fingerprint: str
+    tokenizer_sha256: Sha256
+    chat_template_sha256: Sha256 | None  # None: the base model has no chat template
+    prompt_format: PromptFormat | None
+    job_id: str
+    step: int
+    trained_on: str
+    lora: LoraSpec
+
+
+def digest_file(path: Path) -> FileDigest:
+    """Hash a file without reading it into memory at once."""
+    digest, size_bytes = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            size_bytes += len(chunk)
+    return FileDigest(sha256=digest.hexdigest(), bytes=size_bytes)
+
+
+def canonical_json(value: Mapping[str, object]) -> bytes:
+    """Give the one spelling of a JSON object that digests are taken of: keys sorted, no spaces, UTF-8."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a file and wait until the disk has it."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_manifest(
+    folder: Path,
+    *,
+    base_model: str,
+    base_model_fingerprint: str,
+    tokenizer_sha256: str,
+    chat_template_sha256: str | None,
+    prompt_format: PromptFormat | None,
+    job_id: str,
+    step: int,
+    trained_on: str,
+    lora: LoraSpec,
+) -> str:
+    """Complete a folder that already holds the weights and PEFT's config; give the adapter's digest."""
+    manifest = Manifest(
+        files={WEIGHTS: digest_file(folder / WEIGHTS), CONFIG: digest_file(folder / CONFIG)},
+        base_model=base_model,
+        base_model_fingerprint=base_model_fingerprint,
+        tokenizer_sha256=tokenizer_sha256,
+        chat_template_sha256=chat_template_sha256,
+        prompt_format=prompt_format,
+        job_id=job_id,
+        step=step,
+        trained_on=trained_on,
+        lora=lora,
+    )
+    content = canonical_json(manifest.model_dump(mode="json"))
+    write_durably(folder / MANIFEST, content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def parse_manifest(content: bytes) -> Manifest:
+    """Read a manifest's bytes.
+
+    Raises:
+        AdapterInvalid: they are not a manifest of this format, or do not name both files.
+    """
+    digest = hashlib.sha256(content).hexdigest()
+    try:
+        manifest = Manifest.model_validate_json(content)
+    except ValidationError as error:
+        raise AdapterInvalid(digest, f"its manifest is malformed: {error.errors()[0]['msg']}") from error
+    missing = {WEIGHTS, CONFIG} - set(manifest.files)
+    if missing:
+        raise AdapterInvalid(digest, f"its manifest does not name {', '.join(sorted(missing))}")
+    return manifest

@@ -1,0 +1,47 @@
+"""Which number type a base model is loaded in, decided by timing this machine rather than by a list of chips."""
+
+import time
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from core.base_models import DType
+
+# A matrix product in bfloat16 must be at least this much faster than in float32 to be worth its
+# rounding; where the CPU has no such instructions it is several times slower.
+WORTHWHILE_SPEEDUP = 1.3
+
+PROBE_ROWS, PROBE_WIDTH, PROBE_REPEATS = 128, 1024, 5
+AMPERE = (8, 0)  # first CUDA capability with bfloat16 matrix units
+
+
+def _best_product_s(rows: Tensor, weights: Tensor) -> float:
+    times_s = []
+    for _ in range(PROBE_REPEATS + 1):  # the first also pays for set-up; the minimum leaves it out
+        began = time.perf_counter()
+        torch.nn.functional.linear(rows, weights)
+        times_s.append(time.perf_counter() - began)
+    return min(times_s)
+
+
+@lru_cache(maxsize=1)
+def fast_bf16() -> bool:
+    """Tell whether this machine multiplies matrices in bfloat16 clearly faster than in float32.
+
+    On a CPU, two products of (128, 1024) by (1024, 1024) are timed, the best of six each: milliseconds.
+    """
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_capability() >= AMPERE
+    with torch.inference_mode():
+        rows, weights = torch.ones(PROBE_ROWS, PROBE_WIDTH), torch.ones(PROBE_WIDTH, PROBE_WIDTH)
+        fp32_s = _best_product_s(rows, weights)
+        bf16_s = _best_product_s(rows.bfloat16(), weights.bfloat16())
+    return fp32_s > WORTHWHILE_SPEEDUP * bf16_s
+
+
+def resolve_dtype(dtype: DType) -> torch.dtype:
+    """Give torch's type for a setting; "auto" is bfloat16 where that is fast. Never float16: Phi overflows in it."""
+    if dtype == "auto":
+        return torch.bfloat16 if fast_bf16() else torch.float32
+    return {"bfloat16": torch.bfloat16, "float32": torch.float32}[dtype]

@@ -1,0 +1,58 @@
+"""The trainer's process: ``python -m worker.training RUN_DIR --events-fd N``.
+
+Owns the exit code and the one place where every failure becomes a message; the work is ``worker.training.run``.
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from core.errors import ServiceError, TrainingError
+from worker.messages import Failed
+from worker.run_folder import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED
+from worker.training.reporter import PipeReporter
+from worker.training.run import run
+from worker.training.stopping import Stopped, StopSignal
+
+logger = logging.getLogger("loramill.trainer")
+
+
+def main() -> int:
+    """Run the trainer; give its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m worker.training", description="Train one run folder.")
+    parser.add_argument("run_folder", type=Path, metavar="RUN_DIR")
+    parser.add_argument("--events-fd", type=int, default=1, help="file descriptor for messages (default: stdout)")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    stop = StopSignal()
+    stop.listen()
+    reporter = PipeReporter(arguments.events_fd)
+
+    def check_stop() -> None:
+        reporter.say_alive()
+        stop.check()
+
+    try:
+        run(arguments.run_folder, reporter, check_stop)
+    except Stopped:
+        logger.info("told to stop; ending")
+        return EXIT_AGAIN
+    except TrainingError as error:
+        logger.error("%s: %s", error.code, error)
+        reporter.send(Failed(code=error.code, message=str(error), lines=error.lines))
+        return EXIT_FAILED
+    except ServiceError as error:
+        logger.exception("the run failed")
+        reporter.send(Failed(code=error.code, message=str(error)))
+        return EXIT_FAILED
+    except Exception as error:
+        logger.exception("the run failed")
+        sentence = f"the trainer failed unexpectedly ({type(error).__name__}: {error}); its log has the traceback"
+        reporter.send(Failed(code="internal_error", message=sentence))
+        return EXIT_FAILED
+    return EXIT_DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,235 @@
+"""The examples of a run as token ids and weights in flat arrays, and the account of what they hold.
+
+What text becomes which ids and weights is ``core.text.rendering``; in which order examples are
+trained on is ``worker.training.plan``.
+"""
+
+import hashlib
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from core.errors import AllExamplesDropped, EndNeverTrained, ExampleInvalid, NoTrainedTokens
+from core.jobs import JobSpec
+from core.text.examples import LineProblem, read_examples
+from core.text.rendering import Reason, RenderedExample, Renderer
+from core.text.split import held_out
+from worker.training.stopping import CheckStop
+
+LINES_NAMED = 20  # dropped lines that a sentence or an error names before it says "…"
+
+
+@dataclass(frozen=True)
+class TokenizedExample:
+    """One example. ``weights_T[t]`` is the weight of predicting token t; the first token is never predicted."""
+
+    ids_T: npt.NDArray[np.int32]
+    weights_T: npt.NDArray[np.float32]
+    is_completion_T: npt.NDArray[np.bool_]  # completion or closing token with a weight above 0
+
+
+@dataclass(frozen=True)
+class ExampleSet:
+    """Many examples, one behind the other; example i is tokens ``offsets[i]`` to ``offsets[i + 1]``."""
+
+    ids: npt.NDArray[np.int32]
+    weights: npt.NDArray[np.float32]
+    is_completion: npt.NDArray[np.bool_]
+    offsets: npt.NDArray[np.int64]
+    lines: npt.NDArray[np.int64]  # line of each example in its file, from 1
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __getitem__(self, index: int) -> TokenizedExample:
+        tokens = slice(self.offsets[index], self.offsets[index + 1])
+        return TokenizedExample(self.ids[tokens], self.weights[tokens], self.is_completion[tokens])
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens of each example."""
+        return np.diff(self.offsets)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all ids and weights: equal digests train equally."""
+        digest = hashlib.sha256(b"loramill examples 1\n")
+        for values in (self.ids, self.weights, self.is_completion, self.offsets):
+            digest.update(np.ascontiguousarray(values).tobytes())
+        return digest.hexdigest()
+
+
+@dataclass
+class Account:
+    """What a run's training examples hold, counted once per example."""
+
+    examples: int = 0
+    completion_tokens: int = 0
+    closing_tokens: int = 0
+    prompt_tokens: int = 0
+    dropped_lines: list[int] = field(default_factory=list)  # over max_length
+    untrained_lines: list[int] = field(default_factory=list)  # every weight is 0
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Say which examples are not trained on, and why; empty when all are."""
+        return tuple(
+            f"{len(lines):,} example{'s' * (len(lines) != 1)} {reason} ({name_lines(lines)})"
+            for lines, reason in (
+                (self.dropped_lines, "dropped as over-length"),
+                (self.untrained_lines, "left out because all weights are 0"),
+            )
+            if lines
+        )
+
+    def sentence(self, prompt_loss_weight: float) -> str:
+        """Say what the adapter is trained on."""
+        parts = [
+            f"{self.completion_tokens:,} completion tokens of {self.examples:,} examples, "
+            f"{self.closing_tokens:,} closing tokens",
+            f"{self.prompt_tokens:,} prompt tokens seen, weight {prompt_loss_weight:g}",
+        ]
+        return "; ".join([*parts, *self.left_out])
+
+
+def name_lines(lines: Sequence[int]) -> str:
+    """Name lines in a sentence, the first few if there are many."""
+    named = ", ".join(map(str, lines[:LINES_NAMED]))
+    return f"line{'s' * (len(lines) != 1)} {named}{', …' if len(lines) > LINES_NAMED else ''}"
+
+
+class _Collector:
+    """Grows an `ExampleSet` without an object per token."""
+
+    def __init__(self) -> None:
+        self._ids, self._weights, self._is_completion = array("i"), array("f"), array("b")
+        self._offsets, self._lines = array("q", [0]), array("q")
+
+    def add(self, rendered: RenderedExample) -> None:
+        for segment in rendered.segments:
+            is_completion = segment.reason in (Reason.COMPLETION, Reason.END) and segment.weight > 0
+            self._ids.extend(segment.ids)
+            self._weights.extend([segment.weight] * len(segment.ids))
+            self._is_completion.extend([is_completion] * len(segment.ids))
+        first = self._offsets[-1]
+        if len(self._ids) > first:  # nothing comes before the first token, so nothing predicts it
+            self._weights[first] = 0.0
+            self._is_completion[first] = False
+        self._offsets.append(len(self._ids))
+        self._lines.append(rendered.line)
+
+    def finish(self) -> ExampleSet:
+        return ExampleSet(
+            np.array(self._ids, dtype=np.int32),
+            np.array(self._weights, dtype=np.float32),
+            np.array(self._is_completion, dtype=np.bool_),
+            np.array(self._offsets, dtype=np.int64),
+            np.array(self._lines, dtype=np.int64),
+        )
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What a run trains on and is scored on."""
+
+    training: ExampleSet
+    held_out: ExampleSet
+    account: Account
+    unscored_lines: tuple[int, ...] = ()  # of the validation file, over max_length
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(f"{self.training.digest} {self.held_out.digest}".encode()).hexdigest()
+
+
+def load_data(
+    renderer: Renderer,
+    job: JobSpec,
+    *,
+    training_file: Path,
+    validation_file: Path | None,
+    context_tokens: int,
+    check_stop: CheckStop,
+) -> RunData:
+    """Render all examples; without a validation file a tenth of the prompts is held out by their hash.
+
+    Raises:
+        ExampleInvalid: an example cannot be rendered.
+        ExampleOverLength: an example is too long and the job wants an error then.
+        AllExamplesDropped: the length policy left nothing to train on.
+        NoTrainedTokens: every weight is zero.
+        EndNeverTrained: no closing token has a weight.
+        Stopped: the trainer was told to stop.
+    """
+    max_length = min(job.max_length, context_tokens)
+    account = Account()
+    training, scored = _Collector(), _Collector()
+
+    def rendered(path: Path) -> Iterator[RenderedExample]:
+        try:
+            for example in read_examples(path):
+                check_stop()
+                yield renderer.example(example)
+        except LineProblem as problem:
+            raise ExampleInvalid(f"{path.name}: {problem}", (problem.line,)) from problem
+
+    for example in rendered(training_file):
+        fitted = renderer.fit(example, max_length, job.over_length)
+        if fitted is None:
+            account.dropped_lines.append(example.line)
+        elif not fitted.trained_tokens:
+            account.untrained_lines.append(example.line)
+        elif validation_file is None and held_out(_prompt_key(example), job.seed):
+            scored.add(fitted)
+        else:
+            training.add(fitted)
+            _count(account, fitted)
+    unscored_lines: list[int] = []
+    for example in rendered(validation_file) if validation_file is not None else ():
+        # too long to be scored is no reason to fail a job, whatever the policy for training says
+        fitted = renderer.fit(example, max_length, "drop")
+        if fitted is None:
+            unscored_lines.append(example.line)
+        else:
+            scored.add(fitted)
+    _require_something_to_learn(account)
+    return RunData(training.finish(), scored.finish(), account, tuple(unscored_lines))
+
+
+def _prompt_key(example: RenderedExample) -> str:
+    """Name the prompt, so that examples with equal prompts are held out together."""
+    return " ".join(map(str, example.prompt_ids))
+
+
+def _count(account: Account, rendered: RenderedExample) -> None:
+    account.examples += 1
+    for segment in rendered.segments:
+        trained = segment.weight > 0
+        if trained and segment.reason is Reason.COMPLETION:
+            account.completion_tokens += len(segment.ids)
+        elif trained and segment.reason is Reason.END:
+            account.closing_tokens += len(segment.ids)
+        else:
+            account.prompt_tokens += len(segment.ids)
+
+
+def _require_something_to_learn(account: Account) -> None:
+    if not account.examples and account.untrained_lines:
+        raise NoTrainedTokens(
+            f"no token has a weight above 0, so there is nothing to learn: {'; '.join(account.left_out)}",
+            tuple(account.untrained_lines[:LINES_NAMED]),
+        )
+    if not account.examples:
+        reason = "; ".join(account.left_out) or "all prompts fell to the held-out tenth"
+        raise AllExamplesDropped(
+            f"no example is left to train on: {reason}; raise max_length, shorten the prompts, or use more examples",
+            tuple(account.dropped_lines[:LINES_NAMED]),
+        )
+    if not account.completion_tokens:
+        raise NoTrainedTokens("no completion token has a weight above 0, so there is no answer to learn")
+    if not account.closing_tokens:
+        raise EndNeverTrained("no example trains the closing token, so the model would never learn to stop")

@@ -1,0 +1,39 @@
+"""Scores the held-out examples: nats per completion token, whatever weight prompts have in training."""
+
+import torch
+
+from worker.messages import Evaluated
+from worker.training.batches import collate
+from worker.training.data import ExampleSet
+from worker.training.lora import LoraModel
+from worker.training.loss import LossSums, weighted_loss
+from worker.training.plan import pack
+from worker.training.stopping import CheckStop
+
+
+def evaluate(
+    model: LoraModel, examples: ExampleSet, *, step: int, token_budget: int, check_stop: CheckStop
+) -> Evaluated:
+    """Sum the loss over all completion tokens, then divide once, so batching does not show in the result.
+
+    Raises:
+        Stopped: the trainer was told to stop.
+    """
+    sums = LossSums()
+    model.peft.eval()
+    try:
+        for members in pack(examples.lengths.tolist(), token_budget):
+            check_stop()
+            batch = collate([examples[index] for index in members], model.device, completion_only=True)
+            with torch.inference_mode(), model.autocast():
+                hidden_BTH = model.hidden_states(batch.input_ids_BT)
+                sums.add(weighted_loss(hidden_BTH, model.head, batch, total_weight=1.0)[1])
+    finally:
+        model.peft.train()
+    return Evaluated(
+        step=step,
+        loss=sums.completion_loss,
+        token_accuracy=sums.token_accuracy,
+        tokens=sums.completion_tokens,
+        examples=len(examples),
+    )

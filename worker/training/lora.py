@@ -1,0 +1,150 @@
+"""A base model with LoRA layers to train: which layers, their start values, their number types.
+
+Injection and file format are PEFT's; loading the base is ``worker.models.loading``.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from core.errors import BaseModelInvalid, TargetModulesUnmatched
+from core.jobs import LoraSpec
+from worker.models.adapter_format import CONFIG, WEIGHTS
+from worker.models.loading import LoadedModel
+
+PEFT_NAME = "default"  # PEFT's name for a model's only adapter; its files leave it out
+
+PROBE_IDS = (1, 2, 3, 5, 8)
+PROBE_TOLERANCE = 1e-3  # of the largest logit; a head that scales or caps its logits is off by far more
+
+
+@dataclass(frozen=True)
+class LoraModel:
+    """The trained model's parts. ``decoder`` gives hidden states after the last norm; ``head`` scores them."""
+
+    peft: PeftModel
+    decoder: nn.Module
+    head: nn.Linear
+    parameters: dict[str, nn.Parameter]  # what is trained, float32, under the names of PEFT's file
+    lora: LoraSpec  # with the target modules resolved
+    device: torch.device
+    dtype: torch.dtype
+
+    def autocast(self) -> torch.autocast:
+        """Give the context of every forward pass: bfloat16 products over float32 adapters, or nothing in float32."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+
+    def hidden_states(self, input_ids_BT: Tensor) -> Tensor:
+        """Run the decoder over right-padded ids, to (B, T, H); causal attention needs no mask then."""
+        output = self.decoder(input_ids=input_ids_BT, use_cache=False)
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
+
+def add_lora(base: LoadedModel, spec: LoraSpec, seed: int) -> LoraModel:
+    """Put LoRA layers into the base, start values drawn from the seed, ready to train.
+
+    Raises:
+        TargetModulesUnmatched: a name matches no linear layer, or means the head.
+        BaseModelInvalid: the head does more than one matrix product and a bias.
+    """
+    causal = base.model
+    head = causal.get_output_embeddings()
+    if not isinstance(head, nn.Linear):
+        raise BaseModelInvalid(f"{type(causal).__name__} has no linear head, so it cannot be trained")
+    _check_head(base, head)
+    targets = _resolve_targets(causal, head, spec.target_modules)
+    config = LoraConfig(
+        r=spec.rank,
+        lora_alpha=spec.alpha,  # type: ignore[arg-type]  # PEFT says int, and only divides it
+        lora_dropout=spec.dropout,
+        target_modules=list(targets),
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    torch.manual_seed(seed)  # A is drawn in the order of the base's layers, on the CPU
+    peft = get_peft_model(causal, config)
+    peft.train()
+    if base.dtype == torch.bfloat16:
+        _trust_autocast(peft)
+    parameters = {
+        name.replace(f".{PEFT_NAME}.", "."): parameter
+        for name, parameter in peft.named_parameters()
+        if parameter.requires_grad
+    }
+    assert all(parameter.dtype == torch.float32 for parameter in parameters.values())
+    resolved = spec.model_copy(update={"target_modules": targets})
+    return LoraModel(peft, causal.get_decoder(), head, parameters, resolved, base.device, base.dtype)
+
+
+def save_adapter(model: LoraModel, folder: Path) -> None:
+    """Write PEFT's two files into an existing folder; equal adapters give equal bytes."""
+    tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in model.parameters.items()}
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    # Where the base lies on this machine means nothing elsewhere; the manifest names the base.
+    config = model.peft.peft_config[PEFT_NAME].to_dict() | {"base_model_name_or_path": None, "inference_mode": True}
+    listed = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
+    (folder / CONFIG).write_text(json.dumps(listed, indent=1, sort_keys=True), encoding="utf-8")
+
+
+def restore_adapter(model: LoraModel, folder: Path) -> None:
+    """Replace the adapter's values by those that `save_adapter` wrote for the same base and shape."""
+    tensors = load_file(folder / WEIGHTS, device="cpu")
+    assert set(tensors) == set(model.parameters)
+    with torch.no_grad():
+        for name, parameter in model.parameters.items():
+            parameter.copy_(tensors[name])
+
+
+def is_finite(model: LoraModel) -> bool:
+    """Tell whether every value of the adapter is a finite number."""
+    return all(bool(parameter.isfinite().all()) for parameter in model.parameters.values())
+
+
+def is_unchanged(model: LoraModel) -> bool:
+    """Tell whether the adapter still adds exactly nothing: every B, which starts as zeros, is zero."""
+    return not any(bool(parameter.any()) for name, parameter in model.parameters.items() if ".lora_B." in name)
+
+
+def _resolve_targets(causal: nn.Module, head: nn.Linear, wanted: tuple[str, ...] | None) -> tuple[str, ...]:
+    linear = {name for name, module in causal.named_modules() if isinstance(module, nn.Linear) and module is not head}
+    last_parts = sorted({name.rpartition(".")[2] for name in linear})
+    if wanted is None:
+        return tuple(last_parts)
+    unmatched = [
+        target for target in wanted if not any(name == target or name.endswith(f".{target}") for name in linear)
+    ]
+    if unmatched:
+        raise TargetModulesUnmatched(
+            f"target_modules {', '.join(unmatched)}: no linear layer beside the head has this name; "
+            f"this base model has {', '.join(last_parts)}"
+        )
+    return tuple(sorted(wanted))
+
+
+def _trust_autocast(peft: PeftModel) -> None:
+    """Keep PEFT from copying each layer's input to float32: under autocast the product is in bfloat16 anyway.
+
+    The gradients are the same bits; the copies would be kept for backward, 40 % of all activations.
+    """
+    for module in peft.modules():
+        if isinstance(module, LoraLayer):
+            module.cast_input_dtype_enabled = False
+
+
+def _check_head(base: LoadedModel, head: nn.Linear) -> None:
+    """Compare head(decoder(ids)) with the model's own logits, which some architectures scale or cap."""
+    ids_BT = torch.tensor([PROBE_IDS], device=base.device)
+    with torch.inference_mode():
+        expected_BTV = base.model(input_ids=ids_BT, use_cache=False).logits.float()
+        hidden_BTH = base.model.get_decoder()(input_ids=ids_BT, use_cache=False).last_hidden_state
+        difference = (head(hidden_BTH).float() - expected_BTV).abs().max()
+    if difference > PROBE_TOLERANCE * expected_BTV.abs().max():
+        name = type(base.model).__name__
+        raise BaseModelInvalid(f"{name} changes its logits after the head, which the trainer does not know how to do")

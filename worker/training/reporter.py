@@ -1,0 +1,59 @@
+"""The trainer's voice: messages onto the worker's pipe. What they mean is ``worker.messages``."""
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from core.events import EventLevel
+from worker.messages import Alive, Message, Note, format_line
+from worker.run_folder import EXIT_AGAIN
+
+logger = logging.getLogger(__name__)
+
+ALIVE_INTERVAL_S = 3.0
+
+
+class Reporter(Protocol):
+    """Where the trainer's messages go."""
+
+    def send(self, message: Message) -> None:
+        """Hand a message over; never raises into the training loop."""
+        ...
+
+
+def note(reporter: Reporter, level: EventLevel, message: str, **data: float | int | str | list[int]) -> None:
+    """Send a `Note`."""
+    reporter.send(Note(level=level, message=message, data=data or None))
+
+
+class PipeReporter:
+    """Writes messages to a file descriptor.
+
+    A broken pipe means the worker died: its job will be given to another, so the process ends at
+    once. Checkpoints are whole or absent at any moment, so nothing needs tidying first.
+    """
+
+    def __init__(self, descriptor: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._descriptor = descriptor
+        self._clock = clock
+        self._sent_s = clock()
+
+    def send(self, message: Message) -> None:
+        self._sent_s = self._clock()
+        line = memoryview(format_line(message))
+        try:
+            while line:
+                line = line[os.write(self._descriptor, line) :]
+        except OSError as error:
+            logger.error("the worker's pipe is gone (%s); ending", error)
+            os._exit(EXIT_AGAIN)
+
+    def say_alive(self) -> None:
+        """Send `Alive` unless something was sent within the last seconds.
+
+        Called by the work itself, between micro-batches: a thread would go on saying it while the work hangs.
+        """
+        if self._clock() - self._sent_s >= ALIVE_INTERVAL_S:
+            self.send(Alive())

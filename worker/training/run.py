@@ -1,0 +1,214 @@
+"""One run from its folder to its adapter: puts the trainer's parts together and keeps their order."""
+
+import hashlib
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy
+import peft
+import torch
+import transformers
+
+from core.base_models import read_imported
+from core.errors import AdapterUnchanged, BaseModelInvalid, LossNotFinite
+from core.events import EventLevel
+from core.text.rendering import Renderer
+from core.text.tokenizer import TextTokenizer
+from worker.messages import Finished, Phase, Resumed
+from worker.models.adapter_format import canonical_json, write_manifest
+from worker.models.loading import LoadedModel, load_base_model
+from worker.run_folder import ADAPTER, CHECKPOINTS, RunSpec, read_spec
+from worker.training.checkpoint import Checkpoint, CheckpointFolder, CheckpointState, find_resumable
+from worker.training.data import RunData, load_data, name_lines
+from worker.training.loop import Progress, TrainingLoop
+from worker.training.lora import LoraModel, add_lora, is_finite, is_unchanged, restore_adapter, save_adapter
+from worker.training.memory import choose_token_budget, out_of_memory_named
+from worker.training.optimizer import AdapterOptimizer
+from worker.training.plan import PLAN_VERSION, Plan
+from worker.training.reporter import Reporter, note
+from worker.training.stopping import CheckStop
+
+
+def run(run_folder: Path, reporter: Reporter, check_stop: CheckStop) -> None:
+    """Train what ``spec.json`` says and leave the adapter in the run folder; the last message is `Finished`.
+
+    Raises:
+        TrainingError: the run cannot go on.
+        Stopped: the trainer was told to stop; a later run in this folder goes on from the checkpoint.
+    """
+    run_folder = run_folder.absolute()
+    spec = read_spec(run_folder)
+    with out_of_memory_named():
+        reporter.send(Phase(name="rendering"))
+        data = _load_data(run_folder, spec, reporter, check_stop)
+        reporter.send(Phase(name="loading"))
+        base = _load_base(spec)
+        check_stop()
+        _train(run_folder, spec, data, base, reporter, check_stop)
+
+
+def _load_data(run_folder: Path, spec: RunSpec, reporter: Reporter, check_stop: CheckStop) -> RunData:
+    folder = Path(spec.base_model_folder)
+    job = spec.job
+    renderer = Renderer(
+        TextTokenizer.from_folder(folder), prompt_loss_weight=job.prompt_loss_weight, prompt_format=job.prompt_format
+    )
+    data = load_data(
+        renderer,
+        job,
+        training_file=run_folder / spec.training_file,
+        validation_file=None if spec.validation_file is None else run_folder / spec.validation_file,
+        context_tokens=read_imported(folder).context_tokens,
+        check_stop=check_stop,
+    )
+    for sentence in data.account.left_out:
+        note(reporter, EventLevel.WARN, sentence)
+    if data.unscored_lines:
+        count, named = len(data.unscored_lines), name_lines(data.unscored_lines)
+        note(reporter, EventLevel.WARN, f"{count:,} validation examples are over max_length and not scored ({named})")
+    if not len(data.held_out):
+        note(reporter, EventLevel.WARN, "no example is held out, so the adapter is not scored; add a validation file")
+    return data
+
+
+def _load_base(spec: RunSpec) -> LoadedModel:
+    base = load_base_model(Path(spec.base_model_folder), dtype=spec.base_model_dtype)
+    if base.fingerprint != spec.base_model_fingerprint:
+        raise BaseModelInvalid(
+            f"base model {spec.job.base_model} is not the one this job was made for: its fingerprint is "
+            f"{base.fingerprint[:12]}, not {spec.base_model_fingerprint[:12]}; start the job anew"
+        )
+    return base
+
+
+def _train(
+    run_folder: Path, spec: RunSpec, data: RunData, base: LoadedModel, reporter: Reporter, check_stop: CheckStop
+) -> None:
+    job = spec.job
+    model = add_lora(base, job.lora, job.seed)
+    plan = Plan(len(data.training), job.batch_size, job.n_epochs, job.seed)
+    optimizer = AdapterOptimizer(model.parameters, job.learning_rate, plan.total_steps)
+    writer = _Writer(spec, base, model, data, run_folder)
+    checkpoints = CheckpointFolder(run_folder / CHECKPOINTS)
+    identity, environment = _identity(spec, data, base), _environment(base)
+    earlier = [*checkpoints.list_newest_first(), *map(Path, spec.resume_from)]
+    checkpoint = find_resumable(earlier, identity, reporter)
+    if checkpoint is None:
+        progress, token_budget = Progress(), choose_token_budget(model)
+    else:
+        progress, token_budget = _restore(checkpoint, model, optimizer), checkpoint.state.token_budget
+        reporter.send(Resumed(step=progress.step, folder=str(checkpoint.folder)))
+        if checkpoint.state.environment != environment:
+            note(reporter, EventLevel.WARN, "the run goes on with other libraries or hardware: equal up to rounding")
+
+    def write_checkpoint(progress: Progress) -> str:
+        writer.require_finite(progress.step)
+        incoming = checkpoints.begin(progress.step)
+        writer.write_adapter(incoming / ADAPTER, progress.step)
+        state = CheckpointState(identity=identity, environment=environment, token_budget=token_budget, **vars(progress))
+        return str(checkpoints.commit(incoming, state, optimizer.tensors()))
+
+    reporter.send(Phase(name="training"))
+    TrainingLoop(model, data, plan, optimizer, token_budget, progress, reporter, check_stop, write_checkpoint).run()
+    reporter.send(Phase(name="saving"))
+    writer.publish(progress, reporter)
+
+
+def _restore(checkpoint: Checkpoint, model: LoraModel, optimizer: AdapterOptimizer) -> Progress:
+    state = checkpoint.state
+    restore_adapter(model, checkpoint.adapter_folder)
+    optimizer.restore(checkpoint.optimizer_tensors(), state.step)
+    return Progress(
+        step=state.step,
+        seen_tokens=state.seen_tokens,
+        trained_tokens=state.trained_tokens,
+        train_loss=state.train_loss,
+        train_token_accuracy=state.train_token_accuracy,
+        evaluation=state.evaluation,
+    )
+
+
+def _identity(spec: RunSpec, data: RunData, base: LoadedModel) -> dict[str, str]:
+    """Name what decides a run's result, in words that an error can use."""
+    return {
+        "specification": hashlib.sha256(canonical_json(spec.job.model_dump(mode="json"))).hexdigest(),
+        "data set": data.digest,
+        "base model": base.fingerprint,
+        "planner version": str(PLAN_VERSION),
+    }
+
+
+def _environment(base: LoadedModel) -> dict[str, str]:
+    libraries = {module.__name__: module.__version__ for module in (numpy, peft, torch, transformers)}
+    return libraries | {"device": str(base.device), "dtype": str(base.dtype), "threads": str(torch.get_num_threads())}
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """Writes the model's present adapter with everything its manifest tells."""
+
+    spec: RunSpec
+    base: LoadedModel
+    model: LoraModel
+    data: RunData
+    run_folder: Path
+
+    @property
+    def trained_on(self) -> str:
+        return self.data.account.sentence(self.spec.job.prompt_loss_weight)
+
+    def require_finite(self, step: int) -> None:
+        """Keep a broken adapter from being written.
+
+        Raises:
+            LossNotFinite: a weight is no number any more.
+        """
+        if not is_finite(self.model):
+            raise LossNotFinite(
+                f"after step {step} the adapter has weights that are no finite numbers; lower the learning rate"
+            )
+
+    def write_adapter(self, folder: Path, step: int) -> None:
+        save_adapter(self.model, folder)
+        template = self.base.tokenizer.chat_template
+        write_manifest(
+            folder,
+            base_model=self.spec.job.base_model,
+            base_model_fingerprint=self.base.fingerprint,
+            tokenizer_sha256=self.base.tokenizer.digest,
+            chat_template_sha256=None if template is None else hashlib.sha256(template.encode()).hexdigest(),
+            prompt_format=self.spec.job.prompt_format,
+            job_id=self.spec.job_id,
+            step=step,
+            trained_on=self.trained_on,
+            lora=self.model.lora,
+        )
+
+    def publish(self, progress: Progress, reporter: Reporter) -> None:
+        """Leave the finished adapter in the run folder.
+
+        Raises:
+            AdapterUnchanged: training changed nothing.
+            LossNotFinite: a weight is no number any more.
+        """
+        self.require_finite(progress.step)
+        if is_unchanged(self.model):
+            raise AdapterUnchanged(
+                "training left the adapter at exactly zero; raise the learning rate or the number of epochs"
+            )
+        incoming, final = self.run_folder / f"{ADAPTER}.incoming", self.run_folder / ADAPTER
+        for leftover in (incoming, final):
+            shutil.rmtree(leftover, ignore_errors=True)
+        incoming.mkdir()
+        self.write_adapter(incoming, progress.step)
+        incoming.rename(final)
+        reporter.send(
+            Finished(
+                folder=str(final),
+                steps=progress.step,
+                trained_on=self.trained_on,
+                trained_tokens=progress.trained_tokens,
+                metrics=progress.metrics(),
+            )
+        )
