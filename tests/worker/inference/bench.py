@@ -1,0 +1,244 @@
+"""What the engine's tests work with: engines over tiny models, adapters made by PEFT, and PEFT's own answers."""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+
+from core.base_models import read_imported
+from core.generation import Delta, FinishReason, GenerationRequest, SamplingParams, Usage
+from core.jobs import LoraSpec
+from core.settings import Settings
+from core.store.blobs import LocalBlobStore
+from core.text.tokenizer import TextTokenizer
+from worker.inference.engine import LocalEngine
+from worker.models.adapter_format import CONFIG, MANIFEST, WEIGHTS, write_manifest
+from worker.models.loading import LoadedModel, load_base_model
+
+ALL_LAYERS = {
+    "tiny-phi": ["q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"],
+    "tiny-llama": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+    "smollm2-135m-instruct": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+}
+
+T = TypeVar("T")
+
+_request_ids = map("request-{}".format, itertools.count())
+
+
+def load_fp32(base_folder: Path) -> LoadedModel:
+    return load_base_model(base_folder, dtype="float32")
+
+
+def write_adapter(
+    base_folder: Path, folder: Path, *, rank: int = 4, seed: int = 0, std: float = 0.3, targets: Sequence[str] = ()
+) -> str:
+    """Write a random adapter as the trainer would, by default on all layers; give its digest.
+
+    ``std`` is that of both factors; with PEFT's own start values an adapter would change nothing.
+    """
+    imported = read_imported(base_folder)
+    targets = targets or ALL_LAYERS[imported.name]
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(targets), task_type="CAUSAL_LM")
+    peft = get_peft_model(load_fp32(base_folder).model, config)
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in peft.named_parameters():
+        if "lora_" in name:
+            parameter.data.normal_(std=std, generator=generator)
+    peft.save_pretrained(str(folder))
+    return complete_adapter(base_folder, folder, rank=rank, targets=targets)
+
+
+def complete_adapter(
+    base_folder: Path, folder: Path, *, rank: int = 4, targets: Sequence[str] = (), **changes: Any
+) -> str:
+    """Write the manifest over whatever the folder's two files hold; ``changes`` replace what it says."""
+    imported = read_imported(base_folder)
+    says: dict[str, Any] = {
+        "base_model": imported.name,
+        "base_model_fingerprint": imported.fingerprint,
+        "tokenizer_sha256": TextTokenizer.from_folder(base_folder).digest,
+        "chat_template_sha256": None,
+        "prompt_format": None,
+        "job_id": "ftjob-test",
+        "step": 1,
+        "trained_on": "random numbers",
+        "lora": LoraSpec(rank=rank, alpha=2 * rank, target_modules=tuple(targets) or None),
+    }
+    return write_manifest(folder, **{**says, **changes})
+
+
+def store_adapter(folder: Path, blobs: LocalBlobStore) -> str:
+    """Put an adapter's files and manifest into the store, as the worker does; give the adapter's digest."""
+    blobs.put_file(folder / WEIGHTS)
+    blobs.put_file(folder / CONFIG)
+    return blobs.put_file(folder / MANIFEST).sha256
+
+
+class PeftOracle:
+    """PEFT over one base model in float32, one prompt at a time: no cache, no padding, no batch."""
+
+    def __init__(self, base_folder: Path) -> None:
+        self._loaded = load_fp32(base_folder)
+        self._peft: PeftModel | None = None
+
+    def greedy(self, adapter_folder: Path | None, prompt_ids: Sequence[int], tokens: int) -> list[int]:
+        """Give the greedy continuation of a prompt by an adapter, or by the base model."""
+        tokenizer = self._loaded.tokenizer
+        ids = list(prompt_ids)
+        with torch.inference_mode(), self._using(adapter_folder) as model:
+            for _ in range(tokens):
+                logits_BTV = model(input_ids=torch.tensor([ids]), logits_to_keep=1).logits
+                ids.append(int(logits_BTV[0, -1, : tokenizer.vocab_size].argmax()))
+                if ids[-1] in tokenizer.end_ids:
+                    break
+        return ids[len(prompt_ids) :]
+
+    @contextmanager
+    def _using(self, adapter_folder: Path | None) -> Iterator[torch.nn.Module]:
+        if adapter_folder is None:
+            with contextlib.nullcontext() if self._peft is None else self._peft.disable_adapter():
+                yield self._loaded.model
+            return
+        name = adapter_folder.name
+        if self._peft is None:
+            self._peft = PeftModel.from_pretrained(self._loaded.model, adapter_folder, adapter_name=name).eval()
+        elif name not in self._peft.peft_config:
+            self._peft.load_adapter(adapter_folder, adapter_name=name)
+        self._peft.set_adapter(name, inference_mode=True)
+        yield self._peft
+
+
+@dataclass(frozen=True)
+class Completion:
+    """All deltas of an answer put together."""
+
+    ids: list[int]
+    logprobs: list[float]
+    text: str
+    finish_reason: FinishReason
+    usage: Usage
+    texts: list[str]
+
+
+def make_request(prompt: str | Sequence[int], *, adapter: str | None = None, **sampling: Any) -> GenerationRequest:
+    prompt = prompt if isinstance(prompt, str) else tuple(prompt)
+    return GenerationRequest(id=next(_request_ids), prompt=prompt, adapter=adapter, sampling=SamplingParams(**sampling))
+
+
+async def complete(engine: LocalEngine, request: GenerationRequest) -> Completion:
+    return gather([delta async for delta in engine.generate(request)])
+
+
+def gather(deltas: Sequence[Delta]) -> Completion:
+    """Put deltas together; the last, and only it, must have a reason and the usage."""
+    last = deltas[-1]
+    assert last.finish_reason is not None
+    assert last.usage is not None
+    assert all(delta.finish_reason is None and delta.usage is None for delta in deltas[:-1])
+    tokens = [token for delta in deltas for token in delta.tokens]
+    return Completion(
+        ids=[token.id for token in tokens],
+        logprobs=[token.logprob for token in tokens],
+        text="".join(delta.text for delta in deltas),
+        finish_reason=last.finish_reason,
+        usage=last.usage,
+        texts=[delta.text for delta in deltas],
+    )
+
+
+class Bench:
+    """A base model's folder with a store beside it, and engines over both."""
+
+    def __init__(self, base_folder: Path, home: Path) -> None:
+        self.base_folder = base_folder
+        self.home = home
+        self.blobs = LocalBlobStore(home / "store")
+        self.deaths = 0
+        self._folders: dict[str, Path] = {}
+        self._oracle: PeftOracle | None = None
+
+    def add_adapter(self, **how: Any) -> str:
+        """Make a random adapter and store it; give its digest."""
+        folder = self.home / f"adapter-{len(self._folders)}"
+        digest = write_adapter(self.base_folder, folder, **how)
+        assert store_adapter(folder, self.blobs) == digest
+        self._folders[digest] = folder
+        return digest
+
+    def peft_greedy(self, adapter: str | None, prompt_ids: Sequence[int], tokens: int) -> list[int]:
+        """Give what PEFT answers to one prompt by itself."""
+        self._oracle = self._oracle or PeftOracle(self.base_folder)
+        return self._oracle.greedy(self._folders[adapter] if adapter else None, prompt_ids, tokens)
+
+    def settings(self, **changes: Any) -> Settings:
+        return Settings(home=self.home, **changes)
+
+    @asynccontextmanager
+    async def engine(self, loaded: LoadedModel | None = None, **settings: Any) -> AsyncIterator[LocalEngine]:
+        engine = self.make_engine(loaded, **settings)
+        engine.start()
+        try:
+            yield engine
+        finally:
+            await engine.close()
+
+    def make_engine(self, loaded: LoadedModel | None = None, **settings: Any) -> LocalEngine:
+        name = read_imported(self.base_folder).name
+        loaded = loaded or load_fp32(self.base_folder)
+        return LocalEngine(name, loaded, self.blobs, self.settings(**settings), on_death=self._note_death)
+
+    def complete(self, *requests: GenerationRequest, **settings: Any) -> list[Completion]:
+        """Answer requests that arrive at once, on an engine of their own."""
+
+        async def run(engine: LocalEngine) -> list[Completion]:
+            return await asyncio.gather(*(complete(engine, request) for request in requests))
+
+        return self.run(run, **settings)
+
+    def run(self, work: Callable[[LocalEngine], Awaitable[T]], **settings: Any) -> T:
+        """Run ``work`` with an engine of its own."""
+
+        async def with_engine() -> T:
+            async with self.engine(**settings) as engine:
+                return await work(engine)
+
+        return asyncio.run(with_engine())
+
+    def _note_death(self) -> None:
+        self.deaths += 1
+
+
+class Gate:
+    """Counts a model's forwards, and holds the ``closed_at``-th up until it is opened."""
+
+    def __init__(self, model: torch.nn.Module, *, closed_at: int) -> None:
+        self.forwards = 0
+        self.reached = threading.Event()
+        self._closed_at = closed_at
+        self._open = threading.Event()
+        model.register_forward_pre_hook(self._pass)
+
+    def open(self) -> None:
+        self._open.set()
+
+    def _pass(self, *_arguments: object) -> None:
+        self.forwards += 1
+        if self.forwards == self._closed_at:
+            self.reached.set()
+            assert self._open.wait(timeout=60)
+
+
+def edit_config(folder: Path, **changes: Any) -> None:
+    """Change keys of an adapter's adapter_config.json."""
+    path = folder / CONFIG
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))

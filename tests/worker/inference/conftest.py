@@ -1,0 +1,41 @@
+"""Tiny base models, written once, and a bench over each."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.tiny_models import write_tiny_llama, write_tiny_phi
+from tests.worker.inference.bench import Bench
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Compute on one thread: the matrices are so small that handing parts of them out costs more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def tiny_phi_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_phi(tmp_path_factory.mktemp("base-models") / "tiny-phi")
+
+
+@pytest.fixture(scope="session")
+def tiny_llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_llama(tmp_path_factory.mktemp("base-models") / "tiny-llama")
+
+
+@pytest.fixture
+def bench(tiny_phi_folder: Path, tmp_path: Path) -> Bench:
+    """A bench over the tiny Phi, whose attention is the quickest to run."""
+    return Bench(tiny_phi_folder, tmp_path)
+
+
+@pytest.fixture(params=["tiny-phi", "tiny-llama"])
+def each_bench(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
+    """A bench over each architecture."""
+    return Bench(request.getfixturevalue(f"{request.param.replace('-', '_')}_folder"), tmp_path)

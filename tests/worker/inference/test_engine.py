@@ -1,0 +1,288 @@
+"""The engine as a whole: every row of every mix is what PEFT computes for it alone."""
+
+import asyncio
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+
+from core.errors import EngineBusy, EngineUnavailable, GenerationFailed, InvalidParameter, PromptTooLong
+from core.generation import FinishReason, GenerationRequest
+from core.text.tokenizer import TextTokenizer
+from tests.worker.inference.bench import Bench, Completion, Gate, complete, load_fp32, make_request
+from worker.inference.engine import LocalEngine
+
+PROMPTS = (b"a", b"what is near the Crowne Plaza?", b"0123456789" * 9, b"name[Alimentum]", b"zz top")
+TOKENS = 12
+
+
+def test_every_row_of_a_mixed_batch_equals_peft_alone(each_bench: Bench) -> None:
+    bench = each_bench
+    few = ["v_proj", "fc1"] if "phi" in str(bench.base_folder) else ["o_proj", "up_proj"]
+    adapters = [
+        None,
+        bench.add_adapter(rank=1, seed=1),
+        bench.add_adapter(rank=8, seed=2),
+        bench.add_adapter(rank=3, seed=3, targets=few),
+        None,
+    ]
+    for shift in (0, 2):
+        mix = [(prompt, adapters[(row + shift) % len(adapters)]) for row, prompt in enumerate(PROMPTS)]
+        requests = [make_request(list(prompt), adapter=adapter, max_tokens=TOKENS) for prompt, adapter in mix]
+        expected = [bench.peft_greedy(adapter, prompt, TOKENS) for prompt, adapter in mix]
+        assert [answer.ids for answer in bench.complete(*requests)] == expected
+
+
+def test_rows_that_join_and_leave_at_different_steps_equal_peft_alone(bench: Bench) -> None:
+    adapters = [None, bench.add_adapter(rank=2, seed=1), bench.add_adapter(rank=5, seed=2)]
+    # lengths that do not divide each other pair every prompt with every adapter
+    cases = list(itertools.islice(zip(itertools.cycle(PROMPTS), itertools.cycle(adapters), strict=False), 12))
+    lengths = [3 + 5 * (number % 4) for number in range(len(cases))]
+    answers = bench.complete(
+        *(
+            make_request(list(prompt), adapter=adapter, max_tokens=length)
+            for (prompt, adapter), length in zip(cases, lengths, strict=True)
+        ),
+        engine_max_batch=3,
+    )
+    expected = [
+        bench.peft_greedy(adapter, prompt, length) for (prompt, adapter), length in zip(cases, lengths, strict=True)
+    ]
+    assert [answer.ids for answer in answers] == expected
+
+
+def test_smollm2_rows_equal_peft_alone(smollm2_folder: Path, tmp_path: Path) -> None:
+    bench = Bench(smollm2_folder, tmp_path)
+    mix = [
+        ("The capital of France is", None),
+        ("Once", bench.add_adapter(rank=4, seed=1, std=0.03)),
+        ("2 + 2 =", bench.add_adapter(rank=8, seed=2, std=0.03, targets=["q_proj", "v_proj"])),
+    ]
+    answers = bench.complete(*(make_request(prompt, adapter=adapter, max_tokens=6) for prompt, adapter in mix))
+    tokenizer = TextTokenizer.from_folder(smollm2_folder)
+    assert [answer.ids for answer in answers] == [
+        bench.peft_greedy(adapter, tokenizer.encode(prompt), 6) for prompt, adapter in mix
+    ]
+    assert "Paris" in answers[0].text
+
+
+def test_neighbours_with_adapters_leave_a_base_row_alone(bench: Bench) -> None:
+    request = make_request("the base answers", max_tokens=TOKENS)
+    [alone] = bench.complete(request)
+    neighbours = [make_request(f"row {n}", adapter=bench.add_adapter(seed=n), max_tokens=40) for n in range(3)]
+    together = bench.complete(neighbours[0], request, *neighbours[1:])[1]
+    assert together.ids == alone.ids
+    assert together.logprobs == pytest.approx(alone.logprobs, abs=1e-4)
+
+
+def test_logprobs_are_those_of_the_raw_distribution(bench: Bench) -> None:
+    prompt = list(b"some prompt")
+    request = make_request(prompt, max_tokens=4, temperature=1.7, top_k=5, top_p=0.9, seed=4)
+    [answer] = bench.complete(request)
+    loaded = load_fp32(bench.base_folder)
+    with torch.inference_mode():
+        logits_TV = loaded.model(input_ids=torch.tensor([prompt + answer.ids])).logits[0]
+    expected_TV = logits_TV[:, : loaded.tokenizer.vocab_size].log_softmax(-1)
+    expected = [float(expected_TV[len(prompt) - 1 + n, token_id]) for n, token_id in enumerate(answer.ids)]
+    assert answer.logprobs == pytest.approx(expected, abs=1e-4)
+
+
+def test_seeded_answers_repeat_whatever_shares_their_batch(bench: Bench) -> None:
+    request = make_request("tell me", max_tokens=TOKENS, temperature=1.0, top_p=0.95, seed=11)
+    others = [make_request(f"other {n}", max_tokens=30, temperature=1.5, seed=n) for n in range(4)]
+    [alone] = bench.complete(request)
+    together = bench.complete(*others, request)[-1]
+    other_seed = bench.complete(request.model_copy(update={"sampling": others[0].sampling}))[0]
+    assert together.ids == alone.ids
+    assert other_seed.ids[:TOKENS] != alone.ids
+
+
+def test_ids_beyond_the_tokenizers_vocabulary_are_never_chosen(bench: Bench) -> None:
+    loaded = load_fp32(bench.base_folder)
+    vocab_size = loaded.tokenizer.vocab_size
+    assert loaded.model.config.vocab_size > vocab_size, "the tiny model pads its vocabulary, as Phi-2 does"
+    torch.nn.init.constant_(loaded.model.lm_head.bias[vocab_size:], 1e4)
+
+    async def run() -> list[Completion]:
+        async with bench.engine(loaded) as engine:
+            greedy = complete(engine, make_request("x", max_tokens=16))
+            sampled = complete(engine, make_request("x", max_tokens=16, temperature=2.0))
+            return [*await asyncio.gather(greedy, sampled)]
+
+    assert max(token_id for answer in asyncio.run(run()) for token_id in answer.ids) < vocab_size
+
+
+def test_usage_and_reason_tell_what_was_generated(bench: Bench) -> None:
+    [answer] = bench.complete(make_request("four", max_tokens=5))
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (4, 5)
+    assert answer.finish_reason is FinishReason.LENGTH
+
+
+def test_an_end_token_ends_the_answer_and_is_not_text(bench: Bench) -> None:
+    loaded = load_fp32(bench.base_folder)
+    torch.nn.init.constant_(loaded.model.lm_head.bias[loaded.tokenizer.eos_id], 1e4)
+
+    async def run() -> Completion:
+        async with bench.engine(loaded) as engine:
+            return await complete(engine, make_request("x", max_tokens=16))
+
+    answer = asyncio.run(run())
+    assert (answer.finish_reason, answer.text) == (FinishReason.END, "")
+    assert answer.ids == [loaded.tokenizer.eos_id]
+
+
+def test_the_context_is_used_to_its_last_token_and_not_beyond(bench: Bench) -> None:
+    [answer] = bench.complete(make_request("p" * 250, max_tokens=6))
+    assert len(answer.ids) == 6
+    with pytest.raises(PromptTooLong) as caught:
+        bench.complete(make_request("p" * 251, max_tokens=6))
+    assert caught.value.args == (251, 6, 256)
+
+
+@pytest.mark.parametrize(
+    ("request_", "param"),
+    [
+        (make_request([], max_tokens=1), "prompt"),
+        (make_request([1, 100_000], max_tokens=1), "prompt"),
+        (make_request([-1], max_tokens=1), "prompt"),
+        (make_request("x", max_tokens=1, stop=("",)), "stop"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused_by_name(bench: Bench, request_: GenerationRequest, param: str) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        bench.complete(request_)
+    assert caught.value.param == param
+
+
+def test_an_empty_prompt_starts_from_the_tokenizers_start_token(bench: Bench) -> None:
+    empty, explicit = bench.complete(
+        make_request("", max_tokens=8), make_request(load_fp32(bench.base_folder).tokenizer.start_ids, max_tokens=8)
+    )
+    assert empty.ids == explicit.ids
+
+
+def test_a_cancelled_request_frees_its_row_and_its_adapter_at_the_next_step(bench: Bench) -> None:
+    adapter = bench.add_adapter()
+    loaded = load_fp32(bench.base_folder)
+    gate = Gate(loaded.model, closed_at=5)
+    room = _adapter_bytes(bench)
+
+    async def run() -> Completion:
+        # room for one row and one adapter: whatever is not freed blocks the request behind
+        async with bench.engine(loaded, engine_max_batch=1, adapter_cache_bytes=room) as engine:
+            endless = engine.generate(make_request("endless", adapter=adapter, max_tokens=200))
+            await anext(endless)
+            await endless.aclose()
+            gate.open()
+            return await complete(engine, make_request("x", adapter=bench.add_adapter(seed=5), max_tokens=2))
+
+    asyncio.run(run())
+    assert gate.forwards <= 5 + 2
+
+
+def test_a_request_whose_asker_left_while_it_was_prepared_never_runs(bench: Bench) -> None:
+    async def work(engine: LocalEngine) -> None:
+        leaver = asyncio.create_task(complete(engine, make_request("x", max_tokens=200)))
+        await asyncio.sleep(0)
+        leaver.cancel()
+        await asyncio.wait({leaver})
+        info = await engine.info()
+        assert (info.waiting_requests, info.running_requests) == (0, 0)
+
+    bench.run(work)
+
+
+def test_a_full_queue_refuses(bench: Bench) -> None:
+    async def work(engine: LocalEngine) -> list[Completion | BaseException]:
+        requests = (make_request("x", max_tokens=20) for _ in range(5))
+        return [*await asyncio.gather(*(complete(engine, request) for request in requests), return_exceptions=True)]
+
+    outcomes = bench.run(work, engine_max_batch=1, engine_max_waiting=2)
+    refused = [outcome for outcome in outcomes if isinstance(outcome, EngineBusy)]
+    answered = [outcome for outcome in outcomes if isinstance(outcome, Completion)]
+    # all five arrive before the first can be taken out of the queue
+    assert (len(refused), len(answered)) == (3, 2)
+
+
+def test_a_failing_step_ends_its_requests_and_the_next_are_answered(bench: Bench) -> None:
+    loaded = load_fp32(bench.base_folder)
+    fault = _Fault(loaded.model, failures=1)
+
+    async def run() -> Completion:
+        async with bench.engine(loaded) as engine:
+            with pytest.raises(GenerationFailed):
+                await complete(engine, make_request("x", max_tokens=4))
+            return await complete(engine, make_request("x", max_tokens=4))
+
+    assert asyncio.run(run()).ids == bench.peft_greedy(None, b"x", 4)
+    assert fault.failures == 0
+    assert bench.deaths == 0
+
+
+def test_an_output_that_is_not_finite_fails_only_its_own_row(bench: Bench) -> None:
+    huge = bench.add_adapter(std=1e18)
+    good = make_request("good", max_tokens=8)
+
+    async def work(engine: LocalEngine) -> list[Completion | BaseException]:
+        bad = complete(engine, make_request("bad", adapter=huge, max_tokens=8))
+        return [*await asyncio.gather(complete(engine, good), bad, return_exceptions=True)]
+
+    answer, failure = bench.run(work)
+    assert isinstance(failure, GenerationFailed)
+    assert isinstance(answer, Completion)
+    assert answer.ids == bench.peft_greedy(None, b"good", 8)
+
+
+def test_steps_that_keep_failing_end_the_engine(bench: Bench) -> None:
+    loaded = load_fp32(bench.base_folder)
+    _Fault(loaded.model, failures=1000)
+
+    async def run() -> bool:
+        async with bench.engine(loaded) as engine:
+            assert engine.is_alive
+            for _ in range(3):
+                with pytest.raises(GenerationFailed):
+                    await complete(engine, make_request("x", max_tokens=4))
+            while engine.is_alive:
+                await asyncio.sleep(0.01)
+            with pytest.raises(EngineUnavailable):
+                await complete(engine, make_request("x", max_tokens=4))
+            return engine.is_alive
+
+    assert asyncio.run(run()) is False
+    assert bench.deaths == 1
+
+
+def test_closing_ends_what_is_under_way(bench: Bench) -> None:
+    async def run() -> None:
+        async with bench.engine() as engine:
+            stream = engine.generate(make_request("x", max_tokens=240))
+            await anext(stream)
+        with pytest.raises(EngineUnavailable):
+            async for _ in stream:
+                pass
+
+    asyncio.run(run())
+    assert bench.deaths == 0
+
+
+class _Fault:
+    """Makes a model's next forwards raise."""
+
+    def __init__(self, model: torch.nn.Module, failures: int) -> None:
+        self.failures = failures
+        model.register_forward_pre_hook(self._fail)
+
+    def _fail(self, *_arguments: object) -> None:
+        if self.failures > 0:
+            self.failures -= 1
+            raise RuntimeError("injected")
+
+
+def _adapter_bytes(bench: Bench) -> int:
+    async def work(engine: LocalEngine) -> int:
+        await engine.warm(bench.add_adapter(seed=99))
+        return (await engine.info()).resident_adapter_bytes
+
+    return bench.run(work)

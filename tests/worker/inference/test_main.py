@@ -1,0 +1,100 @@
+"""The engine as a process: it listens, answers, drains on SIGTERM, and reports its own death."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from core.base_models import BaseModelEntry, Folder, Registry
+from core.generation import Delta
+from tests.conftest import ROOT
+from tests.tiny_models import write_tiny_phi
+from tests.worker.inference.bench import PeftOracle, gather, make_request
+
+# The real process, except that every step of its model fails.
+FAILING = """
+import sys
+from worker.inference import __main__ as process
+
+load = process.load_base_model
+
+def fail(*_):
+    raise RuntimeError("injected")
+
+def load_failing(*arguments, **options):
+    loaded = load(*arguments, **options)
+    loaded.model.register_forward_pre_hook(fail)
+    return loaded
+
+process.load_base_model = load_failing
+sys.exit(process.main())
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home folder with the tiny Phi as an imported base model."""
+    home = tmp_path_factory.mktemp("home")
+    folder = write_tiny_phi(home / "base-models" / "tiny-phi")
+    entry = BaseModelEntry(name="tiny-phi", source=Folder(path=folder), dtype="float32")
+    Registry.load(home / "base-models").add(entry)
+    return home
+
+
+@contextmanager
+def process(home: Path, *command: str) -> Iterator[tuple[subprocess.Popen[bytes], httpx2.Client]]:
+    """Start an engine process on a Unix socket and wait until it is ready."""
+    with tempfile.TemporaryDirectory() as folder:  # a socket's path must be short
+        uds = f"{folder}/engine.sock"
+        environment = {**os.environ, "LORAMILL_HOME": str(home), "OMP_NUM_THREADS": "1"}
+        arguments = [sys.executable, *command, "--base-model", "tiny-phi", "--uds", uds]
+        child = subprocess.Popen(arguments, cwd=ROOT, env=environment)
+        try:
+            with httpx2.Client(transport=httpx2.HTTPTransport(uds=uds), base_url="http://engine", timeout=60) as client:
+                while not Path(uds).exists():
+                    assert child.poll() is None, "the engine ended before it listened"
+                    time.sleep(0.05)
+                yield child, client
+        finally:
+            child.kill()
+            child.wait()
+
+
+def test_it_answers_and_ends_a_running_request_before_sigterm_ends_it(home: Path) -> None:
+    with process(home, "-m", "worker.inference") as (child, client):
+        body = make_request("x", max_tokens=40).model_dump(mode="json")
+        with client.stream("POST", "/generate", json=body) as response:
+            lines = response.iter_lines()
+            first = next(lines)
+            child.send_signal(signal.SIGTERM)
+            answer = gather([Delta.model_validate_json(line) for line in (first, *lines)])
+        assert child.wait(timeout=60) == 0
+    assert answer.ids == PeftOracle(home / "base-models" / "tiny-phi").greedy(None, b"x", 40)
+
+
+def test_it_exits_with_an_error_when_its_steps_keep_failing(home: Path) -> None:
+    with process(home, "-c", FAILING) as (child, client):
+        for _ in range(3):
+            assert client.post("/generate", json=make_request("x").model_dump(mode="json")).status_code == 503
+        assert child.wait(timeout=60) == 1
+
+
+def test_a_base_model_that_is_not_imported_is_named(tmp_path: Path) -> None:
+    finished = subprocess.run(
+        [sys.executable, "-m", "worker.inference", "--base-model", "phi-2", "--port", "1"],
+        cwd=ROOT,
+        env={**os.environ, "LORAMILL_HOME": str(tmp_path)},
+        capture_output=True,
+        check=False,
+    )
+    assert finished.returncode == 1
+    assert b"loramill base-models import phi-2" in finished.stderr
+    assert b"Traceback" not in finished.stderr

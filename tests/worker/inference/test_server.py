@@ -1,0 +1,179 @@
+"""The engine's internal HTTP over real sockets."""
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx2
+import pytest
+import uvicorn
+
+from core.errors import AdapterInvalid, EngineBusy, GenerationFailed, InvalidParameter, PromptTooLong, ServiceError
+from core.generation import Delta, EngineInfo, FinishReason, GenerationRequest, Token, Usage
+from tests.worker.inference.bench import Bench, gather, make_request
+from worker.inference.server import ServedEngine, create_app
+
+ONE = Delta(text="a", tokens=(Token(id=97, text="a", logprob=-0.5, special=False),))
+LAST = Delta(text="", tokens=(), finish_reason=FinishReason.END, usage=Usage(prompt_tokens=1, completion_tokens=1))
+
+
+class StubEngine:
+    """Yields a script of deltas; an error in it is raised, and None waits until the request is cancelled."""
+
+    def __init__(self, *script: Delta | ServiceError | None) -> None:
+        self.script = script
+        self.is_alive = True
+        self.reached_wait = threading.Event()
+        self.cancelled = threading.Event()
+        self.warmed: list[str] = []
+
+    async def generate(self, _request: GenerationRequest) -> AsyncGenerator[Delta, None]:
+        for step in self.script:
+            if isinstance(step, ServiceError):
+                raise step
+            if step is None:
+                self.reached_wait.set()
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    self.cancelled.set()
+            else:
+                yield step
+
+    async def warm(self, adapter: str) -> None:
+        if isinstance(self.script[0], ServiceError):
+            raise self.script[0]
+        self.warmed.append(adapter)
+
+    async def info(self) -> EngineInfo:
+        return EngineInfo(
+            base_model="stub",
+            fingerprint="f",
+            context_tokens=8,
+            device="cpu",
+            dtype="float32",
+            resident_adapters=(),
+            resident_adapter_bytes=0,
+            waiting_requests=0,
+            running_requests=0,
+        )
+
+    def start(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+
+@contextmanager
+def serving(engine: ServedEngine) -> Iterator[httpx2.Client]:
+    """Serve the engine on a free port of the loopback; give a client of it."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(create_app(engine), http="h11", log_config=None, timeout_graceful_shutdown=5)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    host, port = listener.getsockname()
+    try:
+        with httpx2.Client(base_url=f"http://{host}:{port}", timeout=30) as client:
+            while not server.started:
+                time.sleep(0.01)
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
+
+
+def post(client: httpx2.Client, **sampling: Any) -> httpx2.Response:
+    return client.post("/generate", json=make_request("x", **sampling).model_dump(mode="json"))
+
+
+def test_deltas_come_as_lines_of_json(bench: Bench) -> None:
+    with serving(bench.make_engine()) as client:
+        response = post(client, max_tokens=5)
+        info = EngineInfo.model_validate_json(client.get("/info").content)
+        assert client.get("/readyz").status_code == 200
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "application/x-ndjson"
+    answer = gather([Delta.model_validate_json(line) for line in response.content.splitlines()])
+    assert answer.ids == bench.peft_greedy(None, b"x", 5)
+    assert (info.base_model, info.context_tokens) == ("tiny-phi", 256)
+
+
+def test_line_separators_in_the_text_do_not_break_a_line() -> None:
+    text = "a\n\u0085\u2028\u2029\u000b日"
+    with serving(StubEngine(ONE.model_copy(update={"text": text}), LAST)) as client:
+        lines = post(client).text.splitlines()
+    assert [Delta.model_validate_json(line).text for line in lines] == [text, ""]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (PromptTooLong(9, 1, 8), 400),
+        (InvalidParameter("stop", "empty"), 400),
+        (EngineBusy(7), 429),
+        (AdapterInvalid("a" * 64, "damaged"), 503),
+        (GenerationFailed("injected"), 503),
+    ],
+)
+def test_an_error_before_the_first_delta_has_a_status(error: ServiceError, status: int) -> None:
+    with serving(StubEngine(error)) as client:
+        for response in (post(client), client.post("/warm", json={"adapter": "a" * 64})):
+            assert response.status_code == status
+            assert response.json() == {"code": error.code, "message": str(error), "args": list(error.args)}
+
+
+def test_an_error_after_the_first_delta_is_the_last_line() -> None:
+    with serving(StubEngine(ONE, GenerationFailed("injected"))) as client:
+        response = post(client)
+    lines = [json.loads(line) for line in response.content.splitlines()]
+    assert response.status_code == 200
+    assert lines[0]["text"] == "a"
+    expected = {"code": "generation_failed", "message": "generation failed: injected", "args": ["injected"]}
+    assert lines[1:] == [{"error": expected}]
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b'{"id": "x"}', b'{"id":"x","prompt":"y","adapter":null,"sampling":{"best":1}}']
+)
+def test_a_malformed_body_is_the_callers_fault(body: bytes) -> None:
+    with serving(StubEngine(LAST)) as client:
+        response = client.post("/generate", content=body)
+    assert (response.status_code, response.json()["code"]) == (400, "invalid_parameter")
+
+
+@pytest.mark.parametrize("before", [(), (ONE,)], ids=["before-the-first-delta", "between-deltas"])
+def test_a_client_that_leaves_cancels_its_request(before: tuple[Delta, ...]) -> None:
+    engine = StubEngine(*before, None)
+    body = make_request("x").model_dump_json().encode()
+    head = f"POST /generate HTTP/1.1\r\nHost: engine\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    with serving(engine) as client:
+        with socket.create_connection((client.base_url.host, client.base_url.port or 0)) as connection:
+            connection.sendall(head + body)
+            assert engine.reached_wait.wait(timeout=30)
+            assert not engine.cancelled.is_set()
+        assert engine.cancelled.wait(timeout=30)
+        engine.script = (LAST,)
+        assert post(client).status_code == 200
+
+
+def test_warming_names_the_adapter() -> None:
+    engine = StubEngine(LAST)
+    with serving(engine) as client:
+        assert client.post("/warm", json={"adapter": "a" * 64}).status_code == 200
+    assert engine.warmed == ["a" * 64]
+
+
+def test_a_dead_engine_is_not_ready() -> None:
+    engine = StubEngine(LAST)
+    with serving(engine) as client:
+        assert client.get("/readyz").json() == {"ready": True}
+        engine.is_alive = False
+        assert (client.get("/readyz").status_code, client.get("/readyz").json()) == (503, {"ready": False})
