@@ -1,0 +1,80 @@
+"""The little of Loramill's HTTP interface that the demo speaks, over plain HTTP."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx2
+
+from core.errors import StartRefused
+
+TIMEOUT_S = 600.0
+
+
+class Client:
+    """A connection to one API. Every call raises StartRefused with the API's own sentence when it is refused."""
+
+    def __init__(self, url: str, api_key: str | None) -> None:
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        # no proxy of the environment stands between this machine and itself
+        self._http = httpx2.Client(base_url=url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
+
+    def upload(self, path: Path) -> str:
+        """Upload a file of examples and give its id."""
+        with path.open("rb") as content:
+            answer = self._call(
+                "POST", "/v1/files", data={"purpose": "fine-tune"}, files={"file": (path.name, content)}
+            )
+        return str(answer["id"])
+
+    def create_job(self, body: dict[str, Any]) -> str:
+        """Post a fine-tuning job and give its id."""
+        return str(self._call("POST", "/v1/fine_tuning/jobs", json=body)["id"])
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """Give the job as the API shows it."""
+        return self._call("GET", f"/v1/fine_tuning/jobs/{job_id}")
+
+    def cancel(self, job_id: str) -> None:
+        """Cancel the job; one that has ended stays as it is."""
+        self._call("POST", f"/v1/fine_tuning/jobs/{job_id}/cancel")
+
+    def latest_metrics(self, job_id: str) -> dict[str, Any] | None:
+        """Give the data of the newest step's metrics event; None before the first."""
+        events = self._call("GET", f"/v1/fine_tuning/jobs/{job_id}/events", params={"limit": 20})["data"]
+        metrics = (event["data"] for event in events if event["type"] == "metrics")
+        return next((data for data in metrics if "total_steps" in data), None)  # evaluations have none
+
+    def complete(self, model: str, prompts: Sequence[str], max_tokens: int) -> list[str]:
+        """Give the model's greedy completion of each prompt."""
+        body = {"model": model, "prompt": list(prompts), "max_tokens": max_tokens, "temperature": 0}
+        choices = self._call("POST", "/v1/completions", json=body)["choices"]
+        return [choice["text"] for choice in sorted(choices, key=lambda choice: choice["index"])]
+
+    def _call(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        try:
+            response = self._http.request(method, path, **request)
+        except httpx2.TransportError as error:
+            raise StartRefused(f"{method} {path}: the API does not answer ({error})") from error
+        if response.is_error:
+            raise StartRefused(f"{method} {path}: {_message(response)}")
+        answer = response.json()
+        assert isinstance(answer, dict)
+        return answer
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.close()
+
+
+def _message(response: httpx2.Response) -> str:
+    try:
+        return str(response.json()["error"]["message"])
+    except (json.JSONDecodeError, KeyError, TypeError):  # not our API's envelope
+        return f"status {response.status_code}"

@@ -1,0 +1,226 @@
+"""`loramill doctor`: checks of this machine and its set-up, each with a fixed id and a remedy.
+
+Loads no model library and changes nothing.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import psutil
+import typer
+
+from app.cli.address import is_ready, openable_url
+from app.cli.base_models import find_damage
+from app.cli.columns import align
+from app.cli.preparation import refuse_contradictions, refuse_taken_port
+from core.base_models import Registry, folder_of
+from core.errors import ServiceError
+from core.settings import PREFIX, Settings
+from core.store.migrate import check_schema
+
+ROOT = Path(__file__).resolve().parents[2]
+OLDEST_PYTHON = (3, 11)
+GIB = 2**30
+BF16_FLAGS = frozenset({"amx_bf16", "avx512_bf16", "bf16"})  # x86, x86, ARM
+
+
+class Status(StrEnum):
+    OK = "ok"
+    WARNING = "warning"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found. ``remedy`` is None where there is nothing to mend."""
+
+    status: Status
+    found: str
+    remedy: str | None = None
+
+
+def report(settings: Settings, as_json: bool) -> bool:
+    """Run and print all checks; tell whether none failed."""
+    findings = {name: check(settings) for name, check in CHECKS.items()}
+    if as_json:
+        typer.echo(json.dumps([{"id": name, **asdict(finding)} for name, finding in findings.items()], indent=2))
+    else:
+        rows = [(finding.status.value, name, _line(finding)) for name, finding in findings.items()]
+        typer.echo(align(rows))
+    return all(finding.status is not Status.FAIL for finding in findings.values())
+
+
+def _line(finding: Finding) -> str:
+    return finding.found + (f" → {finding.remedy}" if finding.remedy else "")
+
+
+def check_python(settings: Settings) -> Finding:
+    found = f"{platform.python_version()} at {sys.executable}"
+    if sys.version_info < OLDEST_PYTHON:
+        return Finding(Status.FAIL, found, f"use Python {'.'.join(map(str, OLDEST_PYTHON))} or newer")
+    return Finding(Status.OK, found)
+
+
+def check_packages(settings: Settings) -> Finding:
+    """Installed packages against what Loramill needs, and the versions against those it was tested with."""
+    missing, other, count = [], [], 0
+    tested = _tested_versions()
+    for requirement in importlib.metadata.requires("loramill") or []:
+        if "extra ==" in requirement:
+            continue
+        name = re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0]
+        count += 1
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(name)
+            continue
+        if tested.get(name.lower(), version) != version:
+            other.append(f"{name} {version} (tested: {tested[name.lower()]})")
+    install = "pip install --constraint constraints.txt ."
+    if missing:
+        return Finding(Status.FAIL, f"missing: {', '.join(missing)}", install)
+    if other:
+        return Finding(Status.WARNING, f"other versions than tested: {', '.join(other)}", install)
+    return Finding(Status.OK, f"{count} packages")
+
+
+def _tested_versions() -> dict[str, str]:
+    constraints = ROOT / "constraints.txt"  # absent in an installed wheel
+    lines = constraints.read_text().splitlines() if constraints.exists() else []
+    pairs = (line.split("==") for line in lines if "==" in line)
+    return {name.strip().lower(): version.strip() for name, version in pairs}
+
+
+def check_torch(settings: Settings) -> Finding:
+    try:
+        version = importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(
+            Status.WARNING,
+            "not installed: this installation can run the API only",
+            "pip install --constraint constraints.txt '.[engine]'",
+        )
+    has_gpu = Path("/proc/driver/nvidia/version").exists()
+    if has_gpu and version.endswith("+cpu"):
+        return Finding(
+            Status.WARNING, f"{version}, which cannot use this machine's GPU", "install a CUDA build of torch"
+        )
+    return Finding(Status.OK, f"{version}{', NVIDIA driver present' if has_gpu else ''}")
+
+
+def check_cpu(settings: Settings) -> Finding:
+    cores = len(psutil.Process().cpu_affinity()) if sys.platform == "linux" else os.cpu_count()
+    flags = _cpu_flags() & BF16_FLAGS
+    if flags:
+        return Finding(Status.OK, f"{cores} cores, {', '.join(sorted(flags))}")
+    return Finding(
+        Status.WARNING,
+        f"{cores} cores without bfloat16 arithmetic, so models are computed in float32",
+        "nothing to mend; a CPU with AVX512-BF16 or AMX, or a GPU, is faster",
+    )
+
+
+def _cpu_flags() -> frozenset[str]:
+    path = Path("/proc/cpuinfo")
+    text = path.read_text() if path.exists() else ""
+    found = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", text, flags=re.MULTILINE)
+    return frozenset(found.group(1).split()) if found else frozenset()
+
+
+def check_memory(settings: Settings) -> Finding:
+    available = psutil.virtual_memory().available
+    found = f"{available / GIB:.1f} GiB available"
+    if available < 3 * GIB:
+        return Finding(Status.WARNING, found, "close other programs; the built-in base model wants about 3 GiB")
+    return Finding(Status.OK, found)
+
+
+def check_disk(settings: Settings) -> Finding:
+    free = shutil.disk_usage(_nearest_folder(settings.home)).free
+    found = f"{free / GIB:.1f} GiB free for {settings.home.absolute()}"
+    remedy = f"free some, or set {PREFIX}HOME to a larger disk"
+    if free < GIB:
+        return Finding(Status.FAIL, found, remedy)
+    return Finding(Status.WARNING, found, remedy) if free < 5 * GIB else Finding(Status.OK, found)
+
+
+def check_home(settings: Settings) -> Finding:
+    folder = _nearest_folder(settings.home)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        remedy = f"let user {os.getuid()} write there, or set {PREFIX}HOME"
+        return Finding(Status.FAIL, f"{folder} cannot be written (owner {folder.stat().st_uid})", remedy)
+    made = settings.home.exists()
+    return Finding(Status.OK, f"{settings.home.absolute()}{'' if made else ', made when first needed'}")
+
+
+def _nearest_folder(path: Path) -> Path:
+    absolute = path.absolute()
+    return next(folder for folder in (absolute, *absolute.parents) if folder.is_dir())
+
+
+def check_port(settings: Settings) -> Finding:
+    if is_ready(settings):
+        return Finding(Status.OK, f"a ready API answers on {openable_url(settings)}")
+    try:
+        refuse_contradictions(settings)
+        refuse_taken_port(settings)
+    except ServiceError as error:
+        return Finding(Status.FAIL, "the API cannot listen", str(error))
+    return Finding(Status.OK, f"{settings.host}, port {settings.port} is free")
+
+
+def check_database(settings: Settings) -> Finding:
+    if settings.database_url is None and not (settings.home.absolute() / "loramill.db").exists():
+        return Finding(Status.OK, "SQLite, made by `loramill up` or `loramill migrate`")
+    try:
+        check_schema(settings.database)
+    except ServiceError as error:
+        return Finding(Status.FAIL, "the database cannot be used", str(error))
+    return Finding(Status.OK, "reachable, tables up to date")
+
+
+def check_base_models(settings: Settings) -> Finding:
+    """The files of the base models that are served, against their fingerprints: reads every byte."""
+    try:
+        registry = Registry.load(settings.base_models_folder)
+        for name in settings.base_models:
+            registry.get(name)
+    except ServiceError as error:
+        return Finding(Status.FAIL, f"{PREFIX}BASE_MODELS or base_models.toml is wrong", str(error))
+    missing = [name for name in settings.base_models if not folder_of(settings.base_models_folder, name).exists()]
+    problems = [
+        f"{name}: {problem}"
+        for name in settings.base_models
+        if name not in missing and (problem := find_damage(settings, name))
+    ]
+    if problems:
+        return Finding(Status.FAIL, f"{len(problems)} damaged", "; ".join(problems))
+    if missing:
+        names = " ".join(missing)
+        return Finding(Status.WARNING, f"not imported: {names}", f"run `loramill base-models import {names}`")
+    return Finding(Status.OK, f"verified: {', '.join(settings.base_models)}")
+
+
+# the ids are part of the command's interface
+CHECKS: dict[str, Callable[[Settings], Finding]] = {
+    "python": check_python,
+    "packages": check_packages,
+    "torch": check_torch,
+    "cpu": check_cpu,
+    "memory": check_memory,
+    "disk": check_disk,
+    "home": check_home,
+    "port": check_port,
+    "database": check_database,
+    "base-models": check_base_models,
+}

@@ -1,0 +1,188 @@
+"""The `loramill` command: its subcommands and their options.
+
+Each command imports what it runs when it runs, so that ``--help`` is instant and loads no model
+library, web framework or database. What a command does is the module it calls.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from core.errors import ServiceError, SettingsInvalid
+
+EXIT_FAILED = 1
+EXIT_MISUSE = 2
+
+app = typer.Typer(
+    name="loramill",
+    help="Fine-tune small language models over HTTP, and serve the result.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+base_models = typer.Typer(help="The base models of this machine.", no_args_is_help=True)
+app.add_typer(base_models, name="base-models")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+
+
+def cli() -> None:
+    """Run the command line; an error meant for people becomes one line on stderr and an exit status."""
+    try:
+        app()
+    except ServiceError as error:
+        typer.echo(f"loramill: {error}", err=True)
+        sys.exit(EXIT_MISUSE if isinstance(error, SettingsInvalid) else EXIT_FAILED)
+
+
+@app.command()
+def up() -> None:
+    """Run the whole service on this machine until Ctrl-C: broker, engines, worker and API."""
+    from app.cli.config import read_settings
+    from app.cli.stack import run_stack
+
+    run_stack(read_settings())
+
+
+@app.command()
+def api() -> None:
+    """Run the API alone."""
+    from app.cli.config import read_settings
+    from app.server import run
+    from core.logs import setup
+
+    settings = read_settings()
+    setup(settings, "api")
+    run(settings)
+
+
+@app.command()
+def worker() -> None:
+    """Run a worker alone; it takes jobs from the database."""
+    from app.cli.config import read_settings
+
+    read_settings()
+    become("-m", "worker")
+
+
+@app.command()
+def engine(
+    base_model: Annotated[str, typer.Option(help="Base model that it holds.")],
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="TCP port to listen on.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on, with --port.")] = "127.0.0.1",
+    uds: Annotated[Path | None, typer.Option(help="Unix socket to listen on, instead of --port.")] = None,
+) -> None:
+    """Run an inference engine alone, for one base model."""
+    from app.cli.config import read_settings
+
+    read_settings()
+    if (port is None) == (uds is None):
+        raise typer.BadParameter("give either --port or --uds")
+    where = ["--uds", str(uds)] if uds else ["--host", host, "--port", str(port)]
+    become("-m", "worker.inference", "--base-model", base_model, *where)
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database to this version's tables."""
+    from app.cli.config import read_settings
+    from core.store.migrate import upgrade
+
+    settings = read_settings()
+    settings.home.mkdir(parents=True, exist_ok=True)
+    upgrade(settings.database)
+
+
+@app.command()
+def demo(
+    examples: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Folder with train.jsonl and heldout.jsonl.")
+    ] = None,
+) -> None:
+    """Train on the example data, and show answers before and after."""
+    from app.cli.config import read_settings
+    from app.cli.demo import run_demo
+
+    run_demo(read_settings(), examples)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Check this machine and its set-up; exit 1 when something must be mended."""
+    from app.cli.config import read_settings
+    from app.cli.doctor import report
+
+    if not report(read_settings(), as_json):
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def settings(
+    as_json: Json = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/settings.md.")] = False,
+) -> None:
+    """Show each setting, its value and where that comes from."""
+    from app.cli import settings_report
+    from app.cli.config import read_settings
+
+    if markdown:
+        typer.echo(settings_report.markdown(), nl=False)
+    else:
+        typer.echo(settings_report.show(read_settings(), as_json))
+
+
+@base_models.command("list")
+def list_base_models(as_json: Json = False) -> None:
+    """List the base models of the registry, and which are imported."""
+    from app.cli.base_models import show
+    from app.cli.config import read_settings
+
+    typer.echo(show(read_settings(), as_json))
+
+
+@base_models.command("add")
+def add_base_model(
+    name: Annotated[str, typer.Argument(help="Name under which clients ask for it.")],
+    hub: Annotated[str | None, typer.Option(help="Repository on the Hugging Face hub; needs --revision.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Commit of the repository, 40 hex digits.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Folder on this machine, instead of --hub.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help='What a job\'s "auto" becomes.')] = None,
+) -> None:
+    """Add a base model to this deployment's base_models.toml."""
+    from app.cli.base_models import add
+    from app.cli.config import read_settings
+
+    add(read_settings(), name, hub=hub, revision=revision, folder=folder, learning_rate=learning_rate)
+
+
+@base_models.command("import")
+def import_base_models(names: Annotated[list[str], typer.Argument(help="Names in the registry.")]) -> None:
+    """Bring base models' files into the home folder; does nothing for those already there."""
+    from app.cli.config import read_settings
+    from app.cli.preparation import import_model
+
+    current = read_settings()
+    for name in names:
+        import_model(current.base_models_folder, name)
+
+
+@base_models.command("verify")
+def verify_base_models(
+    names: Annotated[list[str] | None, typer.Argument(help="Imported base models; none named: all.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Read imported base models' files and compare them with their fingerprints; exit 1 on a difference."""
+    from app.cli.base_models import verify
+    from app.cli.config import read_settings
+
+    if not verify(read_settings(), names or [], as_json):
+        raise typer.Exit(EXIT_FAILED)
+
+
+def become(*arguments: str) -> NoReturn:
+    """Replace this process by another Python program, which then gets its signals."""
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, *arguments])

@@ -1,0 +1,108 @@
+"""How a wait is shown: a spinner or a bar on a terminal, else one line every ten seconds with the same facts."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+LINE_EVERY_S = 10.0
+
+
+class TrainingDisplay(Protocol):
+    """Shows a job's newest metrics; a context manager."""
+
+    def __enter__(self) -> "TrainingDisplay": ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def show(self, metrics: Mapping[str, Any]) -> None:
+        """Take the data of a metrics event; the same one may come again."""
+        ...
+
+
+class Bar:
+    """A bar with the facts beside it, for a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+        self._progress = Progress(*columns, console=console)
+        self._task = self._progress.add_task("waiting for the first step", total=None)
+
+    def __enter__(self) -> "Bar":
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def show(self, metrics: Mapping[str, Any]) -> None:
+        self._progress.update(
+            self._task,
+            completed=metrics["step"],
+            total=metrics["total_steps"],
+            description=describe(metrics),
+        )
+
+
+class Lines:
+    """One line every ten seconds, and one for the last step, for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._next_line_at = 0.0
+        self._shown_step = -1
+
+    def __enter__(self) -> "Lines":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def show(self, metrics: Mapping[str, Any]) -> None:
+        step, total = metrics["step"], metrics["total_steps"]
+        now = time.monotonic()
+        if step == self._shown_step or (now < self._next_line_at and step < total):
+            return
+        self._shown_step = step
+        self._next_line_at = now + LINE_EVERY_S
+        self._console.print(f"training: step {step} of {total}, {describe(metrics)}", highlight=False)
+
+
+def training_display(console: Console) -> TrainingDisplay:
+    """Give the display that suits the console."""
+    return Bar(console) if console.is_terminal else Lines(console)
+
+
+def describe(metrics: Mapping[str, Any]) -> str:
+    """Say the facts of a step: loss, speed, and what is left."""
+    facts = [f"loss {metrics['train_loss']:.3f}", f"{metrics['tokens_per_s']:,.0f} tokens/s"]
+    if metrics["eta_s"] is not None:
+        facts.append(f"{duration(metrics['eta_s'])} left")
+    return ", ".join(facts)
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as ``42 s`` or ``3:07 min``."""
+    whole = round(seconds)
+    return f"{whole} s" if whole < 60 else f"{whole // 60}:{whole % 60:02} min"
+
+
+@contextlib.contextmanager
+def waiting(console: Console, what: str) -> Iterator[None]:
+    """Show that something goes on."""
+    if console.is_terminal:
+        with console.status(what):
+            yield
+    else:
+        console.print(f"{what} …", highlight=False)
+        yield

