@@ -1,6 +1,8 @@
 """The outermost layer of every request: its id, its line in the log, and the net for unexpected errors."""
 
+import logging
 import time
+from typing import Final
 
 import structlog
 from starlette.datastructures import MutableHeaders
@@ -9,6 +11,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.errors import INTERNAL, problem_of, wire_of
 from core.errors import InvalidInput
 from core.ids import new_id
+
+PROBES: Final = frozenset({"/livez", "/readyz"})  # asked every few seconds, so not worth a line each
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -52,7 +56,9 @@ class RequestEdge:
                     raise  # only breaking the connection tells the client that the body is not whole
                 await INTERNAL.response(wire_of(scope["path"]))(scope, receive, send_with_id)
             finally:
-                _log.info(
+                level = logging.DEBUG if scope["path"] in PROBES else logging.INFO
+                _log.log(
+                    level,
                     "answered",
                     method=scope["method"],
                     path=scope["path"],

@@ -48,6 +48,7 @@ def setup(settings: Settings, process: str) -> None:
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(settings.log_level.upper())
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # a line for each call to an engine
 
 
 class RedactingFormatter(structlog.stdlib.ProcessorFormatter):

@@ -32,6 +32,7 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         "worker_concurrency": 1,
         "worker_pool_start_method": "spawn",  # no locks, file descriptors or CUDA state inherited
         "worker_max_tasks_per_child": 1,
+        "worker_proc_alive_timeout": 60,  # Celery kills a fresh process after 4 s, too soon on a busy machine
         # A bell is consumed when it is heard. With late acknowledgement Redis would hand it out again
         # each visibility_timeout while the job still runs; the lease in the database takes its place.
         "task_acks_late": False,

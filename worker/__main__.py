@@ -17,6 +17,8 @@ def worker_argv(settings: Settings) -> list[str]:
         f"--loglevel={settings.log_level}",
         "--without-gossip",
         "--without-mingle",
+        # The heartbeat thread can hold a lock while it retries a dead broker, and stopping waits for that lock.
+        "--without-heartbeat",
     ]
 
 

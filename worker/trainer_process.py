@@ -25,7 +25,19 @@ COMMAND: Final = (sys.executable, "-m", "worker.training")
 
 # What a trainer may see of this process's environment: nothing that could carry a credential.
 _PASSED: Final = frozenset(
-    {"HOME", "LANG", "LD_LIBRARY_PATH", "PATH", "PYTHONPATH", "TMPDIR", "TZ", "USER", "VIRTUAL_ENV", "XDG_CACHE_HOME"}
+    {
+        "HOME",
+        "LANG",
+        "LD_LIBRARY_PATH",
+        "PATH",
+        "PYTHONPATH",
+        "PYTHONSAFEPATH",
+        "TMPDIR",
+        "TZ",
+        "USER",
+        "VIRTUAL_ENV",
+        "XDG_CACHE_HOME",
+    }
 )
 _PASSED_PREFIXES: Final = ("CUDA", "KMP_", "LC_", "MKL_", "NCCL_", "NVIDIA_", "OMP_", "PYTORCH_", "TORCH", "TRITON_")
 _CHUNK_BYTES: Final = 2**16

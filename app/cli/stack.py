@@ -100,7 +100,8 @@ def child_specs(settings: Settings, runtime: Path) -> list[ChildSpec]:
     ]
     # the worker's trainer gets stop_grace_s for its last checkpoint
     worker = ChildSpec("worker", (PYTHON, "-m", "worker"), stop_s=settings.stop_grace_s + 10.0)
-    api = ChildSpec("api", (PYTHON, "-m", "app", "api"), stop_s=10.0)
+    # a stream under way gets the seconds that app.server grants it
+    api = ChildSpec("api", (PYTHON, "-m", "app", "api"), stop_s=25.0)
     return [
         ChildSpec("valkey", valkey_command(home / "valkey", runtime / "valkey.sock"), stop_s=5.0),
         *engines,

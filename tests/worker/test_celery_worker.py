@@ -150,6 +150,23 @@ def test_sigterm_releases_the_job_at_a_checkpoint(home: Home, settings: Settings
     assert home.checkpoints(job_id)[-1].step == attempt.last_step
 
 
+def test_a_worker_whose_broker_died_still_stops_when_told(
+    home: Home, settings: Settings, start_worker: StartWorker, valkey: Valkey
+) -> None:
+    worker = start_worker()
+    worker.wait_until_ready()
+    job_id = home.queue(steps=1000, step_s=0.05)
+    Doorbell(settings).ring(job_id)
+    worker.wait_for(lambda: is_running(home, job_id))
+    valkey.kill()
+    time.sleep(5)  # Celery's own heartbeat, where it is on, tries the dead broker every two seconds
+
+    worker.process.terminate()
+    worker.process.wait(45)
+
+    assert home.job(job_id).status is JobStatus.QUEUED
+
+
 @pytest.mark.parametrize("whom", ["main", "pool"])
 def test_a_killed_worker_takes_its_trainer_with_it_and_another_finishes(
     home: Home, settings: Settings, start_worker: StartWorker, whom: str
