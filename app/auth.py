@@ -15,7 +15,7 @@ ANONYMOUS = "anonymous"
 _bearer = HTTPBearer(auto_error=False, description="The deployment's API key, where it has one.")
 
 
-def require_caller(
+async def require_caller(
     settings: SettingsDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 ) -> str:
     """Name the caller; every router but health's depends on this.

@@ -1,4 +1,7 @@
-"""The dependencies that routes ask for; the only code that touches ``app.state``."""
+"""The dependencies that routes ask for; the only code that touches ``app.state``.
+
+Those that only hand something over are ``async``: FastAPI would send each of the others through a thread.
+"""
 
 from collections.abc import Iterator
 from typing import Annotated, cast
@@ -18,34 +21,34 @@ def attach(app: FastAPI, runtime: Runtime) -> None:
     app.state.runtime = runtime
 
 
-def _runtime(request: Request) -> Runtime:
+async def _runtime(request: Request) -> Runtime:
     return cast(Runtime, request.app.state.runtime)
 
 
 RuntimeDep = Annotated[Runtime, Depends(_runtime)]
 
 
-def _settings(runtime: RuntimeDep) -> Settings:
+async def _settings(runtime: RuntimeDep) -> Settings:
     return runtime.settings
 
 
-def _database(runtime: RuntimeDep) -> Database:
+async def _database(runtime: RuntimeDep) -> Database:
     return runtime.database
 
 
-def _blobs(runtime: RuntimeDep) -> BlobStore:
+async def _blobs(runtime: RuntimeDep) -> BlobStore:
     return runtime.blobs
 
 
-def _registry(runtime: RuntimeDep) -> Registry:
+async def _registry(runtime: RuntimeDep) -> Registry:
     return runtime.registry
 
 
-def _engines(runtime: RuntimeDep) -> Engines:
+async def _engines(runtime: RuntimeDep) -> Engines:
     return runtime.engines
 
 
-def _doorbell(runtime: RuntimeDep) -> Ringer:
+async def _doorbell(runtime: RuntimeDep) -> Ringer:
     return runtime.doorbell
 
 

@@ -13,7 +13,7 @@ from core.queue import Doorbell
 from core.settings import Settings
 from core.store.blobs import BlobStore, LocalBlobStore
 from core.store.db import Database
-from core.store.migrate import check_schema
+from core.store.schema import check_schema
 from core.sweeper import Bell, Sweeper
 
 

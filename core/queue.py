@@ -5,13 +5,15 @@ ringing never fails a request and never keeps one waiting.
 """
 
 import threading
-from typing import Any, Final
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
-from celery import Celery
-from kombu.exceptions import OperationalError
 
 from core.settings import Settings
+
+if TYPE_CHECKING:
+    from celery import Celery
 
 TASK_NAME: Final = "loramill.look"
 QUEUE: Final = "loramill.bells"
@@ -82,15 +84,11 @@ class Doorbell:
     def __init__(self, settings: Settings, deadline_s: float = RING_DEADLINE_S) -> None:
         self._deadline_s = deadline_s
         self._places = threading.BoundedSemaphore(_MOST_RINGING)
-        self._celery = Celery("loramill", set_as_current=False)
-        self._celery.conf.update(
-            celery_config(settings)
-            | {
-                "broker_transport_options": _transport_options(socket_timeout_s=2),
-                "task_publish_retry": False,
-                "broker_connection_timeout": 2,
-            }
-        )
+        self._config = celery_config(settings) | {
+            "broker_transport_options": _transport_options(socket_timeout_s=2),
+            "task_publish_retry": False,
+            "broker_connection_timeout": 2,
+        }
 
     def ring(self, job_id: str) -> bool:
         """Ring for a job and tell whether the broker took the bell; never raises, returns within the deadline."""
@@ -113,7 +111,17 @@ class Doorbell:
             _log.warning("doorbell not rung: the broker does not answer", job_id=job_id, deadline_s=self._deadline_s)
         return reached.is_set()
 
+    @cached_property
+    def _celery(self) -> "Celery":
+        from celery import Celery  # a sixth of the API's start, so the first bell pays for it, in its own thread
+
+        celery = Celery("loramill", set_as_current=False)
+        celery.conf.update(self._config)
+        return celery
+
     def _connect(self, job_id: str | None, reached: threading.Event) -> None:
+        from kombu.exceptions import OperationalError  # see `_celery`
+
         try:
             with self._celery.connection_for_write() as connection:
                 # One attempt: the worker's own polling and the sweeper are the retries.

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTED = ("app", "core", "worker", "migrations", "examples")
+DOCUMENTED = ("app", "core", "worker", "migrations", "examples", "benchmarks")
 
 
 def test_the_page_names_every_module_and_nothing_else() -> None:

@@ -5,7 +5,7 @@ import sys
 
 from core.errors import DatabaseUnavailable, SchemaMismatch
 from core.settings import Settings, load_settings
-from core.store.migrate import check_schema
+from core.store.schema import check_schema
 
 
 def worker_argv(settings: Settings) -> list[str]:

@@ -9,9 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psycopg.errors
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session as Session
 from sqlalchemy.orm import sessionmaker
@@ -21,6 +20,7 @@ from core.errors import DatabaseUnavailable, ServiceError, StorageFull
 _BUSY_TIMEOUT_MS = 5000
 _JOURNAL_BYTES = 64 * 2**20
 _POSTGRESQL_LIMITS = "-c statement_timeout=10s -c lock_timeout=3s -c idle_in_transaction_session_timeout=30s"
+_POSTGRESQL_DISK_FULL = "53100"  # SQLSTATE disk_full
 _SQLITE_UNAVAILABLE = frozenset(
     {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}
 )
@@ -186,8 +186,8 @@ def _as_service_error(error: DBAPIError) -> ServiceError | None:
         if code == sqlite3.SQLITE_FULL:
             return StorageFull()
         return DatabaseUnavailable() if code in _SQLITE_UNAVAILABLE else None
-    if isinstance(cause, psycopg.errors.DiskFull):
+    if getattr(cause, "sqlstate", None) == _POSTGRESQL_DISK_FULL:
         return StorageFull()
-    if error.connection_invalidated or isinstance(cause, psycopg.OperationalError):
+    if error.connection_invalidated or isinstance(error, OperationalError):
         return DatabaseUnavailable()
     return None

@@ -10,15 +10,13 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from filelock import FileLock, Timeout
 from sqlalchemy import Connection, Engine, text
 
 from core.errors import DatabaseUnavailable, SchemaMismatch
 from core.store.db import create_db_engine, reported_failures, sqlite_file, writing
+from core.store.schema import REVISIONS, find_revision, is_newer
 
-VERSION_TABLE = "loramill_alembic_version"
 _LOCK_WAIT_S = 60
 _ADVISORY_LOCK = 0x6C6F7261  # "lora"; any number that no other user of the database takes
 
@@ -36,9 +34,9 @@ def upgrade(url: str) -> None:
     db_engine = create_db_engine(url)
     try:
         with reported_failures(), _only_one(db_engine, url) as connection:
-            found, needed, is_newer = _revisions(connection)
-            if is_newer:
-                raise SchemaMismatch(found, needed, True)
+            found = find_revision(connection)
+            if is_newer(found):
+                raise SchemaMismatch(found, REVISIONS[-1], True)
             config = _config()
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
@@ -46,39 +44,11 @@ def upgrade(url: str) -> None:
         db_engine.dispose()
 
 
-def check_schema(url: str) -> None:
-    """Make sure that the database's tables are the ones this version works with.
-
-    Raises:
-        SchemaMismatch: they are older or newer.
-        DatabaseUnavailable: it is unreachable.
-    """
-    db_engine = create_db_engine(url)
-    try:
-        with reported_failures(), db_engine.connect() as connection:
-            found, needed, is_newer = _revisions(connection)
-    finally:
-        db_engine.dispose()
-    if found != needed:
-        raise SchemaMismatch(found, needed, is_newer)
-
-
 def _config() -> Config:
     config = Config()
     # the package's own folder: a checkout and an installed wheel work alike
     config.set_main_option("script_location", str(importlib.resources.files("migrations")).replace("%", "%%"))
     return config
-
-
-def _revisions(connection: Connection) -> tuple[str | None, str, bool]:
-    """Give the database's revision, ours, and whether the former is one we do not know, hence newer."""
-    script = ScriptDirectory.from_config(_config())
-    needed = script.get_current_head()
-    assert needed is not None
-    context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
-    found = context.get_current_revision()
-    known = {revision.revision for revision in script.walk_revisions()}
-    return found, needed, found is not None and found not in known
 
 
 @contextmanager

@@ -8,10 +8,11 @@ from alembic import command, op
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, inspect, text
 
 from core.errors import DatabaseUnavailable, SchemaMismatch
-from core.store import db, migrate
+from core.store import db, migrate, schema
 from core.store.db import create_db_engine, writing
 from core.store.tables import Record
 
@@ -44,7 +45,7 @@ def _schema(db_engine: Engine) -> dict[str, object]:
             found.get_pk_constraint(table)["name"],
         )
         for table in found.get_table_names()
-        if table != migrate.VERSION_TABLE
+        if table != schema.VERSION_TABLE
     }
 
 
@@ -52,7 +53,7 @@ def test_tables_of_the_newest_revision_are_the_ones_the_code_declares(db_engine:
     _move(db_engine, "head")
     with db_engine.connect() as connection:
         context = MigrationContext.configure(
-            connection, opts={"version_table": migrate.VERSION_TABLE, "compare_type": True}
+            connection, opts={"version_table": schema.VERSION_TABLE, "compare_type": True}
         )
         assert compare_metadata(context, Record.metadata) == []
 
@@ -80,7 +81,7 @@ def test_upgrade_makes_the_schema_and_a_second_one_does_nothing(empty_url: str, 
     first = _schema(db_engine)
     migrate.upgrade(empty_url)
     assert _schema(db_engine) == first
-    migrate.check_schema(empty_url)
+    schema.check_schema(empty_url)
 
 
 def test_upgrades_at_the_same_time_wait_for_each_other(empty_url: str) -> None:
@@ -91,7 +92,7 @@ def test_upgrades_at_the_same_time_wait_for_each_other(empty_url: str) -> None:
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0, 0]
-    migrate.check_schema(empty_url)
+    schema.check_schema(empty_url)
 
 
 def test_a_failing_migration_leaves_nothing_behind(
@@ -110,15 +111,15 @@ def test_a_failing_migration_leaves_nothing_behind(
 
 def test_a_database_that_is_behind_is_refused_with_the_remedy(empty_url: str) -> None:
     with pytest.raises(SchemaMismatch, match="loramill migrate"):
-        migrate.check_schema(empty_url)
+        schema.check_schema(empty_url)
 
 
 def test_a_database_of_a_newer_version_is_refused_and_left_alone(empty_url: str, db_engine: Engine) -> None:
     migrate.upgrade(empty_url)
     with db_engine.begin() as connection:
-        connection.execute(text(f"UPDATE {migrate.VERSION_TABLE} SET version_num = '9999'"))
+        connection.execute(text(f"UPDATE {schema.VERSION_TABLE} SET version_num = '9999'"))
     with pytest.raises(SchemaMismatch, match="newer"):
-        migrate.check_schema(empty_url)
+        schema.check_schema(empty_url)
     with pytest.raises(SchemaMismatch, match="newer"):
         migrate.upgrade(empty_url)
 
@@ -169,7 +170,7 @@ def test_an_upgrade_waits_for_another_one_for_longer_than_for_a_row(
     migrate.upgrade(url)
     first.join()
     letting_go.join()
-    migrate.check_schema(url)
+    schema.check_schema(url)
 
 
 def test_the_alembic_command_takes_the_database_from_the_settings(
@@ -177,7 +178,7 @@ def test_the_alembic_command_takes_the_database_from_the_settings(
 ) -> None:
     monkeypatch.setenv("LORAMILL_DATABASE_URL", empty_url)
     command.upgrade(Config(ROOT / "alembic.ini"), "head")
-    migrate.check_schema(empty_url)
+    schema.check_schema(empty_url)
     assert "jobs" in _schema(db_engine)
 
 
@@ -196,4 +197,11 @@ def test_the_alembic_command_that_fails_half_way_leaves_nothing_behind(
 
 def test_an_unreachable_server_is_reported_as_such(tmp_path: Path) -> None:
     with pytest.raises(DatabaseUnavailable):
-        migrate.check_schema(f"postgresql+psycopg://nobody@/nowhere?host={tmp_path}")
+        schema.check_schema(f"postgresql+psycopg://nobody@/nowhere?host={tmp_path}")
+
+
+def test_the_revisions_known_without_alembic_are_the_ones_there_are() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(ROOT / "migrations"))
+    newest_first = [revision.revision for revision in ScriptDirectory.from_config(config).walk_revisions()]
+    assert tuple(reversed(newest_first)) == schema.REVISIONS

@@ -1,0 +1,44 @@
+"""Which revisions of the tables there are, and whether a database has the newest.
+
+Bringing it there is ``core.store.migrate``'s, which needs Alembic; to tell, nothing but a query is needed.
+"""
+
+from typing import Final
+
+from sqlalchemy import Connection, inspect, text
+
+from core.errors import SchemaMismatch
+from core.store.db import create_db_engine, reported_failures
+
+VERSION_TABLE: Final = "loramill_alembic_version"
+REVISIONS: Final = ("0001",)  # of `migrations`, oldest first
+
+
+def check_schema(url: str) -> None:
+    """Make sure that the database's tables are the ones this version works with.
+
+    Raises:
+        SchemaMismatch: they are older or newer.
+        DatabaseUnavailable: it is unreachable.
+    """
+    db_engine = create_db_engine(url)
+    try:
+        with reported_failures(), db_engine.connect() as connection:
+            found = find_revision(connection)
+    finally:
+        db_engine.dispose()
+    if found != REVISIONS[-1]:
+        raise SchemaMismatch(found, REVISIONS[-1], is_newer(found))
+
+
+def find_revision(connection: Connection) -> str | None:
+    """Give the revision that the database is at; None when it has no tables yet."""
+    if not inspect(connection).has_table(VERSION_TABLE):
+        return None
+    found: str | None = connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))
+    return found
+
+
+def is_newer(revision: str | None) -> bool:
+    """Tell whether a revision is one we do not know, hence of a newer Loramill."""
+    return revision is not None and revision not in REVISIONS
