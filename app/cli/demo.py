@@ -31,7 +31,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 TRAINING, HELD_OUT, JOB = "train.jsonl", "heldout.jsonl", "job.json"
 MOST_HELD_OUT = 50
 SHOWN = 5
-MAX_TOKENS = 64
+MAX_TOKENS = 40  # a record has fewer than 30
 POLL_S = 0.5
 LINES_OF_FAILURE = 20
 

@@ -15,7 +15,7 @@ from core.errors import (
     InvalidParameter,
     ModelNotFound,
 )
-from core.jobs import FileRef, PromptFormat
+from core.jobs import FileRef, JobSpec, PromptFormat
 from core.settings import Settings
 from core.store import files, jobs
 from core.store.db import Session
@@ -55,23 +55,10 @@ def create(
     earlier = _find_earlier(session, caller, request_sha256, idempotency_key, is_retry, now)
     if earlier is not None:
         return earlier
-    base = find_base(settings, registry, request.model)
-    training = _find_file(session, request.training_file, "training_file", request.prompt_format)
-    validation = (
-        None
-        if request.validation_file is None
-        else _find_file(session, request.validation_file, "validation_file", request.prompt_format)
-    )
     job = jobs.create(
         session,
         caller=caller,
-        spec=hyperparameters.resolve(
-            request,
-            base=base,
-            context_tokens=_context_tokens(settings, base.name),
-            training=training,
-            validation=validation,
-        ),
+        spec=_specify(session, request, settings, registry),
         requested=requested,
         request_sha256=request_sha256,
         suffix=request.suffix,
@@ -89,6 +76,23 @@ def create(
             now=now,
         )
     return job
+
+
+def _specify(session: Session, request: JobCreate, settings: Settings, registry: Registry) -> JobSpec:
+    base = find_base(settings, registry, request.model)
+    training = _find_file(session, request.training_file, "training_file", request.prompt_format)
+    validation = (
+        None
+        if request.validation_file is None
+        else _find_file(session, request.validation_file, "validation_file", request.prompt_format)
+    )
+    return hyperparameters.resolve(
+        request,
+        base=base,
+        context_tokens=_context_tokens(settings, base.name),
+        training=training,
+        validation=validation,
+    )
 
 
 def find_base(settings: Settings, registry: Registry, name: str) -> BaseModelEntry:
