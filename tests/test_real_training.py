@@ -62,7 +62,8 @@ def test_one_epoch_on_restaurants_lowers_the_loss_and_answers_stop(
         print(f"validation loss on completions: {first:.4f} before, {last:.4f} after; {losses}")
         assert last <= 0.75 * first
 
-        prompts = list(dict.fromkeys(json.loads(line)["prompt"] for line in validation.open(encoding="utf-8")))[:10]
+        lines = validation.read_text(encoding="utf-8").splitlines()
+        prompts = list(dict.fromkeys(json.loads(line)["prompt"] for line in lines))[:10]
         answers = client.completions.create(model=ended.fine_tuned_model, prompt=prompts, max_tokens=120, temperature=0)
         for choice in answers.choices:
             print(repr(choice.text))
