@@ -151,17 +151,21 @@ class Generation:
 
 
 def _tokens_of(delta: Delta) -> list[TokenOut]:
-    """Give a delta's tokens, with the delta's text on the last one that is not special.
+    """Give a delta's tokens, with the delta's text on the last one that clients print.
 
     Clients print the texts of ordinary tokens one by one. A token's own text can be half a character,
-    which the delta's text holds back until the other half is there.
+    or the beginning of a stop sequence, which the delta's text holds back until it is certain. Text
+    that becomes certain only with the end token makes that one ordinary, since it would be lost else.
     """
     ordinary = [place for place, token in enumerate(delta.tokens) if not token.special]
+    bearer = ordinary[-1] if ordinary else len(delta.tokens) - 1 if delta.text else None
     return [
-        _token_out(token, token.text if token.special else delta.text if place == ordinary[-1] else "")
+        _token_out(token, delta.text, special=False)
+        if place == bearer
+        else _token_out(token, token.text if token.special else "", special=token.special)
         for place, token in enumerate(delta.tokens)
     ]
 
 
-def _token_out(token: Token, text: str) -> TokenOut:
-    return TokenOut(id=token.id, text=text, logprob=token.logprob, special=token.special, skipped=False)
+def _token_out(token: Token, text: str, *, special: bool) -> TokenOut:
+    return TokenOut(id=token.id, text=text, logprob=token.logprob, special=special, skipped=False)

@@ -1,0 +1,33 @@
+import asyncio
+from collections.abc import AsyncGenerator
+
+from app.schemas.generate import GenerateCreate
+from app.services.models import ServedModel
+from app.services.text_generation import Generation
+from core.generation import Delta, FinishReason, GenerationRequest, Token, Usage
+from tests.stub_engine import StubEngine
+
+
+class HoldsBackUntilTheEnd(StubEngine):
+    """Gives the text of its last word only with the end token, as when it could have begun a stop sequence."""
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
+        word = Token(id=10, text=" one", logprob=-0.5, special=False)
+        end = Token(id=11, text="<|end|>", logprob=-0.5, special=True)
+        yield Delta(text="", tokens=(word,))
+        yield Delta(
+            text=" one",
+            tokens=(end,),
+            finish_reason=FinishReason.END,
+            usage=Usage(prompt_tokens=1, completion_tokens=2),
+        )
+
+
+def test_text_that_comes_with_the_end_token_reaches_clients_that_print_ordinary_tokens() -> None:
+    generation = Generation(GenerateCreate(inputs="go"), ServedModel("base", "base", None), HoldsBackUntilTheEnd())
+
+    async def printed() -> tuple[str, str | None]:
+        events = [event async for event in generation.events()]
+        return "".join(event.token.text for event in events if not event.token.special), events[-1].generated_text
+
+    assert asyncio.run(printed()) == (" one", " one")
