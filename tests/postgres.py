@@ -69,6 +69,8 @@ def running_postgres() -> Iterator[PostgresServer]:
     # pytest's own temporary folders are closed to other users, and too long for a socket's path
     folder = Path(tempfile.mkdtemp(prefix="loramill-pg-", dir="/tmp"))
     as_user = _as_server_user(folder)
+    if as_user:
+        binaries = _within_reach(binaries, folder)
     data = folder / "data"
     try:
         _initialise(binaries, data, as_user)
@@ -118,6 +120,18 @@ def _as_server_user(folder: Path) -> dict[str, Any]:
     user = pwd.getpwnam(_SERVER_USER)
     os.chown(folder, user.pw_uid, user.pw_gid)
     return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+
+
+def _within_reach(binaries: Path, folder: Path) -> Path:
+    """Copy the binaries to where the server's user can run them: root's folders are often closed to others.
+
+    They look for their libraries beside the package's folder, so the layout stays.
+    """
+    install = binaries.parent
+    package = install.parent
+    for libraries in package.parent.glob(f"{_PACKAGE}.*libs"):
+        shutil.copytree(libraries, folder / libraries.name)
+    return shutil.copytree(install, folder / package.name / install.name, symlinks=True) / binaries.name
 
 
 def _initialise(binaries: Path, data: Path, as_user: dict[str, Any]) -> None:
