@@ -69,6 +69,7 @@ class FileRef(Frozen):
 
 
 OverLength = Literal["drop", "truncate_prompt", "error"]
+TrainOn = Literal["all_assistant", "last_assistant"]  # which answers of a conversation
 
 
 class JobSpec(Frozen):
@@ -83,6 +84,7 @@ class JobSpec(Frozen):
     learning_rate_multiplier: float
     lora: LoraSpec
     prompt_loss_weight: float  # 0: completion only; 1: full sequence
+    train_on: TrainOn
     prompt_format: PromptFormat | None
     max_length: int  # tokens of one example, closing token included
     over_length: OverLength

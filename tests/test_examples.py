@@ -9,7 +9,8 @@ import pytest
 
 from app.schemas.fine_tuning import JobCreate
 from core.base_models import Registry
-from core.text.examples import PromptCompletion, read_examples
+from core.text.data_files import read_examples
+from core.text.examples import PromptCompletion
 from examples import generate
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"

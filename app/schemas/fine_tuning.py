@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints
 
 from app.schemas.wire import AutoFloat, AutoInt, Body, Out, StoredText, only
-from core.jobs import JobSpec, JobStatus, LoraSpec, OverLength, PromptFormat
+from core.jobs import JobSpec, JobStatus, LoraSpec, OverLength, PromptFormat, TrainOn
 from core.store.tables import CheckpointRecord, EventRecord, JobRecord
 
 # A part of the served model's name, between colons.
@@ -55,6 +55,7 @@ class JobCreate(Body):
 
     lora: LoraCreate = LoraCreate()
     prompt_loss_weight: float = Field(0.0, ge=0, le=1)
+    train_on: TrainOn = "all_assistant"
     prompt_format: PromptFormat | None = None
     max_length: AutoInt = Field(None, ge=8)
     over_length: OverLength = "drop"
@@ -118,6 +119,7 @@ class JobOut(Out):
 
     lora: LoraSpec
     prompt_loss_weight: float
+    train_on: TrainOn
     prompt_format: PromptFormat | None
     max_length: int
     over_length: OverLength
@@ -158,6 +160,7 @@ class JobOut(Out):
             user_provided_suffix=job.suffix,
             lora=spec.lora,
             prompt_loss_weight=spec.prompt_loss_weight,
+            train_on=spec.train_on,
             prompt_format=spec.prompt_format,
             max_length=spec.max_length,
             over_length=spec.over_length,

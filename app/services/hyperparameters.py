@@ -56,6 +56,7 @@ def resolve(
             target_modules=request.lora.target_modules,
         ),
         prompt_loss_weight=request.prompt_loss_weight,
+        train_on=request.train_on,
         prompt_format=request.prompt_format,
         max_length=request.max_length or min(MAX_LENGTH_TOKENS, context_tokens),
         over_length=request.over_length,

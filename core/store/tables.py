@@ -77,6 +77,7 @@ class FileRecord(Record):
     sha256: Mapped[str] = mapped_column(_Digest, index=True)
     status: Mapped[FileStatus]
     status_details: Mapped[str | None]  # why it cannot be trained on
+    file_type: Mapped[str] = mapped_column(default="jsonl")  # core.text.data_files.FileType
     example_format: Mapped[str | None]  # core.text.examples.ExampleFormat
     columns: Mapped[list[str] | None]
     examples: Mapped[int]
@@ -100,6 +101,7 @@ class JobRecord(Record):
     spec_sha256: Mapped[str] = mapped_column(_Digest)
     request_sha256: Mapped[str] = mapped_column(_Digest)
     suffix: Mapped[str | None]
+    estimate: Mapped[dict[str, Any] | None]  # core.estimate.Estimate as it was when the job was made
     job_metadata: Mapped[dict[str, Any] | None]
     training_file_id: Mapped[str] = mapped_column(_Id)
     validation_file_id: Mapped[str | None] = mapped_column(_Id)

@@ -1,30 +1,29 @@
-"""Training examples as users upload them: what one JSON line may hold, and reading a file of them.
+"""Training examples as users upload them: which shapes there are, and what each may hold.
 
-Knows no tokenizer: whether an example fits a base model is decided when it is rendered.
+Knows no tokenizer: whether an example fits a base model is decided when it is rendered. How an example
+is written in a file is ``core.text.jsonl``'s.
 """
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import orjson
 
 ExampleFormat = Literal["prompt_completion", "messages", "columns"]
 
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-BLANK = b" \t\r\n"
 ROLES = ("system", "user", "assistant")
 MAX_MESSAGES = 1024  # rendering takes time that grows with their square
+MAX_MASK_SPANS = 1024  # of one answer
 SHAPES = ('"prompt" and "completion"', '"messages"', "columns for a prompt format")
 
 
 class LineProblem(Exception):
     """One line of a file is not an example; ``reason`` is a sentence for the person who wrote the file."""
 
-    def __init__(self, line: int, reason: str) -> None:
-        super().__init__(line, reason)
+    def __init__(self, line: int, reason: str, code: str = "malformed") -> None:
+        super().__init__(line, reason, code)
 
     @property
     def line(self) -> int:
@@ -34,8 +33,16 @@ class LineProblem(Exception):
     def reason(self) -> str:
         return str(self.args[1])
 
+    @property
+    def code(self) -> str:
+        """What kind of problem it is, for programs: stable, in snake_case."""
+        return str(self.args[2])
+
     def __str__(self) -> str:
         return f"line {self.line}: {self.reason}"
+
+
+MaskSpan = tuple[int, int]  # characters of an answer that are not trained on, the end not included
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,7 @@ class PromptCompletion:
     line: int
     prompt: str
     completion: str
+    mask_spans: tuple[MaskSpan, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +62,7 @@ class Message:
     role: str
     content: str
     weight: float = 1.0
+    mask_spans: tuple[MaskSpan, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,20 +95,12 @@ def format_of(example: Example) -> ExampleFormat:
             return "columns"
 
 
-def parse_line(raw: bytes, line: int) -> Example:
-    """Read one line, with or without its line end.
+def example_of(value: dict[str, Any], line: int) -> Example:
+    """Read one example from its keys and values, wherever they were written.
 
     Raises:
-        LineProblem: it is not one JSON object of a known shape.
+        LineProblem: it has none of the known shapes.
     """
-    try:
-        value = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        raise LineProblem(line, _json_reason(raw, error)) from error
-    if not isinstance(value, dict):
-        raise LineProblem(line, f"expected a JSON object, not {_kind(value)}")
-    if rb"\u0000" in raw and _holds_nul(value):
-        raise LineProblem(line, r"a text holds the NUL character (\u0000); remove it")
     if not value:
         raise LineProblem(line, f"the object is empty; expected {', '.join(SHAPES[:2])} or {SHAPES[2]}")
     if "messages" in value:
@@ -109,22 +110,21 @@ def parse_line(raw: bytes, line: int) -> Example:
     return Columns(line, value)
 
 
-def read_examples(path: Path) -> Iterator[Example]:
-    """Read a checked file's examples one by one, with their line numbers.
+def refuse_nul(value: Any, line: int) -> None:
+    """Look for NUL in every key and text, without recursion because a line may nest deeply.
 
     Raises:
-        LineProblem: a line is not an example, so the file was not checked.
+        LineProblem: there is one.
     """
-    with path.open("rb") as lines:
-        for number, raw in enumerate(lines, start=1):
-            content = strip_line(raw, number)
-            if content:
-                yield parse_line(content, number)
-
-
-def strip_line(raw: bytes, line: int) -> bytes:
-    """Take off what is no part of the JSON: white space around it and, on the first line, a byte order mark."""
-    return (raw.removeprefix(BYTE_ORDER_MARK) if line == 1 else raw).strip(BLANK)
+    pending = [value]
+    while pending:
+        match pending.pop():
+            case str(text) if "\0" in text:
+                raise LineProblem(line, r"a text holds the NUL character (\u0000); remove it", "nul")
+            case dict(items):
+                pending += [*items.keys(), *items.values()]
+            case list(items):
+                pending += items
 
 
 def _prompt_completion(value: dict[str, Any], line: int) -> PromptCompletion:
@@ -135,50 +135,74 @@ def _prompt_completion(value: dict[str, Any], line: int) -> PromptCompletion:
             near = difflib.get_close_matches(key, others, n=1)
             hint = f'; there is "{near[0]}", did you mean "{key}"?' if near else ""
             raise LineProblem(line, f'"{key}" is missing{hint}')
-    _refuse_unknown(value, wanted, line, "")
+    _refuse_unknown(value, (*wanted, "mask_spans"), line, "")
     for key in wanted:
         if not isinstance(value[key], str):
-            raise LineProblem(line, f'"{key}" must be a string, not {_kind(value[key])}')
+            raise LineProblem(line, f'"{key}" must be a string, not {kind_of(value[key])}')
     if not value["completion"].strip():
-        raise LineProblem(line, '"completion" is empty, so there is nothing to learn from')
-    return PromptCompletion(line, value["prompt"], value["completion"])
+        raise LineProblem(line, '"completion" is empty, so there is nothing to learn from', "empty_completion")
+    spans = _mask_spans(value, value["completion"], "", line)
+    return PromptCompletion(line, value["prompt"], value["completion"], spans)
 
 
 def _chat(value: dict[str, Any], line: int) -> Chat:
     _refuse_unknown(value, ("messages",), line, "")
     turns = value["messages"]
     if not isinstance(turns, list):
-        raise LineProblem(line, f'"messages" must be a list, not {_kind(turns)}')
+        raise LineProblem(line, f'"messages" must be a list, not {kind_of(turns)}')
     if len(turns) > MAX_MESSAGES:
         raise LineProblem(line, f'"messages" has {len(turns):,} messages; at most {MAX_MESSAGES:,} are supported')
     messages = tuple(_message(turn, f"messages[{index}]", line) for index, turn in enumerate(turns))
     if not messages or messages[-1].role != "assistant":
-        raise LineProblem(line, '"messages" must end with a message from "assistant", the answer to learn')
+        reason = '"messages" must end with a message from "assistant", the answer to learn'
+        raise LineProblem(line, reason, "role_order")
     if messages[0].role == "assistant":
-        raise LineProblem(line, '"messages" must not begin with "assistant": there is no prompt to answer')
+        reason = '"messages" must not begin with "assistant": there is no prompt to answer'
+        raise LineProblem(line, reason, "role_order")
     return Chat(line, messages)
 
 
 def _message(turn: Any, place: str, line: int) -> Message:
     if not isinstance(turn, dict):
-        raise LineProblem(line, f"{place} must be an object, not {_kind(turn)}")
+        raise LineProblem(line, f"{place} must be an object, not {kind_of(turn)}")
     role = turn.get("role")
     if role not in ROLES:
         raise LineProblem(line, f'{place}.role must be "system", "user" or "assistant", not {_shown(role)}')
-    _refuse_unknown(turn, ("role", "content", "weight"), line, f"{place}: ")
+    _refuse_unknown(turn, ("role", "content", "weight", "mask_spans"), line, f"{place}: ")
     content = turn.get("content")
     if not isinstance(content, str):
-        raise LineProblem(line, f"{place}.content must be a string, not {_kind(content)}")
+        raise LineProblem(line, f"{place}.content must be a string, not {kind_of(content)}")
     if role != "assistant":
-        if "weight" in turn:
-            raise LineProblem(line, f'{place}.weight: only messages from "assistant" have a weight')
+        for key in ("weight", "mask_spans"):
+            if key in turn:
+                raise LineProblem(line, f'{place}.{key}: only messages from "assistant" have one')
         return Message(role, content)
     if not content.strip():
-        raise LineProblem(line, f"{place}.content is empty, so there is nothing to learn from")
+        reason = f"{place}.content is empty, so there is nothing to learn from"
+        raise LineProblem(line, reason, "empty_completion")
     weight = turn.get("weight", 1)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 1:
         raise LineProblem(line, f"{place}.weight must be a number from 0 to 1, not {_shown(weight)}")
-    return Message(role, content, float(weight))
+    return Message(role, content, float(weight), _mask_spans(turn, content, f"{place}.", line))
+
+
+def _mask_spans(value: dict[str, Any], answer: str, place: str, line: int) -> tuple[MaskSpan, ...]:
+    """Read the pairs [begin, end) of an answer's characters; null means none."""
+    spans = value.get("mask_spans")
+    if spans is None:
+        return ()
+    if not isinstance(spans, list) or len(spans) > MAX_MASK_SPANS:
+        raise LineProblem(line, f"{place}mask_spans must be a list of at most {MAX_MASK_SPANS:,} pairs", "mask_span")
+    for index, span in enumerate(spans):
+        is_pair = isinstance(span, list) and len(span) == 2 and all(type(end) is int for end in span)
+        if not is_pair or not 0 <= span[0] < span[1] <= len(answer):
+            raise LineProblem(
+                line,
+                f"{place}mask_spans[{index}] must be [begin, end], characters of the answer with "
+                f"0 <= begin < end <= {len(answer)}, not {_shown(span)}",
+                "mask_span",
+            )
+    return tuple((begin, end) for begin, end in spans)
 
 
 def _refuse_unknown(value: dict[str, Any], known: tuple[str, ...], line: int, place: str) -> None:
@@ -189,29 +213,7 @@ def _refuse_unknown(value: dict[str, Any], known: tuple[str, ...], line: int, pl
         raise LineProblem(line, f"{place}{names} is not supported here; an object has {allowed} only")
 
 
-def _json_reason(raw: bytes, error: orjson.JSONDecodeError) -> str:
-    try:
-        raw.decode("utf-8")
-    except UnicodeDecodeError as broken:
-        return f"the line is not UTF-8: byte {broken.start + 1} is {raw[broken.start]:#04x}; save the file as UTF-8"
-    return f"the line is not one JSON object: {error.msg} at character {error.pos + 1}"
-
-
-def _holds_nul(value: Any) -> bool:
-    """Look for NUL in every key and text, without recursion because a line may nest deeply."""
-    pending = [value]
-    while pending:
-        match pending.pop():
-            case str(text) if "\0" in text:
-                return True
-            case dict(items):
-                pending += [*items.keys(), *items.values()]
-            case list(items):
-                pending += items
-    return False
-
-
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
     """Name a JSON value's type as JSON does."""
     names = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")

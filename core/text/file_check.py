@@ -5,7 +5,8 @@ Where the bytes come from and where they are kept is the caller's.
 
 from dataclasses import dataclass
 
-from core.text.examples import Columns, Example, ExampleFormat, LineProblem, format_of, parse_line, strip_line
+from core.text.examples import Columns, Example, ExampleFormat, LineProblem, format_of
+from core.text.jsonl import parse_line, strip_line
 
 MAX_PROBLEMS = 20
 
@@ -56,14 +57,16 @@ class FileChecker:
         """Check the last line, which may lack its line end, and report."""
         self._end_line()
         if not self._examples and not self._problem_count:
-            self._note(LineProblem(1, "the file holds no examples; write one JSON object a line"))
+            self._note(LineProblem(1, "the file holds no examples; write one JSON object a line", "empty_file"))
         return FileReport(self._examples, self._format, self._columns, tuple(self._problems), self._problem_count)
 
     def _extend(self, part: bytes) -> None:
         if self._is_skipping:
             return
         if len(self._begun) + len(part) > self._max_line_bytes:
-            self._note(LineProblem(self._line, f"the line is longer than {self._max_line_bytes:,} bytes"))
+            self._note(
+                LineProblem(self._line, f"the line is longer than {self._max_line_bytes:,} bytes", "line_too_long")
+            )
             self._is_skipping = True
             self._begun.clear()
         else:
@@ -87,7 +90,7 @@ class FileChecker:
             self._columns = tuple(example.values) if isinstance(example, Columns) else None
         if found != self._format:
             reason = f'this line has the format "{found}", but the file began with "{self._format}"; use one in a file'
-            raise LineProblem(example.line, reason)
+            raise LineProblem(example.line, reason, "mixed_formats")
         if isinstance(example, Columns) and self._columns is not None:
             self._columns = tuple(name for name in self._columns if name in example.values)
         self._examples += 1

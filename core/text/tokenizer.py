@@ -15,6 +15,7 @@ from core.errors import BaseModelInvalid
 
 REPLACEMENT = "\ufffd"  # what a decoder gives for bytes that are not UTF-8, or not yet
 MAX_PENDING_TOKENS = 32
+Span = tuple[int, int]  # characters of a text, the end not included
 SPECIAL_ROLES = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 # Prompt and completion as they meet in practice. A tokenizer that adds a space to each text, or
@@ -51,6 +52,7 @@ class TextTokenizer:
         self.end_ids = frozenset({self.eos_id, *end_ids})
         self.prefix_ids = self._find_prefix(config.get("add_bos_token"))
         self.start_ids = self.prefix_ids or (self._special_id("bos_token", default=self.eos_id),)
+        backend.post_processor = None  # from here on nothing is added to a text, and no span is trimmed
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
         self.chat_template = _chat_template(config)
         self._check_seams()
@@ -84,6 +86,14 @@ class TextTokenizer:
         """Give the ids of a text alone: nothing is added before or after it."""
         ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
         return ids
+
+    def encode_spans(self, text: str) -> tuple[tuple[int, ...], tuple[Span, ...]]:
+        """Give the ids of a text as `encode` does, and for each the characters of the text that it stands for.
+
+        Tokens that share a character have it both: "é" as two tokens has the spans (0, 1) and (0, 1).
+        """
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        return tuple(encoding.ids), tuple(encoding.offsets)
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """Give the text of ids; bytes that are not UTF-8 become U+FFFD."""

@@ -118,6 +118,7 @@ def make_spec(training_file: FileRef) -> JobSpec:
         learning_rate_multiplier=1.0,
         lora=LoraSpec(),
         prompt_loss_weight=0.0,
+        train_on="all_assistant",
         prompt_format=None,
         max_length=64,
         over_length="drop",

@@ -15,6 +15,7 @@ def test_a_specification_comes_back_whole(tmp_path: Path) -> None:
         learning_rate_multiplier=1.0,
         lora=LoraSpec(target_modules=("q_proj",)),
         prompt_loss_weight=0.1,
+        train_on="all_assistant",
         prompt_format=PromptFormat(prompt="{{frage}} für", completion="{{antwort}}"),
         max_length=512,
         over_length="drop",

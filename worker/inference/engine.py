@@ -146,7 +146,7 @@ class LocalEngine:
         prompt, max_tokens = request.prompt, request.sampling.max_tokens
         if "" in request.sampling.stop:
             raise InvalidParameter("stop", "a stop sequence cannot be empty")
-        ids = tuple(self._renderer.prompt_text(prompt)) if isinstance(prompt, str) else prompt
+        ids = self._renderer.prompt(prompt).ids if isinstance(prompt, str) else prompt
         if not ids:
             raise InvalidParameter("prompt", "it has no tokens; give at least one id")
         unknown = next((token_id for token_id in ids if not 0 <= token_id < self._loaded.tokenizer.vocab_size), None)

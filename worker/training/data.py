@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from core.errors import AllExamplesDropped, EndNeverTrained, ExampleInvalid, NoTrainedTokens
 from core.jobs import JobSpec
-from core.text.examples import LineProblem, read_examples
-from core.text.rendering import Reason, RenderedExample, Renderer
+from core.text.data_files import read_examples
+from core.text.examples import LineProblem
+from core.text.rendering import ANSWER, Reason, RenderedExample, Renderer
 from core.text.split import held_out
 from worker.training.stopping import CheckStop
 
@@ -71,6 +72,10 @@ class Account:
     completion_tokens: int = 0
     closing_tokens: int = 0
     prompt_tokens: int = 0
+    untrained_answer_tokens: int = 0  # masked, or of a message with weight 0
+    truncated_tokens: int = 0  # of prompts
+    truncated_lines: list[int] = field(default_factory=list)
+    moved_lines: list[int] = field(default_factory=list)  # a space at the prompt's end became the completion's
     dropped_lines: list[int] = field(default_factory=list)  # over max_length
     untrained_lines: list[int] = field(default_factory=list)  # every weight is 0
 
@@ -78,7 +83,7 @@ class Account:
     def left_out(self) -> tuple[str, ...]:
         """Say which examples are not trained on, and why; empty when all are."""
         return tuple(
-            f"{len(lines):,} example{'s' * (len(lines) != 1)} {reason} ({name_lines(lines)})"
+            f"{_examples(len(lines))} {reason} ({name_lines(lines)})"
             for lines, reason in (
                 (self.dropped_lines, "dropped as over-length"),
                 (self.untrained_lines, "left out because all weights are 0"),
@@ -93,7 +98,16 @@ class Account:
             f"{self.closing_tokens:,} closing tokens",
             f"{self.prompt_tokens:,} prompt tokens seen, weight {prompt_loss_weight:g}",
         ]
+        if self.untrained_answer_tokens:
+            parts.append(f"{self.untrained_answer_tokens:,} answer tokens seen, weight 0")
+        if self.truncated_lines:
+            count, named = len(self.truncated_lines), name_lines(self.truncated_lines)
+            parts.append(f"{self.truncated_tokens:,} prompt tokens cut off in {_examples(count)} ({named})")
         return "; ".join([*parts, *self.left_out])
+
+
+def _examples(count: int) -> str:
+    return f"{count:,} example{'s' * (count != 1)}"
 
 
 def name_lines(lines: Sequence[int]) -> str:
@@ -110,15 +124,11 @@ class _Collector:
         self._offsets, self._lines = array("q", [0]), array("q")
 
     def add(self, rendered: RenderedExample) -> None:
-        for segment in rendered.segments:
-            is_completion = segment.reason in (Reason.COMPLETION, Reason.END) and segment.weight > 0
+        self._weights.extend(rendered.weights)
+        for segment in rendered.kept:
+            is_completion = segment.reason in ANSWER and segment.weight > 0
             self._ids.extend(segment.ids)
-            self._weights.extend([segment.weight] * len(segment.ids))
             self._is_completion.extend([is_completion] * len(segment.ids))
-        first = self._offsets[-1]
-        if len(self._ids) > first:  # nothing comes before the first token, so nothing predicts it
-            self._weights[first] = 0.0
-            self._is_completion[first] = False
         self._offsets.append(len(self._ids))
         self._lines.append(rendered.line)
 
@@ -207,14 +217,20 @@ def _prompt_key(example: RenderedExample) -> str:
 
 def _count(account: Account, rendered: RenderedExample) -> None:
     account.examples += 1
-    for segment in rendered.segments:
-        trained = segment.weight > 0
-        if trained and segment.reason is Reason.COMPLETION:
-            account.completion_tokens += len(segment.ids)
-        elif trained and segment.reason is Reason.END:
+    for segment in rendered.kept:
+        if segment.reason not in ANSWER:
+            account.prompt_tokens += len(segment.ids)
+        elif segment.weight == 0:
+            account.untrained_answer_tokens += len(segment.ids)
+        elif segment.reason is Reason.END:
             account.closing_tokens += len(segment.ids)
         else:
-            account.prompt_tokens += len(segment.ids)
+            account.completion_tokens += len(segment.ids)
+    if rendered.dropped_tokens:
+        account.truncated_tokens += rendered.dropped_tokens
+        account.truncated_lines.append(rendered.line)
+    if rendered.moved:
+        account.moved_lines.append(rendered.line)
 
 
 def _require_something_to_learn(account: Account) -> None:

@@ -52,7 +52,10 @@ def _load_data(run_folder: Path, spec: RunSpec, reporter: Reporter, check_stop: 
     folder = Path(spec.base_model_folder)
     job = spec.job
     renderer = Renderer(
-        TextTokenizer.from_folder(folder), prompt_loss_weight=job.prompt_loss_weight, prompt_format=job.prompt_format
+        TextTokenizer.from_folder(folder),
+        prompt_loss_weight=job.prompt_loss_weight,
+        train_on=job.train_on,
+        prompt_format=job.prompt_format,
     )
     data = load_data(
         renderer,
@@ -64,6 +67,9 @@ def _load_data(run_folder: Path, spec: RunSpec, reporter: Reporter, check_stop: 
     )
     for sentence in data.account.left_out:
         note(reporter, EventLevel.WARN, sentence)
+    if moved := data.account.moved_lines:
+        sentence = "a space at the prompt's end was moved to the completion's beginning"
+        note(reporter, EventLevel.WARN, f"{sentence} in {len(moved):,} examples ({name_lines(moved)})")
     if data.unscored_lines:
         count, named = len(data.unscored_lines), name_lines(data.unscored_lines)
         note(reporter, EventLevel.WARN, f"{count:,} validation examples are over max_length and not scored ({named})")

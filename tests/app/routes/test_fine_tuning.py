@@ -47,6 +47,7 @@ def test_a_job_echoes_what_every_auto_became(client: TestClient, file_id: str) -
         "user_provided_suffix": "mine",
         "lora": {"rank": 16, "alpha": 32.0, "dropout": 0.0, "target_modules": None},
         "prompt_loss_weight": 0.0,
+        "train_on": "all_assistant",
         "prompt_format": None,
         "max_length": 512,
         "over_length": "drop",

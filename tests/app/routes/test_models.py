@@ -35,6 +35,7 @@ def publish(session: Session, name: str, digest: str = "b" * 64) -> None:
         learning_rate_multiplier=1,
         lora=LoraSpec(),
         prompt_loss_weight=0,
+        train_on="all_assistant",
         prompt_format=None,
         max_length=64,
         over_length="drop",

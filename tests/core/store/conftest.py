@@ -147,6 +147,7 @@ def job_spec(file: FileRecord, base_model: str = "tiny") -> JobSpec:
         learning_rate_multiplier=1.0,
         lora=LoraSpec(),
         prompt_loss_weight=0.0,
+        train_on="all_assistant",
         prompt_format=None,
         max_length=128,
         over_length="drop",

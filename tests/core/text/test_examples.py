@@ -5,16 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.text.examples import (
-    MAX_MESSAGES,
-    Chat,
-    Columns,
-    LineProblem,
-    Message,
-    PromptCompletion,
-    parse_line,
-    read_examples,
-)
+from core.text.data_files import read_examples
+from core.text.examples import MAX_MESSAGES, Chat, Columns, LineProblem, Message, PromptCompletion
+from core.text.jsonl import parse_line
 
 
 def reason_of(raw: bytes | str) -> str:
@@ -87,8 +80,10 @@ class TestRefusals:
             ("{}", "the object is empty"),
             ('{"prompt": "a"', "not one JSON object"),
             ('{"prompt": "a", "completion": "b"} {}', "not one JSON object"),
-            ('{"prompt": "\\ud800", "completion": "b"}', "not one JSON object"),
-            ('{"prompt": NaN, "completion": "b"}', "not one JSON object"),
+            ('{"prompt": "\\ud800", "completion": "b"}', "a lone surrogate"),
+            ('{"prompt": NaN, "completion": "b"}', "NaN is not JSON"),
+            ('{"prompt": "a", "prompt": "b", "completion": "c"}', 'the key "prompt" stands twice'),
+            ('{"a": {"b": 1, "\\u0062": "\\":"}}', 'the key "b" stands twice'),
             ('{"a": {"b": ["x\\u0000"]}}', "NUL"),
             (b'{"prompt": "\xff", "completion": "b"}', "not UTF-8: byte 13 is 0xff"),
         ],

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from core.errors import ExampleInvalid, ExampleOverLength, InvalidParameter
 from core.jobs import PromptFormat
 from core.text.examples import Chat, Columns, Message, PromptCompletion
-from core.text.rendering import Reason, RenderedExample, Renderer
+from core.text.rendering import ANSWER, Reason, RenderedExample, Renderer
 from core.text.tokenizer import TextTokenizer
 from tests.byte_tokenizer import CHAT_TEMPLATE, END_OF_TEXT, TURN_END, TURN_START, write_byte_tokenizer
 
@@ -49,7 +49,7 @@ class TestPromptAndCompletion:
     def test_ids_weights_and_reasons(self, byte_tokenizer: TextTokenizer) -> None:
         example = rendered(byte_tokenizer, "Q:", " A", 0.25)
         assert example.input_ids == (*b"Q: A", END_OF_TEXT)
-        assert example.weights == (0.25, 0.25, 1, 1, 1)
+        assert example.weights == (0, 0.25, 1, 1, 1)
         assert [segment.reason for segment in example.segments] == [Reason.PROMPT, Reason.COMPLETION, Reason.END]
         assert [segment.text for segment in example.segments] == ["Q:", " A", "<|endoftext|>"]
         assert (example.prompt_tokens, example.completion_tokens, example.trained_tokens) == (2, 3, 4)
@@ -86,7 +86,7 @@ class TestPromptAndCompletion:
     def test_an_empty_prompt_begins_with_a_token_all_the_same(self, any_tokenizer: TextTokenizer) -> None:
         example = rendered(any_tokenizer, "", "x")
         assert len(example.prompt_ids) == 1
-        assert example.prompt_ids == Renderer(any_tokenizer).prompt_text("")
+        assert example.prompt_ids == Renderer(any_tokenizer).prompt("").ids
         assert example.trained_tokens == 2
 
 
@@ -99,14 +99,14 @@ class TestPrefix:
     def test_bos_goes_before_the_prompt_and_nowhere_else(self, bos_tokenizer: TextTokenizer) -> None:
         example = rendered(bos_tokenizer, "Q", "A", 0.5)
         assert example.input_ids == (TURN_START, *b"QA", END_OF_TEXT)
-        assert example.weights == (0.5, 0.5, 1, 1)
-        assert Renderer(bos_tokenizer).prompt_text("Q") == (TURN_START, *b"Q")
+        assert example.weights == (0, 0.5, 1, 1)
+        assert Renderer(bos_tokenizer).prompt("Q").ids == (TURN_START, *b"Q")
 
     def test_bos_is_not_doubled_when_the_text_begins_with_it(self, bos_tokenizer: TextTokenizer) -> None:
-        assert Renderer(bos_tokenizer).prompt_text("<|im_start|>Q") == (TURN_START, *b"Q")
+        assert Renderer(bos_tokenizer).prompt("<|im_start|>Q").ids == (TURN_START, *b"Q")
 
     def test_bos_is_not_doubled_when_the_chat_template_writes_it(self, bos_tokenizer: TextTokenizer) -> None:
-        assert Renderer(bos_tokenizer).prompt([Message("user", "x")]) == (
+        assert Renderer(bos_tokenizer).prompt([Message("user", "x")]).ids == (
             TURN_START, *b"[user\nx", TURN_END, *b"\n[assistant\n",
         )  # fmt: skip
 
@@ -122,7 +122,7 @@ class TestChat:
         example = Renderer(byte_tokenizer, prompt_loss_weight=0.25).example(Chat(1, CONVERSATION))
         assert [(segment.text, segment.weight, segment.reason) for segment in example.segments] == [
             ("<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n", 0.25, Reason.PROMPT),
-            ("yo", 0.5, Reason.COMPLETION),
+            ("yo", 0.5, Reason.MESSAGE_WEIGHT),
             ("<|im_end|>", 0.5, Reason.END),
             ("\n<|im_start|>user\nbye<|im_end|>\n<|im_start|>assistant\n", 0.25, Reason.PROMPT),
             ("ok", 1.0, Reason.COMPLETION),
@@ -152,9 +152,9 @@ class TestChat:
     def test_inference_feeds_what_each_answer_was_trained_after(self, chat_tokenizer: TextTokenizer) -> None:
         renderer = Renderer(chat_tokenizer)
         example = renderer.example(Chat(1, CONVERSATION))
-        answers = [n for n, segment in enumerate(example.segments) if segment.reason is Reason.COMPLETION]
+        answers = [n for n, segment in enumerate(example.segments) if segment.reason in ANSWER - {Reason.END}]
         for before, segments in zip((1, 3), answers, strict=True):
-            fed = renderer.prompt(CONVERSATION[:before])
+            fed = renderer.prompt(CONVERSATION[:before]).ids
             assert fed == replace(example, segments=example.segments[:segments]).input_ids
 
     def test_a_template_may_strip_an_answer_and_put_space_before_it(self, tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ class TestPromptFormat:
         renderer = Renderer(any_tokenizer, prompt_format=self.FORMAT)
         example = renderer.example(Columns(1, {"q": "2 < 3?", "a": "yes"}))
         assert example == rendered(any_tokenizer, "Question: 2 < 3?\nAnswer:", " yes")
-        assert renderer.prompt({"q": "2 < 3?"}) == example.prompt_ids
+        assert renderer.prompt({"q": "2 < 3?"}).ids == example.prompt_ids
 
     @pytest.mark.parametrize("example", [PromptCompletion(1, "a", "b"), Chat(1, CONVERSATION)])
     def test_other_examples_take_no_format(
@@ -263,7 +263,8 @@ class TestFit:
         cut = renderer.fit(example, 5, "truncate_prompt")
         assert cut is not None
         assert labels_of(cut) == [IGNORED, IGNORED, *b"xy", END_OF_TEXT]
-        assert cut.segments[0].text == "bc"
+        assert [segment.text for segment in cut.segments[:2]] == ["a", "bc"]
+        assert cut.segments[0].reason is Reason.TRUNCATED
         with pytest.raises(ExampleOverLength, match="line 1 has 6 tokens, but max_length is 5") as caught:
             renderer.fit(example, 5, "error")
         assert caught.value.lines == (1,)
@@ -280,7 +281,7 @@ class TestFit:
         cut = renderer.fit(example, len(example.input_ids) - 9, "truncate_prompt")
         assert cut is not None
         assert cut.input_ids == example.input_ids[9:]
-        assert cut.segments[1:] == example.segments[1:]
+        assert cut.segments[2:] == example.segments[1:]
         assert renderer.fit(example, len(example.input_ids) - len(example.prompt_ids), "truncate_prompt") is None
 
 
@@ -291,7 +292,7 @@ class TestProperties:
         self, any_tokenizer: TextTokenizer, prompt: str, completion: str, weight: float
     ) -> None:
         example = rendered(any_tokenizer, prompt, completion, weight)
-        fed = Renderer(any_tokenizer).prompt_text(prompt)
+        fed = Renderer(any_tokenizer).prompt(prompt).ids
         assert fed == example.prompt_ids == example.input_ids[: len(fed)]
         assert 0 < len(fed) < len(example.input_ids)
         assert example.prompt_tokens + example.completion_tokens == len(example.input_ids) == len(example.weights)
@@ -316,9 +317,9 @@ class TestProperties:
         full_sequence = rendered(any_tokenizer, prompt, completion, 1.0)
         ids = list(full_sequence.input_ids)
         masked = len(full_sequence.prompt_ids)
-        assert labels_of(full_sequence) == ids
+        assert labels_of(full_sequence) == [IGNORED, *ids[1:]]  # nothing predicts the first token
         assert labels_of(completion_only) == [IGNORED] * masked + ids[masked:]
-        assert set(full_sequence.weights) == {1.0}
+        assert set(full_sequence.weights[1:]) == {1.0}
 
     @same_tokenizer
     @given(
@@ -335,9 +336,9 @@ class TestProperties:
         ids = example.input_ids
         ends = [segment for segment in example.segments if segment.reason is Reason.END]
         assert [segment.weight for segment in ends] == [1.0] * (len(messages) // 2)
-        assert set(example.weights) <= {weight, 1.0}
+        assert set(example.weights) <= {0.0, weight, 1.0}
         for turn in range(0, len(messages), 2):
-            fed = renderer.prompt(messages[: turn + 1])
+            fed = renderer.prompt(messages[: turn + 1]).ids
             assert fed == ids[: len(fed)]
             assert len(fed) < len(ids)
 
@@ -354,3 +355,110 @@ class TestProperties:
             assert len(cut.input_ids) == min(max_length, len(example.input_ids))
             assert cut.input_ids == example.input_ids[-len(cut.input_ids) :]
             assert cut.completion_tokens == example.completion_tokens
+
+
+def reasons_of(example: RenderedExample) -> list[tuple[str, float, Reason]]:
+    return [(segment.text, segment.weight, segment.reason) for segment in example.segments]
+
+
+class TestMaskedSpans:
+    def masked(self, tokenizer: TextTokenizer, completion: str, *spans: tuple[int, int]) -> RenderedExample:
+        return Renderer(tokenizer).example(PromptCompletion(1, "Q:", completion, spans))
+
+    def test_tokens_inside_are_seen_but_not_trained(self, byte_tokenizer: TextTokenizer) -> None:
+        example = self.masked(byte_tokenizer, " abcd", (2, 4))
+        assert reasons_of(example)[1:] == [
+            (" a", 1.0, Reason.COMPLETION),
+            ("bc", 0.0, Reason.MASKED_SPAN),
+            ("d", 1.0, Reason.COMPLETION),
+            ("<|endoftext|>", 1.0, Reason.END),
+        ]
+        assert example.input_ids == rendered(byte_tokenizer, "Q:", " abcd").input_ids
+        assert example.completion_tokens == 6
+
+    def test_a_token_that_straddles_a_border_is_not_trained(self, phi2: TextTokenizer) -> None:
+        # " hello" and " world" are one token each; the span covers one letter of each
+        example = self.masked(phi2, " hello world again", (5, 8))
+        assert reasons_of(example)[1:] == [
+            (" hello world", 0.0, Reason.MASKED_SPAN),
+            (" again", 1.0, Reason.COMPLETION),
+            ("<|endoftext|>", 1.0, Reason.END),
+        ]
+
+    def test_the_space_before_a_word_belongs_to_its_token(self, phi2: TextTokenizer) -> None:
+        example = self.masked(phi2, " hello world", (6, 7))
+        assert [weight for _, weight, _ in reasons_of(example)[1:]] == [1.0, 0.0, 1.0]
+
+    def test_all_tokens_of_a_masked_character_are_masked(self, byte_tokenizer: TextTokenizer) -> None:
+        example = self.masked(byte_tokenizer, "aéb", (1, 2))
+        assert [len(segment.ids) for segment in example.segments[1:]] == [1, 2, 1, 1]
+
+    def test_spans_of_a_message_follow_a_template_that_strips_it(self, tmp_path: Path) -> None:
+        template = "{% for m in messages %}{{ m.content | trim }}{{ eos_token }}{% endfor %}"
+        messages = (Message("user", "q"), Message("assistant", "  abc ", 1.0, ((3, 4),)))
+        example = Renderer(with_template(tmp_path, template)).example(Chat(1, messages))
+        masked = [text for text, _, reason in reasons_of(example) if reason is Reason.MASKED_SPAN]
+        assert masked == ["b"]
+
+
+class TestTrainOn:
+    def test_the_last_answer_alone_is_trained_and_the_others_are_prompt(self, byte_tokenizer: TextTokenizer) -> None:
+        renderer = Renderer(byte_tokenizer, prompt_loss_weight=0.25, train_on="last_assistant")
+        example = renderer.example(Chat(1, CONVERSATION))
+        assert [(text, weight) for text, weight, reason in reasons_of(example) if reason in ANSWER] == [
+            ("ok", 1.0),
+            ("<|im_end|>", 1.0),
+        ]
+        assert example.input_ids == Renderer(byte_tokenizer).example(Chat(1, CONVERSATION)).input_ids
+        assert example.prompt_ids == renderer.prompt(CONVERSATION[:3]).ids
+        assert set(example.weights[1 : len(example.prompt_ids)]) == {0.25}
+
+    def test_truncation_may_cut_into_answers_that_are_prompt(self, byte_tokenizer: TextTokenizer) -> None:
+        renderer = Renderer(byte_tokenizer, train_on="last_assistant")
+        example = renderer.example(Chat(1, CONVERSATION))
+        cut = renderer.fit(example, 8, "truncate_prompt")
+        assert cut is not None
+        assert cut.input_ids == example.input_ids[-8:]
+        assert cut.dropped_tokens == len(example.input_ids) - 8
+
+
+class TestMovedSpace:
+    FORMAT = PromptFormat(prompt="Q: {{q}}\nA: \t", completion="{{a}}")
+
+    def test_a_space_at_a_rendered_prompts_end_is_learnt_with_the_completion(
+        self, any_tokenizer: TextTokenizer
+    ) -> None:
+        renderer = Renderer(any_tokenizer, prompt_format=self.FORMAT)
+        example = renderer.example(Columns(1, {"q": "2+2", "a": "4"}))
+        assert example.moved == " \t"
+        assert example.prompt_ids == tuple(any_tokenizer.encode("Q: 2+2\nA:"))
+        assert reasons_of(example)[1][0] == " \t4"
+
+    def test_requests_are_fed_the_same_prompt_and_told(self, any_tokenizer: TextTokenizer) -> None:
+        renderer = Renderer(any_tokenizer, prompt_format=self.FORMAT)
+        fed = renderer.prompt({"q": "2+2"})
+        assert (fed.text, fed.moved) == ("Q: 2+2\nA:", " \t")
+        assert fed.ids == renderer.example(Columns(1, {"q": "2+2", "a": "4"})).prompt_ids
+
+    def test_a_newline_stays(self, byte_tokenizer: TextTokenizer) -> None:
+        kept = PromptFormat(prompt="{{q}}\n", completion="{{a}}")
+        assert Renderer(byte_tokenizer, prompt_format=kept).prompt({"q": "x"}).ids == (*b"x\n",)
+
+
+class TestSpans:
+    @same_tokenizer
+    @given(prompt=st.text(), completion=st.text(min_size=1))
+    def test_each_token_names_its_characters(self, any_tokenizer: TextTokenizer, prompt: str, completion: str) -> None:
+        # what SmolLM2's vocabulary has no token for belongs to none
+        assume(
+            all(any_tokenizer.decode(any_tokenizer.encode(t), skip_special=False) == t for t in (prompt, completion))
+        )
+        example = rendered(any_tokenizer, prompt, completion)
+        end = 0
+        for segment in example.segments:
+            assert len(segment.spans) == len(segment.ids)
+            assert segment.text == example.text[segment.spans[0][0] : segment.spans[-1][1]]
+            for begin, stop in segment.spans:
+                assert end - 1 <= begin < stop  # two tokens may share a character
+                end = stop
+        assert end == len(example.text)

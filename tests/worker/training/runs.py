@@ -65,6 +65,7 @@ def make_job(**changes: Any) -> JobSpec:
         "learning_rate_multiplier": 1.0,
         "lora": LoraSpec(rank=4, alpha=8),
         "prompt_loss_weight": 0.0,
+        "train_on": "all_assistant",
         "prompt_format": None,
         "max_length": 128,
         "over_length": "drop",
