@@ -340,6 +340,12 @@ class ExampleInvalid(TrainingError):
     code = "example_invalid"
 
 
+class LabelsMismatch(TrainingError):
+    """A label is neither masked nor the token that it stands at."""
+
+    code = "labels_mismatch"
+
+
 class LossNotFinite(TrainingError):
     """Loss, gradient or weights stopped being finite numbers."""
 

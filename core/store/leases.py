@@ -219,6 +219,7 @@ def publish(
         adapter_sha256: digest of the adapter's manifest, whose blobs are all stored by now.
         bytes: size of the adapter's files together.
         name: the model name it is served under.
+        trained_on: what the adapter learnt from, in a sentence.
 
     Raises:
         LeaseLost: the job is no longer this worker's.
@@ -228,7 +229,7 @@ def publish(
         job_id,
         token,
         JobStatus.SUCCEEDED,
-        Told(EventLevel.INFO, "The job has successfully completed"),
+        Told(EventLevel.INFO, f"The job has successfully completed. It trained on {trained_on}"),
         now,
         fine_tuned_model=name,
         trained_on=trained_on,

@@ -55,7 +55,7 @@ class TestSuccess:
         assert job.result == {"steps": 4, "metrics": {"train_loss": 0.5}}
         [adapter] = home.adapters(job_id)
         assert adapter.name == job.fine_tuned_model
-        assert [event.message for event in home.events(job_id)].count("The job has successfully completed") == 1
+        assert sum("successfully completed" in event.message for event in home.events(job_id)) == 1
         [attempt] = home.attempts(job_id)
         assert (attempt.outcome, attempt.last_step) == ("succeeded", 4)
 

@@ -15,6 +15,7 @@ from worker.messages import CheckpointWritten, Evaluated, StepDone
 from worker.training.batches import collate
 from worker.training.data import RunData
 from worker.training.evaluation import evaluate
+from worker.training.label_check import require_labels
 from worker.training.lora import LoraModel
 from worker.training.loss import LossSums, weighted_loss
 from worker.training.memory import peak_memory_bytes
@@ -73,6 +74,7 @@ class TrainingLoop:
         Raises:
             Stopped: the trainer was told to stop; a checkpoint of the last whole step is written.
             LossNotFinite: loss or gradient is no number any more.
+            LabelsMismatch: a micro-batch is not what its examples say.
         """
         saved_step, saved_at_s = self.progress.step, time.monotonic()
         try:
@@ -137,7 +139,9 @@ class TrainingLoop:
             self.check_stop()
             # LoRA dropout draws from the global generator; seeded here, a resumed run draws the same.
             torch.manual_seed(mix(self.plan.seed, self.progress.step, number))
-            batch = collate([examples[position] for position in positions], self.model.device)
+            chosen = [examples[position] for position in positions]
+            batch = collate(chosen, self.model.device)
+            require_labels(batch, chosen, [int(self.data.training.lines[members[at]]) for at in positions])
             with self.model.autocast():
                 hidden_BTH = self.model.hidden_states(batch.input_ids_BT)
             loss, part = weighted_loss(hidden_BTH, self.model.head, batch, total_weight)

@@ -65,6 +65,7 @@ def _load_data(run_folder: Path, spec: RunSpec, reporter: Reporter, check_stop: 
         context_tokens=read_imported(folder).context_tokens,
         check_stop=check_stop,
     )
+    note(reporter, EventLevel.INFO, f"Trains on {data.account.sentence(job.prompt_loss_weight)}")
     for sentence in data.account.left_out:
         note(reporter, EventLevel.WARN, sentence)
     if moved := data.account.moved_lines:

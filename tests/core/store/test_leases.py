@@ -277,7 +277,8 @@ class TestPublish:
             adapter = adapters.get(session, "ft:tiny:local::1")
         assert (adapter.job_id, adapter.token, adapter.adapter_sha256) == (job.id, 1, DIGEST)
         assert (adapter.base_model, adapter.bytes) == ("tiny", 10)
-        assert _messages(database, job.id) == [(1, EventLevel.INFO, "The job has successfully completed")]
+        message = "The job has successfully completed. It trained on the completions"
+        assert _messages(database, job.id) == [(1, EventLevel.INFO, message)]
         attempt = _attempt(database, job.id, 1)
         assert (attempt.outcome, attempt.last_step) == ("succeeded", 9)
 

@@ -1,0 +1,46 @@
+"""Holds a micro-batch against the examples it was made of, before anything is learnt from it.
+
+The shift of targets against inputs is easily got wrong without any error: the loss falls all the same,
+on the wrong tokens. So every micro-batch is read back here, by other means than it was written.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from core.errors import LabelsMismatch
+from worker.training.batches import MicroBatch
+from worker.training.data import TokenizedExample
+
+
+def require_labels(batch: MicroBatch, examples: Sequence[TokenizedExample], lines: Sequence[int]) -> None:
+    """Make sure that each scored position predicts its own example's next token, and that none is left out.
+
+    ``lines`` are the examples' lines in the training file. With ids 5 6 7 8 and weights 0 0 1 1 the inputs
+    must begin with 5 6 7, the places 1 and 2 be scored, and their targets be 7 and 8.
+
+    Raises:
+        LabelsMismatch: a target is not the token that follows, or other positions are scored than have a weight.
+    """
+    inputs_BT = batch.input_ids_BT.cpu().numpy()
+    targets_K, weights_K = batch.targets_K.cpu().numpy(), batch.weights_K.cpu().numpy()
+    rows_K, places_K = np.divmod(batch.positions_K.cpu().numpy(), inputs_BT.shape[1])
+    wrong = []
+    for row, example in enumerate(examples):
+        ours = rows_K == row
+        expected_T = np.flatnonzero(example.weights_T)
+        read = int(places_K[ours].max(initial=-1)) + 1  # inputs that a scored position can look at
+        is_right = (
+            np.array_equal(places_K[ours] + 1, expected_T)
+            and np.array_equal(weights_K[ours], example.weights_T[expected_T])
+            and np.array_equal(targets_K[ours], example.ids_T[expected_T])
+            and np.array_equal(inputs_BT[row, :read], example.ids_T[:read])
+        )
+        if not is_right:
+            wrong.append(int(lines[row]))
+    if wrong:
+        raise LabelsMismatch(
+            "labels differ from the input ids where they are not masked, so the model would learn other tokens than "
+            "those shown; this is a defect of the trainer, please report it with the job's first lines",
+            tuple(wrong),
+        )
