@@ -83,7 +83,7 @@ class Account:
     def left_out(self) -> tuple[str, ...]:
         """Say which examples are not trained on, and why; empty when all are."""
         return tuple(
-            f"{_examples(len(lines))} {reason} ({name_lines(lines)})"
+            f"{_count_of(len(lines), 'example')} {reason} ({name_lines(lines)})"
             for lines, reason in (
                 (self.dropped_lines, "dropped as over-length"),
                 (self.untrained_lines, "left out because all weights are 0"),
@@ -94,20 +94,20 @@ class Account:
     def sentence(self, prompt_loss_weight: float) -> str:
         """Say what the adapter is trained on."""
         parts = [
-            f"{self.completion_tokens:,} completion tokens of {self.examples:,} examples, "
-            f"{self.closing_tokens:,} closing tokens",
-            f"{self.prompt_tokens:,} prompt tokens seen, weight {prompt_loss_weight:g}",
+            f"{_count_of(self.completion_tokens, 'completion token')} of {_count_of(self.examples, 'example')}, "
+            f"{_count_of(self.closing_tokens, 'closing token')}",
+            f"{_count_of(self.prompt_tokens, 'prompt token')} seen, weight {prompt_loss_weight:g}",
         ]
         if self.untrained_answer_tokens:
-            parts.append(f"{self.untrained_answer_tokens:,} answer tokens seen, weight 0")
+            parts.append(f"{_count_of(self.untrained_answer_tokens, 'answer token')} seen, weight 0")
         if self.truncated_lines:
-            count, named = len(self.truncated_lines), name_lines(self.truncated_lines)
-            parts.append(f"{self.truncated_tokens:,} prompt tokens cut off in {_examples(count)} ({named})")
+            cut, where = _count_of(self.truncated_tokens, "prompt token"), name_lines(self.truncated_lines)
+            parts.append(f"{cut} cut off in {_count_of(len(self.truncated_lines), 'example')} ({where})")
         return "; ".join([*parts, *self.left_out])
 
 
-def _examples(count: int) -> str:
-    return f"{count:,} example{'s' * (count != 1)}"
+def _count_of(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def name_lines(lines: Sequence[int]) -> str:

@@ -131,13 +131,14 @@ def render(
     prompt_format: PromptFormat | None = None,
     max_length: int = 128,
     over_length: OverLength = "drop",
+    renderer: type[Renderer] = Renderer,
 ) -> RunData:
     """Render lines as a run would."""
     training_file, validation_file = folder / TRAINING_FILE, folder / VALIDATION_FILE
     write_lines(training_file, lines)
     write_lines(validation_file, validation or ())
     return load_data(
-        Renderer(TextTokenizer.from_folder(base), prompt_loss_weight=prompt_loss_weight, prompt_format=prompt_format),
+        renderer(TextTokenizer.from_folder(base), prompt_loss_weight=prompt_loss_weight, prompt_format=prompt_format),
         make_job(max_length=max_length, over_length=over_length),
         training_file=training_file,
         validation_file=None if validation is None else validation_file,

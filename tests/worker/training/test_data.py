@@ -1,10 +1,13 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from core.errors import AllExamplesDropped, ExampleInvalid, ExampleOverLength, NoTrainedTokens
+from core.errors import AllExamplesDropped, EndNeverTrained, ExampleInvalid, ExampleOverLength, NoTrainedTokens
 from core.jobs import PromptFormat
+from core.text.examples import Example
+from core.text.rendering import RenderedExample, Renderer
 from tests.byte_tokenizer import END_OF_TEXT
 from tests.worker.training.runs import render
 from worker.training.data import Account
@@ -84,6 +87,18 @@ class TestAccount:
         )
         assert account.dropped_lines == [2]
 
+    def test_answer_tokens_that_are_not_trained_are_no_prompt(self, tmp_path: Path, tiny_phi: Path) -> None:
+        masked = {"prompt": "ab", "completion": "cdef", "mask_spans": [[1, 3]]}
+        account = render(tmp_path, tiny_phi, [masked], validation=[]).account
+        assert account.sentence(0) == (
+            "2 completion tokens of 1 example, 1 closing token; 2 prompt tokens seen, weight 0; "
+            "2 answer tokens seen, weight 0"
+        )
+
+    def test_prompts_that_were_cut_are_named(self, tmp_path: Path, tiny_phi: Path) -> None:
+        data = render(tmp_path, tiny_phi, [ONE], validation=[], max_length=4, over_length="truncate_prompt")
+        assert data.account.sentence(0).endswith("; 1 prompt token cut off in 1 example (line 1)")
+
     def test_names_examples_whose_weights_are_all_zero(self, tmp_path: Path, tiny_phi: Path) -> None:
         data = render(tmp_path, tiny_phi, [_chat(0), _chat(1)], validation=[])
         assert data.training.lines.tolist() == [2]
@@ -99,6 +114,15 @@ class TestProblems:
     def test_only_prompt_tokens_trained(self, tmp_path: Path, tiny_phi: Path) -> None:
         with pytest.raises(NoTrainedTokens):
             render(tmp_path, tiny_phi, [_chat(0)], validation=[], prompt_loss_weight=0.5)
+
+    def test_closing_tokens_that_are_not_trained(self, tmp_path: Path, tiny_phi: Path) -> None:
+        class Forgetful(Renderer):
+            def example(self, example: Example) -> RenderedExample:
+                rendered = super().example(example)
+                return replace(rendered, segments=rendered.segments[:-1])
+
+        with pytest.raises(EndNeverTrained):
+            render(tmp_path, tiny_phi, [ONE], validation=[], renderer=Forgetful)
 
     def test_all_dropped(self, tmp_path: Path, tiny_phi: Path) -> None:
         with pytest.raises(AllExamplesDropped, match="line 1") as caught:
