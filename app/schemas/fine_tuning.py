@@ -40,11 +40,10 @@ class LoraCreate(LoraSpec):
     alpha: float | None = Field(None, gt=0, le=1024)  # type: ignore[assignment]  # wider: null is not resolved yet
 
 
-class JobCreate(Body):
-    """Asks for a fine-tuning job. All but ``model`` and ``training_file`` may be left out."""
+class JobFields(Body):
+    """What a job is asked for beside its training file. All but ``model`` may be left out."""
 
     model: StoredText
-    training_file: StoredText
     validation_file: StoredText | None = None
     suffix: Suffix | None = None
     seed: int | None = Field(None, ge=0, le=2**31 - 1)
@@ -60,6 +59,12 @@ class JobCreate(Body):
     max_length: AutoInt = Field(None, ge=8)
     over_length: OverLength = "drop"
     learning_rate: AutoFloat = Field(None, gt=0, le=1)
+
+
+class JobCreate(JobFields):
+    """Asks for a fine-tuning job."""
+
+    training_file: StoredText
 
 
 class EventsQuery(Body):

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+from collections.abc import Collection
 from typing import Final
 
-from app.schemas.fine_tuning import JobCreate
+from app.schemas.fine_tuning import JobCreate, JobFields
 from app.services import hyperparameters
 from core.base_models import BaseModelEntry, Registry, folder_of, read_imported
 from core.errors import (
@@ -15,7 +16,7 @@ from core.errors import (
     InvalidParameter,
     ModelNotFound,
 )
-from core.jobs import FileRef, JobSpec, PromptFormat
+from core.jobs import FileRef, JobSpec
 from core.settings import Settings
 from core.store import files, jobs
 from core.store.db import Session
@@ -80,16 +81,16 @@ def create(
 
 def _specify(session: Session, request: JobCreate, settings: Settings, registry: Registry) -> JobSpec:
     base = find_base(settings, registry, request.model)
-    training = _find_file(session, request.training_file, "training_file", request.prompt_format)
+    training = _file_ref(find_file(session, request.training_file, "training_file", request))
     validation = (
         None
         if request.validation_file is None
-        else _find_file(session, request.validation_file, "validation_file", request.prompt_format)
+        else _file_ref(find_file(session, request.validation_file, "validation_file", request))
     )
     return hyperparameters.resolve(
         request,
         base=base,
-        context_tokens=_context_tokens(settings, base.name),
+        context_tokens=context_tokens_of(settings, base.name),
         training=training,
         validation=validation,
     )
@@ -121,33 +122,58 @@ def _find_earlier(
     return jobs.find_recent_duplicate(session, caller, request_sha256, now - RETRY_WINDOW_S)
 
 
-def _find_file(session: Session, file_id: str, param: str, prompt_format: PromptFormat | None) -> FileRef:
+def find_file(session: Session, file_id: str, param: str, request: JobFields) -> FileRecord:
+    """Give the record of a file that a job with these fields can train on or be scored on.
+
+    Raises:
+        InvalidParameter: there is no such file, its lines have problems, or the fields do not fit what it holds.
+    """
     try:
         file = files.get(session, file_id)
     except FileNotStored as error:
         raise InvalidParameter(param, str(error)) from error
     if file.status is not FileStatus.PROCESSED or file.examples == 0:
         raise InvalidParameter(param, f"{file_id} cannot be trained on: {file.status_details}")
-    _check_format(file, param, prompt_format)
-    return FileRef(id=file.id, sha256=file.sha256, examples=file.examples)
+    check_format(request, file.example_format, file.columns or (), name=f"{file.id} ({param})")
+    return file
 
 
-def _check_format(file: FileRecord, param: str, prompt_format: PromptFormat | None) -> None:
-    """Hold the file's shape against the prompt format, before a worker does so in vain."""
-    if file.example_format == "columns":
-        if prompt_format is None:
+def check_format(request: JobFields, example_format: str | None, columns: Collection[str], *, name: str) -> None:
+    """Hold the shape of examples against what a job says about it, before a worker does so in vain.
+
+    Args:
+        columns: those that every example has.
+        name: what to call the examples in a sentence.
+
+    Raises:
+        InvalidParameter: ``prompt_format`` or ``train_on`` does not fit.
+    """
+    if example_format == "columns":
+        if request.prompt_format is None:
             raise InvalidParameter(
-                "prompt_format",
-                f"{file.id} ({param}) holds columns, so a prompt format has to say what they become",
+                "prompt_format", f"{name} holds columns, so a prompt format has to say what they become"
             )
-        check_prompt_format(prompt_format, file.columns or ())
-    elif prompt_format is not None:
+        check_prompt_format(request.prompt_format, columns)
+    elif request.prompt_format is not None:
+        raise InvalidParameter("prompt_format", f"{name} holds {example_format}, which takes no prompt format")
+    if request.train_on == "last_assistant" and example_format != "messages":
         raise InvalidParameter(
-            "prompt_format", f"{file.id} ({param}) holds {file.example_format}, which takes no prompt format"
+            "train_on",
+            f'"last_assistant" chooses among the answers of a conversation, but {name} holds {example_format}; '
+            "leave it out",
         )
 
 
-def _context_tokens(settings: Settings, base_model: str) -> int:
+def _file_ref(file: FileRecord) -> FileRef:
+    return FileRef(id=file.id, sha256=file.sha256, examples=file.examples)
+
+
+def context_tokens_of(settings: Settings, base_model: str) -> int:
+    """Give how many tokens a base model's context holds.
+
+    Raises:
+        BaseModelNotReady: it is not imported yet.
+    """
     try:
         return read_imported(folder_of(settings.base_models_folder, base_model)).context_tokens
     except BaseModelInvalid as error:

@@ -3,7 +3,7 @@
 import secrets
 from typing import Final
 
-from app.schemas.fine_tuning import HyperparametersCreate, JobCreate
+from app.schemas.fine_tuning import HyperparametersCreate, JobCreate, JobFields
 from core.base_models import BaseModelEntry
 from core.errors import InvalidParameter
 from core.jobs import FileRef, JobSpec, LoraSpec
@@ -39,8 +39,6 @@ def resolve(
     """
     asked = _hyperparameters_of(request)
     learning_rate, multiplier = _learning_rate(request, asked, base.learning_rate)
-    if request.max_length is not None and request.max_length > context_tokens:
-        raise InvalidParameter("max_length", f"the context of {base.name} holds {context_tokens} tokens")
     return JobSpec(
         base_model=base.name,
         training_file=training,
@@ -58,10 +56,21 @@ def resolve(
         prompt_loss_weight=request.prompt_loss_weight,
         train_on=request.train_on,
         prompt_format=request.prompt_format,
-        max_length=request.max_length or min(MAX_LENGTH_TOKENS, context_tokens),
+        max_length=max_length_of(request, context_tokens),
         over_length=request.over_length,
         seed=secrets.randbelow(2**31) if request.seed is None else request.seed,
     )
+
+
+def max_length_of(request: JobFields, context_tokens: int) -> int:
+    """Give how many tokens an example may have.
+
+    Raises:
+        InvalidParameter: more are asked for than the base model's context holds.
+    """
+    if request.max_length is not None and request.max_length > context_tokens:
+        raise InvalidParameter("max_length", f"the context of {request.model} holds {context_tokens} tokens")
+    return request.max_length or min(MAX_LENGTH_TOKENS, context_tokens)
 
 
 def _hyperparameters_of(request: JobCreate) -> HyperparametersCreate:

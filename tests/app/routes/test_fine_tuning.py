@@ -135,6 +135,7 @@ def test_a_job_is_made_while_the_broker_is_away(house: House) -> None:
         ({"max_length": 513}, "max_length"),
         ({"over_length": "cut"}, "over_length"),
         ({"prompt_format": FORMAT}, "prompt_format"),
+        ({"train_on": "last_assistant"}, "train_on"),
         ({"metadata": {"k": "x" * 513}}, "metadata.k"),
         ({"metadata": {f"k{n}": "v" for n in range(17)}}, "metadata"),
         ({"metadata": {"k": "a\x00b"}}, "metadata.k"),
@@ -185,6 +186,15 @@ def test_columns_need_a_prompt_format_that_names_them(client: TestClient) -> Non
     wrong = create(client, columns, prompt_format=FORMAT | {"completion": "{{colour}}"})
     assert wrong.json()["error"]["param"] == "prompt_format.completion"
     assert create(client, columns, prompt_format=FORMAT).json()["prompt_format"] == FORMAT
+
+
+def test_last_assistant_is_for_conversations(client: TestClient) -> None:
+    chat = b'{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}\n'
+    file_id = upload(client, chat).json()["id"]
+    assert create(client, file_id, train_on="last_assistant").json()["train_on"] == "last_assistant"
+    columns = upload(client, COLUMNS).json()["id"]
+    refused = create(client, columns, train_on="last_assistant", prompt_format=FORMAT).json()["error"]
+    assert (refused["param"], "holds columns" in refused["message"]) == ("train_on", True)
 
 
 def test_a_base_model_that_is_not_imported_is_503(client: TestClient, house: House, file_id: str) -> None:
