@@ -147,6 +147,11 @@ class Renderer:
         self._chat_template = None if source is None else ChatTemplate(source, tokenizer.special_tokens)
         self._forbidden = _structural_texts(tokenizer)
 
+    @property
+    def tokenizer(self) -> TextTokenizer:
+        """The base model's tokenizer, for the text of single ids."""
+        return self._tokenizer
+
     def prompt(self, source: str | Mapping[str, Any] | Sequence[Message]) -> RenderedPrompt:
         """Give what to feed for a text as it stands, for the variables of the prompt format, or for a conversation.
 
