@@ -5,8 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
-from hypothesis import strategies as st
 
 from core.errors import ExampleInvalid, ExampleOverLength, InvalidParameter
 from core.jobs import PromptFormat
@@ -14,10 +12,7 @@ from core.text.examples import Chat, Columns, Message, PromptCompletion
 from core.text.rendering import ANSWER, Reason, RenderedExample, Renderer
 from core.text.tokenizer import TextTokenizer
 from tests.byte_tokenizer import CHAT_TEMPLATE, END_OF_TEXT, TURN_END, TURN_START, write_byte_tokenizer
-
-same_tokenizer = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
-WEIGHTS = st.floats(0, 1)
-IGNORED = -100
+from tests.golden_files import IGNORE_INDEX, labels_of
 
 CONVERSATION = (
     Message("user", "hi"),
@@ -29,13 +24,6 @@ CONVERSATION = (
 
 def rendered(tokenizer: TextTokenizer, prompt: str, completion: str, weight: float = 0.0) -> RenderedExample:
     return Renderer(tokenizer, prompt_loss_weight=weight).example(PromptCompletion(1, prompt, completion))
-
-
-def labels_of(example: RenderedExample) -> list[int]:
-    """The classic labels: a token's own id where it is trained."""
-    return [
-        token_id if weight > 0 else IGNORED for token_id, weight in zip(example.input_ids, example.weights, strict=True)
-    ]
 
 
 def with_template(folder: Path, template: str, **config: object) -> TextTokenizer:
@@ -63,7 +51,7 @@ class TestPromptAndCompletion:
 
     def test_masked_tokens_are_as_many_as_the_prompts(self, phi2: TextTokenizer) -> None:
         example = rendered(phi2, "Instruct: hi\nOutput:", " hello")
-        assert labels_of(example) == [IGNORED] * 6 + [23748, 50256]
+        assert labels_of(example) == [IGNORE_INDEX] * 6 + [23748, 50256]
 
     def test_the_closing_token_is_trained_in_every_example(self, any_tokenizer: TextTokenizer) -> None:
         for completion in ("x", " two words", "ends in a newline\n"):
@@ -81,7 +69,7 @@ class TestPromptAndCompletion:
 
     def test_a_closing_token_amid_the_completion_keeps_its_weight(self, byte_tokenizer: TextTokenizer) -> None:
         example = rendered(byte_tokenizer, "<|endoftext|>p", "a<|endoftext|>b")
-        assert labels_of(example) == [IGNORED, IGNORED, 97, END_OF_TEXT, 98, END_OF_TEXT]
+        assert labels_of(example) == [IGNORE_INDEX, IGNORE_INDEX, 97, END_OF_TEXT, 98, END_OF_TEXT]
 
     def test_an_empty_prompt_begins_with_a_token_all_the_same(self, any_tokenizer: TextTokenizer) -> None:
         example = rendered(any_tokenizer, "", "x")
@@ -165,7 +153,7 @@ class TestChat:
         messages = (Message("user", " q "), Message("assistant", " a\n"))
         example = Renderer(with_template(tmp_path, template)).example(Chat(1, messages))
         assert example.input_ids == (*b"[q] a", END_OF_TEXT)
-        assert labels_of(example) == [IGNORED] * 3 + [*b" a", END_OF_TEXT]
+        assert labels_of(example) == [IGNORE_INDEX] * 3 + [*b" a", END_OF_TEXT]
 
     def test_generation_marks_are_read_as_their_content(self, tmp_path: Path) -> None:
         marked = CHAT_TEMPLATE.replace("{% endfor %}", "{% generation %}{% endgeneration %}{% endfor %}")
@@ -262,7 +250,7 @@ class TestFit:
         assert renderer.fit(example, 5, "drop") is None
         cut = renderer.fit(example, 5, "truncate_prompt")
         assert cut is not None
-        assert labels_of(cut) == [IGNORED, IGNORED, *b"xy", END_OF_TEXT]
+        assert labels_of(cut) == [IGNORE_INDEX, IGNORE_INDEX, *b"xy", END_OF_TEXT]
         assert [segment.text for segment in cut.segments[:2]] == ["a", "bc"]
         assert cut.segments[0].reason is Reason.TRUNCATED
         with pytest.raises(ExampleOverLength, match="line 1 has 6 tokens, but max_length is 5") as caught:
@@ -283,78 +271,6 @@ class TestFit:
         assert cut.input_ids == example.input_ids[9:]
         assert cut.segments[2:] == example.segments[1:]
         assert renderer.fit(example, len(example.input_ids) - len(example.prompt_ids), "truncate_prompt") is None
-
-
-class TestProperties:
-    @same_tokenizer
-    @given(prompt=st.text(), completion=st.text(min_size=1), weight=WEIGHTS)
-    def test_inference_feeds_a_strict_prefix_of_what_was_trained(
-        self, any_tokenizer: TextTokenizer, prompt: str, completion: str, weight: float
-    ) -> None:
-        example = rendered(any_tokenizer, prompt, completion, weight)
-        fed = Renderer(any_tokenizer).prompt(prompt).ids
-        assert fed == example.prompt_ids == example.input_ids[: len(fed)]
-        assert 0 < len(fed) < len(example.input_ids)
-        assert example.prompt_tokens + example.completion_tokens == len(example.input_ids) == len(example.weights)
-
-    @same_tokenizer
-    @given(prompt=st.text(), completion=st.text(min_size=1))
-    def test_the_trained_ids_decode_to_the_completion(
-        self, any_tokenizer: TextTokenizer, prompt: str, completion: str
-    ) -> None:
-        # SmolLM2's vocabulary has no token for some control characters; what it drops cannot come back.
-        assume(any_tokenizer.decode(any_tokenizer.encode(completion), skip_special=False) == completion)
-        trained = [label for label in labels_of(rendered(any_tokenizer, prompt, completion)) if label != IGNORED]
-        assert trained[-1] == any_tokenizer.eos_id
-        assert any_tokenizer.decode(trained[:-1], skip_special=False) == completion
-
-    @same_tokenizer
-    @given(prompt=st.text(), completion=st.text(min_size=1))
-    def test_weight_zero_and_one_are_the_two_classic_labelings(
-        self, any_tokenizer: TextTokenizer, prompt: str, completion: str
-    ) -> None:
-        completion_only = rendered(any_tokenizer, prompt, completion, 0.0)
-        full_sequence = rendered(any_tokenizer, prompt, completion, 1.0)
-        ids = list(full_sequence.input_ids)
-        masked = len(full_sequence.prompt_ids)
-        assert labels_of(full_sequence) == [IGNORED, *ids[1:]]  # nothing predicts the first token
-        assert labels_of(completion_only) == [IGNORED] * masked + ids[masked:]
-        assert set(full_sequence.weights[1:]) == {1.0}
-
-    @same_tokenizer
-    @given(
-        contents=st.lists(st.text().filter(lambda text: text.strip() and "<|" not in text), min_size=2, max_size=6),
-        weight=WEIGHTS,
-    )
-    def test_every_turn_of_a_conversation_is_fed_as_trained(
-        self, chat_tokenizer: TextTokenizer, contents: list[str], weight: float
-    ) -> None:
-        roles = ("user", "assistant")
-        messages = tuple(Message(roles[n % 2], text) for n, text in enumerate(contents[: len(contents) // 2 * 2]))
-        renderer = Renderer(chat_tokenizer, prompt_loss_weight=weight)
-        example = renderer.example(Chat(1, messages))
-        ids = example.input_ids
-        ends = [segment for segment in example.segments if segment.reason is Reason.END]
-        assert [segment.weight for segment in ends] == [1.0] * (len(messages) // 2)
-        assert set(example.weights) <= {0.0, weight, 1.0}
-        for turn in range(0, len(messages), 2):
-            fed = renderer.prompt(messages[: turn + 1]).ids
-            assert fed == ids[: len(fed)]
-            assert len(fed) < len(ids)
-
-    @same_tokenizer
-    @given(prompt=st.text(), completion=st.text(min_size=1), max_length=st.integers(1, 40))
-    def test_truncation_gives_the_end_of_the_example_or_nothing(
-        self, byte_tokenizer: TextTokenizer, prompt: str, completion: str, max_length: int
-    ) -> None:
-        example = rendered(byte_tokenizer, prompt, completion)
-        cut = Renderer(byte_tokenizer).fit(example, max_length, "truncate_prompt")
-        if cut is None:
-            assert len(prompt.encode()) == 0 or example.completion_tokens >= max_length
-        else:
-            assert len(cut.input_ids) == min(max_length, len(example.input_ids))
-            assert cut.input_ids == example.input_ids[-len(cut.input_ids) :]
-            assert cut.completion_tokens == example.completion_tokens
 
 
 def reasons_of(example: RenderedExample) -> list[tuple[str, float, Reason]]:
@@ -443,22 +359,3 @@ class TestMovedSpace:
     def test_a_newline_stays(self, byte_tokenizer: TextTokenizer) -> None:
         kept = PromptFormat(prompt="{{q}}\n", completion="{{a}}")
         assert Renderer(byte_tokenizer, prompt_format=kept).prompt({"q": "x"}).ids == (*b"x\n",)
-
-
-class TestSpans:
-    @same_tokenizer
-    @given(prompt=st.text(), completion=st.text(min_size=1))
-    def test_each_token_names_its_characters(self, any_tokenizer: TextTokenizer, prompt: str, completion: str) -> None:
-        # what SmolLM2's vocabulary has no token for belongs to none
-        assume(
-            all(any_tokenizer.decode(any_tokenizer.encode(t), skip_special=False) == t for t in (prompt, completion))
-        )
-        example = rendered(any_tokenizer, prompt, completion)
-        end = 0
-        for segment in example.segments:
-            assert len(segment.spans) == len(segment.ids)
-            assert segment.text == example.text[segment.spans[0][0] : segment.spans[-1][1]]
-            for begin, stop in segment.spans:
-                assert end - 1 <= begin < stop  # two tokens may share a character
-                end = stop
-        assert end == len(example.text)
