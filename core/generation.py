@@ -5,11 +5,13 @@ The API speaks this to an engine; how an engine batches, caches or loads adapter
 
 from collections.abc import AsyncGenerator
 from enum import StrEnum
-from typing import Protocol
+from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 from core.jobs import Frozen
+from core.text.examples import MAX_MESSAGES, LineProblem, refuse_deep
 
 
 class FinishReason(StrEnum):
@@ -29,11 +31,59 @@ class SamplingParams(Frozen):
     stop: tuple[str, ...] = Field((), max_length=16)
 
 
+def _refuse_deep_values(values: dict[str, Any]) -> dict[str, Any]:
+    try:
+        refuse_deep(values, line=1)
+    except LineProblem as problem:
+        raise PydanticCustomError(problem.code, problem.reason) from problem
+    return values
+
+
+Values = Annotated[dict[str, Any], AfterValidator(_refuse_deep_values)]  # by the names of a prompt format's columns
+
+
+class Variables(Frozen):
+    """A prompt as the values that the prompt format of the model's training is filled in with."""
+
+    variables: Values
+
+
+class Turn(Frozen):
+    """One message of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Conversation(Frozen):
+    """A prompt as the messages that the base model's chat template writes out."""
+
+    messages: tuple[Turn, ...] = Field(min_length=1, max_length=MAX_MESSAGES)
+
+
+PromptSource = str | Variables | Conversation
+
+
+class RenderRequest(Frozen):
+    """Asks what one model is fed for a prompt."""
+
+    prompt: PromptSource
+    adapter: str | None  # digest of an adapter's manifest; None: the base model
+
+
+class Rendering(Frozen):
+    """What a model is fed for a prompt. ``moved`` is white space at its end that is left to the completion."""
+
+    text: str
+    ids: tuple[int, ...]
+    moved: str
+
+
 class GenerationRequest(Frozen):
-    """One prompt for one model. Text is tokenised by the engine; ids are fed as they are."""
+    """One prompt for one model. The engine renders and tokenises it; ids are fed as they are."""
 
     id: str
-    prompt: str | tuple[int, ...]
+    prompt: PromptSource | tuple[int, ...]
     adapter: str | None  # digest of an adapter's manifest; None: the base model
     sampling: SamplingParams
 
@@ -83,12 +133,17 @@ class Engine(Protocol):
         """Yield deltas until one has a finish reason; closing the generator cancels the request.
 
         Raises:
+            InvalidParameter: ``variables`` or ``messages`` cannot be rendered for this model.
             PromptTooLong: prompt and max_tokens exceed the context.
             AdapterInvalid: the adapter's files do not verify.
             EngineBusy: the queue is full.
             EngineUnavailable: the engine cannot be reached.
             GenerationFailed: the engine failed while answering.
         """
+        ...
+
+    async def render(self, request: RenderRequest) -> Rendering:
+        """Give what `generate` would feed for the prompt; same errors."""
         ...
 
     async def warm(self, adapter: str) -> None:

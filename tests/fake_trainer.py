@@ -10,12 +10,26 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from core.estimate import Machine, Measured, Seconds
 from core.events import EventLevel
 from worker.messages import CheckpointWritten, Failed, Finished, Message, Note, Phase, Resumed, StepDone, format_line
 from worker.models.adapter_format import CONFIG, WEIGHTS, write_manifest
 from worker.run_folder import ADAPTER, CHECKPOINTS, EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, RunSpec, read_spec
 
 COMMAND = (sys.executable, "-m", "tests.fake_trainer")
+MEASURED = Measured(
+    examples=1,
+    held_out_examples=0,
+    seen_tokens=8,
+    trained_tokens=4,
+    evaluated_tokens=0,
+    steps=4,
+    seconds=Seconds(total=6, starting=1, rendering=1, loading=1, training=2, evaluating=0, saving=1),
+    peak_memory_bytes=1,
+    token_budget=64,
+    machine=Machine(device="cpu", dtype="float32", memory_bytes=2**34),
+    resumed_from_step=None,
+)
 
 
 class Behaviour(BaseModel):
@@ -72,6 +86,7 @@ class Run:
                 trained_on="Learnt from 4 completion tokens.",
                 trained_tokens=4,
                 metrics={"train_loss": 0.5},
+                measured=MEASURED,
             )
         )
         return EXIT_DONE
@@ -120,7 +135,9 @@ class Run:
             base_model_fingerprint=self._spec.base_model_fingerprint,
             tokenizer_sha256="0" * 64,
             chat_template_sha256=None,
+            example_format="prompt_completion",
             prompt_format=None,
+            prompts=(),
             job_id=self._spec.job_id,
             step=step,
             trained_on="",

@@ -3,8 +3,19 @@
 import asyncio
 from collections.abc import AsyncGenerator
 
-from core.errors import PromptTooLong, ServiceError
-from core.generation import Delta, EngineInfo, FinishReason, GenerationRequest, Token, Usage
+from core.errors import InvalidParameter, PromptTooLong, ServiceError
+from core.generation import (
+    Delta,
+    EngineInfo,
+    FinishReason,
+    GenerationRequest,
+    PromptSource,
+    Rendering,
+    RenderRequest,
+    Token,
+    Usage,
+    Variables,
+)
 
 CONTEXT_TOKENS = 128
 END = "<|end|>"
@@ -14,12 +25,14 @@ class StubEngine:
     """Fulfils `core.generation.Engine`: a prompt of n words (or ids) has n tokens, and so has a reply.
 
     The reply is ``" one two three"`` word by word, then the end token. Stop sequences are honoured where
-    one is a whole word of the reply.
+    one is a whole word of the reply. Of every adapter the prompt format is ``Q {{question}} A``, and a
+    conversation is written out as its contents.
     """
 
     def __init__(self, reply: str = " one two three") -> None:
         self.reply = reply
         self.requests: list[GenerationRequest] = []
+        self.renderings: list[RenderRequest] = []
         self.cancelled: list[str] = []
         self.fails_before: ServiceError | Exception | None = None
         self.fails_after: tuple[int, ServiceError | Exception] | None = None  # deltas, then the error
@@ -44,7 +57,8 @@ class StubEngine:
                 self.cancelled.append(request.id)
 
     def _deltas(self, request: GenerationRequest) -> list[Delta]:
-        prompt_tokens = len(request.prompt.split() if isinstance(request.prompt, str) else request.prompt)
+        prompt = request.prompt
+        prompt_tokens = len(prompt if isinstance(prompt, tuple) else _text_of(prompt, request.adapter).split())
         most = request.sampling.max_tokens
         if prompt_tokens + most > CONTEXT_TOKENS:
             raise PromptTooLong(prompt_tokens, most, CONTEXT_TOKENS)
@@ -67,6 +81,13 @@ class StubEngine:
             for place, text in enumerate(said)
         ]
 
+    async def render(self, request: RenderRequest) -> Rendering:
+        self.renderings.append(request)
+        if self.fails_before is not None:
+            raise self.fails_before
+        text = _text_of(request.prompt, request.adapter)
+        return Rendering(text=text, ids=tuple(range(len(text.split()))), moved="")
+
     async def warm(self, adapter: str) -> None:
         return
 
@@ -84,3 +105,15 @@ class StubEngine:
             waiting_requests=0,
             running_requests=0,
         )
+
+
+def _text_of(prompt: PromptSource, adapter: str | None) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    if not isinstance(prompt, Variables):
+        return " ".join(turn.content for turn in prompt.messages)
+    if adapter is None:
+        raise InvalidParameter("variables", "this model has no prompt format; send a prompt")
+    if "question" not in prompt.variables:
+        raise InvalidParameter("variables", 'there is no column "question"')
+    return f"Q {prompt.variables['question']} A"

@@ -17,7 +17,7 @@ from core.errors import (
     PromptTooLong,
     ServiceError,
 )
-from core.generation import Delta, EngineInfo, GenerationRequest
+from core.generation import Delta, EngineInfo, GenerationRequest, Rendering, RenderRequest
 
 # What an engine may answer; anything else it says is a failure of the engine.
 _ERRORS: Final[dict[str, type[ServiceError]]] = {
@@ -59,6 +59,16 @@ class HttpEngine:
                     if delta.finish_reason is not None:
                         return
         raise GenerationFailed("the engine ended its answer early")
+
+    async def render(self, request: RenderRequest) -> Rendering:
+        with self._unreachable():
+            response = await self._client.post("/render", json=request.model_dump(mode="json"))
+        if response.status_code != 200:
+            raise _error_of(response.content)
+        try:
+            return Rendering.model_validate_json(response.content)
+        except ValidationError as error:
+            raise GenerationFailed("the engine answered something that is not a rendering") from error
 
     async def warm(self, adapter: str) -> None:
         with self._unreachable():

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from app.schemas.wire import Body, Out, Stops, StoredText, only
+from core.generation import Values
 
 
 class Parameters(Body):
@@ -41,7 +42,13 @@ class Parameters(Body):
 
 
 class GenerateCreate(Body):
-    inputs: str = Field(min_length=1)
+    """Asks for text after ``inputs``, or after what ``variables`` become in the prompt format of the model's training.
+
+    ``variables`` is an addition to the protocol's fields; exactly one of the two is wanted.
+    """
+
+    inputs: str | None = Field(None, min_length=1)
+    variables: Values | None = None
     parameters: Parameters | None = None
     stream: bool | None = None
 

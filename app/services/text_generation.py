@@ -17,7 +17,18 @@ from app.schemas.generate import (
 )
 from app.services.models import ServedModel
 from core.errors import InvalidParameter
-from core.generation import Delta, Engine, FinishReason, GenerationRequest, SamplingParams, Token, Usage
+from core.generation import (
+    Delta,
+    Engine,
+    FinishReason,
+    GenerationRequest,
+    PromptSource,
+    RenderRequest,
+    SamplingParams,
+    Token,
+    Usage,
+    Variables,
+)
 from core.ids import new_id
 from core.settings import Settings
 
@@ -44,6 +55,21 @@ def model_name(request: GenerateCreate, settings: Settings) -> str:
             "parameters.adapter_id", f"name a fine-tuned model, or one of {', '.join(settings.base_models)}"
         )
     return settings.base_models[0]
+
+
+def prompt_of(request: GenerateCreate) -> PromptSource:
+    """Give the prompt that a request has in one of two fields.
+
+    Raises:
+        InvalidParameter: it has none, or both.
+    """
+    if request.inputs is not None and request.variables is not None:
+        raise InvalidParameter("variables", "there is a prompt in inputs already; send only one of the two")
+    if request.inputs is not None:
+        return request.inputs
+    if request.variables is not None:
+        return Variables(variables=request.variables)
+    raise InvalidParameter("inputs", "give a prompt, or variables for the prompt format of the model's training")
 
 
 def sampling_of(parameters: Parameters) -> SamplingParams:
@@ -74,15 +100,19 @@ def sampling_of(parameters: Parameters) -> SamplingParams:
 
 
 class Generation:
-    """One request for generated text."""
+    """One request for generated text.
+
+    Raises:
+        InvalidParameter: it has no prompt, or two.
+    """
 
     def __init__(self, request: GenerateCreate, model: ServedModel, engine: Engine) -> None:
         self._parameters = request.parameters or Parameters()
         self._engine = engine
+        self._prompt = prompt_of(request)
         self._request = GenerationRequest(
-            id=new_id("gen-"), prompt=request.inputs, adapter=model.adapter, sampling=sampling_of(self._parameters)
+            id=new_id("gen-"), prompt=self._prompt, adapter=model.adapter, sampling=sampling_of(self._parameters)
         )
-        self._shown_prompt = request.inputs if self._parameters.return_full_text else ""
 
     async def whole(self) -> GenerateOut:
         """Generate to the end.
@@ -90,7 +120,7 @@ class Generation:
         Raises:
             ServiceError: as `core.generation.Engine.generate`.
         """
-        text = self._shown_prompt
+        text = await self._shown_prompt()
         tokens: list[TokenOut] = []
         details: DetailsOut | None = None
         async with aclosing(self._engine.generate(self._request)) as deltas:
@@ -107,7 +137,7 @@ class Generation:
         Raises:
             ServiceError: as `core.generation.Engine.generate`.
         """
-        text = self._shown_prompt
+        text = await self._shown_prompt()
         index = 0
         async with aclosing(self._engine.generate(self._request)) as deltas:
             async for delta in deltas:
@@ -122,6 +152,13 @@ class Generation:
                         generated_text=text if ends else None,
                         details=self._stream_details(delta) if ends else None,
                     )
+
+    async def _shown_prompt(self) -> str:
+        if not self._parameters.return_full_text:
+            return ""
+        if isinstance(self._prompt, str):
+            return self._prompt
+        return (await self._engine.render(RenderRequest(prompt=self._prompt, adapter=self._request.adapter))).text
 
     def _details(self, reason: FinishReason, usage: Usage, tokens: list[TokenOut]) -> DetailsOut:
         return DetailsOut(

@@ -40,6 +40,7 @@ class Template:
 
     Attributes:
         columns: the columns named outside sections.
+        names: all names, those inside sections too: a section's items have some of them, columns the others.
 
     Raises:
         TemplateProblem: the template's own syntax is wrong.
@@ -55,6 +56,7 @@ class Template:
         tags = _TagCollector()
         self._parsed.render(tags, tags)
         self.columns = tuple(dict.fromkeys(tags.columns))
+        self.names = frozenset(tags.names)
 
     def render(self, values: Mapping[str, Any]) -> str:
         """Fill in the values.
@@ -176,6 +178,7 @@ class _TagCollector:
 
     def __init__(self) -> None:
         self.columns: list[str] = []
+        self.names: set[str] = set()
         self._depth = 0
         self._sections = 0
 
@@ -209,8 +212,10 @@ class _TagCollector:
             raise TemplateProblem(f"the template has more than {MAX_SECTIONS} sections")
 
     def _keep(self, name: str) -> None:
+        first = name.split(".")[0] or name
+        self.names.add(first)
         if self._depth == 0:
-            self.columns.append(name.split(".")[0] or name)
+            self.columns.append(first)
 
 
 def _check_tags(source: str) -> None:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from core.text.rendering import Renderer
+
 
 @dataclass(frozen=True)
 class LoraPair:
@@ -23,10 +25,14 @@ class LoraPair:
 
 @dataclass(frozen=True)
 class Adapter:
-    """A verified adapter in memory: its pairs by the name of the linear layer they belong to."""
+    """A verified adapter in memory: its pairs by the name of the linear layer they belong to.
+
+    ``renderer`` gives prompts as the adapter was trained on them.
+    """
 
     digest: str
     pairs: dict[str, LoraPair]
+    renderer: Renderer
     bytes: int
 
 

@@ -1,4 +1,4 @@
-"""The engine's internal HTTP: generate, warm, info, readyz, on loopback or a private network.
+"""The engine's internal HTTP: generate, render, warm, info, readyz, on loopback or a private network.
 
 Translates between the wire and ``core.generation.Engine``; knows neither the model nor who asks.
 """
@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from core.errors import Conflict, EngineBusy, InvalidInput, InvalidParameter, NotFound, ServiceError, Unavailable
-from core.generation import Delta, Engine, GenerationRequest
+from core.generation import Delta, Engine, GenerationRequest, RenderRequest
 from core.jobs import Frozen
 
 # The first class that an error belongs to gives its status; an error of none is answered 500.
@@ -65,6 +65,10 @@ def create_app(engine: ServedEngine) -> Starlette:
     async def generate(request: Request) -> "DeltaStream":
         return DeltaStream(engine.generate(await _read_body(request, GenerationRequest)))
 
+    async def render(request: Request) -> Response:
+        rendering = await engine.render(await _read_body(request, RenderRequest))
+        return JSONResponse(rendering.model_dump(mode="json"))
+
     async def warm(request: Request) -> Response:
         body = await _read_body(request, WarmRequest)
         await engine.warm(body.adapter)
@@ -78,6 +82,7 @@ def create_app(engine: ServedEngine) -> Starlette:
 
     routes = [
         Route("/generate", generate, methods=["POST"]),
+        Route("/render", render, methods=["POST"]),
         Route("/warm", warm, methods=["POST"]),
         Route("/info", info),
         Route("/readyz", readyz),

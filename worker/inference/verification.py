@@ -18,12 +18,22 @@ from safetensors import SafetensorError
 from safetensors.torch import load as parse_safetensors
 from torch import Tensor, nn
 
-from core.errors import AdapterInvalid, BlobNotFound
+from core.errors import AdapterInvalid, BlobNotFound, InvalidParameter
 from core.store.blobs import BlobStore
+from core.text.rendering import Renderer
+from core.text.tokenizer import TextTokenizer
+from worker.inference.drift import find_drift
 from worker.inference.lora import Adapter, LoraPair
-from worker.models.adapter_format import CONFIG, WEIGHTS, Manifest, parse_manifest
+from worker.models.adapter_format import (
+    CONFIG,
+    MANIFEST,
+    MANIFEST_LIMIT_BYTES,
+    WEIGHTS,
+    Manifest,
+    digest_text,
+    parse_manifest,
+)
 
-MANIFEST_LIMIT_BYTES: Final = 2**20
 CONFIG_LIMIT_BYTES: Final = 2**16
 HEADER_LIMIT_BYTES: Final = 2**23  # a LoRA on every layer of a 7 B model needs about 100 kB
 MAX_RANK: Final = 256
@@ -70,7 +80,7 @@ class Fit:
     """The base model that an adapter must fit."""
 
     fingerprint: str
-    tokenizer_sha256: str
+    tokenizer: TextTokenizer
     layers: Mapping[str, nn.Linear]
     device: torch.device
     dtype: torch.dtype
@@ -101,12 +111,13 @@ class _Reader:
 
     def read(self) -> Adapter:
         manifest = self._read_manifest()
+        renderer = self._check_rendering(manifest)
         config = self._read_config(manifest)
         tensors = self._read_tensors(manifest)
         layers = self._target_layers(config)
         pairs = self._pair(tensors, layers, config)
         size_bytes = sum(pair.a_RI.nbytes + pair.b_OR.nbytes for pair in pairs.values())
-        return Adapter(self._digest, pairs, size_bytes)
+        return Adapter(self._digest, pairs, renderer, size_bytes)
 
     def _refuse(self, reason: str, cause: Exception | None = None) -> NoReturn:
         raise AdapterInvalid(self._digest, reason) from cause
@@ -121,15 +132,32 @@ class _Reader:
         return content
 
     def _read_manifest(self) -> Manifest:
-        manifest = parse_manifest(self._read_blob("manifest.json", self._digest, MANIFEST_LIMIT_BYTES))
+        manifest = parse_manifest(self._read_blob(MANIFEST, self._digest, MANIFEST_LIMIT_BYTES))
         if manifest.base_model_fingerprint != self._fit.fingerprint:
             self._refuse(
                 f"it was trained on {manifest.base_model} with fingerprint {manifest.base_model_fingerprint[:20]}, "
                 f"but this engine's base model has {self._fit.fingerprint[:20]}"
             )
-        if manifest.tokenizer_sha256 != self._fit.tokenizer_sha256:
-            self._refuse("it was trained with another tokenizer than this engine's")
         return manifest
+
+    def _check_rendering(self, manifest: Manifest) -> Renderer:
+        """Give what renders the adapter's prompts, once it gives what the adapter was trained on."""
+        tokenizer = self._fit.tokenizer
+        try:
+            renderer = Renderer(tokenizer, prompt_format=manifest.prompt_format)
+        except InvalidParameter as error:
+            self._refuse(f"its prompt format is malformed: {error}", error)
+        drift = find_drift(manifest.prompts, renderer, tokenizer)
+        shown = "" if drift is None else f"; {drift}"
+        if manifest.tokenizer_sha256 != tokenizer.digest:
+            self._refuse(f"it was trained with another tokenizer than this engine's{shown}")
+        template = tokenizer.chat_template
+        template_sha256 = None if template is None else digest_text(template)
+        if manifest.example_format == "messages" and manifest.chat_template_sha256 != template_sha256:
+            self._refuse(f"it was trained with another chat template than this engine's{shown}")
+        if drift is not None:
+            self._refuse(drift)
+        return renderer
 
     def _read_file(self, manifest: Manifest, name: str, limit_bytes: int) -> bytes:
         listed = next(digest for listed_name, digest in manifest.files.items() if listed_name == name)

@@ -14,11 +14,16 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, ValidationError
 
 from core.errors import AdapterInvalid
+from core.generation import PromptSource
 from core.jobs import Frozen, LoraSpec, PromptFormat
+from core.text.examples import ExampleFormat
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 MANIFEST = "manifest.json"
+
+MANIFEST_LIMIT_BYTES = 2**20
+MAX_PROMPTS = 3
 
 _CHUNK_BYTES = 2**20
 
@@ -30,10 +35,19 @@ class FileDigest(Frozen):
     bytes: int = Field(ge=0)
 
 
+class TrainedPrompt(Frozen):
+    """How one prompt of the training data was rendered: its text, and the ids that the model was shown."""
+
+    source: PromptSource
+    text: str
+    ids: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...]
+
+
 class Manifest(Frozen):
     """What an adapter is made of and what it fits.
 
-    ``lora.target_modules`` is resolved: the names of the layers that were adapted.
+    ``lora.target_modules`` is resolved: the names of the layers that were adapted. ``prompts`` are for
+    whoever serves the adapter to render again and compare.
     """
 
     format: Literal[1] = 1
@@ -42,7 +56,9 @@ class Manifest(Frozen):
     base_model_fingerprint: str
     tokenizer_sha256: Sha256
     chat_template_sha256: Sha256 | None  # None: the base model has no chat template
+    example_format: ExampleFormat
     prompt_format: PromptFormat | None
+    prompts: tuple[TrainedPrompt, ...] = Field(max_length=MAX_PROMPTS)
     job_id: str
     step: int
     trained_on: str
@@ -57,6 +73,11 @@ def digest_file(path: Path) -> FileDigest:
             digest.update(chunk)
             size_bytes += len(chunk)
     return FileDigest(sha256=digest.hexdigest(), bytes=size_bytes)
+
+
+def digest_text(text: str) -> str:
+    """Hash a text, such as a chat template."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def canonical_json(value: Mapping[str, object]) -> bytes:
@@ -79,7 +100,9 @@ def write_manifest(
     base_model_fingerprint: str,
     tokenizer_sha256: str,
     chat_template_sha256: str | None,
+    example_format: ExampleFormat,
     prompt_format: PromptFormat | None,
+    prompts: tuple[TrainedPrompt, ...],
     job_id: str,
     step: int,
     trained_on: str,
@@ -92,7 +115,9 @@ def write_manifest(
         base_model_fingerprint=base_model_fingerprint,
         tokenizer_sha256=tokenizer_sha256,
         chat_template_sha256=chat_template_sha256,
+        example_format=example_format,
         prompt_format=prompt_format,
+        prompts=prompts,
         job_id=job_id,
         step=step,
         trained_on=trained_on,

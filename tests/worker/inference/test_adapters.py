@@ -3,11 +3,15 @@
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
 
 from core.errors import AdapterInvalid
+from core.text.rendering import Renderer
+from core.text.tokenizer import TextTokenizer
+from tests.byte_tokenizer import write_byte_tokenizer
 from worker.inference.adapters import AdapterCache
 from worker.inference.lora import Adapter
 
@@ -17,7 +21,8 @@ T = TypeVar("T")
 class FakeReader:
     """Gives adapters of ten bytes; can be held up, and told to refuse."""
 
-    def __init__(self) -> None:
+    def __init__(self, renderer: Renderer) -> None:
+        self._renderer = renderer
         self.reads: list[str] = []
         self.go = threading.Event()
         self.go.set()
@@ -29,12 +34,13 @@ class FakeReader:
         assert self.go.wait(timeout=30)
         if digest in self.refused:
             raise AdapterInvalid(digest, "refused")
-        return Adapter(digest, {}, self.size_bytes)
+        return Adapter(digest, {}, self._renderer, self.size_bytes)
 
 
 @pytest.fixture
-def reader() -> FakeReader:
-    return FakeReader()
+def reader(tmp_path: Path) -> FakeReader:
+    write_byte_tokenizer(tmp_path)
+    return FakeReader(Renderer(TextTokenizer.from_folder(tmp_path)))
 
 
 def run(reader: FakeReader, work: Callable[[AdapterCache], Awaitable[T]], *, capacity_bytes: int = 25) -> T:

@@ -14,7 +14,7 @@ import pytest
 import uvicorn
 
 from core.errors import AdapterInvalid, EngineBusy, GenerationFailed, InvalidParameter, PromptTooLong, ServiceError
-from core.generation import Delta, EngineInfo, FinishReason, GenerationRequest, Token, Usage
+from core.generation import Delta, EngineInfo, FinishReason, GenerationRequest, Rendering, RenderRequest, Token, Usage
 from tests.worker.inference.bench import Bench, gather, make_request
 from worker.inference.server import ServedEngine, create_app
 
@@ -44,6 +44,11 @@ class StubEngine:
                     self.cancelled.set()
             else:
                 yield step
+
+    async def render(self, request: RenderRequest) -> Rendering:
+        if isinstance(self.script[0], ServiceError):
+            raise self.script[0]
+        return Rendering(text=str(request.prompt), ids=(97, 98), moved=" ")
 
     async def warm(self, adapter: str) -> None:
         if isinstance(self.script[0], ServiceError):
@@ -125,7 +130,9 @@ def test_line_separators_in_the_text_do_not_break_a_line() -> None:
 )
 def test_an_error_before_the_first_delta_has_a_status(error: ServiceError, status: int) -> None:
     with serving(StubEngine(error)) as client:
-        for response in (post(client), client.post("/warm", json={"adapter": "a" * 64})):
+        asked = {"prompt": "x", "adapter": None}
+        warmed, rendered = client.post("/warm", json={"adapter": "a" * 64}), client.post("/render", json=asked)
+        for response in (post(client), warmed, rendered):
             assert response.status_code == status
             assert response.json() == {"code": error.code, "message": str(error), "args": list(error.args)}
 
@@ -162,6 +169,12 @@ def test_a_client_that_leaves_cancels_its_request(before: tuple[Delta, ...]) -> 
         assert engine.cancelled.wait(timeout=30)
         engine.script = (LAST,)
         assert post(client).status_code == 200
+
+
+def test_a_rendering_is_one_json_object() -> None:
+    with serving(StubEngine(LAST)) as client:
+        response = client.post("/render", json={"prompt": "é", "adapter": None})
+    assert response.json() == {"text": "é", "ids": [97, 98], "moved": " "}
 
 
 def test_warming_names_the_adapter() -> None:

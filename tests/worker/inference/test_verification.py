@@ -85,7 +85,7 @@ def sound_folder(tiny_phi_folder: Path, tmp_path_factory: pytest.TempPathFactory
 def fit(tiny_phi_folder: Path) -> Fit:
     loaded = load_fp32(tiny_phi_folder)
     layers = attach_lora(loaded.model, RowPlan())
-    return Fit(loaded.fingerprint, loaded.tokenizer.digest, layers, loaded.device, loaded.dtype)
+    return Fit(loaded.fingerprint, loaded.tokenizer, layers, loaded.device, loaded.dtype)
 
 
 @pytest.fixture

@@ -6,8 +6,23 @@ from typing import Any
 import pytest
 
 from core.errors import AdapterInvalid
+from core.generation import Conversation, Turn, Variables
 from core.jobs import LoraSpec, PromptFormat
-from worker.models.adapter_format import CONFIG, MANIFEST, WEIGHTS, digest_file, parse_manifest, write_manifest
+from worker.models.adapter_format import (
+    CONFIG,
+    MANIFEST,
+    WEIGHTS,
+    TrainedPrompt,
+    digest_file,
+    parse_manifest,
+    write_manifest,
+)
+
+PROMPTS = (
+    TrainedPrompt(source="Grüße", text="Grüße", ids=(71, 114)),
+    TrainedPrompt(source=Variables(variables={"q": 2**70, "r": [1.0, None, True, {"x": "y"}]}), text="", ids=(0,)),
+    TrainedPrompt(source=Conversation(messages=(Turn(role="user", content="{{q}}"),)), text="<user>", ids=(5, 6)),
+)
 
 
 def _write(folder: Path, **changes: Any) -> str:
@@ -18,7 +33,9 @@ def _write(folder: Path, **changes: Any) -> str:
         "base_model_fingerprint": "a" * 64,
         "tokenizer_sha256": "b" * 64,
         "chat_template_sha256": None,
+        "example_format": "columns",
         "prompt_format": PromptFormat(prompt="{{q}}", completion="{{a}}"),
+        "prompts": PROMPTS,
         "job_id": "ftjob-1",
         "step": 3,
         "trained_on": "2 examples …",
@@ -48,6 +65,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert manifest.files == {WEIGHTS: digest_file(tmp_path / WEIGHTS), CONFIG: digest_file(tmp_path / CONFIG)}
     assert digest_file(tmp_path / WEIGHTS).bytes == len(b"weights")
     assert manifest.prompt_format == PromptFormat(prompt="{{q}}", completion="{{a}}")
+    assert repr(manifest.prompts) == repr(PROMPTS)  # which tells 1 from 1.0 and True
     assert manifest.lora == LoraSpec(target_modules=("q_proj",))
 
 
@@ -60,8 +78,23 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         lambda fields: fields["files"].update({"../../etc/passwd": {"sha256": "0" * 64, "bytes": 1}}),
         lambda fields: fields["files"][CONFIG].update(sha256="../x"),
         lambda fields: fields.update(code="import os"),
+        lambda fields: fields["prompts"].append(fields["prompts"][0]),
+        lambda fields: fields["prompts"][0].update(ids=[-1]),
+        lambda fields: fields["prompts"][0].update(source={"variables": {}, "messages": []}),
+        lambda fields: fields["prompts"][0].update(source=[1]),
     ],
-    ids=["field missing", "format", "file missing", "path", "digest", "unknown field"],
+    ids=[
+        "field missing",
+        "format",
+        "file missing",
+        "path",
+        "digest",
+        "unknown field",
+        "too many prompts",
+        "no token id",
+        "two sources",
+        "no source",
+    ],
 )
 def test_a_damaged_manifest_is_refused(tmp_path: Path, damage: Any) -> None:
     _write(tmp_path)

@@ -139,7 +139,7 @@ def render(
     write_lines(validation_file, validation or ())
     return load_data(
         renderer(TextTokenizer.from_folder(base), prompt_loss_weight=prompt_loss_weight, prompt_format=prompt_format),
-        make_job(max_length=max_length, over_length=over_length),
+        make_job(prompt_format=prompt_format, max_length=max_length, over_length=over_length),
         training_file=training_file,
         validation_file=None if validation is None else validation_file,
         context_tokens=read_imported(base).context_tokens,

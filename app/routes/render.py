@@ -1,0 +1,27 @@
+"""/v1/render: the text and the token ids that a model is fed for a prompt."""
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.concurrency import run_in_threadpool
+
+from app import sse
+from app.auth import require_caller
+from app.deps import RuntimeDep
+from app.json_body import JsonRoute
+from app.schemas.render import RenderCreate, RenderOut
+from app.services import rendering
+from app.services.models import look_up
+
+router = APIRouter(
+    prefix="/v1/render",
+    tags=["generation"],
+    dependencies=[Depends(require_caller)],
+    route_class=JsonRoute,
+)
+
+
+@router.post("")
+async def render_prompt(body: RenderCreate, request: Request, runtime: RuntimeDep) -> RenderOut:
+    """Show what a model is fed for a prompt, for the variables of its prompt format, or for a conversation."""
+    model = await run_in_threadpool(look_up, runtime.database, runtime.settings, body.model)
+    engine = runtime.engines.get(model.base_model)
+    return await sse.while_connected(request, rendering.render(body, model, engine))

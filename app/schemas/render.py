@@ -1,0 +1,34 @@
+"""Wire types of rendering: what a model is fed for a prompt."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from app.schemas.wire import Body, Out, StoredText
+from core.generation import Values
+from core.text.examples import MAX_MESSAGES
+
+
+class MessageIn(Body):
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class RenderCreate(Body):
+    """Asks for one prompt's rendering; exactly one of ``prompt``, ``variables`` and ``messages`` is wanted."""
+
+    model: StoredText
+    prompt: str | None = Field(None, min_length=1)
+    variables: Values | None = None
+    messages: tuple[MessageIn, ...] | None = Field(None, min_length=1, max_length=MAX_MESSAGES)
+
+
+class RenderOut(Out):
+    """``moved_whitespace`` stood at the end of the rendered prompt; trained completions begin with it instead."""
+
+    object: Literal["render"]
+    model: str
+    text: str
+    input_ids: list[int]
+    moved_whitespace: str
+    prompt_tokens: int
