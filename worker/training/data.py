@@ -16,9 +16,11 @@ import numpy.typing as npt
 from core.errors import AllExamplesDropped, EndNeverTrained, ExampleInvalid, NoTrainedTokens
 from core.jobs import JobSpec
 from core.text.data_files import read_examples
-from core.text.examples import LineProblem
+from core.text.examples import Example, ExampleFormat, LineProblem
 from core.text.rendering import ANSWER, Reason, RenderedExample, Renderer
 from core.text.split import held_out
+from worker.models.adapter_format import TrainedPrompt
+from worker.training.prompts import PromptKeeper
 from worker.training.stopping import CheckStop
 
 LINES_NAMED = 20  # dropped lines that a sentence or an error names before it says "…"
@@ -149,6 +151,8 @@ class RunData:
     training: ExampleSet
     held_out: ExampleSet
     account: Account
+    example_format: ExampleFormat
+    prompts: tuple[TrainedPrompt, ...]  # for the adapter's manifest
     unscored_lines: tuple[int, ...] = ()  # of the validation file, over max_length
 
     @property
@@ -178,16 +182,17 @@ def load_data(
     max_length = min(job.max_length, context_tokens)
     account = Account()
     training, scored = _Collector(), _Collector()
+    prompts = PromptKeeper(renderer, job)
 
-    def rendered(path: Path) -> Iterator[RenderedExample]:
+    def rendered(path: Path) -> Iterator[tuple[Example, RenderedExample]]:
         try:
             for example in read_examples(path):
                 check_stop()
-                yield renderer.example(example)
+                yield example, renderer.example(example)
         except LineProblem as problem:
             raise ExampleInvalid(f"{path.name}: {problem}", (problem.line,)) from problem
 
-    for example in rendered(training_file):
+    for source, example in rendered(training_file):
         fitted = renderer.fit(example, max_length, job.over_length)
         if fitted is None:
             account.dropped_lines.append(example.line)
@@ -197,9 +202,10 @@ def load_data(
             scored.add(fitted)
         else:
             training.add(fitted)
+            prompts.offer(source, fitted)
             _count(account, fitted)
     unscored_lines: list[int] = []
-    for example in rendered(validation_file) if validation_file is not None else ():
+    for _, example in rendered(validation_file) if validation_file is not None else ():
         # too long to be scored is no reason to fail a job, whatever the policy for training says
         fitted = renderer.fit(example, max_length, "drop")
         if fitted is None:
@@ -207,7 +213,15 @@ def load_data(
         else:
             scored.add(fitted)
     _require_something_to_learn(account)
-    return RunData(training.finish(), scored.finish(), account, tuple(unscored_lines))
+    assert prompts.example_format is not None
+    return RunData(
+        training.finish(),
+        scored.finish(),
+        account,
+        example_format=prompts.example_format,
+        prompts=prompts.prompts,
+        unscored_lines=tuple(unscored_lines),
+    )
 
 
 def _prompt_key(example: RenderedExample) -> str:

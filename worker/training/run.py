@@ -16,7 +16,7 @@ from core.events import EventLevel
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 from worker.messages import Finished, Phase, Resumed
-from worker.models.adapter_format import canonical_json, write_manifest
+from worker.models.adapter_format import canonical_json, digest_text, write_manifest
 from worker.models.loading import LoadedModel, load_base_model
 from worker.run_folder import ADAPTER, CHECKPOINTS, RunSpec, read_spec
 from worker.training.checkpoint import Checkpoint, CheckpointFolder, CheckpointState, find_resumable
@@ -184,8 +184,10 @@ class _Writer:
             base_model=self.spec.job.base_model,
             base_model_fingerprint=self.base.fingerprint,
             tokenizer_sha256=self.base.tokenizer.digest,
-            chat_template_sha256=None if template is None else hashlib.sha256(template.encode()).hexdigest(),
+            chat_template_sha256=None if template is None else digest_text(template),
+            example_format=self.data.example_format,
             prompt_format=self.spec.job.prompt_format,
+            prompts=self.data.prompts,
             job_id=self.spec.job_id,
             step=step,
             trained_on=self.trained_on,
