@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
+from core.estimate import Measured
 from core.events import EventLevel
 from core.jobs import Frozen
 
@@ -83,6 +84,7 @@ class Finished(Frozen):
     trained_on: str  # one sentence: how many tokens of which kind the adapter learnt from
     trained_tokens: int
     metrics: dict[str, float]
+    measured: Measured
 
 
 class Failed(Frozen):

@@ -176,7 +176,11 @@ class Run:
                 name=model,
                 trained_on=finished.trained_on,
                 trained_tokens=finished.trained_tokens,
-                result={"steps": finished.steps, "metrics": finished.metrics},
+                result={
+                    "steps": finished.steps,
+                    "metrics": finished.metrics,
+                    "measured": finished.measured.model_dump(mode="json"),
+                },
                 last_step=finished.steps,
             )
         )

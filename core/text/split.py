@@ -1,6 +1,12 @@
 """Chooses which examples are held out of training to be evaluated on."""
 
 import hashlib
+from collections.abc import Iterable
+
+
+def prompt_key(prompt_ids: Iterable[int]) -> str:
+    """Name a prompt, so that examples with equal prompts are held out together."""
+    return " ".join(map(str, prompt_ids))
 
 
 def held_out(prompt_key: str, seed: int) -> bool:

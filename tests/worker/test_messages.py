@@ -2,6 +2,7 @@ import pytest
 from pydantic import ValidationError
 
 from core.events import EventLevel
+from tests.fake_trainer import MEASURED
 from worker.messages import (
     Alive,
     CheckpointWritten,
@@ -38,7 +39,7 @@ ALL: tuple[Message, ...] = (
     Evaluated(step=0, loss=1.0, token_accuracy=0.5, tokens=3, examples=1),
     CheckpointWritten(step=1, folder="/x", metrics={"step": 1.0}),
     Resumed(step=1, folder="/x"),
-    Finished(folder="/x", steps=2, trained_on="…", trained_tokens=9, metrics={}),
+    Finished(folder="/x", steps=2, trained_on="…", trained_tokens=9, metrics={}, measured=MEASURED),
     Failed(code="out_of_memory", message="x", lines=(1, 2)),
     Alive(),
 )

@@ -13,6 +13,7 @@ from core.errors import DatabaseUnavailable
 from core.jobs import JobStatus
 from core.settings import Settings
 from core.store import leases
+from tests.fake_trainer import MEASURED
 from tests.worker.conftest import BASE_MODEL, NOW, Home
 from worker.models.adapter_format import parse_manifest
 from worker.run_folder import LOG, SPEC
@@ -52,7 +53,8 @@ class TestSuccess:
         assert job.status is JobStatus.SUCCEEDED
         assert job.fine_tuned_model == f"ft:{BASE_MODEL}:local:test:{job_id[-10:]}"
         assert job.trained_tokens == 4
-        assert job.result == {"steps": 4, "metrics": {"train_loss": 0.5}}
+        measured = MEASURED.model_dump(mode="json")
+        assert job.result == {"steps": 4, "metrics": {"train_loss": 0.5}, "measured": measured}
         [adapter] = home.adapters(job_id)
         assert adapter.name == job.fine_tuned_model
         assert sum("successfully completed" in event.message for event in home.events(job_id)) == 1

@@ -6,7 +6,10 @@ Owns the exit code and the one place where every failure becomes a message; the 
 import argparse
 import logging
 import sys
+import time
 from pathlib import Path
+
+import psutil
 
 from core.errors import ServiceError, TrainingError
 from worker.messages import Failed
@@ -14,6 +17,7 @@ from worker.run_folder import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED
 from worker.training.reporter import PipeReporter
 from worker.training.run import run
 from worker.training.stopping import Stopped, StopSignal
+from worker.training.stopwatch import Stopwatch
 
 logger = logging.getLogger("loramill.trainer")
 
@@ -34,7 +38,8 @@ def main() -> int:
         stop.check()
 
     try:
-        run(arguments.run_folder, reporter, check_stop)
+        stopwatch = Stopwatch(began_s_ago=time.time() - psutil.Process().create_time())
+        run(arguments.run_folder, reporter, check_stop, stopwatch)
     except Stopped:
         logger.info("told to stop; ending")
         return EXIT_AGAIN

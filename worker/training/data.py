@@ -18,7 +18,7 @@ from core.jobs import JobSpec
 from core.text.data_files import read_examples
 from core.text.examples import Example, ExampleFormat, LineProblem
 from core.text.rendering import ANSWER, Reason, RenderedExample, Renderer
-from core.text.split import held_out
+from core.text.split import held_out, prompt_key
 from worker.models.adapter_format import TrainedPrompt
 from worker.training.prompts import PromptKeeper
 from worker.training.stopping import CheckStop
@@ -198,7 +198,7 @@ def load_data(
             account.dropped_lines.append(example.line)
         elif not fitted.trained_tokens:
             account.untrained_lines.append(example.line)
-        elif validation_file is None and held_out(_prompt_key(example), job.seed):
+        elif validation_file is None and held_out(prompt_key(example.prompt_ids), job.seed):
             scored.add(fitted)
         else:
             training.add(fitted)
@@ -222,11 +222,6 @@ def load_data(
         prompts=prompts.prompts,
         unscored_lines=tuple(unscored_lines),
     )
-
-
-def _prompt_key(example: RenderedExample) -> str:
-    """Name the prompt, so that examples with equal prompts are held out together."""
-    return " ".join(map(str, example.prompt_ids))
 
 
 def _count(account: Account, rendered: RenderedExample) -> None:

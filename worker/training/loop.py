@@ -23,6 +23,7 @@ from worker.training.optimizer import AdapterOptimizer
 from worker.training.plan import Plan, mix, pack
 from worker.training.reporter import Reporter
 from worker.training.stopping import CheckStop, Stopped
+from worker.training.stopwatch import Stopwatch
 
 CHECKPOINT_INTERVAL_S = 60.0
 RATE_KEPT = 0.9  # how much of the smoothed tokens per second outlives a step
@@ -66,6 +67,8 @@ class TrainingLoop:
     reporter: Reporter
     check_stop: CheckStop
     write_checkpoint: Callable[[Progress], str]  # gives the folder
+    stopwatch: Stopwatch
+    evaluated_tokens: int = 0  # that went through the model to be scored, of this process
     tokens_per_s: float = 0.0
 
     def run(self) -> None:
@@ -101,19 +104,22 @@ class TrainingLoop:
         return self.progress.step in self.plan.evaluated_after and (last is None or last.step != self.progress.step)
 
     def _evaluate(self) -> None:
-        evaluation = evaluate(
-            self.model,
-            self.data.held_out,
-            step=self.progress.step,
-            token_budget=self.token_budget,
-            check_stop=self.check_stop,
-        )
+        with self.stopwatch.within("evaluating"):
+            evaluation = evaluate(
+                self.model,
+                self.data.held_out,
+                step=self.progress.step,
+                token_budget=self.token_budget,
+                check_stop=self.check_stop,
+            )
+        self.evaluated_tokens += len(self.data.held_out.ids)
         self.progress.evaluation = evaluation
         if evaluation.examples:
             self.reporter.send(evaluation)
 
     def _checkpoint(self) -> None:
-        folder = self.write_checkpoint(self.progress)
+        with self.stopwatch.within("saving"):
+            folder = self.write_checkpoint(self.progress)
         self.reporter.send(CheckpointWritten(step=self.progress.step, folder=folder, metrics=self.progress.metrics()))
 
     def _take_step(self) -> None:

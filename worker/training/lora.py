@@ -13,8 +13,9 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from core.errors import BaseModelInvalid, TargetModulesUnmatched
+from core.errors import BaseModelInvalid
 from core.jobs import LoraSpec
+from core.model_shape import resolve_targets
 from worker.models.adapter_format import CONFIG, WEIGHTS
 from worker.models.loading import LoadedModel
 
@@ -59,7 +60,7 @@ def add_lora(base: LoadedModel, spec: LoraSpec, seed: int) -> LoraModel:
     if not isinstance(head, nn.Linear):
         raise BaseModelInvalid(f"{type(causal).__name__} has no linear head, so it cannot be trained")
     _check_head(base, head)
-    targets = _resolve_targets(causal, head, spec.target_modules)
+    targets = resolve_targets(_linear_names(causal, head), spec.target_modules)
     config = LoraConfig(
         r=spec.rank,
         lora_alpha=spec.alpha,  # type: ignore[arg-type]  # PEFT says int, and only divides it
@@ -112,20 +113,8 @@ def is_unchanged(model: LoraModel) -> bool:
     return not any(bool(parameter.any()) for name, parameter in model.parameters.items() if ".lora_B." in name)
 
 
-def _resolve_targets(causal: nn.Module, head: nn.Linear, wanted: tuple[str, ...] | None) -> tuple[str, ...]:
-    linear = {name for name, module in causal.named_modules() if isinstance(module, nn.Linear) and module is not head}
-    last_parts = sorted({name.rpartition(".")[2] for name in linear})
-    if wanted is None:
-        return tuple(last_parts)
-    unmatched = [
-        target for target in wanted if not any(name == target or name.endswith(f".{target}") for name in linear)
-    ]
-    if unmatched:
-        raise TargetModulesUnmatched(
-            f"target_modules {', '.join(unmatched)}: no linear layer beside the head has this name; "
-            f"this base model has {', '.join(last_parts)}"
-        )
-    return tuple(sorted(wanted))
+def _linear_names(causal: nn.Module, head: nn.Linear) -> list[str]:
+    return [name for name, module in causal.named_modules() if isinstance(module, nn.Linear) and module is not head]
 
 
 def _trust_autocast(peft: PeftModel) -> None:

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from core.memory_plan import CHUNK_ROWS
 from worker.training.batches import MicroBatch
-
-CHUNK_ROWS = 256  # rows of float32 logits alive at once: 50 MiB at a vocabulary of 50,000
 
 
 @dataclass

@@ -9,15 +9,11 @@ import torch
 from torch import Tensor
 
 from core.errors import OutOfMemory
+from core.estimate import Machine
+from core.memory_plan import ComputeType, token_budget
 from worker.training.lora import LoraModel
 
 PROBE_TOKENS = 64
-FREE_SHARE = 0.5  # of the free memory that activations may take; the rest is for logits, workspace and neighbours
-
-# Where a larger micro-batch stops being faster. On a CPU it also bounds how long a stop has to wait.
-MAX_TOKENS_CPU = 1024
-MAX_TOKENS_CUDA = 16_384
-MIN_TOKENS = 64
 
 
 def activation_bytes_per_token(model: LoraModel) -> int:
@@ -39,12 +35,19 @@ def activation_bytes_per_token(model: LoraModel) -> int:
 
 def choose_token_budget(model: LoraModel) -> int:
     """Give the most tokens, padding included, that one micro-batch may have on this machine now."""
+    is_gpu = model.device.type == "cuda"
+    free_bytes = torch.cuda.mem_get_info(model.device)[0] if is_gpu else psutil.virtual_memory().available
+    return token_budget(free_bytes, activation_bytes_per_token(model), is_gpu=is_gpu)
+
+
+def describe_machine(model: LoraModel) -> Machine:
+    """Say what the model is trained on."""
+    dtype: ComputeType = "bfloat16" if model.dtype == torch.bfloat16 else "float32"
     if model.device.type == "cuda":
-        free_bytes, most = torch.cuda.mem_get_info(model.device)[0], MAX_TOKENS_CUDA
+        name, memory_bytes = torch.cuda.get_device_name(model.device), torch.cuda.mem_get_info(model.device)[1]
     else:
-        free_bytes, most = psutil.virtual_memory().available, MAX_TOKENS_CPU
-    affordable = int(free_bytes * FREE_SHARE) // activation_bytes_per_token(model)
-    return max(MIN_TOKENS, min(most, affordable))
+        name, memory_bytes = "cpu", psutil.virtual_memory().total
+    return Machine(device=name, dtype=dtype, memory_bytes=memory_bytes)
 
 
 def peak_memory_bytes(device: torch.device) -> int:

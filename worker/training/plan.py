@@ -12,13 +12,13 @@ from functools import cached_property, lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from core.estimate import evaluated_after
+
 PLAN_VERSION = 1  # a checkpoint of another version is not resumed
 
 # What one more forward and backward costs beside its tokens, in tokens: reading all weights again
 # and some hundred small operations. Cutting a step finer than this saves less padding than it costs.
 MICRO_BATCH_COST_TOKENS = 48
-
-EVALUATIONS = 4  # of a run, beside the one before its first step
 
 _GOLDEN = 0x9E3779B97F4A7C15
 
@@ -96,7 +96,7 @@ class Plan:
     @cached_property
     def evaluated_after(self) -> frozenset[int]:
         """The numbers of steps after which held-out examples are scored: 0, three between, all."""
-        return frozenset(round(self.total_steps * part / EVALUATIONS) for part in range(EVALUATIONS + 1))
+        return evaluated_after(self.total_steps)
 
     def members_of(self, step: int) -> list[int]:
         """Give the examples that the step after ``step`` steps learns from."""

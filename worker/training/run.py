@@ -12,6 +12,7 @@ import transformers
 
 from core.base_models import read_imported
 from core.errors import AdapterUnchanged, BaseModelInvalid, LossNotFinite
+from core.estimate import Measured
 from core.events import EventLevel
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
@@ -23,29 +24,36 @@ from worker.training.checkpoint import Checkpoint, CheckpointFolder, CheckpointS
 from worker.training.data import RunData, load_data, name_lines
 from worker.training.loop import Progress, TrainingLoop
 from worker.training.lora import LoraModel, add_lora, is_finite, is_unchanged, restore_adapter, save_adapter
-from worker.training.memory import choose_token_budget, out_of_memory_named
+from worker.training.memory import choose_token_budget, describe_machine, out_of_memory_named, peak_memory_bytes
 from worker.training.optimizer import AdapterOptimizer
 from worker.training.plan import PLAN_VERSION, Plan
 from worker.training.reporter import Reporter, note
 from worker.training.stopping import CheckStop
+from worker.training.stopwatch import Stopwatch
 
 
-def run(run_folder: Path, reporter: Reporter, check_stop: CheckStop) -> None:
+def run(run_folder: Path, reporter: Reporter, check_stop: CheckStop, stopwatch: Stopwatch | None = None) -> None:
     """Train what ``spec.json`` says and leave the adapter in the run folder; the last message is `Finished`.
+
+    Args:
+        stopwatch: runs since the process's start; None: since now.
 
     Raises:
         TrainingError: the run cannot go on.
         Stopped: the trainer was told to stop; a later run in this folder goes on from the checkpoint.
     """
     run_folder = run_folder.absolute()
+    stopwatch = stopwatch or Stopwatch()
     spec = read_spec(run_folder)
     with out_of_memory_named():
+        stopwatch.enter("rendering")
         reporter.send(Phase(name="rendering"))
         data = _load_data(run_folder, spec, reporter, check_stop)
+        stopwatch.enter("loading")
         reporter.send(Phase(name="loading"))
         base = _load_base(spec)
         check_stop()
-        _train(run_folder, spec, data, base, reporter, check_stop)
+        _train(run_folder, spec, data, base, reporter, check_stop, stopwatch)
 
 
 def _load_data(run_folder: Path, spec: RunSpec, reporter: Reporter, check_stop: CheckStop) -> RunData:
@@ -90,7 +98,13 @@ def _load_base(spec: RunSpec) -> LoadedModel:
 
 
 def _train(
-    run_folder: Path, spec: RunSpec, data: RunData, base: LoadedModel, reporter: Reporter, check_stop: CheckStop
+    run_folder: Path,
+    spec: RunSpec,
+    data: RunData,
+    base: LoadedModel,
+    reporter: Reporter,
+    check_stop: CheckStop,
+    stopwatch: Stopwatch,
 ) -> None:
     job = spec.job
     model = add_lora(base, job.lora, job.seed)
@@ -116,10 +130,41 @@ def _train(
         state = CheckpointState(identity=identity, environment=environment, token_budget=token_budget, **vars(progress))
         return str(checkpoints.commit(incoming, state, optimizer.tensors()))
 
+    stopwatch.enter("training")
     reporter.send(Phase(name="training"))
-    TrainingLoop(model, data, plan, optimizer, token_budget, progress, reporter, check_stop, write_checkpoint).run()
+    loop = TrainingLoop(
+        model, data, plan, optimizer, token_budget, progress, reporter, check_stop, write_checkpoint, stopwatch
+    )
+    loop.run()
+    stopwatch.enter("saving")
     reporter.send(Phase(name="saving"))
-    writer.publish(progress, reporter)
+    folder = writer.publish(progress)
+    reporter.send(
+        Finished(
+            folder=str(folder),
+            steps=progress.step,
+            trained_on=writer.trained_on,
+            trained_tokens=progress.trained_tokens,
+            metrics=progress.metrics(),
+            measured=_measure(loop, checkpoint),
+        )
+    )
+
+
+def _measure(loop: TrainingLoop, resumed_from: Checkpoint | None) -> Measured:
+    return Measured(
+        examples=len(loop.data.training),
+        held_out_examples=len(loop.data.held_out),
+        seen_tokens=loop.progress.seen_tokens,
+        trained_tokens=loop.progress.trained_tokens,
+        evaluated_tokens=loop.evaluated_tokens,
+        steps=loop.progress.step,
+        seconds=loop.stopwatch.read(),
+        peak_memory_bytes=peak_memory_bytes(loop.model.device),
+        token_budget=loop.token_budget,
+        machine=describe_machine(loop.model),
+        resumed_from_step=None if resumed_from is None else resumed_from.state.step,
+    )
 
 
 def _restore(checkpoint: Checkpoint, model: LoraModel, optimizer: AdapterOptimizer) -> Progress:
@@ -194,8 +239,8 @@ class _Writer:
             lora=self.model.lora,
         )
 
-    def publish(self, progress: Progress, reporter: Reporter) -> None:
-        """Leave the finished adapter in the run folder.
+    def publish(self, progress: Progress) -> Path:
+        """Leave the finished adapter in the run folder, and give its folder.
 
         Raises:
             AdapterUnchanged: training changed nothing.
@@ -212,12 +257,4 @@ class _Writer:
         incoming.mkdir()
         self.write_adapter(incoming, progress.step)
         incoming.rename(final)
-        reporter.send(
-            Finished(
-                folder=str(final),
-                steps=progress.step,
-                trained_on=self.trained_on,
-                trained_tokens=progress.trained_tokens,
-                metrics=progress.metrics(),
-            )
-        )
+        return final

@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from core.jobs import LoraSpec
+from core.memory_plan import MAX_TOKENS_CPU, MIN_TOKENS
 from tests.worker.training.conftest import MakeModel
 from worker.training.memory import (
-    MAX_TOKENS_CPU,
-    MIN_TOKENS,
     activation_bytes_per_token,
     choose_token_budget,
     peak_memory_bytes,

@@ -1,0 +1,263 @@
+"""What a fine-tuning job will take and what it took, under the same names; how the one is derived from the other.
+
+Pure arithmetic on counts, shapes and earlier runs' figures. Who counts tokens and looks up earlier runs is
+``app.services.estimates``; the trainer measures.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Final, Literal
+
+from core.jobs import Frozen, LoraSpec
+from core.memory_plan import ComputeType, Memory
+from core.model_shape import ModelShape
+
+EVALUATIONS: Final = 4  # of a run, beside the one before its first step
+
+# A run's time before any has finished, from what one core multiplies at best and the share of it that training
+# of a small model reaches; and what starting and rendering take on the machines that this was measured on.
+CORE_FLOPS_PER_S: Final[dict[ComputeType, float]] = {"float32": 90e9, "bfloat16": 300e9}
+EFFICIENCY: Final = 0.25
+_STARTING_S: Final = 6.0
+_RENDERING_S_PER_EXAMPLE: Final = 0.25e-3
+_LOADING_BYTES_PER_S: Final = 0.5e9
+_SAVING_S: Final = 2.0
+
+
+class Seconds(Frozen):
+    """Where a run's time goes. ``starting`` is the process's own start; ``saving`` holds all checkpoints."""
+
+    total: float
+    starting: float
+    rendering: float
+    loading: float
+    training: float
+    evaluating: float
+    saving: float
+
+
+class Machine(Frozen):
+    """What a run was trained on. Memory is the GPU's where there is one."""
+
+    device: str  # "cpu", or the GPU's name
+    dtype: ComputeType
+    memory_bytes: int
+
+
+class Measured(Frozen):
+    """What a run took. Of a resumed one, seconds and evaluated tokens are of its last attempt only.
+
+    ``peak_memory_bytes`` is of the whole process on a CPU, of torch's tensors on a GPU.
+    """
+
+    examples: int
+    held_out_examples: int
+    seen_tokens: int
+    trained_tokens: int
+    evaluated_tokens: int
+    steps: int
+    seconds: Seconds
+    peak_memory_bytes: int
+    token_budget: int
+    machine: Machine
+    resumed_from_step: int | None
+
+
+class EstimatedMachine(Frozen):
+    """What an estimate takes the machine for. Null: nothing has told; ``source`` says what has."""
+
+    device: str | None
+    memory_bytes: int | None
+    available_bytes: int | None
+    source: str  # "this host", the job that told, or why nothing is known
+
+
+class Basis(Frozen):
+    """What an estimate of time rests on: finished jobs of the same base model, or an assumed speed."""
+
+    kind: Literal["jobs", "roofline", "unknown"]
+    jobs: tuple[str, ...]  # their ids
+    flops_per_s: float | None  # of training
+    explanation: str
+
+
+class QueuePlace(Frozen):
+    """Where a job stands or would stand. ``seconds_ahead`` is null where a job ahead has no estimate."""
+
+    place: int  # 1: next
+    seconds_ahead: float | None
+
+
+class Estimate(Frozen):
+    """What a job is expected to take. ``problems`` say why a part of it is null."""
+
+    examples: int  # trained on, in each epoch
+    held_out_examples: int
+    dropped_examples: int  # over max_length
+    untrained_examples: int  # every weight is 0
+    seen_tokens: int  # over all epochs
+    trained_tokens: int
+    evaluated_tokens: int
+    steps: int
+    sampled: bool  # counted on a part of the file and scaled
+    read_examples: int
+    seconds: Seconds | None
+    peak_memory_bytes: int | None
+    token_budget: int | None
+    memory: Memory | None
+    fits: bool | None
+    machine: EstimatedMachine
+    basis: Basis
+    queue: QueuePlace
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a job's files hold once they are rendered; tokens of one epoch, and of one evaluation."""
+
+    examples: int
+    held_out_examples: int
+    dropped_examples: int
+    untrained_examples: int
+    tokens: int
+    trained_tokens: int
+    held_out_tokens: int
+    longest_tokens: int  # of the examples trained on
+    sampled: bool
+    read_examples: int
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """A finished job of the same base model."""
+
+    job_id: str
+    lora: LoraSpec
+    measured: Measured
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run computes: tokens that pass through, and the two sums of operations."""
+
+    examples: int  # rendered
+    training_flops: float
+    evaluating_flops: float
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast runs go on a machine."""
+
+    basis: Basis
+    starting_s: float
+    rendering_s_per_example: float
+    loading_s: float
+    saving_s: float
+    training_flops_per_s: float
+    evaluating_flops_per_s: float
+
+
+def evaluated_after(total_steps: int) -> frozenset[int]:
+    """Give the numbers of steps after which held-out examples are scored: 0, three between, all."""
+    return frozenset(round(total_steps * part / EVALUATIONS) for part in range(EVALUATIONS + 1))
+
+
+def work_of(
+    shape: ModelShape, lora: LoraSpec, *, seen_tokens: int, trained_tokens: int, evaluated_tokens: int, examples: int
+) -> Work:
+    """Count a run's floating-point operations.
+
+    With N linear parameters, a token costs 2N forward and 2N backward to its inputs, and 6 for each of an
+    adapter's parameters; a scored token also costs the head twice. The frozen weights have no gradient.
+    Attention, which grows with an example's length, is left to the speed that was measured.
+    """
+    adapter = sum(lora.rank * (layer.inputs + layer.outputs) for layer in shape.adapted(lora))
+    head = shape.vocab_rows * shape.hidden_width
+    scored_share = trained_tokens / seen_tokens if seen_tokens else 0.0
+    training = seen_tokens * (4 * shape.linear_parameters + 6 * adapter) + trained_tokens * 4 * head
+    evaluating = evaluated_tokens * 2 * (shape.linear_parameters + adapter + scored_share * head)
+    return Work(examples, training, evaluating)
+
+
+def pace_of_jobs(shape: ModelShape, runs: Sequence[PastRun]) -> Pace | None:
+    """Learn from finished runs, the median of each figure; None where there is none.
+
+    A resumed run tells nothing, because its clock saw only a part.
+    """
+    whole = [run for run in runs if run.measured.resumed_from_step is None]
+    if not whole:
+        return None
+    took = [run.measured.seconds for run in whole]
+    works = [_work_of_run(shape, run) for run in whole]
+    training = median(work.training_flops / s.training for work, s in zip(works, took, strict=True))
+    evaluated = [
+        work.evaluating_flops / s.evaluating
+        for work, s in zip(works, took, strict=True)
+        if work.evaluating_flops and s.evaluating
+    ]
+    number = f"{len(whole)} finished job{'s' * (len(whole) != 1)}"
+    return Pace(
+        basis=Basis(
+            kind="jobs",
+            jobs=tuple(run.job_id for run in whole),
+            flops_per_s=training,
+            explanation=f"the speed of {number} of this base model, the median",
+        ),
+        starting_s=median(s.starting for s in took),
+        rendering_s_per_example=median(s.rendering / work.examples for work, s in zip(works, took, strict=True)),
+        loading_s=median(s.loading for s in took),
+        saving_s=median(s.saving for s in took),
+        training_flops_per_s=training,
+        evaluating_flops_per_s=median(evaluated) if evaluated else training,
+    )
+
+
+def pace_of_cores(shape: ModelShape, dtype: ComputeType, cores: int) -> Pace:
+    """Assume a speed for a machine without a GPU on which no run has finished yet."""
+    peak = cores * CORE_FLOPS_PER_S[dtype]
+    speed = EFFICIENCY * peak
+    return Pace(
+        basis=Basis(
+            kind="roofline",
+            jobs=(),
+            flops_per_s=speed,
+            explanation=(
+                f"no job of this base model has finished yet; assumed are {CORE_FLOPS_PER_S[dtype]:.3g} FLOP/s "
+                f"in {dtype} for each of {cores} cores, and {EFFICIENCY:.0%} of it reached"
+            ),
+        ),
+        starting_s=_STARTING_S,
+        rendering_s_per_example=_RENDERING_S_PER_EXAMPLE,
+        loading_s=shape.parameters * 2 / _LOADING_BYTES_PER_S,
+        saving_s=_SAVING_S,
+        training_flops_per_s=speed,
+        evaluating_flops_per_s=speed,
+    )
+
+
+def seconds_of(work: Work, pace: Pace) -> Seconds:
+    """Say how long a run takes at a pace."""
+    parts = {
+        "starting": pace.starting_s,
+        "rendering": work.examples * pace.rendering_s_per_example,
+        "loading": pace.loading_s,
+        "training": work.training_flops / pace.training_flops_per_s,
+        "evaluating": work.evaluating_flops / pace.evaluating_flops_per_s,
+        "saving": pace.saving_s,
+    }
+    return Seconds(total=sum(parts.values()), **parts)
+
+
+def _work_of_run(shape: ModelShape, run: PastRun) -> Work:
+    measured = run.measured
+    return work_of(
+        shape,
+        run.lora,
+        seen_tokens=measured.seen_tokens,
+        trained_tokens=measured.trained_tokens,
+        evaluated_tokens=measured.evaluated_tokens,
+        examples=measured.examples + measured.held_out_examples,
+    )

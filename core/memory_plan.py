@@ -1,0 +1,144 @@
+"""How much memory a training run takes, component by component, and how large its micro-batches may be.
+
+The trainer takes its limits from here; what a token leaves behind it measures on the model itself
+(``worker.training.memory``), and a test holds this module's formula to that. Pure arithmetic.
+"""
+
+from typing import Final, Literal
+
+from core.jobs import Frozen, LoraSpec
+from core.model_shape import LinearLayer, ModelShape
+
+ComputeType = Literal["bfloat16", "float32"]
+VALUE_BYTES: Final[dict[ComputeType, int]] = {"bfloat16": 2, "float32": 4}
+
+FREE_SHARE: Final = 0.5  # of the free memory that activations may take; the rest is for logits, workspace, neighbours
+# Where a larger micro-batch stops being faster. On a CPU it also bounds how long a stop has to wait.
+MAX_TOKENS_CPU: Final = 1024
+MAX_TOKENS_CUDA: Final = 16_384
+MIN_TOKENS: Final = 64
+CHUNK_ROWS: Final = 256  # rows of float32 logits alive at once: 50 MiB at a vocabulary of 50,000
+
+_ADAPTER_VALUE_BYTES: Final = 16  # float32: the weight, its gradient, AdamW's two moments
+_MIB: Final = 2**20
+# Measured on a CPU with torch 2.13: the trainer's process when everything is imported and nothing is loaded.
+_RUNTIME_BYTES: Final = 400 * _MIB
+# Backward's own tensors, and what the allocator keeps of freed ones: the process's peak over the sum of the rest.
+_WORKSPACE_SHARE: Final = 0.3
+
+
+class Memory(Frozen):
+    """Bytes of a run by component, at the micro-batch that the trainer would choose.
+
+    Attributes:
+        runtime_bytes: interpreter and libraries, or the context of a GPU.
+        peak_bytes: the sum; what the run is expected to take at most.
+        least_bytes: the same for a micro-batch of the longest example alone; with less memory the run cannot succeed.
+        token_budget: tokens of a micro-batch, padding included.
+    """
+
+    dtype: ComputeType
+    runtime_bytes: int
+    base_weights_bytes: int
+    adapter_bytes: int
+    activations_bytes: int
+    logits_bytes: int
+    workspace_bytes: int
+    peak_bytes: int
+    least_bytes: int
+    token_budget: int
+    activation_bytes_per_token: int
+
+
+def plan_memory(
+    shape: ModelShape,
+    lora: LoraSpec,
+    dtype: ComputeType,
+    *,
+    longest_tokens: int,
+    batch_size: int,
+    available_bytes: int,
+    is_gpu: bool,
+) -> Memory:
+    """Add up a run's memory.
+
+    Args:
+        longest_tokens: of all examples that are trained on.
+        available_bytes: free before the trainer starts; the micro-batch's size follows from it.
+
+    Raises:
+        TargetModulesUnmatched: a target module matches no layer of the base model.
+    """
+    value_bytes = VALUE_BYTES[dtype]
+    adapted = shape.adapted(lora)
+    adapter_values = sum(lora.rank * (layer.inputs + layer.outputs) for layer in adapted)
+    copies_bytes = adapter_values * value_bytes if dtype == "bfloat16" else 0  # autocast's, kept for backward
+    adapter_bytes = adapter_values * _ADAPTER_VALUE_BYTES + copies_bytes
+    weights_bytes = shape.parameters * value_bytes
+    per_token = activation_bytes_per_token(shape, adapted, lora, dtype)
+    free_bytes = max(0, available_bytes - _RUNTIME_BYTES - weights_bytes - adapter_bytes)
+    budget = token_budget(free_bytes, per_token, is_gpu=is_gpu)
+    longest = max(longest_tokens, MIN_TOKENS)
+    tokens = min(max(budget, longest), max(batch_size * longest_tokens, MIN_TOKENS))
+    logits_bytes = CHUNK_ROWS * shape.vocab_rows * (8 if dtype == "float32" else 10)
+    fixed_bytes = _RUNTIME_BYTES + weights_bytes + adapter_bytes + logits_bytes
+    workspace_bytes = round(_WORKSPACE_SHARE * tokens * per_token)
+    return Memory(
+        dtype=dtype,
+        runtime_bytes=_RUNTIME_BYTES,
+        base_weights_bytes=weights_bytes,
+        adapter_bytes=adapter_bytes,
+        activations_bytes=tokens * per_token,
+        logits_bytes=logits_bytes,
+        workspace_bytes=workspace_bytes,
+        peak_bytes=fixed_bytes + tokens * per_token + workspace_bytes,
+        least_bytes=fixed_bytes + longest * per_token,
+        token_budget=budget,
+        activation_bytes_per_token=per_token,
+    )
+
+
+def token_budget(free_bytes: int, bytes_per_token: int, *, is_gpu: bool) -> int:
+    """Give the most tokens, padding included, that one micro-batch may have beside what is loaded already."""
+    affordable = int(free_bytes * FREE_SHARE) // bytes_per_token
+    return max(MIN_TOKENS, min(MAX_TOKENS_CUDA if is_gpu else MAX_TOKENS_CPU, affordable))
+
+
+def activation_bytes_per_token(
+    shape: ModelShape, adapted: tuple[LinearLayer, ...], lora: LoraSpec, dtype: ComputeType
+) -> int:
+    """Give what one token leaves behind for backward, the copies of adapters not counted.
+
+    Kept are: each norm's input, attention's q, k, v and result, the MLP's inner values, and for each
+    adapter what it reads and its narrow product. Dropout keeps each adapter's own input and mask instead.
+    """
+    attention = mlp = 0
+    for layer in shape.linear_layers:
+        match layer.reads:
+            case "attention":
+                attention += layer.outputs
+            case "attention_output":
+                attention += layer.inputs
+            case "mlp_output":  # gate, its activation and the other factor; or what goes into the activation
+                mlp += layer.inputs * (3 if shape.is_gated else 1)
+            case "mlp":
+                pass
+    read = _values_read(shape, adapted, lora)
+    norms = (shape.norms * shape.blocks + 1) * shape.hidden_width
+    norm_bytes = 4 if shape.has_rms_norm else VALUE_BYTES[dtype]
+    return norms * norm_bytes + (attention + mlp + read + lora.rank * len(adapted)) * VALUE_BYTES[dtype]
+
+
+def _values_read(shape: ModelShape, adapted: tuple[LinearLayer, ...], lora: LoraSpec) -> int:
+    if lora.dropout:
+        return sum(2 * layer.inputs for layer in adapted)
+    kept: dict[tuple[str, str], int] = {}
+    for layer in adapted:
+        source = layer.reads
+        if source == "attention_output" and not shape.rotates_partly:
+            continue  # attention's own result, which is kept already
+        if source == "mlp" and shape.norms == 1:
+            source = "attention"
+        block = layer.name.rpartition(".")[0].rpartition(".")[0]
+        kept[block, source] = layer.inputs
+    return sum(kept.values())
