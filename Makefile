@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.loramill-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-slow lint format clean
+.PHONY: help setup demo up test test-slow defects lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,9 @@ test: setup  ## run the tests (under 10 minutes on 2 cores)
 
 test-slow: setup  ## run the tests that take minutes: whole stacks, killed processes, real training
 	$(BIN)/python -m pytest -m slow --timeout=1800
+
+defects: setup  ## put known defects back, one at a time, and see that the tests catch each (minutes)
+	$(BIN)/python -m tests.planted_defects
 
 lint: $(READY)  ## ruff, formatter, mypy strict, import contracts
 	$(BIN)/ruff check .

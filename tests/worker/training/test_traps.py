@@ -6,6 +6,7 @@
 import math
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 from tests.golden_files import read_golden
 from tests.worker.training.conftest import MakeModel
-from tests.worker.training.runs import SUMS, make_job, render, train, write_run
+from tests.worker.training.runs import SUMS, RecordingReporter, make_job, render, train, write_run
 from worker.messages import StepDone
 from worker.models.loading import LoadedModel, load_base_model
 from worker.run_folder import ADAPTER
+from worker.training import loop as loop_module
 from worker.training.batches import MicroBatch, collate
 from worker.training.data import TokenizedExample
 from worker.training.label_check import require_labels
@@ -172,36 +174,38 @@ class TestTrap08:
     def test_trap_08_one_shift_more_or_less_would_show(self, example: TokenizedExample, shift: int) -> None:
         """That this test can fail: the same batch one place off."""
         moved = TokenizedExample(np.roll(example.ids_T, shift), example.weights_T, example.is_completion_T)
-        right, wrong = collate([example], CPU), collate([moved], CPU)
-        mixed = MicroBatch(
-            right.input_ids_BT,
-            right.positions_K,
-            wrong.targets_K,
-            right.weights_K,
-            right.is_completion_K,
-            right.tokens,
-        )
-        assert self.loss_of(mixed) == pytest.approx(self.GOLDEN["loss_of_another_token"], rel=1e-5)
+        wrong = replace(collate([example], CPU), targets_K=collate([moved], CPU).targets_K)
+        assert self.loss_of(wrong) == pytest.approx(self.GOLDEN["loss_of_another_token"], rel=1e-5)
 
 
-def test_trap_09_labels_laid_out_beside_the_prompt_are_refused() -> None:
-    golden = read_golden("09-labels-are-the-inputs")["batch"]
-    example = tokenized([*b"abcd", 256], prompt_tokens=2)
-    batch = collate([example], CPU)
-    assert batch.targets_K.tolist() == golden["targets"]
-    assert batch.positions_K.tolist() == golden["positions"]
-    require_labels(batch, [example], [7])
-    beside = MicroBatch(
-        batch.input_ids_BT,
-        torch.tensor(golden["positions_beside"]),
-        batch.targets_K,
-        batch.weights_K,
-        batch.is_completion_K,
-        batch.tokens,
-    )
-    with pytest.raises(LabelsMismatch) as caught:
-        require_labels(beside, [example], [7])
-    assert caught.value.lines == (7,)
+class TestTrap09:
+    """Labels laid out beside the prompt, as for a model with an encoder, are refused."""
+
+    @staticmethod
+    def beside(batch: MicroBatch) -> MicroBatch:
+        """The same targets, predicted from the first inputs on."""
+        return replace(batch, positions_K=torch.arange(len(batch.positions_K)))
+
+    def test_trap_09_labels_laid_out_beside_the_prompt_are_refused(self) -> None:
+        golden = read_golden("09-labels-are-the-inputs")["batch"]
+        example = tokenized([*b"abcd", 256], prompt_tokens=2)
+        batch = collate([example], CPU)
+        assert batch.targets_K.tolist() == golden["targets"]
+        assert batch.positions_K.tolist() == golden["positions"]
+        require_labels(batch, [example], [7])
+        assert self.beside(batch).positions_K.tolist() == golden["positions_beside"]
+        with pytest.raises(LabelsMismatch) as caught:
+            require_labels(self.beside(batch), [example], [7])
+        assert caught.value.lines == (7,)
+
+    def test_trap_09_a_run_with_such_labels_fails_before_it_learns(
+        self, tmp_path: Path, tiny_phi: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(loop_module, "collate", lambda *arguments: self.beside(collate(*arguments)))
+        reporter = RecordingReporter()
+        with pytest.raises(LabelsMismatch):
+            train(write_run(tmp_path / "run", tiny_phi, SUMS, validation=[]), reporter)
+        assert not reporter.of(StepDone)
 
 
 @pytest.fixture(scope="session")
