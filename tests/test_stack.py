@@ -131,6 +131,31 @@ class TestFlow:
         events = [json.loads(line[5:]) for line in stream.decode().splitlines() if line.startswith("data:")]
         assert events[-1]["generated_text"] == text
 
+    def test_variables_are_rendered_as_they_were_trained(self, stack: Stack, client: OpenAI, tmp_path: Path) -> None:
+        rows = [{"question": f"Frage {i}", "sources": [{"text": "a"}] * (i % 3), "answer": "ja"} for i in range(24)]
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        with (tmp_path / "rows.jsonl").open("rb") as content:
+            file = client.files.create(file=content, purpose="fine-tune")
+        prompt_format = {
+            "prompt": "Q: {{question}}\n{{#sources}}- {{text}}\n{{/sources}}A: ",
+            "completion": "{{answer}}",
+        }
+        created = start_job(client, file.id, n_epochs=1, suffix="columns", prompt_format=prompt_format)
+        name = wait_for_end(client, created.id).fine_tuned_model
+        variables = {"question": "Wer?", "sources": [{"text": "er"}]}
+        status, rendered = stack.post("/v1/render", {"model": name, "variables": variables})
+        assert status == 200, rendered
+        rendering = json.loads(rendered)
+        assert (rendering["text"], rendering["moved_whitespace"]) == ("Q: Wer?\n- er\nA:", " ")
+        parameters = {"adapter_id": name, "max_new_tokens": 8, "return_full_text": True}
+        status, answer = stack.post("/generate", {"variables": variables, "parameters": parameters})
+        assert status == 200, answer
+        ids = rendering["input_ids"]
+        completion = client.completions.create(model=str(name), prompt=ids, max_tokens=8, temperature=0)
+        assert json.loads(answer)["generated_text"] == rendering["text"] + completion.choices[0].text
+        status, refused = stack.post("/generate", {"variables": {"question": "Wer?"}, "parameters": parameters})
+        assert (status, json.loads(refused)["error"]) == (400, 'variables: there is no column "sources"')
+
     def test_a_checkpoint_can_be_asked(self, client: OpenAI, trained: FineTuningJob) -> None:
         checkpoint = next(iter(client.fine_tuning.jobs.checkpoints.list(trained.id)))
         name = checkpoint.fine_tuned_model_checkpoint

@@ -24,7 +24,18 @@ from core.errors import (
     PromptTooLong,
     ServiceError,
 )
-from core.generation import Delta, FinishReason, GenerationRequest, SamplingParams
+from core.generation import (
+    Conversation,
+    Delta,
+    FinishReason,
+    GenerationRequest,
+    PromptSource,
+    Rendering,
+    RenderRequest,
+    SamplingParams,
+    Turn,
+    Variables,
+)
 from tests.app.conftest import serving
 from tests.stub_engine import StubEngine
 from worker.inference.server import create_app as create_engine_app
@@ -47,6 +58,7 @@ class Peer:
     def app(self) -> Starlette:
         routes = [
             Route("/generate", self._generate, methods=["POST"]),
+            Route("/render", self._render, methods=["POST"]),
             Route("/warm", self._warm, methods=["POST"]),
             Route("/info", self._info),
         ]
@@ -73,6 +85,9 @@ class Peer:
         except asyncio.CancelledError:
             self.left.set()
             raise
+
+    async def _render(self, request: Request) -> Response:
+        return JSONResponse({"text": "a"})
 
     async def _warm(self, request: Request) -> Response:
         return JSONResponse(wire(AdapterInvalid("d" * 64, "damaged")), status_code=503)
@@ -192,6 +207,22 @@ def test_warming_raises_what_the_engine_says(url: str) -> None:
         asyncio.run(warm())
 
 
+def render(url: str, prompt: PromptSource) -> Rendering:
+    async def ask() -> Rendering:
+        engine = HttpEngine("tiny", url)
+        try:
+            return await engine.render(RenderRequest(prompt=prompt, adapter="e" * 64))
+        finally:
+            await engine.close()
+
+    return asyncio.run(ask())
+
+
+def test_what_is_no_rendering_is_a_failure(url: str) -> None:
+    with pytest.raises(GenerationFailed, match="not a rendering"):
+        render(url, "a")
+
+
 class ServedStub(StubEngine):
     """A scripted engine as the engine process's own server holds it."""
 
@@ -215,3 +246,28 @@ def test_the_engine_process_is_understood(is_late: bool) -> None:
             engine.fails_before = GenerationFailed("x")
         with pytest.raises(GenerationFailed, match="generation failed: x"):
             answer(url)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "a\u2028b",
+        Variables(variables={"question": 1, "b": 1.0, "c": True, "d": None, "e": [{"f": "é"}]}),
+        Conversation(messages=(Turn(role="user", content="a"), Turn(role="assistant", content="b"))),
+    ],
+)
+def test_prompts_reach_the_engine_process_as_they_are(prompt: PromptSource) -> None:
+    engine = ServedStub()
+    with serving(create_engine_app(engine)) as url:
+        rendering = render(url, prompt)
+        answer(url, REQUEST.model_copy(update={"prompt": prompt, "adapter": "e" * 64}))
+    assert repr(engine.renderings) == repr([RenderRequest(prompt=prompt, adapter="e" * 64)])
+    assert repr(engine.requests[0].prompt) == repr(prompt)
+    assert rendering.ids == tuple(range(len(rendering.text.split())))
+
+
+def test_the_engine_process_says_which_column_is_missing() -> None:
+    missing = pytest.raises(InvalidParameter, match='no column "question"')
+    with serving(create_engine_app(ServedStub())) as url, missing as raised:
+        render(url, Variables(variables={}))
+    assert raised.value.param == "variables"

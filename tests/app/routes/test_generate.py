@@ -7,6 +7,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from core.errors import EngineBusy, GenerationFailed
+from core.generation import RenderRequest, Variables
 from tests.app.conftest import BASE, House
 from tests.app.routes.test_models import publish
 
@@ -118,6 +119,56 @@ def test_an_adapter_is_named_by_its_model_name(client: TestClient, house: House)
         publish(session, "ft:x", digest="e" * 64)
     generate(client, adapter_id="ft:x")
     assert house.engine.requests[0].adapter == "e" * 64
+
+
+class TestVariables:
+    @pytest.fixture(autouse=True)
+    def _adapter(self, house: House) -> None:
+        with house.database.write() as session:
+            publish(session, "ft:x", digest="e" * 64)
+
+    def ask(self, client: TestClient, path: str = "/generate", **body: Any) -> Any:
+        parameters = {"adapter_id": "ft:x", **body.pop("parameters", {})}
+        return client.post(path, json={"variables": {"question": "why not"}, "parameters": parameters, **body})
+
+    def test_the_engine_fills_in_the_prompt_format(self, client: TestClient, house: House) -> None:
+        answer = self.ask(client, parameters={"details": True}).json()
+        assert answer["generated_text"] == " one two three"
+        assert answer["details"]["prompt_tokens"] == 4
+        assert house.engine.requests[0].prompt == Variables(variables={"question": "why not"})
+        assert house.engine.renderings == []
+
+    @pytest.mark.parametrize(("path", "stream"), [("/generate_stream", None), ("/", True), ("/", False)])
+    def test_every_path_takes_them(self, client: TestClient, path: str, stream: bool | None) -> None:
+        response = self.ask(client, path, stream=stream)
+        answer = response.json()[0] if stream is False else events_of(response.text)[-1]
+        assert answer["generated_text"] == " one two three"
+
+    @pytest.mark.parametrize("path", ["/generate", "/generate_stream"])
+    def test_the_full_text_begins_with_the_rendered_prompt(self, client: TestClient, house: House, path: str) -> None:
+        response = self.ask(client, path, parameters={"return_full_text": True})
+        answer = response.json() if path == "/generate" else events_of(response.text)[-1]
+        assert answer["generated_text"] == "Q why not A one two three"
+        asked = Variables(variables={"question": "why not"})
+        assert house.engine.renderings == [RenderRequest(prompt=asked, adapter="e" * 64)]
+
+    @pytest.mark.parametrize("path", ["/", "/generate", "/generate_stream"])
+    @pytest.mark.parametrize(
+        ("body", "said"),
+        [
+            ({"variables": None}, "inputs: give a prompt, or variables"),
+            ({"inputs": "a"}, "variables: there is a prompt in inputs already"),
+            ({"variables": {"q": 1}}, 'variables: there is no column "question"'),
+            ({"parameters": {"adapter_id": BASE}}, "variables: this model has no prompt format"),
+            ({"variables": "why"}, "variables: "),
+        ],
+    )
+    def test_what_cannot_be_rendered_is_named(
+        self, client: TestClient, path: str, body: dict[str, Any], said: str
+    ) -> None:
+        response = self.ask(client, path, **body)
+        assert (response.status_code, response.json()["error_type"]) == (400, "validation")
+        assert response.json()["error"].startswith(said)
 
 
 def test_several_base_models_need_a_name(house: House) -> None:
