@@ -95,6 +95,56 @@ class FileTooLarge(InvalidInput):
         return f"the file is larger than {self.args[0]:,} bytes; split it, or raise LORAMILL_MAX_UPLOAD_BYTES"
 
 
+class FileTypeUnclear(InvalidInput):
+    """A file's name and its first bytes say different things, or something that is not supported."""
+
+    code = "file_type_unclear"
+
+    def __init__(self, filename: str, reason: str) -> None:
+        super().__init__(filename, reason)
+
+    @property
+    def param(self) -> str:
+        return "file"
+
+    def __str__(self) -> str:
+        return f"{self.args[0]}: {self.args[1]}"
+
+
+class ParquetNotInstalled(InvalidInput):
+    """A Parquet file is to be read where the optional package for it is missing."""
+
+    code = "parquet_not_installed"
+
+    @property
+    def param(self) -> str:
+        return "file"
+
+    def __str__(self) -> str:
+        return (
+            "Parquet files cannot be read here; install the extra that can (pip install 'loramill[tables]'), "
+            "or convert the file to JSONL or CSV"
+        )
+
+
+class JobDoesNotFit(InvalidInput):
+    """The machine's whole memory is less than a job needs at least."""
+
+    code = "job_does_not_fit"
+
+    def __init__(self, parts: dict[str, int], memory_bytes: int, source: str) -> None:
+        super().__init__(parts, memory_bytes, source)
+
+    def __str__(self) -> str:
+        parts, memory_bytes, source = self.args
+        named = ", ".join(f"{size / 1e9:.2f} GB {part}" for part, size in parts.items())
+        return (
+            f"the job needs at least {sum(parts.values()) / 1e9:.2f} GB of memory and the machine has "
+            f"{memory_bytes / 1e9:.2f} GB (known from {source}): {named}; lower max_length or lora.rank, "
+            "or choose a smaller base model"
+        )
+
+
 class IdempotencyMismatch(InvalidInput):
     """An Idempotency-Key came again with another body."""
 

@@ -4,10 +4,10 @@ Pure arithmetic on counts, shapes and earlier runs' figures. Who counts tokens a
 ``app.services.estimates``; the trainer measures.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from core.jobs import Frozen, LoraSpec
 from core.memory_plan import ComputeType, Memory
@@ -62,6 +62,12 @@ class Measured(Frozen):
     token_budget: int
     machine: Machine
     resumed_from_step: int | None
+
+    @classmethod
+    def of_result(cls, result: Mapping[str, Any] | None) -> "Measured | None":
+        """Read it from a job's result; None for a job that has none, or whose trainer did not measure yet."""
+        found = (result or {}).get("measured")
+        return None if found is None else cls.model_validate(found)
 
 
 class EstimatedMachine(Frozen):

@@ -21,6 +21,7 @@ CHUNK_ROWS: Final = 256  # rows of float32 logits alive at once: 50 MiB at a voc
 
 _ADAPTER_VALUE_BYTES: Final = 16  # float32: the weight, its gradient, AdamW's two moments
 _MIB: Final = 2**20
+_ENOUGH_BYTES: Final = 2**50
 # Measured on a CPU with torch 2.13: the trainer's process when everything is imported and nothing is loaded.
 _RUNTIME_BYTES: Final = 400 * _MIB
 # Backward's own tensors, and what the allocator keeps of freed ones: the process's peak over the sum of the rest.
@@ -49,6 +50,17 @@ class Memory(Frozen):
     token_budget: int
     activation_bytes_per_token: int
 
+    @property
+    def least_parts(self) -> dict[str, int]:
+        """What ``least_bytes`` is the sum of, in words."""
+        parts = {
+            "base weights": self.base_weights_bytes,
+            "adapter and optimizer": self.adapter_bytes,
+            "logits": self.logits_bytes,
+            "libraries": self.runtime_bytes,
+        }
+        return parts | {"activations of the longest example": self.least_bytes - sum(parts.values())}
+
 
 def plan_memory(
     shape: ModelShape,
@@ -57,14 +69,14 @@ def plan_memory(
     *,
     longest_tokens: int,
     batch_size: int,
-    available_bytes: int,
+    available_bytes: int | None,
     is_gpu: bool,
 ) -> Memory:
     """Add up a run's memory.
 
     Args:
         longest_tokens: of all examples that are trained on.
-        available_bytes: free before the trainer starts; the micro-batch's size follows from it.
+        available_bytes: free before the trainer starts, from which the micro-batch's size follows; None: enough.
 
     Raises:
         TargetModulesUnmatched: a target module matches no layer of the base model.
@@ -76,7 +88,8 @@ def plan_memory(
     adapter_bytes = adapter_values * _ADAPTER_VALUE_BYTES + copies_bytes
     weights_bytes = shape.parameters * value_bytes
     per_token = activation_bytes_per_token(shape, adapted, lora, dtype)
-    free_bytes = max(0, available_bytes - _RUNTIME_BYTES - weights_bytes - adapter_bytes)
+    loaded_bytes = _RUNTIME_BYTES + weights_bytes + adapter_bytes
+    free_bytes = _ENOUGH_BYTES if available_bytes is None else max(0, available_bytes - loaded_bytes)
     budget = token_budget(free_bytes, per_token, is_gpu=is_gpu)
     longest = max(longest_tokens, MIN_TOKENS)
     tokens = min(max(budget, longest), max(batch_size * longest_tokens, MIN_TOKENS))

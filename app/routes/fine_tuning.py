@@ -7,7 +7,7 @@ from typing import Annotated, Final
 from fastapi import APIRouter, BackgroundTasks, Depends, Header, Query, Request
 
 from app.auth import CallerDep, require_caller
-from app.deps import DoorbellDep, ReadSession, RegistryDep, SettingsDep, WriteSession
+from app.deps import BlobsDep, DatabaseDep, DoorbellDep, ReadSession, RegistryDep, SettingsDep, WriteSession
 from app.json_body import JsonRoute
 from app.schemas.fine_tuning import CheckpointOut, CheckpointsQuery, EventOut, EventsQuery, JobCreate, JobOut
 from app.schemas.wire import Page, page
@@ -40,7 +40,8 @@ def _job_out(session: Session, settings: Settings, job: JobRecord) -> JobOut:
 @router.post("")
 def create_job(
     request: JobCreate,
-    session: WriteSession,
+    database: DatabaseDep,
+    blobs: BlobsDep,
     background: BackgroundTasks,
     settings: SettingsDep,
     registry: RegistryDep,
@@ -51,20 +52,21 @@ def create_job(
 ) -> JobOut:
     """Queue a fine-tuning job.
 
-    Every "auto" is resolved at once and echoed. The same Idempotency-Key gives the same job again.
+    Every "auto" is resolved at once and echoed, with an estimate of what the job will take. One that the
+    machine's memory cannot hold is refused. The same Idempotency-Key gives the same job again.
     """
-    job = fine_tuning.create(
-        session,
-        request,
-        settings=settings,
-        registry=registry,
-        caller=caller,
-        idempotency_key=idempotency_key,
-        is_retry=x_stainless_retry_count > 0,
-        now=int(time.time()),
-    )
-    background.add_task(doorbell.ring, job.id)  # runs after the commit
-    return _job_out(session, settings, job)
+    now = int(time.time())
+    asking = fine_tuning.Asking(caller, idempotency_key, is_retry=x_stainless_retry_count > 0)
+    with database.read() as session:
+        job = fine_tuning.find_earlier(session, request, asking, now)
+        if job is not None:
+            return _job_out(session, settings, job)
+        drafted = fine_tuning.draft(session, request, settings=settings, registry=registry, blobs=blobs, now=now)
+    with database.write() as session:  # apart, because counting tokens must not keep the workers' heartbeats waiting
+        job = fine_tuning.create(session, request, drafted, asking, now=now)
+        created = _job_out(session, settings, job)
+    background.add_task(doorbell.ring, created.id)
+    return created
 
 
 def _metadata_filter(request: Request) -> dict[str, str]:
@@ -93,9 +95,11 @@ def list_jobs(
 
 
 @router.get("/{job_id}")
-def get_job(job_id: str, session: ReadSession, settings: SettingsDep) -> JobOut:
+def get_job(job_id: str, database: DatabaseDep, settings: SettingsDep) -> JobOut:
     """Look up a job."""
-    return _job_out(session, settings, jobs.get(session, job_id))
+    # Clients poll this. A session of its own costs one change of threads; as a dependency it would cost three.
+    with database.read() as session:
+        return _job_out(session, settings, jobs.get(session, job_id))
 
 
 @router.post("/{job_id}/cancel")

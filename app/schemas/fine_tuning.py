@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints
 
 from app.schemas.wire import AutoFloat, AutoInt, Body, Out, StoredText, only
+from core.estimate import Estimate, Measured
 from core.jobs import JobSpec, JobStatus, LoraSpec, OverLength, PromptFormat, TrainOn
 from core.store.tables import CheckpointRecord, EventRecord, JobRecord
 
@@ -133,10 +134,13 @@ class JobOut(Out):
     progress: dict[str, Any] | None
     queue_position: int | None  # 1: next; None: not queued
     trained_on: str | None
+    estimate: Estimate | None  # as it was when the job was made
+    measured: Measured | None  # what it took, under the same names
 
     @classmethod
     def of(cls, job: JobRecord, *, organization: str, queue_position: int | None, now: int) -> "JobOut":
         spec = JobSpec.model_validate(job.spec)
+        estimate = None if job.estimate is None else Estimate.model_validate(job.estimate)
         hyperparameters = HyperparametersOut(
             n_epochs=spec.n_epochs,
             batch_size=spec.batch_size,
@@ -159,7 +163,7 @@ class JobOut(Out):
             trained_tokens=job.trained_tokens,
             error=_error_of(job),
             seed=spec.seed,
-            estimated_finish=_estimated_finish(job, now),
+            estimated_finish=_estimated_finish(job, estimate, now),
             integrations=[],
             metadata=job.job_metadata,
             user_provided_suffix=job.suffix,
@@ -174,12 +178,21 @@ class JobOut(Out):
             progress=job.progress,
             queue_position=queue_position,
             trained_on=job.trained_on,
+            estimate=estimate,
+            measured=Measured.of_result(job.result),
         )
 
 
-def _estimated_finish(job: JobRecord, now: int) -> int | None:
+def _estimated_finish(job: JobRecord, estimate: Estimate | None, now: int) -> int | None:
+    """Give a running job's end: by its own speed, or before its first step by its estimate."""
+    if job.status is not JobStatus.RUNNING:
+        return None
     eta_s = (job.progress or {}).get("eta_s")
-    return None if eta_s is None or job.status is not JobStatus.RUNNING else now + round(eta_s)
+    if eta_s is not None:
+        return now + round(eta_s)
+    if estimate is None or estimate.seconds is None or job.started_at is None:
+        return None
+    return max(now, job.started_at + round(estimate.seconds.total))
 
 
 def _error_of(job: JobRecord) -> JobErrorOut | None:

@@ -3,22 +3,28 @@
 import hashlib
 import json
 from collections.abc import Collection
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
 
 from app.schemas.fine_tuning import JobCreate, JobFields
-from app.services import hyperparameters
+from app.services import estimates, hyperparameters
 from core.base_models import BaseModelEntry, Registry, folder_of, read_imported
 from core.errors import (
     BaseModelInvalid,
     BaseModelNotReady,
+    BlobNotFound,
     FileNotStored,
     IdempotencyMismatch,
     InvalidParameter,
     ModelNotFound,
 )
+from core.estimate import Estimate
 from core.jobs import FileRef, JobSpec
 from core.settings import Settings
 from core.store import files, jobs
+from core.store.blobs import BlobStore
 from core.store.db import Session
 from core.store.tables import FileRecord, FileStatus, JobRecord
 from core.text.mustache import check_prompt_format
@@ -27,51 +33,80 @@ ROUTE: Final = "POST /v1/fine_tuning/jobs"
 # The official client waits at most 8 s between two attempts, and sends no key of its own.
 RETRY_WINDOW_S: Final = 10
 
+_log = structlog.stdlib.get_logger(__name__)
 
-def create(
-    session: Session,
-    request: JobCreate,
-    *,
-    settings: Settings,
-    registry: Registry,
-    caller: str,
-    idempotency_key: str | None,
-    is_retry: bool,
-    now: int,
-) -> JobRecord:
-    """Record a queued job, or give the one that an earlier attempt of this request made.
 
-    Args:
-        is_retry: the client says that it repeats a request whose answer it did not get.
+@dataclass(frozen=True)
+class Asking:
+    """Who asks for a job, and what tells a repetition from a new request.
+
+    ``is_retry``: the client says that it repeats a request whose answer it did not get.
+    """
+
+    caller: str
+    idempotency_key: str | None
+    is_retry: bool
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A job that could be made. ``estimate`` is None where none can be given, which is no reason against the job."""
+
+    spec: JobSpec
+    estimate: Estimate | None
+
+
+def draft(
+    session: Session, request: JobCreate, *, settings: Settings, registry: Registry, blobs: BlobStore, now: int
+) -> Draft:
+    """Resolve and estimate a job before it is made; reads the files, so no other writer may have to wait for it.
 
     Raises:
         ModelNotFound: the deployment does not train this base model.
         InvalidParameter: a file, or how fields fit it, is at fault.
-        IdempotencyMismatch: the key was used with another body.
-        IdempotencyInProgress: the key is being used at this moment.
+        JobDoesNotFit: the machine has too little memory for it.
         BaseModelNotReady: the base model is not imported yet.
     """
-    requested = request.model_dump(mode="json", exclude_unset=True)
-    request_sha256 = hashlib.sha256(json.dumps(requested, sort_keys=True).encode()).hexdigest()
-    earlier = _find_earlier(session, caller, request_sha256, idempotency_key, is_retry, now)
+    spec = specify(session, request, settings, registry)
+    entry = registry.get(spec.base_model)
+    try:
+        estimate = estimates.estimate(session, spec, entry=entry, settings=settings, blobs=blobs, now=now)
+    except (BaseModelNotReady, BlobNotFound) as error:
+        _log.warning("job made without an estimate", reason=str(error))
+        return Draft(spec, None)
+    estimates.require_fit(estimate)
+    return Draft(spec, estimate)
+
+
+def create(session: Session, request: JobCreate, drafted: Draft, asking: Asking, *, now: int) -> JobRecord:
+    """Record a queued job, or give the one that an earlier attempt of this request made.
+
+    Raises:
+        FileNotStored: a file was deleted since the draft.
+        IdempotencyMismatch: the key was used with another body.
+        IdempotencyInProgress: the key is being used at this moment.
+    """
+    earlier = find_earlier(session, request, asking, now)
     if earlier is not None:
         return earlier
+    requested, request_sha256 = _requested(request)
     job = jobs.create(
         session,
-        caller=caller,
-        spec=_specify(session, request, settings, registry),
+        caller=asking.caller,
+        spec=drafted.spec,
+        estimate=drafted.estimate,
         requested=requested,
         request_sha256=request_sha256,
         suffix=request.suffix,
         metadata=request.metadata,
         now=now,
     )
-    if idempotency_key is not None:
+    if asking.idempotency_key is not None:
         jobs.remember_idempotent(
             session,
-            caller=caller,
+            caller=asking.caller,
             route=ROUTE,
-            key=idempotency_key,
+            key=asking.idempotency_key,
             body_sha256=request_sha256,
             job_id=job.id,
             now=now,
@@ -79,7 +114,33 @@ def create(
     return job
 
 
-def _specify(session: Session, request: JobCreate, settings: Settings, registry: Registry) -> JobSpec:
+def find_earlier(session: Session, request: JobCreate, asking: Asking, now: int) -> JobRecord | None:
+    """Find the job that an earlier attempt of this request made.
+
+    Raises:
+        IdempotencyMismatch: the key was used with another body.
+    """
+    request_sha256 = _requested(request)[1]
+    if asking.idempotency_key is not None:
+        used = jobs.find_idempotent(session, asking.caller, ROUTE, asking.idempotency_key)
+        if used is None:
+            return None
+        if used.body_sha256 != request_sha256:
+            raise IdempotencyMismatch
+        return jobs.get(session, used.job_id)
+    if not asking.is_retry:
+        return None
+    return jobs.find_recent_duplicate(session, asking.caller, request_sha256, now - RETRY_WINDOW_S)
+
+
+def specify(session: Session, request: JobCreate, settings: Settings, registry: Registry) -> JobSpec:
+    """Resolve what a request leaves open.
+
+    Raises:
+        ModelNotFound: the deployment does not train this base model.
+        InvalidParameter: a file, or how fields fit it, is at fault.
+        BaseModelNotReady: the base model is not imported yet.
+    """
     base = find_base(settings, registry, request.model)
     training = _file_ref(find_file(session, request.training_file, "training_file", request))
     validation = (
@@ -105,21 +166,6 @@ def find_base(settings: Settings, registry: Registry, name: str) -> BaseModelEnt
     if name not in settings.base_models:
         raise ModelNotFound(name)
     return registry.get(name)
-
-
-def _find_earlier(
-    session: Session, caller: str, request_sha256: str, key: str | None, is_retry: bool, now: int
-) -> JobRecord | None:
-    if key is not None:
-        used = jobs.find_idempotent(session, caller, ROUTE, key)
-        if used is None:
-            return None
-        if used.body_sha256 != request_sha256:
-            raise IdempotencyMismatch
-        return jobs.get(session, used.job_id)
-    if not is_retry:
-        return None
-    return jobs.find_recent_duplicate(session, caller, request_sha256, now - RETRY_WINDOW_S)
 
 
 def find_file(session: Session, file_id: str, param: str, request: JobFields) -> FileRecord:
@@ -162,6 +208,12 @@ def check_format(request: JobFields, example_format: str | None, columns: Collec
             f'"last_assistant" chooses among the answers of a conversation, but {name} holds {example_format}; '
             "leave it out",
         )
+
+
+def _requested(request: JobCreate) -> tuple[dict[str, Any], str]:
+    """Give the fields that were sent, and the digest by which a repetition is known."""
+    requested = request.model_dump(mode="json", exclude_unset=True)
+    return requested, hashlib.sha256(json.dumps(requested, sort_keys=True).encode()).hexdigest()
 
 
 def _file_ref(file: FileRecord) -> FileRef:

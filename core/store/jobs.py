@@ -12,6 +12,7 @@ from sqlalchemy import exists, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from core.errors import FileNotStored, IdempotencyInProgress, JobNotFound
+from core.estimate import Estimate
 from core.events import EventLevel
 from core.ids import new_id
 from core.jobs import JobSpec, JobStatus
@@ -25,6 +26,7 @@ def create(
     *,
     caller: str,
     spec: JobSpec,
+    estimate: Estimate | None = None,
     requested: dict[str, Any],
     request_sha256: str,
     suffix: str | None,
@@ -55,6 +57,7 @@ def create(
         spec_sha256=hashlib.sha256(canonical.encode()).hexdigest(),
         request_sha256=request_sha256,
         suffix=suffix,
+        estimate=None if estimate is None else estimate.model_dump(mode="json"),
         job_metadata=metadata,
         training_file_id=spec.training_file.id,
         validation_file_id=None if validation_file is None else validation_file.id,
@@ -97,6 +100,18 @@ def list_page(
         query = query.where(exists(select(1).select_from(pair).where(pair.c.key == key, pair.c.value == value)))
     rows = session.scalars(query.limit(limit + 1)).all()
     return rows[:limit], len(rows) > limit
+
+
+def list_unfinished(session: Session) -> Sequence[JobRecord]:
+    """List the jobs that run or wait, oldest first."""
+    unfinished = JobRecord.status.in_((JobStatus.RUNNING, JobStatus.QUEUED))
+    return session.scalars(select(JobRecord).where(unfinished).order_by(JobRecord.id)).all()
+
+
+def list_succeeded(session: Session, base_model: str, *, limit: int) -> Sequence[JobRecord]:
+    """List a base model's newest jobs that succeeded, newest first."""
+    succeeded = (JobRecord.status == JobStatus.SUCCEEDED, JobRecord.base_model == base_model)
+    return session.scalars(select(JobRecord).where(*succeeded).order_by(JobRecord.id.desc()).limit(limit)).all()
 
 
 def find_recent_duplicate(session: Session, caller: str, request_sha256: str, since: int) -> JobRecord | None:

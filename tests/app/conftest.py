@@ -23,7 +23,9 @@ from core.settings import Settings
 from core.store.blobs import BlobStore, LocalBlobStore
 from core.store.db import Database
 from core.store.migrate import upgrade
+from tests.byte_tokenizer import write_byte_tokenizer
 from tests.stub_engine import StubEngine
+from tests.tiny_shapes import TINY_LLAMA, write_shapes
 
 BASE = "tiny"
 LEARNING_RATE = 1e-3
@@ -110,6 +112,8 @@ def _import_base(settings: Settings) -> BaseModelEntry:
         "context_tokens": CONTEXT_TOKENS,
     }
     (folder / "loramill.json").write_text(json.dumps(imported))
+    write_byte_tokenizer(folder)
+    write_shapes(folder, TINY_LLAMA)
     return BaseModelEntry(name=BASE, source=source, learning_rate=LEARNING_RATE)
 
 

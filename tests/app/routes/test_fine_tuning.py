@@ -56,7 +56,10 @@ def test_a_job_echoes_what_every_auto_became(client: TestClient, file_id: str) -
         "progress": None,
         "queue_position": 1,
         "trained_on": None,
+        "estimate": job["estimate"],
+        "measured": None,
     }
+    assert job["estimate"]["examples"] + job["estimate"]["held_out_examples"] == 100
     assert client.get(f"/v1/fine_tuning/jobs/{job['id']}").json() == job
 
 

@@ -1,0 +1,36 @@
+"""/v1/fine_tuning/estimates: what a job would take, before it is made."""
+
+import time
+
+from fastapi import APIRouter, Depends
+
+from app.auth import require_caller
+from app.deps import BlobsDep, ReadSession, RegistryDep, SettingsDep
+from app.json_body import JsonRoute
+from app.schemas.estimates import EstimateOut
+from app.schemas.fine_tuning import JobCreate
+from app.services import estimates, fine_tuning
+
+router = APIRouter(
+    prefix="/v1/fine_tuning/estimates",
+    tags=["fine-tuning"],
+    dependencies=[Depends(require_caller)],
+    route_class=JsonRoute,
+)
+
+
+@router.post("")
+def create_estimate(
+    request: JobCreate, session: ReadSession, settings: SettingsDep, registry: RegistryDep, blobs: BlobsDep
+) -> EstimateOut:
+    """Say what a fine-tuning job would take, without making it: the body is a job's.
+
+    Tokens are counted as the trainer will count them; a large file's are counted on a sample and scaled. Time is
+    learnt from finished jobs of the base model, or assumed where there are none. What cannot be said is null, and
+    ``problems`` says why.
+    """
+    spec = fine_tuning.specify(session, request, settings, registry)
+    found = estimates.estimate(
+        session, spec, entry=registry.get(spec.base_model), settings=settings, blobs=blobs, now=int(time.time())
+    )
+    return EstimateOut.of(found, spec.base_model)

@@ -1,0 +1,211 @@
+"""What a job would take on this deployment: its tokens, memory, time and wait, and whether it fits.
+
+Brings together what is counted, what earlier jobs took and what is known of the machine; the arithmetic is
+``core.estimate`` and ``core.memory_plan``.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Final, cast
+
+from app.services.machines import KnownMachine, machine_of
+from app.services.token_counts import StoredFile, count
+from app.services.tokenizers import tokenizer_of
+from core.base_models import BaseModelEntry, folder_of, read_imported
+from core.errors import BaseModelInvalid, BaseModelNotReady, InvalidParameter, JobDoesNotFit, TargetModulesUnmatched
+from core.estimate import (
+    Basis,
+    Counts,
+    Estimate,
+    Measured,
+    Pace,
+    PastRun,
+    QueuePlace,
+    Seconds,
+    evaluated_after,
+    pace_of_cores,
+    pace_of_jobs,
+    seconds_of,
+    work_of,
+)
+from core.jobs import FileRef, JobSpec, JobStatus
+from core.memory_plan import Memory, plan_memory
+from core.model_shape import ModelShape, read_shape
+from core.settings import Settings
+from core.store import files, jobs
+from core.store.blobs import BlobStore
+from core.store.db import Session
+from core.store.tables import JobRecord
+from core.text.data_files import FileType
+from core.text.rendering import Renderer
+
+PAST_RUNS: Final = 5  # finished jobs that an estimate of time learns from
+
+
+def estimate(
+    session: Session, spec: JobSpec, *, entry: BaseModelEntry, settings: Settings, blobs: BlobStore, now: int
+) -> Estimate:
+    """Say what a job would take if it were made now; up to a second of counting.
+
+    Raises:
+        InvalidParameter: the job is certain to fail: an example or a target module cannot be used.
+        BaseModelNotReady: the base model's tokenizer cannot be read.
+        BlobNotFound: a file's bytes are gone.
+    """
+    counts = _count(session, spec, settings, blobs)
+    total_steps = math.ceil(counts.examples / spec.batch_size) * spec.n_epochs
+    evaluated_tokens = counts.held_out_tokens * len(evaluated_after(total_steps))
+    runs = past_runs(session, spec.base_model)
+    machine = machine_of(settings, entry.dtype, runs)
+    problems = [] if counts.examples else ["with this seed all prompts are held out, so nothing is left to train on"]
+    memory: Memory | None = None
+    seconds: Seconds | None = None
+    basis = Basis(kind="unknown", jobs=(), flops_per_s=None, explanation="no job of this base model has finished yet")
+    try:
+        shape = _shape_of(settings, spec.base_model)
+    except BaseModelInvalid as error:
+        problems.append(str(error))
+    else:
+        memory = _memory(shape, spec, counts, machine)
+        pace = _pace(shape, machine, runs)
+        if pace is None:
+            problems.append("the time is not known before a job of this base model has finished here")
+        else:
+            work = work_of(
+                shape,
+                spec.lora,
+                seen_tokens=counts.tokens * spec.n_epochs,
+                trained_tokens=counts.trained_tokens * spec.n_epochs,
+                evaluated_tokens=evaluated_tokens,
+                examples=counts.examples + counts.held_out_examples,
+            )
+            seconds, basis = seconds_of(work, pace), pace.basis
+    limit_bytes = machine.told.memory_bytes
+    if limit_bytes is None:
+        problems.append(f"whether the job fits is not known: {machine.told.source}")
+    return Estimate(
+        examples=counts.examples,
+        held_out_examples=counts.held_out_examples,
+        dropped_examples=counts.dropped_examples,
+        untrained_examples=counts.untrained_examples,
+        seen_tokens=counts.tokens * spec.n_epochs,
+        trained_tokens=counts.trained_tokens * spec.n_epochs,
+        evaluated_tokens=evaluated_tokens,
+        steps=total_steps,
+        sampled=counts.sampled,
+        read_examples=counts.read_examples,
+        seconds=seconds,
+        peak_memory_bytes=None if memory is None else memory.peak_bytes,
+        token_budget=None if memory is None else memory.token_budget,
+        memory=memory,
+        fits=None if memory is None or limit_bytes is None else memory.least_bytes <= limit_bytes,
+        machine=machine.told,
+        basis=basis,
+        queue=queue_end(session, now),
+        problems=tuple(problems),
+    )
+
+
+def require_fit(found: Estimate) -> None:
+    """Refuse a job that the machine cannot hold.
+
+    Raises:
+        JobDoesNotFit: even a micro-batch of the longest example alone needs more memory than there is.
+    """
+    if found.fits is False:
+        assert found.memory is not None
+        assert found.machine.memory_bytes is not None
+        raise JobDoesNotFit(found.memory.least_parts, found.machine.memory_bytes, found.machine.source)
+
+
+def past_runs(session: Session, base_model: str) -> list[PastRun]:
+    """List the newest finished jobs of a base model that were measured on the machine of the newest."""
+    runs = [
+        PastRun(job.id, JobSpec.model_validate(job.spec).lora, measured)
+        for job in jobs.list_succeeded(session, base_model, limit=PAST_RUNS)
+        if (measured := Measured.of_result(job.result)) is not None
+    ]
+    return [run for run in runs if run.measured.machine == runs[0].measured.machine]
+
+
+def queue_end(session: Session, now: int) -> QueuePlace:
+    """Give the place that the next job gets, and the seconds until its turn."""
+    ahead = jobs.list_unfinished(session)
+    waits = [_remaining_s(job, now) for job in ahead]
+    known = [wait for wait in waits if wait is not None]
+    return QueuePlace(
+        place=1 + sum(job.status is JobStatus.QUEUED for job in ahead),
+        seconds_ahead=sum(known) if len(known) == len(waits) else None,
+    )
+
+
+def _remaining_s(job: JobRecord, now: int) -> float | None:
+    eta_s = (job.progress or {}).get("eta_s") if job.status is JobStatus.RUNNING else None
+    if eta_s is not None:
+        return float(eta_s)
+    seconds = None if job.estimate is None else Estimate.model_validate(job.estimate).seconds
+    if seconds is None:
+        return None
+    elapsed_s = now - job.started_at if job.status is JobStatus.RUNNING and job.started_at is not None else 0
+    return max(0.0, seconds.total - elapsed_s)
+
+
+def _count(session: Session, spec: JobSpec, settings: Settings, blobs: BlobStore) -> Counts:
+    try:
+        renderer = Renderer(
+            tokenizer_of(settings, spec.base_model),
+            prompt_loss_weight=spec.prompt_loss_weight,
+            train_on=spec.train_on,
+            prompt_format=spec.prompt_format,
+        )
+    except BaseModelInvalid as error:
+        raise BaseModelNotReady(str(error)) from error
+    training = _stored(session, spec.training_file, "training_file")
+    validation = None if spec.validation_file is None else _stored(session, spec.validation_file, "validation_file")
+    counts = count(spec, renderer, blobs, training, validation)
+    if not counts.sampled and not counts.examples and not counts.held_out_examples:
+        raise InvalidParameter(
+            "training_file",
+            f"no example is left to train on: {counts.dropped_examples:,} are over max_length and dropped, and "
+            f"{counts.untrained_examples:,} have no weight above 0; raise max_length, or change the file",
+        )
+    return counts
+
+
+def _stored(session: Session, file: FileRef, param: str) -> StoredFile:
+    record = files.get(session, file.id)
+    return StoredFile(param, record.sha256, cast(FileType, record.file_type), record.bytes, record.examples)
+
+
+def _memory(shape: ModelShape, spec: JobSpec, counts: Counts, machine: KnownMachine) -> Memory:
+    try:
+        return plan_memory(
+            shape,
+            spec.lora,
+            machine.dtype,
+            longest_tokens=counts.longest_tokens,
+            batch_size=spec.batch_size,
+            available_bytes=machine.told.available_bytes or machine.told.memory_bytes,
+            is_gpu=machine.is_gpu,
+        )
+    except TargetModulesUnmatched as error:
+        raise InvalidParameter("lora.target_modules", str(error)) from error
+
+
+def _pace(shape: ModelShape, machine: KnownMachine, runs: Sequence[PastRun]) -> Pace | None:
+    learnt = pace_of_jobs(shape, runs)
+    if learnt is None and machine.cores is not None:
+        return pace_of_cores(shape, machine.dtype, machine.cores)
+    return learnt
+
+
+def _shape_of(settings: Settings, base_model: str) -> ModelShape:
+    folder = folder_of(settings.base_models_folder, base_model)
+    return _read_shape(folder, read_imported(folder).fingerprint)
+
+
+@lru_cache(maxsize=8)
+def _read_shape(folder: Path, fingerprint: str) -> ModelShape:
+    return read_shape(folder)  # a fingerprint that changes means another model

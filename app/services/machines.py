@@ -1,0 +1,76 @@
+"""What is known of the machine that trains: told by a finished job, or read here where all runs on one machine."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from core.base_models import DType
+from core.estimate import EstimatedMachine, PastRun
+from core.memory_plan import ComputeType
+from core.settings import Settings
+
+_NVIDIA_DRIVER: Final = Path("/proc/driver/nvidia/version")
+_BFLOAT16_FLAGS: Final = frozenset({"avx512_bf16", "amx_bf16"})  # a CPU with either multiplies in bfloat16 quickly
+
+
+@dataclass(frozen=True)
+class KnownMachine:
+    """What an estimate works with. ``cores`` None: how fast they are is no matter, or not known."""
+
+    told: EstimatedMachine
+    is_gpu: bool
+    dtype: ComputeType
+    cores: int | None
+
+
+def machine_of(settings: Settings, dtype: DType, runs: Sequence[PastRun]) -> KnownMachine:
+    """Say what is known of the machine on which a job of this base model would run."""
+    is_here = settings.database.startswith("sqlite")  # SQLite keeps all processes on one machine
+    memory = psutil.virtual_memory()
+    if runs:
+        machine = runs[0].measured.machine
+        is_cpu = machine.device == "cpu"
+        told = EstimatedMachine(
+            device=machine.device,
+            memory_bytes=machine.memory_bytes,
+            available_bytes=int(memory.available) if is_here and is_cpu else None,
+            source=f"job {runs[0].job_id}",
+        )
+        cores = _cores() if is_here and is_cpu else None
+        return KnownMachine(told, is_gpu=not is_cpu, dtype=_chosen(dtype, machine.dtype), cores=cores)
+    here: ComputeType = "bfloat16" if not is_here or _NVIDIA_DRIVER.exists() or _multiplies_bfloat16() else "float32"
+    if not is_here or _NVIDIA_DRIVER.exists():
+        why = "a GPU whose memory and speed" if is_here else "workers may run on other machines, whose memory and speed"
+        told = EstimatedMachine(
+            device=None,
+            memory_bytes=None,
+            available_bytes=None,
+            source=f"{why} no finished job of this base model has told yet",
+        )
+        return KnownMachine(told, is_gpu=True, dtype=_chosen(dtype, here), cores=None)
+    told = EstimatedMachine(
+        device="cpu", memory_bytes=int(memory.total), available_bytes=int(memory.available), source="this host"
+    )
+    return KnownMachine(told, is_gpu=False, dtype=_chosen(dtype, here), cores=_cores())
+
+
+def _chosen(setting: DType, fast: ComputeType) -> ComputeType:
+    return fast if setting == "auto" else setting
+
+
+def _cores() -> int:
+    return min(psutil.cpu_count(logical=False) or 1, len(os.sched_getaffinity(0)))
+
+
+@lru_cache(maxsize=1)
+def _multiplies_bfloat16() -> bool:
+    """Read the CPU's flags; the trainer, which has torch, times products instead."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    flags = next((set(line.split()) for line in lines if line.startswith("flags")), set())
+    return bool(flags & _BFLOAT16_FLAGS)

@@ -1,0 +1,167 @@
+"""Counts what a job's files hold once they are rendered, as the trainer will; large files by a sample.
+
+Bounded to about a second, because it is done while a client waits. Knows no model and no machine.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import BinaryIO, Final
+
+from core.errors import ExampleInvalid, ExampleOverLength, InvalidParameter
+from core.estimate import Counts
+from core.jobs import JobSpec, OverLength
+from core.store.blobs import BlobStore
+from core.text.data_files import FileType, scan_examples
+from core.text.examples import Example, LineProblem
+from core.text.jsonl import parse_line, strip_line
+from core.text.rendering import RenderedExample, Renderer
+from core.text.split import held_out, prompt_key
+
+# Up to these a file is counted as a whole. Rendering takes about 0.2 ms an example, or 0.7 s a megabyte.
+EXACT_EXAMPLES: Final = 5_000
+EXACT_BYTES: Final = 1_500_000
+SAMPLED_EXAMPLES: Final = 2_500
+WINDOWS: Final = 64  # of a JSONL file, evenly spread; the lines that begin in each are read
+WINDOW_BYTES: Final = 8 * 1024
+MAX_TOKENS: Final = 400_000  # where reading stops; bounds long examples, and Parquet, whose bytes say little
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """An uploaded file as far as counting needs it; ``param`` is the request's field that named it."""
+
+    param: str
+    sha256: str
+    type: FileType
+    bytes: int
+    examples: int
+
+
+@dataclass
+class _Part:
+    """Examples that are trained on, or that are scored."""
+
+    examples: int = 0
+    tokens: int = 0
+    trained_tokens: int = 0
+    longest_tokens: int = 0
+
+    def add(self, fitted: RenderedExample) -> None:
+        tokens = len(fitted.input_ids)
+        self.examples += 1
+        self.tokens += tokens
+        self.trained_tokens += fitted.trained_tokens
+        self.longest_tokens = max(self.longest_tokens, tokens)
+
+
+def count(
+    spec: JobSpec, renderer: Renderer, blobs: BlobStore, training: StoredFile, validation: StoredFile | None
+) -> Counts:
+    """Count a job's examples and tokens by its own settings.
+
+    Raises:
+        InvalidParameter: an example cannot be rendered, or is too long and the job wants an error then.
+        BlobNotFound: a file's bytes are gone.
+    """
+    trained, scored, dropped, untrained = _Part(), _Part(), 0, 0
+    reading = _Reading(training, renderer, blobs)
+    for fitted in reading.fitted(spec.max_length, spec.over_length):
+        if fitted is None:
+            dropped += 1
+        elif not fitted.trained_tokens:
+            untrained += 1
+        elif validation is None and held_out(prompt_key(fitted.prompt_ids), spec.seed):
+            scored.add(fitted)
+        else:
+            trained.add(fitted)
+    scale = scored_scale = reading.scale
+    sampled = reading.is_sampled
+    if validation is not None:
+        validating = _Reading(validation, renderer, blobs)
+        for fitted in validating.fitted(spec.max_length, "drop"):
+            if fitted is not None:
+                scored.add(fitted)
+        scored_scale = validating.scale
+        sampled = sampled or validating.is_sampled
+    return Counts(
+        examples=round(scale * trained.examples),
+        held_out_examples=round(scored_scale * scored.examples),
+        dropped_examples=round(scale * dropped),
+        untrained_examples=round(scale * untrained),
+        tokens=round(scale * trained.tokens),
+        trained_tokens=round(scale * trained.trained_tokens),
+        held_out_tokens=round(scored_scale * scored.tokens),
+        longest_tokens=trained.longest_tokens,
+        sampled=sampled,
+        read_examples=reading.read,
+    )
+
+
+class _Reading:
+    """One pass over a file or a sample of it; ``read`` and what follows from it are known at its end."""
+
+    def __init__(self, file: StoredFile, renderer: Renderer, blobs: BlobStore) -> None:
+        self._file = file
+        self._renderer = renderer
+        self._blobs = blobs
+        self._is_whole = file.examples <= EXACT_EXAMPLES and file.bytes <= EXACT_BYTES
+        self._stopped = False
+        self.read = 0
+
+    @property
+    def is_sampled(self) -> bool:
+        return self._stopped or not self._is_whole
+
+    @property
+    def scale(self) -> float:
+        """How many examples of the file each one that was read stands for."""
+        return self._file.examples / self.read if self.is_sampled and self.read else 1.0
+
+    def fitted(self, max_length: int, over_length: OverLength) -> Iterator[RenderedExample | None]:
+        """Give each example as it is trained on; None for one that is dropped.
+
+        In a sample, an example at fault is passed over: its line is not known, and the trainer will name it.
+        """
+        tokens = 0
+        with self._blobs.open(self._file.sha256) as content:
+            for found in self._examples(content):
+                self.read += 1
+                try:
+                    if isinstance(found, LineProblem):  # of a file that was checked by an earlier version
+                        raise ExampleInvalid(str(found), (found.line,))
+                    rendered = self._renderer.example(found)
+                    tokens += len(rendered.input_ids)
+                    yield self._renderer.fit(rendered, max_length, over_length)
+                except (ExampleInvalid, ExampleOverLength) as error:
+                    if self._is_whole:
+                        raise InvalidParameter(self._file.param, str(error)) from error
+                if tokens > MAX_TOKENS:
+                    self._stopped = True
+                    return
+
+    def _examples(self, content: BinaryIO) -> Iterator[Example | LineProblem]:
+        if self._is_whole:
+            return scan_examples(content, self._file.type)
+        if self._file.type == "jsonl":
+            return _spread(content, self._file.bytes)
+        stride = max(1, self._file.examples // SAMPLED_EXAMPLES)
+        return islice(scan_examples(content, self._file.type), 0, None, stride)
+
+
+def _spread(content: BinaryIO, size_bytes: int) -> Iterator[Example | LineProblem]:
+    """Read the lines that begin in some windows of a JSONL file; their numbers are not known, so they are 0."""
+    position = 0
+    for window in range(WINDOWS):
+        begin = max(position, size_bytes * window // WINDOWS)
+        end = begin + WINDOW_BYTES
+        if begin > position:
+            content.seek(begin - 1)
+            content.readline()  # the rest of a line that began before the window
+        while content.tell() < end and (raw := content.readline()):
+            if line := strip_line(raw, 0):
+                try:
+                    yield parse_line(line, 0)
+                except LineProblem as problem:
+                    yield problem
+        position = content.tell()

@@ -1,0 +1,86 @@
+"""The arithmetic alone; that it agrees with a real model is tested beside the trainer's own measurement."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.jobs import LoraSpec
+from core.memory_plan import (
+    FREE_SHARE,
+    MAX_TOKENS_CPU,
+    MAX_TOKENS_CUDA,
+    MIN_TOKENS,
+    Memory,
+    activation_bytes_per_token,
+    plan_memory,
+    token_budget,
+)
+from core.model_shape import ModelShape, read_shape
+from tests.tiny_shapes import TINY_LLAMA, TINY_PHI, write_shapes
+
+PLENTY_BYTES = 2**40
+
+
+@pytest.fixture
+def llama(tmp_path: Path) -> ModelShape:
+    write_shapes(tmp_path, TINY_LLAMA)
+    return read_shape(tmp_path)
+
+
+def plan(shape: ModelShape, lora: LoraSpec | None = None, **changes: Any) -> Memory:
+    fields = {"longest_tokens": 100, "batch_size": 4, "available_bytes": PLENTY_BYTES, "is_gpu": False}
+    return plan_memory(shape, lora or LoraSpec(), changes.pop("dtype", "float32"), **(fields | changes))
+
+
+@pytest.mark.parametrize(
+    ("free_bytes", "is_gpu", "tokens"),
+    [(2**60, False, MAX_TOKENS_CPU), (2**60, True, MAX_TOKENS_CUDA), (0, False, MIN_TOKENS), (1000 * 300, False, 150)],
+)
+def test_a_micro_batch_takes_a_share_of_the_free_memory_within_bounds(
+    free_bytes: int, is_gpu: bool, tokens: int
+) -> None:
+    assert FREE_SHARE == 0.5
+    assert token_budget(free_bytes, 1000, is_gpu=is_gpu) == tokens
+
+
+def test_the_peak_is_the_sum_of_its_components(llama: ModelShape) -> None:
+    memory = plan(llama)
+    components = [value for name, value in memory.model_dump().items() if name.endswith("_bytes")]
+    assert 2 * memory.peak_bytes + memory.least_bytes == sum(components)
+    assert sum(memory.least_parts.values()) == memory.least_bytes
+
+
+def test_weights_and_adapter_are_counted_exactly(llama: ModelShape) -> None:
+    memory = plan(llama, LoraSpec(rank=4, target_modules=("q_proj",)), dtype="bfloat16")
+    assert memory.base_weights_bytes == 2 * llama.parameters
+    assert memory.adapter_bytes == (16 + 2) * 4 * (16 + 16)
+
+
+def test_a_batch_smaller_than_the_budget_needs_no_more_than_its_tokens(llama: ModelShape) -> None:
+    memory = plan(llama, longest_tokens=100, batch_size=2)
+    assert memory.token_budget == MAX_TOKENS_CPU
+    assert memory.activations_bytes == 200 * memory.activation_bytes_per_token
+
+
+def test_an_example_over_the_budget_is_a_micro_batch_of_its_own(llama: ModelShape) -> None:
+    memory = plan(llama, longest_tokens=2000, available_bytes=0)
+    assert memory.token_budget == MIN_TOKENS
+    assert memory.activations_bytes == 2000 * memory.activation_bytes_per_token
+
+
+@pytest.mark.parametrize("change", [{"longest_tokens": 200}, {"lora": LoraSpec(rank=64)}])
+def test_what_a_job_needs_at_least_grows_with_examples_and_rank(llama: ModelShape, change: dict[str, Any]) -> None:
+    assert plan(llama, **change).least_bytes > plan(llama).least_bytes
+
+
+def test_what_a_job_needs_at_least_does_not_depend_on_the_batch(llama: ModelShape) -> None:
+    assert plan(llama, batch_size=64).least_bytes == plan(llama, batch_size=1).least_bytes
+
+
+def test_layers_that_read_the_same_keep_it_once(tmp_path: Path) -> None:
+    write_shapes(tmp_path, TINY_PHI, {"partial_rotary_factor": 0.4})
+    shape, lora = read_shape(tmp_path), LoraSpec(rank=1, target_modules=("q_proj", "fc1"))
+    norms, attention, mlp, read, ranks = 2 * 16, 4 * 16, 64, 16, 2
+    expected = 4 * (norms + attention + mlp + read + ranks)
+    assert activation_bytes_per_token(shape, shape.adapted(lora), lora, "float32") == expected
