@@ -6,9 +6,14 @@ import pytest
 import torch
 
 from core.jobs import LoraSpec
-from core.memory_plan import MAX_TOKENS_CPU, MIN_TOKENS
+from core.memory_plan import MAX_TOKENS_CPU, MIN_TOKENS, VALUE_BYTES, ComputeType
+from core.memory_plan import activation_bytes_per_token as planned_bytes_per_token
+from core.model_shape import read_shape
 from tests.worker.training.conftest import MakeModel
+from worker.models.loading import load_base_model
+from worker.training.lora import add_lora
 from worker.training.memory import (
+    PROBE_TOKENS,
     activation_bytes_per_token,
     choose_token_budget,
     peak_memory_bytes,
@@ -42,3 +47,47 @@ def test_the_budget_fits_into_half_of_the_free_memory(
 
 def test_peak_memory_is_of_the_size_of_this_process() -> None:
     assert peak_memory_bytes(torch.device("cpu")) >= psutil.Process().memory_info().rss // 2
+
+
+ALL_LAYERS = LoraSpec(rank=8)
+DROPOUT = LoraSpec(rank=8, dropout=0.1)
+TWO_LAYERS = LoraSpec(rank=8, target_modules=("q_proj", "v_proj"))
+
+
+class TestPlan:
+    """What an estimate assumes, held to what the trainer measures on the model itself."""
+
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+    @pytest.mark.parametrize("lora", [ALL_LAYERS, DROPOUT, TWO_LAYERS], ids=["all", "dropout", "two"])
+    @pytest.mark.parametrize("base", ["tiny_phi", "tiny_llama"])
+    def test_agrees_within_a_quarter(
+        self, request: pytest.FixtureRequest, base: str, lora: LoraSpec, dtype: ComputeType
+    ) -> None:
+        # two layers: the first keeps less, because nothing before it is trained
+        assert _planned_over_measured(request.getfixturevalue(base), lora, dtype) == pytest.approx(1, abs=0.25)
+
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+    @pytest.mark.parametrize("lora", [ALL_LAYERS, DROPOUT, TWO_LAYERS], ids=["all", "dropout", "two"])
+    def test_agrees_within_a_fiftieth_for_thirty_layers(
+        self, smollm2_folder: Path, lora: LoraSpec, dtype: ComputeType
+    ) -> None:
+        assert _planned_over_measured(smollm2_folder, lora, dtype) == pytest.approx(1, abs=0.02)
+
+    def test_counts_each_parameter_once(self, tiny_phi: Path, tiny_llama: Path) -> None:
+        for base in (tiny_phi, tiny_llama):
+            shape = read_shape(base)
+            loaded = add_lora(load_base_model(base, dtype="float32"), TWO_LAYERS, seed=0)
+            trained = sum(parameter.numel() for parameter in loaded.parameters.values())
+            assert sum(parameter.numel() for parameter in loaded.peft.parameters()) == shape.parameters + trained
+            adapted = shape.adapted(TWO_LAYERS)
+            assert sum(TWO_LAYERS.rank * (layer.inputs + layer.outputs) for layer in adapted) == trained
+
+
+def _planned_over_measured(base: Path, lora: LoraSpec, dtype: ComputeType) -> float:
+    model = add_lora(load_base_model(base, dtype=dtype), lora, seed=0)
+    shape = read_shape(base)
+    planned = planned_bytes_per_token(shape, shape.adapted(lora), lora, dtype)
+    if dtype == "bfloat16":  # the measurement spreads autocast's copies of the adapter over its tokens
+        copied = sum(parameter.numel() for parameter in model.parameters.values())
+        planned += copied * VALUE_BYTES[dtype] // PROBE_TOKENS
+    return planned / activation_bytes_per_token(model)
