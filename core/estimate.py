@@ -18,7 +18,7 @@ EVALUATIONS: Final = 4  # of a run, beside the one before its first step
 # A run's time before any has finished, from what one core multiplies at best and the share of it that training
 # of a small model reaches; and what starting and rendering take on the machines that this was measured on.
 CORE_FLOPS_PER_S: Final[dict[ComputeType, float]] = {"float32": 90e9, "bfloat16": 300e9}
-EFFICIENCY: Final = 0.25
+EFFICIENCY: Final = 0.2
 _STARTING_S: Final = 6.0
 _RENDERING_S_PER_EXAMPLE: Final = 0.25e-3
 _LOADING_BYTES_PER_S: Final = 0.5e9

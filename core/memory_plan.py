@@ -24,8 +24,11 @@ _MIB: Final = 2**20
 _ENOUGH_BYTES: Final = 2**50
 # Measured on a CPU with torch 2.13: the trainer's process when everything is imported and nothing is loaded.
 _RUNTIME_BYTES: Final = 400 * _MIB
-# Backward's own tensors, and what the allocator keeps of freed ones: the process's peak over the sum of the rest.
-_WORKSPACE_SHARE: Final = 0.3
+# Likewise: backward's own tensors; and in bfloat16 on a CPU the kernels that oneDNN compiles for each new size of
+# a micro-batch and keeps, 1024 of them at most.
+_BACKWARD_SHARE: Final = 0.1
+_KERNELS_BYTES_PER_STEP: Final = 30 * _MIB
+_MAX_KERNELS_BYTES: Final = 950 * _MIB
 
 
 class Memory(Frozen):
@@ -33,6 +36,7 @@ class Memory(Frozen):
 
     Attributes:
         runtime_bytes: interpreter and libraries, or the context of a GPU.
+        workspace_bytes: backward's own tensors, compiled kernels, and the weights' files where they are converted.
         peak_bytes: the sum; what the run is expected to take at most.
         least_bytes: the same for a micro-batch of the longest example alone; with less memory the run cannot succeed.
         token_budget: tokens of a micro-batch, padding included.
@@ -69,6 +73,7 @@ def plan_memory(
     *,
     longest_tokens: int,
     batch_size: int,
+    steps: int,
     available_bytes: int | None,
     is_gpu: bool,
 ) -> Memory:
@@ -76,6 +81,7 @@ def plan_memory(
 
     Args:
         longest_tokens: of all examples that are trained on.
+        steps: of the run, which tell how many sizes of micro-batches there will be.
         available_bytes: free before the trainer starts, from which the micro-batch's size follows; None: enough.
 
     Raises:
@@ -95,7 +101,11 @@ def plan_memory(
     tokens = min(max(budget, longest), max(batch_size * longest_tokens, MIN_TOKENS))
     logits_bytes = CHUNK_ROWS * shape.vocab_rows * (8 if dtype == "float32" else 10)
     fixed_bytes = _RUNTIME_BYTES + weights_bytes + adapter_bytes + logits_bytes
-    workspace_bytes = round(_WORKSPACE_SHARE * tokens * per_token)
+    workspace_bytes = round(_BACKWARD_SHARE * tokens * per_token)
+    if shape.stored_bytes != weights_bytes:
+        workspace_bytes += shape.stored_bytes
+    if dtype == "bfloat16" and not is_gpu:
+        workspace_bytes += min(_MAX_KERNELS_BYTES, steps * _KERNELS_BYTES_PER_STEP)
     return Memory(
         dtype=dtype,
         runtime_bytes=_RUNTIME_BYTES,

@@ -4,6 +4,7 @@ Names, shapes and what follows from them. What they cost in memory and time is `
 ``core.estimate``.
 """
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ class ModelShape:
     """A decoder of equal blocks under one head.
 
     Attributes:
-        parameters: all values of the stored tensors.
+        parameters: all values of the stored tensors; ``stored_bytes`` is what they take in the files.
         norms: of one block; with a single one, attention and MLP read the same text, as in Phi.
         has_rms_norm: such a norm computes in float32 and keeps its input so.
         is_gated: the MLP multiplies two projections, as in Llama.
@@ -64,6 +65,7 @@ class ModelShape:
     """
 
     parameters: int
+    stored_bytes: int
     blocks: int
     hidden_width: int
     vocab_rows: int
@@ -107,7 +109,8 @@ def read_shape(folder: Path) -> ModelShape:
     norms = [name for name in first if name.endswith("norm.weight") and by_name[name].shape == head.shape[1:]]
     rope = config.get("rope_parameters") or {}
     return ModelShape(
-        parameters=sum(_values(tensor) for tensor in tensors),
+        parameters=sum(math.prod(tensor.shape) for tensor in tensors),
+        stored_bytes=sum(tensor.bytes for tensor in tensors),
         blocks=len({found[1] for name in by_name if (found := _BLOCK.search(name))}),
         hidden_width=head.shape[1],
         vocab_rows=head.shape[0],
@@ -151,10 +154,3 @@ def _linear_layers(tensors: Iterable[StoredTensor]) -> Iterable[LinearLayer]:
         if len(tensor.shape) == 2 and tensor.name.endswith(".weight") and _BLOCK.search(tensor.name):
             outputs, inputs = tensor.shape
             yield LinearLayer(tensor.name.removesuffix(".weight"), inputs, outputs)
-
-
-def _values(tensor: StoredTensor) -> int:
-    values = 1
-    for length in tensor.shape:
-        values *= length
-    return values

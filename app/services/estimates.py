@@ -68,7 +68,7 @@ def estimate(
     except BaseModelInvalid as error:
         problems.append(str(error))
     else:
-        memory = _memory(shape, spec, counts, machine)
+        memory = _memory(shape, spec, counts, total_steps, machine)
         pace = _pace(shape, machine, runs)
         if pace is None:
             problems.append("the time is not known before a job of this base model has finished here")
@@ -179,7 +179,7 @@ def _stored(session: Session, file: FileRef, param: str) -> StoredFile:
     return StoredFile(param, record.sha256, cast(FileType, record.file_type), record.bytes, record.examples)
 
 
-def _memory(shape: ModelShape, spec: JobSpec, counts: Counts, machine: KnownMachine) -> Memory:
+def _memory(shape: ModelShape, spec: JobSpec, counts: Counts, steps: int, machine: KnownMachine) -> Memory:
     try:
         return plan_memory(
             shape,
@@ -187,6 +187,7 @@ def _memory(shape: ModelShape, spec: JobSpec, counts: Counts, machine: KnownMach
             machine.dtype,
             longest_tokens=counts.longest_tokens,
             batch_size=spec.batch_size,
+            steps=steps,
             available_bytes=machine.told.available_bytes or machine.told.memory_bytes,
             is_gpu=machine.is_gpu,
         )

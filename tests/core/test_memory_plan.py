@@ -29,7 +29,7 @@ def llama(tmp_path: Path) -> ModelShape:
 
 
 def plan(shape: ModelShape, lora: LoraSpec | None = None, **changes: Any) -> Memory:
-    fields = {"longest_tokens": 100, "batch_size": 4, "available_bytes": PLENTY_BYTES, "is_gpu": False}
+    fields = {"longest_tokens": 100, "batch_size": 4, "steps": 10, "available_bytes": PLENTY_BYTES, "is_gpu": False}
     return plan_memory(shape, lora or LoraSpec(), changes.pop("dtype", "float32"), **(fields | changes))
 
 
@@ -84,3 +84,15 @@ def test_layers_that_read_the_same_keep_it_once(tmp_path: Path) -> None:
     norms, attention, mlp, read, ranks = 2 * 16, 4 * 16, 64, 16, 2
     expected = 4 * (norms + attention + mlp + read + ranks)
     assert activation_bytes_per_token(shape, shape.adapted(lora), lora, "float32") == expected
+
+
+def test_more_steps_compile_more_kernels_up_to_a_limit_and_only_on_a_cpu(llama: ModelShape) -> None:
+    few, many, more = (plan(llama, dtype="bfloat16", steps=steps).workspace_bytes for steps in (1, 1000, 2000))
+    assert few < many == more
+    assert plan(llama, dtype="bfloat16", steps=1000, is_gpu=True).workspace_bytes < few
+
+
+def test_weights_that_are_converted_are_in_memory_twice(llama: ModelShape) -> None:
+    assert llama.stored_bytes == 2 * llama.parameters
+    converted, activations = plan(llama), 0.1 * plan(llama).activations_bytes
+    assert converted.workspace_bytes == pytest.approx(llama.stored_bytes + activations, abs=1)
