@@ -187,7 +187,7 @@ class TestServing:
         with pytest.raises(PromptTooLong):
             _render(trained_of("messages"), tmp_path, "x" * CONTEXT_TOKENS)
 
-    def test_variables_that_cannot_be_rendered_let_go_of_the_adapter(
+    def test_rendering_lets_go_of_the_adapter_whether_or_not_it_succeeds(
         self, trained_of: Callable[[str], Trained], tmp_path: Path
     ) -> None:
         bench = Bench(trained_of("columns").base, tmp_path)
@@ -196,6 +196,7 @@ class TestServing:
         bad = make_request("", adapter=first).model_copy(update={"prompt": nothing})
 
         async def work(engine: LocalEngine) -> Completion:
+            await engine.render(RenderRequest(prompt="x", adapter=first))
             with pytest.raises(InvalidParameter):
                 await complete(engine, bad)
             with pytest.raises(InvalidParameter):
