@@ -236,8 +236,8 @@ DEFECTS = (
     Defect(
         "tokens' characters are counted from each part's beginning",
         "core/text/rendering.py",
-        "            shifted = tuple((begin + self._chars, end + self._chars) for begin, end in spans)\n",
-        "            shifted = spans\n",
+        "Segment(ids, text, weight, reason, shifted)",
+        "Segment(ids, text, weight, reason, spans)",
         (f"{PROPERTIES}::TestSpans", f"{PROPERTIES}::TestPromptFormats"),
     ),
 )

@@ -154,11 +154,14 @@ DEFECTS = (
         ("tests/worker/training/test_objective.py",),
     ),
     Defect(
-        "held-out examples are scored on their prompts too",
-        "worker/training/evaluation.py",
-        ", completion_only=True)",
-        ")",
-        ("tests/worker/training/test_evaluation.py",),
+        "a prompt with a weight counts as completion, so held-out examples are scored on it",
+        "worker/training/data.py",
+        "is_completion = segment.reason in ANSWER and segment.weight > 0",
+        "is_completion = segment.weight > 0",
+        (
+            "tests/worker/training/test_data.py::TestWeights",
+            "tests/worker/training/test_loss.py::TestWeightedLoss::test_completion_loss_does_not_depend_on_the_prompts_weight",
+        ),
     ),
     Defect(
         "the base model's own dropout stays on",
