@@ -26,7 +26,7 @@ LINES: tuple[Line, ...] = (
         ]
     },
 )
-BETWEEN = (0.001, 0.01, 0.1, 0.37, 0.5, 0.9)
+BETWEEN = (0.01, 0.37, 0.9)
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +44,18 @@ def _example(folder: Path, base: Path, line: Line, prompt_loss_weight: float) ->
     return render(folder, base, [line], validation=[], prompt_loss_weight=prompt_loss_weight).training[0]
 
 
-def _sums(loaded: LoadedModel, example: TokenizedExample) -> LossSums:
+def _hidden(loaded: LoadedModel, example: TokenizedExample) -> Tensor:
+    """Run the decoder over all ids but the last; how much each weighs does not matter to it."""
+    ids_BT = torch.tensor(example.ids_T[None, :-1], dtype=torch.int64)
+    with torch.no_grad():
+        hidden_BTH: Tensor = loaded.model.get_decoder()(input_ids=ids_BT, use_cache=False).last_hidden_state
+    return hidden_BTH
+
+
+def _sums(loaded: LoadedModel, hidden_BTH: Tensor, example: TokenizedExample) -> LossSums:
     head = loaded.model.get_output_embeddings()
     assert isinstance(head, nn.Linear)
-    batch = collate([example], loaded.device)
-    with torch.no_grad():
-        hidden_BTH = loaded.model.get_decoder()(input_ids=batch.input_ids_BT, use_cache=False).last_hidden_state
-        return weighted_loss(hidden_BTH, head, batch, total_weight=1.0)[1]
+    return weighted_loss(hidden_BTH, head, collate([example], loaded.device), total_weight=1.0)[1]
 
 
 def _transformers_loss(loaded: LoadedModel, ids_BT: Tensor, labels_BT: Tensor) -> float:
@@ -65,7 +70,7 @@ def test_weight_zero_is_transformers_loss_of_labels_masked_on_the_prompt(
     ids_BT = torch.tensor(example.ids_T[None], dtype=torch.int64)
     labels_BT = ids_BT.masked_fill(~torch.tensor(example.is_completion_T[None]), IGNORE_INDEX)
     expected = _transformers_loss(smollm2_model, ids_BT, labels_BT)
-    assert _sums(smollm2_model, example).loss == pytest.approx(expected, rel=1e-5)
+    assert _sums(smollm2_model, _hidden(smollm2_model, example), example).loss == pytest.approx(expected, rel=1e-5)
 
 
 def test_weight_one_is_transformers_loss_of_labels_that_are_the_inputs(
@@ -74,14 +79,16 @@ def test_weight_one_is_transformers_loss_of_labels_that_are_the_inputs(
     example = _example(tmp_path, smollm2_folder, line, 1.0)
     ids_BT = torch.tensor(example.ids_T[None], dtype=torch.int64)
     expected = _transformers_loss(smollm2_model, ids_BT, ids_BT)
-    assert _sums(smollm2_model, example).loss == pytest.approx(expected, rel=1e-5)
+    assert _sums(smollm2_model, _hidden(smollm2_model, example), example).loss == pytest.approx(expected, rel=1e-5)
 
 
 def test_between_them_the_weighted_sum_is_a_straight_line(
     tmp_path: Path, smollm2_folder: Path, smollm2_model: LoadedModel, line: Line
 ) -> None:
+    hidden_BTH = _hidden(smollm2_model, _example(tmp_path, smollm2_folder, line, 1.0))
+
     def objective(weight: float) -> LossSums:
-        return _sums(smollm2_model, _example(tmp_path, smollm2_folder, line, weight))
+        return _sums(smollm2_model, hidden_BTH, _example(tmp_path, smollm2_folder, line, weight))
 
     nothing, everything = objective(0.0), objective(1.0)
     assert everything.weighted_nll > 1.1 * nothing.weighted_nll
