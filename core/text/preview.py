@@ -25,6 +25,7 @@ class PreviewToken:
         start: where in the example's text the characters begin that it stands for, or is a part of.
         end: where they end.
         weight: scales the loss of predicting this token; 0: it is not trained.
+        is_special: it is one of the tokenizer's control tokens rather than text.
     """
 
     id: int
@@ -33,6 +34,7 @@ class PreviewToken:
     end: int
     weight: float
     reason: Reason
+    is_special: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +151,7 @@ def _tokens_of(example: RenderedExample, tokenizer: TextTokenizer) -> Iterator[P
         if is_cut and cut > CUT_TOKENS_LISTED:
             continue
         text = tokenizer.token_text(token_id) if _is_part(spans, index) else example.text[start:end]
-        yield PreviewToken(token_id, text, start, end, weight, reason)
+        yield PreviewToken(token_id, text, start, end, weight, reason, text in tokenizer.control_texts)
 
 
 def _is_part(spans: Sequence[Span], index: int) -> bool:
