@@ -4,6 +4,7 @@ The trainer takes its limits from here; what a token leaves behind it measures o
 (``worker.training.memory``), and a test holds this module's formula to that. Pure arithmetic.
 """
 
+import math
 from typing import Final, Literal
 
 from core.jobs import Frozen, LoraSpec
@@ -27,7 +28,7 @@ _RUNTIME_BYTES: Final = 400 * _MIB
 # Likewise: backward's own tensors; and in bfloat16 on a CPU the kernels that oneDNN compiles for each new size of
 # a micro-batch and keeps, 1024 of them at most.
 _BACKWARD_SHARE: Final = 0.1
-_KERNELS_BYTES_PER_STEP: Final = 30 * _MIB
+_KERNELS_BYTES_PER_SIZE: Final = 30 * _MIB
 _MAX_KERNELS_BYTES: Final = 950 * _MIB
 
 
@@ -81,7 +82,7 @@ def plan_memory(
 
     Args:
         longest_tokens: of all examples that are trained on.
-        steps: of the run, which tell how many sizes of micro-batches there will be.
+        steps: of the run; each brings one more size of micro-batch, or several where it is cut.
         available_bytes: free before the trainer starts, from which the micro-batch's size follows; None: enough.
 
     Raises:
@@ -105,7 +106,8 @@ def plan_memory(
     if shape.stored_bytes != weights_bytes:
         workspace_bytes += shape.stored_bytes
     if dtype == "bfloat16" and not is_gpu:
-        workspace_bytes += min(_MAX_KERNELS_BYTES, steps * _KERNELS_BYTES_PER_STEP)
+        sizes = steps * math.ceil(batch_size * longest_tokens / max(budget, longest))
+        workspace_bytes += min(_MAX_KERNELS_BYTES, sizes * _KERNELS_BYTES_PER_SIZE)
     return Memory(
         dtype=dtype,
         runtime_bytes=_RUNTIME_BYTES,
