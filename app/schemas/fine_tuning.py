@@ -189,7 +189,7 @@ def _estimated_finish(job: JobRecord, estimate: Estimate | None, now: int) -> in
         return None
     eta_s = (job.progress or {}).get("eta_s")
     if eta_s is not None:
-        return now + round(eta_s)
+        return now + round(float(eta_s))
     if estimate is None or estimate.seconds is None or job.started_at is None:
         return None
     return max(now, job.started_at + round(estimate.seconds.total))
