@@ -124,7 +124,7 @@ def sentence(preview: Preview, prompt_loss_weight: float) -> str:
     for weight in sorted({weight for weight, _ in counts}, reverse=True):
         found = [(noun, counts[weight, noun]) for noun in _COUNTED if counts[weight, noun]]
         is_or_are = "is" if sum(number for _, number in found) == 1 else "are"
-        named = _enumerate(count_of(number, noun) for noun, number in found)
+        named = _enumerate(count_of(number, noun) + _ASIDES.get(noun, "") for noun, number in found)
         clauses.append(f"{named} {is_or_are} {_VERBS.get(weight, f'trained with weight {weight:g}')}")
     if preview.totals.dropped:
         clauses.append(f"{count_of(preview.totals.dropped, 'token')} cut off")
@@ -133,12 +133,19 @@ def sentence(preview: Preview, prompt_loss_weight: float) -> str:
     return f"w = {prompt_loss_weight:g}: {'; '.join(clauses) or 'there is nothing to show'}."
 
 
+def facts(example: PreviewedExample) -> str:
+    """Count an example's tokens in a few words."""
+    seen = example.prompt_tokens + example.completion_tokens
+    return f"{count_of(seen + example.dropped, 'token')}, {f'{example.trained_tokens:,}' if example.trained_tokens else 'none'} trained"
+
+
 def count_of(number: int, noun: str) -> str:
     """Write a number with its noun: "1 token", "2 tokens"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 _COUNTED: Final = ("completion token", "closing token", "prompt token", "first token")
+_ASIDES: Final = {"first token": ", which nothing predicts,"}
 _VERBS: Final = {1.0: "trained", 0.0: "seen and not trained"}
 
 

@@ -1,0 +1,51 @@
+"""A preview as one HTML page that needs nothing else: no script, no font, no image, no network."""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+
+from app.web.preview_words import Run, facts, runs, sentence, visible
+from core.text.preview import Preview, PreviewedExample
+
+POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
+
+
+@dataclass(frozen=True, slots=True)
+class _ExampleOnPage:
+    line: int
+    facts: str
+    note: str | None
+    runs: tuple[Run, ...]
+
+
+def page(preview: Preview, *, model: str, prompt_loss_weight: float, max_length: int) -> str:
+    """Write the page."""
+    return _template().render(
+        policy=POLICY,
+        model=model,
+        weight=f"{prompt_loss_weight:g}",
+        max_length=max_length,
+        sentence=sentence(preview, prompt_loss_weight),
+        examples=[_on_page(example, prompt_loss_weight) for example in preview.examples],
+        has_more=preview.has_more,
+        visible=visible,
+    )
+
+
+def _on_page(example: PreviewedExample, prompt_loss_weight: float) -> _ExampleOnPage:
+    return _ExampleOnPage(example.line, facts(example), example.note, tuple(runs(example, prompt_loss_weight)))
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("preview.html")
