@@ -1,8 +1,8 @@
 """What asking for a preview means: which examples are shown, as which job would train on them, what is refused."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 
 import orjson
 
@@ -16,8 +16,8 @@ from core.settings import Settings
 from core.store.blobs import BlobStore
 from core.store.db import Session
 from core.text.data_files import FileType, scan_examples
-from core.text.examples import Columns, Example, LineProblem, format_of
-from core.text.jsonl import parse_line
+from core.text.examples import Columns, Example, LineProblem, format_of, refuse_deep
+from core.text.jsonl import parse_line, too_long
 from core.text.preview import Preview, preview
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
@@ -36,6 +36,13 @@ class StoredFile:
 Source = StoredFile | tuple[Example, ...]
 
 
+class Shown(NamedTuple):
+    """A preview, and the length limit in force for it, in tokens."""
+
+    preview: Preview
+    max_length: int
+
+
 def find_source(session: Session, request: PreviewCreate, *, settings: Settings, registry: Registry) -> Source:
     """Give the examples that a request is about; what a job would be refused for is refused.
 
@@ -52,7 +59,7 @@ def find_source(session: Session, request: PreviewCreate, *, settings: Settings,
     return StoredFile(file.sha256, cast(FileType, file.file_type))
 
 
-def show(request: PreviewCreate, source: Source, *, settings: Settings, blobs: BlobStore) -> Preview:
+def show(request: PreviewCreate, source: Source, *, settings: Settings, blobs: BlobStore) -> Shown:
     """Render what was asked for. Needs no session: it can take seconds.
 
     Raises:
@@ -60,20 +67,22 @@ def show(request: PreviewCreate, source: Source, *, settings: Settings, blobs: B
         BaseModelNotReady: the base model is not imported yet.
         BlobNotFound: the file's bytes are gone.
     """
+    if not isinstance(source, StoredFile):
+        return _show(request, source, request.limit or len(source), settings)
+    with blobs.open(source.sha256) as content:
+        examples = checked(scan_examples(content, source.type))
+        return _show(request, examples, request.limit or SHOWN_OF_A_FILE, settings)
+
+
+def _show(request: PreviewCreate, examples: Iterable[Example], limit: int, settings: Settings) -> Shown:
     tokenizer = tokenizer_of(settings, request.model)
     max_length = hyperparameters.max_length_of(request, fine_tuning.context_tokens_of(settings, request.model))
-
-    def of(examples: Iterable[Example], default_limit: int, param: Callable[[int], str]) -> Preview:
-        later = (example for example in examples if example.line > request.after_line)
-        try:
-            return render(later, request, tokenizer, max_length=max_length, limit=request.limit or default_limit)
-        except (ExampleInvalid, ExampleOverLength) as error:
-            raise InvalidParameter(param(error.lines[0]), str(error)) from error
-
-    if isinstance(source, StoredFile):
-        with blobs.open(source.sha256) as content:
-            return of(checked(scan_examples(content, source.type)), SHOWN_OF_A_FILE, lambda line: "training_file")
-    return of(source, len(source), lambda line: f"examples[{line - 1}]")
+    later = (example for example in examples if example.line > request.after_line)
+    try:
+        return Shown(render(later, request, tokenizer, max_length=max_length, limit=limit), max_length)
+    except (ExampleInvalid, ExampleOverLength) as error:
+        place = "training_file" if request.examples is None else _place(error)
+        raise InvalidParameter(place, str(error)) from error
 
 
 def render(
@@ -102,34 +111,41 @@ def checked(found: Iterable[Example | LineProblem]) -> Iterator[Example]:
     """Pass examples on.
 
     Raises:
-        ExampleInvalid: at a line that is none.
+        ExampleInvalid: at a line that is none, or has another format than the first one.
     """
+    first = None
     for example in found:
         if isinstance(example, LineProblem):
             raise ExampleInvalid(str(example), (example.line,)) from example
+        first = first or format_of(example)
+        if format_of(example) != first:
+            reason = f'line {example.line}: its format is "{format_of(example)}", but the first one\'s is "{first}"'
+            raise ExampleInvalid(f"{reason}; use one in a file", (example.line,))
         yield example
 
 
-def _written_out(request: PreviewCreate, values: tuple[object, ...], max_bytes: int) -> tuple[Example, ...]:
+def _written_out(request: PreviewCreate, values: Sequence[object], max_bytes: int) -> tuple[Example, ...]:
     """Read examples as if each stood on a line of a file."""
-    examples = []
-    for index, value in enumerate(values):
+    try:
+        examples = tuple(checked(_parse(value, line, max_bytes) for line, value in enumerate(values, start=1)))
+    except ExampleInvalid as error:
+        raise InvalidParameter(_place(error), str(error)) from error
+    columns = [example.values for example in examples if isinstance(example, Columns)]
+    common = [name for name in columns[0] if all(name in other for other in columns)] if columns else []
+    fine_tuning.check_format(request, format_of(examples[0]), common, name="examples")
+    return examples
+
+
+def _parse(value: object, line: int, max_bytes: int) -> Example | LineProblem:
+    try:
+        if isinstance(value, dict | list):
+            refuse_deep(value, line)  # first, because writing it out recurses
         raw = orjson.dumps(value)
-        try:
-            if len(raw) > max_bytes:
-                raise LineProblem(index + 1, f"it is longer than {max_bytes:,} bytes")
-            example = parse_line(raw, index + 1)
-            if examples and format_of(example) != format_of(examples[0]):
-                kinds = f'"{format_of(example)}", but the first one has "{format_of(examples[0])}"'
-                raise LineProblem(index + 1, f"it has the format {kinds}; use one")
-        except LineProblem as problem:
-            raise InvalidParameter(f"examples[{index}]", problem.reason) from problem
-        examples.append(example)
-    fine_tuning.check_format(request, format_of(examples[0]), common_columns(examples), name="examples")
-    return tuple(examples)
+        return parse_line(raw, line) if len(raw) <= max_bytes else too_long(line, max_bytes)
+    except LineProblem as problem:
+        return problem
 
 
-def common_columns(examples: Iterable[Example]) -> tuple[str, ...]:
-    """List the columns that every example has, in the first one's order; none where they are no columns."""
-    values = [example.values for example in examples if isinstance(example, Columns)]
-    return tuple(name for name in (values[0] if values else ()) if all(name in other for other in values))
+def _place(error: ExampleInvalid | ExampleOverLength) -> str:
+    """Name an example that was written out as the request's author counts it."""
+    return f"examples[{error.lines[0] - 1}]"

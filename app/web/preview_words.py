@@ -135,8 +135,9 @@ def sentence(preview: Preview, prompt_loss_weight: float) -> str:
 
 def facts(example: PreviewedExample) -> str:
     """Count an example's tokens in a few words."""
-    seen = example.prompt_tokens + example.completion_tokens
-    return f"{count_of(seen + example.dropped, 'token')}, {f'{example.trained_tokens:,}' if example.trained_tokens else 'none'} trained"
+    tokens = example.prompt_tokens + example.completion_tokens + example.dropped
+    trained = f"{example.trained_tokens:,}" if example.trained_tokens else "none"
+    return f"{count_of(tokens, 'token')}, {trained} trained"
 
 
 def count_of(number: int, noun: str) -> str:

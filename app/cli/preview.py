@@ -1,0 +1,137 @@
+"""`loramill preview`: what a job would train on in a local file, token by token, without a server."""
+
+from itertools import chain
+from pathlib import Path
+from typing import Final
+
+from pydantic import ValidationError
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
+
+from app.schemas.fine_tuning import JobFields
+from app.schemas.previews import PreviewOut
+from app.services import fine_tuning, hyperparameters, previews
+from app.services.tokenizers import tokenizer_of
+from app.web.preview_page import page
+from app.web.preview_words import Mark, Run, Unit, facts, runs, sentence, visible
+from core.errors import InvalidInput, InvalidParameter
+from core.jobs import PromptFormat
+from core.settings import Settings
+from core.text.data_files import HEAD_BYTES, file_type_of, scan_examples
+from core.text.examples import Columns, format_of
+from core.text.preview import Preview
+
+INDENT: Final = "  "
+# The bar before each token tells its mark where there is neither colour nor underline.
+_BARS: Final = {Mark.TRAINED: "┃", Mark.PARTLY: "│", Mark.UNTRAINED: "┊", Mark.CUT: "╳"}
+_STYLES: Final = {
+    Mark.TRAINED: "bold underline green",
+    Mark.PARTLY: "underline cyan",
+    Mark.UNTRAINED: "dim",
+    Mark.CUT: "dim strike",
+}
+
+
+def run_preview(
+    settings: Settings,
+    fields: JobFields,
+    file: Path,
+    *,
+    limit: int,
+    after_line: int,
+    html: Path | None,
+    as_json: bool,
+) -> None:
+    """Show a file's examples in the terminal, and write the page if wanted.
+
+    Raises:
+        InvalidInput: the file, one of its lines or an option is at fault.
+        ExampleInvalid: an example cannot be rendered, so a job would fail.
+        ExampleOverLength: an example is too long, and the job would fail over it.
+        ModelNotFound: the deployment does not train this base model.
+        BaseModelNotReady: the base model is not imported yet.
+    """
+    tokenizer = tokenizer_of(settings, fields.model)
+    max_length = hyperparameters.max_length_of(fields, fine_tuning.context_tokens_of(settings, fields.model))
+    with file.open("rb") as content:
+        file_type = file_type_of(file.name, content.read(HEAD_BYTES))
+        content.seek(0)
+        examples = previews.checked(scan_examples(content, file_type, settings.max_line_bytes))
+        first = next(examples, None)
+        if first is None:
+            raise InvalidInput(f"{file} holds no examples")
+        columns = tuple(first.values) if isinstance(first, Columns) else ()
+        fine_tuning.check_format(fields, format_of(first), columns, name=str(file))
+        later = (example for example in chain([first], examples) if example.line > after_line)
+        found = previews.render(later, fields, tokenizer, max_length=max_length, limit=limit)
+    weight = fields.prompt_loss_weight
+    if html is not None:
+        _write(html, page(found, model=fields.model, prompt_loss_weight=weight, max_length=max_length))
+    if as_json:
+        print(PreviewOut.of(fields.model, found).model_dump_json(indent=2))
+        return
+    console = Console(highlight=False)
+    console.print(show(found, weight, console.width), soft_wrap=True)
+    if html is not None:
+        console.print(f"\nThe same as a page: {html}", soft_wrap=True)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, "utf-8")
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be written: {error.strerror}") from error
+
+
+def read_prompt_format(path: Path | None) -> PromptFormat | None:
+    """Read a prompt format from a JSON file.
+
+    Raises:
+        InvalidParameter: it holds none.
+    """
+    try:
+        return None if path is None else PromptFormat.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(["prompt_format", *map(str, first["loc"])])
+        raise InvalidParameter(place, f"{path}: {first['msg'][:1].lower()}{first['msg'][1:]}") from error
+
+
+def show(preview: Preview, prompt_loss_weight: float, width: int) -> Text:
+    """Lay a preview out for a terminal of this many columns."""
+    text = Text(sentence(preview, prompt_loss_weight), style="bold")
+    for example in preview.examples:
+        text.append(f"\n\nline {example.line:,}: {facts(example)}", style="not bold")
+        if example.note:
+            text.append(f"\n{INDENT}{example.note}", style="not bold italic")
+        for run in runs(example, prompt_loss_weight):
+            text.append_text(_run(run, width))
+    if preview.has_more:
+        text.append(f"\n\nMore examples follow: --after-line {preview.examples[-1].line}", style="not bold")
+    return text
+
+
+def _run(run: Run, width: int) -> Text:
+    """Write a run as its label and, on lines of their own, its tokens, each with its bar."""
+    text = Text(f"\n{INDENT}[{run.label}]", style="not bold")
+    column = width  # so that the first token begins a line
+    for unit in run.units:
+        lines = _lines(unit)
+        if column + cell_len(lines[0]) + 1 > width:
+            text.append(f"\n{INDENT}")
+            column = len(INDENT)
+        text.append(_BARS[run.mark], style="dim")
+        for index, line in enumerate(lines):
+            if index:
+                text.append(f"\n{INDENT}")
+            text.append(line, style=_STYLES[run.mark])
+        column = (len(INDENT) if len(lines) > 1 else column + 1) + cell_len(lines[-1])
+    if run.unlisted:
+        text.append(f" … {run.unlisted:,} more")
+    return text
+
+
+def _lines(unit: Unit) -> list[str]:
+    """Give a token's text with white space made visible, cut behind its line ends."""
+    return "".join(piece.text + "\n" * piece.ends_line for piece in visible(unit.text)).split("\n")
