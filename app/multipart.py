@@ -26,11 +26,15 @@ _BATCH_BYTES: Final = 2**18  # per hand-over to a thread, which costs more than 
 
 
 class Sink(Protocol):
+    def begin(self, filename: str) -> None:
+        """Take the file's name, before its bytes."""
+        ...
+
     def write(self, data: bytes) -> None: ...
 
 
 class FormReader:
-    """Parses what it is fed; ``fields`` and ``filename`` are complete when `finish` returned."""
+    """Parses what it is fed; ``fields`` are complete when `finish` returned."""
 
     def __init__(self, content_type: str, sink: Sink) -> None:
         """Begin a form.
@@ -42,8 +46,8 @@ class FormReader:
         if kind != b"multipart/form-data" or not options.get(b"boundary"):
             raise InvalidInput("the body must be multipart/form-data with the fields file and purpose")
         self.fields: dict[str, str] = {}
-        self.filename: str | None = None
         self._sink = sink
+        self._has_file = False
         self._is_ended = False
         self._header_name = b""
         self._header_value = b""
@@ -67,8 +71,8 @@ class FormReader:
         except FormParserError as error:
             raise InvalidInput(f"the multipart form is malformed: {error}") from error
 
-    def finish(self) -> str:
-        """Check that the form is whole and give the file's name.
+    def finish(self) -> None:
+        """Check that the form is whole.
 
         Raises:
             InvalidInput: the form's end is missing.
@@ -76,9 +80,8 @@ class FormReader:
         """
         if not self._is_ended:
             raise InvalidInput("the multipart form ends before its closing boundary")
-        if self.filename is None:
+        if not self._has_file:
             raise InvalidParameter("file", "the form has no file")
-        return self.filename
 
     def _callbacks(self) -> "MultipartCallbacks":
         return {
@@ -111,10 +114,11 @@ class FormReader:
         _, options = parse_options_header(self._disposition)
         self._name = options.get(b"name", b"").decode("utf-8", "replace")
         self._is_file = self._name == "file"
-        if self._is_file and self.filename is not None:
+        if self._is_file and self._has_file:
             raise InvalidParameter("file", "the form has more than one file")
         if self._is_file:
-            self.filename = options.get(b"filename", b"").decode("utf-8", "replace")
+            self._has_file = True
+            self._sink.begin(options.get(b"filename", b"").decode("utf-8", "replace"))
         elif not self._name:
             raise InvalidInput("a part of the multipart form has no name")
 

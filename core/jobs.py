@@ -10,6 +10,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from core.text.data_files import FileType
+
 
 class JobStatus(StrEnum):
     """OpenAI's names. Files are checked while they are uploaded, so a job starts as queued."""
@@ -66,6 +68,7 @@ class FileRef(Frozen):
     id: str
     sha256: str
     examples: int
+    file_type: FileType
 
 
 OverLength = Literal["drop", "truncate_prompt", "error"]

@@ -205,7 +205,7 @@ def test_images_run_as_an_ordinary_user_who_owns_the_volume(target: str) -> None
 def test_the_images_install_an_extra_and_start_a_script_that_exist() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     named = set(re.findall(r"'\.\[([\w,]+)\]'", DOCKERFILE))
-    assert named == {"engine"}
+    assert named == {"engine", "tables"}
     assert named <= set(project["optional-dependencies"])
     assert "loramill" in project["scripts"]  # the images' entry point
 

@@ -18,7 +18,7 @@ KEYS = ["room", "day", "start", "people"]
 
 
 def read(name: str) -> list[PromptCompletion]:
-    examples = [example for example in read_examples(EXAMPLES / name) if isinstance(example, PromptCompletion)]
+    examples = [example for example in read_examples(EXAMPLES / name, "jsonl") if isinstance(example, PromptCompletion)]
     assert len(examples) == len((EXAMPLES / name).read_text("utf-8").splitlines())
     return examples
 

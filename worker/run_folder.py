@@ -15,8 +15,8 @@ SPEC = "spec.json"
 LOG = "trainer.log"
 CHECKPOINTS = "checkpoints"
 ADAPTER = "adapter"
-TRAINING_FILE: Literal["training.jsonl"] = "training.jsonl"
-VALIDATION_FILE = "validation.jsonl"
+TRAINING_FILE: Literal["training_file"] = "training_file"  # of which type, the job says
+VALIDATION_FILE = "validation_file"
 
 EXIT_DONE = 0
 EXIT_FAILED = 1  # the trainer said why in a Failed message
@@ -32,7 +32,7 @@ class RunSpec(Frozen):
     base_model_folder: str
     base_model_fingerprint: str
     base_model_dtype: DType = "auto"
-    training_file: Literal["training.jsonl"] = TRAINING_FILE
+    training_file: Literal["training_file"] = TRAINING_FILE
     validation_file: str | None  # None: hold a tenth of the training file's prompts out
     resume_from: tuple[str, ...] = ()  # folders of earlier attempts' checkpoints, newest first
     adapter_name: str

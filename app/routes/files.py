@@ -42,17 +42,18 @@ _UPLOAD_FORM: Final = {
 
 @router.post("", openapi_extra=_UPLOAD_FORM)
 async def upload_file(request: Request, caller: CallerDep, runtime: RuntimeDep) -> FileOut:
-    """Upload a JSONL file of examples.
+    """Upload a file of examples: JSONL, CSV with a header, or Parquet, told by the name's extension.
 
-    A line is {"prompt", "completion"}, {"messages"}, or an object of columns for a prompt format. The file
-    is checked while it arrives; one with problems gets the status "error", and status_details names the lines.
+    A line of JSONL is {"prompt", "completion"}, {"messages"}, or an object of columns for a prompt format; a row
+    of a table is the same by its columns' names. A file with problems gets the status "error", and status_details
+    names the lines: the line on which a record of CSV begins, or the row of Parquet, from 1.
     """
     limit_bytes = runtime.settings.max_upload_bytes
     async with contextmanager_in_threadpool(file_service.receive(runtime.blobs, runtime.settings)) as upload:
         form = await read_form(request, upload, limit_bytes=limit_bytes)
-        filename = form.finish()
+        form.finish()
         file_service.check_fields(form.fields)
-        received = await run_in_threadpool(upload.finish, filename)
+        received = await run_in_threadpool(upload.finish)
     return await run_in_threadpool(_record, runtime, received, caller)
 
 

@@ -1,4 +1,4 @@
-"""OpenAI's wire types of files, with two fields of our own: ``examples`` and ``format``."""
+"""OpenAI's wire types of files, with fields of our own: ``examples``, ``file_type``, ``format``, ``columns``."""
 
 from typing import Literal
 
@@ -28,6 +28,7 @@ class FileOut(Out):
     status_details: str | None
     expires_at: int | None
     examples: int
+    file_type: str  # jsonl, csv or parquet
     format: str | None  # prompt_completion, messages or columns
     columns: list[str] | None
 
@@ -44,6 +45,7 @@ class FileOut(Out):
             status_details=record.status_details,
             expires_at=None,
             examples=record.examples,
+            file_type=record.file_type,
             format=record.example_format,
             columns=record.columns,
         )

@@ -1,4 +1,4 @@
-"""What an uploaded file means: checked while it arrives, stored by content, recorded with what was found."""
+"""What an uploaded file means: checked, stored by content, recorded with what was found."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,13 +8,16 @@ from typing import BinaryIO, Final
 
 import structlog
 
+from app.parquet_check import check_parquet
 from core.errors import DatabaseUnavailable, FileTooLarge, InvalidParameter, UnsupportedParameter
 from core.settings import Settings
 from core.store import files
 from core.store.blobs import Blob, BlobStore, BlobWriter
 from core.store.db import Database, Session
 from core.store.tables import FileRecord, FileStatus
-from core.text.file_check import FileChecker, FileReport
+from core.text.data_files import HEAD_BYTES, FileType, file_type_of
+from core.text.file_check import FileReport, JsonlChecker, check_file
+from core.text.parquet_files import require_pyarrow
 
 PURPOSE: Final = "fine-tune"
 _MAX_FILENAME_CHARS: Final = 255
@@ -27,6 +30,7 @@ class Received:
     """A file whose bytes are stored and checked, but which no record names yet."""
 
     filename: str
+    file_type: FileType
     blob: Blob
     report: FileReport
 
@@ -34,40 +38,77 @@ class Received:
 class Upload:
     """Takes one file's bytes. Blocking: it writes to disk and parses, so it belongs into a worker thread."""
 
-    def __init__(self, writer: BlobWriter, settings: Settings) -> None:
+    def __init__(self, writer: BlobWriter, blobs: BlobStore, settings: Settings) -> None:
         self._writer = writer
+        self._blobs = blobs
         self._limit_bytes = settings.max_upload_bytes
-        self._checker = FileChecker(settings.max_line_bytes)
+        self._max_line_bytes = settings.max_line_bytes
+        self._checker = JsonlChecker(settings.max_line_bytes)
+        self._filename = ""
+        self._head = b""
+        self._file_type: FileType | None = None  # not known before its first bytes
         self._received_bytes = 0
+
+    def begin(self, filename: str) -> None:
+        """Take the file's name, which tells its type."""
+        self._filename = _clean(filename)
 
     def write(self, data: bytes) -> None:
         """Take the file's next bytes.
 
         Raises:
             FileTooLarge: these exceed the limit.
+            FileTypeUnclear: the first bytes are not those of the type that the name tells.
+            ParquetNotInstalled: the file is Parquet, and the package that reads it is missing.
             StorageFull: the disk did not take them.
         """
         self._received_bytes += len(data)
         if self._received_bytes > self._limit_bytes:
             raise FileTooLarge(self._limit_bytes)
         self._writer.write(data)
-        self._checker.feed(data)
+        if self._file_type is None:
+            self._head += data
+            if len(self._head) >= HEAD_BYTES:
+                self._settle_type()
+        elif self._file_type == "jsonl":
+            self._checker.feed(data)
 
-    def finish(self, filename: str) -> Received:
+    def finish(self) -> Received:
         """Make the bytes durable and report on them.
 
         Raises:
+            FileTypeUnclear: the bytes are not those of the type that the name tells.
+            ParquetNotInstalled: the file is Parquet, and the package that reads it is missing.
             StorageFull: the disk did not take the last of them.
         """
-        report = self._checker.finish()
-        return Received(_clean(filename), self._writer.commit(), report)
+        file_type = self._file_type or self._settle_type()
+        blob = self._writer.commit()
+        return Received(self._filename, file_type, blob, self._check(file_type, blob))
+
+    def _settle_type(self) -> FileType:
+        """Learn the file's type from what there is of it by now, and begin to check what can be checked already."""
+        self._file_type = file_type = file_type_of(self._filename, self._head)
+        if file_type == "jsonl":
+            self._checker.feed(self._head)
+        elif file_type == "parquet":
+            require_pyarrow()  # rather than receive in vain what cannot be checked
+        self._head = b""
+        return file_type
+
+    def _check(self, file_type: FileType, blob: Blob) -> FileReport:
+        if file_type == "jsonl":
+            return self._checker.finish()
+        with self._blobs.open(blob.sha256) as content:
+            if file_type == "csv":
+                return check_file(content, file_type, self._max_line_bytes)
+            return check_parquet(content, self._max_line_bytes)
 
 
 @contextmanager
 def receive(blobs: BlobStore, settings: Settings) -> Iterator[Upload]:
     """Open an upload; unless it was finished, leaving the context drops its bytes."""
     with blobs.write() as writer:
-        yield Upload(writer, settings)
+        yield Upload(writer, blobs, settings)
 
 
 def check_fields(fields: dict[str, str]) -> None:
@@ -99,6 +140,7 @@ def record(session: Session, blobs: BlobStore, received: Received, *, caller: st
         sha256=received.blob.sha256,
         status=FileStatus.ERROR if report.problem_count else FileStatus.PROCESSED,
         status_details=_details(report),
+        file_type=received.file_type,
         example_format=report.format,
         columns=report.columns,
         examples=report.examples,

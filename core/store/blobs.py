@@ -68,7 +68,7 @@ class BlobStore(Protocol):
         ...
 
     def open(self, sha256: str) -> BinaryIO:
-        """Open content for reading.
+        """Open content for reading: a real file, seekable and with a descriptor that a process can inherit.
 
         Raises:
             BlobNotFound: it is not stored.

@@ -14,6 +14,7 @@ from core.ids import new_id
 from core.jobs import TERMINAL
 from core.store.db import Session
 from core.store.tables import AdapterRecord, AdapterState, CheckpointRecord, FileRecord, FileStatus, JobRecord
+from core.text.data_files import FileType
 
 
 def create(
@@ -26,6 +27,7 @@ def create(
     sha256: str,
     status: FileStatus,
     status_details: str | None,
+    file_type: FileType,
     example_format: str | None,
     columns: Sequence[str] | None,
     examples: int,
@@ -41,6 +43,7 @@ def create(
         sha256=sha256,
         status=status,
         status_details=status_details,
+        file_type=file_type,
         example_format=example_format,
         columns=None if columns is None else list(columns),
         examples=examples,

@@ -77,7 +77,7 @@ class FileRecord(Record):
     sha256: Mapped[str] = mapped_column(_Digest, index=True)
     status: Mapped[FileStatus]
     status_details: Mapped[str | None]  # why it cannot be trained on
-    file_type: Mapped[str] = mapped_column(default="jsonl")  # core.text.data_files.FileType
+    file_type: Mapped[str]  # core.text.data_files.FileType
     example_format: Mapped[str | None]  # core.text.examples.ExampleFormat
     columns: Mapped[list[str] | None]
     examples: Mapped[int]

@@ -16,6 +16,8 @@ ExampleFormat = Literal["prompt_completion", "messages", "columns"]
 ROLES = ("system", "user", "assistant")
 MAX_MESSAGES = 1024  # rendering takes time that grows with their square
 MAX_MASK_SPANS = 1024  # of one answer
+MAX_COLUMNS = 1024  # their names are kept with the file, and shown
+MAX_DEPTH = 64  # of lists and objects in each other, because some of what reads them recurses
 SHAPES = ('"prompt" and "completion"', '"messages"', "columns for a prompt format")
 
 
@@ -103,6 +105,8 @@ def example_of(value: dict[str, Any], line: int) -> Example:
     """
     if not value:
         raise LineProblem(line, f"the object is empty; expected {', '.join(SHAPES[:2])} or {SHAPES[2]}")
+    if len(value) > MAX_COLUMNS:
+        raise LineProblem(line, f"there are {len(value):,} columns; at most {MAX_COLUMNS:,} are supported")
     if "messages" in value:
         return _chat(value, line)
     if "prompt" in value or "completion" in value:
@@ -125,6 +129,25 @@ def refuse_nul(value: Any, line: int) -> None:
                 pending += [*items.keys(), *items.values()]
             case list(items):
                 pending += items
+
+
+def refuse_deep(value: Any, line: int) -> None:
+    """Look for lists and objects nested more than `MAX_DEPTH` deep, without recursion.
+
+    Raises:
+        LineProblem: there are some.
+    """
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [
+            item
+            for container in level
+            for item in (container.values() if isinstance(container, dict) else container)
+            if isinstance(item, dict | list)
+        ]
+        if not level:
+            return
+    raise LineProblem(line, f"lists and objects are nested more than {MAX_DEPTH} deep", "nested_too_deeply")
 
 
 def _prompt_completion(value: dict[str, Any], line: int) -> PromptCompletion:
@@ -167,7 +190,7 @@ def _message(turn: Any, place: str, line: int) -> Message:
         raise LineProblem(line, f"{place} must be an object, not {kind_of(turn)}")
     role = turn.get("role")
     if role not in ROLES:
-        raise LineProblem(line, f'{place}.role must be "system", "user" or "assistant", not {_shown(role)}')
+        raise LineProblem(line, f'{place}.role must be "system", "user" or "assistant", not {shown(role)}')
     _refuse_unknown(turn, ("role", "content", "weight", "mask_spans"), line, f"{place}: ")
     content = turn.get("content")
     if not isinstance(content, str):
@@ -182,7 +205,7 @@ def _message(turn: Any, place: str, line: int) -> Message:
         raise LineProblem(line, reason, "empty_completion")
     weight = turn.get("weight", 1)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 1:
-        raise LineProblem(line, f"{place}.weight must be a number from 0 to 1, not {_shown(weight)}")
+        raise LineProblem(line, f"{place}.weight must be a number from 0 to 1, not {shown(weight)}")
     return Message(role, content, float(weight), _mask_spans(turn, content, f"{place}.", line))
 
 
@@ -199,7 +222,7 @@ def _mask_spans(value: dict[str, Any], answer: str, place: str, line: int) -> tu
             raise LineProblem(
                 line,
                 f"{place}mask_spans[{index}] must be [begin, end], characters of the answer with "
-                f"0 <= begin < end <= {len(answer)}, not {_shown(span)}",
+                f"0 <= begin < end <= {len(answer)}, not {shown(span)}",
                 "mask_span",
             )
     return tuple((begin, end) for begin, end in spans)
@@ -208,7 +231,7 @@ def _mask_spans(value: dict[str, Any], answer: str, place: str, line: int) -> tu
 def _refuse_unknown(value: dict[str, Any], known: tuple[str, ...], line: int, place: str) -> None:
     unknown = [key for key in value if key not in known]
     if unknown:
-        names = ", ".join(_shown(key) for key in unknown[:5])
+        names = ", ".join(shown(key) for key in unknown[:5])
         allowed = " and ".join(f'"{key}"' for key in known)
         raise LineProblem(line, f"{place}{names} is not supported here; an object has {allowed} only")
 
@@ -219,7 +242,7 @@ def kind_of(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-def _shown(value: Any) -> str:
-    """Quote a value of the file in a message, cut to a readable length."""
+def shown(value: Any) -> str:
+    """Quote a value of a file in a message, cut to a readable length."""
     text = orjson.dumps(value).decode()
     return text if len(text) <= 60 else text[:57] + "..."

@@ -1,12 +1,15 @@
-"""Checks an uploaded file of examples while its bytes arrive, in memory bounded by one line.
+"""Checks an uploaded file of examples: what it holds, and what is wrong with it.
 
-Where the bytes come from and where they are kept is the caller's.
+JSONL is checked while its bytes arrive, the other types when all of them did. Where the bytes come
+from and where they are kept is the caller's.
 """
 
 from dataclasses import dataclass
+from typing import BinaryIO
 
+from core.text.data_files import FileType, scan_examples
 from core.text.examples import Columns, Example, ExampleFormat, LineProblem, format_of
-from core.text.jsonl import parse_line, strip_line
+from core.text.jsonl import parse_line, strip_line, too_long
 
 MAX_PROBLEMS = 20
 
@@ -30,19 +33,27 @@ class FileReport:
     problem_count: int
 
 
-class FileChecker:
-    """Takes a file in pieces cut anywhere; ``finish`` reports on it. Lines count from 1, blank ones too."""
+def check_file(content: BinaryIO, file_type: FileType, max_line_bytes: int) -> FileReport:
+    """Check a whole file.
+
+    Raises:
+        ParquetNotInstalled: the file is Parquet, and the package that reads it is missing.
+    """
+    findings = _Findings()
+    for found in scan_examples(content, file_type, max_line_bytes):
+        findings.add(found)
+    return findings.report()
+
+
+class JsonlChecker:
+    """Takes JSONL in pieces cut anywhere; ``finish`` reports on it. Lines count from 1, blank ones too."""
 
     def __init__(self, max_line_bytes: int) -> None:
         self._max_line_bytes = max_line_bytes
         self._begun = bytearray()  # the start of the line that is not complete yet
         self._line = 1
         self._is_skipping = False  # inside an over-long line, whose problem is noted already
-        self._examples = 0
-        self._format: ExampleFormat | None = None
-        self._columns: tuple[str, ...] | None = None
-        self._problems: list[LineProblem] = []
-        self._problem_count = 0
+        self._findings = _Findings()
 
     def feed(self, chunk: bytes) -> None:
         """Take the file's next bytes."""
@@ -56,17 +67,13 @@ class FileChecker:
     def finish(self) -> FileReport:
         """Check the last line, which may lack its line end, and report."""
         self._end_line()
-        if not self._examples and not self._problem_count:
-            self._note(LineProblem(1, "the file holds no examples; write one JSON object a line", "empty_file"))
-        return FileReport(self._examples, self._format, self._columns, tuple(self._problems), self._problem_count)
+        return self._findings.report()
 
     def _extend(self, part: bytes) -> None:
         if self._is_skipping:
             return
         if len(self._begun) + len(part) > self._max_line_bytes:
-            self._note(
-                LineProblem(self._line, f"the line is longer than {self._max_line_bytes:,} bytes", "line_too_long")
-            )
+            self._findings.add(too_long(self._line, self._max_line_bytes))
             self._is_skipping = True
             self._begun.clear()
         else:
@@ -76,26 +83,46 @@ class FileChecker:
         content = strip_line(bytes(self._begun), self._line)
         if content:
             try:
-                self._count(parse_line(content, self._line))
+                self._findings.add(parse_line(content, self._line))
             except LineProblem as problem:
-                self._note(problem)
+                self._findings.add(problem)
         self._begun.clear()
         self._is_skipping = False
         self._line += 1
 
-    def _count(self, example: Example) -> None:
+
+class _Findings:
+    """Counts what a reader finds, and keeps the first problems."""
+
+    def __init__(self) -> None:
+        self._examples = 0
+        self._format: ExampleFormat | None = None
+        self._columns: tuple[str, ...] | None = None
+        self._problems: list[LineProblem] = []
+        self._problem_count = 0
+
+    def add(self, found: Example | LineProblem) -> None:
+        problem = found if isinstance(found, LineProblem) else self._count(found)
+        if problem is not None:
+            self._problem_count += 1
+            if len(self._problems) < MAX_PROBLEMS:
+                self._problems.append(problem)
+
+    def report(self) -> FileReport:
+        if not self._examples and not self._problem_count:
+            self.add(LineProblem(1, "the file holds no examples; write one on each line", "empty_file"))
+        return FileReport(self._examples, self._format, self._columns, tuple(self._problems), self._problem_count)
+
+    def _count(self, example: Example) -> LineProblem | None:
+        """Count an example, unless it has another format than the first one."""
         found = format_of(example)
         if self._format is None:
             self._format = found
             self._columns = tuple(example.values) if isinstance(example, Columns) else None
         if found != self._format:
             reason = f'this line has the format "{found}", but the file began with "{self._format}"; use one in a file'
-            raise LineProblem(example.line, reason, "mixed_formats")
+            return LineProblem(example.line, reason, "mixed_formats")
         if isinstance(example, Columns) and self._columns is not None:
             self._columns = tuple(name for name in self._columns if name in example.values)
         self._examples += 1
-
-    def _note(self, problem: LineProblem) -> None:
-        self._problem_count += 1
-        if len(self._problems) < MAX_PROBLEMS:
-            self._problems.append(problem)
+        return None

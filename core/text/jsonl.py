@@ -6,17 +6,30 @@ What the object on the line means is ``core.text.examples``'.
 import json
 import re
 from collections.abc import Iterator
+from itertools import count
 from typing import Any, BinaryIO
 
 import orjson
 
-from core.text.examples import Example, LineProblem, example_of, kind_of, refuse_nul
+from core.text.examples import (
+    MAX_DEPTH,
+    Example,
+    LineProblem,
+    example_of,
+    kind_of,
+    refuse_deep,
+    refuse_nul,
+    shown,
+)
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 BLANK = b" \t\r\n"
 
 _KEY_END = re.compile(rb'"\s*:')
+_LONG_NUMBER = re.compile(rb"\d{19}")
 _NOT_JSON = re.compile(rb"[:\[,]\s*(NaN|-?Infinity)\b")
+_MAX_DIGITS = 20  # of a whole number in 64 bits; beyond those, orjson gives a float with other digits
+_SKIPPED_BYTES = 2**20  # read at once of an over-long line
 
 
 def parse_line(raw: bytes, line: int) -> Example:
@@ -33,13 +46,23 @@ def parse_line(raw: bytes, line: int) -> Example:
         raise LineProblem(line, f"expected a JSON object, not {kind_of(value)}", "not_an_object")
     if rb"\u0000" in raw:
         refuse_nul(value, line)
-    _refuse_repeated_keys(raw, value, line)
+    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH:
+        refuse_deep(value, line)
+    _refuse_what_was_lost(raw, value, line)
     return example_of(value, line)
 
 
-def read_jsonl(lines: BinaryIO) -> Iterator[Example | LineProblem]:
+def read_jsonl(lines: BinaryIO, max_line_bytes: int) -> Iterator[Example | LineProblem]:
     """Read examples with their line numbers; a line that is none comes as its problem, and reading goes on."""
-    for number, raw in enumerate(lines, start=1):
+    for number in count(1):
+        raw = lines.readline(max_line_bytes + 1)
+        if not raw:
+            return
+        if len(raw) > max_line_bytes and not raw.endswith(b"\n"):
+            yield too_long(number, max_line_bytes)
+            while raw and not raw.endswith(b"\n"):
+                raw = lines.readline(_SKIPPED_BYTES)
+            continue
         content = strip_line(raw, number)
         if not content:
             continue
@@ -54,12 +77,22 @@ def strip_line(raw: bytes, line: int) -> bytes:
     return (raw.removeprefix(BYTE_ORDER_MARK) if line == 1 else raw).strip(BLANK)
 
 
+def too_long(line: int, max_line_bytes: int, hint: str = "") -> LineProblem:
+    """Say that a line, or what begins on it, is over the limit that bounds a reader's memory."""
+    return LineProblem(line, f"the line is longer than {max_line_bytes:,} bytes{hint}", "line_too_long")
+
+
+def not_utf8(raw: bytes, line: int, error: UnicodeDecodeError) -> LineProblem:
+    """Say which byte of a line breaks its encoding."""
+    byte = f"byte {error.start + 1} is {raw[error.start]:#04x}"
+    return LineProblem(line, f"the line is not UTF-8: {byte}; save the file as UTF-8", "not_utf8")
+
+
 def _json_problem(raw: bytes, line: int, error: orjson.JSONDecodeError) -> LineProblem:
     try:
         raw.decode("utf-8")
     except UnicodeDecodeError as broken:
-        byte = f"byte {broken.start + 1} is {raw[broken.start]:#04x}"
-        return LineProblem(line, f"the line is not UTF-8: {byte}; save the file as UTF-8", "not_utf8")
+        return not_utf8(raw, line, broken)
     if "surrogate" in error.msg:
         reason = f"half a character (a lone surrogate) at character {error.pos + 1}; write the whole character"
         return LineProblem(line, reason, "lone_surrogate")
@@ -69,25 +102,32 @@ def _json_problem(raw: bytes, line: int, error: orjson.JSONDecodeError) -> LineP
     return LineProblem(line, f"the line is not one JSON object: {error.msg} at character {error.pos + 1}")
 
 
-def _refuse_repeated_keys(raw: bytes, value: dict[str, Any], line: int) -> None:
-    """Refuse an object that has a key twice, of which a parser silently keeps one."""
+def _refuse_what_was_lost(raw: bytes, value: dict[str, Any], line: int) -> None:
+    """Refuse what the quick parser drops or changes in silence: a key that came twice, a number with many digits."""
     # Each key ends in '":'. Where there are no more of those than keys were kept, none was lost; texts
     # can hold some too, and only then is the line read again by a slower parser that sees all keys.
-    if len(_KEY_END.findall(raw)) == _count_keys(value):
+    if len(_KEY_END.findall(raw)) == _count_keys(value) and not _LONG_NUMBER.search(raw):
         return
-    try:
-        json.loads(raw, object_pairs_hook=lambda pairs: _object_of(pairs, line), parse_int=str)
-    except RecursionError:
-        raise LineProblem(line, "the object is nested too deeply") from None
+    json.loads(
+        raw,
+        object_pairs_hook=lambda pairs: _object_of(pairs, line),
+        parse_int=lambda digits: _refuse_large(digits, line),
+    )
 
 
 def _object_of(pairs: list[tuple[str, Any]], line: int) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [key for key, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise LineProblem(line, f'the key "{twice}" stands twice in one object; keep one of them', "duplicate_key")
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise LineProblem(line, f"the key {shown(key)} stands twice in one object; keep one", "duplicate_key")
+        found[key] = value
     return found
+
+
+def _refuse_large(digits: str, line: int) -> None:
+    if len(digits) > _MAX_DIGITS or not -(2**63) <= int(digits) < 2**64:
+        reason = f"the number {shown(digits)[1:-1]} is too large to be kept exactly; write it as a string"
+        raise LineProblem(line, reason, "number_too_large")
 
 
 def _count_keys(value: Any) -> int:

@@ -63,12 +63,13 @@ class Home:
                 sha256=blob.sha256,
                 status=FileStatus.PROCESSED,
                 status_details=None,
+                file_type="jsonl",
                 example_format="prompt_completion",
                 columns=None,
                 examples=1,
                 now=NOW,
             )
-            spec = make_spec(FileRef(id=file.id, sha256=blob.sha256, examples=1))
+            spec = make_spec(FileRef(id=file.id, sha256=blob.sha256, examples=1, file_type="jsonl"))
             job = jobs.create(
                 session,
                 caller="tests",

@@ -19,7 +19,7 @@ def test_large_files_of_all_attempts_go(tmp_path: Path) -> None:
     first, second = make_folder(tmp_path, "ftjob-1", 1), make_folder(tmp_path, "ftjob-1", 2)
     for folder in (first, second):
         (folder / "checkpoints" / "step-000001").mkdir(parents=True)
-        for name in ("spec.json", "trainer.log", "training.jsonl"):
+        for name in ("spec.json", "trainer.log", "training_file"):
             (folder / name).touch()
 
     drop_large_files(second)

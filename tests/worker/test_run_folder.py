@@ -7,7 +7,7 @@ from worker.run_folder import SPEC, RunSpec, read_spec, write_spec
 def test_a_specification_comes_back_whole(tmp_path: Path) -> None:
     job = JobSpec(
         base_model="phi-2",
-        training_file=FileRef(id="file-1", sha256="0" * 64, examples=3),
+        training_file=FileRef(id="file-1", sha256="0" * 64, examples=3, file_type="jsonl"),
         validation_file=None,
         n_epochs=3,
         batch_size=16,
@@ -27,7 +27,7 @@ def test_a_specification_comes_back_whole(tmp_path: Path) -> None:
         job=job,
         base_model_folder="/models/phi-2",
         base_model_fingerprint="f" * 64,
-        validation_file="validation.jsonl",
+        validation_file="validation_file",
         resume_from=("/runs/a1/checkpoints/step-000003",),
         adapter_name="ft:phi-2:local::1",
     )

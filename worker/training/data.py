@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core.errors import AllExamplesDropped, EndNeverTrained, ExampleInvalid, NoTrainedTokens
-from core.jobs import JobSpec
+from core.jobs import FileRef, JobSpec
 from core.text.data_files import read_examples
 from core.text.examples import Example, ExampleFormat, LineProblem
 from core.text.rendering import ANSWER, Reason, RenderedExample, Renderer
@@ -177,6 +177,7 @@ def load_data(
         AllExamplesDropped: the length policy left nothing to train on.
         NoTrainedTokens: every weight is zero.
         EndNeverTrained: no closing token has a weight.
+        ParquetNotInstalled: a file is Parquet, and the package that reads it is missing.
         Stopped: the trainer was told to stop.
     """
     max_length = min(job.max_length, context_tokens)
@@ -184,15 +185,15 @@ def load_data(
     training, scored = _Collector(), _Collector()
     prompts = PromptKeeper(renderer, job)
 
-    def rendered(path: Path) -> Iterator[tuple[Example, RenderedExample]]:
+    def rendered(path: Path, file: FileRef) -> Iterator[tuple[Example, RenderedExample]]:
         try:
-            for example in read_examples(path):
+            for example in read_examples(path, file.file_type):
                 check_stop()
                 yield example, renderer.example(example)
         except LineProblem as problem:
             raise ExampleInvalid(f"{path.name}: {problem}", (problem.line,)) from problem
 
-    for source, example in rendered(training_file):
+    for source, example in rendered(training_file, job.training_file):
         fitted = renderer.fit(example, max_length, job.over_length)
         if fitted is None:
             account.dropped_lines.append(example.line)
@@ -205,7 +206,7 @@ def load_data(
             prompts.offer(source, fitted)
             _count(account, fitted)
     unscored_lines: list[int] = []
-    for _, example in rendered(validation_file) if validation_file is not None else ():
+    for _, example in rendered(validation_file, job.validation_file) if validation_file and job.validation_file else ():
         # too long to be scored is no reason to fail a job, whatever the policy for training says
         fitted = renderer.fit(example, max_length, "drop")
         if fitted is None:

@@ -28,6 +28,7 @@ def test_an_upload_is_checked_and_kept(client: TestClient) -> None:
         "status_details": None,
         "expires_at": None,
         "examples": 100,
+        "file_type": "jsonl",
         "format": "prompt_completion",
         "columns": None,
     }

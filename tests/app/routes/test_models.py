@@ -20,6 +20,7 @@ def publish(session: Session, name: str, digest: str = "b" * 64) -> None:
         sha256="c" * 64,
         status=FileStatus.PROCESSED,
         status_details=None,
+        file_type="jsonl",
         example_format="prompt_completion",
         columns=None,
         examples=1,
@@ -27,7 +28,7 @@ def publish(session: Session, name: str, digest: str = "b" * 64) -> None:
     )
     spec = JobSpec(
         base_model=BASE,
-        training_file=FileRef(id=file.id, sha256=file.sha256, examples=1),
+        training_file=FileRef(id=file.id, sha256=file.sha256, examples=1, file_type="jsonl"),
         validation_file=None,
         n_epochs=1,
         batch_size=1,

@@ -14,7 +14,7 @@ BASE = BaseModelEntry(name="base", source=Hub(id="a/b", revision="0" * 40), lear
 
 def resolved(examples: int = 1000, context_tokens: int = 4096, **fields: Any) -> JobSpec:
     request = JobCreate.model_validate({"model": "base", "training_file": "file-1"} | fields)
-    training = FileRef(id="file-1", sha256="0" * 64, examples=examples)
+    training = FileRef(id="file-1", sha256="0" * 64, examples=examples, file_type="jsonl")
     return resolve(request, base=BASE, context_tokens=context_tokens, training=training, validation=None)
 
 

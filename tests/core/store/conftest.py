@@ -98,6 +98,7 @@ def make_file(database: Database) -> MakeFile:
                 sha256=hashlib.sha256(content).hexdigest(),
                 status=FileStatus.PROCESSED,
                 status_details=None,
+                file_type="jsonl",
                 example_format="prompt_completion",
                 columns=None,
                 examples=1,
@@ -139,7 +140,7 @@ def make_job(database: Database, make_file: MakeFile) -> MakeJob:
 def job_spec(file: FileRecord, base_model: str = "tiny") -> JobSpec:
     return JobSpec(
         base_model=base_model,
-        training_file=FileRef(id=file.id, sha256=file.sha256, examples=file.examples),
+        training_file=FileRef(id=file.id, sha256=file.sha256, examples=file.examples, file_type="jsonl"),
         validation_file=None,
         n_epochs=1,
         batch_size=1,

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from core.base_models import read_imported
 from core.jobs import FileRef, JobSpec, LoraSpec, OverLength, PromptFormat
+from core.text.data_files import FileType
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 from worker.messages import Message, StepDone
@@ -54,10 +55,15 @@ def kill_after(step: int) -> RecordingReporter:
     return RecordingReporter(on_message)
 
 
+def file_ref(file_type: FileType = "jsonl") -> FileRef:
+    """Name an uploaded file of which only the type matters."""
+    return FileRef(id="file-1", sha256="0" * 64, examples=0, file_type=file_type)
+
+
 def make_job(**changes: Any) -> JobSpec:
     fields: dict[str, Any] = {
         "base_model": "tiny",
-        "training_file": FileRef(id="file-1", sha256="0" * 64, examples=0),
+        "training_file": file_ref(),
         "validation_file": None,
         "n_epochs": 2,
         "batch_size": 5,
@@ -97,7 +103,7 @@ def write_run(
         {
             "job_id": "ftjob-1",
             "token": 1,
-            "job": make_job(**job),
+            "job": make_job(**{"validation_file": None if validation is None else file_ref()} | job),
             "base_model_folder": str(base),
             "base_model_fingerprint": read_imported(base).fingerprint,
             "base_model_dtype": dtype,
@@ -139,7 +145,12 @@ def render(
     write_lines(validation_file, validation or ())
     return load_data(
         renderer(TextTokenizer.from_folder(base), prompt_loss_weight=prompt_loss_weight, prompt_format=prompt_format),
-        make_job(prompt_format=prompt_format, max_length=max_length, over_length=over_length),
+        make_job(
+            prompt_format=prompt_format,
+            max_length=max_length,
+            over_length=over_length,
+            validation_file=None if validation is None else file_ref(),
+        ),
         training_file=training_file,
         validation_file=None if validation is None else validation_file,
         context_tokens=read_imported(base).context_tokens,

@@ -1,0 +1,74 @@
+"""Checks an uploaded Parquet file in a process of its own, which a hostile file can only bring down alone.
+
+Arrow allocates what a file's pages claim, and is native code. The file is also the child's program: it
+reads the file from its standard input and writes what it found to its standard output.
+"""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from threading import BoundedSemaphore
+from typing import BinaryIO, Final
+
+import orjson
+import structlog
+
+from core.bound import bound
+from core.text.examples import LineProblem
+from core.text.file_check import FileReport, check_file
+
+MEMORY_BYTES: Final = 3 * 2**29  # of address space, libraries included
+CPU_S: Final = 300
+_WAIT_S: Final = 2 * CPU_S
+_AT_ONCE: Final = BoundedSemaphore(2)  # so that uploads together take no more than twice the memory
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+def check_parquet(content: BinaryIO, max_line_bytes: int) -> FileReport:
+    """Check a stored file.
+
+    Args:
+        content: a real file at its beginning, because a process inherits it.
+    """
+    command = bound([sys.executable, "-m", "app.parquet_check", str(max_line_bytes)])
+    # Arrow's own pools reserve address space in gigabytes, which the limit would count
+    environ = os.environ | {"ARROW_DEFAULT_MEMORY_POOL": "system", "OMP_NUM_THREADS": "1"}
+    with _AT_ONCE:
+        try:
+            child = subprocess.run(command, stdin=content, capture_output=True, timeout=_WAIT_S, env=environ)
+        except subprocess.TimeoutExpired:
+            return _unreadable("took too long to read")
+    if child.returncode == 0:
+        return _report_of(child.stdout)
+    _log.warning("reading a Parquet file failed", status=child.returncode, stderr=child.stderr[-2000:].decode())
+    took_too_long = child.returncode in (-signal.SIGXCPU, -signal.SIGKILL)
+    return _unreadable("took too long to read" if took_too_long else "is damaged, or needs too much memory to be read")
+
+
+def main() -> None:
+    """Be the child."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
+    report = check_file(sys.stdin.buffer, "parquet", int(sys.argv[1]))
+    fields = {name: getattr(report, name) for name in ("examples", "format", "columns", "problem_count")}
+    problems = [(problem.line, problem.reason, problem.code) for problem in report.problems]
+    sys.stdout.buffer.write(orjson.dumps({**fields, "problems": problems}))
+
+
+def _report_of(output: bytes) -> FileReport:
+    fields = orjson.loads(output)
+    columns = None if fields["columns"] is None else tuple(fields["columns"])
+    problems = tuple(LineProblem(*problem) for problem in fields["problems"])
+    return FileReport(fields["examples"], fields["format"], columns, problems, fields["problem_count"])
+
+
+def _unreadable(what: str) -> FileReport:
+    problem = LineProblem(1, f"the file {what}; write it anew, or upload it as JSONL or CSV", "malformed_parquet")
+    return FileReport(0, None, None, (problem,), 1)
+
+
+if __name__ == "__main__":
+    main()
