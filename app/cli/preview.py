@@ -14,7 +14,7 @@ from app.schemas.previews import PreviewOut
 from app.services import fine_tuning, hyperparameters, previews
 from app.services.tokenizers import tokenizer_of
 from app.web.preview_page import page
-from app.web.preview_words import Mark, Run, Unit, facts, runs, sentence, visible
+from app.web.preview_words import LINE_END, Mark, Run, Unit, facts, runs, sentence, visible
 from core.errors import InvalidInput, InvalidParameter
 from core.jobs import PromptFormat
 from core.settings import Settings
@@ -117,16 +117,14 @@ def _run(run: Run, width: int) -> Text:
     text = Text(f"\n{INDENT}[{run.label}]", style="not bold")
     column = width  # so that the first token begins a line
     for unit in run.units:
-        lines = _lines(unit)
-        if column + cell_len(lines[0]) + 1 > width:
-            text.append(f"\n{INDENT}")
-            column = len(INDENT)
-        text.append(_BARS[run.mark], style="dim")
-        for index, line in enumerate(lines):
-            if index:
+        for index, line in enumerate(_lines(unit)):
+            bar = "" if index else _BARS[run.mark]
+            if index or column + cell_len(bar + line) > width:
                 text.append(f"\n{INDENT}")
+                column = len(INDENT)
+            text.append(bar, style="dim")
             text.append(line, style=_STYLES[run.mark])
-        column = (len(INDENT) if len(lines) > 1 else column + 1) + cell_len(lines[-1])
+            column = width if line.endswith(LINE_END) else column + cell_len(bar + line)
     if run.unlisted:
         text.append(f" … {run.unlisted:,} more")
     return text
@@ -134,4 +132,5 @@ def _run(run: Run, width: int) -> Text:
 
 def _lines(unit: Unit) -> list[str]:
     """Give a token's text with white space made visible, cut behind its line ends."""
-    return "".join(piece.text + "\n" * piece.ends_line for piece in visible(unit.text)).split("\n")
+    text = "".join(piece.text + "\n" * piece.ends_line for piece in visible(unit.text))
+    return text.removesuffix("\n").split("\n")

@@ -55,6 +55,8 @@ class Piece:
     ends_line: bool = False
 
 
+LINE_END: Final = "↵"
+
 _NOUNS: Final = {
     Reason.PROMPT: "prompt",
     Reason.TEMPLATE: "template",
@@ -83,7 +85,7 @@ def visible(text: str) -> Iterator[Piece]:
         elif part[0] == " ":
             yield Piece("␣" * len(part), is_symbol=True)
         elif part in "\n\r\t":
-            yield Piece({"\n": "↵", "\r": "␍", "\t": "⇥"}[part], is_symbol=True, ends_line=part == "\n")
+            yield Piece({"\n": LINE_END, "\r": "␍", "\t": "⇥"}[part], is_symbol=True, ends_line=part == "\n")
         elif part < " ":
             yield Piece(chr(0x2400 + ord(part)), is_symbol=True)
         else:
