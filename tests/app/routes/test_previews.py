@@ -69,7 +69,7 @@ def test_all_examples_written_out_are_shown(client: TestClient) -> None:
 
 
 def test_a_jobs_whole_body_can_be_posted(client: TestClient, file_id: str) -> None:
-    fields = {
+    fields: dict[str, Any] = {
         "training_file": file_id,
         "suffix": "mine",
         "seed": 1,
