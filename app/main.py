@@ -7,7 +7,18 @@ from fastapi import FastAPI
 
 from app import deps, errors
 from app.middleware import RequestEdge
-from app.routes import api_description, completions, estimates, files, fine_tuning, generate, health, models, render
+from app.routes import (
+    api_description,
+    completions,
+    estimates,
+    files,
+    fine_tuning,
+    generate,
+    health,
+    models,
+    previews,
+    render,
+)
 from app.runtime import Runtime, open_runtime
 from core.settings import Settings
 
@@ -34,6 +45,17 @@ def create_app(settings: Settings, opener: Opener = open_runtime) -> FastAPI:
     )
     app.add_middleware(RequestEdge)
     errors.install(app)
-    for routes in (files, fine_tuning, estimates, models, completions, generate, render, health, api_description):
+    for routes in (
+        files,
+        fine_tuning,
+        estimates,
+        previews,
+        models,
+        completions,
+        generate,
+        render,
+        health,
+        api_description,
+    ):
         app.include_router(routes.router)
     return app

@@ -7,7 +7,7 @@ library, web framework or database. What a command does is the module it calls.
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -107,6 +107,43 @@ def demo(
     from app.cli.demo import run_demo
 
     run_demo(read_settings(), examples)
+
+
+@app.command()
+def preview(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="File of examples.")],
+    model: Annotated[str | None, typer.Option(help="Base model; left out: the first that is served.")] = None,
+    prompt_loss_weight: Annotated[float, typer.Option(min=0, max=1, help="Weight of a prompt's tokens.")] = 0.0,
+    train_on: Annotated[
+        Literal["all_assistant", "last_assistant"], typer.Option(help="Which answers of a conversation.")
+    ] = "all_assistant",
+    prompt_format: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="JSON file with prompt and completion.")
+    ] = None,
+    max_length: Annotated[int | None, typer.Option(min=8, help="Tokens of one example.")] = None,
+    over_length: Annotated[
+        Literal["drop", "truncate_prompt", "error"], typer.Option(help="What becomes of longer ones.")
+    ] = "drop",
+    limit: Annotated[int, typer.Option(min=1, max=100, help="How many examples.")] = 10,
+    after_line: Annotated[int, typer.Option(min=0, help="Begin with the example after this line.")] = 0,
+    html: Annotated[Path | None, typer.Option(dir_okay=False, help="Also write it as a page to this file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a job would train on, token by token, without a server."""
+    from app.cli.config import read_settings
+    from app.cli.preview import read_prompt_format, run_preview
+    from app.schemas.fine_tuning import JobFields
+
+    current = read_settings()
+    fields = JobFields(
+        model=model or current.base_models[0],
+        prompt_loss_weight=prompt_loss_weight,
+        train_on=train_on,
+        prompt_format=read_prompt_format(prompt_format),
+        max_length=max_length,
+        over_length=over_length,
+    )
+    run_preview(current, fields, file, limit=limit, after_line=after_line, html=html, as_json=as_json)
 
 
 @app.command()
