@@ -126,7 +126,8 @@ def _object_of(pairs: list[tuple[str, Any]], line: int) -> dict[str, Any]:
 
 def _refuse_large(digits: str, line: int) -> None:
     if len(digits) > _MAX_DIGITS or not -(2**63) <= int(digits) < 2**64:
-        reason = f"the number {shown(digits)[1:-1]} is too large to be kept exactly; write it as a string"
+        number = digits if len(digits) <= 40 else f"{digits[:40]}..."
+        reason = f"the number {number} is too large to be kept exactly; write it as a string"
         raise LineProblem(line, reason, "number_too_large")
 
 

@@ -17,6 +17,7 @@ MAX_VALUES: Final = 2**23  # cells, each item of a list counting as one
 MAX_TEXT_BYTES: Final = 2**31  # of all rows together, unpacked
 _MAX_CHUNKS: Final = 2**18  # row groups × columns
 _BATCH_ROWS: Final = 64
+_POINTER_BYTES: Final = 8
 _BUFFER_BYTES: Final = 2**16  # read at once of a column, rather than all of its row group
 
 _REMEDIES: Final = {
@@ -26,7 +27,6 @@ _REMEDIES: Final = {
     "decimal": "write it as a string or a double",
     "map": "write it as a struct, or as a list of structs",
     "dictionary": "write it as a plain list of strings",
-    "null": "leave the field out",
 }
 
 
@@ -67,7 +67,7 @@ def read_parquet(content: BinaryIO, max_row_bytes: int) -> Iterator[Example | Li
             if left_bytes < 0:
                 yield _too_large(line, f"more than {MAX_TEXT_BYTES:,} bytes")
                 return
-            for row in _rows(batch, line, max_row_bytes):
+            for row in _rows(pyarrow.types, batch, line, max_row_bytes):
                 yield row if isinstance(row, LineProblem) else _example(row, line)
                 line += 1
     except MemoryError:
@@ -125,19 +125,13 @@ def _odd_type(types: Any, given: Any, depth: int = 0) -> Any | None:
         return next((odd for field in given if (odd := _odd_type(types, field.type, depth + 1)) is not None), None)
     if depth == 0 and types.is_dictionary(given):  # a categorical column, which is decoded
         return _odd_type(types, given.value_type, depth + 1)
-    is_text = types.is_string(given) or types.is_large_string(given)
-    # a list of nulls takes no bytes in the file, however long it is
-    is_null = depth == 0 and types.is_null(given)
-    return (
-        None
-        if is_text or is_null or types.is_boolean(given) or types.is_integer(given) or types.is_floating(given)
-        else given
-    )
+    plain = (types.is_string, types.is_large_string, types.is_boolean, types.is_integer, types.is_floating)
+    return None if types.is_null(given) or any(is_it(given) for is_it in plain) else given
 
 
-def _rows(batch: Any, line: int, max_row_bytes: int) -> Iterator[dict[str, Any] | LineProblem]:
+def _rows(types: Any, batch: Any, line: int, max_row_bytes: int) -> Iterator[dict[str, Any] | LineProblem]:
     """Give a batch's rows as values; its own size is looked at first, as Python's objects take many times that."""
-    if batch.nbytes <= max_row_bytes:
+    if _size_bytes(types, batch) <= max_row_bytes:
         try:
             yield from batch.to_pylist()
             return
@@ -145,7 +139,7 @@ def _rows(batch: Any, line: int, max_row_bytes: int) -> Iterator[dict[str, Any] 
             pass
     for index in range(batch.num_rows):
         row = batch.slice(index, 1)
-        if row.nbytes > max_row_bytes:
+        if _size_bytes(types, row) > max_row_bytes:
             reason = f"the row is larger than {max_row_bytes:,} bytes"
             yield LineProblem(line + index, reason, "line_too_long")
             continue
@@ -155,6 +149,20 @@ def _rows(batch: Any, line: int, max_row_bytes: int) -> Iterator[dict[str, Any] 
             yield LineProblem(line + index, "a text is not UTF-8", "not_utf8")
         else:
             yield values
+
+
+def _size_bytes(types: Any, rows: Any) -> int:
+    """Give what rows take, with a pointer for each item of a list: Arrow needs a bit for true, and none for null."""
+    return int(rows.nbytes) + _POINTER_BYTES * sum(_list_items(types, column) for column in rows.columns)
+
+
+def _list_items(types: Any, values: Any) -> int:
+    if types.is_struct(values.type):
+        return sum(_list_items(types, field) for field in values.flatten())
+    if types.is_nested(values.type):
+        items = values.flatten()
+        return len(items) + _list_items(types, items)
+    return 0
 
 
 def _plain(pyarrow: Any, batch: Any) -> Any:
