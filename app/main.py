@@ -11,6 +11,7 @@ from app.routes import (
     api_description,
     completions,
     estimates,
+    file_reports,
     files,
     fine_tuning,
     generate,
@@ -47,6 +48,7 @@ def create_app(settings: Settings, opener: Opener = open_runtime) -> FastAPI:
     errors.install(app)
     for routes in (
         files,
+        file_reports,
         fine_tuning,
         estimates,
         previews,

@@ -110,6 +110,42 @@ def demo(
 
 
 @app.command()
+def lint(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="File of examples.")],
+    model: Annotated[str | None, typer.Option(help="Base model; left out: the first that is served.")] = None,
+    validation: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Held-out examples.")] = None,
+    max_length: Annotated[int | None, typer.Option(min=8, help="Tokens of one example.")] = None,
+    over_length: Annotated[
+        Literal["drop", "truncate_prompt", "error"], typer.Option(help="What becomes of longer ones.")
+    ] = "drop",
+    prompt_loss_weight: Annotated[float, typer.Option(min=0, max=1, help="Weight of a prompt's tokens.")] = 0.0,
+    train_on: Annotated[
+        Literal["all_assistant", "last_assistant"], typer.Option(help="Which answers of a conversation.")
+    ] = "all_assistant",
+    prompt_format: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="JSON file with prompt and completion.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check a file of training examples without a server; exit 1 when a job with it would fail."""
+    from app.cli.config import read_settings
+    from app.cli.lint import read_prompt_format, run_lint
+    from app.schemas.file_reports import FileReportQuery
+
+    current = read_settings()
+    query = FileReportQuery(
+        model=model or current.base_models[0],
+        max_length=max_length,
+        over_length=over_length,
+        prompt_loss_weight=prompt_loss_weight,
+        train_on=train_on,
+        prompt_format=read_prompt_format(prompt_format),
+    )
+    if not run_lint(current, query, file, validation, as_json=as_json):
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
 def preview(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="File of examples.")],
     model: Annotated[str | None, typer.Option(help="Base model; left out: the first that is served.")] = None,

@@ -7,7 +7,7 @@ engine is fed for a prompt is exactly the beginning of what was trained. Knows n
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import groupby, takewhile
+from itertools import chain, groupby, takewhile
 from typing import Any
 
 from core.errors import ExampleInvalid, ExampleOverLength, InvalidParameter
@@ -185,7 +185,7 @@ class Renderer:
             elif isinstance(example, PromptCompletion):
                 draft = self._prompt_and_completion(example.prompt, example.completion, example.mask_spans)
             else:
-                prompt, completion = self._texts(example)
+                prompt, completion = self.texts(example)
                 prompt, moved = _split_movable(prompt)
                 draft = self._prompt_and_completion(prompt, moved + completion)
         except (TemplateProblem, ChatTemplateProblem) as problem:
@@ -226,7 +226,7 @@ class Renderer:
         except TemplateProblem as problem:
             raise InvalidParameter("variables", str(problem)) from problem
 
-    def _texts(self, example: Columns) -> tuple[str, str]:
+    def texts(self, example: Columns) -> tuple[str, str]:
         """Give prompt and completion by way of the prompt format."""
         if self._prompt_format is None:
             raise TemplateProblem('there is no "prompt" and "completion"; set prompt_format to use other columns')
@@ -320,7 +320,8 @@ class _Draft:
     def add(self, ids: tuple[int, ...], spans: tuple[Span, ...], text: str, weight: float, reason: Reason) -> None:
         """Append a text; ``spans`` count from its beginning."""
         if ids:
-            shifted = tuple((begin + self._chars, end + self._chars) for begin, end in spans)
+            chars = self._chars
+            shifted = tuple((begin + chars, end + chars) for begin, end in spans) if chars else spans
             self.segments.append(Segment(ids, text, weight, reason, shifted))
         self._texts.append(text)
         self._chars += len(text)
@@ -396,4 +397,4 @@ def _structural_texts(tokenizer: TextTokenizer) -> frozenset[str]:
 
 
 def _ids_of(segments: Iterable[Segment]) -> tuple[int, ...]:
-    return tuple(token_id for segment in segments for token_id in segment.ids)
+    return tuple(chain.from_iterable(segment.ids for segment in segments))

@@ -1,0 +1,103 @@
+"""What a file's report means: which files are read, and as which job's settings would render them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import BinaryIO, cast
+
+from pydantic import ValidationError
+
+from app.schemas.file_reports import FileReportQuery
+from app.schemas.fine_tuning import JobFields
+from app.services import fine_tuning, hyperparameters
+from app.services.tokenizers import tokenizer_of
+from core.errors import BaseModelInvalid, BaseModelNotReady, FileNotStored, InvalidParameter
+from core.jobs import PromptFormat
+from core.settings import Settings
+from core.store import files
+from core.store.blobs import BlobStore
+from core.store.db import Session
+from core.store.tables import FileRecord
+from core.text.data_files import FileType, scan_examples
+from core.text.lint.linter import Report, lint
+from core.text.rendering import Renderer
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file to read. ``content`` stands at its beginning."""
+
+    content: BinaryIO
+    type: FileType
+
+
+@contextmanager
+def open_files(
+    session: Session, blobs: BlobStore, file_id: str, query: FileReportQuery
+) -> Iterator[tuple[Source, Source | None]]:
+    """Open a file and the validation file, whatever their status: one with problems is what a report is for.
+
+    Raises:
+        FileNotStored: there is no file of this id.
+        InvalidParameter: there is no such validation file.
+        BlobNotFound: a file's record is there, but its bytes are not.
+    """
+    training = files.get(session, file_id)
+    try:
+        validation = None if query.validation_file is None else files.get(session, query.validation_file)
+    except FileNotStored as error:
+        raise InvalidParameter("validation_file", str(error)) from error
+    with blobs.open(training.sha256) as content:
+        if validation is None:
+            yield _source(content, training), None
+            return
+        with blobs.open(validation.sha256) as other:
+            yield _source(content, training), _source(other, validation)
+
+
+def report(query: FileReportQuery, training: Source, validation: Source | None, *, settings: Settings) -> Report:
+    """Read and lint the files. Needs no session: it can take a minute.
+
+    Raises:
+        ModelNotFound: the deployment does not train this base model.
+        InvalidParameter: ``prompt_format`` is malformed, or ``max_length`` exceeds the base model's context.
+        BaseModelNotReady: the base model is not imported yet, or its chat template is malformed.
+    """
+    tokenizer = tokenizer_of(settings, query.model)
+    context_tokens = fine_tuning.context_tokens_of(settings, query.model)
+    max_length = hyperparameters.max_length_of(
+        JobFields(model=query.model, max_length=query.max_length), context_tokens
+    )
+    try:
+        renderer = Renderer(
+            tokenizer,
+            prompt_loss_weight=query.prompt_loss_weight,
+            train_on=query.train_on,
+            prompt_format=_prompt_format(query.prompt_format),
+        )
+    except BaseModelInvalid as error:
+        raise BaseModelNotReady(str(error)) from error
+    limit = settings.max_line_bytes
+    return lint(
+        scan_examples(training.content, training.type, limit),
+        renderer,
+        max_length=max_length,
+        over_length=query.over_length,
+        validation=None if validation is None else scan_examples(validation.content, validation.type, limit),
+    )
+
+
+def _source(content: BinaryIO, record: FileRecord) -> Source:
+    return Source(content, cast(FileType, record.file_type))
+
+
+def _prompt_format(text: str | None) -> PromptFormat | None:
+    if text is None:
+        return None
+    try:
+        return PromptFormat.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"])) or "the text"
+        reason = f"must be the JSON of an object with prompt and completion; {place}: {first['msg']}"
+        raise InvalidParameter("prompt_format", reason) from error

@@ -1,0 +1,165 @@
+"""What is looked for in a training file and in a validation file, example by example.
+
+Which tokens an example becomes and what is cut to fit is the renderer's, as in training.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+from core.errors import ExampleInvalid, ExampleOverLength
+from core.jobs import OverLength
+from core.text.examples import Example, ExampleFormat, LineProblem, format_of
+from core.text.lint.example_checks import ExampleChecks, compared_text
+from core.text.lint.findings import FileRole, Findings
+from core.text.lint.labels import IMBALANCE
+from core.text.lint.near_duplicates import NearDuplicates
+from core.text.lint.repetitions import ComparedText, Repetitions
+from core.text.lint.statistics import Counts
+from core.text.rendering import RenderedExample, Renderer
+
+COMPARED_EXAMPLES: Final = 200_000  # of the training file
+
+Found = Example | LineProblem
+
+
+class _FileLint:
+    """What either file has: lines that are no examples, and examples that do not fit."""
+
+    def __init__(self, role: FileRole, renderer: Renderer, max_length: int, over_length: OverLength) -> None:
+        self.findings = Findings(role)
+        self._renderer = renderer
+        self._max_length = max_length
+        self._over_length = over_length
+        self._format: ExampleFormat | None = None
+
+    def read(self, lines: Iterable[Found]) -> None:
+        """Read the whole file."""
+        is_empty = True
+        for found in lines:
+            is_empty = False
+            problem = found if isinstance(found, LineProblem) else self._take(found)
+            if problem is not None:
+                self.findings.note(problem.code, problem.line, str(problem))
+        if is_empty:
+            self.findings.note("empty_file", 1, "line 1: the file holds no examples")
+
+    def _take(self, example: Example) -> LineProblem | None:
+        """Render an example and look at it; give its problem if it cannot stand in this file."""
+        own = format_of(example)
+        self._format = self._format or own
+        if own != self._format:
+            reason = f'this line has the format "{own}", but the file began with "{self._format}"'
+            return LineProblem(example.line, reason, "mixed_formats")
+        try:
+            rendered = self._renderer.example(example)
+        except ExampleInvalid as error:
+            self.findings.note("cannot_render", example.line, str(error))
+        else:
+            self._look_at(example, rendered)
+        return None
+
+    def _look_at(self, example: Example, rendered: RenderedExample) -> None:
+        raise NotImplementedError
+
+    def _fit(self, rendered: RenderedExample) -> RenderedExample | None:
+        """Give the example as it fits; None when it is not used, which is noted."""
+        tokens = len(rendered.input_ids)
+        try:
+            fitted = self._renderer.fit(rendered, self._max_length, self._over_length)
+        except ExampleOverLength:
+            self.findings.note("over_length_refused", rendered.line, tokens_over=tokens - self._max_length)
+            return None
+        if fitted is None:
+            self.findings.note("over_length_dropped", rendered.line, tokens_lost=tokens)
+        elif fitted.dropped_tokens:
+            self.findings.note("prompt_truncated", rendered.line, tokens_lost=fitted.dropped_tokens)
+        return fitted
+
+
+class TrainingLint(_FileLint):
+    """Reads a training file; ``seen`` remembers its examples for a comparison."""
+
+    def __init__(self, renderer: Renderer, max_length: int, over_length: OverLength) -> None:
+        super().__init__("training_file", renderer, max_length, over_length)
+        self.counts = Counts(max_length)
+        self.seen = Repetitions()
+        self._checks = ExampleChecks(renderer)
+        self._near = NearDuplicates()
+        self._compared = 0
+
+    def read(self, lines: Iterable[Found]) -> None:
+        """Read the whole file, and note what is known only at its end."""
+        super().read(lines)
+        self._note_near(self._near.finish())
+        self._note_shape()
+        if self.counts.examples and not self.counts.trained:
+            self.findings.note_many("nothing_to_train", 1, ())
+
+    def _look_at(self, example: Example, rendered: RenderedExample) -> None:
+        text = compared_text(rendered)
+        self.counts.add(rendered, text.completion)
+        for code, first in self._checks.find(example, rendered, text):
+            self.findings.note(code, example.line, f"{example.line}: {first}")
+        self._compare(text, example.line)
+        if rendered.prompt_tokens > self._max_length:
+            self.findings.note("prompt_over_max_length", example.line)
+        fitted = self._fit(rendered)
+        if fitted is None:
+            return
+        trained_tokens = fitted.trained_tokens
+        if trained_tokens:
+            self.counts.add_trained(fitted, trained_tokens)
+        else:
+            self.findings.note("no_trained_tokens", example.line)
+
+    def _compare(self, text: ComparedText, line: int) -> None:
+        if self._compared == COMPARED_EXAMPLES:
+            self.findings.note("comparison_capped", line)
+            return
+        self._compared += 1
+        seen = self.seen.add(text, line)
+        if seen.exact is not None:
+            self.findings.note("duplicate", line, f"{line}, repeats line {seen.exact}")
+            return
+        if seen.prompt is not None:
+            self.findings.note("conflicting_completions", line, f"{line}, has the prompt of line {seen.prompt}")
+        self._note_near(self._near.add(text.words, line, seen.normalised))
+
+    def _note_near(self, pairs: Iterable[tuple[int, int]]) -> None:
+        for line, earlier in pairs:
+            self.findings.note("near_duplicate", line, f"{line}, is like line {earlier}")
+
+    def _note_shape(self) -> None:
+        """Note outliers among the lengths, and completions that are labels."""
+        short, long = self.counts.lengths.outliers()
+        if short is not None:
+            self.findings.note_many("very_short", short.count, short.lines, to_tokens=short.nearest)
+        if long is not None:
+            self.findings.note_many("very_long", long.count, long.lines, from_tokens=long.nearest)
+        labels = self.counts.labels.find()
+        if labels is not None:
+            most, least = labels[0].count, labels[-1].count
+            code = "label_imbalance" if most >= IMBALANCE * least else "few_distinct_completions"
+            examples = sum(label.count for label in labels)
+            self.findings.note_many(code, examples, (), labels=len(labels), most=most, least=least)
+
+
+class ValidationLint(_FileLint):
+    """Reads a validation file, and compares it with the training file that was read before."""
+
+    def __init__(self, renderer: Renderer, max_length: int, seen: Repetitions) -> None:
+        super().__init__("validation_file", renderer, max_length, "drop")  # as in training, whatever the policy there
+        self._seen = seen
+
+    def _look_at(self, example: Example, rendered: RenderedExample) -> None:
+        self._fit(rendered)
+        seen = self._seen.find(compared_text(rendered))
+        line = example.line
+        if seen.exact is not None:
+            self.findings.note("validation_overlap", line, f"{line}, is line {seen.exact} of the training file")
+        elif seen.normalised is not None:
+            where = f"{line}, is like line {seen.normalised} of the training file"
+            self.findings.note("validation_overlap_normalised", line, where)
+        elif seen.prompt is not None:
+            where = f"{line}, has the prompt of line {seen.prompt} of the training file"
+            self.findings.note("validation_prompt_overlap", line, where)
