@@ -5,6 +5,7 @@ Renders text only; what the text becomes is ``core.text.rendering``'s.
 
 import re
 from collections.abc import Collection, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from pystache.context import ContextStack, KeyNotFoundError
@@ -16,6 +17,8 @@ from core.jobs import PromptFormat
 
 MAX_RENDERED_CHARS = 2**22
 MAX_SECTIONS = 64  # also bounds how deep rendering recurses
+LOOKUP_CHARS = 32  # a name's look-up takes as long as writing many characters: it tries each enclosing section
+COLUMNS_NAMED = 20  # in an error
 
 # Every {{ must open one of these. pystache's own expression takes time that grows with the fourth power
 # of the white space after a {{ that opens no tag (0.6.8: 22 s for 500 spaces), so it never gets to see one.
@@ -67,6 +70,7 @@ class Template:
         budget = _Budget(self._source_chars)
 
         def resolve(stack: ContextStack, name: str) -> Any:
+            budget.spend(LOOKUP_CHARS)
             value = stack.get(name)
             return _CountedItems(value, budget) if isinstance(value, list) else value
 
@@ -108,8 +112,12 @@ def check_prompt_format(prompt_format: PromptFormat, columns: Collection[str]) -
             raise InvalidParameter(param, "the template names no column; write one as {{name}}")
         missing = [name for name in template.columns if name not in columns]
         if missing:
-            there = ", ".join(columns) or "none"
-            raise InvalidParameter(param, f'not every example has a column "{missing[0]}"; all of them have: {there}')
+            there = [name if len(name) <= 60 else f"{name[:57]}..." for name in islice(columns, COLUMNS_NAMED)]
+            more = ", …" * (len(columns) > COLUMNS_NAMED)
+            reason = (
+                f'not every example has a column "{missing[0]}"; all of them have: {", ".join(there) or "none"}{more}'
+            )
+            raise InvalidParameter(param, reason)
 
 
 def _parse(source: str, param: str) -> Template:
@@ -138,7 +146,10 @@ class _Engine(RenderEngine):  # type: ignore[misc]  # pystache has no types
 
 
 class _Budget:
-    """Counts the text a rendering may produce, from above: a pass through a section counts as the whole template."""
+    """Counts the text a rendering may produce and the work it may take, both from above.
+
+    A pass through a section counts as the whole template, a name's look-up as `LOOKUP_CHARS`.
+    """
 
     def __init__(self, pass_chars: int) -> None:
         self.pass_chars = pass_chars

@@ -1,13 +1,22 @@
+import sys
 from contextlib import suppress
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pystache.context import ContextStack
 
 from core.errors import InvalidParameter
 from core.jobs import PromptFormat
-from core.text.mustache import MAX_RENDERED_CHARS, Template, TemplateProblem, check_prompt_format
+from core.text.mustache import (
+    LOOKUP_CHARS,
+    MAX_RENDERED_CHARS,
+    MAX_SECTIONS,
+    Template,
+    TemplateProblem,
+    check_prompt_format,
+)
 
 
 def test_renders_the_question_references_answer_text() -> None:
@@ -84,6 +93,67 @@ def test_output_is_limited_while_it_is_made(source: str) -> None:
         Template(source).render(values)
 
 
+NESTED: dict[str, Any] = {"a": 1}
+for _ in range(60):
+    NESTED = {"a": NESTED}
+
+
+@pytest.mark.parametrize(
+    ("source", "values"),
+    [
+        ("{{#a}}{{#.}}{{#.}}x{{/.}}{{/.}}{{/a}}", {"a": [[[1] * 100] * 100] * 100}),
+        ("{{#a}}" + "y" * 19_000 + "{{/a}}", {"a": [1] * 100_000}),
+        ("{{#a}}" * 20 + "x" + "{{/a}}" * 20, {"a": [1] * 10}),
+        ("{{#a}}{{/a}}", {"a": [0] * 1_000_000}),
+        ("{{#a}}" + "{{^b}}{{/b}}" * 60 + "{{/a}}", {"a": [0] * 1_000_000, "b": 0}),
+        ("{{#a}}" + "{{! nothing }}" * 1000 + "{{/a}}", {"a": [0] * 1_000_000}),
+        ("{{#a}}{{b.a.a.a.a.a.a}}{{/a}}", {"a": [0] * 1_000_000, "b": {"a": {"a": {"a": {"a": {"a": {"a": ""}}}}}}}),
+        ("{{#a}}{{.}}{{/a}}", {"a": [""] * 1_000_000}),
+        # sections that a number or a text opens cost no pass of their own, but make every look-up inside longer
+        ("{{#b}}" * 62 + "{{#a}}" + "{{c}}" * 3600 + "{{/a}}" + "{{/b}}" * 62, {"a": [1] * 300, "b": 1, "c": ""}),
+        ("{{#b}}" * 62 + "{{c}}" * 3600 + "{{/b}}" * 62, {"b": "y", "c": "y" * 2000}),
+    ],
+)
+def test_the_work_of_rendering_is_limited_whatever_the_data(
+    source: str, values: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lookups = 0
+    get = ContextStack.get
+
+    def counted(stack: ContextStack, name: str) -> Any:
+        nonlocal lookups
+        lookups += 1
+        return get(stack, name)
+
+    monkeypatch.setattr(ContextStack, "get", counted)
+    with pytest.raises(TemplateProblem, match="more than 4,194,304"):
+        Template(source).render(values)
+    assert lookups <= MAX_RENDERED_CHARS // LOOKUP_CHARS
+
+
+@pytest.mark.parametrize(
+    ("source", "values"),
+    [
+        ("{{#a}}" * MAX_SECTIONS + "x" + "{{/a}}" * MAX_SECTIONS, NESTED),
+        ("{{#a}}" * MAX_SECTIONS + "x" + "{{/a}}" * MAX_SECTIONS, {"a": "text"}),
+        ("{{#a}}" + "{{#.}}" * (MAX_SECTIONS - 1) + "x" + "{{/.}}" * (MAX_SECTIONS - 1) + "{{/a}}", {"a": 1}),
+        ("{{^a}}" * MAX_SECTIONS + "x" + "{{/a}}" * MAX_SECTIONS, {"a": None}),
+    ],
+)
+def test_as_many_sections_as_are_allowed_leave_half_of_the_recursion_limit_free(
+    source: str, values: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def at_depth(frames: int) -> str:
+        return at_depth(frames - 1) if frames else Template(source).render(values)
+
+    assert at_depth(sys.getrecursionlimit() // 2) == "x"
+
+
+def test_an_item_inside_a_text_or_a_number_is_not_looked_into() -> None:
+    assert Template("{{#a}}[{{.}}]{{/a}}").render({"a": "xyz"}) == "[xyz]"
+    assert Template("{{#a}}{{#b}}{{.}}{{/b}}{{/a}}").render({"a": {"b": 2}}) == "2"
+
+
 FRAGMENTS = ["{{", "}}", "{{{", "}}}", "#", "^", "/", "a", ".", "=", " ", "\n", ">", "!", "{{#a}}", "{{/a}}", "{{a}}"]
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=3),
@@ -107,6 +177,12 @@ class TestCheckPromptFormat:
             prompt="{{q}} {{#refs}}{{title}} {{.}}{{/refs}}{{^refs}}{{q}}{{/refs}}", completion="{{a.b}}"
         )
         check_prompt_format(prompt_format, ("q", "refs", "a"))
+
+    def test_names_few_of_many_columns(self) -> None:
+        columns = [f"column {n} {'x' * 10_000}" for n in range(1000)]
+        with pytest.raises(InvalidParameter) as caught:
+            check_prompt_format(PromptFormat(prompt="{{q}}", completion="{{a}}"), columns)
+        assert len(str(caught.value)) < 2000
 
     @pytest.mark.parametrize(
         ("prompt", "completion", "param", "part"),
