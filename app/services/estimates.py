@@ -59,7 +59,7 @@ def estimate(
     evaluated_tokens = counts.held_out_tokens * len(evaluated_after(total_steps))
     runs = past_runs(session, spec.base_model)
     machine = machine_of(settings, entry.dtype, runs)
-    problems = [] if counts.examples else ["with this seed all prompts are held out, so nothing is left to train on"]
+    problems: list[str] = []
     memory: Memory | None = None
     seconds: Seconds | None = None
     basis = Basis(kind="unknown", jobs=(), flops_per_s=None, explanation="no job of this base model has finished yet")

@@ -75,6 +75,8 @@ def count(
             scored.add(fitted)
         else:
             trained.add(fitted)
+    if validation is None and not trained.examples:
+        trained, scored = scored, trained  # as the trainer does when all prompts are drawn
     scale = scored_scale = reading.scale
     sampled = reading.is_sampled
     if validation is not None:

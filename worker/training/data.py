@@ -7,7 +7,7 @@ trained on is ``worker.training.plan``.
 import hashlib
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -181,9 +181,10 @@ def load_data(
         Stopped: the trainer was told to stop.
     """
     max_length = min(job.max_length, context_tokens)
-    account = Account()
-    training, scored = _Collector(), _Collector()
-    prompts = PromptKeeper(renderer, job)
+    dropped_lines: list[int] = []
+    untrained_lines: list[int] = []
+    unscored_lines: list[int] = []
+    trained, scored = _Side(renderer, job), _Side(renderer, job)
 
     def rendered(path: Path, file: FileRef) -> Iterator[tuple[Example, RenderedExample]]:
         try:
@@ -196,33 +197,47 @@ def load_data(
     for source, example in rendered(training_file, job.training_file):
         fitted = renderer.fit(example, max_length, job.over_length)
         if fitted is None:
-            account.dropped_lines.append(example.line)
+            dropped_lines.append(example.line)
         elif not fitted.trained_tokens:
-            account.untrained_lines.append(example.line)
-        elif validation_file is None and held_out(prompt_key(example.prompt_ids), job.seed):
-            scored.add(fitted)
+            untrained_lines.append(example.line)
         else:
-            training.add(fitted)
-            prompts.offer(source, fitted)
-            _count(account, fitted)
-    unscored_lines: list[int] = []
-    for _, example in rendered(validation_file, job.validation_file) if validation_file and job.validation_file else ():
+            is_held_out = validation_file is None and held_out(prompt_key(example.prompt_ids), job.seed)
+            (scored if is_held_out else trained).add(source, fitted)
+    if validation_file is None and not trained.account.examples:
+        trained, scored = scored, trained  # of one or two prompts all can be drawn; then none is held out
+    validating = rendered(validation_file, job.validation_file) if validation_file and job.validation_file else ()
+    for source, example in validating:
         # too long to be scored is no reason to fail a job, whatever the policy for training says
         fitted = renderer.fit(example, max_length, "drop")
         if fitted is None:
             unscored_lines.append(example.line)
         else:
-            scored.add(fitted)
+            scored.add(source, fitted)
+    account = replace(trained.account, dropped_lines=dropped_lines, untrained_lines=untrained_lines)
     _require_something_to_learn(account)
-    assert prompts.example_format is not None
+    assert trained.prompts.example_format is not None
     return RunData(
-        training.finish(),
-        scored.finish(),
+        trained.examples.finish(),
+        scored.examples.finish(),
         account,
-        example_format=prompts.example_format,
-        prompts=prompts.prompts,
+        example_format=trained.prompts.example_format,
+        prompts=trained.prompts.prompts,
         unscored_lines=tuple(unscored_lines),
     )
+
+
+class _Side:
+    """Examples that are trained on, or those that are scored, while they come."""
+
+    def __init__(self, renderer: Renderer, job: JobSpec) -> None:
+        self.examples = _Collector()
+        self.account = Account()
+        self.prompts = PromptKeeper(renderer, job)
+
+    def add(self, source: Example, fitted: RenderedExample) -> None:
+        self.examples.add(fitted)
+        self.prompts.offer(source, fitted)
+        _count(self.account, fitted)
 
 
 def _count(account: Account, rendered: RenderedExample) -> None:
@@ -250,9 +265,9 @@ def _require_something_to_learn(account: Account) -> None:
             tuple(account.untrained_lines[:LINES_NAMED]),
         )
     if not account.examples:
-        reason = "; ".join(account.left_out) or "all prompts fell to the held-out tenth"
         raise AllExamplesDropped(
-            f"no example is left to train on: {reason}; raise max_length, shorten the prompts, or use more examples",
+            f"no example is left to train on: {'; '.join(account.left_out)}; "
+            "raise max_length, shorten the prompts, or use more examples",
             tuple(account.dropped_lines[:LINES_NAMED]),
         )
     if not account.completion_tokens:

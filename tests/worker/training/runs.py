@@ -137,6 +137,7 @@ def render(
     prompt_format: PromptFormat | None = None,
     max_length: int = 128,
     over_length: OverLength = "drop",
+    seed: int = 0,
     renderer: type[Renderer] = Renderer,
 ) -> RunData:
     """Render lines as a run would."""
@@ -149,6 +150,7 @@ def render(
             prompt_format=prompt_format,
             max_length=max_length,
             over_length=over_length,
+            seed=seed,
             validation_file=None if validation is None else file_ref(),
         ),
         training_file=training_file,

@@ -57,6 +57,10 @@ class TestHeldOut:
 
         assert not prompts(data.training.lines) & prompts(data.held_out.lines)
 
+    def test_where_all_prompts_are_drawn_none_is_held_out(self, tmp_path: Path, tiny_phi: Path) -> None:
+        sizes = {len(render(tmp_path, tiny_phi, [ONE] * 5, seed=seed).training) for seed in range(40)}
+        assert sizes == {5}
+
     def test_a_validation_file_is_used_instead(self, tmp_path: Path, tiny_phi: Path) -> None:
         data = render(tmp_path, tiny_phi, MANY, validation=MANY[:7])
         assert (len(data.training), len(data.held_out)) == (200, 7)
