@@ -123,8 +123,10 @@ def client(house: House) -> Iterator[TestClient]:
         yield client
 
 
-def upload(client: TestClient, content: bytes = EXAMPLES, purpose: str = "fine-tune") -> httpx2.Response:
-    return client.post("/v1/files", files={"file": ("data.jsonl", content)}, data={"purpose": purpose})
+def upload(
+    client: TestClient, content: bytes = EXAMPLES, purpose: str = "fine-tune", filename: str = "data.jsonl"
+) -> httpx2.Response:
+    return client.post("/v1/files", files={"file": (filename, content)}, data={"purpose": purpose})
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Uploading, listing and deleting files over HTTP, and every way an upload can go wrong."""
 
 import asyncio
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from core.errors import StorageFull
 from core.settings import Settings
 from core.store.blobs import BlobWriter, LocalBlobStore
 from tests.app.conftest import BASE, COLUMNS, EXAMPLES, House, upload
+from tests.tables import parquet_of
 
 
 def test_an_upload_is_checked_and_kept(client: TestClient) -> None:
@@ -69,6 +71,60 @@ def test_an_empty_file_is_an_error_that_says_so(client: TestClient) -> None:
     file = upload(client, b"").json()
     assert file["status"] == "error"
     assert "no examples" in file["status_details"]
+
+
+def test_csv_and_parquet_are_checked_and_kept_as_they_are(client: TestClient) -> None:
+    columns = {"question": ["q", "r"], "references": [[{"title": "t"}], []], "answer": ["a", "b"]}
+    for filename, content, names in (
+        ("train.csv", b"question,answer\nq,a\nr,b\n", ["question", "answer"]),
+        ("train.parquet", parquet_of(columns), ["question", "references", "answer"]),
+    ):
+        file = upload(client, content, filename=filename).json()
+        assert (file["status"], file["file_type"]) == ("processed", filename.removeprefix("train."))
+        assert (file["examples"], file["format"], file["columns"]) == (2, "columns", names)
+        assert client.get(f"/v1/files/{file['id']}/content").content == content
+
+
+def test_broken_lines_of_csv_and_rows_of_parquet_are_named(client: TestClient) -> None:
+    for filename, content, line in (
+        ("train.csv", b'prompt,completion\n"a\nb",c\nd\ne,f\n', 4),
+        ("train.parquet", parquet_of({"prompt": ["a", None, "e"], "completion": ["c", "d", "f"]}), 2),
+    ):
+        file = upload(client, content, filename=filename).json()
+        assert (file["status"], file["examples"]) == ("error", 2)
+        assert file["status_details"].startswith(f"line {line}: ")
+
+
+@pytest.mark.parametrize(
+    ("filename", "content"),
+    [
+        ("train.jsonl", parquet_of({"prompt": ["a"], "completion": ["b"]})),
+        ("train.parquet", EXAMPLES),
+        ("train.parquet", b""),
+        ("train.csv", EXAMPLES),
+        ("train.jsonl", b"PK\x03\x04 and so on"),
+    ],
+)
+def test_a_file_that_is_not_what_its_name_says_is_refused_and_nothing_is_kept(
+    client: TestClient, house: House, filename: str, content: bytes
+) -> None:
+    response = upload(client, content, filename=filename)
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == "file_type_unclear"
+    assert response.json()["error"]["param"] == "file"
+    assert house.stored_bytes() == []
+
+
+def test_parquet_is_refused_where_its_reader_is_not_installed(
+    client: TestClient, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = parquet_of({"prompt": ["a"], "completion": ["b"]})
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    response = upload(client, content, filename="train.parquet")
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == "parquet_not_installed"
+    assert "loramill[tables]" in response.json()["error"]["message"]
+    assert house.stored_bytes() == []
 
 
 @pytest.mark.parametrize("purpose", ["batch", "fine_tune", ""])
