@@ -4,123 +4,29 @@ The only place that does: preview, training, evaluation and inference all come h
 engine is fed for a prompt is exactly the beginning of what was trained. Knows no tensors.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
-from itertools import chain, groupby, takewhile
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, TypeVar
 
 from core.errors import ExampleInvalid, ExampleOverLength, InvalidParameter
 from core.jobs import OverLength, PromptFormat, TrainOn
 from core.text.chat_template import ChatTemplate, ChatTemplateProblem
 from core.text.examples import Chat, Columns, Example, MaskSpan, Message, PromptCompletion
 from core.text.mustache import PromptTemplates, TemplateProblem
+from core.text.rendered import ANSWER, Reason, RenderedExample, RenderedPrompt, Segment, ids_of, truncate
 from core.text.tokenizer import Span, TextTokenizer
+
+__all__ = ["ANSWER", "MOVABLE", "Reason", "RenderedExample", "RenderedPrompt", "Renderer", "Segment"]
+
+Given = TypeVar("Given")
+Got = TypeVar("Got")
 
 # What a prompt format's rendered prompt must not end in: tokenizers put a space at the front of the
 # next word's token, so a model hardly ever saw a space that stands alone before a word.
 MOVABLE = " \t"
-
-
-class Reason(StrEnum):
-    """Why a token is in an example, and so why it has its weight."""
-
-    PROMPT = "prompt"  # given to the model: the user's text, with the chat template's words around it
-    TEMPLATE = "template"  # what the base model wants before a text, or its template writes after an answer
-    COMPLETION = "completion"
-    END = "end"  # closes a completion, so that the model learns to stop
-    MASKED_SPAN = "masked_span"  # part of an answer that the example excludes
-    MESSAGE_WEIGHT = "message_weight"  # an answer whose message has a weight of its own
-    TRUNCATED = "truncated"  # cut off to fit max_length: the model never sees it
-
-
-# What the model is to write itself, whether or not it is trained to.
-ANSWER = frozenset({Reason.COMPLETION, Reason.END, Reason.MASKED_SPAN, Reason.MESSAGE_WEIGHT})
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """Tokens that share a weight and a reason. ``weight`` scales their loss as targets, from 0 to 1.
-
-    ``spans`` are the characters of the example's text that each token stands for.
-    """
-
-    ids: tuple[int, ...]
-    text: str
-    weight: float
-    reason: Reason
-    spans: tuple[Span, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class RenderedPrompt:
-    """What the model is fed for a prompt. ``moved`` is white space at its end that is left to the completion."""
-
-    text: str
-    ids: tuple[int, ...]
-    moved: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class RenderedExample:
-    """One example as the model is trained on it.
-
-    Attributes:
-        line: its line in the training file.
-        text: all of it, as the tokens' spans count characters.
-        segments: in order; those cut off to fit are among them, and only ``dropped_tokens`` counts them.
-        moved: white space that was moved from the prompt's end to the completion's beginning.
-    """
-
-    line: int
-    text: str
-    segments: tuple[Segment, ...]
-    moved: str = ""
-
-    @property
-    def kept(self) -> Iterable[Segment]:
-        """The segments that the model sees."""
-        return (segment for segment in self.segments if segment.reason is not Reason.TRUNCATED)
-
-    @property
-    def input_ids(self) -> tuple[int, ...]:
-        """All ids that the model sees, in order."""
-        return _ids_of(self.kept)
-
-    @property
-    def weights(self) -> tuple[float, ...]:
-        """One weight per id, as a target: ``weights[i]`` scales the loss of predicting ``input_ids[i]``.
-
-        With ids (5, 6, 7, 2), of which 5 and 6 are prompt and 2 is EOS, and a prompt loss weight of
-        0.1: (0.0, 0.1, 1.0, 1.0). The first token has nothing before it, so nothing predicts it.
-        """
-        weights = tuple(segment.weight for segment in self.kept for _ in segment.ids)
-        return (0.0, *weights[1:]) if weights else ()
-
-    @property
-    def prompt_ids(self) -> tuple[int, ...]:
-        """What inference feeds for this example's prompt: all ids before the first answer."""
-        return _ids_of(takewhile(lambda segment: segment.reason not in ANSWER, self.kept))
-
-    @property
-    def completion_tokens(self) -> int:
-        """Tokens that the model is to write itself, closing tokens included."""
-        return sum(len(segment.ids) for segment in self.kept if segment.reason in ANSWER)
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Tokens that are given to the model."""
-        return len(self.input_ids) - self.completion_tokens
-
-    @property
-    def trained_tokens(self) -> int:
-        """Targets with a weight above zero."""
-        return sum(weight > 0 for weight in self.weights)
-
-    @property
-    def dropped_tokens(self) -> int:
-        """Tokens that were cut off to fit."""
-        return sum(len(segment.ids) for segment in self.segments if segment.reason is Reason.TRUNCATED)
 
 
 class Renderer:
@@ -165,10 +71,11 @@ class Renderer:
         if isinstance(source, Mapping):
             return self._prompt_of_variables(source)
         try:
-            draft = self._conversation(source, add_generation_prompt=True)
+            pieces = self._cut(source, add_generation_prompt=True)
+            draft = self._conversation(source, pieces, add_generation_prompt=True)
         except ChatTemplateProblem as problem:
             raise InvalidParameter("messages", str(problem)) from problem
-        return RenderedPrompt(draft.text, _ids_of(draft.segments))
+        return RenderedPrompt(draft.text, ids_of(draft.segments))
 
     def example(self, example: Example) -> RenderedExample:
         """Render an example for training.
@@ -176,21 +83,19 @@ class Renderer:
         Raises:
             ExampleInvalid: it cannot be rendered; ``lines`` names its line.
         """
-        try:
-            if self._prompt_format is not None and not isinstance(example, Columns):
-                raise TemplateProblem("a prompt format applies to columns only; leave it out for this file")
-            moved = ""
-            if isinstance(example, Chat):
-                draft = self._conversation(example.messages, add_generation_prompt=False)
-            elif isinstance(example, PromptCompletion):
-                draft = self._prompt_and_completion(example.prompt, example.completion, example.mask_spans)
-            else:
-                prompt, completion = self.texts(example)
-                prompt, moved = _split_movable(prompt)
-                draft = self._prompt_and_completion(prompt, moved + completion)
-        except (TemplateProblem, ChatTemplateProblem) as problem:
-            raise ExampleInvalid(f"line {example.line}: {problem}", (example.line,)) from problem
-        return RenderedExample(example.line, draft.text, tuple(draft.segments), moved)
+        return self._assemble(self._write(example))
+
+    def examples(self, batch: Sequence[Example]) -> list[RenderedExample | ExampleInvalid]:
+        """Render many examples as `example` does, and tokenise their texts on all cores at once.
+
+        Each is given in its place, one that cannot be rendered as the error that `example` raises.
+        """
+        written = [_or_error(self._write, example) for example in batch]
+        ahead = copy(self)
+        ahead._tokenizer = self._tokenizer.ahead_of(
+            piece for one in written if isinstance(one, _Written) for piece in one.pieces
+        )
+        return [_or_error(ahead._assemble, one) for one in written]
 
     def fit(self, rendered: RenderedExample, max_length: int, over_length: OverLength) -> RenderedExample | None:
         """Apply the length policy; a completion is never cut.
@@ -211,12 +116,12 @@ class Renderer:
                 "raise max_length, shorten the example, or choose another over_length",
                 (rendered.line,),
             )
-        return _truncate(rendered, tokens - max_length) if over_length == "truncate_prompt" else None
+        return truncate(rendered, tokens - max_length) if over_length == "truncate_prompt" else None
 
     def _prompt_of(self, text: str, moved: str = "") -> RenderedPrompt:
         draft = _Draft()
         self._open(draft, text)
-        return RenderedPrompt(draft.text, _ids_of(draft.segments), moved)
+        return RenderedPrompt(draft.text, ids_of(draft.segments), moved)
 
     def _prompt_of_variables(self, variables: Mapping[str, Any]) -> RenderedPrompt:
         if self._prompt_format is None:
@@ -235,7 +140,30 @@ class Renderer:
             raise TemplateProblem("prompt_format.completion gives an empty text")
         return self._prompt_format.prompt.render(example.values), completion
 
-    def _prompt_and_completion(self, prompt: str, completion: str, mask_spans: Sequence[MaskSpan] = ()) -> "_Draft":
+    def _write(self, example: Example) -> "_Written":
+        """Run the templates; tokenises nothing."""
+        with _naming(example.line):
+            if isinstance(example, Columns):
+                prompt, completion = self.texts(example)
+                prompt, moved = _split_movable(prompt)
+                return _Written(example, (prompt, moved + completion), moved)
+            if self._prompt_format is not None:
+                raise TemplateProblem("a prompt format applies to columns only; leave it out for this file")
+            if isinstance(example, PromptCompletion):
+                return _Written(example, (example.prompt, example.completion))
+            return _Written(example, tuple(self._cut(example.messages, add_generation_prompt=False)))
+
+    def _assemble(self, written: "_Written") -> RenderedExample:
+        example = written.example
+        with _naming(example.line):
+            if isinstance(example, Chat):
+                draft = self._conversation(example.messages, written.pieces, add_generation_prompt=False)
+            else:
+                masked = example.mask_spans if isinstance(example, PromptCompletion) else ()
+                draft = self._prompt_and_completion(*written.pieces, masked)
+        return RenderedExample(example.line, draft.text, tuple(draft.segments), written.moved)
+
+    def _prompt_and_completion(self, prompt: str, completion: str, mask_spans: Sequence[MaskSpan]) -> "_Draft":
         eos_id = self._tokenizer.eos_id
         eos_text = self._tokenizer.token_text(eos_id)
         ids, spans = self._tokenizer.encode_spans(completion)
@@ -247,12 +175,18 @@ class Renderer:
         draft.add((eos_id,), ((0, len(eos_text)),), eos_text, 1.0, Reason.END)
         return draft
 
-    def _conversation(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> "_Draft":
+    def _cut(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> list[str]:
         if self._chat_template is None:
             raise ChatTemplateProblem("the base model has no chat template; use prompt and completion instead")
         self._refuse_structural_texts(messages)
+        return self._chat_template.cut(messages, add_generation_prompt=add_generation_prompt)
+
+    def _conversation(
+        self, messages: Sequence[Message], pieces: Sequence[str], *, add_generation_prompt: bool
+    ) -> "_Draft":
+        """Tokenise a conversation in the pieces that it was cut into."""
         answers = [message for message in messages if message.role == "assistant"]
-        first, *others = self._chat_template.cut(messages, add_generation_prompt=add_generation_prompt)
+        first, *others = pieces
         draft = _Draft()
         self._open(draft, first)
         for index, message in enumerate(answers):
@@ -305,6 +239,15 @@ class Renderer:
                     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """An example as the texts that are tokenised one by one: prompt and completion, or a conversation's pieces."""
+
+    example: Example
+    pieces: tuple[str, ...]
+    moved: str = ""
+
+
 class _Draft:
     """A sequence while it is put together; counts the spans of each part from the sequence's beginning."""
 
@@ -352,29 +295,23 @@ class _Draft:
             self.segments.append(Segment(ids[part], shown, *kind, at))
 
 
-def _truncate(rendered: RenderedExample, excess: int) -> RenderedExample | None:
-    """Mark the first ``excess`` prompt tokens as cut off, behind what the base model wants before any text."""
-    segments = list(rendered.segments)
-    first = next((n for n, segment in enumerate(segments) if segment.reason is Reason.PROMPT), len(segments))
-    prompt = list(takewhile(lambda segment: segment.reason is Reason.PROMPT, segments[first:]))
-    if any(segment.reason is not Reason.TEMPLATE for segment in segments[:first]):
-        return None
-    if sum(len(segment.ids) for segment in prompt) <= excess:
-        return None
-    parts: list[Segment] = []
-    for segment in prompt:
-        cut = min(excess, len(segment.ids))
-        excess -= cut
-        if cut:
-            parts.append(replace(_part(rendered.text, segment, 0, cut), weight=0.0, reason=Reason.TRUNCATED))
-        if cut < len(segment.ids):
-            parts.append(_part(rendered.text, segment, cut, len(segment.ids)))
-    return replace(rendered, segments=(*segments[:first], *parts, *segments[first + len(prompt) :]))
+@contextmanager
+def _naming(line: int) -> Iterator[None]:
+    """Turn what is wrong with an example into an error that names its line."""
+    try:
+        yield
+    except (TemplateProblem, ChatTemplateProblem) as problem:
+        raise ExampleInvalid(f"line {line}: {problem}", (line,)) from problem
 
 
-def _part(text: str, segment: Segment, begin: int, end: int) -> Segment:
-    spans = segment.spans[begin:end]
-    return replace(segment, ids=segment.ids[begin:end], text=text[spans[0][0] : spans[-1][1]], spans=spans)
+def _or_error(step: Callable[[Given], Got], given: Given | ExampleInvalid) -> Got | ExampleInvalid:
+    """Take a step, or give the error of this step or of an earlier one."""
+    if isinstance(given, ExampleInvalid):
+        return given
+    try:
+        return step(given)
+    except ExampleInvalid as error:
+        return error
 
 
 def _shifted(spans: Sequence[MaskSpan], answer: str, content: str) -> list[MaskSpan]:
@@ -394,7 +331,3 @@ def _structural_texts(tokenizer: TextTokenizer) -> frozenset[str]:
     ends = {tokenizer.token_text(token_id) for token_id in tokenizer.end_ids}
     written = {text for text in tokenizer.control_texts if text in (tokenizer.chat_template or "")}
     return frozenset(ends | written)
-
-
-def _ids_of(segments: Iterable[Segment]) -> tuple[int, ...]:
-    return tuple(chain.from_iterable(segment.ids for segment in segments))

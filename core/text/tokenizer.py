@@ -5,11 +5,12 @@ Knows nothing of examples, weights or prompts; needs no model library.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from core.errors import BaseModelInvalid
 
@@ -43,6 +44,7 @@ class TextTokenizer:
         backend.no_truncation()
         backend.no_padding()
         self._backend = backend
+        self._known: Mapping[str, Encoding] = {}  # see `ahead_of`
         self.digest = digest
         self.special_tokens = {role: text for role in SPECIAL_ROLES if (text := _token_text(config.get(role)))}
         self.control_texts = frozenset(
@@ -92,8 +94,15 @@ class TextTokenizer:
 
         Tokens that share a character have it both: "é" as two tokens has the spans (0, 1) and (0, 1).
         """
-        encoding = self._backend.encode(text, add_special_tokens=False)
+        encoding = self._known.get(text) or self._backend.encode(text, add_special_tokens=False)
         return tuple(encoding.ids), tuple(encoding.offsets)
+
+    def ahead_of(self, texts: Iterable[str]) -> "TextTokenizer":
+        """Give this tokenizer with the spans of some texts at hand, found on all cores at once."""
+        distinct = list(dict.fromkeys(texts))
+        ahead = copy(self)
+        ahead._known = dict(zip(distinct, self._backend.encode_batch(distinct, add_special_tokens=False), strict=True))
+        return ahead
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """Give the text of ids; bytes that are not UTF-8 become U+FFFD."""

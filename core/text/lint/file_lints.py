@@ -3,12 +3,20 @@
 Which tokens an example becomes and what is cut to fit is the renderer's, as in training.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from core.errors import ExampleInvalid, ExampleOverLength
 from core.jobs import OverLength
-from core.text.examples import Example, ExampleFormat, LineProblem, format_of
+from core.text.examples import (
+    Chat,
+    Columns,
+    Example,
+    ExampleFormat,
+    LineProblem,
+    PromptCompletion,
+    format_of,
+)
 from core.text.lint.example_checks import ExampleChecks, compared_text
 from core.text.lint.findings import FileRole, Findings
 from core.text.lint.labels import IMBALANCE
@@ -18,6 +26,10 @@ from core.text.lint.statistics import Counts
 from core.text.rendering import RenderedExample, Renderer
 
 COMPARED_EXAMPLES: Final = 200_000  # of the training file
+
+# What is rendered at once: enough to occupy all cores, little enough to be held.
+BATCH_EXAMPLES: Final = 256
+BATCH_CHARS: Final = 2**20
 
 Found = Example | LineProblem
 
@@ -35,28 +47,33 @@ class _FileLint:
     def read(self, lines: Iterable[Found]) -> None:
         """Read the whole file."""
         is_empty = True
-        for found in lines:
+        for batch in _batches(map(self._checked, lines)):
             is_empty = False
-            problem = found if isinstance(found, LineProblem) else self._take(found)
-            if problem is not None:
-                self.findings.note(problem.code, problem.line, str(problem))
+            rendered = iter(self._renderer.examples([one for one in batch if not isinstance(one, LineProblem)]))
+            for one in batch:
+                if isinstance(one, LineProblem):
+                    self.findings.note(one.code, one.line, str(one))
+                else:
+                    self._take(one, next(rendered))
         if is_empty:
             self.findings.note("empty_file", 1, "line 1: the file holds no examples")
 
-    def _take(self, example: Example) -> LineProblem | None:
-        """Render an example and look at it; give its problem if it cannot stand in this file."""
-        own = format_of(example)
+    def _checked(self, found: Found) -> Found:
+        """Refuse an example that has another format than the file's first."""
+        if isinstance(found, LineProblem):
+            return found
+        own = format_of(found)
         self._format = self._format or own
-        if own != self._format:
-            reason = f'this line has the format "{own}", but the file began with "{self._format}"'
-            return LineProblem(example.line, reason, "mixed_formats")
-        try:
-            rendered = self._renderer.example(example)
-        except ExampleInvalid as error:
-            self.findings.note("cannot_render", example.line, str(error))
+        if own == self._format:
+            return found
+        reason = f'this line has the format "{own}", but the file began with "{self._format}"'
+        return LineProblem(found.line, reason, "mixed_formats")
+
+    def _take(self, example: Example, rendered: RenderedExample | ExampleInvalid) -> None:
+        if isinstance(rendered, ExampleInvalid):
+            self.findings.note("cannot_render", example.line, str(rendered))
         else:
             self._look_at(example, rendered)
-        return None
 
     def _look_at(self, example: Example, rendered: RenderedExample) -> None:
         raise NotImplementedError
@@ -163,3 +180,29 @@ class ValidationLint(_FileLint):
         elif seen.prompt is not None:
             where = f"{line}, has the prompt of line {seen.prompt} of the training file"
             self.findings.note("validation_prompt_overlap", line, where)
+
+
+def _batches(lines: Iterable[Found]) -> Iterator[list[Found]]:
+    batch: list[Found] = []
+    chars = 0
+    for found in lines:
+        batch.append(found)
+        chars += _chars_of(found)
+        if len(batch) == BATCH_EXAMPLES or chars >= BATCH_CHARS:
+            yield batch
+            batch, chars = [], 0
+    if batch:
+        yield batch
+
+
+def _chars_of(found: Found) -> int:
+    """Count the characters of an example's own texts, for a bound on what a batch holds."""
+    match found:
+        case PromptCompletion():
+            return len(found.prompt) + len(found.completion)
+        case Chat():
+            return sum(len(message.content) for message in found.messages)
+        case Columns():
+            return sum(len(value) for value in found.values.values() if isinstance(value, str))
+        case LineProblem():
+            return 0

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import core.text
 from core.jobs import PromptFormat
@@ -20,6 +22,7 @@ from core.text.lint.linter import Report, lint
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 from tests.core.text.lint.conftest import Linting
+from tests.core.text.test_rendering_batches import CHATS, COLUMNS, PAIRS
 
 # Prompts and completions that have nothing to do with each other.
 PLAIN = [
@@ -338,4 +341,21 @@ class TestStreaming:
 
         report = lint(examples(), Renderer(byte_tokenizer), max_length=2048, over_length="drop")
         assert report.statistics.examples == 3000
-        assert most < 10
+        assert most <= 2 * file_lints.BATCH_EXAMPLES  # the batch at work, and the one that is gathered
+
+
+class TestAnyText:
+    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(examples=st.lists(PAIRS | CHATS | COLUMNS, max_size=8), max_length=st.integers(1, 60))
+    def test_no_example_can_break_a_lint(
+        self, any_tokenizer: TextTokenizer, examples: list[Example], max_length: int
+    ) -> None:
+        renderer = Renderer(any_tokenizer)
+        report = lint(examples, renderer, max_length=max_length, over_length="truncate_prompt", validation=examples)
+        left_out = sum(
+            finding.count
+            for finding in report.findings
+            if finding.file == "training_file"
+            and finding.code in {"mixed_formats", "cannot_render", "over_length_dropped", "no_trained_tokens"}
+        )
+        assert report.statistics.trained.examples + left_out == len(examples)
