@@ -205,7 +205,7 @@ def _message(turn: Any, place: str, line: int) -> Message:
         raise LineProblem(line, reason, "empty_completion")
     weight = turn.get("weight", 1)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 1:
-        raise LineProblem(line, f"{place}.weight must be a number from 0 to 1, not {shown(weight)}")
+        raise LineProblem(line, f"{place}.weight must be a number from 0 to 1, not {shown(weight)}", "weight")
     return Message(role, content, float(weight), _mask_spans(turn, content, f"{place}.", line))
 
 

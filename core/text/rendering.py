@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any, TypeVar
 
@@ -21,7 +22,6 @@ from core.text.tokenizer import Span, TextTokenizer
 
 __all__ = ["ANSWER", "MOVABLE", "Reason", "RenderedExample", "RenderedPrompt", "Renderer", "Segment"]
 
-Given = TypeVar("Given")
 Got = TypeVar("Got")
 
 # What a prompt format's rendered prompt must not end in: tokenizers put a space at the front of the
@@ -90,12 +90,12 @@ class Renderer:
 
         Each is given in its place, one that cannot be rendered as the error that `example` raises.
         """
-        written = [_or_error(self._write, example) for example in batch]
+        written = [_or_error(partial(self._write, example)) for example in batch]
         ahead = copy(self)
         ahead._tokenizer = self._tokenizer.ahead_of(
             piece for one in written if isinstance(one, _Written) for piece in one.pieces
         )
-        return [_or_error(ahead._assemble, one) for one in written]
+        return [one if isinstance(one, ExampleInvalid) else _or_error(partial(ahead._assemble, one)) for one in written]
 
     def fit(self, rendered: RenderedExample, max_length: int, over_length: OverLength) -> RenderedExample | None:
         """Apply the length policy; a completion is never cut.
@@ -132,7 +132,11 @@ class Renderer:
             raise InvalidParameter("variables", str(problem)) from problem
 
     def texts(self, example: Columns) -> tuple[str, str]:
-        """Give prompt and completion by way of the prompt format."""
+        """Give prompt and completion by way of the prompt format, with whatever white space they have.
+
+        Raises:
+            TemplateProblem: there is no prompt format, or it fails on these columns.
+        """
         if self._prompt_format is None:
             raise TemplateProblem('there is no "prompt" and "completion"; set prompt_format to use other columns')
         completion = self._prompt_format.completion.render(example.values)
@@ -160,7 +164,8 @@ class Renderer:
                 draft = self._conversation(example.messages, written.pieces, add_generation_prompt=False)
             else:
                 masked = example.mask_spans if isinstance(example, PromptCompletion) else ()
-                draft = self._prompt_and_completion(*written.pieces, masked)
+                prompt, completion = written.pieces
+                draft = self._prompt_and_completion(prompt, completion, masked)
         return RenderedExample(example.line, draft.text, tuple(draft.segments), written.moved)
 
     def _prompt_and_completion(self, prompt: str, completion: str, mask_spans: Sequence[MaskSpan]) -> "_Draft":
@@ -304,12 +309,10 @@ def _naming(line: int) -> Iterator[None]:
         raise ExampleInvalid(f"line {line}: {problem}", (line,)) from problem
 
 
-def _or_error(step: Callable[[Given], Got], given: Given | ExampleInvalid) -> Got | ExampleInvalid:
-    """Take a step, or give the error of this step or of an earlier one."""
-    if isinstance(given, ExampleInvalid):
-        return given
+def _or_error(step: Callable[[], Got]) -> Got | ExampleInvalid:
+    """Give what a step gives, or the error that it raises."""
     try:
-        return step(given)
+        return step()
     except ExampleInvalid as error:
         return error
 

@@ -67,6 +67,10 @@ class TestLines:
             (b'{"prompt": "a", "completion": ""}', "empty_completion"),
             (b'{"prompt": "a", "completion": " \\n\\t"}', "empty_completion"),
             (b'{"messages": [{"role": "user", "content": "a"}]}', "role_order"),
+            (
+                b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 2}]}',
+                "weight",
+            ),
             (b'{"prompt": "a", "completion": "b", "mask_spans": [[0, 9]]}', "mask_span"),
             (b'{"a": %s1%s}' % (b"[" * 99, b"]" * 99), "nested_too_deeply"),
             (b'{"a": %s}' % (b"9" * 30), "number_too_large"),
