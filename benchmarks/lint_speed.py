@@ -30,11 +30,10 @@ MAX_LENGTH = 2048
 def write_examples(path: Path, examples: int) -> None:
     """Write prompts of 45 and completions of 55 words at the median, log-normally spread.
 
-    The words are drawn from this project's own pages, each as often as it stands there.
+    The words are those of the licence, each drawn as often as it stands there.
     """
     rng = random.Random(SEED)
-    pages = (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))
-    words = re.findall(r"[A-Za-z]+[,.]?", " ".join(page.read_text("utf-8") for page in sorted(pages)))
+    words = re.findall(r"[A-Za-z]+[,.]?", (ROOT / "LICENSE").read_text("utf-8"))
 
     def text(median_words: int) -> str:
         return " ".join(rng.choices(words, k=max(1, round(rng.lognormvariate(0, 0.8) * median_words))))
