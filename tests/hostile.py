@@ -273,6 +273,7 @@ def odd_form(random: Random) -> Form:
     return Form(kind, body)
 
 
+# A kind with many variants stands here several times.
 UPLOADS: Sequence[Callable[[Random], File | Form]] = (
     deep_lists,
     deep_objects,
@@ -292,6 +293,7 @@ UPLOADS: Sequence[Callable[[Random], File | Form]] = (
     many_messages,
     many_spans,
     csv_quotes,
+    csv_quotes,
     csv_columns,
     csv_fields,
     csv_header,
@@ -302,10 +304,15 @@ UPLOADS: Sequence[Callable[[Random], File | Form]] = (
     flipped_footer,
     lying_parquet,
     parquet_bomb,
+    parquet_bomb,
+    parquet_bomb,
     parquet_types,
     parquet_deep,
     parquet_numbers,
     misnamed,
+    odd_form,
+    odd_form,
+    odd_form,
     odd_form,
 )
 

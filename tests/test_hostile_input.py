@@ -9,7 +9,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -134,11 +134,9 @@ def assert_unharmed(api: Api, warm_bytes: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(EACH))
-@pytest.mark.parametrize("kind", UPLOADS, ids=lambda kind: kind.__name__)
-def test_a_hostile_upload_is_refused_or_kept_as_an_error(
-    api: Api, warm_bytes: int, kind: Callable[[Random], File | Form], seed: int
-) -> None:
-    made = kind(Random(f"{SEED} {kind.__name__} {seed}"))
+@pytest.mark.parametrize("kind", range(len(UPLOADS)), ids=lambda kind: UPLOADS[kind].__name__)
+def test_a_hostile_upload_is_refused_or_kept_as_an_error(api: Api, warm_bytes: int, kind: int, seed: int) -> None:
+    made = UPLOADS[kind](Random(f"{SEED} {kind} {seed}"))
     if isinstance(made, Form):
         status, answer = api.ask("/v1/files", made.body, made.content_type)
     else:
@@ -146,6 +144,7 @@ def test_a_hostile_upload_is_refused_or_kept_as_an_error(
     if status == 200:
         assert answer["status"] == "error" or (isinstance(made, File) and made.is_harmless)
         assert len(answer["status_details"] or "") < 20_000
+        assert api.ask(f"/v1/files/{answer['id']}/report?model={TINY}")[0] < 500
     else:
         assert 400 <= status < 500
         assert answer["error"]["message"]

@@ -17,7 +17,7 @@ from core.settings import Settings
 from core.store import files
 from core.store.blobs import BlobStore
 from core.store.db import Session
-from core.store.tables import FileRecord
+from core.store.tables import FileRecord, FileStatus
 from core.text.data_files import FileType, scan_examples
 from core.text.lint.linter import Report, lint
 from core.text.rendering import Renderer
@@ -37,9 +37,11 @@ def open_files(
 ) -> Iterator[tuple[Source, Source | None]]:
     """Open a file and the validation file, whatever their status: one with problems is what a report is for.
 
+    Parquet with problems is the exception: damage that brings its reader down must not reach this process.
+
     Raises:
         FileNotStored: there is no file of this id.
-        InvalidParameter: there is no such validation file.
+        InvalidParameter: there is no such validation file, or one of the files is Parquet with problems.
         BlobNotFound: a file's record is there, but its bytes are not.
     """
     training = files.get(session, file_id)
@@ -49,10 +51,10 @@ def open_files(
         raise InvalidParameter("validation_file", str(error)) from error
     with blobs.open(training.sha256) as content:
         if validation is None:
-            yield _source(content, training), None
+            yield _source(content, training, "file_id"), None
             return
         with blobs.open(validation.sha256) as other:
-            yield _source(content, training), _source(other, validation)
+            yield _source(content, training, "file_id"), _source(other, validation, "validation_file")
 
 
 def report(query: FileReportQuery, training: Source, validation: Source | None, *, settings: Settings) -> Report:
@@ -87,7 +89,13 @@ def report(query: FileReportQuery, training: Source, validation: Source | None, 
     )
 
 
-def _source(content: BinaryIO, record: FileRecord) -> Source:
+def _source(content: BinaryIO, record: FileRecord, param: str) -> Source:
+    if record.file_type == "parquet" and record.status is not FileStatus.PROCESSED:
+        raise InvalidParameter(
+            param,
+            f"{record.id} is Parquet with problems, of which there is no report: mend them "
+            f"and upload it anew, or upload it as JSONL or CSV; {record.status_details}",
+        )
     return Source(content, cast(FileType, record.file_type))
 
 

@@ -55,7 +55,9 @@ def read_parquet(content: BinaryIO, max_row_bytes: int) -> Iterator[Example | Li
     line = 1
     try:
         # without the buffer, a whole row group would be read into memory at once
-        file = pyarrow.parquet.ParquetFile(content, buffer_size=_BUFFER_BYTES, pre_buffer=False)
+        file = pyarrow.parquet.ParquetFile(
+            content, buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
+        )
         problem = _size_problem(file.metadata) or _schema_problem(pyarrow, file.schema_arrow)
         if problem is not None:
             yield problem

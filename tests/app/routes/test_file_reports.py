@@ -8,6 +8,7 @@ from starlette.testclient import TestClient
 
 from tests.app.conftest import BASE, CONTEXT_TOKENS, House, upload
 from tests.byte_tokenizer import write_byte_tokenizer
+from tests.tables import parquet_of
 
 GOOD = b'{"prompt": "Which is the largest?", "completion": " The blue one."}\n'
 AGAIN = GOOD + b'{"prompt": "Where do they live?", "completion": " In the far north."}\n' + GOOD
@@ -73,6 +74,24 @@ def test_over_long_lines_are_reported_without_being_read(client: TestClient, hou
         body = report(client, file_id).json()
     assert (body["findings"][0]["code"], body["findings"][0]["lines"]) == ("line_too_long", [2])
     assert body["examples"] == 2
+
+
+def test_parquet_with_problems_is_not_read_again_in_this_process(client: TestClient) -> None:
+    good = file_of(client, AGAIN)
+    broken = upload(client, b"PAR1 and no more", filename="x.parquet").json()
+    for response, param in (
+        (report(client, broken["id"]), "file_id"),
+        (report(client, good, validation_file=broken["id"]), "validation_file"),
+    ):
+        assert response.status_code == 400
+        assert response.json()["error"]["param"] == param
+        assert "line 1: the file is damaged" in response.json()["error"]["message"]
+
+
+def test_parquet_without_problems_has_a_report(client: TestClient) -> None:
+    content = parquet_of({"prompt": ["a", "b"], "completion": ["c", "d"]})
+    file_id = upload(client, content, filename="x.parquet").json()["id"]
+    assert report(client, file_id).json()["examples"] == 2
 
 
 def test_a_validation_file_is_compared(client: TestClient) -> None:

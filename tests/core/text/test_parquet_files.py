@@ -182,6 +182,15 @@ def test_a_damaged_file_is_one_problem(content: bytes) -> None:
     assert only_problem(content).code == "malformed_parquet"
 
 
+def test_a_changed_byte_shows_where_the_file_has_checksums() -> None:
+    how = {"compression": "none", "use_dictionary": False, "write_statistics": False, "write_page_checksum": True}
+    content = parquet_of({"a": ["needle"]}, **how)
+    assert read(content) == [Columns(1, {"a": "needle"})]
+    page = content.index(b"needle")
+    changed = content[:page] + b"N" + content[page + 1 :]
+    assert only_problem(changed).code == "malformed_parquet"
+
+
 def test_where_pyarrow_is_missing_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ParquetNotInstalled, match=r"pip install 'loramill\[tables\]'"):
