@@ -320,7 +320,7 @@ def _or_error(step: Callable[[], Got]) -> Got | ExampleInvalid:
 def _shifted(spans: Sequence[MaskSpan], answer: str, content: str) -> list[MaskSpan]:
     """Count masked characters in an answer as the chat template writes it, which may strip the message's content."""
     offset = (len(answer) - len(answer.lstrip())) - (len(content) - len(content.lstrip()))
-    return [(begin + offset, end + offset) for begin, end in spans]
+    return [(max(0, begin + offset), max(0, end + offset)) for begin, end in spans]
 
 
 def _split_movable(prompt: str) -> tuple[str, str]:

@@ -28,8 +28,8 @@ DEFECTS = (
     Defect(
         "01 a moved space is lost",
         "core/text/rendering.py",
-        "self._prompt_and_completion(prompt, moved + completion)",
-        "self._prompt_and_completion(prompt, completion)",
+        "return _Written(example, (prompt, moved + completion), moved)",
+        "return _Written(example, (prompt, completion), moved)",
         (f"{TRAPS}::test_trap_01_a_space_at_the_border_does_not_merge_into_the_next_word",),
     ),
     Defect(
@@ -78,8 +78,8 @@ DEFECTS = (
     Defect(
         "06 the end of an example is cut off to fit",
         "core/text/rendering.py",
-        '        return _truncate(rendered, tokens - max_length) if over_length == "truncate_prompt" else None\n',
-        "        return replace(rendered, segments=rendered.segments[:-1])\n",
+        '        return truncate(rendered, tokens - max_length) if over_length == "truncate_prompt" else None\n',
+        "        return RenderedExample(rendered.line, rendered.text, rendered.segments[:-1])\n",
         (f"{TRAPS}::test_trap_06_a_limit_never_cuts_an_answer_or_its_closing_token",),
     ),
     Defect(
@@ -91,21 +91,21 @@ DEFECTS = (
     ),
     Defect(
         "06 what was cut off is not marked",
-        "core/text/rendering.py",
+        "core/text/rendered.py",
         "        if cut:\n            parts.append(",
         "        if False:\n            parts.append(",
         (f"{TRAPS}::test_trap_06_a_limit_never_cuts_an_answer_or_its_closing_token",),
     ),
     Defect(
         "06 what begins every text is cut off first",
-        "core/text/rendering.py",
+        "core/text/rendered.py",
         "    return replace(rendered, segments=(*segments[:first], *parts, *segments[first + len(prompt) :]))\n",
         "    return replace(rendered, segments=(*parts, *segments[first + len(prompt) :]))\n",
         (f"{TRAPS}::test_trap_06_a_limit_never_cuts_an_answer_or_its_closing_token",),
     ),
     Defect(
         "06 a token that truncation makes the first is a target",
-        "core/text/rendering.py",
+        "core/text/rendered.py",
         "        return (0.0, *weights[1:]) if weights else ()\n",
         "        return weights\n",
         (f"{TRAPS}::test_trap_06_a_limit_never_cuts_an_answer_or_its_closing_token",),
@@ -156,8 +156,8 @@ DEFECTS = (
     Defect(
         "11 serving leaves the words out that ask for an answer",
         "core/text/rendering.py",
-        "            draft = self._conversation(source, add_generation_prompt=True)\n",
-        "            draft = self._conversation(source, add_generation_prompt=False)\n",
+        "            pieces = self._cut(source, add_generation_prompt=True)\n",
+        "            pieces = self._cut(source, add_generation_prompt=False)\n",
         (f"{TRAPS}::test_trap_11_a_request_is_fed_as_the_example_was_trained",),
     ),
     Defect(

@@ -316,6 +316,12 @@ class TestMaskedSpans:
         masked = [text for text, _, reason in reasons_of(example) if reason is Reason.MASKED_SPAN]
         assert masked == ["b"]
 
+    def test_spans_may_cover_what_a_template_strips(self, tmp_path: Path) -> None:
+        template = "{% for m in messages %}{{ m.content | trim }}{{ eos_token }}{% endfor %}"
+        messages = (Message("user", "q"), Message("assistant", "  abc  ", 1.0, ((0, 1), (0, 3), (6, 7))))
+        example = Renderer(with_template(tmp_path, template)).example(Chat(1, messages))
+        assert reasons_of(example)[-3:-1] == [("a", 0.0, Reason.MASKED_SPAN), ("bc", 1.0, Reason.COMPLETION)]
+
 
 class TestTrainOn:
     def test_the_last_answer_alone_is_trained_and_the_others_are_prompt(self, byte_tokenizer: TextTokenizer) -> None:
