@@ -215,8 +215,15 @@ DEFECTS = (
     Defect(
         "a masked span is not moved with an answer that the chat template strips",
         "core/text/rendering.py",
-        "    return [(begin + offset, end + offset) for begin, end in spans]\n",
+        "    return [(max(0, begin + offset), max(0, end + offset)) for begin, end in spans]\n",
         "    return list(spans)\n",
+        (f"{RENDERING}::TestMaskedSpans",),
+    ),
+    Defect(
+        "a masked span begins before an answer that the chat template strips",
+        "core/text/rendering.py",
+        "    return [(max(0, begin + offset), max(0, end + offset)) for begin, end in spans]\n",
+        "    return [(begin + offset, end + offset) for begin, end in spans]\n",
         (f"{RENDERING}::TestMaskedSpans",),
     ),
     Defect(
