@@ -82,6 +82,13 @@ class Settings(BaseSettings):
     def _split_names(cls, value: Any) -> Any:
         return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
 
+    @field_validator("base_models")
+    @classmethod
+    def _require_one(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if not names:
+            raise ValueError("names no base model; name at least one")
+        return names
+
     @property
     def database(self) -> str:
         """The database URL in force."""

@@ -28,4 +28,4 @@ def _sentence(problem: object) -> str:
     assert isinstance(problem, dict)
     variable = PREFIX + str(problem["loc"][0]).upper()
     # the value is left out: it can be a key
-    return f"{variable} is malformed: {problem['msg']}"
+    return f"{variable} is malformed: {str(problem['msg']).removeprefix('Value error, ')}"

@@ -37,8 +37,6 @@ def refuse_contradictions(settings: Settings) -> None:
             f"{PREFIX}{field.upper()} is set, but `loramill up` starts its own; unset it, "
             "or start `loramill api`, `worker` and `engine` yourself"
         )
-    if not settings.base_models:
-        raise SettingsInvalid(f"{PREFIX}BASE_MODELS names no base model; name at least one")
 
 
 def refuse_taken_port(settings: Settings) -> None:

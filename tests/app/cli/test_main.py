@@ -47,6 +47,7 @@ def test_an_unknown_command_is_misuse() -> None:
         ({"LORAMILL_PROT": "1"}, "LORAMILL_PROT is not a setting; did you mean LORAMILL_PORT?"),
         ({"LORAMILL_PORT": "x"}, "LORAMILL_PORT is malformed: Input should be a valid integer"),
         ({"LORAMILL_ENGINE_URLS": "{"}, "LORAMILL_ENGINE_URLS is malformed: it must be JSON"),
+        ({"LORAMILL_BASE_MODELS": ","}, "LORAMILL_BASE_MODELS is malformed: names no base model"),
     ],
 )
 def test_malformed_settings_are_one_sentence_and_status_2(environ: dict[str, str], sentence: str) -> None:
