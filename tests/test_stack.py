@@ -48,12 +48,10 @@ def training_file(client: OpenAI, tmp_path_factory: pytest.TempPathFactory) -> s
 def test_a_table_trains_as_lines_do(client: OpenAI, file_type: str) -> None:
     rows = [{"question": f"Frage {n}: ", "answer": "ja" if n % 2 else "nein"} for n in range(48)]
     contents = {
-        "csv": "question,answer\n" + "".join(f"{row['question']},{row['answer']}\n" for row in rows),
+        "csv": b"question,answer\n" + b"".join(f"{row['question']},{row['answer']}\n".encode() for row in rows),
         "parquet": parquet_of({name: [row[name] for row in rows] for name in rows[0]}),
     }
-    content = contents[file_type]
-    raw = content.encode() if isinstance(content, str) else content
-    file = client.files.create(file=(f"train.{file_type}", raw), purpose="fine-tune")
+    file = client.files.create(file=(f"train.{file_type}", contents[file_type]), purpose="fine-tune")
     assert (file.status, (file.model_extra or {})["file_type"]) == ("processed", file_type)
     prompt_format = {"prompt": "{{question}}", "completion": "{{answer}}"}
     job = wait_for_end(client, start_job(client, file.id, n_epochs=1, suffix=file_type, prompt_format=prompt_format).id)

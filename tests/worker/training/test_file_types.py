@@ -42,7 +42,7 @@ def adapter_bytes(folder: Path) -> bytes:
 
 def test_csv_and_parquet_train_the_same_adapter_as_jsonl(tmp_path: Path, tiny_phi: Path) -> None:
     """The validation file's type is another one than the training file's, as an upload may be."""
-    job = {"prompt_format": PLAIN, "n_epochs": 1}
+    job: dict[str, Any] = {"prompt_format": PLAIN, "n_epochs": 1}
     jsonl = write_run(tmp_path / "jsonl", tiny_phi, QUESTIONS, validation=QUESTIONS[:4], **job)
     reporter = train(jsonl)
     assert reporter.of(Finished)[0].trained_tokens > 0
@@ -51,7 +51,7 @@ def test_csv_and_parquet_train_the_same_adapter_as_jsonl(tmp_path: Path, tiny_ph
         ("parquet", table_of(QUESTIONS), "csv", csv_of(QUESTIONS[:4])),
     )
     for file_type, content, validation_type, validation in tables:
-        types = {"training_file": file_ref(file_type), "validation_file": file_ref(validation_type)}
+        types: dict[str, Any] = {"training_file": file_ref(file_type), "validation_file": file_ref(validation_type)}
         folder = write_run(tmp_path / file_type, tiny_phi, [], validation=[], **job, **types)
         (folder / TRAINING_FILE).write_bytes(content)
         (folder / VALIDATION_FILE).write_bytes(validation)
@@ -62,7 +62,7 @@ def test_csv_and_parquet_train_the_same_adapter_as_jsonl(tmp_path: Path, tiny_ph
 
 def test_questions_with_references_train_alike_from_jsonl_and_parquet(tmp_path: Path, tiny_phi: Path) -> None:
     rows = [row | {"references": [{"title": "T", "text": "x"}] * (n % 3)} for n, row in enumerate(QUESTIONS)]
-    job = {"prompt_format": WITH_REFERENCES, "n_epochs": 1}
+    job: dict[str, Any] = {"prompt_format": WITH_REFERENCES, "n_epochs": 1}
     jsonl = write_run(tmp_path / "jsonl", tiny_phi, rows, **job)
     parquet = write_run(tmp_path / "parquet", tiny_phi, [], training_file=file_ref("parquet"), **job)
     (parquet / TRAINING_FILE).write_bytes(table_of(rows))
