@@ -47,7 +47,9 @@ class Settings(BaseSettings):
     )
 
     max_upload_bytes: int = Field(512 * 2**20, gt=0, description="Largest file that may be uploaded.")
-    max_line_bytes: int = Field(2**20, gt=0, description="Longest line of an uploaded file.")
+    max_line_bytes: int = Field(
+        2**20, gt=0, description="Longest line of an uploaded file, record of CSV, or row of Parquet."
+    )
 
     heartbeat_s: float = Field(2.0, gt=0, description="Seconds between a worker's heartbeats for its job.")
     lease_ttl_s: float = Field(

@@ -28,6 +28,17 @@ app.add_typer(base_models, name="base-models")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
+# A job's fields as options. core.jobs, which has their types, would load pydantic for every --help.
+ExamplesFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="File of examples.")]
+BaseModelName = Annotated[str | None, typer.Option(help="Base model; left out: the first that is served.")]
+MaxLength = Annotated[int | None, typer.Option(min=8, help="Tokens of one example.")]
+OverLength = Annotated[Literal["drop", "truncate_prompt", "error"], typer.Option(help="What becomes of longer ones.")]
+PromptLossWeight = Annotated[float, typer.Option(min=0, max=1, help="Weight of a prompt's tokens.")]
+TrainOn = Annotated[Literal["all_assistant", "last_assistant"], typer.Option(help="Which answers of a conversation.")]
+PromptFormatFile = Annotated[
+    Path | None, typer.Option(exists=True, dir_okay=False, help="JSON file with prompt and completion.")
+]
+
 
 def cli() -> None:
     """Run the command line; an error meant for people becomes one line on stderr and an exit status."""
@@ -111,20 +122,14 @@ def demo(
 
 @app.command()
 def lint(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="File of examples.")],
-    model: Annotated[str | None, typer.Option(help="Base model; left out: the first that is served.")] = None,
+    file: ExamplesFile,
+    model: BaseModelName = None,
     validation: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Held-out examples.")] = None,
-    max_length: Annotated[int | None, typer.Option(min=8, help="Tokens of one example.")] = None,
-    over_length: Annotated[
-        Literal["drop", "truncate_prompt", "error"], typer.Option(help="What becomes of longer ones.")
-    ] = "drop",
-    prompt_loss_weight: Annotated[float, typer.Option(min=0, max=1, help="Weight of a prompt's tokens.")] = 0.0,
-    train_on: Annotated[
-        Literal["all_assistant", "last_assistant"], typer.Option(help="Which answers of a conversation.")
-    ] = "all_assistant",
-    prompt_format: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="JSON file with prompt and completion.")
-    ] = None,
+    max_length: MaxLength = None,
+    over_length: OverLength = "drop",
+    prompt_loss_weight: PromptLossWeight = 0.0,
+    train_on: TrainOn = "all_assistant",
+    prompt_format: PromptFormatFile = None,
     as_json: Json = False,
 ) -> None:
     """Check a file of training examples without a server; exit 1 when a job with it would fail."""
@@ -147,19 +152,13 @@ def lint(
 
 @app.command()
 def preview(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="File of examples.")],
-    model: Annotated[str | None, typer.Option(help="Base model; left out: the first that is served.")] = None,
-    prompt_loss_weight: Annotated[float, typer.Option(min=0, max=1, help="Weight of a prompt's tokens.")] = 0.0,
-    train_on: Annotated[
-        Literal["all_assistant", "last_assistant"], typer.Option(help="Which answers of a conversation.")
-    ] = "all_assistant",
-    prompt_format: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="JSON file with prompt and completion.")
-    ] = None,
-    max_length: Annotated[int | None, typer.Option(min=8, help="Tokens of one example.")] = None,
-    over_length: Annotated[
-        Literal["drop", "truncate_prompt", "error"], typer.Option(help="What becomes of longer ones.")
-    ] = "drop",
+    file: ExamplesFile,
+    model: BaseModelName = None,
+    prompt_loss_weight: PromptLossWeight = 0.0,
+    train_on: TrainOn = "all_assistant",
+    prompt_format: PromptFormatFile = None,
+    max_length: MaxLength = None,
+    over_length: OverLength = "drop",
     limit: Annotated[int, typer.Option(min=1, max=100, help="How many examples.")] = 10,
     after_line: Annotated[int, typer.Option(min=0, help="Begin with the example after this line.")] = 0,
     html: Annotated[Path | None, typer.Option(dir_okay=False, help="Also write it as a page to this file.")] = None,

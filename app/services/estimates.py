@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 from app.services.machines import KnownMachine, machine_of
 from app.services.token_counts import StoredFile, count
@@ -38,7 +38,6 @@ from core.store import files, jobs
 from core.store.blobs import BlobStore
 from core.store.db import Session
 from core.store.tables import JobRecord
-from core.text.data_files import FileType
 from core.text.rendering import Renderer
 
 PAST_RUNS: Final = 5  # finished jobs that an estimate of time learns from
@@ -176,7 +175,7 @@ def _count(session: Session, spec: JobSpec, settings: Settings, blobs: BlobStore
 
 def _stored(session: Session, file: FileRef, param: str) -> StoredFile:
     record = files.get(session, file.id)
-    return StoredFile(param, record.sha256, cast(FileType, record.file_type), record.bytes, record.examples)
+    return StoredFile(param, record.sha256, record.file_type, record.bytes, record.examples)
 
 
 def _memory(shape: ModelShape, spec: JobSpec, counts: Counts, steps: int, machine: KnownMachine) -> Memory:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 from pydantic import ValidationError
 
@@ -96,7 +96,7 @@ def _source(content: BinaryIO, record: FileRecord, param: str) -> Source:
             f"{record.id} is Parquet with problems, of which there is no report: mend them "
             f"and upload it anew, or upload it as JSONL or CSV; {record.status_details}",
         )
-    return Source(content, cast(FileType, record.file_type))
+    return Source(content, record.file_type)
 
 
 def _prompt_format(text: str | None) -> PromptFormat | None:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import structlog
 
@@ -27,7 +27,6 @@ from core.store import files, jobs
 from core.store.blobs import BlobStore
 from core.store.db import Session
 from core.store.tables import FileRecord, FileStatus, JobRecord
-from core.text.data_files import FileType
 from core.text.mustache import check_prompt_format
 
 ROUTE: Final = "POST /v1/fine_tuning/jobs"
@@ -218,7 +217,7 @@ def _requested(request: JobCreate) -> tuple[dict[str, Any], str]:
 
 
 def _file_ref(file: FileRecord) -> FileRef:
-    file_type = cast(FileType, file.file_type)
+    file_type = file.file_type
     return FileRef(id=file.id, sha256=file.sha256, examples=file.examples, file_type=file_type)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, cast
+from typing import Final, NamedTuple
 
 import orjson
 
@@ -56,7 +56,7 @@ def find_source(session: Session, request: PreviewCreate, *, settings: Settings,
     if request.training_file is None or request.examples is not None:
         raise InvalidParameter("training_file", "give either training_file or examples")
     file = fine_tuning.find_file(session, request.training_file, "training_file", request)
-    return StoredFile(file.sha256, cast(FileType, file.file_type))
+    return StoredFile(file.sha256, file.file_type)
 
 
 def show(request: PreviewCreate, source: Source, *, settings: Settings, blobs: BlobStore) -> Shown:

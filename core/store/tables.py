@@ -12,6 +12,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from core.events import EventLevel, EventType
 from core.jobs import JobStatus
+from core.text.data_files import FileType
 
 
 class FileStatus(StrEnum):
@@ -77,7 +78,7 @@ class FileRecord(Record):
     sha256: Mapped[str] = mapped_column(_Digest, index=True)
     status: Mapped[FileStatus]
     status_details: Mapped[str | None]  # why it cannot be trained on
-    file_type: Mapped[str]  # core.text.data_files.FileType
+    file_type: Mapped[FileType] = mapped_column(Text)
     example_format: Mapped[str | None]  # core.text.examples.ExampleFormat
     columns: Mapped[list[str] | None]
     examples: Mapped[int]
