@@ -6,8 +6,8 @@ trained on is ``worker.training.plan``.
 
 import hashlib
 from array import array
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +78,7 @@ class Account:
     truncated_tokens: int = 0  # of prompts
     truncated_lines: list[int] = field(default_factory=list)
     moved_lines: list[int] = field(default_factory=list)  # a space at the prompt's end became the completion's
+    held_out_examples: int = 0  # of the training file
     dropped_lines: list[int] = field(default_factory=list)  # over max_length
     untrained_lines: list[int] = field(default_factory=list)  # every weight is 0
 
@@ -105,6 +106,8 @@ class Account:
         if self.truncated_lines:
             cut, where = _count_of(self.truncated_tokens, "prompt token"), name_lines(self.truncated_lines)
             parts.append(f"{cut} cut off in {_count_of(len(self.truncated_lines), 'example')} ({where})")
+        if self.held_out_examples:
+            parts.append(f"{_count_of(self.held_out_examples, 'example')} held out to be scored")
         return "; ".join([*parts, *self.left_out])
 
 
@@ -181,49 +184,68 @@ def load_data(
         Stopped: the trainer was told to stop.
     """
     max_length = min(job.max_length, context_tokens)
+    training = _rendered(training_file, job.training_file, renderer, check_stop)
+    trained, scored = _sort(training, renderer, job, max_length, holds_out=validation_file is None)
+    _require_something_to_learn(trained.account)
+    unscored_lines: list[int] = []
+    if validation_file is not None and job.validation_file is not None:
+        for source, example in _rendered(validation_file, job.validation_file, renderer, check_stop):
+            # too long to be scored is no reason to fail a job, whatever the policy for training says
+            fitted = renderer.fit(example, max_length, "drop")
+            if fitted is None:
+                unscored_lines.append(example.line)
+            else:
+                scored.add(source, fitted)
+    assert trained.prompts.example_format is not None
+    return RunData(
+        trained.examples.finish(),
+        scored.examples.finish(),
+        trained.account,
+        example_format=trained.prompts.example_format,
+        prompts=trained.prompts.prompts,
+        unscored_lines=tuple(unscored_lines),
+    )
+
+
+def _rendered(
+    path: Path, file: FileRef, renderer: Renderer, check_stop: CheckStop
+) -> Iterator[tuple[Example, RenderedExample]]:
+    try:
+        for example in read_examples(path, file.file_type):
+            check_stop()
+            yield example, renderer.example(example)
+    except LineProblem as problem:
+        raise ExampleInvalid(f"{path.name}: {problem}", (problem.line,)) from problem
+
+
+def _sort(
+    examples: Iterable[tuple[Example, RenderedExample]],
+    renderer: Renderer,
+    job: JobSpec,
+    max_length: int,
+    *,
+    holds_out: bool,
+) -> tuple["_Side", "_Side"]:
+    """Give the training file's examples that are trained on, and those that are held out."""
+    trained, scored = _Side(renderer, job), _Side(renderer, job)
     dropped_lines: list[int] = []
     untrained_lines: list[int] = []
-    unscored_lines: list[int] = []
-    trained, scored = _Side(renderer, job), _Side(renderer, job)
-
-    def rendered(path: Path, file: FileRef) -> Iterator[tuple[Example, RenderedExample]]:
-        try:
-            for example in read_examples(path, file.file_type):
-                check_stop()
-                yield example, renderer.example(example)
-        except LineProblem as problem:
-            raise ExampleInvalid(f"{path.name}: {problem}", (problem.line,)) from problem
-
-    for source, example in rendered(training_file, job.training_file):
+    for source, example in examples:
         fitted = renderer.fit(example, max_length, job.over_length)
         if fitted is None:
             dropped_lines.append(example.line)
         elif not fitted.trained_tokens:
             untrained_lines.append(example.line)
-        else:
-            is_held_out = validation_file is None and held_out(prompt_key(example.prompt_ids), job.seed)
-            (scored if is_held_out else trained).add(source, fitted)
-    if validation_file is None and not trained.account.examples:
-        trained, scored = scored, trained  # of one or two prompts all can be drawn; then none is held out
-    validating = rendered(validation_file, job.validation_file) if validation_file and job.validation_file else ()
-    for source, example in validating:
-        # too long to be scored is no reason to fail a job, whatever the policy for training says
-        fitted = renderer.fit(example, max_length, "drop")
-        if fitted is None:
-            unscored_lines.append(example.line)
-        else:
+        elif holds_out and held_out(prompt_key(example.prompt_ids), job.seed):
             scored.add(source, fitted)
-    account = replace(trained.account, dropped_lines=dropped_lines, untrained_lines=untrained_lines)
-    _require_something_to_learn(account)
-    assert trained.prompts.example_format is not None
-    return RunData(
-        trained.examples.finish(),
-        scored.examples.finish(),
-        account,
-        example_format=trained.prompts.example_format,
-        prompts=trained.prompts.prompts,
-        unscored_lines=tuple(unscored_lines),
-    )
+        else:
+            trained.add(source, fitted)
+    if not trained.account.examples:
+        trained, scored = scored, trained  # of one or two prompts all can be drawn; then none is held out
+    account = trained.account
+    account.held_out_examples = scored.account.examples
+    account.dropped_lines, account.untrained_lines = dropped_lines, untrained_lines
+    return trained, scored
 
 
 class _Side:

@@ -48,6 +48,11 @@ class TestHeldOut:
         assert len(data.training) + len(data.held_out) == 200
         assert 5 <= len(data.held_out) <= 40
 
+    def test_the_account_says_how_many_are_held_out(self, tmp_path: Path, tiny_phi: Path) -> None:
+        data = render(tmp_path, tiny_phi, MANY)
+        assert data.account.sentence(0).endswith(f"; {len(data.held_out)} examples held out to be scored")
+        assert "held out" not in render(tmp_path, tiny_phi, MANY, validation=MANY[:7]).account.sentence(0)
+
     def test_equal_prompts_are_on_one_side(self, tmp_path: Path, tiny_phi: Path) -> None:
         twice = [line | {"completion": f"{line['completion']}{mark}"} for line in MANY for mark in ".!"]
         data = render(tmp_path, tiny_phi, twice)
