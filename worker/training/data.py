@@ -1,4 +1,4 @@
-"""The examples of a run as token ids and weights in flat arrays, and the account of what they hold.
+"""The examples of a run as token ids and weights in flat arrays: those trained on, and those held out.
 
 What text becomes which ids and weights is ``core.text.rendering``; in which order examples are
 trained on is ``worker.training.plan``.
@@ -6,8 +6,8 @@ trained on is ``worker.training.plan``.
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +17,12 @@ from core.errors import AllExamplesDropped, EndNeverTrained, ExampleInvalid, NoT
 from core.jobs import FileRef, JobSpec
 from core.text.data_files import read_examples
 from core.text.examples import Example, ExampleFormat, LineProblem
-from core.text.rendering import ANSWER, Reason, RenderedExample, Renderer
+from core.text.rendering import ANSWER, RenderedExample, Renderer
 from core.text.split import held_out, prompt_key
 from worker.models.adapter_format import TrainedPrompt
+from worker.training.account import LINES_NAMED, Account
 from worker.training.prompts import PromptKeeper
 from worker.training.stopping import CheckStop
-
-LINES_NAMED = 20  # dropped lines that a sentence or an error names before it says "…"
 
 
 @dataclass(frozen=True)
@@ -64,61 +63,6 @@ class ExampleSet:
         for values in (self.ids, self.weights, self.is_completion, self.offsets):
             digest.update(np.ascontiguousarray(values).tobytes())
         return digest.hexdigest()
-
-
-@dataclass
-class Account:
-    """What a run's training examples hold, counted once per example."""
-
-    examples: int = 0
-    completion_tokens: int = 0
-    closing_tokens: int = 0
-    prompt_tokens: int = 0
-    untrained_answer_tokens: int = 0  # masked, or of a message with weight 0
-    truncated_tokens: int = 0  # of prompts
-    truncated_lines: list[int] = field(default_factory=list)
-    moved_lines: list[int] = field(default_factory=list)  # a space at the prompt's end became the completion's
-    held_out_examples: int = 0  # of the training file
-    dropped_lines: list[int] = field(default_factory=list)  # over max_length
-    untrained_lines: list[int] = field(default_factory=list)  # every weight is 0
-
-    @property
-    def left_out(self) -> tuple[str, ...]:
-        """Say which examples are not trained on, and why; empty when all are."""
-        return tuple(
-            f"{_count_of(len(lines), 'example')} {reason} ({name_lines(lines)})"
-            for lines, reason in (
-                (self.dropped_lines, "dropped as over-length"),
-                (self.untrained_lines, "left out because all weights are 0"),
-            )
-            if lines
-        )
-
-    def sentence(self, prompt_loss_weight: float) -> str:
-        """Say what the adapter is trained on."""
-        parts = [
-            f"{_count_of(self.completion_tokens, 'completion token')} of {_count_of(self.examples, 'example')}, "
-            f"{_count_of(self.closing_tokens, 'closing token')}",
-            f"{_count_of(self.prompt_tokens, 'prompt token')} seen, weight {prompt_loss_weight:g}",
-        ]
-        if self.untrained_answer_tokens:
-            parts.append(f"{_count_of(self.untrained_answer_tokens, 'answer token')} seen, weight 0")
-        if self.truncated_lines:
-            cut, where = _count_of(self.truncated_tokens, "prompt token"), name_lines(self.truncated_lines)
-            parts.append(f"{cut} cut off in {_count_of(len(self.truncated_lines), 'example')} ({where})")
-        if self.held_out_examples:
-            parts.append(f"{_count_of(self.held_out_examples, 'example')} held out to be scored")
-        return "; ".join([*parts, *self.left_out])
-
-
-def _count_of(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' * (number != 1)}"
-
-
-def name_lines(lines: Sequence[int]) -> str:
-    """Name lines in a sentence, the first few if there are many."""
-    named = ", ".join(map(str, lines[:LINES_NAMED]))
-    return f"line{'s' * (len(lines) != 1)} {named}{', …' if len(lines) > LINES_NAMED else ''}"
 
 
 class _Collector:
@@ -259,25 +203,7 @@ class _Side:
     def add(self, source: Example, fitted: RenderedExample) -> None:
         self.examples.add(fitted)
         self.prompts.offer(source, fitted)
-        _count(self.account, fitted)
-
-
-def _count(account: Account, rendered: RenderedExample) -> None:
-    account.examples += 1
-    for segment in rendered.kept:
-        if segment.reason not in ANSWER:
-            account.prompt_tokens += len(segment.ids)
-        elif segment.weight == 0:
-            account.untrained_answer_tokens += len(segment.ids)
-        elif segment.reason is Reason.END:
-            account.closing_tokens += len(segment.ids)
-        else:
-            account.completion_tokens += len(segment.ids)
-    if rendered.dropped_tokens:
-        account.truncated_tokens += rendered.dropped_tokens
-        account.truncated_lines.append(rendered.line)
-    if rendered.moved:
-        account.moved_lines.append(rendered.line)
+        self.account.add(fitted)
 
 
 def _require_something_to_learn(account: Account) -> None:

@@ -20,8 +20,9 @@ from worker.messages import Finished, Phase, Resumed
 from worker.models.adapter_format import canonical_json, digest_text, write_manifest
 from worker.models.loading import LoadedModel, load_base_model
 from worker.run_folder import ADAPTER, CHECKPOINTS, RunSpec, read_spec
+from worker.training.account import name_lines
 from worker.training.checkpoint import Checkpoint, CheckpointFolder, CheckpointState, find_resumable
-from worker.training.data import RunData, load_data, name_lines
+from worker.training.data import RunData, load_data
 from worker.training.loop import Progress, TrainingLoop
 from worker.training.lora import LoraModel, add_lora, is_finite, is_unchanged, restore_adapter, save_adapter
 from worker.training.memory import choose_token_budget, describe_machine, out_of_memory_named, peak_memory_bytes

@@ -10,7 +10,6 @@ from core.text.examples import Example
 from core.text.rendering import RenderedExample, Renderer
 from tests.byte_tokenizer import END_OF_TEXT
 from tests.worker.training.runs import render
-from worker.training.data import Account
 
 ONE = {"prompt": "ab", "completion": "cd"}
 MANY = [{"prompt": f"What is {number}?", "completion": f" {number}"} for number in range(200)]
@@ -78,13 +77,6 @@ class TestHeldOut:
 
 
 class TestAccount:
-    def test_says_what_the_adapter_is_trained_on(self) -> None:
-        account = Account(500, 12_431, 500, 48_210, dropped_lines=[17, 80, 312])
-        assert account.sentence(0.0) == (
-            "12,431 completion tokens of 500 examples, 500 closing tokens; 48,210 prompt tokens seen, weight 0; "
-            "3 examples dropped as over-length (lines 17, 80, 312)"
-        )
-
     def test_counts_tokens_and_names_dropped_lines(self, tmp_path: Path, tiny_phi: Path) -> None:
         lines = [ONE, {"prompt": "x" * 200, "completion": "y"}, ONE]
         account = render(tmp_path, tiny_phi, lines, validation=[]).account

@@ -1,0 +1,15 @@
+from worker.training.account import LINES_NAMED, Account, name_lines
+
+
+def test_says_what_the_adapter_is_trained_on() -> None:
+    account = Account(500, 12_431, 500, 48_210, dropped_lines=[17, 80, 312])
+    assert account.sentence(0.0) == (
+        "12,431 completion tokens of 500 examples, 500 closing tokens; 48,210 prompt tokens seen, weight 0; "
+        "3 examples dropped as over-length (lines 17, 80, 312)"
+    )
+
+
+def test_many_lines_are_named_in_part() -> None:
+    assert name_lines(range(1, LINES_NAMED + 1)).endswith(f" {LINES_NAMED}")
+    assert name_lines(range(1, LINES_NAMED + 2)).endswith(f" {LINES_NAMED}, …")
+    assert name_lines([7]) == "line 7"
