@@ -58,12 +58,17 @@ class Account:
         )
 
     def sentence(self, prompt_loss_weight: float) -> str:
-        """Say what the adapter is trained on."""
+        """Say what the adapter is trained on. The first token of each example, which is prompt, is never a target."""
         parts = [
             f"{_count_of(self.completion_tokens, 'completion token')} of {_count_of(self.examples, 'example')}, "
             f"{_count_of(self.closing_tokens, 'closing token')}",
-            f"{_count_of(self.prompt_tokens, 'prompt token')} seen, weight {prompt_loss_weight:g}",
         ]
+        if prompt_loss_weight:
+            predicted = _count_of(self.prompt_tokens - self.examples, "prompt token")
+            parts.append(f"{predicted} seen, weight {prompt_loss_weight:g}")
+            parts.append(f"{_count_of(self.examples, 'first token')}, which nothing predicts")
+        else:
+            parts.append(f"{_count_of(self.prompt_tokens, 'prompt token')} seen, weight 0")
         if self.untrained_answer_tokens:
             parts.append(f"{_count_of(self.untrained_answer_tokens, 'answer token')} seen, weight 0")
         if self.truncated_lines:
