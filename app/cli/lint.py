@@ -9,9 +9,9 @@ from rich.padding import Padding
 from rich.text import Text
 
 from app.cli.columns import align
-from app.schemas.file_reports import FileReportOut, FileReportQuery
+from app.schemas.file_reports import FileReportOut
+from app.schemas.fine_tuning import JobFields
 from app.services import file_reports
-from core.errors import InvalidParameter
 from core.settings import Settings
 from core.text.data_files import HEAD_BYTES, file_type_of
 from core.text.lint.findings import LINES_NAMED, Finding
@@ -23,7 +23,7 @@ from core.text.lint.statistics import Statistics
 _STYLES: Final = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", Severity.INFO: "bold cyan"}
 
 
-def run_lint(settings: Settings, query: FileReportQuery, file: Path, validation: Path | None, *, as_json: bool) -> bool:
+def run_lint(settings: Settings, fields: JobFields, file: Path, validation: Path | None, *, as_json: bool) -> bool:
     """Lint the files and print the report; say whether there is no error in them.
 
     Raises:
@@ -37,24 +37,12 @@ def run_lint(settings: Settings, query: FileReportQuery, file: Path, validation:
             None if path is None else _open(opened.enter_context(path.open("rb")), path) for path in (file, validation)
         )
         assert training is not None
-        report = file_reports.report(query, training, held_out, settings=settings)
+        report = file_reports.report(fields, training, held_out, settings=settings)
     if as_json:
-        print(FileReportOut.of(report, file=str(file), model=query.model).model_dump_json(indent=2))
+        print(FileReportOut.of(report, file=str(file), model=fields.model).model_dump_json(indent=2))
     else:
-        Console(highlight=False).print(show(report, file.name, query.model), crop=False)
+        Console(highlight=False).print(show(report, file.name, fields.model), crop=False)
     return not report.count(Severity.ERROR)
-
-
-def read_prompt_format(path: Path | None) -> str | None:
-    """Read a prompt format as its JSON; what it holds is checked with the other fields.
-
-    Raises:
-        InvalidParameter: the file is not UTF-8.
-    """
-    try:
-        return None if path is None else path.read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise InvalidParameter("prompt_format", f"{path} is not UTF-8; save it as UTF-8") from error
 
 
 def _open(content: BinaryIO, path: Path) -> file_reports.Source:

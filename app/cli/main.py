@@ -134,11 +134,12 @@ def lint(
 ) -> None:
     """Check a file of training examples without a server; exit 1 when a job with it would fail."""
     from app.cli.config import read_settings
-    from app.cli.lint import read_prompt_format, run_lint
-    from app.schemas.file_reports import FileReportQuery
+    from app.cli.lint import run_lint
+    from app.cli.prompt_format import read_prompt_format
+    from app.schemas.fine_tuning import JobFields
 
     current = read_settings()
-    query = FileReportQuery(
+    fields = JobFields(
         model=model or current.base_models[0],
         max_length=max_length,
         over_length=over_length,
@@ -146,7 +147,7 @@ def lint(
         train_on=train_on,
         prompt_format=read_prompt_format(prompt_format),
     )
-    if not run_lint(current, query, file, validation, as_json=as_json):
+    if not run_lint(current, fields, file, validation, as_json=as_json):
         raise typer.Exit(EXIT_FAILED)
 
 
@@ -166,7 +167,8 @@ def preview(
 ) -> None:
     """Show what a job would train on, token by token, without a server."""
     from app.cli.config import read_settings
-    from app.cli.preview import read_prompt_format, run_preview
+    from app.cli.preview import run_preview
+    from app.cli.prompt_format import read_prompt_format
     from app.schemas.fine_tuning import JobFields
 
     current = read_settings()

@@ -4,7 +4,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Final
 
-from pydantic import ValidationError
 from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
@@ -15,8 +14,7 @@ from app.services import fine_tuning, hyperparameters, previews
 from app.services.tokenizers import tokenizer_of
 from app.web.preview_page import page
 from app.web.preview_words import LINE_END, Mark, Run, Unit, facts, runs, sentence, visible
-from core.errors import InvalidInput, InvalidParameter
-from core.jobs import PromptFormat
+from core.errors import InvalidInput
 from core.settings import Settings
 from core.text.data_files import HEAD_BYTES, file_type_of, scan_examples
 from core.text.examples import Columns, format_of
@@ -82,20 +80,6 @@ def _write(path: Path, text: str) -> None:
         path.write_text(text, "utf-8")
     except OSError as error:
         raise InvalidInput(f"{path} cannot be written: {error.strerror}") from error
-
-
-def read_prompt_format(path: Path | None) -> PromptFormat | None:
-    """Read a prompt format from a JSON file.
-
-    Raises:
-        InvalidParameter: it holds none.
-    """
-    try:
-        return None if path is None else PromptFormat.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(["prompt_format", *map(str, first["loc"])])
-        raise InvalidParameter(place, f"{path}: {first['msg'][:1].lower()}{first['msg'][1:]}") from error
 
 
 def show(preview: Preview, prompt_loss_weight: float, width: int) -> Text:

@@ -24,6 +24,7 @@ from core.estimate import (
     PastRun,
     QueuePlace,
     Seconds,
+    Work,
     evaluated_after,
     pace_of_cores,
     pace_of_jobs,
@@ -41,6 +42,10 @@ from core.store.tables import JobRecord
 from core.text.rendering import Renderer
 
 PAST_RUNS: Final = 5  # finished jobs that an estimate of time learns from
+
+_NO_BASIS: Final = Basis(
+    kind="unknown", jobs=(), flops_per_s=None, explanation="no job of this base model has finished yet"
+)
 
 
 def estimate(
@@ -60,8 +65,8 @@ def estimate(
     machine = machine_of(settings, entry.dtype, runs)
     problems: list[str] = []
     memory: Memory | None = None
+    pace: Pace | None = None
     seconds: Seconds | None = None
-    basis = Basis(kind="unknown", jobs=(), flops_per_s=None, explanation="no job of this base model has finished yet")
     try:
         shape = _shape_of(settings, spec.base_model)
     except BaseModelInvalid as error:
@@ -72,15 +77,7 @@ def estimate(
         if pace is None:
             problems.append("the time is not known before a job of this base model has finished here")
         else:
-            work = work_of(
-                shape,
-                spec.lora,
-                seen_tokens=counts.tokens * spec.n_epochs,
-                trained_tokens=counts.trained_tokens * spec.n_epochs,
-                evaluated_tokens=evaluated_tokens,
-                examples=counts.examples + counts.held_out_examples,
-            )
-            seconds, basis = seconds_of(work, pace), pace.basis
+            seconds = seconds_of(_work(shape, spec, counts, evaluated_tokens), pace)
     limit_bytes = machine.told.memory_bytes
     if limit_bytes is None:
         problems.append(f"whether the job fits is not known: {machine.told.source}")
@@ -101,7 +98,7 @@ def estimate(
         memory=memory,
         fits=None if memory is None or limit_bytes is None else memory.least_bytes <= limit_bytes,
         machine=machine.told,
-        basis=basis,
+        basis=_NO_BASIS if pace is None else pace.basis,
         queue=queue_end(session, now),
         problems=tuple(problems),
     )
@@ -192,6 +189,17 @@ def _memory(shape: ModelShape, spec: JobSpec, counts: Counts, steps: int, machin
         )
     except TargetModulesUnmatched as error:
         raise InvalidParameter("lora.target_modules", str(error)) from error
+
+
+def _work(shape: ModelShape, spec: JobSpec, counts: Counts, evaluated_tokens: int) -> Work:
+    return work_of(
+        shape,
+        spec.lora,
+        seen_tokens=counts.tokens * spec.n_epochs,
+        trained_tokens=counts.trained_tokens * spec.n_epochs,
+        evaluated_tokens=evaluated_tokens,
+        examples=counts.examples + counts.held_out_examples,
+    )
 
 
 def _pace(shape: ModelShape, machine: KnownMachine, runs: Sequence[PastRun]) -> Pace | None:

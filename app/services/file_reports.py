@@ -57,25 +57,38 @@ def open_files(
             yield _source(content, training, "file_id"), _source(other, validation, "validation_file")
 
 
-def report(query: FileReportQuery, training: Source, validation: Source | None, *, settings: Settings) -> Report:
-    """Read and lint the files. Needs no session: it can take a minute.
+def job_fields(query: FileReportQuery) -> JobFields:
+    """Read a query's fields as a job's.
+
+    Raises:
+        InvalidParameter: ``prompt_format`` is not the JSON of one.
+    """
+    return JobFields(
+        model=query.model,
+        max_length=query.max_length,
+        over_length=query.over_length,
+        prompt_loss_weight=query.prompt_loss_weight,
+        train_on=query.train_on,
+        prompt_format=_prompt_format(query.prompt_format),
+    )
+
+
+def report(fields: JobFields, training: Source, validation: Source | None, *, settings: Settings) -> Report:
+    """Lint the files as a job of these fields would render them. Needs no session: it can take a minute.
 
     Raises:
         ModelNotFound: the deployment does not train this base model.
-        InvalidParameter: ``prompt_format`` is malformed, or ``max_length`` exceeds the base model's context.
+        InvalidParameter: a template of ``prompt_format`` is malformed, or ``max_length`` exceeds the context.
         BaseModelNotReady: the base model is not imported yet, or its chat template is malformed.
     """
-    tokenizer = tokenizer_of(settings, query.model)
-    context_tokens = fine_tuning.context_tokens_of(settings, query.model)
-    max_length = hyperparameters.max_length_of(
-        JobFields(model=query.model, max_length=query.max_length), context_tokens
-    )
+    tokenizer = tokenizer_of(settings, fields.model)
+    max_length = hyperparameters.max_length_of(fields, fine_tuning.context_tokens_of(settings, fields.model))
     try:
         renderer = Renderer(
             tokenizer,
-            prompt_loss_weight=query.prompt_loss_weight,
-            train_on=query.train_on,
-            prompt_format=_prompt_format(query.prompt_format),
+            prompt_loss_weight=fields.prompt_loss_weight,
+            train_on=fields.train_on,
+            prompt_format=fields.prompt_format,
         )
     except BaseModelInvalid as error:
         raise BaseModelNotReady(str(error)) from error
@@ -84,7 +97,7 @@ def report(query: FileReportQuery, training: Source, validation: Source | None, 
         scan_examples(training.content, training.type, limit),
         renderer,
         max_length=max_length,
-        over_length=query.over_length,
+        over_length=fields.over_length,
         validation=None if validation is None else scan_examples(validation.content, validation.type, limit),
     )
 

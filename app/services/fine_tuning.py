@@ -142,11 +142,11 @@ def specify(session: Session, request: JobCreate, settings: Settings, registry: 
         BaseModelNotReady: the base model is not imported yet.
     """
     base = find_base(settings, registry, request.model)
-    training = _file_ref(find_file(session, request.training_file, "training_file", request))
+    training = file_ref(find_file(session, request.training_file, "training_file", request))
     validation = (
         None
         if request.validation_file is None
-        else _file_ref(find_file(session, request.validation_file, "validation_file", request))
+        else file_ref(find_file(session, request.validation_file, "validation_file", request))
     )
     return hyperparameters.resolve(
         request,
@@ -216,9 +216,9 @@ def _requested(request: JobCreate) -> tuple[dict[str, Any], str]:
     return requested, hashlib.sha256(json.dumps(requested, sort_keys=True).encode()).hexdigest()
 
 
-def _file_ref(file: FileRecord) -> FileRef:
-    file_type = file.file_type
-    return FileRef(id=file.id, sha256=file.sha256, examples=file.examples, file_type=file_type)
+def file_ref(file: FileRecord) -> FileRef:
+    """Give a file as a job keeps it."""
+    return FileRef(id=file.id, sha256=file.sha256, examples=file.examples, file_type=file.file_type)
 
 
 def context_tokens_of(settings: Settings, base_model: str) -> int:

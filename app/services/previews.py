@@ -1,7 +1,6 @@
 """What asking for a preview means: which examples are shown, as which job would train on them, what is refused."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import orjson
@@ -12,10 +11,11 @@ from app.services import fine_tuning, hyperparameters
 from app.services.tokenizers import tokenizer_of
 from core.base_models import Registry
 from core.errors import BaseModelInvalid, BaseModelNotReady, ExampleInvalid, ExampleOverLength, InvalidParameter
+from core.jobs import FileRef
 from core.settings import Settings
 from core.store.blobs import BlobStore
 from core.store.db import Session
-from core.text.data_files import FileType, scan_examples
+from core.text.data_files import scan_examples
 from core.text.examples import Columns, Example, LineProblem, format_of, refuse_deep
 from core.text.jsonl import parse_line, too_long
 from core.text.preview import Preview, preview
@@ -25,15 +25,7 @@ from core.text.tokenizer import TextTokenizer
 SHOWN_OF_A_FILE: Final = 10
 
 
-@dataclass(frozen=True)
-class StoredFile:
-    """An uploaded file, as far as reading it needs."""
-
-    sha256: str
-    type: FileType
-
-
-Source = StoredFile | tuple[Example, ...]
+Source = FileRef | tuple[Example, ...]
 
 
 class Shown(NamedTuple):
@@ -56,7 +48,7 @@ def find_source(session: Session, request: PreviewCreate, *, settings: Settings,
     if request.training_file is None or request.examples is not None:
         raise InvalidParameter("training_file", "give either training_file or examples")
     file = fine_tuning.find_file(session, request.training_file, "training_file", request)
-    return StoredFile(file.sha256, file.file_type)
+    return fine_tuning.file_ref(file)
 
 
 def show(request: PreviewCreate, source: Source, *, settings: Settings, blobs: BlobStore) -> Shown:
@@ -67,10 +59,10 @@ def show(request: PreviewCreate, source: Source, *, settings: Settings, blobs: B
         BaseModelNotReady: the base model is not imported yet.
         BlobNotFound: the file's bytes are gone.
     """
-    if not isinstance(source, StoredFile):
+    if not isinstance(source, FileRef):
         return _show(request, source, request.limit or len(source), settings)
     with blobs.open(source.sha256) as content:
-        examples = checked(scan_examples(content, source.type))
+        examples = checked(scan_examples(content, source.file_type))
         return _show(request, examples, request.limit or SHOWN_OF_A_FILE, settings)
 
 

@@ -3,6 +3,7 @@
 Which tokens an example becomes and what is cut to fit is the renderer's, as in training.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -34,7 +35,7 @@ BATCH_CHARS: Final = 2**20
 Found = Example | LineProblem
 
 
-class _FileLint:
+class _FileLint(ABC):
     """What either file has: lines that are no examples, and examples that do not fit."""
 
     def __init__(self, role: FileRole, renderer: Renderer, max_length: int, over_length: OverLength) -> None:
@@ -75,8 +76,9 @@ class _FileLint:
         else:
             self._look_at(example, rendered)
 
+    @abstractmethod
     def _look_at(self, example: Example, rendered: RenderedExample) -> None:
-        raise NotImplementedError
+        """Note what is odd about an example that was rendered."""
 
     def _fit(self, rendered: RenderedExample) -> RenderedExample | None:
         """Give the example as it fits; None when it is not used, which is noted."""
