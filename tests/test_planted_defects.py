@@ -1,6 +1,8 @@
 """The list of planted defects fits the present sources; ``make defects`` plants them, which takes minutes."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,16 @@ def test_its_text_stands_once_and_would_change_the_program(defect: Defect) -> No
     source = (ROOT / defect.file).read_text(encoding="utf-8")
     assert source.count(defect.old) == 1
     assert ast.dump(ast.parse(source.replace(defect.old, defect.new))) != ast.dump(ast.parse(source))
+
+
+@pytest.mark.parametrize("defect", DEFECTS, ids=[defect.name for defect in DEFECTS])
+def test_it_uses_only_names_that_its_file_has(defect: Defect) -> None:
+    """A name that is not there would fail any test, which would then be said to catch the defect."""
+    source = (ROOT / defect.file).read_text(encoding="utf-8")
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821", "-"]
+    planted = source.replace(defect.old, defect.new)
+    done = subprocess.run(command, input=planted, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("test", sorted({test for defect in DEFECTS for test in defect.tests}))

@@ -12,7 +12,7 @@ DEFECTS = (
         "core/text/rendering.py",
         "        ids, spans = self._tokenizer.encode_spans(completion)\n",
         "        joint, alone = self._tokenizer.encode(prompt + completion), self._tokenizer.encode(prompt)\n"
-        "        kept = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(joint, alone)))\n"
+        "        kept = next((n for n, pair in enumerate(zip(joint, alone)) if pair[0] != pair[1]), len(alone))\n"
         "        prompt = self._tokenizer.decode(joint[:kept], skip_special=False)\n"
         "        completion = self._tokenizer.decode(joint[kept:], skip_special=False)\n"
         "        ids, spans = self._tokenizer.encode_spans(completion)\n",
