@@ -8,20 +8,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-
 from core.errors import LossNotFinite
 from worker.messages import CheckpointWritten, Evaluated, StepDone
-from worker.training.batches import collate
 from worker.training.data import RunData
 from worker.training.evaluation import evaluate
-from worker.training.label_check import require_labels
 from worker.training.lora import LoraModel
-from worker.training.loss import LossSums, weighted_loss
+from worker.training.loss import LossSums
 from worker.training.memory import peak_memory_bytes
 from worker.training.optimizer import AdapterOptimizer
-from worker.training.plan import Plan, mix, pack
+from worker.training.plan import Plan
 from worker.training.reporter import Reporter
+from worker.training.step import GradientAccumulator
 from worker.training.stopping import CheckStop, Stopped
 from worker.training.stopwatch import Stopwatch
 
@@ -62,7 +59,7 @@ class TrainingLoop:
     data: RunData
     plan: Plan
     optimizer: AdapterOptimizer
-    token_budget: int  # tokens of a micro-batch, padding included
+    gradient: GradientAccumulator
     progress: Progress
     reporter: Reporter
     check_stop: CheckStop
@@ -109,7 +106,7 @@ class TrainingLoop:
                 self.model,
                 self.data.held_out,
                 step=self.progress.step,
-                token_budget=self.token_budget,
+                token_budget=self.gradient.token_budget,
                 check_stop=self.check_stop,
             )
         self.evaluated_tokens += len(self.data.held_out.ids)
@@ -124,41 +121,22 @@ class TrainingLoop:
 
     def _take_step(self) -> None:
         began_s = time.monotonic()
-        members = self.plan.members_of(self.progress.step)
-        sums, seen_tokens = self._accumulate(members)
+        found = self.gradient.accumulate(self.progress.step)
+        sums = found.loss
         grad_norm = self.optimizer.clip()
-        self._require_finite(sums.loss, grad_norm, members)
+        self._require_finite(sums.loss, grad_norm)
         learning_rate = self.optimizer.step(self.progress.step)
         self.progress.step += 1
-        self.progress.seen_tokens += seen_tokens
+        self.progress.seen_tokens += found.tokens
         self.progress.trained_tokens += sums.scored_tokens
         self.progress.train_loss = sums.completion_loss
         self.progress.train_token_accuracy = sums.token_accuracy
-        self._report(sums, grad_norm, learning_rate, seen_tokens / (time.monotonic() - began_s))
+        self._report(sums, grad_norm, learning_rate, found.tokens / (time.monotonic() - began_s))
 
-    def _accumulate(self, members: list[int]) -> tuple[LossSums, int]:
-        """Add up the gradient of the step's loss over its micro-batches; give its sums and its tokens."""
-        examples = [self.data.training[index] for index in members]
-        total_weight = float(sum(example.weights_T.sum(dtype="float64") for example in examples))
-        sums, seen_tokens = LossSums(), 0
-        for number, positions in enumerate(pack([len(example.ids_T) for example in examples], self.token_budget)):
-            self.check_stop()
-            # LoRA dropout draws from the global generator; seeded here, a resumed run draws the same.
-            torch.manual_seed(mix(self.plan.seed, self.progress.step, number))
-            chosen = [examples[position] for position in positions]
-            batch = collate(chosen, self.model.device)
-            require_labels(batch, chosen, [int(self.data.training.lines[members[at]]) for at in positions])
-            with self.model.autocast():
-                hidden_BTH = self.model.hidden_states(batch.input_ids_BT)
-            loss, part = weighted_loss(hidden_BTH, self.model.head, batch, total_weight)
-            loss.backward()
-            sums.add(part)
-            seen_tokens += batch.tokens
-        return sums, seen_tokens
-
-    def _require_finite(self, loss: float, grad_norm: float, members: list[int]) -> None:
+    def _require_finite(self, loss: float, grad_norm: float) -> None:
         if math.isfinite(loss) and math.isfinite(grad_norm):
             return
+        members = self.plan.members_of(self.progress.step)
         lines = tuple(sorted(int(self.data.training.lines[index]) for index in members))
         raise LossNotFinite(
             f"at step {self.progress.step + 1} the loss is {loss} and the gradient's norm {grad_norm}; "

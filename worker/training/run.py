@@ -29,6 +29,7 @@ from worker.training.memory import choose_token_budget, describe_machine, out_of
 from worker.training.optimizer import AdapterOptimizer
 from worker.training.plan import PLAN_VERSION, Plan
 from worker.training.reporter import Reporter, note
+from worker.training.step import GradientAccumulator
 from worker.training.stopping import CheckStop
 from worker.training.stopwatch import Stopwatch
 
@@ -133,8 +134,9 @@ def _train(
 
     stopwatch.enter("training")
     reporter.send(Phase(name="training"))
+    gradient = GradientAccumulator(model, data.training, plan, token_budget, check_stop)
     loop = TrainingLoop(
-        model, data, plan, optimizer, token_budget, progress, reporter, check_stop, write_checkpoint, stopwatch
+        model, data, plan, optimizer, gradient, progress, reporter, check_stop, write_checkpoint, stopwatch
     )
     loop.run()
     stopwatch.enter("saving")
@@ -162,7 +164,7 @@ def _measure(loop: TrainingLoop, resumed_from: Checkpoint | None) -> Measured:
         steps=loop.progress.step,
         seconds=loop.stopwatch.read(),
         peak_memory_bytes=peak_memory_bytes(loop.model.device),
-        token_budget=loop.token_budget,
+        token_budget=loop.gradient.token_budget,
         machine=describe_machine(loop.model),
         resumed_from_step=None if resumed_from is None else resumed_from.state.step,
     )

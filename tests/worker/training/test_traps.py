@@ -28,7 +28,7 @@ from tests.worker.training.runs import SUMS, RecordingReporter, make_job, render
 from worker.messages import StepDone
 from worker.models.loading import LoadedModel, load_base_model
 from worker.run_folder import ADAPTER
-from worker.training import loop as loop_module
+from worker.training import step as step_module
 from worker.training.batches import MicroBatch, collate
 from worker.training.data import TokenizedExample
 from worker.training.label_check import require_labels
@@ -201,7 +201,7 @@ class TestTrap09:
     def test_trap_09_a_run_with_such_labels_fails_before_it_learns(
         self, tmp_path: Path, tiny_phi: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(loop_module, "collate", lambda *arguments: self.beside(collate(*arguments)))
+        monkeypatch.setattr(step_module, "collate", lambda *arguments: self.beside(collate(*arguments)))
         reporter = RecordingReporter()
         with pytest.raises(LabelsMismatch):
             train(write_run(tmp_path / "run", tiny_phi, SUMS, validation=[]), reporter)
