@@ -1,0 +1,148 @@
+"""Runs that are killed anywhere and started again end at the bits of the run that nobody disturbed.
+
+Here a kill is an exception that nothing of the trainer handles, at any of the points a run passes: each
+message, each look for a stop, each file that is waited for, renamed or removed. ``test_killed_processes``
+kills real processes, at any instruction.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from core.jobs import LoraSpec
+from tests.worker.training.runs import Killed, RecordingReporter, write_run
+from worker.messages import CheckpointWritten, Evaluated, Finished, Message, StepDone
+from worker.models.adapter_format import MANIFEST, WEIGHTS
+from worker.run_folder import ADAPTER
+from worker.training import run as run_module
+from worker.training.run import run
+
+KILLS = 20
+TOKEN_BUDGET = 96  # of a micro-batch, so that a step has several
+LORAS = {"no dropout": LoraSpec(rank=4, alpha=8), "dropout": LoraSpec(rank=4, alpha=8, dropout=0.3)}
+# What of a message must be equal however often its step was taken; the rest is clocks and memory.
+SAID: dict[type[Message], set[str]] = {
+    StepDone: {
+        "step",
+        "total_steps",
+        "epoch",
+        "loss",
+        "completion_loss",
+        "token_accuracy",
+        "learning_rate",
+        "grad_norm",
+        "trained_tokens",
+        "seen_tokens",
+    },
+    Evaluated: {"step", "loss", "token_accuracy", "tokens", "examples"},
+    CheckpointWritten: {"step", "metrics"},
+    Finished: {"steps", "trained_on", "trained_tokens", "metrics"},
+}
+
+Result = tuple[bytes, bytes]
+
+
+def result_of(folder: Path) -> Result:
+    """Give the finished adapter's bytes, and those of its manifest."""
+    return (folder / ADAPTER / WEIGHTS).read_bytes(), (folder / ADAPTER / MANIFEST).read_bytes()
+
+
+Log = dict[tuple[str, int], dict[str, Any]]
+
+
+def log_of(messages: Iterable[Message]) -> Log:
+    """Give what a run said of each step, by message type and step.
+
+    Whatever is said again, by a process that takes up an earlier checkpoint, must be what was said before.
+    """
+    found: Log = {}
+    for message in messages:
+        if names := SAID.get(type(message)):
+            content = message.model_dump(include=names)
+            key = message.type, content.get("step", 0)
+            assert found.setdefault(key, content) == content, f"step {key[1]} was not the same when it was taken again"
+    return found
+
+
+def assert_same_log(log: Log, expected: Log) -> None:
+    """Compare all that was said; only where checkpoints fall is left to the clock and to the kills."""
+    shared = {key: log[key] for key in log if key in expected or key[0] != "checkpoint_written"}
+    assert shared == {key: expected[key] for key in expected if key in log or key[0] != "checkpoint_written"}
+
+
+@dataclass
+class Points:
+    """Counts the points that a run passes, and kills it at one of them, before what happens there happens."""
+
+    deadly: int | None = None
+    passed: int = 0
+
+    def check(self, *_: object) -> None:
+        if self.passed == self.deadly:
+            raise Killed
+        self.passed += 1
+
+    def before(self, operation: Callable[..., Any]) -> Callable[..., Any]:
+        def checked(*arguments: Any, **named: Any) -> Any:
+            self.check()
+            return operation(*arguments, **named)
+
+        return checked
+
+
+def _run(folder: Path, deadly: int | None = None) -> tuple[RecordingReporter, Points]:
+    """Train until the point; with None, to the end."""
+    points = Points(deadly)
+    reporter = RecordingReporter(points.check)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("fsync", "rename", "unlink", "rmdir"):
+            patch.setattr(os, name, points.before(getattr(os, name)))
+        try:
+            run(folder, reporter, points.check)
+        except Killed:
+            assert points.passed == deadly
+    return reporter, points
+
+
+@pytest.fixture(params=LORAS)
+def lora(request: pytest.FixtureRequest) -> LoraSpec:
+    return LORAS[request.param]
+
+
+def test_resumed_at_twenty_random_points_a_run_equals_the_undisturbed_one_to_the_bit(
+    tmp_path: Path, tiny_phi: Path, lora: LoraSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "choose_token_budget", lambda *_, **__: TOKEN_BUDGET)
+    whole = write_run(tmp_path / "whole", tiny_phi, lora=lora)
+    reporter, points = _run(whole)
+    expected, log = result_of(whole), log_of(reporter.messages)
+    for deadly in Random(0).sample(range(points.passed), KILLS):
+        folder = write_run(tmp_path / f"killed-{deadly}", tiny_phi, lora=lora)
+        before, _ = _run(folder, deadly)
+        after, _ = _run(folder)
+        assert len(after.of(Finished)) == 1
+        assert_same_log(log_of([*before.messages, *after.messages]), log)
+        assert result_of(folder) == expected, f"killed at point {deadly}"
+
+
+def test_killed_again_and_again_a_run_still_ends_at_the_same_bits(
+    tmp_path: Path, tiny_phi: Path, lora: LoraSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each process gets a little further, or not even that: some are killed before they reach a checkpoint."""
+    monkeypatch.setattr(run_module, "choose_token_budget", lambda *_, **__: TOKEN_BUDGET)
+    whole = write_run(tmp_path / "whole", tiny_phi, lora=lora)
+    reporter, points = _run(whole)
+    folder, chance = write_run(tmp_path / "killed", tiny_phi, lora=lora), Random(1)
+    starts, messages = 0, list[Message]()
+    while not any(isinstance(message, Finished) for message in messages):
+        found, _ = _run(folder, chance.randrange(points.passed))
+        messages += found.messages
+        starts += 1
+    assert starts > 2
+    assert_same_log(log_of(messages), log_of(reporter.messages))
+    assert result_of(folder) == result_of(whole)
