@@ -221,6 +221,19 @@ class FileInUse(Conflict):
         return f"file {self.args[0]} is used by job {self.args[1]}, which has not ended; cancel the job first"
 
 
+class JobHasEnded(Conflict):
+    """A job that has ended can neither be paused nor resumed."""
+
+    code = "job_has_ended"
+
+    def __init__(self, job_id: str, status: str, what: str) -> None:
+        super().__init__(job_id, status, what)
+
+    def __str__(self) -> str:
+        job_id, status, what = self.args
+        return f"job {job_id} has ended ({status}) and cannot be {what}; make a new job to train again"
+
+
 class IdempotencyInProgress(Conflict):
     """Two requests with one Idempotency-Key came at the same time, and the other one was first."""
 
@@ -418,6 +431,12 @@ class BaseModelInvalid(TrainingError):
     """The base model's folder is missing, incomplete, or not the one expected."""
 
     code = "base_model_invalid"
+
+
+class QuantizationUnavailable(TrainingError):
+    """The base model is to be quantized where that cannot be done."""
+
+    code = "quantization_unavailable"
 
 
 class CheckpointInvalid(TrainingError):

@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Final, Literal
 
-from core.jobs import Frozen, LoraSpec
+from core.jobs import EVALUATIONS, Frozen, LoraSpec
 from core.memory_plan import ComputeType, Memory
 from core.model_shape import ModelShape
-
-EVALUATIONS: Final = 4  # of a run, beside the one before its first step
 
 # A run's time before any has finished, from what one core multiplies at best and the share of it that training
 # of a small model reaches; and what starting and rendering take on the machines that this was measured on.
@@ -166,9 +164,9 @@ class Pace:
     evaluating_flops_per_s: float
 
 
-def evaluated_after(total_steps: int) -> frozenset[int]:
-    """Give the numbers of steps after which held-out examples are scored: 0, three between, all."""
-    return frozenset(round(total_steps * part / EVALUATIONS) for part in range(EVALUATIONS + 1))
+def evaluated_after(total_steps: int, n_evals: int = EVALUATIONS) -> frozenset[int]:
+    """Give the numbers of steps after which held-out examples are scored: 0, and ``n_evals`` up to all of them."""
+    return frozenset(round(total_steps * part / n_evals) for part in range(n_evals + 1))
 
 
 def work_of(

@@ -6,27 +6,32 @@ requests. A specification is complete: every "auto" was resolved when the job wa
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from core.learning_rate import LrSchedulerType
 from core.text.data_files import FileType
 
 
 class JobStatus(StrEnum):
-    """OpenAI's names. Files are checked while they are uploaded, so a job starts as queued."""
+    """OpenAI's names, and ``paused``. Files are checked while they are uploaded, so a job starts as queued."""
 
     QUEUED = "queued"
     RUNNING = "running"
+    PAUSED = "paused"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
 
 
 NEXT: Mapping[JobStatus, frozenset[JobStatus]] = {
-    JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.FAILED, JobStatus.CANCELLED}),
+    JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.PAUSED, JobStatus.FAILED, JobStatus.CANCELLED}),
     # back to queued: released by a worker that shuts down, or taken from one that died
-    JobStatus.RUNNING: frozenset({JobStatus.QUEUED, JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED}),
+    JobStatus.RUNNING: frozenset(
+        {JobStatus.QUEUED, JobStatus.PAUSED, JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED}
+    ),
+    JobStatus.PAUSED: frozenset({JobStatus.QUEUED, JobStatus.CANCELLED}),
     JobStatus.SUCCEEDED: frozenset(),
     JobStatus.FAILED: frozenset(),
     JobStatus.CANCELLED: frozenset(),
@@ -54,12 +59,19 @@ class PromptFormat(Frozen):
 
 
 class LoraSpec(Frozen):
-    """LoRA's shape, in PEFT's terms. ``target_modules`` None means every linear layer but the head."""
+    """LoRA's shape, in PEFT's terms. ``target_modules`` None means every linear layer but the head.
+
+    Attributes:
+        use_rslora: the delta is scaled by alpha / √rank instead of alpha / rank (2312.03732).
+        use_dora: the length of each row of a weight is trained apart from its direction (2402.09353).
+    """
 
     rank: int = Field(16, ge=1, le=256)
     alpha: float = Field(32.0, gt=0, le=1024)
     dropout: float = Field(0.0, ge=0, lt=1)
     target_modules: tuple[str, ...] | None = Field(None, min_length=1, max_length=64)
+    use_rslora: bool = False
+    use_dora: bool = False
 
 
 class FileRef(Frozen):
@@ -71,12 +83,27 @@ class FileRef(Frozen):
     file_type: FileType
 
 
+class AdapterRef(Frozen):
+    """A trained adapter that a job goes on from: by content, as the name may be deleted before the job runs."""
+
+    name: str  # ft:…, of a job's result or of a checkpoint
+    adapter_sha256: str  # of its manifest
+
+
 OverLength = Literal["drop", "truncate_prompt", "error"]
 TrainOn = Literal["all_assistant", "last_assistant"]  # which answers of a conversation
+Quantization = Literal["nf4"]  # 4-bit NormalFloat (2305.14314)
+
+
+EVALUATIONS: Final = 4  # of a run, beside the one before its first step
 
 
 class JobSpec(Frozen):
-    """Everything that decides a run's result, with every "auto" resolved."""
+    """Everything that decides a run's result, with every "auto" resolved.
+
+    Jobs that were stored before a field existed were trained as its default here says. What each field
+    means and becomes where it is left out is in docs/hyperparameters.md.
+    """
 
     base_model: str
     training_file: FileRef
@@ -92,6 +119,17 @@ class JobSpec(Frozen):
     max_length: int  # tokens of one example, closing token included
     over_length: OverLength
     seed: int
+    lr_scheduler_type: LrSchedulerType = "linear"
+    warmup_ratio: float | None = None  # None: `core.learning_rate.usual_warmup_steps`
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0  # 0: gradients are not clipped
+    loraplus_lr_ratio: float = 1.0  # of B's learning rate to A's
+    neftune_noise_alpha: float = 0.0  # 0: no noise
+    n_evals: int = EVALUATIONS
+    early_stopping_patience: int | None = None  # evaluations without improvement; None: trains to the end
+    load_best_model_at_end: bool = False  # publishes the best evaluated checkpoint, not the last step
+    continue_from: AdapterRef | None = None  # None: starts from an adapter that adds nothing
+    quantization: Quantization | None = None  # of the frozen base, while it is trained on
 
 
 def model_name(base_model: str, organization: str, suffix: str | None, job_id: str) -> str:

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from worker.run_folder import ADAPTER, CHECKPOINTS, TRAINING_FILE, VALIDATION_FILE
+from worker.run_folder import ADAPTER, CHECKPOINTS, CONTINUE_FROM, TRAINING_FILE, VALIDATION_FILE
 
 _ATTEMPT: Final = re.compile(r"a(\d+)")
 _STEP: Final = re.compile(r".*?(\d+)")
@@ -38,7 +38,7 @@ def earlier_checkpoints(folder: Path) -> tuple[str, ...]:
 def drop_large_files(folder: Path) -> None:
     """Remove what an ended job's attempts no longer need; specifications and logs stay."""
     for attempt in folder.parent.glob("a*"):
-        for name in (CHECKPOINTS, ADAPTER):
+        for name in (CHECKPOINTS, ADAPTER, CONTINUE_FROM):
             # another process may be at the same; what is left behind costs only space
             shutil.rmtree(attempt / name, ignore_errors=True)
         for name in (TRAINING_FILE, VALIDATION_FILE):

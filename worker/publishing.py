@@ -1,4 +1,4 @@
-"""Moves an adapter from a run folder into the content-addressed store, files first and manifest last.
+"""Moves an adapter from a run folder into the content-addressed store and back, files first and manifest last.
 
 An adapter is visible only when a database row names its manifest's digest; writing that row is
 ``worker.claim``.
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from core.errors import AdapterInvalid
 from core.store.blobs import BlobStore
-from worker.models.adapter_format import MANIFEST, parse_manifest
+from worker.models.adapter_format import MANIFEST, MANIFEST_LIMIT_BYTES, parse_manifest
 
 
 @dataclass(frozen=True)
@@ -39,3 +39,18 @@ def store_adapter(blobs: BlobStore, folder: Path) -> StoredAdapter:
         raise AdapterInvalid("", f"{error.filename} is missing") from error
     blobs.put_bytes(manifest_bytes)
     return StoredAdapter(digest, size_bytes)
+
+
+def fetch_adapter(blobs: BlobStore, sha256: str, folder: Path) -> None:
+    """Put a stored adapter into a new folder; whoever uses it there verifies it.
+
+    Raises:
+        BlobNotFound: a part of it is not stored.
+        AdapterInvalid: its manifest is malformed.
+    """
+    with blobs.open(sha256) as file:
+        manifest_bytes = file.read(MANIFEST_LIMIT_BYTES)
+    folder.mkdir()
+    for name, digest in parse_manifest(manifest_bytes).files.items():
+        blobs.fetch(digest.sha256, folder / name)
+    (folder / MANIFEST).write_bytes(manifest_bytes)

@@ -17,6 +17,7 @@ CHECKPOINTS = "checkpoints"
 ADAPTER = "adapter"
 TRAINING_FILE: Literal["training_file"] = "training_file"  # of which type, the job says
 VALIDATION_FILE = "validation_file"
+CONTINUE_FROM = "continue_from"  # folder of the adapter that a job goes on from, where it names one
 
 EXIT_DONE = 0
 EXIT_FAILED = 1  # the trainer said why in a Failed message

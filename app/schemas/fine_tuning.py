@@ -2,11 +2,13 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import BeforeValidator, Field, StringConstraints
 
-from app.schemas.wire import AutoFloat, AutoInt, Body, Out, StoredText, only
+from app.schemas.wire import AutoBool, AutoFloat, AutoInt, Body, Out, StoredText, only
 from core.estimate import Estimate, Measured
-from core.jobs import JobSpec, JobStatus, LoraSpec, OverLength, PromptFormat, TrainOn
+from core.jobs import JobSpec, JobStatus, LoraSpec, OverLength, PromptFormat, Quantization, TrainOn
+from core.learning_rate import LrSchedulerType
+from core.store.steering import is_pausing
 from core.store.tables import CheckpointRecord, EventRecord, JobRecord
 
 # A part of the served model's name, between colons.
@@ -35,10 +37,17 @@ class MethodCreate(Body):
     reinforcement: Annotated[Any, only()] = None
 
 
-class LoraCreate(LoraSpec):
-    """LoRA's shape; ``alpha`` null means twice the rank."""
+def _all_linear_as_none(value: Any) -> Any:
+    return None if value == "all-linear" else value
 
-    alpha: float | None = Field(None, gt=0, le=1024)  # type: ignore[assignment]  # wider: null is not resolved yet
+
+class LoraCreate(LoraSpec):
+    """LoRA's shape; ``alpha`` null means twice the rank, ``target_modules`` "all-linear" the same as null."""
+
+    alpha: AutoFloat = Field(None, gt=0, le=1024)  # type: ignore[assignment]  # wider: null is not resolved yet
+    target_modules: Annotated[tuple[str, ...] | None, BeforeValidator(_all_linear_as_none)] = Field(
+        None, min_length=1, max_length=64
+    )
 
 
 class JobFields(Body):
@@ -60,6 +69,17 @@ class JobFields(Body):
     max_length: AutoInt = Field(None, ge=8)
     over_length: OverLength = "drop"
     learning_rate: AutoFloat = Field(None, gt=0, le=1)
+    lr_scheduler_type: LrSchedulerType = "linear"
+    warmup_ratio: AutoFloat = Field(None, ge=0, lt=1)
+    weight_decay: AutoFloat = Field(None, ge=0, le=1)
+    max_grad_norm: AutoFloat = Field(None, ge=0, le=1000)
+    loraplus_lr_ratio: AutoFloat = Field(None, ge=1, le=1000)
+    neftune_noise_alpha: float | None = Field(None, ge=0, le=100)
+    n_evals: AutoInt = Field(None, ge=1, le=100)
+    early_stopping_patience: int | None = Field(None, ge=1, le=100)
+    load_best_model_at_end: AutoBool = None
+    continue_from: StoredText | None = None
+    quantization: Quantization | None = None
 
 
 class JobCreate(JobFields):
@@ -130,7 +150,20 @@ class JobOut(Out):
     max_length: int
     over_length: OverLength
     learning_rate: float
+    lr_scheduler_type: LrSchedulerType
+    warmup_ratio: float | None  # null: made before the ratio was kept; 3 % of the steps, at least 5, at most a tenth
+    weight_decay: float
+    max_grad_norm: float
+    loraplus_lr_ratio: float
+    neftune_noise_alpha: float
+    n_evals: int
+    early_stopping_patience: int | None
+    load_best_model_at_end: bool
+    continue_from: str | None
+    quantization: Quantization | None
+    adapter_step: int | None  # after which step the published adapter stood; null: none is published
     started_at: int | None
+    pausing: bool  # it runs, and is paused as soon as its worker has stopped it
     progress: dict[str, Any] | None
     queue_position: int | None  # 1: next; None: not queued
     trained_on: str | None
@@ -174,7 +207,20 @@ class JobOut(Out):
             max_length=spec.max_length,
             over_length=spec.over_length,
             learning_rate=spec.learning_rate,
+            lr_scheduler_type=spec.lr_scheduler_type,
+            warmup_ratio=spec.warmup_ratio,
+            weight_decay=spec.weight_decay,
+            max_grad_norm=spec.max_grad_norm,
+            loraplus_lr_ratio=spec.loraplus_lr_ratio,
+            neftune_noise_alpha=spec.neftune_noise_alpha,
+            n_evals=spec.n_evals,
+            early_stopping_patience=spec.early_stopping_patience,
+            load_best_model_at_end=spec.load_best_model_at_end,
+            continue_from=None if spec.continue_from is None else spec.continue_from.name,
+            quantization=spec.quantization,
+            adapter_step=(job.result or {}).get("adapter_step"),
             started_at=job.started_at,
+            pausing=is_pausing(job),
             progress=job.progress,
             queue_position=queue_position,
             trained_on=job.trained_on,
@@ -185,13 +231,13 @@ class JobOut(Out):
 
 def _estimated_finish(job: JobRecord, estimate: Estimate | None, now: int) -> int | None:
     """Give a running job's end: by its own speed, or before its first step by its estimate."""
-    if job.status is not JobStatus.RUNNING:
+    if job.status is not JobStatus.RUNNING or is_pausing(job):
         return None
     eta_s = (job.progress or {}).get("eta_s")
     if eta_s is not None:
         return now + round(float(eta_s))
-    if estimate is None or estimate.seconds is None or job.started_at is None:
-        return None
+    if estimate is None or estimate.seconds is None or job.started_at is None or job.token > 1:
+        return None  # nor is it known how much of its time a later attempt can do without
     return max(now, job.started_at + round(estimate.seconds.total))
 
 

@@ -23,7 +23,8 @@ from core.errors import (
 from core.estimate import Estimate
 from core.jobs import FileRef, JobSpec
 from core.settings import Settings
-from core.store import files, jobs
+from core.store import adapters, files, jobs
+from core.store.adapters import Trained
 from core.store.blobs import BlobStore
 from core.store.db import Session
 from core.store.tables import FileRecord, FileStatus, JobRecord
@@ -154,7 +155,21 @@ def specify(session: Session, request: JobCreate, settings: Settings, registry: 
         context_tokens=context_tokens_of(settings, base.name),
         training=training,
         validation=validation,
+        continued=None if request.continue_from is None else _find_trained(session, request.continue_from, base.name),
     )
+
+
+def _find_trained(session: Session, name: str, base_model: str) -> Trained:
+    trained = adapters.find_trained(session, name)
+    if trained is None:
+        raise InvalidParameter("continue_from", f"no fine-tuned model or checkpoint is called {name}")
+    if trained.base_model != base_model:
+        raise InvalidParameter(
+            "continue_from",
+            f"{name} is an adapter of {trained.base_model} and cannot be trained further on {base_model}; "
+            "name its own base model in `model`",
+        )
+    return trained
 
 
 def find_base(settings: Settings, registry: Registry, name: str) -> BaseModelEntry:

@@ -1,18 +1,27 @@
 """What a job's "auto" values become: every default of a fine-tuning job, in one place."""
 
+import math
 import secrets
-from typing import Final
+from typing import Final, TypeVar
 
-from app.schemas.fine_tuning import HyperparametersCreate, JobCreate, JobFields
+from app.schemas.fine_tuning import HyperparametersCreate, JobCreate, JobFields, LoraCreate
 from core.base_models import BaseModelEntry
 from core.errors import InvalidParameter
-from core.jobs import FileRef, JobSpec, LoraSpec
+from core.jobs import EVALUATIONS, FileRef, JobSpec, LoraSpec
+from core.learning_rate import usual_warmup_steps
+from core.store.adapters import Trained
+from core.text.split import HELD_OUT_ONE_IN
+
+T = TypeVar("T")
 
 N_EPOCHS: Final = 3
 BATCH_SIZE: Final = 16
 STEPS_PER_EPOCH: Final = 8  # fewer would leave the learning rate's schedule no shape
 MAX_LENGTH_TOKENS: Final = 2048
 ALPHA_PER_RANK: Final = 2.0
+WEIGHT_DECAY: Final = 0.0  # B starts at zero, so the adapter is small already; QLoRA (2305.14314) has none either
+MAX_GRAD_NORM: Final = 1.0  # of transformers' TrainingArguments
+LORAPLUS_LR_RATIO: Final = 1.0  # plain LoRA
 
 
 def resolve(
@@ -22,8 +31,9 @@ def resolve(
     context_tokens: int,
     training: FileRef,
     validation: FileRef | None,
+    continued: Trained | None = None,
 ) -> JobSpec:
-    """Turn a request into a complete specification.
+    """Turn a request into a complete specification. docs/hyperparameters.md has the sources of these rules.
 
     - ``n_epochs``: 3.
     - ``batch_size``: 16 examples, but few enough that an epoch has about 8 steps, and never more
@@ -31,34 +41,52 @@ def resolve(
     - ``learning_rate``: the base model's own from the registry × ``learning_rate_multiplier`` (1). A
       given ``learning_rate`` stands as it is, and the multiplier says what it comes to.
     - ``lora.alpha``: twice the rank.
+    - ``lora``, where the job goes on from an adapter: that adapter's shape, its dropout excepted.
+    - ``warmup_ratio``: 3 % of the steps, at least 5 but at most a tenth of them, as a share of the steps that
+      the file's examples make.
+    - ``weight_decay``: 0. ``max_grad_norm``: 1. ``loraplus_lr_ratio``: 1, which is plain LoRA.
+    - ``n_evals``: 4; with an early stopping patience p at least 2 (p + 1), so that it can run out half-way.
+    - ``load_best_model_at_end``: true with early stopping, which is of little use without; else false.
     - ``max_length``: 2048 tokens, or the base model's context where that is shorter.
     - ``seed``: drawn at random, and echoed in the job.
+
+    Args:
+        continued: the adapter that ``continue_from`` names.
 
     Raises:
         InvalidParameter: two fields contradict each other, or a value does not fit the base model.
     """
     asked = _hyperparameters_of(request)
     learning_rate, multiplier = _learning_rate(request, asked, base.learning_rate)
+    n_epochs = asked.n_epochs or N_EPOCHS
+    batch_size = min(asked.batch_size or _batch_size(training.examples), training.examples)
+    patience = request.early_stopping_patience
     return JobSpec(
         base_model=base.name,
         training_file=training,
         validation_file=validation,
-        n_epochs=asked.n_epochs or N_EPOCHS,
-        batch_size=min(asked.batch_size or _batch_size(training.examples), training.examples),
+        n_epochs=n_epochs,
+        batch_size=batch_size,
         learning_rate=learning_rate,
         learning_rate_multiplier=multiplier,
-        lora=LoraSpec(
-            rank=request.lora.rank,
-            alpha=request.lora.alpha or ALPHA_PER_RANK * request.lora.rank,
-            dropout=request.lora.dropout,
-            target_modules=request.lora.target_modules,
-        ),
+        lora=_lora(request.lora) if continued is None else _continued_lora(request.lora, continued),
         prompt_loss_weight=request.prompt_loss_weight,
         train_on=request.train_on,
         prompt_format=request.prompt_format,
         max_length=max_length_of(request, context_tokens),
         over_length=request.over_length,
         seed=secrets.randbelow(2**31) if request.seed is None else request.seed,
+        lr_scheduler_type=request.lr_scheduler_type,
+        warmup_ratio=_warmup_ratio(request, training.examples, batch_size, n_epochs),
+        weight_decay=_given(request.weight_decay, WEIGHT_DECAY),
+        max_grad_norm=_given(request.max_grad_norm, MAX_GRAD_NORM),
+        loraplus_lr_ratio=_given(request.loraplus_lr_ratio, LORAPLUS_LR_RATIO),
+        neftune_noise_alpha=request.neftune_noise_alpha or 0.0,
+        n_evals=_n_evals(request),
+        early_stopping_patience=patience,
+        load_best_model_at_end=_given(request.load_best_model_at_end, patience is not None),
+        continue_from=None if continued is None else continued.ref,
+        quantization=request.quantization,
     )
 
 
@@ -93,3 +121,53 @@ def _learning_rate(request: JobCreate, asked: HyperparametersCreate, own: float)
 
 def _batch_size(examples: int) -> int:
     return max(1, min(BATCH_SIZE, examples // STEPS_PER_EPOCH))
+
+
+def _given(value: T | None, rule: T) -> T:
+    return rule if value is None else value
+
+
+def _lora(asked: LoraCreate) -> LoraSpec:
+    alpha = asked.alpha or ALPHA_PER_RANK * asked.rank
+    return LoraSpec.model_validate(asked.model_dump() | {"alpha": alpha})
+
+
+def _continued_lora(asked: LoraCreate, continued: Trained) -> LoraSpec:
+    """Take over an adapter's shape; what the request says of it must agree."""
+    theirs = continued.lora
+    for field in sorted(asked.model_fields_set - {"dropout"}):
+        wanted, has = getattr(asked, field), getattr(theirs, field)
+        if field == "alpha" and wanted is None:
+            continue
+        if field == "target_modules" and wanted is not None and has is not None:
+            wanted, has = sorted(wanted), sorted(has)
+        if wanted != has:
+            shown = "all-linear" if has is None else has
+            raise InvalidParameter(
+                f"lora.{field}", f"{continued.ref.name}, which continue_from names, has {shown}; leave this field out"
+            )
+    return theirs.model_copy(update={"dropout": asked.dropout})
+
+
+def _warmup_ratio(request: JobCreate, examples: int, batch_size: int, n_epochs: int) -> float:
+    if request.warmup_ratio is not None:
+        return request.warmup_ratio
+    if request.validation_file is None:
+        examples -= examples // HELD_OUT_ONE_IN
+    steps = math.ceil(examples / batch_size) * n_epochs
+    return usual_warmup_steps(steps) / steps
+
+
+def _n_evals(request: JobCreate) -> int:
+    patience = request.early_stopping_patience
+    if patience is None:
+        return request.n_evals or EVALUATIONS
+    if request.n_evals is None:
+        return max(EVALUATIONS, 2 * (patience + 1))
+    if request.n_evals < patience + 2:
+        raise InvalidParameter(
+            "early_stopping_patience",
+            f"{patience} evaluations without improvement cannot come before the last of {request.n_evals} (n_evals), "
+            "so that they would never end the run early; lower the patience, or raise n_evals",
+        )
+    return request.n_evals

@@ -4,16 +4,26 @@ A job's adapter comes into being in `leases.publish`, together with the job's su
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import or_, select, update
 
 from core.errors import InvalidParameter, ModelNotFound
 from core.ids import new_id
-from core.jobs import TERMINAL
+from core.jobs import TERMINAL, AdapterRef, JobSpec, LoraSpec
 from core.store import leases
 from core.store.db import Session
 from core.store.tables import AdapterRecord, AdapterState, CheckpointRecord, JobRecord
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A served adapter as something to train further: of which base model, and with which shape."""
+
+    base_model: str
+    ref: AdapterRef
+    lora: LoraSpec
 
 
 def find_digest(session: Session, name: str) -> tuple[str, str] | None:
@@ -39,6 +49,23 @@ def find_digest(session: Session, name: str) -> tuple[str, str] | None:
         ).one_or_none()
     )
     return None if found is None else (found[0], found[1])
+
+
+def find_trained(session: Session, name: str) -> Trained | None:
+    """Find the adapter that serves a model name, and what it was trained as."""
+    found = find_digest(session, name)
+    if found is None:
+        return None
+    base_model, adapter_sha256 = found
+    spec = session.scalar(
+        select(JobRecord.spec)
+        .outerjoin(AdapterRecord, AdapterRecord.job_id == JobRecord.id)
+        .outerjoin(CheckpointRecord, CheckpointRecord.job_id == JobRecord.id)
+        .where(or_(AdapterRecord.name == name, CheckpointRecord.name == name))
+        .limit(1)
+    )
+    assert spec is not None  # both kinds of rows refer to a job
+    return Trained(base_model, AdapterRef(name=name, adapter_sha256=adapter_sha256), JobSpec.model_validate(spec).lora)
 
 
 def list_live(session: Session) -> Sequence[AdapterRecord]:

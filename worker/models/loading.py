@@ -15,8 +15,10 @@ from transformers.utils.logging import disable_progress_bar
 
 from core.base_models import DType, read_imported
 from core.errors import BaseModelInvalid
+from core.jobs import Quantization
 from core.text.tokenizer import TextTokenizer
 from worker.models.precision import resolve_dtype
+from worker.models.quantization import quantized
 
 # transformers computes these two in plain Python, one tensor per operation. The fused function is the
 # same formula, about ten times faster, and keeps one activation for backward instead of six.
@@ -36,10 +38,14 @@ class LoadedModel:
     dtype: torch.dtype
 
 
-def load_base_model(folder: Path, *, dtype: DType = "auto") -> LoadedModel:
+def load_base_model(folder: Path, *, dtype: DType = "auto", quantization: Quantization | None = None) -> LoadedModel:
     """Load the model that was imported into ``folder``, on the GPU where there is one.
 
+    Args:
+        quantization: how the linear layers beside the head are kept; ``dtype`` is what they are computed in.
+
     Raises:
+        QuantizationUnavailable: this machine cannot do it.
         BaseModelInvalid: the folder is missing, incomplete, or transformers cannot read it.
     """
     disable_progress_bar()  # it would write into the process's log
@@ -47,6 +53,7 @@ def load_base_model(folder: Path, *, dtype: DType = "auto") -> LoadedModel:
     tokenizer = TextTokenizer.from_folder(folder)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     resolved = resolve_dtype(dtype)
+    kept = {} if quantization is None else quantized(quantization, resolved)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         _prepare(config)
@@ -59,6 +66,7 @@ def load_base_model(folder: Path, *, dtype: DType = "auto") -> LoadedModel:
             local_files_only=True,
             trust_remote_code=False,
             output_loading_info=True,
+            **kept,
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise BaseModelInvalid(f"{folder} cannot be loaded as a causal language model: {error}") from error
@@ -70,7 +78,8 @@ def load_base_model(folder: Path, *, dtype: DType = "auto") -> LoadedModel:
     model.requires_grad_(False)
     model.eval()
     _turn_dropout_off(model)
-    nn.Module.to(model, device)
+    if quantization is None:  # else the weights are on the GPU already, and must not be converted
+        nn.Module.to(model, device)
     return LoadedModel(model, tokenizer, imported.context_tokens, imported.fingerprint, device, resolved)
 
 

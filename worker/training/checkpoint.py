@@ -1,7 +1,8 @@
 """Checkpoints on disk: whole or absent, verified before use, and bound to the run that wrote them.
 
 A checkpoint's folder holds ``adapter/`` (which can be served), the optimizer's moments, ``state.json``
-and a manifest, written last, with the SHA-256 of each file. Nothing in it can execute code.
+and a manifest, written last, with the SHA-256 of each file; also ``best/``, the adapter of the best evaluated
+step, where it is kept and is not this one. Nothing in it can execute code.
 """
 
 import os
@@ -20,11 +21,13 @@ from core.jobs import Frozen
 from worker.messages import Evaluated
 from worker.models.adapter_format import FileDigest, canonical_json, digest_file, write_durably
 from worker.run_folder import ADAPTER
+from worker.training.early_stopping import Standing
 from worker.training.reporter import Reporter, note
 
 MANIFEST = "manifest.json"
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
+BEST = "best"
 
 KEPT = 2
 INCOMING = ".incoming"  # suffix of a folder that is being written
@@ -43,9 +46,11 @@ class CheckpointState(Frozen):
     token_budget: int  # of a micro-batch: it decides the order of summation
     seen_tokens: int
     trained_tokens: int
+    padding_tokens: int = 0
     train_loss: float
     train_token_accuracy: float
     evaluation: Evaluated | None
+    standing: Standing
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,12 @@ class Checkpoint:
     def adapter_folder(self) -> Path:
         return self.folder / ADAPTER
 
+    @property
+    def best_adapter_folder(self) -> Path | None:
+        """The adapter of the best evaluated step so far, where checkpoints keep it."""
+        best = self.state.standing.best
+        return None if best is None else self.folder / (ADAPTER if best.step == self.state.step else BEST)
+
     def optimizer_tensors(self) -> dict[str, Tensor]:
         """Read the moments that ``AdapterOptimizer.tensors`` gave."""
         tensors: dict[str, Tensor] = load_file(self.folder / OPTIMIZER, device="cpu")
@@ -66,13 +77,30 @@ class Checkpoint:
 
 
 class CheckpointFolder:
-    """The checkpoints that this attempt writes: the last `KEPT`, each under ``step-<n>``."""
+    """The checkpoints that this attempt writes: the last `KEPT`, each under ``step-<n>``.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        keeps_best: each checkpoint also holds the adapter of the best evaluated step, so that resuming from any of
+            them, or losing all others, cannot lose it. It is linked, not copied.
+    """
+
+    def __init__(self, folder: Path, *, keeps_best: bool = False) -> None:
         self._folder = folder
+        self._keeps_best = keeps_best
+        self._best_adapter: Path | None = None
         folder.mkdir(parents=True, exist_ok=True)
         for unfinished in folder.glob(f"*{INCOMING}"):
             shutil.rmtree(unfinished)
+
+    @property
+    def best_adapter(self) -> Path | None:
+        """Where the adapter of the best evaluated step lies, if it is kept and there is one yet."""
+        return self._best_adapter
+
+    def go_on_from(self, checkpoint: Checkpoint) -> None:
+        """Know the best adapter of the checkpoint that a run resumes from."""
+        if self._keeps_best:
+            self._best_adapter = checkpoint.best_adapter_folder
 
     def list_newest_first(self) -> list[Path]:
         return sorted(self._folder.glob("step-*[0-9]"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
@@ -87,9 +115,13 @@ class CheckpointFolder:
         """Complete the folder and put it in place; older ones beyond `KEPT` go. Gives its final path."""
         save_file({name: tensor.contiguous() for name, tensor in optimizer_tensors.items()}, incoming / OPTIMIZER)
         (incoming / STATE).write_text(state.model_dump_json(indent=1), encoding="utf-8")
+        best = state.standing.best
+        if self._keeps_best and best is not None and best.step != state.step:
+            assert self._best_adapter is not None
+            shutil.copytree(self._best_adapter, incoming / BEST, copy_function=os.link)
         paths = sorted(path for path in incoming.rglob("*") if path.is_file())
         files = {path.relative_to(incoming).as_posix(): digest_file(path) for path in paths}
-        for path in (*paths, incoming / ADAPTER):
+        for path in (*paths, *(path for path in incoming.iterdir() if path.is_dir())):
             _wait_for_disk(path)
         write_durably(incoming / MANIFEST, canonical_json(CheckpointManifest(files=files).model_dump(mode="json")))
         _wait_for_disk(incoming)
@@ -98,7 +130,8 @@ class CheckpointFolder:
             shutil.rmtree(final)
         incoming.rename(final)
         _wait_for_disk(self._folder)
-        for old in self.list_newest_first()[KEPT:]:
+        self.go_on_from(Checkpoint(final, state))
+        for old in [path for path in self.list_newest_first() if path != final][KEPT - 1 :]:
             shutil.rmtree(old)
         return final
 

@@ -9,12 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from core.errors import LossNotFinite
-from worker.messages import CheckpointWritten, Evaluated, StepDone
+from worker.messages import CheckpointWritten
 from worker.training.data import RunData
 from worker.training.evaluation import evaluate
 from worker.training.lora import LoraModel
-from worker.training.loss import LossSums
-from worker.training.memory import peak_memory_bytes
+from worker.training.metrics import Meter, Progress
 from worker.training.optimizer import AdapterOptimizer
 from worker.training.plan import Plan
 from worker.training.reporter import Reporter
@@ -23,37 +22,11 @@ from worker.training.stopping import CheckStop, Stopped
 from worker.training.stopwatch import Stopwatch
 
 CHECKPOINT_INTERVAL_S = 60.0
-RATE_KEPT = 0.9  # how much of the smoothed tokens per second outlives a step
-
-
-@dataclass
-class Progress:
-    """Where a run stands; a checkpoint holds all of it."""
-
-    step: int = 0
-    seen_tokens: int = 0
-    trained_tokens: int = 0
-    train_loss: float = 0.0  # of the last step, per completion token
-    train_token_accuracy: float = 0.0
-    evaluation: Evaluated | None = None  # the last one
-
-    def metrics(self) -> dict[str, float]:
-        """Give the present step's numbers under OpenAI's names; an older evaluation's are left out."""
-        metrics = {
-            "step": float(self.step),
-            "train_loss": self.train_loss,
-            "train_mean_token_accuracy": self.train_token_accuracy,
-        }
-        if self.evaluation is not None and self.evaluation.step == self.step:
-            for prefix in ("valid", "full_valid"):
-                metrics[f"{prefix}_loss"] = self.evaluation.loss
-                metrics[f"{prefix}_mean_token_accuracy"] = self.evaluation.token_accuracy
-        return metrics
 
 
 @dataclass
 class TrainingLoop:
-    """One run from where ``progress`` stands to its last step."""
+    """One run from where ``progress`` stands to its end."""
 
     model: LoraModel
     data: RunData
@@ -65,8 +38,9 @@ class TrainingLoop:
     check_stop: CheckStop
     write_checkpoint: Callable[[Progress], str]  # gives the folder
     stopwatch: Stopwatch
+    meter: Meter
+    patience: int | None = None  # evaluations without improvement that end the run; None: it trains to its last step
     evaluated_tokens: int = 0  # that went through the model to be scored, of this process
-    tokens_per_s: float = 0.0
 
     def run(self) -> None:
         """Train to the end.
@@ -84,7 +58,7 @@ class TrainingLoop:
                     if self.progress.step:
                         self._checkpoint()
                         saved_step, saved_at_s = self.progress.step, time.monotonic()
-                if self.progress.step == self.plan.total_steps:
+                if self._is_over():
                     return
                 self._take_step()
                 if time.monotonic() - saved_at_s >= CHECKPOINT_INTERVAL_S and not self._evaluation_is_due():
@@ -95,6 +69,9 @@ class TrainingLoop:
             if self.progress.step > saved_step:
                 self._checkpoint()
             raise
+
+    def _is_over(self) -> bool:
+        return self.progress.step == self.plan.total_steps or self.progress.standing.is_exhausted(self.patience)
 
     def _evaluation_is_due(self) -> bool:
         last = self.progress.evaluation
@@ -113,6 +90,8 @@ class TrainingLoop:
         self.progress.evaluation = evaluation
         if evaluation.examples:
             self.reporter.send(evaluation)
+            if self.progress.step:
+                self.progress.standing = self.progress.standing.after(evaluation)
 
     def _checkpoint(self) -> None:
         with self.stopwatch.within("saving"):
@@ -120,18 +99,12 @@ class TrainingLoop:
         self.reporter.send(CheckpointWritten(step=self.progress.step, folder=folder, metrics=self.progress.metrics()))
 
     def _take_step(self) -> None:
-        began_s = time.monotonic()
         found = self.gradient.accumulate(self.progress.step)
-        sums = found.loss
-        grad_norm = self.optimizer.clip()
-        self._require_finite(sums.loss, grad_norm)
-        learning_rate = self.optimizer.step(self.progress.step)
-        self.progress.step += 1
-        self.progress.seen_tokens += found.tokens
-        self.progress.trained_tokens += sums.scored_tokens
-        self.progress.train_loss = sums.completion_loss
-        self.progress.train_token_accuracy = sums.token_accuracy
-        self._report(sums, grad_norm, learning_rate, found.tokens / (time.monotonic() - began_s))
+        with found.times.within("optimizer"):
+            grad_norm = self.optimizer.clip()
+            self._require_finite(found.loss.loss, grad_norm)
+            learning_rate = self.optimizer.step(self.progress.step)
+        self.reporter.send(self.meter.measure(self.progress, found, grad_norm=grad_norm, learning_rate=learning_rate))
 
     def _require_finite(self, loss: float, grad_norm: float) -> None:
         if math.isfinite(loss) and math.isfinite(grad_norm):
@@ -142,26 +115,4 @@ class TrainingLoop:
             f"at step {self.progress.step + 1} the loss is {loss} and the gradient's norm {grad_norm}; "
             "lower the learning rate, and look at the examples of this step",
             lines,
-        )
-
-    def _report(self, sums: LossSums, grad_norm: float, learning_rate: float, tokens_per_s: float) -> None:
-        kept = RATE_KEPT if self.tokens_per_s else 0.0
-        self.tokens_per_s = kept * self.tokens_per_s + (1 - kept) * tokens_per_s
-        all_tokens = len(self.data.training.ids) * self.plan.n_epochs
-        self.reporter.send(
-            StepDone(
-                step=self.progress.step,
-                total_steps=self.plan.total_steps,
-                epoch=self.progress.step / self.plan.steps_per_epoch,
-                loss=sums.loss,
-                completion_loss=sums.completion_loss,
-                token_accuracy=sums.token_accuracy,
-                learning_rate=learning_rate,
-                grad_norm=grad_norm,
-                trained_tokens=self.progress.trained_tokens,
-                seen_tokens=self.progress.seen_tokens,
-                tokens_per_s=self.tokens_per_s,
-                eta_s=(all_tokens - self.progress.seen_tokens) / self.tokens_per_s,
-                memory_bytes=peak_memory_bytes(self.model.device),
-            )
         )

@@ -1,54 +1,53 @@
-"""AdamW over the adapter's parameters, its learning rate, and its state as plain tensors."""
+"""AdamW over the adapter's parameters, their learning rates, and its state as plain tensors.
+
+How the rate moves over a run is ``core.learning_rate``.
+"""
 
 import math
 
 import torch
 from torch import Tensor, nn
 
-# AdamW's published defaults (Loshchilov and Hutter 2019; torch.optim.AdamW), and no weight decay:
-# B starts at zero, so the adapter is small already, and QLoRA (2305.14314) trains without it too.
+from core.jobs import JobSpec
+from core.learning_rate import Schedule
+
+# AdamW's published defaults (Loshchilov and Hutter 2019; torch.optim.AdamW).
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
-WEIGHT_DECAY = 0.0
-CLIP_NORM = 1.0
-
-WARMUP_SHARE = 0.03  # QLoRA's warm-up ratio
-MIN_WARMUP_STEPS = 5
-MAX_WARMUP_SHARE = 0.1  # so that a run of a few steps is not all warm-up
-
-
-def learning_rate_factor(step: int, total_steps: int) -> float:
-    """Give the share of the peak rate for the step after ``step`` steps: linear up, then linear down.
-
-    Warm-up is 3 % of the steps, at least 5 but at most a tenth. No step has rate 0: with 100 steps
-    the first has 1/6, step 5 has 1, the last 1/95.
-    """
-    warmup = min(max(MIN_WARMUP_STEPS, math.ceil(WARMUP_SHARE * total_steps)), int(MAX_WARMUP_SHARE * total_steps))
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    return (total_steps - step) / (total_steps - warmup)
 
 
 class AdapterOptimizer:
-    """One optimizer step at a time, over parameters that it knows by name."""
+    """One optimizer step at a time, over parameters that it knows by name, as a job says.
 
-    def __init__(self, parameters: dict[str, nn.Parameter], peak_learning_rate: float, total_steps: int) -> None:
+    With a LoRA+ ratio (2402.12354) every B, and DoRA's lengths, learn at that many times the rate of A.
+    Weight decay pulls on A and B, by their own rate; a length is never pulled to zero.
+    """
+
+    def __init__(self, parameters: dict[str, nn.Parameter], job: JobSpec, total_steps: int) -> None:
         self._parameters = parameters
-        self._peak_learning_rate = peak_learning_rate
-        self._total_steps = total_steps
-        self._adam = torch.optim.AdamW(
-            parameters.values(), betas=BETAS, eps=EPSILON, weight_decay=WEIGHT_DECAY, fused=True
-        )
+        self._peak_learning_rate = job.learning_rate
+        self._schedule = Schedule(total_steps, job.lr_scheduler_type, job.warmup_ratio)
+        self._clip_norm = job.max_grad_norm or math.inf
+        grouped: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, parameter in parameters.items():
+            is_a, is_length = ".lora_A." in name, parameter.ndim == 1
+            key = (1.0 if is_a else job.loraplus_lr_ratio, 0.0 if is_length else job.weight_decay)
+            grouped.setdefault(key, []).append(parameter)
+        groups = [
+            {"params": members, "rate_ratio": ratio, "weight_decay": decay}
+            for (ratio, decay), members in grouped.items()
+        ]
+        self._adam = torch.optim.AdamW(groups, betas=BETAS, eps=EPSILON, fused=True)
 
     def clip(self) -> float:
-        """Scale the gradients down to `CLIP_NORM` if they are longer; give the length they had."""
-        return float(nn.utils.clip_grad_norm_(self._parameters.values(), CLIP_NORM))
+        """Scale the gradients down to ``max_grad_norm`` if they are longer; give the length they had."""
+        return float(nn.utils.clip_grad_norm_(self._parameters.values(), self._clip_norm))
 
     def step(self, step: int) -> float:
-        """Take the step after ``step`` steps, drop the gradients, and give the learning rate used."""
-        learning_rate = self._peak_learning_rate * learning_rate_factor(step, self._total_steps)
+        """Take the step after ``step`` steps, drop the gradients, and give the learning rate of A."""
+        learning_rate = self._peak_learning_rate * self._schedule.factor(step)
         for group in self._adam.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group["rate_ratio"]
         self._adam.step()
         self.drop_gradients()
         return learning_rate

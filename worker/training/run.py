@@ -19,13 +19,16 @@ from core.text.tokenizer import TextTokenizer
 from worker.messages import Finished, Phase, Resumed
 from worker.models.adapter_format import canonical_json, digest_text, write_manifest
 from worker.models.loading import LoadedModel, load_base_model
-from worker.run_folder import ADAPTER, CHECKPOINTS, RunSpec, read_spec
+from worker.run_folder import ADAPTER, CHECKPOINTS, CONTINUE_FROM, RunSpec, read_spec
 from worker.training.account import name_lines
 from worker.training.checkpoint import Checkpoint, CheckpointFolder, CheckpointState, find_resumable
+from worker.training.continuing import start_from
 from worker.training.data import RunData, load_data
-from worker.training.loop import Progress, TrainingLoop
+from worker.training.early_stopping import describe_ending
+from worker.training.loop import TrainingLoop
 from worker.training.lora import LoraModel, add_lora, is_finite, is_unchanged, restore_adapter, save_adapter
 from worker.training.memory import choose_token_budget, describe_machine, out_of_memory_named, peak_memory_bytes
+from worker.training.metrics import Meter, Progress, metrics_of
 from worker.training.optimizer import AdapterOptimizer
 from worker.training.plan import PLAN_VERSION, Plan
 from worker.training.reporter import Reporter, note
@@ -85,12 +88,16 @@ def _load_data(run_folder: Path, spec: RunSpec, reporter: Reporter, check_stop: 
         count, named = len(data.unscored_lines), name_lines(data.unscored_lines)
         note(reporter, EventLevel.WARN, f"{count:,} validation examples are over max_length and not scored ({named})")
     if not len(data.held_out):
-        note(reporter, EventLevel.WARN, "no example is held out, so the adapter is not scored; add a validation file")
+        idle = " and no step is known as the best" if job.load_best_model_at_end or job.early_stopping_patience else ""
+        sentence = f"no example is held out, so the adapter is not scored{idle}; add a validation file"
+        note(reporter, EventLevel.WARN, sentence)
     return data
 
 
 def _load_base(spec: RunSpec) -> LoadedModel:
-    base = load_base_model(Path(spec.base_model_folder), dtype=spec.base_model_dtype)
+    base = load_base_model(
+        Path(spec.base_model_folder), dtype=spec.base_model_dtype, quantization=spec.job.quantization
+    )
     if base.fingerprint != spec.base_model_fingerprint:
         raise BaseModelInvalid(
             f"base model {spec.job.base_model} is not the one this job was made for: its fingerprint is "
@@ -110,10 +117,13 @@ def _train(
 ) -> None:
     job = spec.job
     model = add_lora(base, job.lora, job.seed)
-    plan = Plan(len(data.training), job.batch_size, job.n_epochs, job.seed)
-    optimizer = AdapterOptimizer(model.parameters, job.learning_rate, plan.total_steps)
+    if job.continue_from is not None:
+        start_from(model, run_folder / CONTINUE_FROM, job.continue_from, base.fingerprint)
+        note(reporter, EventLevel.INFO, f"Starts from the weights of {job.continue_from.name}")
+    plan = Plan(len(data.training), job.batch_size, job.n_epochs, job.seed, job.n_evals)
+    optimizer = AdapterOptimizer(model.parameters, job, plan.total_steps)
     writer = _Writer(spec, base, model, data, run_folder)
-    checkpoints = CheckpointFolder(run_folder / CHECKPOINTS)
+    checkpoints = CheckpointFolder(run_folder / CHECKPOINTS, keeps_best=job.load_best_model_at_end)
     identity, environment = _identity(spec, data, base), _environment(base)
     earlier = [*checkpoints.list_newest_first(), *map(Path, spec.resume_from)]
     checkpoint = find_resumable(earlier, identity, reporter)
@@ -121,6 +131,7 @@ def _train(
         progress, token_budget = Progress(), choose_token_budget(model)
     else:
         progress, token_budget = _restore(checkpoint, model, optimizer), checkpoint.state.token_budget
+        checkpoints.go_on_from(checkpoint)
         reporter.send(Resumed(step=progress.step, folder=str(checkpoint.folder)))
         if checkpoint.state.environment != environment:
             note(reporter, EventLevel.WARN, "the run goes on with other libraries or hardware: equal up to rounding")
@@ -132,23 +143,41 @@ def _train(
         state = CheckpointState(identity=identity, environment=environment, token_budget=token_budget, **vars(progress))
         return str(checkpoints.commit(incoming, state, optimizer.tensors()))
 
+    meter = Meter.of(model, data.training, plan, token_budget)
     stopwatch.enter("training")
     reporter.send(Phase(name="training"))
     gradient = GradientAccumulator(model, data.training, plan, token_budget, check_stop)
     loop = TrainingLoop(
-        model, data, plan, optimizer, gradient, progress, reporter, check_stop, write_checkpoint, stopwatch
+        model,
+        data,
+        plan,
+        optimizer,
+        gradient,
+        progress,
+        reporter,
+        check_stop,
+        write_checkpoint,
+        stopwatch,
+        meter,
+        patience=job.early_stopping_patience,
     )
     loop.run()
+    for sentence in describe_ending(
+        progress.standing, progress.step, plan.total_steps, publishes_best=job.load_best_model_at_end
+    ):
+        note(reporter, EventLevel.INFO, sentence)
     stopwatch.enter("saving")
     reporter.send(Phase(name="saving"))
-    folder = writer.publish(progress)
+    folder = writer.publish(progress, checkpoints.best_adapter)
+    best = None if checkpoints.best_adapter is None else progress.standing.best
     reporter.send(
         Finished(
             folder=str(folder),
             steps=progress.step,
+            adapter_step=progress.step if best is None else best.step,
             trained_on=writer.trained_on,
             trained_tokens=progress.trained_tokens,
-            metrics=progress.metrics(),
+            metrics=progress.metrics() if best is None else metrics_of(best),
             measured=_measure(loop, checkpoint),
         )
     )
@@ -178,9 +207,11 @@ def _restore(checkpoint: Checkpoint, model: LoraModel, optimizer: AdapterOptimiz
         step=state.step,
         seen_tokens=state.seen_tokens,
         trained_tokens=state.trained_tokens,
+        padding_tokens=state.padding_tokens,
         train_loss=state.train_loss,
         train_token_accuracy=state.train_token_accuracy,
         evaluation=state.evaluation,
+        standing=state.standing,
     )
 
 
@@ -242,22 +273,30 @@ class _Writer:
             lora=self.model.lora,
         )
 
-    def publish(self, progress: Progress) -> Path:
+    def publish(self, progress: Progress, best: Path | None) -> Path:
         """Leave the finished adapter in the run folder, and give its folder.
+
+        Args:
+            best: folder of a checkpoint's adapter that is the result; None: the model as it is now.
 
         Raises:
             AdapterUnchanged: training changed nothing.
             LossNotFinite: a weight is no number any more.
         """
         self.require_finite(progress.step)
-        if is_unchanged(self.model):
+        continued = self.spec.job.continue_from
+        if is_unchanged(self.model, None if continued is None else self.run_folder / CONTINUE_FROM):
+            start = "at exactly zero" if continued is None else f"exactly as {continued.name} is"
             raise AdapterUnchanged(
-                "training left the adapter at exactly zero; raise the learning rate or the number of epochs"
+                f"training left the adapter {start}; raise the learning rate or the number of epochs"
             )
         incoming, final = self.run_folder / f"{ADAPTER}.incoming", self.run_folder / ADAPTER
         for leftover in (incoming, final):
             shutil.rmtree(leftover, ignore_errors=True)
-        incoming.mkdir()
-        self.write_adapter(incoming, progress.step)
+        if best is None:
+            incoming.mkdir()
+            self.write_adapter(incoming, progress.step)
+        else:
+            shutil.copytree(best, incoming)
         incoming.rename(final)
         return final

@@ -1,0 +1,136 @@
+"""The numbers of a run: where it stands, and what a step's report says of its loss, speed and efficiency.
+
+How losses are summed is ``worker.training.loss``; what becomes of a report is its reader's matter.
+"""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+import torch
+
+from worker.messages import Evaluated, StepDone, StepSeconds
+from worker.training.data import ExampleSet
+from worker.training.early_stopping import Standing
+from worker.training.flops import Amounts, TrainingFlops, count_flops
+from worker.training.gemm_probe import probe_flops_per_s
+from worker.training.lora import LoraModel
+from worker.training.memory import peak_memory_bytes
+from worker.training.plan import Plan
+from worker.training.step import StepSums
+
+RATE_KEPT: Final = 0.9  # how much of what the rates are taken from outlives a step
+
+
+@dataclass
+class Progress:
+    """Where a run stands; a checkpoint holds all of it."""
+
+    step: int = 0
+    seen_tokens: int = 0
+    trained_tokens: int = 0
+    padding_tokens: int = 0
+    train_loss: float = 0.0  # of the last step, per completion token
+    train_token_accuracy: float = 0.0
+    evaluation: Evaluated | None = None  # the last one
+    standing: Standing = field(default_factory=Standing)
+
+    def add(self, found: StepSums, padding_tokens: int) -> None:
+        """Count one more step."""
+        self.step += 1
+        self.seen_tokens += found.tokens
+        self.trained_tokens += found.loss.scored_tokens
+        self.padding_tokens += padding_tokens
+        self.train_loss = found.loss.completion_loss
+        self.train_token_accuracy = found.loss.token_accuracy
+
+    def metrics(self) -> dict[str, float]:
+        """Give the present step's numbers under OpenAI's names; an older evaluation's are left out."""
+        metrics = {
+            "step": float(self.step),
+            "train_loss": self.train_loss,
+            "train_mean_token_accuracy": self.train_token_accuracy,
+        }
+        if self.evaluation is not None and self.evaluation.step == self.step:
+            metrics |= metrics_of(self.evaluation)
+        return metrics
+
+
+def metrics_of(evaluation: Evaluated) -> dict[str, float]:
+    """Give an evaluation's numbers under OpenAI's names."""
+    metrics = {"step": float(evaluation.step)}
+    for prefix in ("valid", "full_valid"):
+        metrics[f"{prefix}_loss"] = evaluation.loss
+        metrics[f"{prefix}_mean_token_accuracy"] = evaluation.token_accuracy
+    return metrics
+
+
+@dataclass
+class Speed:
+    """Work per second over the last steps, an older one counting less with each that follows.
+
+    The first step also sets up what later ones find ready, so it counts only until there is a second.
+    """
+
+    steps: int = 0
+    tokens: float = 0.0
+    flops: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, tokens: int, flops: int, seconds: float) -> None:
+        kept = RATE_KEPT if self.steps > 1 else 0.0
+        self.steps += 1
+        self.tokens = kept * self.tokens + tokens
+        self.flops = kept * self.flops + flops
+        self.seconds = kept * self.seconds + seconds
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self.tokens / self.seconds
+
+    @property
+    def flops_per_s(self) -> float:
+        return self.flops / self.seconds
+
+
+@dataclass
+class Meter:
+    """Measures steps and writes their reports. Rates are this process's own: after a resume they start anew."""
+
+    training: ExampleSet
+    plan: Plan
+    flops: TrainingFlops
+    peak_flops_per_s: float  # of a matrix product here
+    device: torch.device
+    speed: Speed = field(default_factory=Speed)
+
+    @classmethod
+    def of(cls, model: LoraModel, training: ExampleSet, plan: Plan, token_budget: int) -> "Meter":
+        """Count the model's operations and probe the machine, which takes a moment."""
+        return cls(training, plan, count_flops(model), probe_flops_per_s(model, token_budget), model.device)
+
+    def measure(self, progress: Progress, found: StepSums, *, grad_norm: float, learning_rate: float) -> StepDone:
+        """Add a step that was just taken to the progress, and report on it."""
+        amounts = Amounts.of(self.training, self.plan.members_of(progress.step))
+        seconds = found.times.total_s
+        self.speed.add(found.tokens, self.flops.of(amounts), seconds)
+        progress.add(found, padding_tokens=found.inputs - amounts.inputs)
+        all_tokens = len(self.training.ids) * self.plan.n_epochs
+        return StepDone(
+            step=progress.step,
+            total_steps=self.plan.total_steps,
+            epoch=progress.step / self.plan.steps_per_epoch,
+            loss=found.loss.loss,
+            completion_loss=found.loss.completion_loss,
+            prompt_loss=found.loss.prompt_loss,
+            token_accuracy=found.loss.token_accuracy,
+            learning_rate=learning_rate,
+            grad_norm=grad_norm,
+            trained_tokens=progress.trained_tokens,
+            seen_tokens=progress.seen_tokens,
+            padding_tokens=progress.padding_tokens,
+            tokens_per_s=self.speed.tokens_per_s,
+            mfu=self.speed.flops_per_s / self.peak_flops_per_s,
+            seconds=StepSeconds(total=seconds, **found.times.read()),
+            eta_s=(all_tokens - progress.seen_tokens) / self.speed.tokens_per_s,
+            memory_bytes=peak_memory_bytes(self.device),
+        )
