@@ -4,7 +4,7 @@ from alembic import context
 from sqlalchemy import Connection
 
 from core.settings import load_settings
-from core.store.db import create_db_engine, writing
+from core.store.db import create_db_engine, migrating
 from core.store.schema import VERSION_TABLE
 from core.store.tables import Record
 
@@ -27,7 +27,7 @@ def _main() -> None:
         return
     db_engine = create_db_engine(load_settings().database)
     try:
-        with writing(db_engine).connect() as connection:
+        with migrating(db_engine).connect() as connection:
             _run(connection)
     finally:
         db_engine.dispose()

@@ -15,8 +15,13 @@ import pytest
 from openai import AuthenticationError, NotFoundError, OpenAI
 from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 
+from core.settings import Settings
+from core.store import adapters
+from core.store.blobs import LocalBlobStore
+from core.store.db import Database
 from tests.stack import TINY, Stack, command_environ, eventually, free_port, running_stack, write_examples
 from tests.tables import parquet_of
+from worker.models.adapter_format import parse_manifest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -223,6 +228,47 @@ def test_a_job_outlives_a_killed_process(stack: Stack, client: OpenAI, training_
     assert sum("successfully completed" in event.message for event in messages) == 1
     answer = client.completions.create(model=adapters[0], prompt="Frage 1: ", max_tokens=4)
     assert answer.choices
+
+
+def test_a_paused_job_leaves_its_worker_free_and_goes_on_to_the_same_weights(
+    stack: Stack, client: OpenAI, training_file: str
+) -> None:
+    job = start_job(client, training_file, n_epochs=30, suffix="paused")
+    eventually(lambda: steps_done(client, job.id) >= 20, "the middle of the job")
+    client.fine_tuning.jobs.pause(job.id)
+    eventually(lambda: is_paused(client, job.id), "the pause", 60)
+    assert not stack.processes(*VICTIMS["trainer"])
+    paused_at = steps_done(client, job.id)
+    assert client.fine_tuning.jobs.checkpoints.list(job.id).data[0].step_number == paused_at
+
+    undisturbed = wait_for_end(client, start_job(client, training_file, n_epochs=30, suffix="undisturbed").id)
+    assert is_paused(client, job.id)
+    assert client.fine_tuning.jobs.resume(job.id).status == "queued"
+    ended = wait_for_end(client, job.id)
+
+    assert (ended.status, undisturbed.status) == ("succeeded", "succeeded"), (ended.error, undisturbed.error)
+    events = list(client.fine_tuning.jobs.list_events(job.id, limit=100))
+    assert f"Resumed from the checkpoint of step {paused_at}" in [event.message for event in events]
+    metrics = [data_of(event) for event in events if event.type == "metrics"]
+    steps = [data["step"] for data in metrics if "train_loss" in data]
+    assert steps == list(range(metrics[-1]["total_steps"], 0, -1))  # none is left out, none is taken twice
+    assert weights_of(stack, ended) == weights_of(stack, undisturbed)
+
+
+def is_paused(client: OpenAI, job_id: str) -> bool:
+    status: str = client.fine_tuning.jobs.retrieve(job_id).status  # the client's type lists no such status
+    return status == "paused"
+
+
+def weights_of(stack: Stack, job: FineTuningJob) -> str:
+    """Give the digest of the weights that a job published."""
+    settings = Settings(home=stack.home)
+    database = Database(settings.database)
+    with database.read() as session:
+        manifest_sha256 = adapters.get(session, str(job.fine_tuned_model)).adapter_sha256
+    database.dispose()
+    with LocalBlobStore(settings.store_folder).open(manifest_sha256) as manifest:
+        return parse_manifest(manifest.read()).files["adapter_model.safetensors"].sha256
 
 
 def test_two_stacks_run_side_by_side(stack: Stack, tmp_path: Path, client: OpenAI) -> None:

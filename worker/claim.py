@@ -12,6 +12,7 @@ from typing import Any, Final
 from core.jobs import JobStatus
 from core.store import adapters, events, leases
 from core.store.db import Database
+from core.store.steering import Wish
 from worker.journal import Event
 from worker.publishing import StoredAdapter
 
@@ -56,7 +57,7 @@ class Claim:
     ) -> None:
         self.job_id = job_id
         self.token = token
-        self.cancel_requested = False
+        self.wish: Wish | None = None  # as the last heartbeat found it
         self._database = database
         self._fence_s = _SELF_FENCE_SHARE * lease_ttl_s
         self._clock = clock
@@ -74,10 +75,10 @@ class Claim:
         progress: dict[str, Any] | None = None,
         resumed_from_step: int | None = None,
     ) -> None:
-        """Write a heartbeat with progress, events and checkpoints; learn whether to cancel."""
+        """Write a heartbeat with progress, events and checkpoints; learn what is asked of the job."""
         began_s = self._clock()  # the lease is renewed at some moment after this one
         with self._database.write() as session:
-            self.cancel_requested = leases.heartbeat(session, self.job_id, self.token, progress)
+            self.wish = leases.heartbeat(session, self.job_id, self.token, progress)
             if resumed_from_step is not None:
                 leases.record_resume(session, self.job_id, self.token, resumed_from_step)
             for event in news:
@@ -138,7 +139,10 @@ class Claim:
         self._finish(JobStatus.FAILED, (code, message, param), end)
 
     def release(self, outcome: str, end: AttemptEnd) -> None:
-        """Put the job back into the queue; the outcome `leases.RELEASED` alone does not count as an attempt."""
+        """Put the job back into the queue, or have it paused or cancelled where that is asked for by now.
+
+        With the outcomes `leases.RELEASED` and `leases.PAUSED` the attempt does not count.
+        """
         with self._database.write() as session:
             leases.release(
                 session,

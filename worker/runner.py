@@ -154,9 +154,10 @@ class Run:
         elif journal.failed is not None:
             param = "training_file" if journal.failed.lines else None
             self._fail(journal.failed.code, _with_lines(journal.failed), param, watch.end)
-        elif watch.reason in (Reason.WORKER_STOPS, Reason.LEASE_IN_DOUBT):
-            self._persist(lambda: self._claim.release(leases.RELEASED, watch.end))
-            _log.info("job released", last_step=journal.last_step)
+        elif watch.reason in (Reason.PAUSED, Reason.WORKER_STOPS, Reason.LEASE_IN_DOUBT):
+            outcome = leases.PAUSED if watch.reason is Reason.PAUSED else leases.RELEASED
+            self._persist(lambda: self._claim.release(outcome, watch.end))
+            _log.info("job released", why=outcome, last_step=journal.last_step)
             return
         elif self._job.attempts < self._settings.max_attempts:
             self._try_again(watch)

@@ -16,6 +16,7 @@ from core.events import EventLevel
 from core.jobs import checkpoint_name
 from core.settings import Settings
 from core.store.blobs import BlobStore
+from core.store.steering import Wish
 from worker import run_folder
 from worker.claim import AttemptEnd, Claim, StoredCheckpoint
 from worker.journal import Event, Journal
@@ -34,6 +35,7 @@ class Reason(Enum):
     """Why a trainer was ended before it was done."""
 
     CANCELLED = auto()
+    PAUSED = auto()
     WORKER_STOPS = auto()
     LEASE_IN_DOUBT = auto()
     SILENT = auto()
@@ -123,8 +125,10 @@ class Supervision:
             if now_s >= self._kill_s:
                 _log.warning("trainer killed: it did not stop in time")
                 self.trainer.kill()
-        elif self.claim.cancel_requested:
+        elif self.claim.wish is Wish.CANCEL:
             self._ask_to_stop(Reason.CANCELLED)
+        elif self.claim.wish is Wish.PAUSE:
+            self._ask_to_stop(Reason.PAUSED)
         elif self.stop.requested:
             self._ask_to_stop(Reason.WORKER_STOPS)
         elif self.claim.may_be_lost:

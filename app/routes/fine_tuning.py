@@ -1,4 +1,4 @@
-"""/v1/fine_tuning/jobs: create, list, look up and cancel jobs; read their events and checkpoints."""
+"""/v1/fine_tuning/jobs: create, list, look up, cancel, pause and resume jobs; read their events and checkpoints."""
 
 import re
 import time
@@ -13,8 +13,9 @@ from app.schemas.fine_tuning import CheckpointOut, CheckpointsQuery, EventOut, E
 from app.schemas.wire import Page, page
 from app.services import fine_tuning
 from core.errors import UnsupportedParameter
+from core.jobs import JobStatus
 from core.settings import Settings
-from core.store import adapters, events, jobs
+from core.store import adapters, events, jobs, steering
 from core.store.db import Session
 from core.store.tables import JobRecord
 
@@ -104,8 +105,33 @@ def get_job(job_id: str, database: DatabaseDep, settings: SettingsDep) -> JobOut
 
 @router.post("/{job_id}/cancel")
 def cancel_job(job_id: str, session: WriteSession, settings: SettingsDep) -> JobOut:
-    """Cancel a job: at once while it waits, within seconds while it runs. An ended job stays as it is."""
-    return _job_out(session, settings, jobs.request_cancel(session, job_id, int(time.time())))
+    """Cancel a job: at once while it waits or is paused, within seconds while it runs. An ended job stays as it is."""
+    return _job_out(session, settings, steering.cancel(session, job_id, int(time.time())))
+
+
+@router.post("/{job_id}/pause")
+def pause_job(job_id: str, session: WriteSession, settings: SettingsDep) -> JobOut:
+    """Pause a job: at once while it waits, within seconds while it runs.
+
+    A running job writes a checkpoint first; until then it is still `running`, with `pausing` true. A paused job
+    stays as it is; one that has ended is refused.
+    """
+    return _job_out(session, settings, steering.pause(session, job_id, int(time.time())))
+
+
+@router.post("/{job_id}/resume")
+def resume_job(
+    job_id: str, session: WriteSession, settings: SettingsDep, background: BackgroundTasks, doorbell: DoorbellDep
+) -> JobOut:
+    """Queue a paused job again; it goes on from its newest checkpoint.
+
+    A pause that has not taken effect yet is withdrawn. A job that is not paused stays as it is; one that has
+    ended is refused.
+    """
+    job = steering.resume(session, job_id, int(time.time()))
+    if job.status is JobStatus.QUEUED:
+        background.add_task(doorbell.ring, job_id)
+    return _job_out(session, settings, job)
 
 
 @router.get("/{job_id}/events")

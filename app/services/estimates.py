@@ -38,6 +38,7 @@ from core.settings import Settings
 from core.store import files, jobs
 from core.store.blobs import BlobStore
 from core.store.db import Session
+from core.store.steering import is_pausing
 from core.store.tables import JobRecord
 from core.text.rendering import Renderer
 
@@ -60,7 +61,7 @@ def estimate(
     """
     counts = _count(session, spec, settings, blobs)
     total_steps = math.ceil(counts.examples / spec.batch_size) * spec.n_epochs
-    evaluated_tokens = counts.held_out_tokens * len(evaluated_after(total_steps))
+    evaluated_tokens = counts.held_out_tokens * len(evaluated_after(total_steps, spec.n_evals))
     runs = past_runs(session, spec.base_model)
     machine = machine_of(settings, entry.dtype, runs)
     problems: list[str] = []
@@ -138,13 +139,17 @@ def queue_end(session: Session, now: int) -> QueuePlace:
 
 
 def _remaining_s(job: JobRecord, now: int) -> float | None:
+    if is_pausing(job):
+        return 0.0
     eta_s = (job.progress or {}).get("eta_s") if job.status is JobStatus.RUNNING else None
     if eta_s is not None:
         return float(eta_s)
     seconds = None if job.estimate is None else Estimate.model_validate(job.estimate).seconds
     if seconds is None:
         return None
-    elapsed_s = now - job.started_at if job.status is JobStatus.RUNNING and job.started_at is not None else 0
+    # between attempts a job may have waited or been paused for any time
+    in_first_attempt = job.status is JobStatus.RUNNING and job.token == 1
+    elapsed_s = now - job.started_at if in_first_attempt and job.started_at is not None else 0
     return max(0.0, seconds.total - elapsed_s)
 
 

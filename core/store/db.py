@@ -126,6 +126,15 @@ def writing(db_engine: Engine) -> Engine:
     return db_engine.execution_options(loramill_writes=True)
 
 
+def migrating(db_engine: Engine) -> Engine:
+    """Give the engine's view whose transactions change tables.
+
+    SQLite replaces most tables by a copy, and would follow the references to the one that is dropped; it
+    can be told not to only before the transaction. Use an engine of its own, as its connections stay so.
+    """
+    return writing(db_engine).execution_options(loramill_migrates=True)
+
+
 def _reading(db_engine: Engine) -> Engine:
     if db_engine.dialect.name == "postgresql":
         return db_engine.execution_options(postgresql_readonly=True)
@@ -157,8 +166,11 @@ def _configure_sqlite(connection: sqlite3.Connection, _record: object) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    if connection.get_execution_options().get("loramill_writes", False):
+    options = connection.get_execution_options()
+    if options.get("loramill_writes", False):
         connection.exec_driver_sql("PRAGMA query_only=OFF")
+        if options.get("loramill_migrates", False):
+            connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
         # The lock is taken at once: a lock upgraded after a read fails without waiting.
         connection.exec_driver_sql("BEGIN IMMEDIATE")
     else:

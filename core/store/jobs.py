@@ -1,6 +1,7 @@
-"""Jobs in the database, which is their queue: made, found, waiting, cancelled.
+"""Jobs in the database, which is their queue: made, found, waiting.
 
-How workers take and end them is in `core.store.leases`. ``now`` is only ever recorded.
+How people cancel, pause and resume them is in `core.store.steering`, how workers take and end them in
+`core.store.leases`. ``now`` is only ever recorded.
 """
 
 import hashlib
@@ -13,12 +14,10 @@ from sqlalchemy.exc import IntegrityError
 
 from core.errors import FileNotStored, IdempotencyInProgress, JobNotFound
 from core.estimate import Estimate
-from core.events import EventLevel
 from core.ids import new_id
 from core.jobs import JobSpec, JobStatus
 from core.store.db import Session
 from core.store.tables import FileRecord, IdempotencyRecord, JobRecord
-from core.store.transitions import Told, move
 
 
 def create(
@@ -182,34 +181,3 @@ def queue_position(session: Session, job: JobRecord) -> int | None:
         return None
     older = select(func.count()).where(JobRecord.status == JobStatus.QUEUED, JobRecord.id < job.id)
     return 1 + session.scalars(older).one()
-
-
-def request_cancel(session: Session, job_id: str, now: int) -> JobRecord:
-    """Cancel a queued job at once, ask for it where the job runs, and leave an ended one as it is.
-
-    Raises:
-        JobNotFound: there is none.
-    """
-    told = Told(EventLevel.INFO, "The job was cancelled before it started")
-    cancelled = move(
-        session, job_id, JobStatus.CANCELLED, told, now, JobRecord.status == JobStatus.QUEUED, cancel_requested_at=now
-    )
-    if not cancelled:
-        session.execute(
-            update(JobRecord)
-            .where(
-                JobRecord.id == job_id,
-                JobRecord.status == JobStatus.RUNNING,
-                JobRecord.cancel_requested_at.is_(None),
-            )
-            .values(cancel_requested_at=now)
-            .execution_options(synchronize_session=False)
-        )
-    return _reread(session, job_id)
-
-
-def _reread(session: Session, job_id: str) -> JobRecord:
-    job = session.get(JobRecord, job_id, populate_existing=True)
-    if job is None:
-        raise JobNotFound(job_id)
-    return job

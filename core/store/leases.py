@@ -7,7 +7,7 @@ watches it decides by a clock of its own how long it may stand still. ``now`` is
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import ColumnElement, func, select, update
 
@@ -16,11 +16,18 @@ from core.events import EventLevel
 from core.ids import new_id
 from core.jobs import JobStatus
 from core.store.db import Session
+from core.store.steering import WISHES, Wish, told_of_pause, wish_of
 from core.store.tables import AdapterRecord, AdapterState, AttemptRecord, JobRecord
 from core.store.transitions import Told, move
 
 RELEASED = "released"  # the attempt's outcome when its worker shut down: it does not count
+PAUSED = "paused"  # the attempt's outcome when it was stopped for a pause: it does not count either
 LOST = "lost"  # the attempt's outcome when its worker fell silent
+
+_WAITS_AGAIN: Final = {
+    RELEASED: "The worker was stopped; the job waits for the next one",
+    PAUSED: "The pause was withdrawn; the job waits for its next turn",
+}
 
 
 class LeaseLost(Exception):
@@ -77,8 +84,8 @@ def claim(
     return job
 
 
-def heartbeat(session: Session, job_id: str, token: int, progress: dict[str, Any] | None) -> bool:
-    """Renew the lease and tell whether the job is to be cancelled.
+def heartbeat(session: Session, job_id: str, token: int, progress: dict[str, Any] | None) -> Wish | None:
+    """Renew the lease and tell what is asked of the job.
 
     Args:
         progress: what the API shows of it; None keeps what it shows.
@@ -93,29 +100,29 @@ def heartbeat(session: Session, job_id: str, token: int, progress: dict[str, Any
         update(JobRecord)
         .where(JobRecord.id == job_id, *_held_by(token))
         .values(values)
-        .returning(JobRecord.cancel_requested_at)
+        .returning(*WISHES)
         .execution_options(synchronize_session=False)
     ).one_or_none()
     if row is None:
         raise LeaseLost(job_id, token)
-    return row.cancel_requested_at is not None
+    return wish_of(*row)
 
 
-def hold(session: Session, job_id: str, token: int) -> bool:
+def hold(session: Session, job_id: str, token: int) -> Wish | None:
     """Make sure that the lease stays this worker's to the end of the transaction.
 
     Returns:
-        Whether the job is to be cancelled.
+        What is asked of the job, which stays so as long.
 
     Raises:
         LeaseLost: the job is no longer this worker's.
     """
     row = session.execute(
-        select(JobRecord.cancel_requested_at).where(JobRecord.id == job_id, *_held_by(token)).with_for_update()
+        select(*WISHES).where(JobRecord.id == job_id, *_held_by(token)).with_for_update()
     ).one_or_none()
     if row is None:
         raise LeaseLost(job_id, token)
-    return row.cancel_requested_at is not None
+    return wish_of(*row)
 
 
 def record_resume(session: Session, job_id: str, token: int, step: int) -> None:
@@ -143,10 +150,10 @@ def release(
     last_step: int | None = None,
     now: int,
 ) -> JobStatus:
-    """Give the job back to the queue, or end it as cancelled where that was asked for.
+    """Give the job back to the queue, or have it paused or cancelled where that was asked for.
 
     Args:
-        outcome: how the attempt ended; with `RELEASED` it does not count against the job.
+        outcome: how the attempt ended; with `RELEASED` or `PAUSED` it does not count against the job.
 
     Returns:
         The job's new status.
@@ -154,15 +161,17 @@ def release(
     Raises:
         LeaseLost: the job is no longer this worker's.
     """
-    if hold(session, job_id, token):
-        to, message = JobStatus.CANCELLED, "The job was cancelled"
-    elif outcome == RELEASED:
-        to, message = JobStatus.QUEUED, "The worker was stopped; the job waits for the next one"
+    wish = hold(session, job_id, token)
+    if wish is Wish.CANCEL:
+        to, told = JobStatus.CANCELLED, Told(EventLevel.INFO, "The job was cancelled")
+    elif wish is Wish.PAUSE:
+        to, told = JobStatus.PAUSED, told_of_pause(session, job_id)
     else:
-        to, message = JobStatus.QUEUED, "The job waits for its next attempt"
-    uncounted = 1 if outcome == RELEASED else 0
+        message = _WAITS_AGAIN.get(outcome, "The job waits for its next attempt")
+        to, told = JobStatus.QUEUED, Told(EventLevel.INFO, message)
+    uncounted = 1 if outcome in (RELEASED, PAUSED) else 0
     values = {"attempts": JobRecord.attempts - uncounted, "rung_at": None, "owner": None}
-    _move_held(session, job_id, token, to, Told(EventLevel.INFO, message), now, **values)
+    _move_held(session, job_id, token, to, told, now, **values)
     _end_attempt(session, job_id, token, outcome, now, exit_signal, last_step)
     return to
 
@@ -268,24 +277,28 @@ def reclaim(session: Session, lease: Lease, *, max_attempts: int, now: int) -> J
 
     Returns:
         The job's new status: cancelled where that was asked for, failed where attempts are used
-        up, else queued. None when the lease had moved on since it was seen; nothing was written.
+        up, paused where that was asked for, else queued. None when the lease had moved on since
+        it was seen; nothing was written.
     """
     seen = (*_held_by(lease.token), JobRecord.hb_seq == lease.hb_seq)
     row = session.execute(
-        select(JobRecord.attempts, JobRecord.cancel_requested_at)
-        .where(JobRecord.id == lease.job_id, *seen)
-        .with_for_update()
+        select(JobRecord.attempts, *WISHES).where(JobRecord.id == lease.job_id, *seen).with_for_update()
     ).one_or_none()
     if row is None:
         return None
+    attempts, *wishes = row
+    wish = wish_of(*wishes)
     values: dict[str, Any] = {}
-    if row.cancel_requested_at is not None:
+    if wish is Wish.CANCEL:
         to = JobStatus.CANCELLED
         told = Told(EventLevel.INFO, "The job was cancelled; its worker had stopped answering")
-    elif row.attempts >= max_attempts:
+    elif attempts >= max_attempts:
         to = JobStatus.FAILED
-        message = f"the worker died or stopped answering in each of {row.attempts} attempts"
+        message = f"the worker died or stopped answering in each of {attempts} attempts"
         told, values = _failure((WorkerLost.code, message, None))
+    elif wish is Wish.PAUSE:
+        to, told = JobStatus.PAUSED, told_of_pause(session, lease.job_id, because="its worker had stopped answering")
+        values = {"owner": None}
     else:
         to = JobStatus.QUEUED
         told = Told(EventLevel.WARN, "The worker stopped answering; the job waits for its next attempt")

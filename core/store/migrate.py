@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from sqlalchemy import Connection, Engine, text
 
 from core.errors import DatabaseUnavailable, SchemaMismatch
-from core.store.db import create_db_engine, reported_failures, sqlite_file, writing
+from core.store.db import create_db_engine, migrating, reported_failures, sqlite_file
 from core.store.schema import REVISIONS, find_revision, is_newer
 
 _LOCK_WAIT_S = 60
@@ -55,7 +55,7 @@ def _config() -> Config:
 def _only_one(db_engine: Engine, url: str) -> Iterator[Connection]:
     """Open the transaction of the one upgrade that may run now."""
     if db_engine.dialect.name == "postgresql":
-        with writing(db_engine).begin() as connection:
+        with migrating(db_engine).begin() as connection:
             connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_WAIT_S}s'"))
             connection.execute(text("SET LOCAL statement_timeout = 0"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _ADVISORY_LOCK})
@@ -67,5 +67,5 @@ def _only_one(db_engine: Engine, url: str) -> Iterator[Connection]:
         lock = FileLock(Path(f"{file}.migrating"), timeout=_LOCK_WAIT_S).acquire()
     except Timeout as error:
         raise DatabaseUnavailable from error
-    with lock, writing(db_engine).begin() as connection:
+    with lock, migrating(db_engine).begin() as connection:
         yield connection

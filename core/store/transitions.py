@@ -1,6 +1,6 @@
 """The one place that writes a job's status, and the event that tells of it.
 
-Who may move a job, and why, is decided by `core.store.jobs` and `core.store.leases`.
+Who may move a job, and why, is decided by `core.store.steering` and `core.store.leases`.
 """
 
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ class Told:
 
     level: EventLevel
     message: str
+    data: dict[str, Any] | None = None
 
 
 def move(
@@ -47,5 +48,14 @@ def move(
     )
     if seq is None:
         return False
-    events.add(session, job_id, seq, level=told.level, type=EventType.MESSAGE, message=told.message, now=now)
+    events.add(
+        session,
+        job_id,
+        seq,
+        level=told.level,
+        type=EventType.MESSAGE,
+        message=told.message,
+        data=told.data,
+        now=now,
+    )
     return True

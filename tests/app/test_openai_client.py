@@ -64,8 +64,13 @@ def test_jobs(client: openai.OpenAI, file_id: str) -> None:
     others = [client.fine_tuning.jobs.create(model=BASE, training_file=file_id).id for _ in range(2)]
     assert [job.id for job in client.fine_tuning.jobs.list(limit=1)] == [*reversed(others), job.id]
     assert [found.id for found in client.fine_tuning.jobs.list(metadata={"k": "v"})] == [job.id]
+    paused: str = client.fine_tuning.jobs.pause(job.id).status  # the client's type lists no such status
+    assert paused == "paused"
+    assert client.fine_tuning.jobs.resume(job.id).status == "queued"
     assert client.fine_tuning.jobs.cancel(job.id).status == "cancelled"
-    (event,) = client.fine_tuning.jobs.list_events(job.id)
+    with pytest.raises(openai.ConflictError, match="cannot be resumed"):
+        client.fine_tuning.jobs.resume(job.id)
+    event = client.fine_tuning.jobs.list_events(job.id).data[0]
     assert (event.level, event.type) == ("info", "message")
 
 

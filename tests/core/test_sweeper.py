@@ -122,6 +122,23 @@ class TestLeases:
 
         assert home.job(job_id).status is JobStatus.CANCELLED
 
+    def test_of_a_job_to_be_paused_pause_it(
+        self, home: Home, sweeper: Sweeper, clock: Clock, bell: RecordingBell
+    ) -> None:
+        job_id = home.queue()
+        claim(home)
+        home.pause(job_id)
+        sweep(sweeper, clock, 3)
+        assert home.job(job_id).status is JobStatus.RUNNING
+        sweep(sweeper, clock, 3)
+
+        assert home.job(job_id).status is JobStatus.PAUSED
+        assert bell.rung == []
+
+        home.resume(job_id)
+        sweep(sweeper, clock, 1)
+        assert bell.rung == [job_id]
+
     def test_lost_as_often_as_attempts_are_allowed_fail_the_job(
         self, home: Home, sweeper: Sweeper, clock: Clock
     ) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from core.base_models import IMPORTED_FILE, Folder, ImportedModel
 from core.jobs import FileRef, JobSpec, LoraSpec
 from core.settings import Settings
-from core.store import files, jobs, migrate
+from core.store import files, jobs, migrate, steering
 from core.store.blobs import LocalBlobStore
 from core.store.db import Database
 from core.store.tables import AdapterRecord, AttemptRecord, CheckpointRecord, EventRecord, FileStatus, JobRecord
@@ -105,7 +105,15 @@ class Home:
 
     def cancel(self, job_id: str) -> None:
         with self.database.write() as session:
-            jobs.request_cancel(session, job_id, NOW)
+            steering.cancel(session, job_id, NOW)
+
+    def pause(self, job_id: str) -> None:
+        with self.database.write() as session:
+            steering.pause(session, job_id, NOW)
+
+    def resume(self, job_id: str) -> None:
+        with self.database.write() as session:
+            steering.resume(session, job_id, NOW)
 
 
 def make_spec(training_file: FileRef) -> JobSpec:

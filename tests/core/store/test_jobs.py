@@ -6,7 +6,7 @@ from sqlalchemy import func, select
 
 from core.errors import FileNotStored, IdempotencyInProgress, JobNotFound
 from core.jobs import JobSpec, JobStatus
-from core.store import events, files, jobs, leases
+from core.store import files, jobs, leases, steering
 from core.store.db import Database
 from core.store.tables import JobRecord
 from tests.core.store.conftest import MakeFile, MakeJob, job_spec
@@ -50,8 +50,6 @@ class TestCreate:
 def test_a_job_that_is_not_there_is_not_found(database: Database) -> None:
     with pytest.raises(JobNotFound), database.read() as session:
         jobs.get(session, "ftjob-none")
-    with pytest.raises(JobNotFound), database.write() as session:
-        jobs.request_cancel(session, "ftjob-none", now=1)
 
 
 class TestListPage:
@@ -101,7 +99,7 @@ class TestFindRecentDuplicate:
     def test_a_cancelled_job_may_be_posted_again(self, database: Database, make_job: MakeJob) -> None:
         job = make_job(request_sha256="1" * 64)
         with database.write() as session:
-            jobs.request_cancel(session, job.id, now=101)
+            steering.cancel(session, job.id, now=101)
             assert jobs.find_recent_duplicate(session, "someone", "1" * 64, since=0) is None
 
 
@@ -157,65 +155,6 @@ class TestIdempotency:
             assert session.scalar(select(func.count()).select_from(JobRecord)) == 2
 
 
-class TestRequestCancel:
-    def test_ends_a_queued_job_at_once(self, database: Database, make_job: MakeJob) -> None:
-        with database.write() as session:
-            job = jobs.request_cancel(session, make_job().id, now=150)
-            assert (job.status, job.finished_at, job.cancel_requested_at) == (JobStatus.CANCELLED, 150, 150)
-            (event,) = events.list_after(session, job.id, 0, 10)
-        assert "cancelled" in event.message
-
-    def test_asks_where_the_job_runs_and_keeps_the_first_time(self, database: Database, make_job: MakeJob) -> None:
-        job_id = make_job().id
-        _claim(database)
-        for now in (150, 160):
-            with database.write() as session:
-                job = jobs.request_cancel(session, job_id, now=now)
-                assert (job.status, job.cancel_requested_at) == (JobStatus.RUNNING, 150)
-
-    def test_leaves_an_ended_job_as_it_is(self, database: Database, make_job: MakeJob) -> None:
-        job_id = make_job().id
-        _claim(database)
-        with database.write() as session:
-            leases.finish(session, job_id, 1, status=JobStatus.FAILED, error=("c", "m", None), now=140)
-        with database.write() as session:
-            job = jobs.request_cancel(session, job_id, now=150)
-        assert (job.status, job.finished_at, job.cancel_requested_at) == (JobStatus.FAILED, 140, None)
-
-    def test_again_gives_the_same_answer(self, database: Database, make_job: MakeJob) -> None:
-        job_id = make_job().id
-        for now in (150, 160):
-            with database.write() as session:
-                assert jobs.request_cancel(session, job_id, now=now).finished_at == 150
-        with database.read() as session:
-            assert len(events.list_after(session, job_id, 0, 10)) == 1
-
-    def test_against_a_claim_exactly_one_wins(self, database: Database, make_job: MakeJob) -> None:
-        for _ in range(10):
-            job_id = make_job().id
-            together = threading.Barrier(2)
-
-            def cancel(job_id: str = job_id, together: threading.Barrier = together) -> JobStatus:
-                together.wait()
-                with database.write() as session:
-                    return jobs.request_cancel(session, job_id, now=150).status
-
-            def claim(together: threading.Barrier = together) -> JobRecord | None:
-                together.wait()
-                with database.write() as session:
-                    return leases.claim(session, owner="o", host="h", pid=1, base_models=("tiny",), now=200)
-
-            with ThreadPoolExecutor(2) as pool:
-                cancelled, claimed = pool.submit(cancel), pool.submit(claim)
-            with database.read() as session:
-                job = jobs.get(session, job_id)
-            if claimed.result() is None:
-                assert cancelled.result() is job.status is JobStatus.CANCELLED
-            else:
-                assert job.status is JobStatus.RUNNING
-                assert job.cancel_requested_at == 150
-
-
 class TestBells:
     def test_are_due_for_queued_jobs_not_told_of_lately(self, database: Database, make_job: MakeJob) -> None:
         claimed, never, early, late = (make_job().id for _ in range(4))
@@ -230,7 +169,7 @@ class TestBells:
     def test_marking_leaves_jobs_that_wait_no_longer(self, database: Database, make_job: MakeJob) -> None:
         job_id = make_job().id
         with database.write() as session:
-            jobs.request_cancel(session, job_id, now=150)
+            steering.cancel(session, job_id, now=150)
             jobs.mark_rung(session, [job_id], now=160)
             jobs.mark_rung(session, [], now=160)
         with database.read() as session:

@@ -13,9 +13,10 @@ from sqlalchemy.exc import IntegrityError
 from core.errors import JobNotFound
 from core.events import EventLevel, EventType
 from core.jobs import JobStatus
-from core.store import adapters, events, jobs, leases
+from core.store import adapters, events, jobs, leases, steering
 from core.store.db import Database, Session
 from core.store.leases import Lease, LeaseLost
+from core.store.steering import Wish
 from core.store.tables import AdapterRecord, AttemptRecord, EventRecord, JobRecord
 from tests.core.store.conftest import MakeJob
 
@@ -143,17 +144,18 @@ def _take_all(url: str, taken: "Queue[list[str]]") -> None:
 class TestHeartbeat:
     def test_counts_up_and_keeps_the_progress_it_is_given(self, database: Database, running: JobRecord) -> None:
         with database.write() as session:
-            assert leases.heartbeat(session, running.id, 1, {"step": 3}) is False
-            assert leases.heartbeat(session, running.id, 1, None) is False
+            assert leases.heartbeat(session, running.id, 1, {"step": 3}) is None
+            assert leases.heartbeat(session, running.id, 1, None) is None
         job = _get(database, running.id)
         assert job.hb_seq == running.hb_seq + 2
         assert job.progress == {"step": 3}
 
-    def test_tells_of_a_cancellation(self, database: Database, running: JobRecord) -> None:
-        with database.write() as session:
-            jobs.request_cancel(session, running.id, now=210)
-            assert leases.heartbeat(session, running.id, 1, None) is True
-            assert leases.hold(session, running.id, 1) is True
+    def test_tells_what_is_asked_of_the_job(self, database: Database, running: JobRecord) -> None:
+        for steer, wish in ((steering.pause, Wish.PAUSE), (steering.cancel, Wish.CANCEL)):
+            with database.write() as session:
+                steer(session, running.id, now=210)
+                assert leases.heartbeat(session, running.id, 1, None) is wish
+                assert leases.hold(session, running.id, 1) is wish
 
 
 # everything that a worker may write under its lease
@@ -234,10 +236,44 @@ class TestRelease:
 
     def test_ends_a_job_whose_cancellation_was_asked_for(self, database: Database, running: JobRecord) -> None:
         with database.write() as session:
-            jobs.request_cancel(session, running.id, now=200)
+            steering.cancel(session, running.id, now=200)
             assert leases.release(session, running.id, 1, outcome="released", now=201) is JobStatus.CANCELLED
         job = _get(database, running.id)
         assert (job.status, job.finished_at) == (JobStatus.CANCELLED, 201)
+
+    def test_for_a_pause_does_not_count_and_frees_the_lease(self, database: Database, running: JobRecord) -> None:
+        with database.write() as session:
+            steering.pause(session, running.id, now=200)
+            status = leases.release(session, running.id, 1, outcome=leases.PAUSED, last_step=7, now=201)
+        assert status is JobStatus.PAUSED
+        job = _get(database, running.id)
+        assert (job.status, job.attempts, job.owner, job.finished_at) == (JobStatus.PAUSED, 0, None, None)
+        attempt = _attempt(database, running.id, 1)
+        assert (attempt.outcome, attempt.last_step, attempt.ended_at) == ("paused", 7, 201)
+        assert _claim(database) is None
+
+    def test_queues_a_job_whose_pause_was_withdrawn(self, database: Database, running: JobRecord) -> None:
+        with database.write() as session:
+            steering.pause(session, running.id, now=200)
+            steering.resume(session, running.id, now=200)
+            assert leases.release(session, running.id, 1, outcome=leases.PAUSED, now=201) is JobStatus.QUEUED
+        assert _get(database, running.id).attempts == 0
+        assert "withdrawn" in _messages(database, running.id)[-1][2]
+
+    @pytest.mark.parametrize(("outcome", "attempts"), [(leases.RELEASED, 0), ("trainer died", 1)])
+    def test_however_it_came_about_pauses_a_job_that_is_to_be_paused(
+        self, database: Database, running: JobRecord, outcome: str, attempts: int
+    ) -> None:
+        with database.write() as session:
+            steering.pause(session, running.id, now=200)
+            assert leases.release(session, running.id, 1, outcome=outcome, now=201) is JobStatus.PAUSED
+        assert _get(database, running.id).attempts == attempts
+
+    def test_cancels_rather_than_pauses(self, database: Database, running: JobRecord) -> None:
+        with database.write() as session:
+            steering.pause(session, running.id, now=200)
+            steering.cancel(session, running.id, now=200)
+            assert leases.release(session, running.id, 1, outcome=leases.PAUSED, now=201) is JobStatus.CANCELLED
 
 
 class TestFinish:
@@ -316,10 +352,10 @@ class TestPublish:
 
     def test_wins_over_a_cancellation_that_comes_later(self, database: Database, running: JobRecord) -> None:
         with database.write() as session:
-            jobs.request_cancel(session, running.id, now=250)
+            steering.cancel(session, running.id, now=250)
             _publish(session, running.id, 1)
         with database.write() as session:
-            assert jobs.request_cancel(session, running.id, now=301).status is JobStatus.SUCCEEDED
+            assert steering.cancel(session, running.id, now=301).status is JobStatus.SUCCEEDED
 
 
 def _lease(database: Database) -> Lease:
@@ -382,9 +418,25 @@ class TestReclaim:
     ) -> None:
         seen = _lease(database)
         with database.write() as session:
-            jobs.request_cancel(session, running.id, now=201)
+            steering.cancel(session, running.id, now=201)
         with database.write() as session:
             assert leases.reclaim(session, seen, max_attempts=1, now=202) is JobStatus.CANCELLED
+
+    def test_pauses_a_job_whose_pause_was_asked_for(self, database: Database, running: JobRecord) -> None:
+        with database.write() as session:
+            steering.pause(session, running.id, now=200)
+            assert leases.reclaim(session, _lease(database), max_attempts=2, now=201) is JobStatus.PAUSED
+        job = _get(database, running.id)
+        assert (job.status, job.attempts, job.owner) == (JobStatus.PAUSED, 1, None)
+        assert _attempt(database, running.id, 1).outcome == leases.LOST
+        assert _claim(database) is None
+
+    def test_fails_rather_than_pauses_a_job_whose_attempts_are_used_up(
+        self, database: Database, running: JobRecord
+    ) -> None:
+        with database.write() as session:
+            steering.pause(session, running.id, now=200)
+            assert leases.reclaim(session, _lease(database), max_attempts=1, now=201) is JobStatus.FAILED
 
     def test_of_many_at_once_happens_once(self, database: Database, running: JobRecord) -> None:
         seen = _lease(database)

@@ -1,6 +1,6 @@
 import multiprocessing
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,10 +10,11 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, inspect, text
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from core.errors import DatabaseUnavailable, SchemaMismatch
 from core.store import db, migrate, schema
-from core.store.db import create_db_engine, writing
+from core.store.db import Database, create_db_engine, migrating, writing
 from core.store.tables import Record
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -26,18 +27,19 @@ def db_engine(empty_url: str) -> Iterator[Engine]:
     db_engine.dispose()
 
 
-def _move(db_engine: Engine, revision: str) -> None:
+def _move(db_engine: Engine, revision: str, move: Callable[[Config, str], None] | None = None) -> None:
     config = Config(ROOT / "alembic.ini")
     with db_engine.begin() as connection:
         config.attributes["connection"] = connection
-        (command.downgrade if revision == "base" else command.upgrade)(config, revision)
+        (move or (command.downgrade if revision == "base" else command.upgrade))(config, revision)
 
 
 def _schema(db_engine: Engine) -> dict[str, object]:
     found = inspect(db_engine)
     return {
         table: (
-            [(column["name"], str(column["type"]), column["nullable"]) for column in found.get_columns(table)],
+            # in no order: a column that a later revision adds comes last
+            sorted((column["name"], str(column["type"]), column["nullable"]) for column in found.get_columns(table)),
             sorted(constraint["name"] or "" for constraint in found.get_check_constraints(table)),
             sorted(index["name"] or "" for index in found.get_indexes(table)),
             sorted(constraint["name"] or "" for constraint in found.get_unique_constraints(table)),
@@ -74,6 +76,54 @@ def test_up_down_and_up_again_leaves_the_same_tables(db_engine: Engine) -> None:
     assert _schema(db_engine) == {}
     _move(db_engine, "head")
     assert _schema(db_engine) == first
+
+
+@pytest.mark.usefixtures("jobs_before_pauses")
+class TestJobsOfEarlierRevisions:
+    """A running job with an event, and one that has ended, from before there were pauses."""
+
+    @pytest.fixture
+    def jobs_before_pauses(self, db_engine: Engine) -> None:
+        _move(db_engine, "0001")
+        with db_engine.begin() as connection:
+            for job_id, status in (("ftjob-goes-on", "running"), ("ftjob-ended", "failed")):
+                connection.execute(text(_OLD_JOB), {"id": job_id, "status": status})
+            connection.execute(
+                text("INSERT INTO events VALUES ('ftevent-1', 'ftjob-goes-on', 1, 'info', 'message', 'm', NULL, 1)")
+            )
+
+    def test_stay_as_they_are(self, empty_url: str, db_engine: Engine) -> None:
+        migrate.upgrade(empty_url)
+        with db_engine.connect() as connection:
+            found = connection.execute(text("SELECT id, status, pause_requested_at FROM jobs ORDER BY id DESC")).all()
+            assert found == [("ftjob-goes-on", "running", None), ("ftjob-ended", "failed", None)]
+            assert connection.scalar(text("SELECT job_id FROM events")) == "ftjob-goes-on"
+
+    def test_are_kept_from_change_once_ended_and_from_deletion(self, empty_url: str) -> None:
+        migrate.upgrade(empty_url)
+        database = Database(empty_url)
+        with pytest.raises(DBAPIError, match="has ended"), database.write() as session:
+            session.execute(text("UPDATE jobs SET caller = 'x' WHERE id = 'ftjob-ended'"))
+        with pytest.raises(IntegrityError), database.write() as session:
+            session.execute(text("DELETE FROM jobs WHERE id = 'ftjob-goes-on'"))
+        database.dispose()
+
+    def test_can_be_paused_and_wait_again_in_a_version_without_pauses(self, empty_url: str, db_engine: Engine) -> None:
+        migrate.upgrade(empty_url)
+        with db_engine.begin() as connection:
+            connection.execute(text("UPDATE jobs SET status = 'paused' WHERE id = 'ftjob-goes-on'"))
+        apart = create_db_engine(empty_url)
+        _move(migrating(apart), "0001", command.downgrade)
+        apart.dispose()
+        with db_engine.connect() as connection:
+            assert connection.scalar(text("SELECT status FROM jobs WHERE id = 'ftjob-goes-on'")) == "queued"
+
+
+_OLD_JOB = """
+    INSERT INTO jobs (id, caller, status, spec, requested, spec_sha256, request_sha256, training_file_id, base_model,
+                      token, hb_seq, attempts, event_seq, created_at)
+    VALUES (:id, 'someone', :status, '{}', '{}', '', '', 'file-x', 'tiny', 1, 1, 1, 1, 1)
+"""
 
 
 def test_upgrade_makes_the_schema_and_a_second_one_does_nothing(empty_url: str, db_engine: Engine) -> None:

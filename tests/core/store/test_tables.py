@@ -41,4 +41,4 @@ def test_the_row_of_a_job_that_goes_on_can_be_changed(database: Database, make_j
 def test_a_status_that_does_not_exist_is_refused(database: Database, make_job: MakeJob) -> None:
     make_job()
     with pytest.raises(IntegrityError), database.write() as session:
-        session.execute(text("UPDATE jobs SET status = 'paused'"))
+        session.execute(text("UPDATE jobs SET status = 'pausing'"))

@@ -1,0 +1,125 @@
+"""Steering jobs that were made: cancelled, paused and resumed on a person's word.
+
+A job that no worker has obeys at once. Where one has it, the wish stands beside the status until the
+worker reads it with a heartbeat; what it then does is `core.store.leases`' matter. ``now`` is only recorded.
+"""
+
+from enum import Enum, auto
+from typing import Final
+
+from sqlalchemy import func, select
+
+from core.errors import JobHasEnded, JobNotFound
+from core.events import EventLevel
+from core.jobs import TERMINAL, JobStatus
+from core.store.db import Session
+from core.store.tables import CheckpointRecord, JobRecord
+from core.store.transitions import Told, move
+
+
+class Wish(Enum):
+    """What is asked of a job that runs."""
+
+    CANCEL = auto()
+    PAUSE = auto()
+
+
+WISHES: Final = (JobRecord.cancel_requested_at, JobRecord.pause_requested_at)
+
+
+def wish_of(cancel_requested_at: int | None, pause_requested_at: int | None) -> Wish | None:
+    """Read the wish from the columns `WISHES`; a cancellation outweighs a pause."""
+    if cancel_requested_at is not None:
+        return Wish.CANCEL
+    return None if pause_requested_at is None else Wish.PAUSE
+
+
+def is_pausing(job: JobRecord) -> bool:
+    """Tell whether the job still runs and is paused as soon as its worker has stopped it."""
+    wish = wish_of(job.cancel_requested_at, job.pause_requested_at)
+    return job.status is JobStatus.RUNNING and wish is Wish.PAUSE
+
+
+def cancel(session: Session, job_id: str, now: int) -> JobRecord:
+    """Cancel a queued or paused job at once, ask for it where the job runs, and leave an ended one as it is.
+
+    Raises:
+        JobNotFound: there is none.
+    """
+    job = _lock(session, job_id)
+    if job.status is JobStatus.QUEUED or job.status is JobStatus.PAUSED:
+        when = "before it started" if job.status is JobStatus.QUEUED else "while it was paused"
+        told = Told(EventLevel.INFO, f"The job was cancelled {when}")
+        return _moved(session, job_id, JobStatus.CANCELLED, told, now, cancel_requested_at=now)
+    if job.status is JobStatus.RUNNING and job.cancel_requested_at is None:
+        job.cancel_requested_at = now
+        session.flush()
+    return job
+
+
+def pause(session: Session, job_id: str, now: int) -> JobRecord:
+    """Pause a queued job at once, ask for it where the job runs, and leave a paused one as it is.
+
+    Raises:
+        JobNotFound: there is none.
+        JobHasEnded: nothing of it is left to pause.
+    """
+    job = _lock(session, job_id)
+    if job.status in TERMINAL:
+        raise JobHasEnded(job_id, job.status.value, "paused")
+    if job.status is JobStatus.QUEUED:
+        told = told_of_pause(session, job_id)
+        return _moved(session, job_id, JobStatus.PAUSED, told, now, pause_requested_at=now)
+    if job.pause_requested_at is None:
+        job.pause_requested_at = now
+        session.flush()
+    return job
+
+
+def resume(session: Session, job_id: str, now: int) -> JobRecord:
+    """Queue a paused job again, withdraw a pause that did not take effect yet, and leave any other job as it is.
+
+    The job has its old place in the queue, by its age. Whoever calls this rings the bell after the commit.
+
+    Raises:
+        JobNotFound: there is none.
+        JobHasEnded: nothing of it is left to resume.
+    """
+    job = _lock(session, job_id)
+    if job.status in TERMINAL:
+        raise JobHasEnded(job_id, job.status.value, "resumed")
+    if job.status is JobStatus.PAUSED:
+        told = _told(session, job_id, "The job was resumed")
+        return _moved(session, job_id, JobStatus.QUEUED, told, now, pause_requested_at=None, rung_at=None)
+    if job.pause_requested_at is not None:
+        job.pause_requested_at = None
+        session.flush()
+    return job
+
+
+def told_of_pause(session: Session, job_id: str, because: str | None = None) -> Told:
+    """Say that the job is paused now, and how far it has come."""
+    return _told(session, job_id, "The job was paused" if because is None else f"The job was paused; {because}")
+
+
+def _told(session: Session, job_id: str, what: str) -> Told:
+    step = session.scalar(select(func.max(CheckpointRecord.step)).where(CheckpointRecord.job_id == job_id))
+    if step is None:
+        return Told(EventLevel.INFO, f"{what}; it has no checkpoint yet", {"step": 0})
+    return Told(EventLevel.INFO, f"{what}; its newest checkpoint is of step {step}", {"step": step})
+
+
+def _lock(session: Session, job_id: str) -> JobRecord:
+    """Give the job's row, whose status then stays as it is to the end of the transaction."""
+    job = session.scalar(
+        select(JobRecord).where(JobRecord.id == job_id).with_for_update().execution_options(populate_existing=True)
+    )
+    if job is None:
+        raise JobNotFound(job_id)
+    return job
+
+
+def _moved(session: Session, job_id: str, to: JobStatus, told: Told, now: int, **values: int | None) -> JobRecord:
+    moved = move(session, job_id, to, told, now, **values)
+    assert moved, "the row is locked, so its status is the one that was read"
+    return session.get_one(JobRecord, job_id, populate_existing=True)
