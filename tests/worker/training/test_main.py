@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -21,12 +21,14 @@ EPOCHS = 8  # long enough to be still running when a signal arrives
 
 
 @contextmanager
-def started(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
+def started(
+    folder: Path, program: Sequence[str] = ("-m", "worker.training")
+) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
     """Start the trainer as the worker does; gives the process and the reading end of its pipe."""
     reading, writing = os.pipe()
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "worker.training", str(folder), "--events-fd", str(writing)],
+            [sys.executable, *program, str(folder), "--events-fd", str(writing)],
             cwd=ROOT,
             env=os.environ | {"OMP_NUM_THREADS": "1"},  # as the tests themselves, so that sums agree
             stdout=log,

@@ -1,0 +1,73 @@
+"""Trainer processes that get SIGKILL at random moments and are started again until they finish: the same bits.
+
+A kill falls anywhere: into the imports, into loading, an evaluation, a step, or the writing of a checkpoint.
+``test_kill_points`` does the like in one process, in seconds.
+"""
+
+import time
+from itertools import islice
+from pathlib import Path
+from random import Random
+from signal import SIGKILL
+
+import pytest
+
+from core.jobs import LoraSpec
+from tests.worker.training.runs import write_run
+from tests.worker.training.test_kill_points import KILLS, LORAS, assert_same_log, log_of, result_of
+from tests.worker.training.test_main import started
+from worker.messages import Message, Resumed, parse
+from worker.run_folder import EXIT_DONE
+
+# Checkpoints every few steps instead of every minute, so that a run of seconds is resumed in its midst.
+TRAINER = (
+    "-c",
+    "import sys; from worker.training import __main__, loop; loop.CHECKPOINT_INTERVAL_S = 0.1; "
+    "sys.exit(__main__.main())",
+)
+EPOCHS = 30  # 150 steps
+EARLY_KILLS = 0.2  # share of the kills that may come before the first message
+MESSAGES_LET_THROUGH = 40  # at most, before any other kill
+WAIT_S = 0.05  # at most, after the last of them: some steps
+
+
+def _start(folder: Path, chance: Random | None, start_s: float) -> tuple[int, list[Message]]:
+    """Run a trainer until it is killed at a moment that chance chooses, or ends before; give its status too."""
+    with started(folder, TRAINER) as (process, pipe):
+        lines: list[bytes] = []
+        if chance is not None and chance.random() < EARLY_KILLS:
+            time.sleep(chance.uniform(0, start_s))
+            process.send_signal(SIGKILL)
+        elif chance is not None:
+            lines += islice(pipe, chance.randrange(MESSAGES_LET_THROUGH))
+            time.sleep(chance.uniform(0, WAIT_S))
+            process.send_signal(SIGKILL)
+        lines += pipe
+        # a line without an end was cut by the kill
+        return process.wait(), [parse(line) for line in lines if line.endswith(b"\n")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", LORAS.values(), ids=LORAS)
+def test_killed_at_twenty_random_moments_runs_equal_the_undisturbed_one_to_the_bit(
+    tmp_path: Path, tiny_phi: Path, lora: LoraSpec
+) -> None:
+    whole = write_run(tmp_path / "whole", tiny_phi, lora=lora, n_epochs=EPOCHS)
+    began_s = time.monotonic()
+    status, messages = _start(whole, None, 0.0)
+    duration_s = time.monotonic() - began_s
+    assert status == EXIT_DONE
+    expected, expected_log = result_of(whole), log_of(messages)
+    chance, kills, resumed = Random(0), 0, 0
+    while kills < KILLS:
+        folder = write_run(tmp_path / f"killed-{kills}", tiny_phi, lora=lora, n_epochs=EPOCHS)
+        messages, status = [], -SIGKILL
+        while status == -SIGKILL:
+            status, said = _start(folder, chance if kills < KILLS else None, duration_s)
+            messages += said
+            kills += status == -SIGKILL
+        assert status == EXIT_DONE
+        resumed += sum(isinstance(message, Resumed) for message in messages)
+        assert_same_log(log_of(messages), expected_log)
+        assert result_of(folder) == expected
+    assert resumed >= KILLS // 4  # the others were killed before their first step, or finished
