@@ -89,6 +89,11 @@ class ModelShape:
         return tuple(layer for layer in self.linear_layers if matches_any(layer.name, targets))
 
 
+def find_input(name: str) -> Input | None:
+    """Tell which text a linear layer of that name reads; None for a name that is not known here."""
+    return _INPUTS.get(name.rpartition(".")[2])
+
+
 def read_shape(folder: Path) -> ModelShape:
     """Read an imported base model's shape, milliseconds for some hundred tensors.
 

@@ -12,7 +12,18 @@ from pydantic import BaseModel
 
 from core.estimate import Machine, Measured, Seconds
 from core.events import EventLevel
-from worker.messages import CheckpointWritten, Failed, Finished, Message, Note, Phase, Resumed, StepDone, format_line
+from worker.messages import (
+    CheckpointWritten,
+    Failed,
+    Finished,
+    Message,
+    Note,
+    Phase,
+    Resumed,
+    StepDone,
+    StepSeconds,
+    format_line,
+)
 from worker.models.adapter_format import CONFIG, WEIGHTS, write_manifest
 from worker.run_folder import ADAPTER, CHECKPOINTS, EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, RunSpec, read_spec
 
@@ -83,6 +94,7 @@ class Run:
             Finished(
                 folder=str(self._folder / ADAPTER),
                 steps=step,
+                adapter_step=step,
                 trained_on="Learnt from 4 completion tokens.",
                 trained_tokens=4,
                 metrics={"train_loss": 0.5},
@@ -154,12 +166,16 @@ class Run:
             epoch=step / total,
             loss=1 / step,
             completion_loss=1 / step,
+            prompt_loss=None,
             token_accuracy=0.5,
             learning_rate=1e-3,
             grad_norm=1.0,
             trained_tokens=step,
             seen_tokens=2 * step,
+            padding_tokens=0,
             tokens_per_s=100.0,
+            mfu=None,
+            seconds=StepSeconds(total=self._behaviour.step_s, data=0, forward=0, backward=0, optimizer=0),
             eta_s=(total - step) * self._behaviour.step_s,
             memory_bytes=1,
         )

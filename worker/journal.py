@@ -14,6 +14,7 @@ from worker.messages import (
     Note,
     Phase,
     Resumed,
+    Sampled,
     StepDone,
 )
 
@@ -52,6 +53,8 @@ class Journal:
                 self._take_step(message)
             case Evaluated():
                 self._take_evaluation(message)
+            case Sampled():
+                self._take_samples(message)
             case CheckpointWritten(step=step):
                 self.pending.append(Event(f"Checkpoint written at step {step}", data={"step": step}))
             case Resumed(step=step):
@@ -66,19 +69,22 @@ class Journal:
 
     def _take_step(self, step: StepDone) -> None:
         self.last_step = step.step
-        numbers = step.model_dump(exclude={"type", "loss", "token_accuracy"})
-        self.progress |= numbers | {"train_loss": step.loss, "train_mean_token_accuracy": step.token_accuracy}
+        # the names of OpenAI's metrics events, and ours beside them
+        numbers = step.model_dump(exclude={"type", "completion_loss", "token_accuracy"})
+        numbers |= {"train_loss": step.completion_loss, "train_mean_token_accuracy": step.token_accuracy}
+        self.progress |= numbers
         self.pending.append(
             Event(
-                f"Step {step.step}/{step.total_steps}: training loss={step.loss:.4f}",
+                f"Step {step.step}/{step.total_steps}: training loss={step.completion_loss:.4f}",
                 type=EventType.METRICS,
-                # the names of OpenAI's metrics events, and ours beside them
-                data=numbers | {"train_loss": step.loss, "train_mean_token_accuracy": step.token_accuracy},
+                data=numbers,
             )
         )
 
     def _take_evaluation(self, evaluated: Evaluated) -> None:
         scores = {"full_valid_loss": evaluated.loss, "full_valid_mean_token_accuracy": evaluated.token_accuracy}
+        if evaluated.exact_match is not None and evaluated.stop_rate is not None:
+            scores |= {"exact_match": evaluated.exact_match, "stop_rate": evaluated.stop_rate}
         self.progress |= scores
         counts = {"step": evaluated.step, "valid_tokens": evaluated.tokens, "valid_examples": evaluated.examples}
         self.pending.append(
@@ -86,5 +92,16 @@ class Journal:
                 f"Step {evaluated.step}: validation loss={evaluated.loss:.4f}",
                 type=EventType.METRICS,
                 data=counts | scores,
+            )
+        )
+
+    def _take_samples(self, sampled: Sampled) -> None:
+        exact = sum(sample.exact for sample in sampled.samples)
+        stopped = sum(sample.stopped for sample in sampled.samples)
+        self.pending.append(
+            Event(
+                f"Step {sampled.step}: of {len(sampled.samples)} held-out prompts {exact} answered exactly, "
+                f"{stopped} ended by the model itself",
+                data={"step": sampled.step, "samples": [sample.model_dump() for sample in sampled.samples]},
             )
         )

@@ -28,6 +28,16 @@ class Note(Frozen):
     data: dict[str, float | int | str | list[int]] | None = None
 
 
+class StepSeconds(Frozen):
+    """Where a step's time went, in seconds; on a GPU see ``worker.training.step_times`` for what these mean."""
+
+    total: float
+    data: float
+    forward: float
+    backward: float
+    optimizer: float
+
+
 class StepDone(Frozen):
     """An optimizer step was taken. ``loss`` is the weighted objective over the step's tokens."""
 
@@ -37,18 +47,25 @@ class StepDone(Frozen):
     epoch: float  # passes over the data so far
     loss: float
     completion_loss: float  # nats per completion token; comparable across prompt_loss_weight
+    prompt_loss: float | None  # nats per prompt token with a weight; None where none has one
     token_accuracy: float  # share of completion tokens that were the most likely one
     learning_rate: float
     grad_norm: float  # before clipping
     trained_tokens: int  # tokens with weight above 0, so far
     seen_tokens: int  # tokens that went through the model, padding not counted, so far
+    padding_tokens: int  # inputs that belong to no example, so far
     tokens_per_s: float  # seen tokens per second, smoothed
+    mfu: float | None  # share of the machine's own matrix product speed that the step's work needs, smoothed
+    seconds: StepSeconds
     eta_s: float
     memory_bytes: int  # peak: of the process on a CPU, of the device otherwise
 
 
 class Evaluated(Frozen):
-    """Held-out examples were scored. ``loss`` is nats per completion token, whatever the prompt's weight."""
+    """Held-out examples were scored. ``loss`` is nats per completion token, whatever the prompt's weight.
+
+    ``exact_match`` and ``stop_rate`` are shares of the sampled prompts; None where none was sampled.
+    """
 
     type: Literal["evaluated"] = "evaluated"
     step: int
@@ -56,6 +73,26 @@ class Evaluated(Frozen):
     token_accuracy: float
     tokens: int
     examples: int
+    exact_match: float | None = None  # answered with the completion itself and nothing behind it
+    stop_rate: float | None = None  # ended by the model itself, not by the limit of new tokens
+
+
+class Sample(Frozen):
+    """A held-out prompt and what the model makes of it; a long prompt shows its end."""
+
+    prompt: str
+    expected: str
+    got: str
+    stopped: bool  # by itself, within the limit of new tokens
+    exact: bool
+
+
+class Sampled(Frozen):
+    """Held-out prompts were answered, always with the most likely token."""
+
+    type: Literal["sampled"] = "sampled"
+    step: int
+    samples: tuple[Sample, ...]
 
 
 class CheckpointWritten(Frozen):
@@ -81,6 +118,7 @@ class Finished(Frozen):
     type: Literal["finished"] = "finished"
     folder: str  # absolute
     steps: int
+    adapter_step: int  # after which the adapter stood; before the last one where an earlier was the best
     trained_on: str  # one sentence: how many tokens of which kind the adapter learnt from
     trained_tokens: int
     metrics: dict[str, float]
@@ -103,7 +141,7 @@ class Alive(Frozen):
 
 
 Message = Annotated[
-    Phase | Note | StepDone | Evaluated | CheckpointWritten | Resumed | Finished | Failed | Alive,
+    Phase | Note | StepDone | Evaluated | Sampled | CheckpointWritten | Resumed | Finished | Failed | Alive,
     Field(discriminator="type"),
 ]
 

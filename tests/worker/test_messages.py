@@ -13,7 +13,10 @@ from worker.messages import (
     Note,
     Phase,
     Resumed,
+    Sample,
+    Sampled,
     StepDone,
+    StepSeconds,
     format_line,
     parse,
 )
@@ -27,19 +30,24 @@ ALL: tuple[Message, ...] = (
         epoch=0.5,
         loss=1.5,
         completion_loss=1.25,
+        prompt_loss=None,
         token_accuracy=0.5,
         learning_rate=1e-3,
         grad_norm=2.0,
         trained_tokens=3,
         seen_tokens=4,
+        padding_tokens=1,
         tokens_per_s=5.0,
+        mfu=0.5,
+        seconds=StepSeconds(total=1.0, data=0.1, forward=0.3, backward=0.5, optimizer=0.1),
         eta_s=6.0,
         memory_bytes=7,
     ),
-    Evaluated(step=0, loss=1.0, token_accuracy=0.5, tokens=3, examples=1),
+    Evaluated(step=0, loss=1.0, token_accuracy=0.5, tokens=3, examples=1, exact_match=0.5, stop_rate=1.0),
+    Sampled(step=0, samples=(Sample(prompt="1+1=", expected=" 2", got=" 3", stopped=True, exact=False),)),
     CheckpointWritten(step=1, folder="/x", metrics={"step": 1.0}),
     Resumed(step=1, folder="/x"),
-    Finished(folder="/x", steps=2, trained_on="…", trained_tokens=9, metrics={}, measured=MEASURED),
+    Finished(folder="/x", steps=2, adapter_step=1, trained_on="…", trained_tokens=9, metrics={}, measured=MEASURED),
     Failed(code="out_of_memory", message="x", lines=(1, 2)),
     Alive(),
 )
@@ -56,3 +64,8 @@ def test_a_message_is_one_line_and_comes_back(message: Message) -> None:
 def test_anything_else_is_refused(line: bytes) -> None:
     with pytest.raises(ValidationError):
         parse(line)
+
+
+def test_an_evaluation_without_samples_is_read_as_one() -> None:
+    old = b'{"type":"evaluated","step":0,"loss":1.0,"token_accuracy":0.5,"tokens":3,"examples":1}'
+    assert parse(old) == Evaluated(step=0, loss=1.0, token_accuracy=0.5, tokens=3, examples=1)
