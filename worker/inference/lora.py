@@ -16,11 +16,20 @@ from core.text.rendering import Renderer
 
 @dataclass(frozen=True)
 class LoraPair:
-    """The two factors of one layer's delta, x·Aᵀ·Bᵀ·scale, in the base model's dtype and on its device."""
+    """The two factors of one layer's delta, x·Aᵀ·Bᵀ·scale, in the base model's dtype and on its device.
+
+    ``gain_O`` is DoRA's: what the layer's outputs, the delta in them but not the bias, are multiplied by. It
+    is near 1, so it is kept in float32; None for plain LoRA.
+    """
 
     a_RI: Tensor
     b_OR: Tensor
     scale: float
+    gain_O: Tensor | None = None
+
+    @property
+    def bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in (self.a_RI, self.b_OR, self.gain_O) if tensor is not None)
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,10 @@ class LoraLinear(nn.Module):
             if pair is None:
                 continue
             delta = linear(linear(x_BTI[group.rows], pair.a_RI) * pair.scale, pair.b_OR)
+            if pair.gain_O is not None:
+                bias_O = 0.0 if self.base.bias is None else self.base.bias
+                stretched = pair.gain_O * delta + (pair.gain_O - 1) * (outputs_BTO[group.rows] - bias_O)
+                delta = stretched.to(outputs_BTO.dtype)
             if isinstance(group.rows, slice):
                 outputs_BTO[group.rows] += delta
             else:
@@ -91,6 +104,13 @@ def attach_lora(model: nn.Module, plan: RowPlan) -> dict[str, nn.Linear]:
     for name, layer in layers.items():
         model.set_submodule(name, LoraLinear(name, layer, plan))
     return layers
+
+
+def gain_of(length_O: Tensor, weight_OI: Tensor, a_RI: Tensor, b_OR: Tensor, scale: float) -> Tensor:
+    """Give what DoRA (2402.09353) multiplies each output by, so that its row of W + scale·B·A has the learnt length."""
+    adapted_OI = weight_OI.float() + scale * (b_OR.float() @ a_RI.float())
+    norm_O: Tensor = torch.linalg.vector_norm(adapted_OI, dim=1)
+    return length_O.float() / norm_O
 
 
 def _as_index(rows: list[int], device: torch.device) -> slice | Tensor:

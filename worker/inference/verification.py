@@ -6,6 +6,7 @@ belong to a layer of the model. Which adapters are kept in memory is ``adapters`
 
 import hashlib
 import json
+import math
 import re
 import struct
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ from core.store.blobs import BlobStore
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 from worker.inference.drift import find_drift
-from worker.inference.lora import Adapter, LoraPair
+from worker.inference.lora import Adapter, LoraPair, gain_of
 from worker.models.adapter_format import (
     CONFIG,
     MANIFEST,
@@ -38,7 +39,9 @@ CONFIG_LIMIT_BYTES: Final = 2**16
 HEADER_LIMIT_BYTES: Final = 2**23  # a LoRA on every layer of a 7 B model needs about 100 kB
 MAX_RANK: Final = 256
 
-_TENSOR_NAME: Final = re.compile(r"base_model\.model\.(?P<layer>.+)\.lora_(?P<factor>[AB])\.weight")
+_TENSOR_NAME: Final = re.compile(
+    r"base_model\.model\.(?P<layer>.+)\.(?:(?P<factor>lora_[AB])\.weight|(?P<length>lora_magnitude_vector))"
+)
 _STORED_DTYPES: Final = (torch.float32, torch.bfloat16)
 
 
@@ -55,6 +58,17 @@ class _LoraConfig(BaseModel):
     lora_alpha: float = Field(gt=0, le=2**16, allow_inf_nan=False)
     target_modules: list[str] = Field(min_length=1, max_length=1024)
     bias: str = Field(pattern="^none$")
+    use_rslora: bool = False
+    use_dora: bool = False
+
+    @property
+    def scale(self) -> float:
+        return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Which tensors each target module has, by PEFT's names."""
+        return ("lora_A", "lora_B", "lora_magnitude_vector") if self.use_dora else ("lora_A", "lora_B")
 
 
 # What these say about training or about the file's origin changes nothing in what the adapter computes.
@@ -116,7 +130,7 @@ class _Reader:
         tensors = self._read_tensors(manifest)
         layers = self._target_layers(config)
         pairs = self._pair(tensors, layers, config)
-        size_bytes = sum(pair.a_RI.nbytes + pair.b_OR.nbytes for pair in pairs.values())
+        size_bytes = sum(pair.bytes for pair in pairs.values())
         return Adapter(self._digest, pairs, renderer, size_bytes)
 
     def _refuse(self, reason: str, cause: Exception | None = None) -> NoReturn:
@@ -207,24 +221,52 @@ class _Reader:
             self._refuse(f"{WEIGHTS} is no valid safetensors file: {error}", error)
 
     def _pair(self, tensors: dict[str, Tensor], layers: set[str], config: _LoraConfig) -> dict[str, LoraPair]:
-        factors: dict[tuple[str, str], Tensor] = {}
+        stored: dict[tuple[str, str], Tensor] = {}
+        taken: dict[tuple[str, str], Tensor] = {}
         for key, tensor in tensors.items():
             match = _TENSOR_NAME.fullmatch(key)
-            if match is None or match["layer"] not in layers:
+            part = match and (match["factor"] or match["length"])
+            if match is None or part not in config.parts or match["layer"] not in layers:
                 self._refuse(f"tensor {key!r} belongs to no target module of the base model")
-            factors[match["layer"], match["factor"]] = self._take(key, tensor, self._shape(match, config.r))
+            stored[match["layer"], part] = tensor
+            taken[match["layer"], part] = self._take(key, tensor, self._shape(match["layer"], part, config.r))
         for layer in sorted(layers):
-            for factor in "AB":
-                if (layer, factor) not in factors:
-                    self._refuse(f"layer {layer} has no lora_{factor} tensor")
-        scale = config.lora_alpha / config.r
-        return {layer: LoraPair(factors[layer, "A"], factors[layer, "B"], scale) for layer in sorted(layers)}
+            for part in config.parts:
+                if (layer, part) not in taken:
+                    self._refuse(f"layer {layer} has no {part} tensor")
+        return {
+            layer: LoraPair(
+                taken[layer, "lora_A"],
+                taken[layer, "lora_B"],
+                config.scale,
+                self._gain({part: stored[layer, part] for part in config.parts}, layer, config),
+            )
+            for layer in sorted(layers)
+        }
 
-    def _shape(self, match: re.Match[str], rank: int) -> tuple[int, int]:
-        linear = self._fit.layers[match["layer"]]
-        return (rank, linear.in_features) if match["factor"] == "A" else (linear.out_features, rank)
+    def _gain(self, stored: dict[str, Tensor], layer: str, config: _LoraConfig) -> Tensor | None:
+        """Derive DoRA's gain from the tensors as they are stored: the model's dtype may be too coarse for it."""
+        if not config.use_dora:
+            return None
+        length_O, a_RI, b_OR = (
+            stored[part].to(self._fit.device) for part in ("lora_magnitude_vector", "lora_A", "lora_B")
+        )
+        gain_O = gain_of(length_O, self._fit.layers[layer].weight, a_RI, b_OR, config.scale)
+        if not bool(torch.isfinite(gain_O).all()):
+            self._refuse(f"layer {layer} has a row of length 0, which cannot be stretched")
+        return gain_O
 
-    def _take(self, key: str, tensor: Tensor, shape: tuple[int, int]) -> Tensor:
+    def _shape(self, layer: str, part: str, rank: int) -> tuple[int, ...]:
+        linear = self._fit.layers[layer]
+        match part:
+            case "lora_A":
+                return (rank, linear.in_features)
+            case "lora_B":
+                return (linear.out_features, rank)
+            case _:
+                return (linear.out_features,)
+
+    def _take(self, key: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
         if tuple(tensor.shape) != shape:
             self._refuse(f"tensor {key!r} has shape {list(tensor.shape)}, the base model needs {list(shape)}")
         if tensor.dtype not in _STORED_DTYPES:

@@ -40,19 +40,37 @@ def load_fp32(base_folder: Path) -> LoadedModel:
 
 
 def write_adapter(
-    base_folder: Path, folder: Path, *, rank: int = 4, seed: int = 0, std: float = 0.3, targets: Sequence[str] = ()
+    base_folder: Path,
+    folder: Path,
+    *,
+    rank: int = 4,
+    seed: int = 0,
+    std: float = 0.3,
+    targets: Sequence[str] = (),
+    use_rslora: bool = False,
+    use_dora: bool = False,
 ) -> str:
     """Write a random adapter as the trainer would, by default on all layers; give its digest.
 
-    ``std`` is that of both factors; with PEFT's own start values an adapter would change nothing.
+    ``std`` is that of both factors; with PEFT's own start values an adapter would change nothing. DoRA's lengths
+    are changed by as much, each by its own share.
     """
     imported = read_imported(base_folder)
     targets = targets or ALL_LAYERS[imported.name]
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(targets), task_type="CAUSAL_LM")
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules=list(targets),
+        task_type="CAUSAL_LM",
+        use_rslora=use_rslora,
+        use_dora=use_dora,
+    )
     peft = get_peft_model(load_fp32(base_folder).model, config)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in peft.named_parameters():
-        if "lora_" in name:
+        if "lora_magnitude_vector" in name:
+            parameter.data *= torch.empty_like(parameter).uniform_(1 - std, 1 + std, generator=generator)
+        elif "lora_" in name:
             parameter.data.normal_(std=std, generator=generator)
     peft.save_pretrained(str(folder))
     return complete_adapter(base_folder, folder, rank=rank, targets=targets)

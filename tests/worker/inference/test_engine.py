@@ -52,6 +52,21 @@ def test_rows_that_join_and_leave_at_different_steps_equal_peft_alone(bench: Ben
     assert [answer.ids for answer in answers] == expected
 
 
+def test_rows_of_rslora_and_dora_equal_peft_alone(each_bench: Bench) -> None:
+    bench = each_bench
+    adapters = [
+        bench.add_adapter(rank=8, seed=1, std=0.1, use_rslora=True),
+        bench.add_adapter(rank=4, seed=2, use_dora=True),
+        None,
+        bench.add_adapter(rank=2, seed=3, std=0.1, use_rslora=True, use_dora=True),
+        bench.add_adapter(rank=3, seed=4),
+    ]
+    mix = list(zip(PROMPTS, adapters, strict=True))
+    requests = [make_request(list(prompt), adapter=adapter, max_tokens=TOKENS) for prompt, adapter in mix]
+    answers = bench.complete(*requests)
+    assert [answer.ids for answer in answers] == [bench.peft_greedy(adapter, prompt, TOKENS) for prompt, adapter in mix]
+
+
 def test_smollm2_rows_equal_peft_alone(smollm2_folder: Path, tmp_path: Path) -> None:
     bench = Bench(smollm2_folder, tmp_path)
     mix = [

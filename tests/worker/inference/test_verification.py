@@ -1,5 +1,6 @@
 """Hostile and damaged adapters: each is refused by name, and the engine still answers."""
 
+import copy
 import dataclasses
 import json
 import pickle
@@ -32,6 +33,7 @@ from worker.inference.verification import Fit, read_adapter
 from worker.models.adapter_format import CONFIG, MANIFEST, WEIGHTS
 
 FIRST = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+LENGTH = "base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector"
 
 Tensors = dict[str, torch.Tensor]
 
@@ -125,6 +127,52 @@ def test_the_engine_answers_after_each_refusal(bench: Bench, suspect: Suspect) -
 
     expected = bench.peft_greedy(None, b"x", 2)
     assert [answer.ids for answer in bench.run(work)] == [expected] * len(digests)
+
+
+@pytest.mark.parametrize("rank", [4, 16])
+def test_rslora_scales_by_the_root_of_the_rank(tiny_phi_folder: Path, fit: Fit, tmp_path: Path, rank: int) -> None:
+    write_adapter(tiny_phi_folder, tmp_path / "adapter", rank=rank, use_rslora=True)
+    adapter = Suspect(tmp_path / "adapter", tiny_phi_folder, fit).read()
+    assert {pair.scale for pair in adapter.pairs.values()} == {2 * rank / rank**0.5}
+
+
+class TestDora:
+    @pytest.fixture
+    def dora(self, tiny_phi_folder: Path, fit: Fit, tmp_path: Path) -> Suspect:
+        write_adapter(tiny_phi_folder, tmp_path / "dora", use_dora=True)
+        return Suspect(tmp_path / "dora", tiny_phi_folder, fit)
+
+    def test_its_lengths_become_gains_of_the_outputs_and_count_as_memory(self, dora: Suspect) -> None:
+        adapter = dora.read()
+        tensors = load_file(dora.folder / WEIGHTS)
+        gain_O = adapter.pairs["model.layers.0.self_attn.q_proj"].gain_O
+        assert gain_O is not None
+        weight_OI = dora.fit.layers["model.layers.0.self_attn.q_proj"].weight
+        row = weight_OI[0] + 2 * tensors[FIRST.replace("_A", "_B")][0] @ tensors[FIRST]
+        assert float(gain_O[0]) == pytest.approx(float(tensors[LENGTH][0] / row.norm()), rel=1e-5)
+        assert adapter.bytes == sum(tensor.nbytes for tensor in tensors.values())
+
+    @pytest.mark.parametrize(
+        ("change", "reason"),
+        [
+            (lambda t: t.pop(LENGTH), "has no lora_magnitude_vector"),
+            (lambda t: t.update({LENGTH: torch.ones(3)}), "has shape [3]"),
+            (lambda t: t.update({LENGTH: torch.full_like(t[LENGTH], float("nan"))}), "not finite"),
+            (lambda t: t.update({f"{LENGTH}.weight": t[LENGTH].clone()}), "belongs to no target module"),
+        ],
+    )
+    def test_a_length_that_does_not_fit_is_named(
+        self, dora: Suspect, change: Callable[[Tensors], object], reason: str
+    ) -> None:
+        dora.change_tensors(change)
+        assert reason in dora.refusal()
+
+    def test_a_row_of_length_zero_is_refused(self, dora: Suspect) -> None:
+        layer = copy.deepcopy(dora.fit.layers["model.layers.0.self_attn.q_proj"])
+        layer.weight.data[0] = 0
+        dora.fit = dataclasses.replace(dora.fit, layers={**dora.fit.layers, "model.layers.0.self_attn.q_proj": layer})
+        dora.change_tensors(lambda tensors: tensors[FIRST.replace("_A", "_B")].zero_())
+        assert "length 0" in dora.refusal()
 
 
 def set_value(tensors: Tensors, value: float) -> None:
@@ -256,8 +304,10 @@ class TestConfig:
         [
             ({"peft_type": "LOHA"}, "peft_type"),
             ({"bias": "all"}, "bias"),
-            ({"use_dora": True}, "use_dora"),
-            ({"use_rslora": True}, "use_rslora"),
+            ({"use_dora": True}, "has no lora_magnitude_vector"),
+            ({"use_dora": "false"}, "use_dora"),
+            ({"use_rslora": 1}, "use_rslora"),
+            ({"use_qalora": True}, "use_qalora"),
             ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
             ({"rank_pattern": {"q_proj": 8}}, "rank_pattern"),
             ({"alpha_pattern": {"q_proj": 8}}, "alpha_pattern"),
