@@ -17,7 +17,7 @@ from typing import Any, Final
 import httpx2
 from filelock import FileLock
 from huggingface_hub import snapshot_download
-from transformers import AutoConfig
+from transformers import AutoConfig, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from core.base_models import (
@@ -175,8 +175,10 @@ def _seal(entry: BaseModelEntry, partial: Path) -> None:
             f"{entry.name} came out with fingerprint {fingerprint}, expected {entry.fingerprint}; "
             "its source was changed, or a library other than the versions in constraints.txt converted it"
         )
+    config = AutoConfig.from_pretrained(partial, local_files_only=True, trust_remote_code=False)
+    _check_rotation(entry, config)
     imported = ImportedModel(
-        name=entry.name, fingerprint=fingerprint, source=entry.source, context_tokens=_context_tokens(partial)
+        name=entry.name, fingerprint=fingerprint, source=entry.source, context_tokens=_context_tokens(entry, config)
     )
     (partial / IMPORTED_FILE).write_text(imported.model_dump_json(indent=2) + "\n", "utf-8")
     for path in partial.iterdir():
@@ -185,11 +187,29 @@ def _seal(entry: BaseModelEntry, partial: Path) -> None:
     _sync(partial)
 
 
-def _context_tokens(folder: Path) -> int:
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+def _check_rotation(entry: BaseModelEntry, config: PretrainedConfig) -> None:
+    """Refuse a share of a head's width that cannot be rotated: values are rotated in pairs, and whole ones.
+
+    64 × 0.4 is 25.6: transformers cuts that to 25 in one place, rounds it up to 26 in another, and fails when
+    the model is run. Phi-2 has 80 × 0.4.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    share = rope.get("partial_rotary_factor")
+    if share is None or rope.get("rope_type") == "proportional":  # which rotates all pairs, some by nothing
+        return
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if width * share % 2:
+        raise BaseModelInvalid(
+            f"{entry.name}: config.json has heads of width {width} and partial_rotary_factor {share}, so "
+            f"{width * share:g} values of each would be rotated; that must be an even whole number, so hidden_size, "
+            "num_attention_heads or partial_rotary_factor is not what the weights were trained with"
+        )
+
+
+def _context_tokens(entry: BaseModelEntry, config: PretrainedConfig) -> int:
     tokens = getattr(config, "max_position_embeddings", None)
     if not isinstance(tokens, int):
-        raise BaseModelInvalid(f"{folder / 'config.json'} does not say max_position_embeddings")
+        raise BaseModelInvalid(f"{entry.name}: config.json does not say max_position_embeddings")
     return tokens
 
 
