@@ -24,8 +24,8 @@ from worker.attempt_folder import drop_large_files, earlier_checkpoints, make_fo
 from worker.claim import AttemptEnd, Claim
 from worker.journal import Event
 from worker.messages import Failed, Finished
-from worker.publishing import store_adapter
-from worker.run_folder import ADAPTER, EXIT_DONE, TRAINING_FILE, VALIDATION_FILE, RunSpec, write_spec
+from worker.publishing import fetch_adapter, store_adapter
+from worker.run_folder import ADAPTER, CONTINUE_FROM, EXIT_DONE, TRAINING_FILE, VALIDATION_FILE, RunSpec, write_spec
 from worker.runtime import Runtime
 from worker.slot import Slot
 from worker.stop import Stop
@@ -117,7 +117,8 @@ class Run:
 
         Raises:
             BaseModelInvalid: the base model is not imported on this machine.
-            BlobNotFound: the training file is no longer stored.
+            BlobNotFound: a file, or the adapter to go on from, is no longer stored.
+            AdapterInvalid: the adapter to go on from has a malformed manifest.
         """
         base_models = self._settings.base_models_folder
         entry = Registry.load(base_models).get(spec.base_model)
@@ -126,6 +127,8 @@ class Run:
         self._runtime.blobs.fetch(spec.training_file.sha256, folder / TRAINING_FILE)
         if spec.validation_file is not None:
             self._runtime.blobs.fetch(spec.validation_file.sha256, folder / VALIDATION_FILE)
+        if spec.continue_from is not None:
+            fetch_adapter(self._runtime.blobs, spec.continue_from.adapter_sha256, folder / CONTINUE_FROM)
         write_spec(
             folder,
             RunSpec(
@@ -179,6 +182,7 @@ class Run:
                 trained_tokens=finished.trained_tokens,
                 result={
                     "steps": finished.steps,
+                    "adapter_step": finished.adapter_step,
                     "metrics": finished.metrics,
                     "measured": finished.measured.model_dump(mode="json"),
                 },

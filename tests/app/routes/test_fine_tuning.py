@@ -6,10 +6,11 @@ import pytest
 from starlette.testclient import TestClient
 
 from core.events import EventLevel, EventType
-from core.jobs import JobSpec
+from core.jobs import AdapterRef, JobSpec
 from core.store import adapters, events, jobs, leases
 from tests.app.conftest import BASE, COLUMNS, LEARNING_RATE, House, upload
 
+PLAIN_LORA = {"dropout": 0.0, "target_modules": None, "use_rslora": False, "use_dora": False}
 BOTH_PLACES = {"type": "supervised", "supervised": {"hyperparameters": {}}}
 FORMAT = {"prompt": "{{question}}", "completion": "{{answer}}"}
 
@@ -45,13 +46,25 @@ def test_a_job_echoes_what_every_auto_became(client: TestClient, file_id: str) -
         "integrations": [],
         "metadata": {"k": "v"},
         "user_provided_suffix": "mine",
-        "lora": {"rank": 16, "alpha": 32.0, "dropout": 0.0, "target_modules": None},
+        "lora": PLAIN_LORA | {"rank": 16, "alpha": 32.0},
         "prompt_loss_weight": 0.0,
         "train_on": "all_assistant",
         "prompt_format": None,
         "max_length": 512,
         "over_length": "drop",
         "learning_rate": LEARNING_RATE,
+        "lr_scheduler_type": "linear",
+        "warmup_ratio": 2 / 24,
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "loraplus_lr_ratio": 1.0,
+        "neftune_noise_alpha": 0.0,
+        "n_evals": 4,
+        "early_stopping_patience": None,
+        "load_best_model_at_end": False,
+        "continue_from": None,
+        "quantization": None,
+        "adapter_step": None,
         "started_at": None,
         "pausing": False,
         "progress": None,
@@ -78,9 +91,59 @@ def test_given_values_are_kept(client: TestClient, file_id: str) -> None:
     ).json()
     assert job["hyperparameters"] == {"n_epochs": 1, "batch_size": 4, "learning_rate_multiplier": 2.0}
     assert job["learning_rate"] == 2 * LEARNING_RATE
-    assert job["lora"] == {"rank": 4, "alpha": 8.0, "dropout": 0.0, "target_modules": ["q_proj"]}
+    assert job["lora"] == PLAIN_LORA | {"rank": 4, "alpha": 8.0, "target_modules": ["q_proj"]}
     assert (job["prompt_loss_weight"], job["max_length"], job["over_length"]) == (0.5, 100, "error")
     assert job["validation_file"] == file_id
+
+
+KNOBS: dict[str, Any] = {
+    "lr_scheduler_type": "cosine",
+    "warmup_ratio": 0.2,
+    "weight_decay": 0.01,
+    "max_grad_norm": 0.0,
+    "loraplus_lr_ratio": 16.0,
+    "neftune_noise_alpha": 5.0,
+    "n_evals": 6,
+    "early_stopping_patience": 2,
+    "load_best_model_at_end": False,
+    "quantization": "nf4",
+}
+
+
+def test_every_knob_that_is_given_is_kept_and_reaches_the_specification(
+    client: TestClient, house: House, file_id: str
+) -> None:
+    lora = {"rank": 8, "alpha": 4.0, "dropout": 0.1, "use_rslora": True, "use_dora": True}
+    job = create(client, file_id, **KNOBS, lora=lora | {"target_modules": "all-linear"}).json()
+    assert {name: job[name] for name in KNOBS} == KNOBS
+    assert job["lora"] == lora | {"target_modules": None}
+    with house.database.read() as session:
+        spec = JobSpec.model_validate(jobs.get(session, job["id"]).spec)
+    assert spec.model_dump(include=set(KNOBS)) == KNOBS
+    assert (spec.lora.use_rslora, spec.lora.use_dora) == (True, True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["warmup_ratio", "weight_decay", "max_grad_norm", "loraplus_lr_ratio", "n_evals", "load_best_model_at_end"],
+)
+def test_auto_null_and_absence_mean_the_same(client: TestClient, file_id: str, name: str) -> None:
+    chosen = [create(client, file_id, **fields).json()[name] for fields in ({name: "auto"}, {name: None}, {})]
+    assert chosen[0] == chosen[1] == chosen[2] is not None
+
+
+def test_a_job_that_was_stored_before_there_were_knobs_is_still_shown(
+    client: TestClient, house: House, file_id: str
+) -> None:
+    job = create(client, file_id).json()
+    with house.database.write() as session:
+        record = jobs.get(session, job["id"])
+        kept = set(JobSpec.model_fields) - set(KNOBS) - {"continue_from"}
+        lora = {key: record.spec["lora"][key] for key in ("rank", "alpha", "dropout", "target_modules")}
+        record.spec = {key: record.spec[key] for key in kept} | {"lora": lora}
+    shown = client.get(f"/v1/fine_tuning/jobs/{job['id']}").json()
+    assert shown | {"warmup_ratio": job["warmup_ratio"]} == job
+    assert shown["warmup_ratio"] is None
 
 
 def test_a_job_refers_to_its_file_by_content(client: TestClient, house: House, file_id: str) -> None:
@@ -135,6 +198,22 @@ def test_a_job_is_made_while_the_broker_is_away(house: House) -> None:
         ({"lora": {"alpha": 0}}, "lora.alpha"),
         ({"lora": {"dropout": 1}}, "lora.dropout"),
         ({"lora": {"target_modules": []}}, "lora.target_modules"),
+        ({"lora": {"target_modules": "q_proj"}}, "lora.target_modules"),
+        ({"lora": {"use_dora": "perhaps"}}, "lora.use_dora"),
+        ({"lora": {"use_rslora": None}}, "lora.use_rslora"),
+        ({"lr_scheduler_type": "polynomial"}, "lr_scheduler_type"),
+        ({"warmup_ratio": 1}, "warmup_ratio"),
+        ({"warmup_ratio": -0.1}, "warmup_ratio"),
+        ({"weight_decay": -1}, "weight_decay"),
+        ({"max_grad_norm": -1}, "max_grad_norm"),
+        ({"loraplus_lr_ratio": 0.5}, "loraplus_lr_ratio"),
+        ({"neftune_noise_alpha": -5}, "neftune_noise_alpha"),
+        ({"n_evals": 0}, "n_evals"),
+        ({"early_stopping_patience": 0}, "early_stopping_patience"),
+        ({"early_stopping_patience": 3, "n_evals": 4}, "early_stopping_patience"),
+        ({"load_best_model_at_end": "sometimes"}, "load_best_model_at_end"),
+        ({"continue_from": "ft:nothing"}, "continue_from"),
+        ({"quantization": "int8"}, "quantization"),
         ({"prompt_loss_weight": 1.5}, "prompt_loss_weight"),
         ({"max_length": 513}, "max_length"),
         ({"over_length": "cut"}, "over_length"),
@@ -386,6 +465,82 @@ def test_a_finished_job_tells_its_model_and_what_it_was_trained_on(client: TestC
     assert (job["status"], job["fine_tuned_model"]) == ("succeeded", "ft:x")
     assert (job["trained_tokens"], job["trained_on"], job["finished_at"]) == (9, "9 tokens", 13)
     assert job["estimated_finish"] is None
+
+
+class TestContinuing:
+    """A new job that goes on from what a finished one made."""
+
+    @pytest.fixture
+    def earlier(self, client: TestClient, house: House, file_id: str) -> dict[str, Any]:
+        """A job of rank 8 that has succeeded, with a checkpoint."""
+        lora = {"rank": 8, "alpha": 4, "use_rslora": True, "target_modules": ["q_proj", "v_proj"], "dropout": 0.1}
+        job_id = str(create(client, file_id, lora=lora).json()["id"])
+        with house.database.write() as session:
+            assert leases.claim(session, owner="w", host="h", pid=1, base_models=(BASE,), now=10) is not None
+            adapters.add_checkpoint(
+                session, job_id, 1, step=5, name="ft:x:ckpt-step-5", adapter_sha256="a" * 64, metrics={}, now=12
+            )
+            leases.publish(
+                session,
+                job_id,
+                1,
+                adapter_sha256="b" * 64,
+                bytes=10,
+                name="ft:x",
+                trained_on="9 tokens",
+                trained_tokens=9,
+                result={"adapter_step": 5},
+                now=13,
+            )
+        job: dict[str, Any] = client.get(f"/v1/fine_tuning/jobs/{job_id}").json()
+        return job
+
+    @pytest.mark.parametrize(("name", "sha256"), [("ft:x", "b" * 64), ("ft:x:ckpt-step-5", "a" * 64)])
+    def test_it_takes_the_adapters_shape_and_names_it_by_content(
+        self, client: TestClient, house: House, file_id: str, earlier: dict[str, Any], name: str, sha256: str
+    ) -> None:
+        job = create(client, file_id, continue_from=name).json()
+        assert job["continue_from"] == name
+        assert job["lora"] == earlier["lora"] | {"dropout": 0.0}
+        with house.database.read() as session:
+            continued = JobSpec.model_validate(jobs.get(session, job["id"]).spec).continue_from
+        assert continued == AdapterRef(name=name, adapter_sha256=sha256)
+
+    def test_what_is_said_of_its_shape_must_agree(
+        self, client: TestClient, file_id: str, earlier: dict[str, Any]
+    ) -> None:
+        same = {"rank": 8, "alpha": 4, "use_rslora": True, "use_dora": False, "target_modules": ["v_proj", "q_proj"]}
+        assert create(client, file_id, continue_from="ft:x", lora=same).json()["lora"]["rank"] == 8
+        assert create(client, file_id, continue_from="ft:x", lora={"alpha": None, "dropout": 0.5}).status_code == 200
+
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            ("rank", 16),
+            ("alpha", 8),
+            ("use_rslora", False),
+            ("use_dora", True),
+            ("target_modules", ["q_proj"]),
+            ("target_modules", "all-linear"),
+        ],
+    )
+    def test_a_contradiction_is_refused_by_its_field(
+        self, client: TestClient, file_id: str, earlier: dict[str, Any], field: str, value: Any
+    ) -> None:
+        response = create(client, file_id, continue_from="ft:x", lora={field: value})
+        assert response.status_code == 400
+        assert response.json()["error"]["param"] == f"lora.{field}"
+        assert "ft:x" in response.json()["error"]["message"]
+
+    def test_a_deleted_model_cannot_be_gone_on_from(
+        self, client: TestClient, file_id: str, earlier: dict[str, Any]
+    ) -> None:
+        assert client.delete("/v1/models/ft:x").status_code == 200
+        for name in ("ft:x", "ft:x:ckpt-step-5"):
+            assert create(client, file_id, continue_from=name).json()["error"]["param"] == "continue_from"
+
+    def test_a_job_tells_which_step_its_adapter_is_of(self, earlier: dict[str, Any]) -> None:
+        assert earlier["adapter_step"] == 5
 
 
 def test_events_come_newest_first_in_pages(client: TestClient, finished_job: str) -> None:

@@ -53,6 +53,40 @@ def test_alpha_follows_the_rank() -> None:
     assert resolved(lora={"rank": 8, "alpha": 8}).lora.alpha == 8
 
 
+@pytest.mark.parametrize(
+    ("examples", "validation_file", "steps", "warmup"),
+    [(1000, "file-2", 189, 6), (1000, None, 171, 6), (100, "file-2", 27, 2), (20, "file-2", 30, 3), (2, None, 6, 0)],
+)
+def test_warm_up_is_the_usual_share_of_the_steps_that_the_file_makes(
+    examples: int, validation_file: str | None, steps: int, warmup: int
+) -> None:
+    assert resolved(examples, validation_file=validation_file).warmup_ratio == warmup / steps
+
+
+def test_no_warm_up_can_be_asked_for() -> None:
+    assert resolved(warmup_ratio=0).warmup_ratio == 0
+
+
+@pytest.mark.parametrize(
+    ("patience", "asked", "n_evals"), [(None, "auto", 4), (1, "auto", 4), (3, "auto", 8), (3, 5, 5), (None, 1, 1)]
+)
+def test_there_are_evaluations_enough_for_the_patience(patience: int | None, asked: Any, n_evals: int) -> None:
+    assert resolved(early_stopping_patience=patience, n_evals=asked).n_evals == n_evals
+
+
+@pytest.mark.parametrize(
+    ("patience", "asked", "best"),
+    [(None, None, False), (2, None, True), (2, "auto", True), (2, False, False), (None, True, True)],
+)
+def test_early_stopping_publishes_the_best_unless_told_otherwise(patience: int | None, asked: Any, best: bool) -> None:
+    assert resolved(early_stopping_patience=patience, load_best_model_at_end=asked).load_best_model_at_end is best
+
+
+@pytest.mark.parametrize(("asked", "alpha"), [(None, 0.0), (0, 0.0), (5, 5.0)])
+def test_no_noise_is_null_or_zero(asked: Any, alpha: float) -> None:
+    assert resolved(neftune_noise_alpha=asked).neftune_noise_alpha == alpha
+
+
 def test_seeds_are_drawn_anew_for_each_job() -> None:
     assert len({resolved().seed for _ in range(5)}) > 1
     assert resolved(seed=0).seed == 0
