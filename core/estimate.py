@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any, Final, Literal
 
 from core.jobs import EVALUATIONS, Frozen, LoraSpec
-from core.memory_plan import ComputeType, Memory
+from core.memory_plan import VALUE_BYTES, ComputeType, Memory
 from core.model_shape import ModelShape
 
 # A run's time before any has finished, from what one core multiplies at best and the share of it that training
@@ -21,6 +21,9 @@ _STARTING_S: Final = 6.0
 _RENDERING_S_PER_EXAMPLE: Final = 0.25e-3
 _LOADING_BYTES_PER_S: Final = 0.5e9
 _SAVING_S: Final = 2.0
+# What a few held-out prompts' answers take at each evaluation: so many rounds, each of which reads all weights.
+_SAMPLED_TOKENS: Final = 32
+_READING_BYTES_PER_S: Final = 8e9
 
 
 class Seconds(Frozen):
@@ -32,6 +35,7 @@ class Seconds(Frozen):
     loading: float
     training: float
     evaluating: float
+    sampling: float = 0.0  # runs that finished before there were samples have none
     saving: float
 
 
@@ -159,6 +163,7 @@ class Pace:
     starting_s: float
     rendering_s_per_example: float
     loading_s: float
+    sampling_s: float
     saving_s: float
     training_flops_per_s: float
     evaluating_flops_per_s: float
@@ -213,6 +218,7 @@ def pace_of_jobs(shape: ModelShape, runs: Sequence[PastRun]) -> Pace | None:
         starting_s=median(s.starting for s in took),
         rendering_s_per_example=median(s.rendering / work.examples for work, s in zip(works, took, strict=True)),
         loading_s=median(s.loading for s in took),
+        sampling_s=median([s.sampling for s in took if s.sampling] or [0.0]),
         saving_s=median(s.saving for s in took),
         training_flops_per_s=training,
         evaluating_flops_per_s=median(evaluated) if evaluated else training,
@@ -236,6 +242,7 @@ def pace_of_cores(shape: ModelShape, dtype: ComputeType, cores: int) -> Pace:
         starting_s=_STARTING_S,
         rendering_s_per_example=_RENDERING_S_PER_EXAMPLE,
         loading_s=shape.parameters * 2 / _LOADING_BYTES_PER_S,
+        sampling_s=(EVALUATIONS + 1) * _SAMPLED_TOKENS * shape.parameters * VALUE_BYTES[dtype] / _READING_BYTES_PER_S,
         saving_s=_SAVING_S,
         training_flops_per_s=speed,
         evaluating_flops_per_s=speed,
@@ -250,6 +257,7 @@ def seconds_of(work: Work, pace: Pace) -> Seconds:
         "loading": pace.loading_s,
         "training": work.training_flops / pace.training_flops_per_s,
         "evaluating": work.evaluating_flops / pace.evaluating_flops_per_s,
+        "sampling": pace.sampling_s if work.evaluating_flops else 0.0,
         "saving": pace.saving_s,
     }
     return Seconds(total=sum(parts.values()), **parts)

@@ -96,12 +96,12 @@ class Journal:
         )
 
     def _take_samples(self, sampled: Sampled) -> None:
-        exact = sum(sample.exact for sample in sampled.samples)
-        stopped = sum(sample.stopped for sample in sampled.samples)
+        judged = [sample for sample in sampled.samples if sample.exact is not None]
+        exact, stopped = sum(bool(sample.exact) for sample in judged), sum(bool(sample.stopped) for sample in judged)
         self.pending.append(
             Event(
-                f"Step {sampled.step}: of {len(sampled.samples)} held-out prompts {exact} answered exactly, "
-                f"{stopped} ended by the model itself",
+                f"Step {sampled.step}: {len(sampled.samples)} held-out prompts answered; of {len(judged)} whose "
+                f"completion is short enough to compare, {exact} exactly, {stopped} ended by the model itself",
                 data={"step": sampled.step, "samples": [sample.model_dump() for sample in sampled.samples]},
             )
         )

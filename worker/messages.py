@@ -3,6 +3,7 @@
 Torch-free, because the worker reads it. How often a message becomes a job event is the worker's matter.
 """
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
@@ -64,7 +65,7 @@ class StepDone(Frozen):
 class Evaluated(Frozen):
     """Held-out examples were scored. ``loss`` is nats per completion token, whatever the prompt's weight.
 
-    ``exact_match`` and ``stop_rate`` are shares of the sampled prompts; None where none was sampled.
+    ``exact_match`` and ``stop_rate`` are those of the samples.
     """
 
     type: Literal["evaluated"] = "evaluated"
@@ -78,13 +79,16 @@ class Evaluated(Frozen):
 
 
 class Sample(Frozen):
-    """A held-out prompt and what the model makes of it; a long prompt shows its end."""
+    """A held-out prompt and what the model makes of it; a long prompt shows its end.
+
+    ``stopped`` and ``exact`` are None where the completion is longer than what the model may write.
+    """
 
     prompt: str
     expected: str
     got: str
-    stopped: bool  # by itself, within the limit of new tokens
-    exact: bool
+    stopped: bool | None  # by itself, within the limit of new tokens
+    exact: bool | None
 
 
 class Sampled(Frozen):
@@ -93,6 +97,15 @@ class Sampled(Frozen):
     type: Literal["sampled"] = "sampled"
     step: int
     samples: tuple[Sample, ...]
+
+    @property
+    def exact_match(self) -> float | None:
+        """The share of what can be judged; None where nothing can."""
+        return _share(sample.exact for sample in self.samples)
+
+    @property
+    def stop_rate(self) -> float | None:
+        return _share(sample.stopped for sample in self.samples)
 
 
 class CheckpointWritten(Frozen):
@@ -146,6 +159,11 @@ Message = Annotated[
 ]
 
 _ADAPTER: TypeAdapter[Message] = TypeAdapter(Message)
+
+
+def _share(judged: Iterable[bool | None]) -> float | None:
+    found = [one for one in judged if one is not None]
+    return sum(found) / len(found) if found else None
 
 
 def parse(line: bytes) -> Message:

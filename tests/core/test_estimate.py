@@ -41,7 +41,7 @@ def test_frozen_weights_cost_two_products_in_training_and_one_in_evaluation(shap
 
 
 def test_a_run_like_the_one_learnt_from_takes_as_long(shape: ModelShape) -> None:
-    run = past("ftjob-1", {"evaluating": 3.0}, evaluated_tokens=10)
+    run = past("ftjob-1", {"evaluating": 3.0, "sampling": 1.5}, evaluated_tokens=10)
     pace = pace_of_jobs(shape, [run])
     assert pace is not None
     measured = run.measured

@@ -1,7 +1,6 @@
 """How many floating-point operations LoRA training needs; what a machine computes beyond them is no progress.
 
-Counted from the model's own weights, product by product. Recomputing what was not kept is not counted, nor
-are padding, norms and activation functions.
+Counted from the model's own weights, product by product. Not counted are padding, norms and activation functions.
 """
 
 import re
@@ -81,20 +80,23 @@ def count_flops(model: LoraModel) -> TrainingFlops:
     """Count a model's products: two operations a weight forward, and two backward to what the layer read.
 
     A frozen weight has no gradient of its own; an adapter's two matrices have, which costs as much again.
-    Nothing goes back beyond the first adapter. Attention's two products have up to four backward.
+    Nothing goes back beyond the first adapter. Attention's two products have up to four backward. A block that
+    is checkpointed, because memory is short, goes forward twice.
     """
     blocks = _blocks_of(model)
     first_adapted = min(number for number, block in blocks.items() if any(layer.rank for layer in block.layers))
     last = max(blocks)
     per_input = per_pair = per_scored = per_scored_pair = 0
     for number, block in blocks.items():
+        forwards = 2 if number < model.decoder_pass.checkpointed_blocks else 1
         for layer in block.layers:
-            flops = layer.flops(number > first_adapted or block.adapted_before(layer.reads))
+            flops = layer.flops(forwards, goes_back=number > first_adapted or block.adapted_before(layer.reads))
             if number == last and not layer.name.endswith(_KEYS_AND_VALUES):
                 per_scored += flops
             else:
                 per_input += flops
-        attention = 2 * block.attention_width * (2 + block.attention_products_back(number > first_adapted))
+        products = 2 * forwards + block.attention_products_back(number > first_adapted)
+        attention = 2 * block.attention_width * products
         if number == last:
             per_scored_pair += attention
         else:
@@ -122,11 +124,12 @@ class _Layer:
     def reads(self) -> Input | None:
         return find_input(self.name)
 
-    def flops(self, goes_back: bool) -> int:
+    def flops(self, forwards: int, *, goes_back: bool) -> int:
         """Give the operations of one token; ``goes_back``: what the layer reads has a gradient."""
-        frozen = 2 * self.inputs * self.outputs * (2 if goes_back else 1)
-        narrow, wide = 2 * self.rank * self.inputs, 2 * self.rank * self.outputs
-        return frozen + narrow * (3 if goes_back else 2) + wide * 3
+        frozen = 2 * self.inputs * self.outputs * (forwards + goes_back)
+        narrow = 2 * self.rank * self.inputs * (forwards + 1 + goes_back)
+        wide = 2 * self.rank * self.outputs * (forwards + 2)
+        return frozen + narrow + wide
 
 
 @dataclass

@@ -17,6 +17,7 @@ from worker.training.metrics import Meter, Progress
 from worker.training.optimizer import AdapterOptimizer
 from worker.training.plan import Plan
 from worker.training.reporter import Reporter
+from worker.training.samples import Sampler
 from worker.training.step import GradientAccumulator
 from worker.training.stopping import CheckStop, Stopped
 from worker.training.stopwatch import Stopwatch
@@ -39,6 +40,7 @@ class TrainingLoop:
     write_checkpoint: Callable[[Progress], str]  # gives the folder
     stopwatch: Stopwatch
     meter: Meter
+    sampler: Sampler
     patience: int | None = None  # evaluations without improvement that end the run; None: it trains to its last step
     evaluated_tokens: int = 0  # that went through the model to be scored, of this process
 
@@ -86,6 +88,12 @@ class TrainingLoop:
                 token_budget=self.gradient.token_budget,
                 check_stop=self.check_stop,
             )
+        with self.stopwatch.within("sampling"):
+            sampled = self.sampler.sample(self.progress.step, self.check_stop)
+        if sampled is not None:
+            shares = {"exact_match": sampled.exact_match, "stop_rate": sampled.stop_rate}
+            evaluation = evaluation.model_copy(update=shares)
+            self.reporter.send(sampled)
         self.evaluated_tokens += len(self.data.held_out.ids)
         self.progress.evaluation = evaluation
         if evaluation.examples:

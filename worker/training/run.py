@@ -32,6 +32,7 @@ from worker.training.metrics import Meter, Progress, metrics_of
 from worker.training.optimizer import AdapterOptimizer
 from worker.training.plan import PLAN_VERSION, Plan
 from worker.training.reporter import Reporter, note
+from worker.training.samples import Sampler, choose_questions
 from worker.training.step import GradientAccumulator
 from worker.training.stopping import CheckStop
 from worker.training.stopwatch import Stopwatch
@@ -144,6 +145,8 @@ def _train(
         return str(checkpoints.commit(incoming, state, optimizer.tensors()))
 
     meter = Meter.of(model, data.training, plan, token_budget)
+    questions = choose_questions(data.held_out, base.tokenizer, base.context_tokens)
+    sampler = Sampler(model, base.tokenizer, questions, token_budget)
     stopwatch.enter("training")
     reporter.send(Phase(name="training"))
     gradient = GradientAccumulator(model, data.training, plan, token_budget, check_stop)
@@ -159,6 +162,7 @@ def _train(
         write_checkpoint,
         stopwatch,
         meter,
+        sampler,
         patience=job.early_stopping_patience,
     )
     loop.run()

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from core.estimate import Seconds
 
-Phase = Literal["starting", "rendering", "loading", "training", "evaluating", "saving"]
+Phase = Literal["starting", "rendering", "loading", "training", "evaluating", "sampling", "saving"]
 
 
 class Stopwatch:

@@ -104,6 +104,16 @@ def test_the_last_block_counts_only_where_the_head_reads_it(tmp_path: Path, writ
     assert needed < 0.75 * (flops.per_input + flops.per_scored) * amounts.inputs
 
 
+def test_a_checkpointed_block_goes_forward_twice(tmp_path: Path) -> None:
+    base = write_tiny_phi(tmp_path / "base")
+    model = _model(base, ALL)
+    examples = _examples(tmp_path, base, prompt_loss_weight=1.0)
+    model.decoder_pass.checkpointed_blocks = 1
+    counted, flops = _count_step(model, examples)["linear"], count_flops(model)
+    amounts = Amounts.of(examples, range(EXAMPLES))
+    assert counted == flops.per_input * amounts.inputs + flops.per_scored * amounts.scored
+
+
 def test_amounts_stop_at_the_last_scored_token() -> None:
     weights = np.array([0, 0, 1, 1, 0, 0, 0.5], dtype=np.float32)
     examples = ExampleSet(
