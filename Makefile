@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.loramill-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-slow defects lint format clean
+.PHONY: help setup demo up test test-slow defects bench-train lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,6 +35,9 @@ test-slow: setup  ## run the tests that take minutes: whole stacks, killed proce
 
 defects: setup  ## put known defects back, one at a time, and see that the tests catch each (minutes)
 	$(BIN)/python -m tests.planted_defects
+
+bench-train: setup  ## our trainer against HF Trainer and TRL (about 25 minutes on 2 cores)
+	$(BIN)/python -m benchmarks.train
 
 lint: $(READY)  ## ruff, formatter, mypy strict, import contracts
 	$(BIN)/ruff check .

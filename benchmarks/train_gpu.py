@@ -1,0 +1,101 @@
+"""The comparison of ``benchmarks.train`` on one CUDA GPU, with a Phi-2 of random weights at its full size.
+
+``python -m benchmarks.train_gpu`` needs torch, transformers and peft, and what ``worker.training`` imports; rivals
+take part where they can be imported. Prints JSON: a line for each measurement, and the medians at the end.
+"""
+
+import argparse
+import importlib.util
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from benchmarks.training import machine
+from benchmarks.training.cases import PHI_TARGETS, SEED, Case, Contestant
+from benchmarks.training.measurement import Measured
+from benchmarks.training.processes import measure, run_module
+from benchmarks.training.rows import generate
+from benchmarks.training.summary import summarise
+
+SHAPE, VOCABULARY = "phi-2", 51_200
+LEARNING_RATE: Final = 2e-4
+ROWS_PER_STEP, STEPS = 512, 2  # 80,000 tokens in a step, more than the largest budget
+BUDGETS: Final = (4096, 16_384, 32_768)  # tokens of a micro-batch of ours
+AT_ONCE: Final = 16  # rows of a rival's micro-batch: the longest ones fit into 80 GB then
+
+OURS: Final = tuple(
+    Contestant("ours", f"ours, {budget:,} tokens at once", rows_per_step=ROWS_PER_STEP, token_budget=budget)
+    for budget in BUDGETS
+)
+HF: Final = (
+    Contestant("hf_best", "HF Trainer, tuned", rows_per_step=ROWS_PER_STEP, rows_at_once=AT_ONCE),
+    Contestant("seed", "HF Trainer: fp32, padded to 2048, labels copied", share=1 / 128, rows_per_step=2),
+)
+TRL: Final = (
+    Contestant("trl_tuned", "TRL SFTTrainer, tuned", rows_per_step=ROWS_PER_STEP, rows_at_once=AT_ONCE),
+    Contestant("trl_default", "TRL SFTTrainer: defaults", rows_per_step=ROWS_PER_STEP, rows_at_once=AT_ONCE),
+)
+
+
+def contestants() -> tuple[Contestant, ...]:
+    """List who can take part in this environment; peft brings accelerate, which HF Trainer needs."""
+    has_trl = all(importlib.util.find_spec(name) is not None for name in ("trl", "datasets"))
+    return (*OURS, *HF, *(TRL if has_trl else ()))
+
+
+def run_rounds(case: Case, count: int) -> Iterator[tuple[Contestant, Measured]]:
+    """Measure in interleaved rounds."""
+    for _ in range(count):
+        for contestant in contestants():
+            found = measure(replace(case.request(contestant), warms_up=True))
+            print(json.dumps({"contestant": contestant.description} | found.as_dict()), flush=True)
+            yield contestant, found
+
+
+def run_benchmark(rounds: int) -> dict[str, Any]:
+    """Measure everything; give the result file's content."""
+    begun = machine.describe()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        base, rows_file = folder / SHAPE, folder / "generated.json"
+        run_module("benchmarks.training.models", SHAPE, str(base), "--seed", str(SEED))
+        rows = generate(ROWS_PER_STEP * STEPS, 1, vocabulary=VOCABULARY, seed=SEED)
+        rows.write(rows_file)
+        case = Case(SHAPE, base, rows_file, rows, PHI_TARGETS, LEARNING_RATE)
+        measured = list(run_rounds(case, rounds))
+    medians = {}
+    for contestant in contestants():
+        [summary] = summarise(found for one, found in measured if one == contestant).values()
+        medians[contestant.description] = asdict(summary)
+    return {
+        "machine": begun,
+        "device": torch.cuda.get_device_name(),
+        "rounds": [{"contestant": one.description} | found.as_dict() for one, found in measured],
+        "medians": medians,
+    }
+
+
+def main() -> None:
+    """Measure, and print the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--result", type=Path, help="file for the result")
+    options = parser.parse_args()
+    if not torch.cuda.is_available():
+        raise SystemExit(
+            "this benchmark needs a CUDA GPU, and torch finds none; python -m benchmarks.train runs on a CPU"
+        )
+    result = run_benchmark(options.rounds)
+    print(json.dumps({"medians": result["medians"]}, indent=1))
+    if options.result is not None:
+        options.result.parent.mkdir(parents=True, exist_ok=True)
+        options.result.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The parts of ``benchmarks.train``: the same examples through our trainer and through its peers."""

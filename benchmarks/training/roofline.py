@@ -1,0 +1,112 @@
+"""The physical limit of a run: the operations it needs, at the rate of this machine's fastest products of its shapes.
+
+Measured in the process that trained, right after it. What a run needs is ``worker.training.flops``'s.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final, Self
+
+import torch
+from torch import Tensor
+
+from worker.training.data import ExampleSet
+from worker.training.flops import Amounts, count_flops
+from worker.training.lora import LoraModel
+from worker.training.plan import Plan
+
+DTYPES: Final = {"bf16": torch.bfloat16, "fp32": torch.float32}
+MIN_REPEATS, ENOUGH_S = 3, 0.3  # a product is repeated until both are reached; the fastest counts
+MOST_ROWS, MOST_SCORED = 16_384, 4096  # more would not be faster, and would not fit beside the model
+
+
+@dataclass(frozen=True)
+class Product:
+    """(rows, inner) by (inner, columns); backward, the weight lies the other way round in memory."""
+
+    rows: int
+    inner: int
+    columns: int
+    is_backward: bool
+
+    @property
+    def flops(self) -> int:
+        return 2 * self.rows * self.inner * self.columns
+
+    @property
+    def name(self) -> str:
+        return f"{self.rows}x{self.inner}x{self.columns} {'backward' if self.is_backward else 'forward'}"
+
+    def best_s(self, dtype: torch.dtype, device: torch.device) -> float:
+        """Time it: forward as x @ W.T, backward as g @ W, W as a linear layer keeps it."""
+        left = torch.randn(self.rows, self.inner, device=device, dtype=dtype)
+        shape = (self.inner, self.columns) if self.is_backward else (self.columns, self.inner)
+        weight = torch.randn(*shape, device=device, dtype=dtype)
+        with torch.inference_mode():
+            if self.is_backward:
+                return _best_s(lambda: left @ weight, device)
+            return _best_s(lambda: torch.nn.functional.linear(left, weight), device)
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """What all steps of a run would take at least.
+
+    Attributes:
+        flops: that the run needs, counted product by product.
+        gflops_per_s: of the model's own products together, in the faster number type.
+        products: GFLOP/s of each product and number type.
+    """
+
+    flops: int
+    gflops_per_s: float
+    products: dict[str, float]
+
+    @property
+    def seconds(self) -> float:
+        return self.flops / self.gflops_per_s / 1e9
+
+    @classmethod
+    def measure(cls, model: LoraModel, examples: ExampleSet, plan: Plan) -> Self:
+        """Time the products of one step of mean size, and count what all steps need."""
+        amounts = Amounts.of(examples, range(len(examples)))
+        step = Amounts.of(examples, plan.members_of(0))
+        times: Counter[Product] = Counter()
+        for product, needed_rows in _products(model, step.inputs, step.scored):
+            times[product] += needed_rows
+        seconds = dict.fromkeys(DTYPES, 0.0)
+        rates, total = {}, 0.0
+        for product, rows in times.items():
+            for name, dtype in DTYPES.items():
+                best_s = product.best_s(dtype, model.device)
+                seconds[name] += best_s * rows / product.rows
+                rates[f"{name} {product.name}"] = product.flops / best_s / 1e9
+            total += product.flops * rows / product.rows
+        return cls(count_flops(model).of(amounts), total / min(seconds.values()) / 1e9, rates)
+
+
+def _products(model: LoraModel, inputs: int, scored: int) -> Iterator[tuple[Product, int]]:
+    """List the frozen products of one step, forward and to their inputs, with the rows that the step needs of each."""
+    some = min(inputs, MOST_ROWS)
+    for parameter in model.decoder.parameters():
+        if parameter.ndim == 2 and not parameter.requires_grad and parameter.shape != model.head.weight.shape:
+            outputs, width = parameter.shape
+            yield Product(some, width, outputs, is_backward=False), inputs
+            yield Product(some, outputs, width, is_backward=True), inputs
+    vocabulary, width = model.head.weight.shape
+    some = min(scored, MOST_SCORED)
+    yield Product(some, width, vocabulary, is_backward=False), scored
+    yield Product(some, vocabulary, width, is_backward=True), scored
+
+
+def _best_s(multiply: Callable[[], Tensor], device: torch.device) -> float:
+    times_s: list[float] = []
+    while len(times_s) < MIN_REPEATS or sum(times_s) < ENOUGH_S:
+        began_s = time.perf_counter()
+        multiply()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times_s.append(time.perf_counter() - began_s)
+    return min(times_s)

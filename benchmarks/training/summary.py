@@ -1,0 +1,114 @@
+"""What a run's measurements say: medians over the rounds, and ratios. Pure arithmetic."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from statistics import median
+from typing import Final
+
+from benchmarks.training.measurement import Measured
+from worker.training.techniques import SHOWS_WITHOUT, Techniques
+
+RATIOS: Final = ("hf_best", "trl_tuned", "trl_default", "seed")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One trainer over all rounds it took part in. Medians, but for the two named otherwise."""
+
+    trainer: str
+    rounds: int
+    examples: int
+    useful_tokens_per_s: float
+    trained_tokens_per_s: float
+    step_s: float
+    fastest_step_s: float
+    startup_s: float
+    peak_memory_bytes: float
+    held_out_loss: float | None  # of the round that was scored
+    roofline_share: float | None
+
+
+def summarise(measured: Iterable[Measured]) -> dict[str, Summary]:
+    """Put each trainer's measurements together, by name."""
+    by_trainer: dict[str, list[Measured]] = defaultdict(list)
+    for one in measured:
+        by_trainer[one.trainer].append(one)
+    return {trainer: _summarise(trainer, several) for trainer, several in by_trainer.items()}
+
+
+def _summarise(trainer: str, several: Sequence[Measured]) -> Summary:
+    steps = [seconds for one in several for seconds in one.step_s]
+    shares = [one.roofline_share for one in several if one.roofline_share is not None]
+    return Summary(
+        trainer=trainer,
+        rounds=len(several),
+        examples=several[0].examples,
+        useful_tokens_per_s=median(one.useful_tokens_per_s for one in several),
+        trained_tokens_per_s=median(one.trained_tokens_per_s for one in several),
+        step_s=median(steps),
+        fastest_step_s=min(steps),
+        startup_s=median(one.startup_s for one in several),
+        peak_memory_bytes=median(one.peak_memory_bytes for one in several),
+        held_out_loss=next((one.held_out_loss for one in several if one.held_out_loss is not None), None),
+        roofline_share=median(shares) if shares else None,
+    )
+
+
+def ratios(summaries: Mapping[str, Summary]) -> dict[str, float]:
+    """Give how many times as many useful tokens a second ours does, and its share of the roofline."""
+    ours = summaries["ours"]
+    found = {
+        rival: ours.useful_tokens_per_s / summaries[rival].useful_tokens_per_s for rival in RATIOS if rival in summaries
+    }
+    return found if ours.roofline_share is None else found | {"roofline": ours.roofline_share}
+
+
+def ablations() -> list[tuple[str, ...]]:
+    """List what is switched off in each measurement of the table: nothing, each technique, and what those need.
+
+    A technique that shows only without another is compared with a run without that other one.
+    """
+    found: list[tuple[str, ...]] = [()]
+    for technique in fields(Techniques):
+        for off in (baseline_of(technique.name), (*baseline_of(technique.name), technique.name)):
+            if off not in found:
+                found.append(off)
+    return found
+
+
+def baseline_of(technique: str) -> tuple[str, ...]:
+    """Give what is off where a technique's worth is measured, itself not counted."""
+    return (SHOWS_WITHOUT[technique],) if technique in SHOWS_WITHOUT else ()
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """Ours without one technique; ``slowdown`` above 1 means that the technique makes it faster."""
+
+    technique: str
+    baseline: tuple[str, ...]
+    useful_tokens_per_s: float
+    slowdown: float
+    memory_growth_bytes: float
+
+
+def summarise_ablations(measured: Iterable[Measured]) -> list[Ablation]:
+    """Compare medians over the rounds with and without each technique."""
+    by_off: dict[tuple[str, ...], list[Measured]] = defaultdict(list)
+    for one in measured:
+        by_off[tuple(one.without)].append(one)
+    found = []
+    for technique in fields(Techniques):
+        baseline = baseline_of(technique.name)
+        on, off = (_summarise("ours", by_off[key]) for key in (baseline, (*baseline, technique.name)))
+        found.append(
+            Ablation(
+                technique=technique.name,
+                baseline=baseline,
+                useful_tokens_per_s=off.useful_tokens_per_s,
+                slowdown=on.useful_tokens_per_s / off.useful_tokens_per_s,
+                memory_growth_bytes=off.peak_memory_bytes - on.peak_memory_bytes,
+            )
+        )
+    return sorted(found, key=lambda one: -one.slowdown)

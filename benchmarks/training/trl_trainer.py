@@ -1,0 +1,73 @@
+"""TRL's SFTTrainer on the benchmark's rows, pre-tokenised: at its defaults, tuned, and packing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from datasets import Dataset, disable_progress_bars
+from transformers import AutoTokenizer
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
+
+from benchmarks.training.adapters import load_with_adapter
+from benchmarks.training.hf_trainer import Timing, common_arguments
+from benchmarks.training.measurement import Request, StepClock
+from benchmarks.training.rows import Row
+
+PACKED_TO: Final = 1280  # about eight rows of the generated lengths
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How somebody sets SFTTrainer up; ``options`` are its own arguments."""
+
+    dtype: torch.dtype
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+# TRL loads a base model that it is given by name in float32, and computes in bfloat16 over it.
+RECIPES: Final = {
+    "trl_default": Recipe(torch.float32, {"train_sampling_strategy": "sequential"}),
+    "trl_tuned": Recipe(
+        torch.bfloat16, {"gradient_checkpointing": False, "train_sampling_strategy": "group_by_length"}
+    ),
+    # a step is one pack
+    "trl_packing": Recipe(
+        torch.bfloat16,
+        {
+            "gradient_checkpointing": False,
+            "packing": True,
+            "packing_strategy": "bfd",
+            "max_length": PACKED_TO,
+            "per_device_train_batch_size": 1,
+        },
+    ),
+}
+
+
+def make_trainer(request: Request, rows: Sequence[Row], model: Any, output: Path, callbacks: list[Any]) -> Any:
+    """Set SFTTrainer up for the request's recipe.
+
+    ``completion_only_loss`` is what it would choose by itself for texts of prompt and completion; it is given
+    ids, so that all trainers have the same.
+    """
+    disable_progress_bars()
+    features = [{"input_ids": list(row.ids), "completion_mask": row.completion_mask} for row in rows]
+    return SFTTrainer(
+        model=model,
+        args=SFTConfig(
+            **common_arguments(request, output) | RECIPES[request.trainer].options, completion_only_loss=True
+        ),
+        train_dataset=Dataset.from_list(features),
+        processing_class=AutoTokenizer.from_pretrained(request.base, local_files_only=True),
+        callbacks=callbacks,
+    )
+
+
+def train(request: Request, rows: Sequence[Row], clock: StepClock, adapter: Path) -> None:
+    """Train one epoch, and leave the adapter in a folder."""
+    model = load_with_adapter(request, RECIPES[request.trainer].dtype)
+    make_trainer(request, rows, model, adapter / "output", [Timing(clock)]).train()
+    model.save_pretrained(adapter, save_embedding_layers=False)
