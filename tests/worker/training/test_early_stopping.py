@@ -18,8 +18,8 @@ from worker.training.evaluation import evaluate
 from worker.training.run import run
 from worker.training.stopping import Stopped
 
-TOTAL_STEPS = 10  # of a run over SUMS with the defaults of make_job
-EACH_STEP: dict[str, Any] = {"n_evals": TOTAL_STEPS}
+TOTAL_STEPS = 5  # of a run over SUMS with the batches of make_job and one epoch
+EACH_STEP: dict[str, Any] = {"n_epochs": 1, "n_evals": TOTAL_STEPS}
 
 
 def _evaluated(step: int, loss: float) -> Evaluated:
@@ -75,8 +75,8 @@ def dictate(monkeypatch: pytest.MonkeyPatch) -> Any:
     return use
 
 
-WORSE_FROM_4 = [5.0, 4.0, 3.0, 3.5, 3.6, 3.7, 3.8, 3.9, 4.0, 4.1]
-BETTER_AT_LAST = [5.0, 4.0, 3.0, 3.5, 3.6, 2.0, 1.9, 1.8, 1.7, 1.6]
+WORSE_FROM_3 = [4.0, 3.0, 3.5, 3.6, 3.7]
+BETTER_AT_LAST = [4.0, 4.5, 3.0, 3.5, 1.0]
 EARLY: dict[str, Any] = EACH_STEP | {"early_stopping_patience": 2}
 BEST_OF_ALL: dict[str, Any] = EACH_STEP | {"load_best_model_at_end": True}
 
@@ -87,34 +87,34 @@ def _published_step(folder: Path) -> int:
 
 class TestEarlyStopping:
     def test_a_run_ends_when_its_patience_does(self, tmp_path: Path, tiny_phi: Path, dictate: Any) -> None:
-        dictate(WORSE_FROM_4)
+        dictate(WORSE_FROM_3)
         folder = write_run(tmp_path / "run", tiny_phi, **EARLY)
         reporter = train(folder)
-        assert [step.step for step in reporter.of(StepDone)] == [1, 2, 3, 4, 5]
+        assert [step.step for step in reporter.of(StepDone)] == [1, 2, 3, 4]
         (finished,) = reporter.of(Finished)
-        assert (finished.steps, finished.adapter_step, _published_step(folder)) == (5, 5, 5)
-        assert any("Stopped early, after step 5 of 10" in note.message for note in reporter.of(Note))
+        assert (finished.steps, finished.adapter_step, _published_step(folder)) == (4, 4, 4)
+        assert any("Stopped early, after step 4 of 5" in note.message for note in reporter.of(Note))
 
     def test_an_improvement_renews_it(self, tmp_path: Path, tiny_phi: Path, dictate: Any) -> None:
         dictate(BETTER_AT_LAST)
-        reporter = train(write_run(tmp_path / "run", tiny_phi, **EACH_STEP | {"early_stopping_patience": 3}))
+        reporter = train(write_run(tmp_path / "run", tiny_phi, **EARLY))
         assert len(reporter.of(StepDone)) == TOTAL_STEPS
         assert not any("Stopped early" in note.message for note in reporter.of(Note))
 
     def test_without_patience_a_run_goes_to_its_end(self, tmp_path: Path, tiny_phi: Path, dictate: Any) -> None:
-        dictate(WORSE_FROM_4)
+        dictate(WORSE_FROM_3)
         assert len(train(write_run(tmp_path / "run", tiny_phi, **EACH_STEP)).of(StepDone)) == TOTAL_STEPS
 
     def test_the_loss_before_the_first_step_is_nobodys_best(self, tmp_path: Path, tiny_phi: Path, dictate: Any) -> None:
-        dictate([20.0, 19.0, 18.0, 17.0, 16.0, 15.0, 14.0, 13.0, 12.0, 11.0])
+        dictate([20.0, 19.0, 18.0, 17.0, 16.0])
         assert len(train(write_run(tmp_path / "run", tiny_phi, **EARLY)).of(StepDone)) == TOTAL_STEPS
 
-    @pytest.mark.parametrize("killed_after", [4, 5])
+    @pytest.mark.parametrize("killed_after", [3, 4])
     def test_a_resumed_run_stops_at_the_same_step_with_the_same_bits(
         self, tmp_path: Path, tiny_phi: Path, dictate: Any, killed_after: int
     ) -> None:
-        """Its count of evaluations without improvement is one when it dies, and comes from the checkpoint."""
-        dictate(WORSE_FROM_4)
+        """After step 3 one evaluation has brought no improvement: the count comes from the checkpoint."""
+        dictate(WORSE_FROM_3)
         whole = write_run(tmp_path / "whole", tiny_phi, **EARLY)
         train(whole)
         folder = write_run(tmp_path / "killed", tiny_phi, **EARLY)
@@ -122,98 +122,101 @@ class TestEarlyStopping:
             train(folder, kill_after(killed_after))
         reporter = train(folder)
         assert reporter.of(Resumed)[0].step == killed_after - 1
-        assert reporter.of(Finished)[0].steps == 5
+        assert reporter.of(Finished)[0].steps == 4
         assert (folder / ADAPTER / WEIGHTS).read_bytes() == (whole / ADAPTER / WEIGHTS).read_bytes()
 
     def test_a_run_that_had_stopped_stays_stopped(self, tmp_path: Path, tiny_phi: Path, dictate: Any) -> None:
-        dictate(WORSE_FROM_4)
+        dictate(WORSE_FROM_3)
         folder = write_run(tmp_path / "run", tiny_phi, **EARLY)
         train(folder)
         reporter = train(folder)
         assert reporter.of(StepDone) == []
-        assert reporter.of(Finished)[0].steps == 5
+        assert reporter.of(Finished)[0].steps == 4
 
     def test_nothing_held_out_is_said_to_leave_it_idle(self, tmp_path: Path, tiny_phi: Path) -> None:
         reporter = train(write_run(tmp_path / "run", tiny_phi, validation=[], **EARLY))
-        assert len(reporter.of(StepDone)) == TOTAL_STEPS + 2  # a tenth of the examples is trained on, not held out
+        assert len(reporter.of(StepDone)) == TOTAL_STEPS
         assert any("no step is known as the best" in note.message for note in reporter.of(Note))
 
 
 class TestBestCheckpoint:
     def test_the_best_evaluated_step_is_published_and_named(self, tmp_path: Path, tiny_phi: Path, dictate: Any) -> None:
-        dictate(WORSE_FROM_4)
+        dictate(WORSE_FROM_3)
         stopped = write_run(tmp_path / "stopped", tiny_phi, **BEST_OF_ALL)
-        _stop_after(stopped, step=3)
-        at_3 = (stopped / CHECKPOINTS / "step-000003" / ADAPTER / WEIGHTS).read_bytes()
+        _stop_after(stopped, step=2)
+        at_2 = (stopped / CHECKPOINTS / "step-000002" / ADAPTER / WEIGHTS).read_bytes()
         folder = write_run(tmp_path / "run", tiny_phi, **BEST_OF_ALL)
         reporter = train(folder)
         (finished,) = reporter.of(Finished)
-        assert (finished.steps, finished.adapter_step, _published_step(folder)) == (TOTAL_STEPS, 3, 3)
-        assert (folder / ADAPTER / WEIGHTS).read_bytes() == at_3
+        assert (finished.steps, finished.adapter_step, _published_step(folder)) == (TOTAL_STEPS, 2, 2)
+        assert (folder / ADAPTER / WEIGHTS).read_bytes() == at_2
         assert finished.metrics["valid_loss"] == 3.0
-        assert any("The adapter of step 3 is the result" in note.message for note in reporter.of(Note))
+        assert any("The adapter of step 2 is the result" in note.message for note in reporter.of(Note))
 
     def test_the_last_step_is_published_where_it_is_the_best(
         self, tmp_path: Path, tiny_phi: Path, dictate: Any
     ) -> None:
         dictate(BETTER_AT_LAST)
-        chosen, plain = write_run(tmp_path / "a", tiny_phi, **BEST_OF_ALL), write_run(tmp_path / "b", tiny_phi)
+        chosen, plain = (
+            write_run(tmp_path / "a", tiny_phi, **BEST_OF_ALL),
+            write_run(tmp_path / "b", tiny_phi, n_epochs=1),
+        )
         assert train(chosen).of(Finished)[0].adapter_step == TOTAL_STEPS
         train(plain)
         assert (chosen / ADAPTER / WEIGHTS).read_bytes() == (plain / ADAPTER / WEIGHTS).read_bytes()
 
     def test_each_later_checkpoint_holds_it(self, tmp_path: Path, tiny_phi: Path, dictate: Any) -> None:
-        dictate(WORSE_FROM_4)
+        dictate(WORSE_FROM_3)
         folder = write_run(tmp_path / "run", tiny_phi, **BEST_OF_ALL)
         train(folder)
         kept = sorted(path.name for path in (folder / CHECKPOINTS).iterdir())
-        assert kept == ["step-000009", "step-000010"]
+        assert kept == ["step-000004", "step-000005"]
         for name in kept:
             manifest = (folder / CHECKPOINTS / name / BEST / MANIFEST).read_bytes()
-            assert parse_manifest(manifest).step == 3
+            assert parse_manifest(manifest).step == 2
 
     def test_it_outlives_attempts_and_the_folder_it_was_written_in(
         self, tmp_path: Path, tiny_phi: Path, dictate: Any
     ) -> None:
-        dictate(WORSE_FROM_4)
+        dictate(WORSE_FROM_3)
         whole = write_run(tmp_path / "whole", tiny_phi, **BEST_OF_ALL)
         train(whole)
         first = write_run(tmp_path / "a1", tiny_phi, **BEST_OF_ALL)
-        _stop_after(first, step=7)
-        newest = first / CHECKPOINTS / "step-000007"
+        _stop_after(first, step=4)
+        newest = first / CHECKPOINTS / "step-000004"
         second = write_run(tmp_path / "a2", tiny_phi, resume_from=(newest,), **BEST_OF_ALL)
         reporter = train(second)
-        assert reporter.of(Resumed)[0].step == 7
+        assert reporter.of(Resumed)[0].step == 4
         assert (second / ADAPTER / MANIFEST).read_bytes() == (whole / ADAPTER / MANIFEST).read_bytes()
-        assert _published_step(second) == 3
+        assert _published_step(second) == 2
 
     def test_a_damaged_best_adapter_makes_its_checkpoint_unfit(
         self, tmp_path: Path, tiny_phi: Path, dictate: Any
     ) -> None:
-        dictate(WORSE_FROM_4)
+        dictate(WORSE_FROM_3)
         folder = write_run(tmp_path / "run", tiny_phi, **BEST_OF_ALL)
-        _stop_after(folder, step=5)
-        damaged = folder / CHECKPOINTS / "step-000005" / BEST / WEIGHTS
+        _stop_after(folder, step=4)
+        damaged = folder / CHECKPOINTS / "step-000004" / BEST / WEIGHTS
         damaged.unlink()  # it is linked into the other checkpoints, which must stay as they are
         damaged.write_bytes(b"torn")
         reporter = train(folder)
-        assert reporter.of(Resumed)[0].step == 4
-        assert _published_step(folder) == 3
+        assert reporter.of(Resumed)[0].step == 3
+        assert _published_step(folder) == 2
 
     def test_it_is_not_kept_where_nobody_asks_for_it(self, tmp_path: Path, tiny_phi: Path, dictate: Any) -> None:
-        dictate(WORSE_FROM_4)
+        dictate(WORSE_FROM_3)
         folder = write_run(tmp_path / "run", tiny_phi, **EACH_STEP)
         reporter = train(folder)
         assert not list(folder.rglob(BEST))
         assert reporter.of(Finished)[0].adapter_step == TOTAL_STEPS
 
     def test_the_standing_is_part_of_a_checkpoints_state(self, tmp_path: Path, tiny_phi: Path, dictate: Any) -> None:
-        dictate(WORSE_FROM_4)
+        dictate(WORSE_FROM_3)
         folder = write_run(tmp_path / "run", tiny_phi, **BEST_OF_ALL)
-        _stop_after(folder, step=5)
-        state = json.loads((folder / CHECKPOINTS / "step-000005" / "state.json").read_text())
-        # told to stop after step 5, it writes a checkpoint before that step is evaluated
-        assert (state["standing"]["best"]["step"], state["standing"]["without_improvement"]) == (3, 1)
+        _stop_after(folder, step=4)
+        state = json.loads((folder / CHECKPOINTS / "step-000004" / "state.json").read_text())
+        # told to stop after step 4, it writes a checkpoint before that step is evaluated
+        assert (state["standing"]["best"]["step"], state["standing"]["without_improvement"]) == (2, 1)
 
 
 def _stop_after(folder: Path, step: int) -> None:
