@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select
 
 from core.base_models import IMPORTED_FILE, Folder, ImportedModel
-from core.jobs import FileRef, JobSpec, LoraSpec
+from core.jobs import AdapterRef, FileRef, JobSpec, LoraSpec
 from core.settings import Settings
 from core.store import files, jobs, migrate, steering
 from core.store.blobs import LocalBlobStore
@@ -50,7 +50,7 @@ class Home:
     def runtime(self, settings: Settings | None = None) -> Runtime:
         return Runtime(settings or self.settings, self.database, self.blobs, fake_trainer.COMMAND)
 
-    def queue(self, **behaviour: Any) -> str:
+    def queue(self, *, continue_from: AdapterRef | None = None, **behaviour: Any) -> str:
         """Queue a job whose fake trainer behaves like this; give its id."""
         blob = self.blobs.put_bytes(json.dumps(behaviour).encode())
         with self.database.write() as session:
@@ -69,7 +69,7 @@ class Home:
                 examples=1,
                 now=NOW,
             )
-            spec = make_spec(FileRef(id=file.id, sha256=blob.sha256, examples=1, file_type="jsonl"))
+            spec = make_spec(FileRef(id=file.id, sha256=blob.sha256, examples=1, file_type="jsonl"), continue_from)
             job = jobs.create(
                 session,
                 caller="tests",
@@ -116,7 +116,7 @@ class Home:
             steering.resume(session, job_id, NOW)
 
 
-def make_spec(training_file: FileRef) -> JobSpec:
+def make_spec(training_file: FileRef, continue_from: AdapterRef | None = None) -> JobSpec:
     return JobSpec(
         base_model=BASE_MODEL,
         training_file=training_file,
@@ -132,4 +132,5 @@ def make_spec(training_file: FileRef) -> JobSpec:
         max_length=64,
         over_length="drop",
         seed=1,
+        continue_from=continue_from,
     )

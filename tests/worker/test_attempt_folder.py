@@ -19,6 +19,8 @@ def test_large_files_of_all_attempts_go(tmp_path: Path) -> None:
     first, second = make_folder(tmp_path, "ftjob-1", 1), make_folder(tmp_path, "ftjob-1", 2)
     for folder in (first, second):
         (folder / "checkpoints" / "step-000001").mkdir(parents=True)
+        (folder / "continue_from").mkdir()
+        (folder / "continue_from" / "adapter_model.safetensors").touch()
         for name in ("spec.json", "trainer.log", "training_file"):
             (folder / name).touch()
 

@@ -1,5 +1,6 @@
 """Jobs are run by the real runner on a real database and store; only the trainer is a fake."""
 
+import hashlib
 import os
 import threading
 import time
@@ -10,15 +11,15 @@ import pytest
 
 from core.base_models import IMPORTED_FILE
 from core.errors import DatabaseUnavailable
-from core.jobs import JobStatus
+from core.jobs import AdapterRef, JobStatus
 from core.settings import Settings
 from core.store import leases
 from core.store.steering import Wish
 from core.store.tables import EventRecord
 from tests.fake_trainer import MEASURED
 from tests.worker.conftest import BASE_MODEL, NOW, Home
-from worker.models.adapter_format import parse_manifest
-from worker.run_folder import LOG, SPEC
+from worker.models.adapter_format import MANIFEST, WEIGHTS, digest_file, parse_manifest
+from worker.run_folder import CONTINUE_FROM, LOG, SPEC
 from worker.runner import run_next, run_queued
 from worker.slot import Slot
 from worker.stop import Stop
@@ -56,12 +57,27 @@ class TestSuccess:
         assert job.fine_tuned_model == f"ft:{BASE_MODEL}:local:test:{job_id[-10:]}"
         assert job.trained_tokens == 4
         measured = MEASURED.model_dump(mode="json")
-        assert job.result == {"steps": 4, "metrics": {"train_loss": 0.5}, "measured": measured}
+        assert job.result is not None
+        job.result.pop("result_files")
+        assert job.result == {"steps": 4, "adapter_step": 4, "metrics": {"train_loss": 0.5}, "measured": measured}
         [adapter] = home.adapters(job_id)
         assert adapter.name == job.fine_tuned_model
         assert sum("successfully completed" in event.message for event in home.events(job_id)) == 1
         [attempt] = home.attempts(job_id)
         assert (attempt.outcome, attempt.last_step) == ("succeeded", 4)
+
+    def test_gives_the_result_file_a_record_of_its_own(self, home: Home) -> None:
+        job_id = home.queue(steps=4)
+        run(home)
+        job = home.job(job_id)
+        assert job.result is not None
+        [file_id] = job.result["result_files"]
+        with home.database.read() as session:
+            file = files.get(session, file_id)
+        assert (file.purpose, file.filename, file.file_type) == ("fine-tune-results", "step_metrics.csv", "csv")
+        assert (file.caller, file.columns, file.status) == (job.caller, ["step", "train_loss"], FileStatus.PROCESSED)
+        with home.blobs.open(file.sha256) as content:
+            assert content.read() == fake_trainer.RESULT_FILE
 
     def test_stores_every_file_of_the_adapter(self, home: Home) -> None:
         job_id = home.queue(steps=2)
@@ -424,3 +440,27 @@ def trainer_pids() -> list[int]:
     children = Path(f"/proc/{os.getpid()}/task").glob("*/children")
     pids = [int(pid) for path in children for pid in path.read_text().split()]
     return [pid for pid in pids if b"fake_trainer" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+class TestContinuing:
+    def test_the_adapter_to_go_on_from_is_put_into_the_run_folder(self, home: Home) -> None:
+        first = home.queue(steps=2)
+        run(home)
+        [adapter] = home.adapters(first)
+        ref = AdapterRef(name=adapter.name, adapter_sha256=adapter.adapter_sha256)
+        second = home.queue(continue_from=ref, end="exit", end_until_token=1)
+        run(home)
+
+        folder = home.settings.runs_folder / second / "a1" / CONTINUE_FROM
+        manifest = (folder / MANIFEST).read_bytes()
+        assert hashlib.sha256(manifest).hexdigest() == adapter.adapter_sha256
+        assert all(digest_file(folder / name) == digest for name, digest in parse_manifest(manifest).files.items())
+
+        run(home)  # each attempt has a folder of its own
+        assert home.job(second).status is JobStatus.SUCCEEDED
+        assert not list(home.settings.runs_folder.rglob(WEIGHTS))
+
+    def test_one_that_is_no_longer_stored_fails_the_job(self, home: Home) -> None:
+        job_id = home.queue(continue_from=AdapterRef(name="ft:x", adapter_sha256="d" * 64))
+        run(home)
+        assert (home.job(job_id).status, home.job(job_id).error_code) == (JobStatus.FAILED, "blob_not_found")

@@ -1,7 +1,7 @@
 import pytest
 
 from core.errors import InvalidParameter, ModelNotFound
-from core.jobs import JobStatus
+from core.jobs import AdapterRef, JobSpec, JobStatus
 from core.store import adapters, files, jobs, leases
 from core.store.db import Database
 from core.store.tables import CheckpointRecord, JobRecord
@@ -53,6 +53,21 @@ def _publish(database: Database, job: JobRecord) -> None:
 def _find(database: Database, name: str) -> tuple[str, str] | None:
     with database.read() as session:
         return adapters.find_digest(session, name)
+
+
+def test_a_served_model_tells_what_to_go_on_from(database: Database, running: JobRecord) -> None:
+    _add_checkpoint(database, running, 5)
+    with database.read() as session:
+        assert adapters.find_trained(session, NAME) is None
+        trained = adapters.find_trained(session, f"{NAME}:ckpt-step-5")
+    assert trained is not None
+    assert trained.ref == AdapterRef(name=f"{NAME}:ckpt-step-5", adapter_sha256=CHECKPOINT)
+    _publish(database, running)
+    with database.read() as session:
+        trained = adapters.find_trained(session, NAME)
+    assert trained is not None
+    assert (trained.base_model, trained.ref.adapter_sha256) == ("tiny", ADAPTER)
+    assert trained.lora == JobSpec.model_validate(running.spec).lora
 
 
 def test_a_name_is_served_from_publication_to_deletion(database: Database, running: JobRecord) -> None:
