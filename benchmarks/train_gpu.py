@@ -8,7 +8,7 @@ import argparse
 import importlib.util
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
@@ -20,18 +20,20 @@ from benchmarks.training.cases import PHI_TARGETS, SEED, Case, Contestant
 from benchmarks.training.measurement import Measured
 from benchmarks.training.processes import measure, run_module
 from benchmarks.training.rows import generate
-from benchmarks.training.summary import summarise
+from benchmarks.training.summary import ablations, summarise, summarise_ablations
 
 SHAPE, VOCABULARY = "phi-2", 51_200
 LEARNING_RATE: Final = 2e-4
 ROWS_PER_STEP, STEPS = 512, 2  # 80,000 tokens in a step, more than the largest budget
 BUDGETS: Final = (4096, 16_384, 32_768)  # tokens of a micro-batch of ours
+HELD_OUT: Final = 16
 AT_ONCE: Final = 16  # rows of a rival's micro-batch: the longest ones fit into 80 GB then
 
 OURS: Final = tuple(
     Contestant("ours", f"ours, {budget:,} tokens at once", rows_per_step=ROWS_PER_STEP, token_budget=budget)
     for budget in BUDGETS
 )
+ABLATED: Final = OURS[1]
 HF: Final = (
     Contestant("hf_best", "HF Trainer, tuned", rows_per_step=ROWS_PER_STEP, rows_at_once=AT_ONCE),
     Contestant("seed", "HF Trainer: fp32, padded to 2048, labels copied", share=1 / 128, rows_per_step=2),
@@ -48,49 +50,61 @@ def contestants() -> tuple[Contestant, ...]:
     return (*OURS, *HF, *(TRL if has_trl else ()))
 
 
-def run_rounds(case: Case, count: int) -> Iterator[tuple[Contestant, Measured]]:
-    """Measure in interleaved rounds."""
-    for _ in range(count):
-        for contestant in contestants():
-            found = measure(replace(case.request(contestant), warms_up=True))
-            print(json.dumps({"contestant": contestant.description} | found.as_dict()), flush=True)
-            yield contestant, found
+def run_comparison(case: Case, rounds: int) -> dict[str, Any]:
+    """Measure all contestants in interleaved rounds; those that train on all rows are scored in the first."""
+    measured: list[tuple[str, Measured]] = []
+    for number in range(rounds):
+        for one in contestants():
+            is_scored = number == 0 and one.trains_all
+            found = measure(replace(case.request(one, is_scored=is_scored), warms_up=True))
+            measured.append((_tell(one.description, found), found))
+    medians = {}
+    for name in dict.fromkeys(name for name, _ in measured):
+        [summary] = summarise(found for other, found in measured if other == name).values()
+        medians[name] = asdict(summary)
+    return {"rounds": [{"contestant": name} | found.as_dict() for name, found in measured], "medians": medians}
 
 
-def run_benchmark(rounds: int) -> dict[str, Any]:
-    """Measure everything; give the result file's content."""
+def run_ablation(case: Case, rounds: int) -> dict[str, Any]:
+    """Measure ours without each technique, in interleaved rounds."""
+    measured: list[Measured] = []
+    for _ in range(rounds):
+        for off in ablations():
+            measured.append(measure(replace(case.request(ABLATED, without=off), warms_up=True)))
+            _tell(f"ours without {', '.join(off) or 'nothing'}", measured[-1])
+    return {"rounds": [one.as_dict() for one in measured], "medians": list(map(asdict, summarise_ablations(measured)))}
+
+
+def _tell(name: str, found: Measured) -> str:
+    print(json.dumps({"contestant": name} | found.as_dict()), flush=True)
+    return name
+
+
+def run_benchmark(measures: Callable[[Case, int], dict[str, Any]], rounds: int) -> dict[str, Any]:
+    """Write the model and the rows, measure, and give the result file's content."""
     begun = machine.describe()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         base, rows_file = folder / SHAPE, folder / "generated.json"
         run_module("benchmarks.training.models", SHAPE, str(base), "--seed", str(SEED))
-        rows = generate(ROWS_PER_STEP * STEPS, 1, vocabulary=VOCABULARY, seed=SEED)
+        rows = generate(ROWS_PER_STEP * STEPS, HELD_OUT, vocabulary=VOCABULARY, seed=SEED)
         rows.write(rows_file)
         case = Case(SHAPE, base, rows_file, rows, PHI_TARGETS, LEARNING_RATE)
-        measured = list(run_rounds(case, rounds))
-    medians = {}
-    for contestant in contestants():
-        [summary] = summarise(found for one, found in measured if one == contestant).values()
-        medians[contestant.description] = asdict(summary)
-    return {
-        "machine": begun,
-        "device": torch.cuda.get_device_name(),
-        "rounds": [{"contestant": one.description} | found.as_dict() for one, found in measured],
-        "medians": medians,
-    }
+        return {"machine": begun, "device": torch.cuda.get_device_name()} | measures(case, rounds)
 
 
 def main() -> None:
     """Measure, and print the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--ablation", action="store_true", help="instead of the rivals: ours without each technique")
     parser.add_argument("--result", type=Path, help="file for the result")
     options = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit(
             "this benchmark needs a CUDA GPU, and torch finds none; python -m benchmarks.train runs on a CPU"
         )
-    result = run_benchmark(options.rounds)
+    result = run_benchmark(run_ablation if options.ablation else run_comparison, options.rounds)
     print(json.dumps({"medians": result["medians"]}, indent=1))
     if options.result is not None:
         options.result.parent.mkdir(parents=True, exist_ok=True)

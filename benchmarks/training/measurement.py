@@ -63,11 +63,12 @@ class Measured(_Json):
 
     Attributes:
         useful_tokens: of the rows that were trained on, padding not counted.
-        trained_tokens: those of them that were targets.
+        trained_tokens: those of them that are completions, which are what is to be learnt.
         step_s: of each optimizer step, from the end of the one before it.
         startup_s: from the process's start to its first step.
         peak_memory_bytes: of the process, or of the GPU; scoring not included.
-        roofline_s: what the machine's fastest matrix products would have taken for these steps; of ours only.
+        roofline_s: what these steps would take at the peak of the machine's matrix products; of ours only.
+        shapes_s: the same with each product at its own rate.
     """
 
     trainer: str
@@ -81,6 +82,7 @@ class Measured(_Json):
     load: float
     held_out_loss: float | None = None
     roofline_s: float | None = None
+    shapes_s: float | None = None
     products: dict[str, float] = field(default_factory=dict)  # GFLOP/s by shape and type
     device: str = "cpu"
 
@@ -100,9 +102,13 @@ class Measured(_Json):
     def roofline_share(self) -> float | None:
         return None if self.roofline_s is None else self.roofline_s / self.seconds
 
+    @property
+    def shapes_share(self) -> float | None:
+        return None if self.shapes_s is None else self.shapes_s / self.seconds
+
     def as_dict(self) -> dict[str, Any]:
         """Give everything, what follows from it included."""
-        derived = ("seconds", "useful_tokens_per_s", "trained_tokens_per_s", "roofline_share")
+        derived = ("seconds", "useful_tokens_per_s", "trained_tokens_per_s", "roofline_share", "shapes_share")
         return {one.name: getattr(self, one.name) for one in fields(self)} | {n: getattr(self, n) for n in derived}
 
 

@@ -32,8 +32,11 @@ def print_case(console: Console, title: str, summaries: Mapping[str, Summary], u
             "" if one.held_out_loss is None else f"{one.held_out_loss:.4f}",
         )
     console.print(table)
-    if (share := summaries["ours"].roofline_share) is not None:
-        console.print(f"ours takes {share:.1%} of the matrix products' peak on this machine, in the same processes\n")
+    roofline, shapes = summaries["ours"].roofline_share, summaries["ours"].shapes_share
+    if roofline is not None and shapes is not None:
+        console.print(
+            f"ours reaches {roofline:.1%} of this machine's peak, and {shapes:.1%} of what its products take\n"
+        )
 
 
 def print_ablations(console: Console, ablations: Sequence[Ablation]) -> None:

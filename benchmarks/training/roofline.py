@@ -1,6 +1,7 @@
-"""The physical limit of a run: the operations it needs, at the rate of this machine's fastest products of its shapes.
+"""The physical limit of a run: the operations it needs, at the rate of this machine's matrix products.
 
-Measured in the process that trained, right after it. What a run needs is ``worker.training.flops``'s.
+Measured in the process that trained, right after it. What a run needs is ``worker.training.flops``'s, and the peak
+``worker.training.gemm_probe``'s, as in the trainer's own metrics; here every product's own rate is added.
 """
 
 import time
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor
 
 from worker.training.data import ExampleSet
-from worker.training.flops import Amounts, count_flops
+from worker.training.flops import Amounts, count_flops, linear_weights
+from worker.training.gemm_probe import probe_flops_per_s
 from worker.training.lora import LoraModel
 from worker.training.plan import Plan
 
@@ -56,17 +58,25 @@ class Roofline:
 
     Attributes:
         flops: that the run needs, counted product by product.
-        gflops_per_s: of the model's own products together, in the faster number type.
+        peak_flops_per_s: of the fastest product of the model's shapes.
+        shapes_flops_per_s: of all products of a step together, each at its own rate, in the faster number type.
         products: GFLOP/s of each product and number type.
     """
 
     flops: int
-    gflops_per_s: float
+    peak_flops_per_s: float
+    shapes_flops_per_s: float
     products: dict[str, float]
 
     @property
     def seconds(self) -> float:
-        return self.flops / self.gflops_per_s / 1e9
+        """At the peak."""
+        return self.flops / self.peak_flops_per_s
+
+    @property
+    def shapes_seconds(self) -> float:
+        """At each product's own rate: less than this is left to gain without other shapes."""
+        return self.flops / self.shapes_flops_per_s
 
     @classmethod
     def measure(cls, model: LoraModel, examples: ExampleSet, plan: Plan) -> Self:
@@ -84,17 +94,16 @@ class Roofline:
                 seconds[name] += best_s * rows / product.rows
                 rates[f"{name} {product.name}"] = product.flops / best_s / 1e9
             total += product.flops * rows / product.rows
-        return cls(count_flops(model).of(amounts), total / min(seconds.values()) / 1e9, rates)
+        peak = max(probe_flops_per_s(model, step.inputs), max(rates.values()) * 1e9)
+        return cls(count_flops(model).of(amounts), peak, total / min(seconds.values()), rates)
 
 
 def _products(model: LoraModel, inputs: int, scored: int) -> Iterator[tuple[Product, int]]:
     """List the frozen products of one step, forward and to their inputs, with the rows that the step needs of each."""
     some = min(inputs, MOST_ROWS)
-    for parameter in model.decoder.parameters():
-        if parameter.ndim == 2 and not parameter.requires_grad and parameter.shape != model.head.weight.shape:
-            outputs, width = parameter.shape
-            yield Product(some, width, outputs, is_backward=False), inputs
-            yield Product(some, outputs, width, is_backward=True), inputs
+    for outputs, width in (weight.shape for weight in linear_weights(model)):
+        yield Product(some, width, outputs, is_backward=False), inputs
+        yield Product(some, outputs, width, is_backward=True), inputs
     vocabulary, width = model.head.weight.shape
     some = min(scored, MOST_SCORED)
     yield Product(some, width, vocabulary, is_backward=False), scored

@@ -27,6 +27,7 @@ class Summary:
     peak_memory_bytes: float
     held_out_loss: float | None  # of the round that was scored
     roofline_share: float | None
+    shapes_share: float | None
 
 
 def summarise(measured: Iterable[Measured]) -> dict[str, Summary]:
@@ -39,7 +40,6 @@ def summarise(measured: Iterable[Measured]) -> dict[str, Summary]:
 
 def _summarise(trainer: str, several: Sequence[Measured]) -> Summary:
     steps = [seconds for one in several for seconds in one.step_s]
-    shares = [one.roofline_share for one in several if one.roofline_share is not None]
     return Summary(
         trainer=trainer,
         rounds=len(several),
@@ -51,8 +51,14 @@ def _summarise(trainer: str, several: Sequence[Measured]) -> Summary:
         startup_s=median(one.startup_s for one in several),
         peak_memory_bytes=median(one.peak_memory_bytes for one in several),
         held_out_loss=next((one.held_out_loss for one in several if one.held_out_loss is not None), None),
-        roofline_share=median(shares) if shares else None,
+        roofline_share=_median(one.roofline_share for one in several),
+        shapes_share=_median(one.shapes_share for one in several),
     )
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
 
 
 def ratios(summaries: Mapping[str, Summary]) -> dict[str, float]:

@@ -1,6 +1,3 @@
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,34 +6,10 @@ from rich.console import Console
 
 from benchmarks.train import QUICK, Amount, Run, make_smollm2_case, run_case
 from benchmarks.training.cases import CONTESTANTS, PHI_TARGETS, Case
-from benchmarks.training.measurement import Measured, Request
+from benchmarks.training.measurement import Request
 from benchmarks.training.rows import generate
 from benchmarks.training.summary import ablations
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-class RecordingProcesses:
-    """Answers each request at once, and remembers it; ours takes 1 s for its rows, others 2 s."""
-
-    def __init__(self) -> None:
-        self.requests: list[Request] = []
-
-    def __call__(self, request: Request) -> Measured:
-        self.requests.append(request)
-        return Measured(
-            trainer=request.trainer,
-            without=request.without,
-            examples=request.examples,
-            useful_tokens=100 * request.examples,
-            trained_tokens=50 * request.examples,
-            step_s=(1.0 if request.trainer == "ours" else 2.0,),
-            startup_s=1.0,
-            peak_memory_bytes=2**20,
-            load=0.0,
-            held_out_loss=3.0 if request.is_scored else None,
-            roofline_s=0.5 if request.trainer == "ours" else None,
-        )
+from tests.benchmarks.recording import RecordingProcesses
 
 
 @pytest.fixture
@@ -104,25 +77,6 @@ def test_missing_data_is_said_not_ignored(tmp_path: Path) -> None:
     assert isinstance(told, str)
     assert told.startswith("skipped")
     assert str(gone) in told
-
-
-def test_without_a_gpu_the_gpu_benchmark_says_so_and_ends() -> None:
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "benchmarks.train_gpu"]
-    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert ended.returncode == 1
-    assert "needs a CUDA GPU" in ended.stderr
-    assert "Traceback" not in ended.stderr
-
-
-def test_the_gpu_benchmark_needs_no_web_framework_no_database_and_no_trl() -> None:
-    blocked = ("fastapi", "sqlalchemy", "celery", "trl", "datasets", "rich", "uvicorn", "structlog")
-    lines = [
-        "import sys",
-        f"sys.modules.update(dict.fromkeys({blocked}))",  # None there makes an import fail
-        "import benchmarks.train_gpu, benchmarks.train_one, benchmarks.training.models",
-    ]
-    subprocess.run([sys.executable, "-W", "ignore", "-c", "\n".join(lines)], cwd=ROOT, check=True)
 
 
 @pytest.mark.slow
