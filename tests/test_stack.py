@@ -250,8 +250,9 @@ def test_a_paused_job_leaves_its_worker_free_and_goes_on_to_the_same_weights(
     events = list(client.fine_tuning.jobs.list_events(job.id, limit=100))
     assert f"Resumed from the checkpoint of step {paused_at}" in [event.message for event in events]
     metrics = [data_of(event) for event in events if event.type == "metrics"]
-    steps = [data["step"] for data in metrics if "train_loss" in data]
-    assert steps == list(range(metrics[-1]["total_steps"], 0, -1))  # none is left out, none is taken twice
+    steps = [data for data in metrics if "train_loss" in data]
+    total_steps = steps[0]["total_steps"]
+    assert [data["step"] for data in steps] == list(range(total_steps, 0, -1))  # none left out, none taken twice
     assert weights_of(stack, ended) == weights_of(stack, undisturbed)
 
 

@@ -11,6 +11,7 @@ import structlog
 from core.queue import Doorbell
 from core.settings import Settings
 from core.sweeper import Sweeper
+from worker.leftovers import drop_leftovers
 from worker.runner import run_queued
 from worker.runtime import Runtime, open_runtime
 from worker.slot import Slot, slot_path
@@ -52,10 +53,11 @@ class Background:
 
 
 def poll(runtime: Runtime, slot: Slot, stop: Stop) -> None:
-    """Look for queued jobs now and every ``poll_s``, until stopped."""
+    """Look for queued jobs now and every ``poll_s``, and free the disk from ended ones, until stopped."""
     while not stop.requested:
         try:
             run_queued(runtime, slot, stop)
+            drop_leftovers(runtime)
         except Exception:
             # A worker that no longer looks would be of no use while the broker is away.
             _log.exception("look for jobs failed")

@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from core.errors import FileNotStored, IdempotencyInProgress, JobNotFound
 from core.estimate import Estimate
 from core.ids import new_id
-from core.jobs import JobSpec, JobStatus
+from core.jobs import TERMINAL, JobSpec, JobStatus
 from core.store.db import Session
 from core.store.tables import FileRecord, IdempotencyRecord, JobRecord
 
@@ -111,6 +111,11 @@ def list_succeeded(session: Session, base_model: str, *, limit: int) -> Sequence
     """List a base model's newest jobs that succeeded, newest first."""
     succeeded = (JobRecord.status == JobStatus.SUCCEEDED, JobRecord.base_model == base_model)
     return session.scalars(select(JobRecord).where(*succeeded).order_by(JobRecord.id.desc()).limit(limit)).all()
+
+
+def list_ended(session: Session, ids: Sequence[str]) -> Sequence[str]:
+    """List those of the jobs that have ended."""
+    return session.scalars(select(JobRecord.id).where(JobRecord.id.in_(ids), JobRecord.status.in_(TERMINAL))).all()
 
 
 def find_recent_duplicate(session: Session, caller: str, request_sha256: str, since: int) -> JobRecord | None:

@@ -1,0 +1,50 @@
+"""Run folders of jobs that ended without a worker, on a real database and a real disk."""
+
+import threading
+from pathlib import Path
+
+from core.jobs import JobStatus
+from tests.worker.conftest import Home
+from tests.worker.test_runner import pause_in_the_middle, wait_for
+from worker.background import poll
+from worker.leftovers import drop_leftovers
+from worker.run_folder import LOG, SPEC
+from worker.slot import Slot
+from worker.stop import Stop
+
+
+def large_files(home: Home, job_id: str) -> list[Path]:
+    files = (path for path in (home.settings.runs_folder / job_id).rglob("*") if path.is_file())
+    return [path for path in files if path.name not in (SPEC, LOG)]
+
+
+def test_a_paused_job_keeps_its_checkpoints_until_it_is_cancelled(home: Home) -> None:
+    job_id = home.queue(steps=1000, step_s=0.02)
+    pause_in_the_middle(home, job_id)
+    kept = large_files(home, job_id)
+    assert any(path.name == "state.json" for path in kept)
+
+    drop_leftovers(home.runtime())
+    assert large_files(home, job_id) == kept
+
+    home.cancel(job_id)
+    drop_leftovers(home.runtime())
+    assert home.job(job_id).status is JobStatus.CANCELLED
+    assert large_files(home, job_id) == []
+    assert (home.settings.runs_folder / job_id / "a1" / LOG).exists()
+
+
+def test_a_worker_does_so_while_it_looks_for_jobs(home: Home, tmp_path: Path) -> None:
+    job_id = home.queue(steps=1000, step_s=0.02)
+    pause_in_the_middle(home, job_id)
+    home.cancel(job_id)
+    stop = Stop()
+    looking = threading.Thread(target=poll, args=(home.runtime(), Slot(tmp_path / "slot"), stop))
+    looking.start()
+    wait_for(lambda: not large_files(home, job_id))
+    stop.request()
+    looking.join()
+
+
+def test_nothing_is_done_where_no_job_ran(home: Home) -> None:
+    drop_leftovers(home.runtime())

@@ -1,0 +1,25 @@
+"""Frees the disk from jobs that ended while no worker had them, such as paused ones that were cancelled.
+
+What a worker's own job leaves when it ends is dropped by ``worker.runner``.
+"""
+
+from core.store import jobs
+from worker.attempt_folder import drop_large_files
+from worker.run_folder import TRAINING_FILE
+from worker.runtime import Runtime
+
+
+def drop_leftovers(runtime: Runtime) -> None:
+    """Remove the large files that ended jobs have on this machine; those of jobs that go on stay.
+
+    Raises:
+        DatabaseUnavailable: it cannot be asked which jobs have ended.
+    """
+    # whichever attempt still has its training file, the others of its job are looked at as well
+    folders = {path.parents[1].name: path.parent for path in runtime.settings.runs_folder.glob(f"*/a*/{TRAINING_FILE}")}
+    if not folders:
+        return
+    with runtime.database.read() as session:
+        ended = jobs.list_ended(session, sorted(folders))
+    for job_id in ended:
+        drop_large_files(folders[job_id])
