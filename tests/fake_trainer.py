@@ -25,9 +25,10 @@ from worker.messages import (
     format_line,
 )
 from worker.models.adapter_format import CONFIG, WEIGHTS, write_manifest
-from worker.run_folder import ADAPTER, CHECKPOINTS, EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, RunSpec, read_spec
+from worker.run_folder import ADAPTER, CHECKPOINTS, EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, RESULTS, RunSpec, read_spec
 
 COMMAND = (sys.executable, "-m", "tests.fake_trainer")
+RESULT_FILE = b"step,train_loss\n1,1.0\n"
 MEASURED = Measured(
     examples=1,
     held_out_examples=0,
@@ -90,6 +91,7 @@ class Run:
             if step % self._behaviour.checkpoint_every == 0:
                 self._checkpoint(step)
         self._write_adapter(self._folder / ADAPTER, step)
+        (self._folder / RESULTS).write_bytes(RESULT_FILE)
         self._say(
             Finished(
                 folder=str(self._folder / ADAPTER),

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from worker.run_folder import ADAPTER, CHECKPOINTS, CONTINUE_FROM, TRAINING_FILE, VALIDATION_FILE
+from worker.run_folder import ADAPTER, CHECKPOINTS, CONTINUE_FROM, RESULTS, TRAINING_FILE, VALIDATION_FILE
 
 _ATTEMPT: Final = re.compile(r"a(\d+)")
 _STEP: Final = re.compile(r".*?(\d+)")
@@ -41,5 +41,5 @@ def drop_large_files(folder: Path) -> None:
         for name in (CHECKPOINTS, ADAPTER, CONTINUE_FROM):
             # another process may be at the same; what is left behind costs only space
             shutil.rmtree(attempt / name, ignore_errors=True)
-        for name in (TRAINING_FILE, VALIDATION_FILE):
+        for name in (TRAINING_FILE, VALIDATION_FILE, RESULTS):
             (attempt / name).unlink(missing_ok=True)

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from core.jobs import JobStatus
-from core.store import adapters, events, leases
+from core.store import adapters, events, files, leases
 from core.store.db import Database
 from core.store.steering import Wish
 from worker.journal import Event
-from worker.publishing import StoredAdapter
+from worker.publishing import StoredAdapter, StoredResults
 
 # A worker gives up its trainer this much before another may take the job.
 _SELF_FENCE_SHARE: Final = 0.6
@@ -107,6 +107,7 @@ class Claim:
     def publish(
         self,
         adapter: StoredAdapter,
+        results: StoredResults,
         *,
         name: str,
         trained_on: str,
@@ -114,8 +115,12 @@ class Claim:
         result: dict[str, Any],
         last_step: int,
     ) -> None:
-        """End the job as succeeded: its adapter, last event and status become visible together."""
+        """End the job as succeeded: its adapter, result file, last event and status become visible together."""
         with self._database.write() as session:
+            blob = results.blob
+            file = files.create_results(
+                session, self.job_id, bytes=blob.bytes, sha256=blob.sha256, columns=results.columns, now=_now()
+            )
             leases.publish(
                 session,
                 self.job_id,
@@ -125,7 +130,7 @@ class Claim:
                 name=name,
                 trained_on=trained_on,
                 trained_tokens=trained_tokens,
-                result=result,
+                result=result | {"result_files": [file.id]},
                 last_step=last_step,
                 now=_now(),
             )

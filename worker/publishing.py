@@ -1,7 +1,7 @@
-"""Moves an adapter from a run folder into the content-addressed store and back, files first and manifest last.
+"""Moves what a run made into the content-addressed store, and an adapter back: its files first, its manifest last.
 
-An adapter is visible only when a database row names its manifest's digest; writing that row is
-``worker.claim``.
+An adapter is visible only when a database row names its manifest's digest, and a result file when one names
+its own; writing those rows is ``worker.claim``.
 """
 
 import hashlib
@@ -9,8 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import AdapterInvalid
-from core.store.blobs import BlobStore
+from core.store.blobs import Blob, BlobStore
 from worker.models.adapter_format import MANIFEST, MANIFEST_LIMIT_BYTES, parse_manifest
+
+
+@dataclass(frozen=True)
+class StoredResults:
+    """A run's result file, whose record is yet to be written."""
+
+    blob: Blob
+    columns: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -54,3 +62,14 @@ def fetch_adapter(blobs: BlobStore, sha256: str, folder: Path) -> None:
     for name, digest in parse_manifest(manifest_bytes).files.items():
         blobs.fetch(digest.sha256, folder / name)
     (folder / MANIFEST).write_bytes(manifest_bytes)
+
+
+def store_results(blobs: BlobStore, path: Path) -> StoredResults:
+    """Store the result file that a trainer left; storing it again changes nothing.
+
+    Raises:
+        StorageFull: the store has no room.
+    """
+    with path.open(encoding="utf-8") as file:
+        header = file.readline().rstrip("\n")
+    return StoredResults(blobs.put_file(path), tuple(header.split(",")))

@@ -15,6 +15,7 @@ SPEC = "spec.json"
 LOG = "trainer.log"
 CHECKPOINTS = "checkpoints"
 ADAPTER = "adapter"
+RESULTS = "results.csv"
 TRAINING_FILE: Literal["training_file"] = "training_file"  # of which type, the job says
 VALIDATION_FILE = "validation_file"
 CONTINUE_FROM = "continue_from"  # folder of the adapter that a job goes on from, where it names one

@@ -24,8 +24,17 @@ from worker.attempt_folder import drop_large_files, earlier_checkpoints, make_fo
 from worker.claim import AttemptEnd, Claim
 from worker.journal import Event
 from worker.messages import Failed, Finished
-from worker.publishing import fetch_adapter, store_adapter
-from worker.run_folder import ADAPTER, CONTINUE_FROM, EXIT_DONE, TRAINING_FILE, VALIDATION_FILE, RunSpec, write_spec
+from worker.publishing import fetch_adapter, store_adapter, store_results
+from worker.run_folder import (
+    ADAPTER,
+    CONTINUE_FROM,
+    EXIT_DONE,
+    RESULTS,
+    TRAINING_FILE,
+    VALIDATION_FILE,
+    RunSpec,
+    write_spec,
+)
 from worker.runtime import Runtime
 from worker.slot import Slot
 from worker.stop import Stop
@@ -177,6 +186,7 @@ class Run:
         self._persist(
             lambda: self._claim.publish(
                 adapter,
+                store_results(self._runtime.blobs, folder / RESULTS),
                 name=model,
                 trained_on=finished.trained_on,
                 trained_tokens=finished.trained_tokens,

@@ -64,7 +64,7 @@ def _record(runtime: Runtime, received: file_service.Received, caller: str) -> F
 
 @router.get("")
 def list_files(query: Annotated[FilesQuery, Query()], session: ReadSession) -> Page[FileOut]:
-    """List uploaded files, newest first unless ``order`` is asc."""
+    """List files, those of jobs' results among them, newest first unless ``order`` is asc."""
     rows, has_more = files.list_page(
         session, after=query.after, limit=query.limit, order=query.order, purpose=query.purpose
     )
@@ -96,7 +96,7 @@ def _open_content(file_id: str, database: DatabaseDep, blobs: BlobsDep) -> Itera
 
 @router.get("/{file_id}/content", response_class=StreamingResponse)
 def download_file(content: Annotated[BinaryIO, Depends(_open_content)]) -> StreamingResponse:
-    """Download a file's bytes as they were uploaded."""
+    """Download a file's bytes, as they were uploaded or as a job wrote them."""
     return StreamingResponse(_chunks_of(content), media_type="application/octet-stream")
 
 

@@ -16,7 +16,7 @@ class FilesQuery(Body):
 
 
 class FileOut(Out):
-    """An uploaded file. ``status`` "error" comes with the lines at fault in ``status_details``."""
+    """A file, uploaded or a job's results. ``status`` "error" comes with the lines at fault in ``status_details``."""
 
     id: str
     object: Literal["file"]

@@ -192,7 +192,7 @@ class JobOut(Out):
             method=MethodOut(type="supervised", supervised=SupervisedOut(hyperparameters=hyperparameters)),
             training_file=job.training_file_id,
             validation_file=job.validation_file_id,
-            result_files=[],
+            result_files=(job.result or {}).get("result_files", []),
             trained_tokens=job.trained_tokens,
             error=_error_of(job),
             seed=spec.seed,

@@ -193,6 +193,10 @@ def find_file(session: Session, file_id: str, param: str, request: JobFields) ->
         file = files.get(session, file_id)
     except FileNotStored as error:
         raise InvalidParameter(param, str(error)) from error
+    if file.purpose == files.RESULTS_PURPOSE:
+        raise InvalidParameter(
+            param, f"{file_id} holds a job's results, not examples; name a file that was uploaded to be trained on"
+        )
     if file.status is not FileStatus.PROCESSED or file.examples == 0:
         raise InvalidParameter(param, f"{file_id} cannot be trained on: {file.status_details}")
     check_format(request, file.example_format, file.columns or (), name=f"{file.id} ({param})")

@@ -1,10 +1,10 @@
-"""Records of uploaded files; their bytes are in the blob store.
+"""Records of files, uploaded or made by a job; their bytes are in the blob store.
 
 Several records may share one blob, so whoever deletes bytes asks `blob_in_use` first.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Final, Literal
 
 from sqlalchemy import delete as sql_delete
 from sqlalchemy import exists, or_, select
@@ -15,6 +15,9 @@ from core.jobs import TERMINAL
 from core.store.db import Session
 from core.store.tables import AdapterRecord, AdapterState, CheckpointRecord, FileRecord, FileStatus, JobRecord
 from core.text.data_files import FileType
+
+RESULTS_PURPOSE: Final = "fine-tune-results"  # of a finished job's file of metrics; both names are OpenAI's
+RESULTS_FILENAME: Final = "step_metrics.csv"
 
 
 def create(
@@ -52,6 +55,27 @@ def create(
     session.add(file)
     session.flush()
     return file
+
+
+def create_results(
+    session: Session, job_id: str, *, bytes: int, sha256: str, columns: Sequence[str], now: int
+) -> FileRecord:
+    """Record a job's result file, whose bytes are stored already, for the job's caller."""
+    return create(
+        session,
+        caller=session.scalars(select(JobRecord.caller).where(JobRecord.id == job_id)).one(),
+        filename=RESULTS_FILENAME,
+        purpose=RESULTS_PURPOSE,
+        bytes=bytes,
+        sha256=sha256,
+        status=FileStatus.PROCESSED,
+        status_details=None,
+        file_type="csv",
+        example_format=None,
+        columns=columns,
+        examples=0,
+        now=now,
+    )
 
 
 def get(session: Session, file_id: str) -> FileRecord:

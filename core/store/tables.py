@@ -66,7 +66,7 @@ _Digest = String(64)
 
 
 class FileRecord(Record):
-    """An uploaded file; its bytes are the blob ``sha256``."""
+    """A file, uploaded or made by a job; its bytes are the blob ``sha256``."""
 
     __tablename__ = "files"
 

@@ -8,7 +8,7 @@ import pytest
 from pydantic import SecretStr
 
 from core.errors import EngineBusy, EngineUnavailable, GenerationFailed
-from core.store import adapters, leases
+from core.store import adapters, files, leases
 from tests.app.conftest import BASE, EXAMPLES, House, serving
 from tests.app.routes.test_models import publish
 
@@ -72,6 +72,38 @@ def test_jobs(client: openai.OpenAI, file_id: str) -> None:
         client.fine_tuning.jobs.resume(job.id)
     event = client.fine_tuning.jobs.list_events(job.id).data[0]
     assert (event.level, event.type) == ("info", "message")
+
+
+def test_result_files(client: openai.OpenAI, house: House, file_id: str) -> None:
+    job_id = client.fine_tuning.jobs.create(model=BASE, training_file=file_id).id
+    assert client.fine_tuning.jobs.retrieve(job_id).result_files == []
+    content = b"step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy\n1,1.5,0.5,,\n"
+    blob = house.blobs.put_bytes(content)
+    with house.database.write() as session:
+        assert leases.claim(session, owner="w", host="h", pid=1, base_models=(BASE,), now=1)
+        file = files.create_results(
+            session, job_id, bytes=blob.bytes, sha256=blob.sha256, columns=("step", "train_loss"), now=2
+        )
+        leases.publish(
+            session,
+            job_id,
+            1,
+            adapter_sha256="b" * 64,
+            bytes=10,
+            name="ft:x",
+            trained_on="9 tokens",
+            trained_tokens=9,
+            result={"result_files": [file.id]},
+            now=2,
+        )
+    [result_file] = client.fine_tuning.jobs.retrieve(job_id).result_files
+    found = client.files.retrieve(result_file)
+    assert (found.purpose, found.filename, found.bytes) == ("fine-tune-results", "step_metrics.csv", len(content))
+    assert client.files.content(result_file).text == content.decode()
+    assert [file.id for file in client.files.list(purpose="fine-tune-results")] == [result_file]
+    with pytest.raises(openai.BadRequestError, match="a job's results"):
+        client.fine_tuning.jobs.create(model=BASE, training_file=result_file)
+    assert client.files.delete(result_file).deleted is True
 
 
 def test_checkpoints_page_by_page(client: openai.OpenAI, house: House, file_id: str) -> None:

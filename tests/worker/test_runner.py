@@ -13,9 +13,10 @@ from core.base_models import IMPORTED_FILE
 from core.errors import DatabaseUnavailable
 from core.jobs import AdapterRef, JobStatus
 from core.settings import Settings
-from core.store import leases
+from core.store import files, leases
 from core.store.steering import Wish
-from core.store.tables import EventRecord
+from core.store.tables import EventRecord, FileStatus
+from tests import fake_trainer
 from tests.fake_trainer import MEASURED
 from tests.worker.conftest import BASE_MODEL, NOW, Home
 from worker.models.adapter_format import MANIFEST, WEIGHTS, digest_file, parse_manifest

@@ -17,6 +17,7 @@ from worker.training.metrics import Meter, Progress
 from worker.training.optimizer import AdapterOptimizer
 from worker.training.plan import Plan
 from worker.training.reporter import Reporter
+from worker.training.result_file import ResultRows
 from worker.training.samples import Sampler
 from worker.training.step import GradientAccumulator
 from worker.training.stopping import CheckStop, Stopped
@@ -41,6 +42,7 @@ class TrainingLoop:
     stopwatch: Stopwatch
     meter: Meter
     sampler: Sampler
+    results: ResultRows
     patience: int | None = None  # evaluations without improvement that end the run; None: it trains to its last step
     evaluated_tokens: int = 0  # that went through the model to be scored, of this process
 
@@ -97,6 +99,7 @@ class TrainingLoop:
         self.evaluated_tokens += len(self.data.held_out.ids)
         self.progress.evaluation = evaluation
         if evaluation.examples:
+            self.results.add_evaluation(evaluation)
             self.reporter.send(evaluation)
             if self.progress.step:
                 self.progress.standing = self.progress.standing.after(evaluation)
@@ -112,7 +115,9 @@ class TrainingLoop:
             grad_norm = self.optimizer.clip()
             self._require_finite(found.loss.loss, grad_norm)
             learning_rate = self.optimizer.step(self.progress.step)
-        self.reporter.send(self.meter.measure(self.progress, found, grad_norm=grad_norm, learning_rate=learning_rate))
+        done = self.meter.measure(self.progress, found, grad_norm=grad_norm, learning_rate=learning_rate)
+        self.results.add_step(done)
+        self.reporter.send(done)
 
     def _require_finite(self, loss: float, grad_norm: float) -> None:
         if math.isfinite(loss) and math.isfinite(grad_norm):

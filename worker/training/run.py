@@ -19,7 +19,7 @@ from core.text.tokenizer import TextTokenizer
 from worker.messages import Finished, Phase, Resumed
 from worker.models.adapter_format import canonical_json, digest_text, write_manifest
 from worker.models.loading import LoadedModel, load_base_model
-from worker.run_folder import ADAPTER, CHECKPOINTS, CONTINUE_FROM, RunSpec, read_spec
+from worker.run_folder import ADAPTER, CHECKPOINTS, CONTINUE_FROM, RESULTS, RunSpec, read_spec
 from worker.training.account import name_lines
 from worker.training.checkpoint import Checkpoint, CheckpointFolder, CheckpointState, find_resumable
 from worker.training.continuing import start_from
@@ -32,6 +32,7 @@ from worker.training.metrics import Meter, Progress, metrics_of
 from worker.training.optimizer import AdapterOptimizer
 from worker.training.plan import PLAN_VERSION, Plan
 from worker.training.reporter import Reporter, note
+from worker.training.result_file import ResultRows
 from worker.training.samples import Sampler, choose_questions
 from worker.training.step import GradientAccumulator
 from worker.training.stopping import CheckStop
@@ -130,9 +131,11 @@ def _train(
     checkpoint = find_resumable(earlier, identity, reporter)
     if checkpoint is None:
         progress, token_budget = Progress(), choose_token_budget(model)
+        results = ResultRows()
     else:
         progress, token_budget = _restore(checkpoint, model, optimizer), checkpoint.state.token_budget
         checkpoints.go_on_from(checkpoint)
+        results = ResultRows.read(checkpoint.folder / RESULTS)
         reporter.send(Resumed(step=progress.step, folder=str(checkpoint.folder)))
         if checkpoint.state.environment != environment:
             note(reporter, EventLevel.WARN, "the run goes on with other libraries or hardware: equal up to rounding")
@@ -141,6 +144,7 @@ def _train(
         writer.require_finite(progress.step)
         incoming = checkpoints.begin(progress.step)
         writer.write_adapter(incoming / ADAPTER, progress.step)
+        results.write(incoming / RESULTS)
         state = CheckpointState(identity=identity, environment=environment, token_budget=token_budget, **vars(progress))
         return str(checkpoints.commit(incoming, state, optimizer.tensors()))
 
@@ -163,6 +167,7 @@ def _train(
         stopwatch,
         meter,
         sampler,
+        results,
         patience=job.early_stopping_patience,
     )
     loop.run()
@@ -173,6 +178,7 @@ def _train(
     stopwatch.enter("saving")
     reporter.send(Phase(name="saving"))
     folder = writer.publish(progress, checkpoints.best_adapter)
+    results.write(run_folder / RESULTS)
     best = None if checkpoints.best_adapter is None else progress.standing.best
     reporter.send(
         Finished(
