@@ -124,6 +124,18 @@ class TestEstimate:
         assert queue["place"] == 2
         assert queue["seconds_ahead"] == pytest.approx(12.5 + second["estimate"]["seconds"]["total"])
 
+    def test_does_not_wait_for_paused_jobs_nor_for_those_about_to_be(
+        self, client: TestClient, house: House, file_id: str
+    ) -> None:
+        running, waiting = (client.post(JOBS, json=body(file_id)).json()["id"] for _ in range(2))
+        with house.database.write() as session:
+            job = leases.claim(session, owner="w", host="h", pid=1, base_models=(BASE,), now=NOW)
+            assert job is not None
+            leases.heartbeat(session, running, job.token, {"eta_s": 12.5})
+        for job_id in (running, waiting):
+            client.post(f"{JOBS}/{job_id}/pause")
+        assert estimate(client, file_id)["queue"] == {"place": 1, "seconds_ahead": 0}
+
     def test_a_job_ahead_without_an_estimate_leaves_the_wait_open(
         self, client: TestClient, house: House, file_id: str
     ) -> None:
