@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.golden_files import golden_names
-from tests.planted_defects import in_text, in_training
+from tests.planted_defects import in_packing, in_text, in_training
 from tests.planted_defects.defect import Defect
 from tests.planted_defects.planting import ROOT, NotRun, plant
 
-DEFECTS = (*in_text.DEFECTS, *in_training.DEFECTS)
+DEFECTS = (*in_packing.DEFECTS, *in_text.DEFECTS, *in_training.DEFECTS)
 
 
 @pytest.mark.parametrize("defect", DEFECTS, ids=[defect.name for defect in DEFECTS])

@@ -24,11 +24,10 @@ DEFECTS = (
         (f"{TRAPS}::TestTrap05::test_trap_05_an_id_that_padding_uses_stays_a_target",),
     ),
     Defect(
-        "05 the attention mask is made by comparing ids with the padding's",
-        "worker/training/lora.py",
-        "        output = self.decoder(input_ids=input_ids_BT, use_cache=False)\n",
-        "        mask_BT = (input_ids_BT != 0).long()\n"
-        "        output = self.decoder(input_ids=input_ids_BT, attention_mask=mask_BT, use_cache=False)\n",
+        "05 inputs with the padding's id are hidden",
+        "worker/training/decoder.py",
+        "        states = _embed(self._decoder, batch, noise_NH)\n",
+        "        states = _embed(self._decoder, batch, noise_NH) * (batch.input_ids_N != 0)[:, None]\n",
         (f"{TRAPS}::TestTrap05::test_trap_05_an_id_that_padding_uses_stays_attended_to",),
     ),
     Defect(
@@ -62,15 +61,15 @@ DEFECTS = (
     Defect(
         "08 targets are not shifted",
         "worker/training/batches.py",
-        "flat([row * width + indices - 1 for",
-        "flat([row * width + indices.clip(max=width - 1) for",
+        "flat([begin + indices - 1 for",
+        "flat([begin + indices.clip(max=indices[-1] - 1) for",
         (f"{TRAPS}::TestTrap08::test_trap_08_targets_are_shifted_once",),
     ),
     Defect(
         "09 labels are laid out beside the prompt",
         "worker/training/batches.py",
-        "flat([row * width + indices - 1 for",
-        "flat([row * width + np.arange(len(indices)) for",
+        "flat([begin + indices - 1 for",
+        "flat([begin + np.arange(len(indices)) for",
         (f"{TRAPS}::TestTrap09::test_trap_09_labels_laid_out_beside_the_prompt_are_refused",),
     ),
     Defect(
@@ -82,9 +81,9 @@ DEFECTS = (
     ),
     Defect(
         "09 the trainer does not check labels",
-        "worker/training/loop.py",
-        "            require_labels(",
-        "            (lambda *_: None)(",
+        "worker/training/step.py",
+        "                require_labels(",
+        "                (lambda *_: None)(",
         (f"{TRAPS}::TestTrap09::test_trap_09_a_run_with_such_labels_fails_before_it_learns",),
     ),
     Defect(
@@ -111,8 +110,8 @@ DEFECTS = (
     Defect(
         "15 the loss forgets the head's bias",
         "worker/training/loss.py",
-        "nn.functional.linear(hidden_KH[rows], weight_VH, bias_V).float()",
-        "nn.functional.linear(hidden_KH[rows], weight_VH).float()",
+        "logits_CV = nn.functional.linear(hidden_KH[rows], weight_VH, bias_V)",
+        "logits_CV = nn.functional.linear(hidden_KH[rows], weight_VH)",
         (
             f"{TRAPS}::TestTrap15::test_trap_15_a_heads_bias_counts",
             f"{TRAPS}::TestTrap15::test_trap_15_the_loss_is_that_of_the_models_own_logits",

@@ -3,11 +3,9 @@
 import torch
 
 from worker.messages import Evaluated
-from worker.training.batches import collate
 from worker.training.data import ExampleSet
 from worker.training.lora import LoraModel
 from worker.training.loss import LossSums, weighted_loss
-from worker.training.plan import pack
 from worker.training.stopping import CheckStop
 
 
@@ -22,12 +20,12 @@ def evaluate(
     sums = LossSums()
     model.peft.eval()
     try:
-        for members in pack(examples.lengths.tolist(), token_budget):
+        for members in model.pack(examples.lengths.tolist(), token_budget):
             check_stop()
-            batch = collate([examples[index] for index in members], model.device, completion_only=True)
-            with torch.inference_mode(), model.autocast():
-                hidden_BTH = model.hidden_states(batch.input_ids_BT)
-                sums.add(weighted_loss(hidden_BTH, model.head, batch, total_weight=1.0)[1])
+            batch = model.collate([examples[index] for index in members], completion_only=True)
+            with torch.inference_mode():
+                hidden_KH = model.hidden_states(batch)
+                sums.add(weighted_loss(hidden_KH, model.head, batch, total_weight=1.0)[1])
     finally:
         model.peft.train()
     return Evaluated(

@@ -22,22 +22,29 @@ def require_labels(batch: MicroBatch, examples: Sequence[TokenizedExample], line
     Raises:
         LabelsMismatch: a target is not the token that follows, or other positions are scored than have a weight.
     """
-    inputs_BT = batch.input_ids_BT.cpu().numpy()
-    targets_K, weights_K = batch.targets_K.cpu().numpy(), batch.weights_K.cpu().numpy()
-    rows_K, places_K = np.divmod(batch.positions_K.cpu().numpy(), inputs_BT.shape[1])
+    inputs_N, places_N = batch.input_ids_N.cpu().numpy(), batch.places_N.cpu().numpy()
+    ends = np.cumsum(batch.lengths)
+    has_weight_K = batch.weights_K.cpu().numpy() > 0
+    targets_K, weights_K, positions_K = (
+        tensor.cpu().numpy()[has_weight_K] for tensor in (batch.targets_K, batch.weights_K, batch.positions_K)
+    )
+    segments_K = np.searchsorted(ends, positions_K, side="right")
     wrong = []
-    for row, example in enumerate(examples):
-        ours = rows_K == row
+    for number, (example, end) in enumerate(zip(examples, ends, strict=True)):
+        begin = end - batch.lengths[number]
+        ours = segments_K == number
+        places_K = positions_K - begin
         expected_T = np.flatnonzero(example.weights_T)
         read = int(places_K[ours].max(initial=-1)) + 1  # inputs that a scored position can look at
         is_right = (
             np.array_equal(places_K[ours] + 1, expected_T)
             and np.array_equal(weights_K[ours], example.weights_T[expected_T])
             and np.array_equal(targets_K[ours], example.ids_T[expected_T])
-            and np.array_equal(inputs_BT[row, :read], example.ids_T[:read])
+            and np.array_equal(inputs_N[begin : begin + read], example.ids_T[:read])
+            and np.array_equal(places_N[begin:end], np.arange(end - begin))
         )
         if not is_right:
-            wrong.append(int(lines[row]))
+            wrong.append(int(lines[number]))
     if wrong:
         raise LabelsMismatch(
             "labels differ from the input ids where they are not masked, so the model would learn other tokens than "

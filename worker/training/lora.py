@@ -4,6 +4,7 @@ Injection and file format are PEFT's; loading the base is ``worker.models.loadin
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,11 @@ from core.jobs import LoraSpec
 from core.model_shape import resolve_targets
 from worker.models.adapter_format import CONFIG, WEIGHTS
 from worker.models.loading import LoadedModel
+from worker.training.batches import MicroBatch, collate
+from worker.training.data import TokenizedExample
+from worker.training.decoder import DecoderPass, choose_pass
+from worker.training.plan import pack, pack_padded
+from worker.training.techniques import ALL, Techniques
 
 PEFT_NAME = "default"  # PEFT's name for a model's only adapter; its files leave it out
 
@@ -36,19 +42,37 @@ class LoraModel:
     lora: LoraSpec  # with the target modules resolved
     device: torch.device
     dtype: torch.dtype
+    decoder_pass: DecoderPass
+    techniques: Techniques
 
-    def autocast(self) -> torch.autocast:
-        """Give the context of every forward pass: bfloat16 products over float32 adapters, or nothing in float32."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+    def pack(self, lengths: Sequence[int], token_budget: int, *, ranks: int = 1) -> list[list[int]]:
+        """Share examples out over micro-batches as this model's pass needs them; see ``worker.training.plan``."""
+        if self.decoder_pass.padded:
+            return pack_padded(lengths, token_budget)
+        return pack(lengths, token_budget, ranks=ranks)
 
-    def hidden_states(self, input_ids_BT: Tensor) -> Tensor:
-        """Run the decoder over right-padded ids, to (B, T, H); causal attention needs no mask then."""
-        output = self.decoder(input_ids=input_ids_BT, use_cache=False)
-        hidden: Tensor = output.last_hidden_state
-        return hidden
+    def collate(self, examples: Sequence[TokenizedExample], *, completion_only: bool = False) -> MicroBatch:
+        """Lay examples out as this model's pass needs them."""
+        return collate(
+            examples,
+            self.device,
+            completion_only=completion_only,
+            padded=self.decoder_pass.padded,
+            all_rows=not self.techniques.scored_rows,
+        )
+
+    def hidden_states(self, batch: MicroBatch, noise_NH: Tensor | None = None) -> Tensor:
+        """Run the decoder, to (K, H) at the batch's scored positions; ``noise`` is added to the embeddings."""
+        with _autocast(self.device, self.dtype):
+            return self.decoder_pass(batch, noise_NH)
 
 
-def add_lora(base: LoadedModel, spec: LoraSpec, seed: int) -> LoraModel:
+def _autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Give the context of every forward pass: bfloat16 products over float32 adapters, or nothing in float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
+
+
+def add_lora(base: LoadedModel, spec: LoraSpec, seed: int, techniques: Techniques = ALL) -> LoraModel:
     """Put LoRA layers into the base, start values drawn from the seed, ready to train.
 
     Raises:
@@ -65,6 +89,8 @@ def add_lora(base: LoadedModel, spec: LoraSpec, seed: int) -> LoraModel:
         r=spec.rank,
         lora_alpha=spec.alpha,  # type: ignore[arg-type]  # PEFT says int, and only divides it
         lora_dropout=spec.dropout,
+        use_rslora=spec.use_rslora,
+        use_dora=spec.use_dora,
         target_modules=list(targets),
         bias="none",
         task_type="CAUSAL_LM",
@@ -72,16 +98,18 @@ def add_lora(base: LoadedModel, spec: LoraSpec, seed: int) -> LoraModel:
     torch.manual_seed(seed)  # A is drawn in the order of the base's layers, on the CPU
     peft = get_peft_model(causal, config)
     peft.train()
-    if base.dtype == torch.bfloat16:
+    if base.dtype == torch.bfloat16 and techniques.no_input_cast:
         _trust_autocast(peft)
+    decoder = causal.get_decoder()
+    decoder_pass = choose_pass(decoder, base.device, lambda: _autocast(base.device, base.dtype), techniques)
+    if not techniques.no_checkpointing:
+        decoder_pass.checkpointed_blocks = len(decoder.layers)
     parameters = {
-        name.replace(f".{PEFT_NAME}.", "."): parameter
-        for name, parameter in peft.named_parameters()
-        if parameter.requires_grad
+        _name_in_file(name): parameter for name, parameter in peft.named_parameters() if parameter.requires_grad
     }
     assert all(parameter.dtype == torch.float32 for parameter in parameters.values())
     resolved = spec.model_copy(update={"target_modules": targets})
-    return LoraModel(peft, causal.get_decoder(), head, parameters, resolved, base.device, base.dtype)
+    return LoraModel(peft, decoder, head, parameters, resolved, base.device, base.dtype, decoder_pass, techniques)
 
 
 def save_adapter(model: LoraModel, folder: Path) -> None:
@@ -108,9 +136,20 @@ def is_finite(model: LoraModel) -> bool:
     return all(bool(parameter.isfinite().all()) for parameter in model.parameters.values())
 
 
-def is_unchanged(model: LoraModel) -> bool:
-    """Tell whether the adapter still adds exactly nothing: every B, which starts as zeros, is zero."""
-    return not any(bool(parameter.any()) for name, parameter in model.parameters.items() if ".lora_B." in name)
+def is_unchanged(model: LoraModel, started_from: Path | None = None) -> bool:
+    """Tell whether training left every value of B as it started: as zeros, or as in another adapter's folder."""
+    start = None if started_from is None else load_file(started_from / WEIGHTS, device="cpu")
+    return all(
+        torch.equal(parameter.detach().cpu(), torch.zeros(parameter.shape) if start is None else start[name])
+        for name, parameter in model.parameters.items()
+        if ".lora_B." in name
+    )
+
+
+def _name_in_file(name: str) -> str:
+    """Give PEFT's name of a parameter in its file, where DoRA's lengths lie without the module around them."""
+    in_file = name.replace(f".{PEFT_NAME}.", ".")
+    return in_file.removesuffix(".weight") if in_file.endswith(".lora_magnitude_vector.weight") else in_file
 
 
 def _linear_names(causal: nn.Module, head: nn.Linear) -> list[str]:

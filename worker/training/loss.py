@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from core.memory_plan import CHUNK_ROWS
 from worker.training.batches import MicroBatch
+from worker.training.techniques import ALL, Techniques
+
+SOFTMAX_ROWS = 32  # of a chunk's logits at a time, so that they stay in the cache from one operation to the next
 
 
 @dataclass
@@ -22,7 +25,8 @@ class LossSums:
     completion_nll: float = 0.0
     completion_correct: int = 0
     completion_tokens: int = 0
-    scored_tokens: int = 0
+    prompt_nll: float = 0.0  # of prompt tokens that have a weight
+    prompt_tokens: int = 0
 
     def add(self, other: "LossSums") -> None:
         self.weighted_nll += other.weighted_nll
@@ -30,7 +34,13 @@ class LossSums:
         self.completion_nll += other.completion_nll
         self.completion_correct += other.completion_correct
         self.completion_tokens += other.completion_tokens
-        self.scored_tokens += other.scored_tokens
+        self.prompt_nll += other.prompt_nll
+        self.prompt_tokens += other.prompt_tokens
+
+    @property
+    def scored_tokens(self) -> int:
+        """Tokens that have a weight."""
+        return self.completion_tokens + self.prompt_tokens
 
     @property
     def loss(self) -> float:
@@ -39,6 +49,11 @@ class LossSums:
     @property
     def completion_loss(self) -> float:
         return self.completion_nll / self.completion_tokens if self.completion_tokens else 0.0
+
+    @property
+    def prompt_loss(self) -> float | None:
+        """Nats per prompt token that has a weight; None where none has one."""
+        return self.prompt_nll / self.prompt_tokens if self.prompt_tokens else None
 
     @property
     def token_accuracy(self) -> float:
@@ -57,22 +72,18 @@ class _WeightedNll(torch.autograd.Function):
     def forward(
         ctx: Any, hidden_KH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_K: Tensor, scale_K: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        needs_gradient = ctx.needs_input_grad[0]
-        gradient_KH = torch.empty_like(hidden_KH) if needs_gradient else None
-        nll_K = torch.empty_like(scale_K)
-        hit_K = torch.empty_like(targets_K, dtype=torch.bool)
+        gradient_KH = torch.empty_like(hidden_KH) if ctx.needs_input_grad[0] else None
+        nll_K, hit_K = torch.empty_like(scale_K), torch.empty_like(targets_K, dtype=torch.bool)
         for begin in range(0, len(hidden_KH), CHUNK_ROWS):
             rows = slice(begin, begin + CHUNK_ROWS)
-            logits_CV = nn.functional.linear(hidden_KH[rows], weight_VH, bias_V).float()
-            targets_C1 = targets_K[rows, None]
-            hit_K[rows] = logits_CV.argmax(dim=1) == targets_K[rows]
-            logprobs_CV = torch.log_softmax(logits_CV, dim=1)
-            nll_K[rows] = -logprobs_CV.gather(1, targets_C1).squeeze(1)
+            logits_CV = nn.functional.linear(hidden_KH[rows], weight_VH, bias_V)
+            for first in range(0, len(logits_CV), SOFTMAX_ROWS):
+                part = slice(begin + first, begin + min(first + SOFTMAX_ROWS, len(logits_CV)))
+                _replace_by_slope(
+                    logits_CV[first : first + SOFTMAX_ROWS], targets_K[part], scale_K[part], nll_K[part], hit_K[part]
+                )
             if gradient_KH is not None:
-                slope_CV = logprobs_CV.exp_()
-                slope_CV.scatter_add_(1, targets_C1, torch.full_like(targets_C1, -1, dtype=slope_CV.dtype))
-                slope_CV *= scale_K[rows, None]
-                gradient_KH[rows] = slope_CV.to(weight_VH.dtype) @ weight_VH
+                torch.mm(logits_CV, weight_VH, out=gradient_KH[rows])
         ctx.save_for_backward(gradient_KH)
         ctx.mark_non_differentiable(nll_K, hit_K)
         return (nll_K * scale_K).sum(), nll_K, hit_K
@@ -83,29 +94,64 @@ class _WeightedNll(torch.autograd.Function):
         return gradient_KH * gradients[0], None, None, None, None
 
 
+def _replace_by_slope(logits_RV: Tensor, targets_R: Tensor, scale_R: Tensor, nll_R: Tensor, hit_R: Tensor) -> None:
+    """Write each row's nll and hit, and in place of its logits their slopes: scale * (softmax - one-hot)."""
+    largest_R1, guess_R1 = logits_RV.max(dim=1, keepdim=True)
+    targets_R1 = targets_R[:, None]
+    hit_R.copy_((guess_R1 == targets_R1).squeeze(1))
+    chances_RV = torch.softmax(logits_RV, dim=1, dtype=torch.float32)
+    # The most likely token's chance is at least 1 / V, so its logarithm is safe; the target's may be 0.
+    log_total_R1 = largest_R1.float() - chances_RV.gather(1, guess_R1).log()
+    nll_R.copy_((log_total_R1 - logits_RV.gather(1, targets_R1).float()).squeeze(1))
+    chances_RV.scatter_add_(1, targets_R1, torch.full_like(log_total_R1, -1.0))
+    logits_RV.copy_(chances_RV.mul_(scale_R[:, None]))
+
+
+def _plain_nll(
+    hidden_KH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_K: Tensor, scale_K: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute what `_WeightedNll` does and leave the rest to autograd, which keeps the logits."""
+    logits_KV = nn.functional.linear(hidden_KH, weight_VH, bias_V).float()
+    nll_K = nn.functional.cross_entropy(logits_KV, targets_K, reduction="none")
+    return (nll_K * scale_K).sum(), nll_K.detach(), logits_KV.argmax(dim=1) == targets_K
+
+
 def weighted_loss(
-    hidden_BTH: Tensor, head: nn.Linear, batch: MicroBatch, total_weight: float
+    hidden_KH: Tensor, head: nn.Linear, batch: MicroBatch, total_weight: float, techniques: Techniques = ALL
 ) -> tuple[Tensor, LossSums]:
     """Give this micro-batch's part of the step's loss, and its sums for reports.
 
     The loss of a step is sum(weight * nll) / sum(weight) over all its positions. Dividing each
     micro-batch by the step's ``total_weight`` makes the parts add up to it, however the step was cut.
     """
-    hidden_KH = hidden_BTH.flatten(0, 1).index_select(0, batch.positions_K)
     scale_K = batch.weights_K / total_weight
+    compute = _WeightedNll.apply if techniques.gradient_in_forward else _plain_nll
     with torch.autocast(hidden_KH.device.type, enabled=False):
-        loss, nll_K, hit_K = _WeightedNll.apply(  # type: ignore[no-untyped-call]
-            hidden_KH.to(head.weight.dtype), head.weight, head.bias, batch.targets_K, scale_K
-        )
-    nll_K, weights_K, is_completion_K = nll_K.double(), batch.weights_K.double(), batch.is_completion_K
+        loss, nll_K, hit_K = compute(hidden_KH.to(head.weight.dtype), head.weight, head.bias, batch.targets_K, scale_K)
+    return loss, _sums(nll_K.double(), hit_K, batch)
+
+
+def _sums(nll_K: Tensor, hit_K: Tensor, batch: MicroBatch) -> LossSums:
+    has_weight_K = batch.weights_K > 0
+    is_completion_K, is_prompt_K = has_weight_K & batch.is_completion_K, has_weight_K & ~batch.is_completion_K
     # one transfer from the device instead of one per number
-    weighted_nll, weight, completion_nll, correct, completion_tokens = torch.stack(
+    weighted_nll, weight, completion_nll, correct, completion_tokens, prompt_nll, prompt_tokens = torch.stack(
         [
-            (nll_K * weights_K).sum(),
-            weights_K.sum(),
+            (nll_K * batch.weights_K.double()).sum(),
+            batch.weights_K.sum(dtype=torch.float64),
             nll_K[is_completion_K].sum(),
             hit_K[is_completion_K].double().sum(),
             is_completion_K.double().sum(),
+            nll_K[is_prompt_K].sum(),
+            is_prompt_K.double().sum(),
         ]
     ).tolist()
-    return loss, LossSums(weighted_nll, weight, completion_nll, int(correct), int(completion_tokens), len(nll_K))
+    return LossSums(
+        weighted_nll=weighted_nll,
+        weight=weight,
+        completion_nll=completion_nll,
+        completion_correct=int(correct),
+        completion_tokens=int(completion_tokens),
+        prompt_nll=prompt_nll,
+        prompt_tokens=int(prompt_tokens),
+    )

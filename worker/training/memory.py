@@ -4,6 +4,7 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import psutil
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from core.errors import OutOfMemory
 from core.estimate import Machine
 from core.memory_plan import ComputeType, token_budget
+from worker.training.data import TokenizedExample
 from worker.training.lora import LoraModel
 
 PROBE_TOKENS = 64
@@ -27,9 +29,10 @@ def activation_bytes_per_token(model: LoraModel) -> int:
             saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    ids_BT = torch.ones((1, PROBE_TOKENS), dtype=torch.int64, device=model.device)
-    with torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor), model.autocast():
-        model.hidden_states(ids_BT)
+    weights_T = np.r_[0.0, np.ones(PROBE_TOKENS)].astype(np.float32)
+    example = TokenizedExample(np.ones(PROBE_TOKENS + 1, dtype=np.int32), weights_T, weights_T > 0)
+    with torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor):
+        model.hidden_states(model.collate([example]))
     return max(1, sum(saved.values()) // PROBE_TOKENS)
 
 

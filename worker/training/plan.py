@@ -4,6 +4,7 @@ Pure arithmetic on lengths and a counter-based random order: it has no state, so
 plans what the uninterrupted one would have. Knows no tensors and no text.
 """
 
+import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from core.estimate import evaluated_after
+from core.jobs import EVALUATIONS
 
-PLAN_VERSION = 1  # a checkpoint of another version is not resumed
+PLAN_VERSION = 2  # a checkpoint of another version is not resumed
 
 # What one more forward and backward costs beside its tokens, in tokens: reading all weights again
 # and some hundred small operations. Cutting a step finer than this saves less padding than it costs.
@@ -46,12 +48,41 @@ def epoch_order(seed: int, epoch: int, n_examples: int) -> npt.NDArray[np.int64]
     return np.argsort(keys, kind="stable").astype(np.int64)
 
 
-def pack(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Cut a step's examples into micro-batches with little padding, each within the budget.
+def pack(lengths: Sequence[int], token_budget: int, *, ranks: int = 1) -> list[list[int]]:
+    """Share a step's examples out over the fewest micro-batches that the budget allows, all about equally long.
 
-    Examples are sorted by length and cut where the sum of padded tokens and of the cost per
-    micro-batch is least (dynamic programming over the cuts). Gives positions in ``lengths``,
-    longest examples first. An example over the budget is alone.
+    Longest first, each to the shortest micro-batch so far. Gives positions in ``lengths``; an example over the
+    budget is alone. The number of micro-batches is a multiple of ``ranks`` where there are examples enough.
+
+    With lengths 10, 90, 12, 88 and a budget of 128 the micro-batches are [90, 10] and [88, 12].
+    """
+    order = sorted(range(len(lengths)), key=lambda position: (-lengths[position], position))
+    alone = [[position] for position in order if lengths[position] > token_budget]
+    rest = order[len(alone) :]
+    count = math.ceil(sum(lengths[position] for position in rest) / token_budget)
+    while True:
+        count = min(len(rest), count + -(len(alone) + count) % ranks)
+        shared = _share_out(rest, lengths, count)
+        if count == len(rest) or max(sum(lengths[member] for member in members) for members in shared) <= token_budget:
+            return alone + shared
+        count += 1
+
+
+def _share_out(positions: Sequence[int], lengths: Sequence[int], count: int) -> list[list[int]]:
+    batches: list[list[int]] = [[] for _ in range(count)]
+    filled = [(0, number) for number in range(count)]
+    for position in positions:
+        tokens, number = filled[0]
+        heapq.heapreplace(filled, (tokens + lengths[position], number))
+        batches[number].append(position)
+    return batches
+
+
+def pack_padded(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Cut a step's examples, sorted by length, into micro-batches with little padding, each within the budget.
+
+    For a model whose examples must be padded to equal lengths. The cuts are where the sum of padded tokens and
+    of the cost per micro-batch is least (dynamic programming). Otherwise as `pack`.
 
     With lengths 10, 90, 12, 88 and a cost of 48 the cut is [90, 88], [12, 10]: 204 padded tokens, not 360.
     """
@@ -84,6 +115,7 @@ class Plan:
     batch_size: int
     n_epochs: int
     seed: int
+    n_evals: int = EVALUATIONS
 
     @property
     def steps_per_epoch(self) -> int:
@@ -95,8 +127,8 @@ class Plan:
 
     @cached_property
     def evaluated_after(self) -> frozenset[int]:
-        """The numbers of steps after which held-out examples are scored: 0, three between, all."""
-        return evaluated_after(self.total_steps)
+        """The numbers of steps after which held-out examples are scored: 0, some between, all."""
+        return evaluated_after(self.total_steps, self.n_evals)
 
     def members_of(self, step: int) -> list[int]:
         """Give the examples that the step after ``step`` steps learns from."""

@@ -3,16 +3,20 @@
 Which examples a step has is ``worker.training.plan``'s; what is done with the gradient, ``worker.training.loop``'s.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from worker.training.batches import collate
+from worker.training.batches import MicroBatch
 from worker.training.data import ExampleSet
 from worker.training.label_check import require_labels
 from worker.training.lora import LoraModel
 from worker.training.loss import LossSums, weighted_loss
-from worker.training.plan import Plan, mix, pack
+from worker.training.noise import draw_noise
+from worker.training.plan import Plan, mix
+from worker.training.step_times import StepTimes
 from worker.training.stopping import CheckStop
 
 
@@ -22,6 +26,8 @@ class StepSums:
 
     loss: LossSums
     tokens: int  # of the examples, padding not counted
+    inputs: int  # that went through the model, padding included
+    times: StepTimes
 
 
 @dataclass
@@ -33,6 +39,7 @@ class GradientAccumulator:
     plan: Plan
     token_budget: int  # tokens of a micro-batch, padding included
     check_stop: CheckStop
+    noise_alpha: float = 0.0  # NEFTune's; 0: no noise
 
     def accumulate(self, step: int) -> StepSums:
         """Add up the gradient of the step that follows ``step`` steps.
@@ -41,21 +48,35 @@ class GradientAccumulator:
             Stopped: the trainer was told to stop; the parameters hold a part of the gradient.
             LabelsMismatch: a micro-batch is not what its examples say.
         """
-        members = self.plan.members_of(step)
-        examples = [self.training[index] for index in members]
-        total_weight = float(sum(example.weights_T.sum(dtype="float64") for example in examples))
-        sums, tokens = LossSums(), 0
-        for number, positions in enumerate(pack([len(example.ids_T) for example in examples], self.token_budget)):
+        times = StepTimes()
+        with times.within("data"):
+            members = self.plan.members_of(step)
+            examples = [self.training[index] for index in members]
+            total_weight = float(sum(example.weights_T.sum(dtype="float64") for example in examples))
+            lengths = [len(example.ids_T) for example in examples]
+            batches = self.model.pack(lengths, self.token_budget)
+        sums, tokens, inputs = LossSums(), 0, 0
+        for number, positions in enumerate(batches):
             self.check_stop()
             # LoRA dropout draws from the global generator; seeded here, a resumed run draws the same.
             torch.manual_seed(mix(self.plan.seed, step, number))
-            chosen = [examples[position] for position in positions]
-            batch = collate(chosen, self.model.device)
-            require_labels(batch, chosen, [int(self.training.lines[members[at]]) for at in positions])
-            with self.model.autocast():
-                hidden_BTH = self.model.hidden_states(batch.input_ids_BT)
-            loss, part = weighted_loss(hidden_BTH, self.model.head, batch, total_weight)
-            loss.backward()
+            with times.within("data"):
+                chosen = [examples[position] for position in positions]
+                batch = self.model.collate(chosen)
+                require_labels(batch, chosen, [int(self.training.lines[members[at]]) for at in positions])
+                noise_NH = self._noise(batch, step, positions)
+            with times.within("forward"):
+                hidden_KH = self.model.hidden_states(batch, noise_NH)
+                loss, part = weighted_loss(hidden_KH, self.model.head, batch, total_weight, self.model.techniques)
+            with times.within("backward"):
+                loss.backward()
             sums.add(part)
             tokens += batch.tokens
-        return StepSums(sums, tokens)
+            inputs += sum(batch.lengths)
+        return StepSums(sums, tokens, inputs, times)
+
+    def _noise(self, batch: MicroBatch, step: int, positions: Sequence[int]) -> Tensor | None:
+        if not self.noise_alpha:
+            return None
+        seeds = [mix(self.plan.seed, step, position) for position in positions]
+        return draw_noise(batch, seeds, alpha=self.noise_alpha, width=self.model.head.in_features)

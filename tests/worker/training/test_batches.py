@@ -17,9 +17,29 @@ def _batch(tmp_path: Path, base: Path, *, weight: float = 0.0, completion_only: 
 
 def test_each_scored_position_stands_before_its_target(tmp_path: Path, tiny_phi: Path) -> None:
     batch = _batch(tmp_path, tiny_phi)
-    assert batch.input_ids_BT.tolist() == [[*b"abc", PADDING_ID], [*b"defg"]]
-    assert batch.positions_K.tolist() == [1, 2, 4, 5, 6, 7]
+    assert batch.input_ids_N.tolist() == [*b"abc", *b"defg", *[PADDING_ID] * 9]
+    assert batch.positions_K.tolist() == [1, 2, 3, 4, 5, 6]
     assert batch.targets_K.tolist() == [*b"c", END_OF_TEXT, *b"efg", END_OF_TEXT]
+
+
+def test_segments_say_where_each_example_stands(tmp_path: Path, tiny_phi: Path) -> None:
+    batch = _batch(tmp_path, tiny_phi)
+    assert batch.lengths == (3, 13)  # padded behind the last example, so that few sizes occur
+    assert batch.places_N.tolist() == [*range(3), *range(13)]
+
+
+def test_padded_examples_are_equally_long(tmp_path: Path, tiny_phi: Path) -> None:
+    training = render(tmp_path, tiny_phi, LINES, validation=[]).training
+    batch = collate([training[0], training[1]], CPU, padded=True)
+    assert batch.input_ids_N.tolist() == [*b"abc", PADDING_ID, *b"defg"]
+    assert (batch.lengths, batch.positions_K.tolist()) == ((4, 4), [1, 2, 4, 5, 6, 7])
+
+
+def test_all_rows_adds_positions_of_weight_zero(tmp_path: Path, tiny_phi: Path) -> None:
+    training = render(tmp_path, tiny_phi, LINES, validation=[]).training
+    batch = collate([training[0], training[1]], CPU, all_rows=True)
+    assert batch.targets_K.tolist() == [*b"bc", END_OF_TEXT, *b"efg", END_OF_TEXT]
+    assert batch.weights_K.tolist() == [0, 1, 1, 1, 1, 1, 1]
 
 
 def test_weights_move_with_their_targets(tmp_path: Path, tiny_phi: Path) -> None:

@@ -53,9 +53,14 @@ def _one_left_out(batch: MicroBatch) -> MicroBatch:
 
 
 def _other_inputs(batch: MicroBatch) -> MicroBatch:
-    ids_BT = batch.input_ids_BT.clone()
-    ids_BT[0, 0] += 1
-    return replace(batch, input_ids_BT=ids_BT)
+    ids_N = batch.input_ids_N.clone()
+    ids_N[0] += 1
+    return replace(batch, input_ids_N=ids_N)
+
+
+def _places_of_one_text(batch: MicroBatch) -> MicroBatch:
+    """Places that go on across segments, as of a packed batch whose positions were forgotten."""
+    return replace(batch, places_N=torch.arange(len(batch.places_N)) + 1)
 
 
 def _other_weights(batch: MicroBatch) -> MicroBatch:
@@ -64,11 +69,25 @@ def _other_weights(batch: MicroBatch) -> MicroBatch:
 
 @pytest.mark.parametrize(
     "defect",
-    [_not_shifted, _shifted_twice, _of_the_completion_alone, _one_left_out, _other_inputs, _other_weights],
+    [
+        _not_shifted,
+        _shifted_twice,
+        _one_left_out,
+        _other_inputs,
+        _places_of_one_text,
+        _other_weights,
+    ],
 )
 def test_a_batch_that_would_train_other_tokens_is_refused(
     examples: ExampleSet, defect: Callable[[MicroBatch], MicroBatch]
 ) -> None:
     with pytest.raises(LabelsMismatch) as caught:
         _check(examples, defect)
+    assert 1 in caught.value.lines
+
+
+def test_targets_laid_out_beside_the_prompt_are_refused(tmp_path: Path, tiny_phi: Path) -> None:
+    examples = render(tmp_path, tiny_phi, LINES, validation=[]).training
+    with pytest.raises(LabelsMismatch) as caught:
+        _check(examples, _of_the_completion_alone)
     assert 1 in caught.value.lines

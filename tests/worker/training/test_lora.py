@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import peft
 import pytest
 import torch
@@ -13,9 +14,19 @@ from core.jobs import LoraSpec
 from tests.worker.training.conftest import MakeModel
 from worker.models.adapter_format import CONFIG, WEIGHTS
 from worker.models.loading import load_base_model
-from worker.training.lora import add_lora, is_finite, is_unchanged, restore_adapter, save_adapter
+from worker.training.batches import collate
+from worker.training.data import TokenizedExample
+from worker.training.lora import LoraModel, add_lora, is_finite, is_unchanged, restore_adapter, save_adapter
+from worker.training.techniques import ALL
 
 IDS_BT = torch.tensor([[5, 9, 65, 66, 67, 200]])
+
+
+def _hidden_states(model: LoraModel) -> torch.Tensor:
+    """Give the hidden states of all these ids."""
+    ids_T = np.array([*IDS_BT[0].tolist(), 0], dtype=np.int32)  # the last is only a target
+    example = TokenizedExample(ids_T, np.ones(len(ids_T), dtype=np.float32), np.ones(len(ids_T), bool))
+    return model.hidden_states(collate([example], model.device, all_rows=True))
 
 
 class TestTargets:
@@ -67,12 +78,12 @@ class TestStart:
         model = make_model(tiny_phi)
         assert model.peft.training
         with torch.no_grad():
-            assert torch.equal(model.hidden_states(IDS_BT), model.hidden_states(IDS_BT))
+            assert torch.equal(_hidden_states(model), _hidden_states(model))
 
     def test_lora_dropout_is_on_while_training(self, tiny_phi: Path, make_model: MakeModel) -> None:
         model = make_model(tiny_phi, LoraSpec(rank=4, dropout=0.5))
         with torch.no_grad():
-            assert not torch.equal(model.hidden_states(IDS_BT), model.hidden_states(IDS_BT))
+            assert not torch.equal(_hidden_states(model), _hidden_states(model))
 
     def test_a_head_that_caps_its_logits_is_refused(self, tiny_phi: Path) -> None:
         base = load_base_model(tiny_phi, dtype="float32")
@@ -96,8 +107,8 @@ class TestFiles:
             AutoModelForCausalLM.from_pretrained(tiny_phi, dtype=torch.float32), tmp_path
         ).eval()
         with torch.no_grad():
-            ours = model.head(model.hidden_states(IDS_BT))
-            assert torch.allclose(theirs(input_ids=IDS_BT).logits, ours, atol=1e-5)
+            ours = model.head(_hidden_states(model))
+            assert torch.allclose(theirs(input_ids=IDS_BT).logits[0], ours, atol=1e-5)
 
     def test_names_and_types_are_pefts(self, tmp_path: Path, tiny_phi: Path, make_model: MakeModel) -> None:
         save_adapter(make_model(tiny_phi), tmp_path)
@@ -126,7 +137,8 @@ class TestFiles:
 
 def test_bfloat16_gradients_do_not_need_pefts_float32_copies(tiny_phi: Path) -> None:
     def gradients(cast_inputs: bool) -> list[torch.Tensor]:
-        model = add_lora(load_base_model(tiny_phi, dtype="bfloat16"), LoraSpec(rank=4), seed=0)
+        base = load_base_model(tiny_phi, dtype="bfloat16")
+        model = add_lora(base, LoraSpec(rank=4), seed=0, techniques=ALL.without("own_lora"))
         layers = [module for module in model.peft.modules() if isinstance(module, LoraLayer)]
         assert len(layers) == 12
         for layer in layers:
@@ -136,8 +148,7 @@ def test_bfloat16_gradients_do_not_need_pefts_float32_copies(tiny_phi: Path) -> 
             for name, parameter in model.parameters.items():
                 if "lora_B" in name:
                     parameter.fill_(0.01)
-        with model.autocast():
-            hidden_BTH = model.hidden_states(IDS_BT)
+        hidden_BTH = _hidden_states(model)
         hidden_BTH.float().square().sum().backward()
         found = [parameter.grad for parameter in model.parameters.values()]
         assert all(gradient is not None for gradient in found)

@@ -8,11 +8,9 @@ from transformers import AutoModelForCausalLM
 from tests.worker.training.conftest import MakeModel
 from tests.worker.training.runs import SUMS, render
 from worker.training import loss as loss_module
-from worker.training.batches import collate
 from worker.training.data import ExampleSet
 from worker.training.lora import LoraModel
 from worker.training.loss import LossSums, weighted_loss
-from worker.training.plan import pack
 
 Gradients = dict[str, Tensor]
 
@@ -29,9 +27,9 @@ def _gradients(model: LoraModel) -> Gradients:
 def _ours(model: LoraModel, examples: ExampleSet, token_budget: int) -> tuple[LossSums, Gradients]:
     """Loss and gradient of one step over all examples, cut into micro-batches under the budget."""
     total_weight, sums = float(examples.weights.sum(dtype="float64")), LossSums()
-    for members in pack(examples.lengths.tolist(), token_budget):
-        batch = collate([examples[member] for member in members], model.device)
-        loss, part = weighted_loss(model.hidden_states(batch.input_ids_BT), model.head, batch, total_weight)
+    for members in model.pack(examples.lengths.tolist(), token_budget):
+        batch = model.collate([examples[member] for member in members])
+        loss, part = weighted_loss(model.hidden_states(batch), model.head, batch, total_weight)
         loss.backward()
         sums.add(part)
     return sums, _gradients(model)
@@ -108,11 +106,11 @@ class TestWeightedLoss:
         touched = {}
         for weight in (0.0, 1.0):
             example = render(tmp_path, tiny_phi, [line], validation=[], prompt_loss_weight=weight).training[0]
-            batch = collate([example], model.device)
-            hidden_BTH = model.hidden_states(batch.input_ids_BT).detach().requires_grad_()
-            weighted_loss(hidden_BTH, model.head, batch, total_weight=float(batch.weights_K.sum()))[0].backward()
-            assert hidden_BTH.grad is not None
-            touched[weight] = hidden_BTH.grad[0].abs().sum(-1).nonzero().flatten().tolist()
+            batch = model.collate([example])
+            hidden_KH = model.hidden_states(batch).detach().requires_grad_()
+            weighted_loss(hidden_KH, model.head, batch, total_weight=float(batch.weights_K.sum()))[0].backward()
+            assert hidden_KH.grad is not None
+            touched[weight] = batch.positions_K[hidden_KH.grad.abs().sum(-1).nonzero().flatten()].tolist()
         assert touched == {0.0: [5, 6, 7], 1.0: [0, 1, 2, 3, 4, 5, 6, 7]}
 
     def test_chunks_do_not_change_the_gradient(
@@ -144,10 +142,10 @@ class TestWeightedLoss:
     ) -> None:
         model = make_model(tiny_phi)
         examples = render(tmp_path, tiny_phi, SUMS[:3], validation=[]).training
-        batch = collate([examples[index] for index in range(3)], model.device)
+        batch = model.collate([examples[index] for index in range(3)])
         with torch.no_grad():
             model.head.bias[batch.targets_K[0]] = 1e4
-            sums = weighted_loss(model.hidden_states(batch.input_ids_BT), model.head, batch, 1.0)[1]
+            sums = weighted_loss(model.hidden_states(batch), model.head, batch, 1.0)[1]
         expected = int((batch.targets_K == batch.targets_K[0]).sum())
         assert sums.completion_correct == expected
         assert sums.token_accuracy == expected / len(batch.targets_K)

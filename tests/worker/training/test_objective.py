@@ -49,13 +49,14 @@ def _hidden(loaded: LoadedModel, example: TokenizedExample) -> Tensor:
     ids_BT = torch.tensor(example.ids_T[None, :-1], dtype=torch.int64)
     with torch.no_grad():
         hidden_BTH: Tensor = loaded.model.get_decoder()(input_ids=ids_BT, use_cache=False).last_hidden_state
-    return hidden_BTH
+    return hidden_BTH[0]
 
 
-def _sums(loaded: LoadedModel, hidden_BTH: Tensor, example: TokenizedExample) -> LossSums:
+def _sums(loaded: LoadedModel, hidden_TH: Tensor, example: TokenizedExample) -> LossSums:
     head = loaded.model.get_output_embeddings()
     assert isinstance(head, nn.Linear)
-    return weighted_loss(hidden_BTH, head, collate([example], loaded.device), total_weight=1.0)[1]
+    batch = collate([example], loaded.device)
+    return weighted_loss(hidden_TH[batch.positions_K], head, batch, total_weight=1.0)[1]
 
 
 def _transformers_loss(loaded: LoadedModel, ids_BT: Tensor, labels_BT: Tensor) -> float:
@@ -85,10 +86,10 @@ def test_weight_one_is_transformers_loss_of_labels_that_are_the_inputs(
 def test_between_them_the_weighted_sum_is_a_straight_line(
     tmp_path: Path, smollm2_folder: Path, smollm2_model: LoadedModel, line: Line
 ) -> None:
-    hidden_BTH = _hidden(smollm2_model, _example(tmp_path, smollm2_folder, line, 1.0))
+    hidden_TH = _hidden(smollm2_model, _example(tmp_path, smollm2_folder, line, 1.0))
 
     def objective(weight: float) -> LossSums:
-        return _sums(smollm2_model, hidden_BTH, _example(tmp_path, smollm2_folder, line, weight))
+        return _sums(smollm2_model, hidden_TH, _example(tmp_path, smollm2_folder, line, weight))
 
     nothing, everything = objective(0.0), objective(1.0)
     assert everything.weighted_nll > 1.1 * nothing.weighted_nll

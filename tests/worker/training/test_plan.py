@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from worker.training.plan import MICRO_BATCH_COST_TOKENS, Plan, epoch_order, mix, pack
+from worker.training.plan import MICRO_BATCH_COST_TOKENS, Plan, epoch_order, mix, pack, pack_padded
 
 
 class TestEpochOrder:
@@ -28,23 +28,52 @@ def test_mix_depends_on_the_order_of_its_counters() -> None:
 
 
 class TestPack:
+    lengths = tuple((index * 37) % 90 + 10 for index in range(40))
+
+    @pytest.mark.parametrize("ranks", [1, 3])
+    @pytest.mark.parametrize("budget", [1, 99, 256, 10_000])
+    def test_takes_every_example_once(self, budget: int, ranks: int) -> None:
+        assert sorted(itertools.chain(*pack(self.lengths, budget, ranks=ranks))) == list(range(40))
+
+    def test_keeps_the_budget(self) -> None:
+        for members in pack(self.lengths, 256):
+            assert sum(self.lengths[member] for member in members) <= 256
+
+    def test_leaves_an_example_over_the_budget_alone(self) -> None:
+        assert sorted(pack([20, 300, 30], 100)) == [[1], [2, 0]]
+
+    def test_fills_as_few_as_it_needs_about_equally(self) -> None:
+        sums = [sum(self.lengths[member] for member in members) for members in pack(self.lengths, 1024)]
+        assert len(sums) == -(-sum(self.lengths) // 1024)
+        assert max(sums) - min(sums) <= max(self.lengths)
+
+    def test_is_the_same_for_every_rank(self) -> None:
+        batches = pack(self.lengths, 512, ranks=3)
+        assert len(batches) % 3 == 0
+        assert batches == pack(self.lengths, 512, ranks=3)
+
+    def test_has_no_empty_micro_batch_where_examples_are_few(self) -> None:
+        assert sorted(pack([5, 6], 100, ranks=4)) == [[0], [1]]
+
+
+class TestPackPadded:
     def test_takes_every_example_once(self) -> None:
         lengths = [5, 90, 33, 5, 60, 12, 90]
-        assert sorted(itertools.chain(*pack(lengths, 200))) == list(range(7))
+        assert sorted(itertools.chain(*pack_padded(lengths, 200))) == list(range(7))
 
     def test_separates_long_from_short(self) -> None:
-        assert pack([10, 90, 12, 88], 1000) == [[1, 3], [2, 0]]
+        assert pack_padded([10, 90, 12, 88], 1000) == [[1, 3], [2, 0]]
 
     def test_joins_what_costs_less_together(self) -> None:
-        assert pack([50, 52, 51], 1000) == [[1, 2, 0]]
+        assert pack_padded([50, 52, 51], 1000) == [[1, 2, 0]]
 
     def test_keeps_the_budget_with_padding_counted(self) -> None:
         lengths = [(index * 37) % 90 + 10 for index in range(40)]
-        for members in pack(lengths, 256):
+        for members in pack_padded(lengths, 256):
             assert max(lengths[member] for member in members) * len(members) <= 256
 
     def test_leaves_an_example_over_the_budget_alone(self) -> None:
-        assert pack([300, 20], 100) == [[0], [1]]
+        assert pack_padded([300, 20], 100) == [[0], [1]]
 
     @pytest.mark.parametrize("budget", [60, 100, 10_000])
     def test_is_never_worse_than_any_other_cut(self, budget: int) -> None:
@@ -60,7 +89,7 @@ class TestPack:
 
         inner = range(1, len(order))
         best = min(cost(cuts) for count in range(len(order)) for cuts in itertools.combinations(inner, count))
-        batches = pack(lengths, budget)
+        batches = pack_padded(lengths, budget)
         packed = sum(lengths[members[0]] * len(members) + MICRO_BATCH_COST_TOKENS for members in batches)
         assert packed == best
 

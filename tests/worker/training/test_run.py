@@ -255,8 +255,8 @@ class TestGuards:
     ) -> None:
         healthy = LoraModel.hidden_states
 
-        def sick(model: LoraModel, ids_BT: torch.Tensor) -> torch.Tensor:
-            return healthy(model, ids_BT) * (float("nan") if torch.is_grad_enabled() else 1.0)
+        def sick(model: LoraModel, *arguments: Any) -> torch.Tensor:
+            return healthy(model, *arguments) * (float("nan") if torch.is_grad_enabled() else 1.0)
 
         monkeypatch.setattr(LoraModel, "hidden_states", sick)
         with pytest.raises(LossNotFinite, match="step 1") as caught:

@@ -28,7 +28,6 @@ from tests.worker.training.runs import SUMS, RecordingReporter, make_job, render
 from worker.messages import StepDone
 from worker.models.loading import LoadedModel, load_base_model
 from worker.run_folder import ADAPTER
-from worker.training import step as step_module
 from worker.training.batches import MicroBatch, collate
 from worker.training.data import TokenizedExample
 from worker.training.label_check import require_labels
@@ -95,20 +94,21 @@ class TestTrap05:
     ) -> None:
         batch = collate(examples, CPU)
         assert batch.targets_K.tolist() == golden["targets"]
-        assert batch.input_ids_BT.tolist() == golden["inputs"]
+        padded = collate(examples, CPU, padded=True)
+        assert padded.input_ids_N.view(len(examples), -1).tolist() == golden["inputs"]
 
     @pytest.mark.parametrize("base", ["tiny_phi", "tiny_llama"])
     def test_trap_05_an_id_that_padding_uses_stays_attended_to(
         self, examples: list[TokenizedExample], make_model: MakeModel, base: str, request: pytest.FixtureRequest
     ) -> None:
         model = make_model(request.getfixturevalue(base))
-        batch = collate(examples, CPU)
+        batch = collate(examples, CPU, all_rows=True)
         with torch.no_grad():
-            logits_BTV = model.head(model.hidden_states(batch.input_ids_BT))
-        for row, example in enumerate(examples):
-            inputs = len(example.ids_T) - 1
-            expected_TV = own_logits(model, example.ids_T[:inputs].tolist())
-            assert torch.allclose(logits_BTV[row, :inputs], expected_TV, atol=1e-4)
+            logits_KV = model.head(model.hidden_states(batch))
+        inputs = [len(example.ids_T) - 1 for example in examples]
+        for example, logits_TV in zip(examples, logits_KV.split(inputs), strict=True):
+            expected_TV = own_logits(model, example.ids_T[:-1].tolist())
+            assert torch.allclose(logits_TV, expected_TV, atol=1e-4)
 
 
 class TestTrap07:
@@ -122,7 +122,7 @@ class TestTrap07:
             np.array([5, 6, 7], dtype=np.int32), np.zeros(3, dtype=np.float32), np.zeros(3, bool)
         )
         batch = collate([nothing], CPU)
-        loss, sums = weighted_loss(model.hidden_states(batch.input_ids_BT), model.head, batch, total_weight=4.0)
+        loss, sums = weighted_loss(model.hidden_states(batch), model.head, batch, total_weight=4.0)
         loss.backward()
         assert float(loss.detach()) == 0.0
         assert (sums, sums.loss, sums.completion_loss, sums.token_accuracy) == (LossSums(), 0.0, 0.0, 0.0)
@@ -139,9 +139,7 @@ class TestTrap07:
         self, tmp_path: Path, tiny_phi: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         healthy = LoraModel.hidden_states
-        monkeypatch.setattr(
-            LoraModel, "hidden_states", lambda model, ids_BT: healthy(model, ids_BT) * torch.tensor(math.inf)
-        )
+        monkeypatch.setattr(LoraModel, "hidden_states", lambda *arguments: healthy(*arguments) * torch.tensor(math.inf))
         with pytest.raises(LossNotFinite, match="step 1") as caught:
             train(write_run(tmp_path / "run", tiny_phi, SUMS, validation=[]))
         assert len(caught.value.lines) == make_job().batch_size
@@ -158,8 +156,8 @@ class TestTrap08:
         size = len(successor)
         head = nn.Linear(size, size, bias=False).requires_grad_(False)
         head.weight.copy_(nn.functional.one_hot(torch.tensor(successor), size).T * self.GOLDEN["logit"])
-        hidden_BTH = nn.functional.one_hot(batch.input_ids_BT, size).float()
-        return float(weighted_loss(hidden_BTH, head, batch, total_weight=float(batch.weights_K.sum()))[0])
+        hidden_KH = nn.functional.one_hot(batch.input_ids_N[batch.positions_K], size).float()
+        return float(weighted_loss(hidden_KH, head, batch, total_weight=float(batch.weights_K.sum()))[0])
 
     @pytest.fixture
     def example(self) -> TokenizedExample:
@@ -201,7 +199,8 @@ class TestTrap09:
     def test_trap_09_a_run_with_such_labels_fails_before_it_learns(
         self, tmp_path: Path, tiny_phi: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(step_module, "collate", lambda *arguments: self.beside(collate(*arguments)))
+        healthy = LoraModel.collate
+        monkeypatch.setattr(LoraModel, "collate", lambda model, examples: self.beside(healthy(model, examples)))
         reporter = RecordingReporter()
         with pytest.raises(LabelsMismatch):
             train(write_run(tmp_path / "run", tiny_phi, SUMS, validation=[]), reporter)
@@ -281,7 +280,7 @@ class TestTrap15:
         head.bias.copy_(torch.tensor(golden["bias_exp"]).log())
         for target, bits in zip(golden["targets"], golden["loss_in_bits"], strict=True):
             batch = collate([tokenized([0, target], prompt_tokens=1)], CPU)
-            loss, _ = weighted_loss(torch.randn(1, 1, 3), head, batch, total_weight=1.0)
+            loss, _ = weighted_loss(torch.randn(1, 3), head, batch, total_weight=1.0)
             assert float(loss) == pytest.approx(bits * math.log(2), rel=1e-6)
 
     @pytest.mark.parametrize(("base", "is_tied"), [("tiny_phi", False), ("tiny_llama", True)])
@@ -300,7 +299,7 @@ class TestTrap15:
             weights_T = torch.tensor(example.weights_T[1:])
             batch = collate([example], CPU)
             with torch.no_grad():
-                ours, _ = weighted_loss(model.hidden_states(batch.input_ids_BT), model.head, batch, 1.0)
+                ours, _ = weighted_loss(model.hidden_states(batch), model.head, batch, 1.0)
             assert float(ours) == pytest.approx(float((nll_T * weights_T).sum()), rel=1e-5)
 
 

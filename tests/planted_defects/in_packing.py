@@ -1,0 +1,51 @@
+"""Defects of how examples share a micro-batch, and of what a block computes twice."""
+
+from tests.planted_defects.defect import Defect
+
+DECODER = "tests/worker/training/test_decoder.py"
+ATTENTION = "tests/worker/training/test_attention.py"
+
+DEFECTS = (
+    Defect(
+        "16 examples of one padded length are laid over each other",
+        "worker/training/cpu_attention.py",
+        "            begins[width] += width\n",
+        "            begins[width] += 0\n",
+        (f"{DECODER}::TestSegments::test_trap_16_an_example_alone_and_in_any_company_is_the_same",),
+    ),
+    Defect(
+        "17 our blocks attend over the whole micro-batch, and nobody tries them first",
+        "worker/training/decoder.py",
+        "        made = attention.make_attention(batch.lengths, self._device, self._techniques)\n",
+        "        made = attention.make_attention((sum(batch.lengths),), self._device, self._techniques)\n",
+        (f"{DECODER}::TestSegments::test_trap_17_what_stands_in_one_segment_does_not_change_another",),
+    ),
+    Defect(
+        "17 transformers' modules take a micro-batch for one text",
+        "worker/training/decoder.py",
+        "        packed = attention.make_attention(batch.lengths, self._device, self._techniques)\n",
+        "        packed = attention.make_attention((sum(batch.lengths),), self._device, self._techniques)\n",
+        (f"{DECODER}::TestSegments::test_trap_17_what_stands_in_one_segment_does_not_change_another",),
+    ),
+    Defect(
+        "18 a segment's first token is predicted from the segment before it",
+        "worker/training/batches.py",
+        "    scored = [np.flatnonzero(weights_T) for weights_T in weights]\n",
+        "    scored = [np.r_[0, np.flatnonzero(weights_T)] for weights_T in weights]\n",
+        (f"{DECODER}::TestSegments::test_trap_18_no_segments_first_token_is_a_target",),
+    ),
+    Defect(
+        "19 segments' begins leave out the first",
+        "worker/training/attention.py",
+        "[0, *accumulate(lengths)]",
+        "[*accumulate(lengths)]",
+        (f"{ATTENTION}::test_trap_19_segments_begins_are_strictly_increasing_and_end_at_the_last_input",),
+    ),
+    Defect(
+        "29 blocks that are computed twice lose the first one's gradient",
+        "worker/training/decoder.py",
+        "checkpoint(block, layer, states, inputs, rows, use_reentrant=False)",
+        "checkpoint(block, layer, states, inputs, rows, use_reentrant=True)",
+        (f"{DECODER}::TestCheckpointing::test_trap_29_blocks_computed_twice_give_the_same_bits",),
+    ),
+)

@@ -1,0 +1,60 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from core.jobs import LoraSpec
+from tests.worker.training.conftest import MakeModel
+from worker.training.lora import LoraModel
+from worker.training.lora_linear import project
+from worker.training.techniques import ALL
+
+OFF = ALL.without("own_lora")
+
+
+def _layers(model: LoraModel) -> list[nn.Module]:
+    layer: Any = model.decoder.layers[0]  # type: ignore[index]
+    return [layer.self_attn.q_proj, layer.self_attn.k_proj, layer.mlp.fc1]
+
+
+def _run(model: LoraModel, input_NI: Tensor, *, is_own: bool) -> tuple[list[Tensor], Tensor, dict[str, Tensor]]:
+    input_NI = input_NI.clone().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=model.dtype == torch.bfloat16):
+        outputs = project(input_NI, _layers(model), ALL if is_own else OFF)
+    generator = torch.Generator().manual_seed(3)
+    slopes = [torch.randn(output.shape, generator=generator).to(output.dtype) for output in outputs]
+    torch.autograd.backward(outputs, slopes)
+    gradients = {name: p.grad for name, p in model.parameters.items() if p.grad is not None}
+    for parameter in model.parameters.values():
+        parameter.grad = None
+    assert input_NI.grad is not None
+    return outputs, input_NI.grad, gradients
+
+
+@pytest.mark.parametrize("targets", [None, ("q_proj", "fc1"), ("fc2",)], ids=["all", "some", "none of these"])
+def test_is_what_pefts_modules_compute(tiny_phi: Path, make_model: MakeModel, targets: tuple[str, ...] | None) -> None:
+    model = make_model(tiny_phi, LoraSpec(rank=4, alpha=8, target_modules=targets))
+    input_NI = torch.randn(7, 80, generator=torch.Generator().manual_seed(2))
+    ours, theirs = _run(model, input_NI, is_own=True), _run(model, input_NI, is_own=False)
+    assert set(ours[2]) == set(theirs[2])
+    pairs = [*zip(ours[0], theirs[0], strict=True), (ours[1], theirs[1])]
+    pairs += [(ours[2][name], theirs[2][name]) for name in theirs[2]]
+    assert all(torch.allclose(found, expected, rtol=1e-5, atol=1e-6) for found, expected in pairs)
+
+
+def test_every_gradient_is_float32(tiny_phi: Path, make_model: MakeModel) -> None:
+    _, _, gradients = _run(make_model(tiny_phi), torch.randn(7, 80), is_own=True)
+    assert len(gradients) == 6
+    assert {gradient.dtype for gradient in gradients.values()} == {torch.float32}
+
+
+def test_dropout_is_left_to_peft(tiny_phi: Path, make_model: MakeModel) -> None:
+    model = make_model(tiny_phi, LoraSpec(rank=4, alpha=8, dropout=0.5))
+    input_NI = torch.randn(7, 80)
+    torch.manual_seed(0)
+    ours = project(input_NI, _layers(model), ALL)
+    torch.manual_seed(0)
+    assert all(torch.equal(one, layer(input_NI)) for one, layer in zip(ours, _layers(model), strict=True))
+    assert not torch.equal(ours[0], project(input_NI, _layers(model), ALL)[0])

@@ -1,0 +1,128 @@
+"""Causal attention inside each segment of a packed micro-batch, without padding and without a mask over all of it.
+
+Three ways with one result: torch's variable-length kernel on CUDA, our own function on a CPU, and torch's
+SDPA segment by segment, which the other two are held against. Axes: N inputs, H query heads, G key-value
+heads (H is a multiple of G), D a head's width.
+"""
+
+from itertools import accumulate
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from worker.training.cpu_attention import PaddedSegments, own_attention
+from worker.training.techniques import Techniques
+
+# Above it torch's CPU kernel is as fast: it works on blocks that stay in a core's own cache.
+LONGEST_OWN = 1024
+NAME = "loramill_packed"  # in transformers' registry of attention functions
+
+
+class Attention(Protocol):
+    """Attention over the segments that it was made for."""
+
+    def __call__(self, query_NHD: Tensor, key_NGD: Tensor, value_NGD: Tensor, scale: float) -> Tensor:
+        """Give (N, H, D)."""
+        ...
+
+
+def make_attention(lengths: tuple[int, ...], device: torch.device, techniques: Techniques) -> Attention:
+    """Choose the way for these segments, and prepare it once for all blocks."""
+    if device.type == "cuda" and techniques.packing:
+        return VarlenAttention(lengths, device)
+    if device.type == "cpu" and techniques.own_attention and max(lengths) <= LONGEST_OWN:
+        return CpuAttention(lengths, device)
+    return SdpaAttention(lengths)
+
+
+class SdpaAttention:
+    """torch's SDPA, one call for each run of segments of equal length."""
+
+    def __init__(self, lengths: tuple[int, ...]) -> None:
+        self._runs: list[tuple[int, int]] = []  # count, length
+        for length in lengths:
+            if self._runs and self._runs[-1][1] == length:
+                self._runs[-1] = (self._runs[-1][0] + 1, length)
+            else:
+                self._runs.append((1, length))
+
+    def __call__(self, query_NHD: Tensor, key_NGD: Tensor, value_NGD: Tensor, scale: float) -> Tensor:
+        parts, begin = [], 0
+        for count, length in self._runs:
+            rows = slice(begin, begin + count * length)
+            query, key, value = (
+                tensor[rows].unflatten(0, (count, length)).transpose(1, 2) for tensor in (query_NHD, key_NGD, value_NGD)
+            )
+            found = nn.functional.scaled_dot_product_attention(
+                query, key, value, is_causal=True, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
+            )
+            parts.append(found.transpose(1, 2).flatten(0, 1))
+            begin = rows.stop
+        return torch.cat(parts)
+
+
+class CpuAttention:
+    """Our own function; see ``worker.training.cpu_attention``."""
+
+    def __init__(self, lengths: tuple[int, ...], device: torch.device) -> None:
+        self._segments = PaddedSegments(lengths, device)
+
+    def __call__(self, query_NHD: Tensor, key_NGD: Tensor, value_NGD: Tensor, scale: float) -> Tensor:
+        return own_attention(query_NHD, key_NGD, value_NGD, scale, self._segments)
+
+
+class VarlenAttention:
+    """torch's flash kernel for segments of any length; CUDA only."""
+
+    def __init__(self, lengths: tuple[int, ...], device: torch.device) -> None:
+        self._begins = cumulative_lengths(lengths, device)
+        self._longest = max(lengths)
+
+    def __call__(self, query_NHD: Tensor, key_NGD: Tensor, value_NGD: Tensor, scale: float) -> Tensor:
+        from torch.nn.attention.varlen import varlen_attn  # absent in older versions, and needed on CUDA only
+
+        repeats = query_NHD.shape[1] // key_NGD.shape[1]
+        if repeats > 1:  # the kernel's own option for this is newer than the versions that we support
+            key_NGD, value_NGD = (tensor.repeat_interleave(repeats, dim=1) for tensor in (key_NGD, value_NGD))
+        found = varlen_attn(
+            query_NHD,
+            key_NGD,
+            value_NGD,
+            self._begins,
+            self._begins,
+            self._longest,
+            self._longest,
+            scale=scale,
+            window_size=(-1, 0),  # each position sees those before it
+        )
+        assert isinstance(found, Tensor)
+        return found
+
+
+def cumulative_lengths(lengths: tuple[int, ...], device: torch.device) -> Tensor:
+    """Give where each segment begins, and at last where all end: strictly increasing, int32."""
+    assert all(lengths)
+    return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
+
+
+def _for_transformers(
+    module: nn.Module,
+    query_1HND: Tensor,
+    key_1GND: Tensor,
+    value_1GND: Tensor,
+    attention_mask: None,
+    *,
+    scaling: float,
+    packed: Attention,
+    **_: object,
+) -> tuple[Tensor, None]:
+    """Stand in for transformers' attention functions; ``packed`` comes through the model's forward call."""
+    # A mask would mean that transformers made one, and so that segments would see each other.
+    assert attention_mask is None
+    query, key, value = (tensor[0].transpose(0, 1) for tensor in (query_1HND, key_1GND, value_1GND))
+    return packed(query, key, value, scaling)[None], None
+
+
+AttentionInterface.register(NAME, _for_transformers)

@@ -1,0 +1,189 @@
+"""Our own causal attention for a CPU, forward and backward, over segments of unequal length.
+
+torch's CPU kernel takes four times as long backwards in bfloat16 as forwards. Here scores are float32 and all
+other products are in the inputs' type, as in flash attention (Dao 2022, 2205.14135), from which the backward
+formula is: with P = softmax(S) and dP = dO V', dS = P * (dP - rowsum(dO * O)). Nothing of the size length x length
+is kept: backward computes P again. Knows nothing of models; the axes are those of ``worker.training.attention``.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ROWS_MULTIPLE = 16  # lengths are padded to it, so that segments of similar length share one product
+TILE_ROWS = 256  # of queries at a time: a tile needs the keys before its end only
+TILE_BYTES = 4 * 2**20  # of float32 scores at a time; more would not stay in the cache between operations
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Segments of one padded length, one behind the other in the padded rows."""
+
+    begin: int
+    count: int
+    length: int
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.begin, self.begin + self.count * self.length)
+
+
+class PaddedSegments:
+    """Where each input stands when segments are padded to a multiple of 16 and sorted by length: M padded rows.
+
+    Padding stands behind a segment's inputs, so that no input looks at it.
+    """
+
+    def __init__(self, lengths: tuple[int, ...], device: torch.device) -> None:
+        padded = [length + -length % ROWS_MULTIPLE for length in lengths]
+        self.groups: list[_Group] = []
+        begins: dict[int, int] = {}
+        end = 0
+        for length, count in sorted(Counter(padded).items()):
+            self.groups.append(_Group(end, count, length))
+            begins[length] = end
+            end += count * length
+        self.n_rows = end
+        rows = []
+        for length, width in zip(lengths, padded, strict=True):
+            rows.append(torch.arange(begins[width], begins[width] + length))
+            begins[width] += width
+        self.rows_N = torch.cat(rows).to(device)
+
+    def spread(self, values_NHD: Tensor) -> Tensor:
+        """Give (M, H, D), zero where padding is."""
+        spread_MHD = values_NHD.new_zeros(self.n_rows, *values_NHD.shape[1:])
+        return spread_MHD.index_copy_(0, self.rows_N, values_NHD)
+
+    def gather(self, values_MHD: Tensor) -> Tensor:
+        """Undo `spread`."""
+        return values_MHD.index_select(0, self.rows_N)
+
+
+def own_attention(
+    query_NHD: Tensor, key_NGD: Tensor, value_NGD: Tensor, scale: float, segments: PaddedSegments
+) -> Tensor:
+    """Give causal attention inside each segment, (N, H, D)."""
+    found: Tensor = _OwnAttention.apply(query_NHD, key_NGD, value_NGD, scale, segments)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _OwnAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, query_NHD: Tensor, key_NGD: Tensor, value_NGD: Tensor, scale: float, segments: PaddedSegments
+    ) -> Tensor:
+        query, key, value = (segments.spread(tensor) for tensor in (query_NHD, key_NGD, value_NGD))
+        result_MHD = torch.empty_like(query)
+        with torch.autocast("cpu", enabled=False):
+            for group in segments.groups:
+                tiles = _Tiles(group, query, key, value, scale)
+                for part in tiles.parts():
+                    chances = part.chances()
+                    tiles.put(result_MHD, part, torch.bmm(chances, part.value))
+        result_NHD = segments.gather(result_MHD)
+        ctx.save_for_backward(query_NHD, key_NGD, value_NGD, result_NHD)
+        ctx.scale, ctx.segments = scale, segments
+        return result_NHD
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        query_NHD, key_NGD, value_NGD, result_NHD = ctx.saved_tensors
+        segments: PaddedSegments = ctx.segments
+        slope_NHD = gradients[0]
+        delta_NH1 = (slope_NHD * result_NHD).sum(dim=2, keepdim=True, dtype=torch.float32)
+        query, key, value, slope, delta = map(segments.spread, (query_NHD, key_NGD, value_NGD, slope_NHD, delta_NH1))
+        query_slope, key_slope, value_slope = (torch.zeros_like(tensor) for tensor in (query, key, value))
+        with torch.autocast("cpu", enabled=False):
+            for group in segments.groups:
+                tiles = _Tiles(group, query, key, value, ctx.scale)
+                for part in tiles.parts():
+                    chances = part.chances()
+                    slope_part, delta_part = tiles.take(slope, part), tiles.take(delta, part)
+                    tiles.add(value_slope, part, torch.bmm(chances.transpose(1, 2), slope_part))
+                    score_slope = torch.bmm(slope_part, part.value.transpose(1, 2)).float()
+                    score_slope = score_slope.sub_(delta_part).mul_(chances).to(query.dtype)
+                    tiles.put(query_slope, part, torch.bmm(score_slope, part.key).mul_(ctx.scale))
+                    tiles.add(key_slope, part, torch.bmm(score_slope.transpose(1, 2), part.query).mul_(ctx.scale))
+        return segments.gather(query_slope), segments.gather(key_slope), segments.gather(value_slope), None, None
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some query rows of some segments' key-value heads, and the keys that they may see.
+
+    ``query`` is (segments * G, H/G * rows, D): the query heads of one key-value head stand behind each other.
+    """
+
+    segments: slice
+    rows: slice
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    scale: float
+
+    def chances(self) -> Tensor:
+        """Give softmax of the scores, zero for keys behind a query, in the inputs' type."""
+        scores = torch.bmm(self.query.float() * self.scale, self.key.float().transpose(1, 2))
+        scores.unflatten(1, (-1, self.rows.stop - self.rows.start)).add_(_behind(self.rows.start, self.rows.stop))
+        return torch.softmax(scores, dim=2).to(self.query.dtype)
+
+
+@lru_cache(maxsize=64)
+def _behind(begin: int, end: int) -> Tensor:
+    """Give minus infinity for keys behind a query, of queries ``begin`` to ``end`` and keys 0 to ``end``."""
+    return torch.full((end - begin, end), float("-inf")).triu_(begin + 1)
+
+
+class _Tiles:
+    """Cuts a group's attention into parts whose scores fit in the cache."""
+
+    def __init__(self, group: _Group, query: Tensor, key: Tensor, value: Tensor, scale: float) -> None:
+        self._group, self._scale = group, scale
+        self._heads, self._key_heads = query.shape[1], key.shape[1]
+        self._query = self._of_group(query)
+        self._key, self._value = self._by_key_head(key), self._by_key_head(value)
+
+    def parts(self) -> "list[_Part]":
+        length = self._group.length
+        found = []
+        for begin in range(0, length, TILE_ROWS):
+            rows = slice(begin, min(length, begin + TILE_ROWS))
+            bytes_per_segment = 4 * self._heads * (rows.stop - rows.start) * rows.stop
+            at_once = max(1, TILE_BYTES // bytes_per_segment)
+            for first in range(0, self._group.count, at_once):
+                segments = slice(first, min(self._group.count, first + at_once))
+                key, value = (tensor[segments, :, : rows.stop].flatten(0, 1) for tensor in (self._key, self._value))
+                found.append(_Part(segments, rows, self._rows_of(self._query, segments, rows), key, value, self._scale))
+        return found
+
+    def take(self, values_MHD: Tensor, part: _Part) -> Tensor:
+        """Give the part's rows of a tensor that has query heads, in the order of ``part.query``."""
+        return self._rows_of(self._of_group(values_MHD), part.segments, part.rows)
+
+    def put(self, values_MHD: Tensor, part: _Part, rows: Tensor) -> None:
+        """Write what `take` would read."""
+        place = self._of_group(values_MHD)[part.segments, part.rows]
+        count, n_rows = place.shape[:2]
+        by_head = rows.view(count, self._heads, n_rows, rows.shape[2])
+        place.copy_(by_head.transpose(1, 2))
+
+    def add(self, values_MGD: Tensor, part: _Part, rows: Tensor) -> None:
+        """Add to the keys' rows that the part sees."""
+        place = self._of_group(values_MGD)[part.segments, : part.rows.stop]
+        by_head = rows.view(place.shape[0], self._key_heads, part.rows.stop, rows.shape[2])
+        place.add_(by_head.transpose(1, 2))
+
+    def _of_group(self, values_MHD: Tensor) -> Tensor:
+        return values_MHD[self._group.rows].view(self._group.count, self._group.length, *values_MHD.shape[1:])
+
+    def _by_key_head(self, values_MGD: Tensor) -> Tensor:
+        return self._of_group(values_MGD).transpose(1, 2).contiguous()
+
+    def _rows_of(self, values_SLHD: Tensor, segments: slice, rows: slice) -> Tensor:
+        chosen = values_SLHD[segments, rows].transpose(1, 2)  # (S, H, rows, D)
+        return chosen.reshape(chosen.shape[0] * self._key_heads, -1, chosen.shape[3])

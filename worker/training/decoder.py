@@ -1,0 +1,202 @@
+"""Runs a decoder over a packed micro-batch, to the hidden states that the head reads.
+
+Our own blocks where we know the architecture, transformers' modules with our packed attention where they take it,
+and right-padded rows where they do not. Which of them is right for a model is not assumed but tried, on a few ids.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any, Final, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from worker.training import attention
+from worker.training.batches import MicroBatch, collate
+from worker.training.blocks import BlockInputs, find_block
+from worker.training.data import TokenizedExample
+from worker.training.techniques import Techniques
+
+# Two segments of unequal length; a pass that lets one see the other is far off on the second.
+_PROBE_IDS: Final = ((1, 2, 3, 5, 8), (8, 5, 3, 2, 1, 4, 7))
+# Of the hidden states' length; what rounding does to a deep model in bfloat16 stays below it.
+_PROBE_TOLERANCE: Final = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
+
+
+class DecoderPass(Protocol):
+    """One way to compute hidden states; K are the batch's scored positions, H the model's width."""
+
+    padded: bool  # the way needs right-padded examples
+    checkpointed_blocks: int  # the first blocks, which keep only their input and are computed again backwards
+
+    def __call__(self, batch: MicroBatch, noise_NH: Tensor | None = None) -> Tensor:
+        """Give (K, H); ``noise`` is added to the embeddings."""
+        ...
+
+
+def choose_pass(decoder: PreTrainedModel, device: torch.device, autocast: Any, techniques: Techniques) -> DecoderPass:
+    """Give the fastest way that computes what transformers computes for each example alone.
+
+    Args:
+        autocast: gives the context of a forward pass.
+    """
+    ways: list[DecoderPass] = []
+    if techniques.own_blocks and techniques.packing and all(find_block(layer) for layer in _layers(decoder)):
+        ways.append(OwnPass(decoder, device, techniques))
+    if techniques.packing and decoder._supports_attention_backend:
+        ways.append(PackedPass(decoder, device, techniques))
+    ways.append(PaddedPass(decoder))
+    for way in ways[:-1]:
+        if _is_right(way, ways[-1], decoder.dtype, device, autocast):
+            return way
+    return ways[-1]
+
+
+class OwnPass:
+    """Our blocks, over transformers' weights."""
+
+    padded = False
+
+    def __init__(self, decoder: Any, device: torch.device, techniques: Techniques) -> None:
+        self._decoder, self._device, self._techniques = decoder, device, techniques
+        self._norm = decoder.final_layernorm if hasattr(decoder, "final_layernorm") else decoder.norm
+        self.checkpointed_blocks = 0
+
+    def __call__(self, batch: MicroBatch, noise_NH: Tensor | None = None) -> Tensor:
+        states = _embed(self._decoder, batch, noise_NH)
+        inputs = self._inputs(batch)
+        layers = _layers(self._decoder)
+        is_narrow = self._techniques.last_block_rows
+        for number, layer in enumerate(layers):
+            rows = batch.positions_K if is_narrow and number == len(layers) - 1 else None
+            block = find_block(layer)
+            assert block is not None
+            if number < self.checkpointed_blocks and torch.is_grad_enabled():
+                states = checkpoint(block, layer, states, inputs, rows, use_reentrant=False)
+            else:
+                states = block(layer, states, inputs, rows)
+        normed: Tensor = self._norm(states)
+        return normed if is_narrow else normed.index_select(0, batch.positions_K)
+
+    def _inputs(self, batch: MicroBatch) -> BlockInputs:
+        # float32, since transformers would give the angles' cosines in its input's type
+        like = torch.empty(0, dtype=torch.float32, device=self._device)
+        cos_1NR, sin_1NR = self._decoder.rotary_emb(like, batch.places_N[None])
+        made = attention.make_attention(batch.lengths, self._device, self._techniques)
+        return BlockInputs(made, cos_1NR[0], sin_1NR[0], self._techniques)
+
+
+class PackedPass:
+    """transformers' modules, with our attention in place of theirs for the time of a call."""
+
+    padded = False
+
+    def __init__(self, decoder: Any, device: torch.device, techniques: Techniques) -> None:
+        self._decoder, self._device, self._techniques = decoder, device, techniques
+        self._checkpointing = _Checkpointing(decoder, lambda: _packed_attention(decoder.config))
+
+    @property
+    def checkpointed_blocks(self) -> int:
+        return self._checkpointing.blocks
+
+    @checkpointed_blocks.setter
+    def checkpointed_blocks(self, blocks: int) -> None:
+        self._checkpointing.blocks = blocks
+
+    def __call__(self, batch: MicroBatch, noise_NH: Tensor | None = None) -> Tensor:
+        packed = attention.make_attention(batch.lengths, self._device, self._techniques)
+        with _packed_attention(self._decoder.config):
+            # No cache: with one, transformers would take the segments for a single text.
+            output = self._decoder(
+                inputs_embeds=_embed(self._decoder, batch, noise_NH)[None],
+                position_ids=batch.places_N[None],
+                use_cache=False,
+                packed=packed,
+            )
+        hidden_1NH: Tensor = output.last_hidden_state
+        return hidden_1NH[0].index_select(0, batch.positions_K)
+
+
+class PaddedPass:
+    """transformers as it is, over right-padded rows, which causal attention needs no mask for."""
+
+    padded = True
+
+    def __init__(self, decoder: Any) -> None:
+        self._decoder = decoder
+        self._checkpointing = _Checkpointing(decoder)
+
+    @property
+    def checkpointed_blocks(self) -> int:
+        return self._checkpointing.blocks
+
+    @checkpointed_blocks.setter
+    def checkpointed_blocks(self, blocks: int) -> None:
+        self._checkpointing.blocks = blocks
+
+    def __call__(self, batch: MicroBatch, noise_NH: Tensor | None = None) -> Tensor:
+        assert len(set(batch.lengths)) == 1
+        embedded = _embed(self._decoder, batch, noise_NH).unflatten(0, (len(batch.lengths), batch.lengths[0]))
+        hidden_BTH: Tensor = self._decoder(inputs_embeds=embedded, use_cache=False).last_hidden_state
+        return hidden_BTH.flatten(0, 1).index_select(0, batch.positions_K)
+
+
+@contextmanager
+def _packed_attention(config: Any) -> Iterator[None]:
+    """Have transformers call our attention; afterwards its own, which generates text."""
+    usual, config._attn_implementation = config._attn_implementation, attention.NAME
+    try:
+        yield
+    finally:
+        config._attn_implementation = usual
+
+
+class _Checkpointing:
+    """Tells transformers' layers which of them keep only their input.
+
+    ``around`` gives the context in which a layer is computed the second time, when the forward pass is long over.
+    """
+
+    def __init__(self, decoder: Any, around: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+        self._layers = _layers(decoder)
+        self._checkpoint = partial(checkpoint, use_reentrant=False, context_fn=lambda: (nullcontext(), around()))
+        self._blocks = 0
+
+    @property
+    def blocks(self) -> int:
+        return self._blocks
+
+    @blocks.setter
+    def blocks(self, blocks: int) -> None:
+        self._blocks = blocks
+        for number, layer in enumerate(self._layers):
+            layer.gradient_checkpointing = number < blocks
+            layer._gradient_checkpointing_func = self._checkpoint
+
+
+def _layers(decoder: Any) -> Any:
+    return getattr(decoder, "layers", ())
+
+
+def _embed(decoder: Any, batch: MicroBatch, noise_NH: Tensor | None) -> Tensor:
+    embedded: Tensor = nn.functional.embedding(batch.input_ids_N, decoder.get_input_embeddings().weight)
+    return embedded if noise_NH is None else embedded + noise_NH
+
+
+def _is_right(way: DecoderPass, plain: DecoderPass, dtype: torch.dtype, device: torch.device, autocast: Any) -> bool:
+    """Compare with one example at a time, the last rows of each."""
+    examples = [_probe_example(ids) for ids in _PROBE_IDS]
+    with torch.inference_mode(), autocast():
+        found_KH = way(collate(examples, device, padded=way.padded)).float()
+        expected_KH = torch.cat([plain(collate([example], device, padded=True)) for example in examples]).float()
+    return bool((found_KH - expected_KH).norm() <= _PROBE_TOLERANCE[dtype] * expected_KH.norm())
+
+
+def _probe_example(ids: tuple[int, ...]) -> TokenizedExample:
+    import numpy as np
+
+    weights_T = np.array([0.0] + [1.0] * (len(ids) - 1), dtype=np.float32)
+    return TokenizedExample(np.array(ids, dtype=np.int32), weights_T, weights_T > 0)
