@@ -7,7 +7,7 @@ The trainer takes its limits from here; what a token leaves behind it measures o
 import math
 from typing import Final, Literal
 
-from core.jobs import Frozen, LoraSpec
+from core.jobs import Frozen, LoraSpec, Quantization
 from core.model_shape import LinearLayer, ModelShape
 
 ComputeType = Literal["bfloat16", "float32"]
@@ -19,6 +19,9 @@ MAX_TOKENS_CPU: Final = 1024
 MAX_TOKENS_CUDA: Final = 16_384
 MIN_TOKENS: Final = 64
 CHUNK_ROWS: Final = 256  # rows of float32 logits alive at once: 50 MiB at a vocabulary of 50,000
+
+# 4 bits, and for each 64 values a constant of 8 bits, for each 256 of those one of 32 (2305.14314, section 3).
+NF4_VALUE_BYTES: Final = 0.5 + 1 / 64 + 4 / (64 * 256)
 
 _ADAPTER_VALUE_BYTES: Final = 16  # float32: the weight, its gradient, AdamW's two moments
 _MIB: Final = 2**20
@@ -77,8 +80,9 @@ def plan_memory(
     steps: int,
     available_bytes: int | None,
     is_gpu: bool,
+    quantization: Quantization | None = None,
 ) -> Memory:
-    """Add up a run's memory.
+    """Add up a run's memory. What DoRA keeps beside plain LoRA is not in it, beyond its lengths.
 
     Args:
         longest_tokens: of all examples that are trained on.
@@ -91,9 +95,10 @@ def plan_memory(
     value_bytes = VALUE_BYTES[dtype]
     adapted = shape.adapted(lora)
     adapter_values = sum(lora.rank * (layer.inputs + layer.outputs) for layer in adapted)
+    lengths = sum(layer.outputs for layer in adapted) if lora.use_dora else 0
     copies_bytes = adapter_values * value_bytes if dtype == "bfloat16" else 0  # autocast's, kept for backward
-    adapter_bytes = adapter_values * _ADAPTER_VALUE_BYTES + copies_bytes
-    weights_bytes = shape.parameters * value_bytes
+    adapter_bytes = (adapter_values + lengths) * _ADAPTER_VALUE_BYTES + copies_bytes
+    weights_bytes = _weights_bytes(shape, dtype, quantization)
     per_token = activation_bytes_per_token(shape, adapted, lora, dtype)
     loaded_bytes = _RUNTIME_BYTES + weights_bytes + adapter_bytes
     free_bytes = _ENOUGH_BYTES if available_bytes is None else max(0, available_bytes - loaded_bytes)
@@ -103,7 +108,7 @@ def plan_memory(
     logits_bytes = CHUNK_ROWS * shape.vocab_rows * (8 if dtype == "float32" else 10)
     fixed_bytes = _RUNTIME_BYTES + weights_bytes + adapter_bytes + logits_bytes
     workspace_bytes = round(_BACKWARD_SHARE * tokens * per_token)
-    if shape.stored_bytes != weights_bytes:
+    if shape.stored_bytes != shape.parameters * value_bytes:
         workspace_bytes += shape.stored_bytes
     if dtype == "bfloat16" and not is_gpu:
         sizes = steps * math.ceil(batch_size * longest_tokens / max(budget, longest))
@@ -121,6 +126,14 @@ def plan_memory(
         token_budget=budget,
         activation_bytes_per_token=per_token,
     )
+
+
+def _weights_bytes(shape: ModelShape, dtype: ComputeType, quantization: Quantization | None) -> int:
+    """Add up the frozen weights; in 4 bits are the linear layers of the blocks, and nothing else."""
+    if quantization is None:
+        return shape.parameters * VALUE_BYTES[dtype]
+    others = shape.parameters - shape.linear_parameters
+    return round(shape.linear_parameters * NF4_VALUE_BYTES) + others * VALUE_BYTES[dtype]
 
 
 def token_budget(free_bytes: int, bytes_per_token: int, *, is_gpu: bool) -> int:

@@ -79,6 +79,8 @@ def estimate(
             problems.append("the time is not known before a job of this base model has finished here")
         else:
             seconds = seconds_of(_work(shape, spec, counts, evaluated_tokens), pace)
+    if spec.quantization is not None and not machine.is_gpu:
+        problems.append(f"quantization needs a CUDA GPU, and the machine ({machine.told.source}) has none")
     limit_bytes = machine.told.memory_bytes
     if limit_bytes is None:
         problems.append(f"whether the job fits is not known: {machine.told.source}")
@@ -191,6 +193,7 @@ def _memory(shape: ModelShape, spec: JobSpec, counts: Counts, steps: int, machin
             steps=steps,
             available_bytes=machine.told.available_bytes or machine.told.memory_bytes,
             is_gpu=machine.is_gpu,
+            quantization=spec.quantization,
         )
     except TargetModulesUnmatched as error:
         raise InvalidParameter("lora.target_modules", str(error)) from error

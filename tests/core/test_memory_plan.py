@@ -57,6 +57,20 @@ def test_weights_and_adapter_are_counted_exactly(llama: ModelShape) -> None:
     assert memory.adapter_bytes == (16 + 2) * 4 * (16 + 16)
 
 
+def test_in_4_bits_are_the_linear_layers_of_the_blocks_alone(llama: ModelShape) -> None:
+    """A block of 64 × 256 values takes 8,192 bytes, 256 for its constants and 4 for theirs: 8,452."""
+    memory = plan(llama, dtype="bfloat16", is_gpu=True, quantization="nf4")
+    others = llama.parameters - llama.linear_parameters
+    assert memory.base_weights_bytes == pytest.approx(llama.linear_parameters * 8452 / (64 * 256) + 2 * others, abs=1)
+    assert memory.peak_bytes < plan(llama, dtype="bfloat16", is_gpu=True).peak_bytes
+
+
+def test_doras_lengths_are_counted(llama: ModelShape) -> None:
+    lora = {"rank": 4, "target_modules": ("q_proj",)}
+    plain, dora = (plan(llama, LoraSpec.model_validate(lora | {"use_dora": on})) for on in (False, True))
+    assert dora.adapter_bytes - plain.adapter_bytes == 16 * 16
+
+
 def test_a_batch_smaller_than_the_budget_needs_no_more_than_its_tokens(llama: ModelShape) -> None:
     memory = plan(llama, longest_tokens=100, batch_size=2)
     assert memory.token_budget == MAX_TOKENS_CPU

@@ -86,6 +86,18 @@ class TestEstimate:
         assert found["evaluated_tokens"] == 5 * sum(n + 4 for n in kept)
         assert (found["sampled"], found["read_examples"]) == (False, 7)
 
+    def test_counts_the_evaluations_that_the_job_asks_for(self, client: TestClient, file_id: str) -> None:
+        few, many = (estimate(client, file_id, validation_file=file_id, n_evals=n)["evaluated_tokens"] for n in (1, 9))
+        assert many == 5 * few  # ten times, not twice
+
+    def test_says_that_a_machine_without_a_gpu_keeps_no_base_model_in_4_bits(
+        self, client: TestClient, file_id: str
+    ) -> None:
+        plain, quantized = estimate(client, file_id), estimate(client, file_id, quantization="nf4")
+        assert quantized["memory"]["base_weights_bytes"] < plain["memory"]["base_weights_bytes"]
+        (problem,) = quantized["problems"]
+        assert problem == "quantization needs a CUDA GPU, and the machine (this host) has none"
+
     def test_makes_no_job(self, client: TestClient, file_id: str) -> None:
         assert estimate(client, file_id)["object"] == "fine_tuning.estimate"
         assert client.get(JOBS).json()["data"] == []
