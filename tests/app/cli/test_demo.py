@@ -16,7 +16,7 @@ from app.cli.demo import HeldOut, Phases, exact_match, read_held_out, train
 from app.cli.progress import Lines, describe, duration, training_display
 from core.errors import StartRefused
 
-METRICS = {"step": 3, "total_steps": 10, "train_loss": 1.25, "tokens_per_s": 1234.5, "eta_s": 75.4}
+METRICS = {"step": 3, "total_steps": 10, "train_loss": 1.25, "tokens_per_s": 1234.5, "mfu": 0.416, "eta_s": 75.4}
 
 
 class FakeApi(BaseHTTPRequestHandler):
@@ -107,7 +107,7 @@ def test_a_job_is_posted_with_the_examples_own_settings(client: Client, examples
     )
     assert list(phases.seconds) == ["upload", "queue", "train"]
     assert "ft:tiny:local::1: all of it" in screen.getvalue()
-    assert "training: step 3 of 10, loss 1.250, 1,234 tokens/s, 1:15 min left" in screen.getvalue()
+    assert "training: step 3 of 10, loss 1.250, 1,234 tokens/s, 42% MFU, 1:15 min left" in screen.getvalue()
 
 
 def test_a_failed_job_is_told_with_its_own_error(client: Client, examples: Path) -> None:

@@ -1,0 +1,62 @@
+from typing import Any
+
+from core.events import EventType
+from worker.journal import Event, Journal
+from worker.messages import Evaluated, Message, Sample, Sampled, StepDone, StepSeconds
+
+EVALUATED = Evaluated(step=5, loss=0.5, token_accuracy=0.75, tokens=9, examples=3)
+STEP = StepDone(
+    step=5,
+    total_steps=10,
+    epoch=0.5,
+    loss=1.5,
+    completion_loss=1.25,
+    prompt_loss=2.0,
+    token_accuracy=0.5,
+    learning_rate=1e-3,
+    grad_norm=2.0,
+    trained_tokens=3,
+    seen_tokens=4,
+    padding_tokens=1,
+    tokens_per_s=5.0,
+    mfu=0.4,
+    seconds=StepSeconds(total=1.0, data=0.1, forward=0.3, backward=0.5, optimizer=0.1),
+    eta_s=6.0,
+    memory_bytes=7,
+)
+
+
+def _take(message: Message) -> tuple[Event, dict[str, Any]]:
+    journal = Journal()
+    journal.take(message)
+    [event] = journal.pending
+    return event, journal.progress
+
+
+def test_a_steps_training_loss_is_the_one_that_validation_loss_compares_with() -> None:
+    event, progress = _take(STEP)
+    assert (event.type, event.message) == (EventType.METRICS, "Step 5/10: training loss=1.2500")
+    assert event.data == progress
+    assert (progress["train_loss"], progress["loss"], progress["train_mean_token_accuracy"]) == (1.25, 1.5, 0.5)
+    assert (progress["mfu"], progress["seconds"]["forward"], progress["prompt_loss"]) == (0.4, 0.3, 2.0)
+
+
+def test_an_evaluation_tells_of_samples_only_where_there_are_some() -> None:
+    event, progress = _take(EVALUATED)
+    assert event.data is not None
+    assert "exact_match" not in event.data
+    _, progress = _take(EVALUATED.model_copy(update={"exact_match": 0.5, "stop_rate": 1.0}))
+    assert (progress["full_valid_loss"], progress["exact_match"], progress["stop_rate"]) == (0.5, 0.5, 1.0)
+
+
+def test_samples_show_what_was_asked_expected_and_answered() -> None:
+    right = Sample(prompt="1+1=", expected=" 2", got=" 2", stopped=True, exact=True)
+    wrong = Sample(prompt="1+2=", expected=" 3", got=" 4", stopped=True, exact=False)
+    long = Sample(prompt="Tell", expected="Once", got="Once upon", stopped=None, exact=None)
+    event, _ = _take(Sampled(step=5, samples=(right, wrong, long)))
+    assert event.message == (
+        "Step 5: 3 held-out prompts answered; of 2 whose completion is short enough to compare, "
+        "1 exactly, 2 ended by the model itself"
+    )
+    assert event.data is not None
+    assert event.data["samples"][0] == right.model_dump()
