@@ -1,10 +1,11 @@
 """What each "auto" becomes."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app.schemas.fine_tuning import JobCreate
+from app.schemas.fine_tuning import HyperparametersCreate, JobCreate, LoraCreate
 from app.services.hyperparameters import resolve
 from core.base_models import BaseModelEntry, Hub
 from core.jobs import FileRef, JobSpec
@@ -90,3 +91,12 @@ def test_no_noise_is_null_or_zero(asked: Any, alpha: float) -> None:
 def test_seeds_are_drawn_anew_for_each_job() -> None:
     assert len({resolved().seed for _ in range(5)}) > 1
     assert resolved(seed=0).seed == 0
+
+
+def test_the_page_names_every_field_that_decides_how_a_job_trains() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "hyperparameters.md").read_text(encoding="utf-8")
+    others = {"model", "training_file", "validation_file", "suffix", "hyperparameters", "method", "metadata"}
+    fields = set(JobCreate.model_fields) - others - {"integrations", "lora"}
+    fields |= {f"hyperparameters.{name}" for name in HyperparametersCreate.model_fields}
+    fields |= {f"lora.{name}" for name in LoraCreate.model_fields}
+    assert {field for field in fields if f"`{field}`" not in page} == set()
