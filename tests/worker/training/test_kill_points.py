@@ -18,13 +18,28 @@ from core.jobs import LoraSpec
 from tests.worker.training.runs import Killed, RecordingReporter, write_run
 from worker.messages import CheckpointWritten, Evaluated, Finished, Message, StepDone
 from worker.models.adapter_format import MANIFEST, WEIGHTS
-from worker.run_folder import ADAPTER
+from worker.run_folder import ADAPTER, RESULTS
 from worker.training import run as run_module
 from worker.training.run import run
 
 KILLS = 20
 TOKEN_BUDGET = 96  # of a micro-batch, so that a step has several
-LORAS = {"no dropout": LoraSpec(rank=4, alpha=8), "dropout": LoraSpec(rank=4, alpha=8, dropout=0.3)}
+JOBS: dict[str, dict[str, Any]] = {
+    "no dropout": {},
+    "dropout": {"lora": LoraSpec(rank=4, alpha=8, dropout=0.3)},
+    # it stops after step 6 of 10, and step 2 is the best
+    "every knob, stopped early": {
+        "learning_rate": 5e-2,
+        "lora": LoraSpec(rank=4, alpha=8, dropout=0.1, use_rslora=True, use_dora=True),
+        "lr_scheduler_type": "cosine",
+        "weight_decay": 0.1,
+        "loraplus_lr_ratio": 4.0,
+        "neftune_noise_alpha": 5.0,
+        "n_evals": 5,
+        "early_stopping_patience": 2,
+        "load_best_model_at_end": True,
+    },
+}
 # What of a message must be equal however often its step was taken; the rest is clocks and memory.
 SAID: dict[type[Message], set[str]] = {
     StepDone: {
@@ -33,23 +48,25 @@ SAID: dict[type[Message], set[str]] = {
         "epoch",
         "loss",
         "completion_loss",
+        "prompt_loss",
         "token_accuracy",
         "learning_rate",
         "grad_norm",
         "trained_tokens",
         "seen_tokens",
+        "padding_tokens",
     },
     Evaluated: {"step", "loss", "token_accuracy", "tokens", "examples"},
     CheckpointWritten: {"step", "metrics"},
     Finished: {"steps", "trained_on", "trained_tokens", "metrics"},
 }
 
-Result = tuple[bytes, bytes]
+Result = tuple[bytes, ...]
 
 
 def result_of(folder: Path) -> Result:
-    """Give the finished adapter's bytes, and those of its manifest."""
-    return (folder / ADAPTER / WEIGHTS).read_bytes(), (folder / ADAPTER / MANIFEST).read_bytes()
+    """Give the bytes of the finished adapter, of its manifest, and of the file with each step's numbers."""
+    return tuple((folder / name).read_bytes() for name in (f"{ADAPTER}/{WEIGHTS}", f"{ADAPTER}/{MANIFEST}", RESULTS))
 
 
 Log = dict[tuple[str, int], dict[str, Any]]
@@ -109,20 +126,20 @@ def _run(folder: Path, deadly: int | None = None) -> tuple[RecordingReporter, Po
     return reporter, points
 
 
-@pytest.fixture(params=LORAS)
-def lora(request: pytest.FixtureRequest) -> LoraSpec:
-    return LORAS[request.param]
+@pytest.fixture(params=JOBS)
+def job(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return JOBS[request.param]
 
 
 def test_resumed_at_twenty_random_points_a_run_equals_the_undisturbed_one_to_the_bit(
-    tmp_path: Path, tiny_phi: Path, lora: LoraSpec, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny_phi: Path, job: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_module, "choose_token_budget", lambda *_, **__: TOKEN_BUDGET)
-    whole = write_run(tmp_path / "whole", tiny_phi, lora=lora)
+    whole = write_run(tmp_path / "whole", tiny_phi, **job)
     reporter, points = _run(whole)
     expected, log = result_of(whole), log_of(reporter.messages)
     for deadly in Random(0).sample(range(points.passed), KILLS):
-        folder = write_run(tmp_path / f"killed-{deadly}", tiny_phi, lora=lora)
+        folder = write_run(tmp_path / f"killed-{deadly}", tiny_phi, **job)
         before, _ = _run(folder, deadly)
         after, _ = _run(folder)
         assert len(after.of(Finished)) == 1
@@ -131,13 +148,13 @@ def test_resumed_at_twenty_random_points_a_run_equals_the_undisturbed_one_to_the
 
 
 def test_killed_again_and_again_a_run_still_ends_at_the_same_bits(
-    tmp_path: Path, tiny_phi: Path, lora: LoraSpec, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny_phi: Path, job: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each process gets a little further, or not even that: some are killed before they reach a checkpoint."""
     monkeypatch.setattr(run_module, "choose_token_budget", lambda *_, **__: TOKEN_BUDGET)
-    whole = write_run(tmp_path / "whole", tiny_phi, lora=lora)
+    whole = write_run(tmp_path / "whole", tiny_phi, **job)
     reporter, points = _run(whole)
-    folder, chance = write_run(tmp_path / "killed", tiny_phi, lora=lora), Random(1)
+    folder, chance = write_run(tmp_path / "killed", tiny_phi, **job), Random(1)
     starts, messages = 0, list[Message]()
     while not any(isinstance(message, Finished) for message in messages):
         found, _ = _run(folder, chance.randrange(points.passed))

@@ -9,12 +9,12 @@ from itertools import islice
 from pathlib import Path
 from random import Random
 from signal import SIGKILL
+from typing import Any
 
 import pytest
 
-from core.jobs import LoraSpec
 from tests.worker.training.runs import write_run
-from tests.worker.training.test_kill_points import KILLS, LORAS, assert_same_log, log_of, result_of
+from tests.worker.training.test_kill_points import JOBS, KILLS, assert_same_log, log_of, result_of
 from tests.worker.training.test_main import started
 from worker.messages import Message, Resumed, parse
 from worker.run_folder import EXIT_DONE
@@ -48,11 +48,11 @@ def _start(folder: Path, chance: Random | None, start_s: float) -> tuple[int, li
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lora", LORAS.values(), ids=LORAS)
+@pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
 def test_killed_at_twenty_random_moments_runs_equal_the_undisturbed_one_to_the_bit(
-    tmp_path: Path, tiny_phi: Path, lora: LoraSpec
+    tmp_path: Path, tiny_phi: Path, job: dict[str, Any]
 ) -> None:
-    whole = write_run(tmp_path / "whole", tiny_phi, lora=lora, n_epochs=EPOCHS)
+    whole = write_run(tmp_path / "whole", tiny_phi, n_epochs=EPOCHS, **job)
     began_s = time.monotonic()
     status, messages = _start(whole, None, 0.0)
     duration_s = time.monotonic() - began_s
@@ -60,7 +60,7 @@ def test_killed_at_twenty_random_moments_runs_equal_the_undisturbed_one_to_the_b
     expected, expected_log = result_of(whole), log_of(messages)
     chance, kills, resumed = Random(0), 0, 0
     while kills < KILLS:
-        folder = write_run(tmp_path / f"killed-{kills}", tiny_phi, lora=lora, n_epochs=EPOCHS)
+        folder = write_run(tmp_path / f"killed-{kills}", tiny_phi, n_epochs=EPOCHS, **job)
         messages, status = [], -SIGKILL
         while status == -SIGKILL:
             status, said = _start(folder, chance if kills < KILLS else None, duration_s)
