@@ -1,6 +1,7 @@
 """The list of planted defects fits the present sources; ``make defects`` plants them, which takes minutes."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,11 +9,17 @@ from pathlib import Path
 import pytest
 
 from tests.golden_files import golden_names
-from tests.planted_defects import in_packing, in_text, in_training
+from tests.planted_defects import in_optimization, in_packing, in_resuming, in_text, in_training
 from tests.planted_defects.defect import Defect
 from tests.planted_defects.planting import ROOT, NotRun, plant
 
-DEFECTS = (*in_packing.DEFECTS, *in_text.DEFECTS, *in_training.DEFECTS)
+DEFECTS = (
+    *in_optimization.DEFECTS,
+    *in_packing.DEFECTS,
+    *in_resuming.DEFECTS,
+    *in_text.DEFECTS,
+    *in_training.DEFECTS,
+)
 
 
 @pytest.mark.parametrize("defect", DEFECTS, ids=[defect.name for defect in DEFECTS])
@@ -47,7 +54,10 @@ def test_the_tests_that_must_catch_it_are_there(test: str) -> None:
 
 
 def test_every_known_trap_has_a_defect() -> None:
+    """A trap is known by its golden file, or by the name of a test."""
     numbers = {name.split("-")[0] for name in golden_names()}
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        numbers.update(re.findall(r"def test_trap_(\d\d)_", path.read_text(encoding="utf-8")))
     assert numbers == {defect.name.split()[0] for defect in DEFECTS if defect.name[:2].isdigit()}
 
 

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from tests.planted_defects import in_packing, in_text, in_training
+from tests.planted_defects import in_optimization, in_packing, in_resuming, in_text, in_training
 from tests.planted_defects.planting import NotRun, run
 
 
@@ -12,7 +12,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.planted_defects", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="beginnings of names, as 01; all without any")
     names = parser.parse_args().names
-    known = (*in_packing.DEFECTS, *in_text.DEFECTS, *in_training.DEFECTS)
+    known = (
+        *in_optimization.DEFECTS,
+        *in_packing.DEFECTS,
+        *in_resuming.DEFECTS,
+        *in_text.DEFECTS,
+        *in_training.DEFECTS,
+    )
     chosen = [defect for defect in known if not names or defect.name.startswith(tuple(names))]
     try:
         missed = run(chosen)

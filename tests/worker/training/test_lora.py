@@ -135,7 +135,7 @@ class TestFiles:
         assert all(parameter.requires_grad for parameter in fresh.parameters.values())
 
 
-def test_bfloat16_gradients_do_not_need_pefts_float32_copies(tiny_phi: Path) -> None:
+def test_trap_28_bfloat16_gradients_do_not_need_pefts_float32_copies(tiny_phi: Path) -> None:
     def gradients(cast_inputs: bool) -> list[torch.Tensor]:
         base = load_base_model(tiny_phi, dtype="bfloat16")
         model = add_lora(base, LoraSpec(rank=4), seed=0, techniques=ALL.without("own_lora"))
