@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 
 from core.errors import CheckpointInvalid
 from tests.worker.training.runs import RecordingReporter
-from worker.messages import Note
+from worker.messages import Evaluated, Note
 from worker.training.checkpoint import (
     MANIFEST,
     OPTIMIZER,
@@ -15,6 +16,7 @@ from worker.training.checkpoint import (
     find_resumable,
     read_checkpoint,
 )
+from worker.training.early_stopping import Standing
 
 IDENTITY = {"specification": "1", "data set": "2"}
 
@@ -32,6 +34,7 @@ def _write(folder: CheckpointFolder, step: int, **changes: object) -> Path:
         train_loss=1.5,
         train_token_accuracy=0.5,
         evaluation=None,
+        standing=Standing(),
     )
     return folder.commit(incoming, state.model_copy(update=changes), {"exp_avg.a": torch.full((2,), float(step))})
 
@@ -48,6 +51,47 @@ def test_the_last_two_are_kept(tmp_path: Path) -> None:
     for step in (8, 9, 10, 1_000_000):
         _write(folder, step)
     assert [path.name for path in folder.list_newest_first()] == ["step-1000000", "step-000010"]
+
+
+def test_what_was_just_written_is_kept_beside_later_ones_that_did_not_verify(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path)
+    for step in (8, 9, 5):
+        _write(folder, step)
+    assert [path.name for path in folder.list_newest_first()] == ["step-000009", "step-000005"]
+
+
+class TestBestAdapter:
+    def _standing(self, step: int) -> Standing:
+        return Standing().after(Evaluated(step=step, loss=1.0, token_accuracy=0.5, tokens=9, examples=3))
+
+    def test_it_goes_from_checkpoint_to_checkpoint(self, tmp_path: Path) -> None:
+        folder = CheckpointFolder(tmp_path, keeps_best=True)
+        _write(folder, 1)
+        assert folder.best_adapter is None
+        for step in (2, 3, 4, 5):
+            written = _write(folder, step, standing=self._standing(2))
+            assert folder.best_adapter == written / ("adapter" if step == 2 else "best")
+        assert (tmp_path / "step-000005" / "best" / "weights").read_bytes() == bytes([2]) * 9
+        assert "best/weights" in (tmp_path / "step-000005" / MANIFEST).read_text()
+
+    def test_a_checkpoint_that_is_written_again_keeps_it(self, tmp_path: Path) -> None:
+        """Its only other place is the folder that is replaced."""
+        folder = CheckpointFolder(tmp_path, keeps_best=True)
+        _write(folder, 2, standing=self._standing(2))
+        checkpoint = read_checkpoint(_write(folder, 3, standing=self._standing(2)))
+        shutil.rmtree(tmp_path / "step-000002")
+        again = CheckpointFolder(tmp_path, keeps_best=True)
+        again.go_on_from(checkpoint)
+        _write(again, 3, standing=self._standing(2))
+        assert (tmp_path / "step-000003" / "best" / "weights").read_bytes() == bytes([2]) * 9
+
+    def test_a_changed_byte_of_it_is_found(self, tmp_path: Path) -> None:
+        folder = CheckpointFolder(tmp_path, keeps_best=True)
+        _write(folder, 2, standing=self._standing(2))
+        written = _write(folder, 3, standing=self._standing(2))
+        (written / "best" / "weights").write_bytes(b"torn")
+        with pytest.raises(CheckpointInvalid, match="best/weights"):
+            read_checkpoint(written)
 
 
 def test_an_unfinished_one_is_no_checkpoint_and_goes_at_the_next_start(tmp_path: Path) -> None:
