@@ -153,7 +153,7 @@ def _train(
     sampler = Sampler(model, base.tokenizer, questions, token_budget)
     stopwatch.enter("training")
     reporter.send(Phase(name="training"))
-    gradient = GradientAccumulator(model, data.training, plan, token_budget, check_stop)
+    gradient = GradientAccumulator(model, data.training, plan, token_budget, check_stop, job.neftune_noise_alpha)
     loop = TrainingLoop(
         model,
         data,
