@@ -46,7 +46,7 @@ def print_ablations(console: Console, ablations: Sequence[Ablation]) -> None:
     for heading in ("useful tok/s", "slower by", "peak MiB more"):
         table.add_column(heading, justify="right")
     for one in ablations:
-        also = f" (as {', '.join(one.baseline)} is)" if one.baseline else ""
+        also = f" (beside {', '.join(one.baseline)})" if one.baseline else ""
         table.add_row(
             one.technique + also,
             f"{one.useful_tokens_per_s:,.0f}",

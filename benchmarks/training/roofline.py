@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from worker.training.data import ExampleSet
-from worker.training.flops import Amounts, count_flops, linear_weights
+from worker.training.flops import Amounts, count_flops, frozen_linear_layers
 from worker.training.gemm_probe import probe_flops_per_s
 from worker.training.lora import LoraModel
 from worker.training.plan import Plan
@@ -101,7 +101,8 @@ class Roofline:
 def _products(model: LoraModel, inputs: int, scored: int) -> Iterator[tuple[Product, int]]:
     """List the frozen products of one step, forward and to their inputs, with the rows that the step needs of each."""
     some = min(inputs, MOST_ROWS)
-    for outputs, width in (weight.shape for weight in linear_weights(model)):
+    for layer in frozen_linear_layers(model).values():
+        outputs, width = layer.out_features, layer.in_features
         yield Product(some, width, outputs, is_backward=False), inputs
         yield Product(some, outputs, width, is_backward=True), inputs
     vocabulary, width = model.head.weight.shape
