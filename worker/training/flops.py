@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
-from torch import Tensor
+from torch import nn
 
 from core.model_shape import Input, find_input
 from worker.training.data import ExampleSet
@@ -76,15 +76,20 @@ class TrainingFlops:
         )
 
 
-def count_flops(model: LoraModel) -> TrainingFlops:
+def count_flops(model: LoraModel) -> TrainingFlops | None:
     """Count a model's products: two operations a weight forward, and two backward to what the layer read.
+
+    None for an architecture that names its blocks otherwise than ``layers.<n>``.
 
     A frozen weight has no gradient of its own; an adapter's two matrices have, which costs as much again.
     Nothing goes back beyond the first adapter. Attention's two products have up to four backward. A block that
     is checkpointed, because memory is short, goes forward twice.
     """
     blocks = _blocks_of(model)
-    first_adapted = min(number for number, block in blocks.items() if any(layer.rank for layer in block.layers))
+    adapted = [number for number, block in blocks.items() if any(layer.rank for layer in block.layers)]
+    if not adapted:
+        return None
+    first_adapted = min(adapted)
     last = max(blocks)
     per_input = per_pair = per_scored = per_scored_pair = 0
     for number, block in blocks.items():
@@ -104,13 +109,13 @@ def count_flops(model: LoraModel) -> TrainingFlops:
     return TrainingFlops(per_input, per_pair, per_scored + 4 * model.head.weight.numel(), per_scored_pair)
 
 
-def linear_weights(model: LoraModel) -> list[Tensor]:
-    """List the frozen weights of the blocks' linear layers, each (outputs, inputs)."""
-    return [
-        parameter
-        for name, parameter in model.peft.named_parameters()
-        if _BLOCK.search(name) and parameter.ndim == 2 and not parameter.requires_grad
-    ]
+def frozen_linear_layers(model: LoraModel) -> dict[str, nn.Linear]:
+    """Give the base's linear layers of all blocks by the base's own names, without what PEFT puts around them."""
+    return {
+        name.removesuffix(_BASE_LAYER): module
+        for name, module in model.peft.named_modules()
+        if isinstance(module, nn.Linear) and _BLOCK.search(name) and not module.weight.requires_grad
+    }
 
 
 @dataclass(frozen=True)
@@ -168,14 +173,16 @@ def _blocks_of(model: LoraModel) -> dict[int, _Block]:
         if name.endswith(".lora_A.weight")
     }
     blocks: dict[int, _Block] = defaultdict(_Block)
-    for parameter_name, parameter in model.peft.named_parameters():
-        found = _BLOCK.search(parameter_name)
-        if found is None or parameter.requires_grad:
-            continue
-        block, name = blocks[int(found[1])], parameter_name.removesuffix(".weight").removesuffix(_BASE_LAYER)
-        if parameter.ndim == 2:
-            outputs, inputs = parameter.shape
-            block.layers.append(_Layer(name, inputs, outputs, ranks.get(name, 0)))
-        elif parameter_name.endswith("norm.weight") and len(parameter) == model.head.in_features:
-            block.norms += 1
+    for name, layer in frozen_linear_layers(model).items():
+        block = blocks[_block_number(name)]
+        block.layers.append(_Layer(name, layer.in_features, layer.out_features, ranks.get(name, 0)))
+    for name, parameter in model.peft.named_parameters():
+        if _BLOCK.search(name) and name.endswith("norm.weight") and len(parameter) == model.head.in_features:
+            blocks[_block_number(name)].norms += 1
     return blocks
+
+
+def _block_number(name: str) -> int:
+    found = _BLOCK.search(name)
+    assert found is not None
+    return int(found[1])

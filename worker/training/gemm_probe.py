@@ -7,7 +7,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from worker.training.flops import linear_weights
+from worker.training.flops import frozen_linear_layers
 from worker.training.lora import LoraModel
 
 MAX_TOKENS_CPU: Final = 512  # more rows are no faster there, and take longer
@@ -35,11 +35,14 @@ def probe_flops_per_s(model: LoraModel, tokens: int, clock: Callable[[], float] 
 
 def _products(model: LoraModel, rows: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
     """Give the two factors of each product: x @ W^T forward, g @ W backward."""
-    by_shape = {weight.shape: weight for weight in linear_weights(model)}
-    for weight_OI in by_shape.values():
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, device=model.device).to(model.dtype)
+
+    for outputs, inputs in {(layer.out_features, layer.in_features) for layer in frozen_linear_layers(model).values()}:
+        weight_OI = draw(outputs, inputs)  # not the model's own, which may be packed
         for right in (weight_OI.T, weight_OI):
-            left = torch.randn(rows, right.shape[0], generator=generator, device=model.device)
-            yield left.to(weight_OI.dtype), right
+            yield draw(rows, right.shape[0]), right
 
 
 def _fastest_s(left: Tensor, right: Tensor, clock: Callable[[], float], *, is_gpu: bool) -> float:

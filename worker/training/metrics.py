@@ -98,7 +98,7 @@ class Meter:
 
     training: ExampleSet
     plan: Plan
-    flops: TrainingFlops
+    flops: TrainingFlops | None  # None: not known for this architecture, and neither is the share of the peak
     peak_flops_per_s: float  # of a matrix product here
     device: torch.device
     speed: Speed = field(default_factory=Speed)
@@ -106,13 +106,15 @@ class Meter:
     @classmethod
     def of(cls, model: LoraModel, training: ExampleSet, plan: Plan, token_budget: int) -> "Meter":
         """Count the model's operations and probe the machine, which takes a moment."""
-        return cls(training, plan, count_flops(model), probe_flops_per_s(model, token_budget), model.device)
+        flops = count_flops(model)
+        peak_flops_per_s = 0.0 if flops is None else probe_flops_per_s(model, token_budget)
+        return cls(training, plan, flops, peak_flops_per_s, model.device)
 
     def measure(self, progress: Progress, found: StepSums, *, grad_norm: float, learning_rate: float) -> StepDone:
         """Add a step that was just taken to the progress, and report on it."""
         amounts = Amounts.of(self.training, self.plan.members_of(progress.step))
         seconds = found.times.total_s
-        self.speed.add(found.tokens, self.flops.of(amounts), seconds)
+        self.speed.add(found.tokens, 0 if self.flops is None else self.flops.of(amounts), seconds)
         progress.add(found, padding_tokens=found.inputs - amounts.inputs)
         all_tokens = len(self.training.ids) * self.plan.n_epochs
         return StepDone(
@@ -129,7 +131,7 @@ class Meter:
             seen_tokens=progress.seen_tokens,
             padding_tokens=progress.padding_tokens,
             tokens_per_s=self.speed.tokens_per_s,
-            mfu=self.speed.flops_per_s / self.peak_flops_per_s,
+            mfu=None if self.flops is None else self.speed.flops_per_s / self.peak_flops_per_s,
             seconds=StepSeconds(total=seconds, **found.times.read()),
             eta_s=(all_tokens - progress.seen_tokens) / self.speed.tokens_per_s,
             memory_bytes=peak_memory_bytes(self.device),

@@ -1,5 +1,6 @@
 """Counted operations against those that torch sees a step make, on transformers' own modules and on ours."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,10 +12,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from core.jobs import LoraSpec
 from tests.tiny_models import write_tiny_llama, write_tiny_phi
-from tests.worker.training.runs import never_stop, render
+from tests.worker.training.runs import never_stop, render, train, write_run
+from worker.messages import StepDone
 from worker.models.loading import load_base_model
+from worker.training import flops as flops_module
 from worker.training.data import ExampleSet
-from worker.training.flops import Amounts, count_flops
+from worker.training.flops import Amounts, TrainingFlops, count_flops
 from worker.training.lora import LoraModel, add_lora
 from worker.training.plan import Plan
 from worker.training.step import GradientAccumulator
@@ -39,6 +42,12 @@ def _examples(folder: Path, base: Path, prompt_loss_weight: float) -> ExampleSet
 
 def _added_product(_total: torch.Size, left: torch.Size, right: torch.Size, **_: object) -> int:
     return 2 * left[0] * left[1] * right[1]
+
+
+def _flops(model: LoraModel) -> TrainingFlops:
+    flops = count_flops(model)
+    assert flops is not None
+    return flops
 
 
 def _count_step(model: LoraModel, examples: ExampleSet) -> dict[str, int]:
@@ -69,7 +78,7 @@ def test_trap_40_the_operations_are_those_that_torch_counts(
     base = write(tmp_path / "base")
     model = _model(base, targets=targets)
     examples = _examples(tmp_path, base, prompt_loss_weight=1.0)  # every input is scored
-    counted, flops = _count_step(model, examples), count_flops(model)
+    counted, flops = _count_step(model, examples), _flops(model)
     amounts = Amounts.of(examples, range(EXAMPLES))
     assert counted["linear"] == flops.per_input * amounts.inputs + flops.per_scored * amounts.scored
     # torch computes the square, of which each input needs the part up to itself
@@ -87,7 +96,7 @@ def test_trap_40_full_fine_tunings_formula_is_twice_too_high(tmp_path: Path) -> 
     examples = _examples(tmp_path, base, prompt_loss_weight=1.0)
     head = 4 * hidden * config.vocab_size
     counted = _count_step(model, examples)["linear"] / (EXAMPLES * INPUTS) - head
-    flops = count_flops(model)
+    flops = _flops(model)
     assert formula > 1.9 * counted
     assert flops.per_input + flops.per_scored - head == counted
 
@@ -97,7 +106,7 @@ def test_the_last_block_counts_only_where_the_head_reads_it(tmp_path: Path, writ
     base = write(tmp_path / "base")
     model = _model(base, ALL)
     examples = _examples(tmp_path, base, prompt_loss_weight=0.0)
-    counted, flops = _count_step(model, examples)["linear"], count_flops(model)
+    counted, flops = _count_step(model, examples)["linear"], _flops(model)
     amounts = Amounts.of(examples, range(EXAMPLES))
     needed = flops.per_input * amounts.inputs + flops.per_scored * amounts.scored
     assert counted == needed
@@ -109,7 +118,7 @@ def test_a_checkpointed_block_goes_forward_twice(tmp_path: Path) -> None:
     model = _model(base, ALL)
     examples = _examples(tmp_path, base, prompt_loss_weight=1.0)
     model.decoder_pass.checkpointed_blocks = 1
-    counted, flops = _count_step(model, examples)["linear"], count_flops(model)
+    counted, flops = _count_step(model, examples)["linear"], _flops(model)
     amounts = Amounts.of(examples, range(EXAMPLES))
     assert counted == flops.per_input * amounts.inputs + flops.per_scored * amounts.scored
 
@@ -125,3 +134,12 @@ def test_amounts_stop_at_the_last_scored_token() -> None:
     )
     assert Amounts.of(examples, [0]) == Amounts(inputs=3, pairs=6, scored=2, scored_pairs=5)
     assert Amounts.of(examples, [0, 1]) == Amounts(inputs=4, pairs=7, scored=3, scored_pairs=6)
+
+
+def test_an_architecture_with_other_names_is_not_counted(
+    tmp_path: Path, tiny_phi: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flops_module, "_BLOCK", re.compile(r"(?:^|\.)h\.(\d+)\."))
+    assert count_flops(_model(tiny_phi)) is None
+    steps = train(write_run(tmp_path / "run", tiny_phi, n_epochs=1)).of(StepDone)
+    assert [step.mfu for step in steps] == [None] * len(steps)
