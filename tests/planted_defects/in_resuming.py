@@ -35,6 +35,13 @@ DEFECTS = (
         (f"{RESUME}::TestTrap33",),
     ),
     Defect(
+        "33 each process of a run chooses the number type by itself",
+        "worker/training/run.py",
+        '    if dtype == "auto":\n',
+        "    if False:\n",
+        (f"{RESUME}::test_trap_33_a_resumed_run_keeps_its_number_type_whatever_the_probe_says_now",),
+    ),
+    Defect(
         "34 a resumed run begins with a fresh adapter",
         "worker/training/run.py",
         "    restore_adapter(model, checkpoint.adapter_folder)\n",

@@ -51,7 +51,7 @@ def load_base_model(folder: Path, *, dtype: DType = "auto", quantization: Quanti
     disable_progress_bar()  # it would write into the process's log
     imported = read_imported(folder)
     tokenizer = TextTokenizer.from_folder(folder)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
     resolved = resolve_dtype(dtype)
     kept = {} if quantization is None else quantized(quantization, resolved)
     try:
@@ -81,6 +81,11 @@ def load_base_model(folder: Path, *, dtype: DType = "auto", quantization: Quanti
     if quantization is None:  # else the weights are on the GPU already, and must not be converted
         nn.Module.to(model, device)
     return LoadedModel(model, tokenizer, imported.context_tokens, imported.fingerprint, device, resolved)
+
+
+def choose_device() -> torch.device:
+    """Give the GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _prepare(config: PretrainedConfig) -> None:

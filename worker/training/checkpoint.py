@@ -82,12 +82,15 @@ class CheckpointFolder:
     Args:
         keeps_best: each checkpoint also holds the adapter of the best evaluated step, so that resuming from any of
             them, or losing all others, cannot lose it. It is linked, not copied.
+        read_only: this process only reads them, beside another one that may write.
     """
 
-    def __init__(self, folder: Path, *, keeps_best: bool = False) -> None:
+    def __init__(self, folder: Path, *, keeps_best: bool = False, read_only: bool = False) -> None:
         self._folder = folder
         self._keeps_best = keeps_best
         self._best_adapter: Path | None = None
+        if read_only:
+            return
         folder.mkdir(parents=True, exist_ok=True)
         for unfinished in folder.glob(f"*{INCOMING}"):
             shutil.rmtree(unfinished)
@@ -156,6 +159,19 @@ def find_resumable(folders: Iterable[Path], identity: dict[str, str], reporter: 
             )
         return checkpoint
     return None
+
+
+def recorded_environment(folders: Iterable[Path]) -> dict[str, str]:
+    """Give the environment of the first checkpoint that can be read; nothing where there is none.
+
+    Needed before the base model is loaded, and so before `find_resumable` can tell whether it is this run's.
+    """
+    for folder in folders:
+        try:
+            return CheckpointState.model_validate_json((folder / STATE).read_bytes()).environment
+        except (OSError, ValidationError):
+            continue  # `find_resumable` will say so
+    return {}
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:

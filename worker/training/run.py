@@ -10,7 +10,7 @@ import peft
 import torch
 import transformers
 
-from core.base_models import read_imported
+from core.base_models import DType, read_imported
 from core.errors import AdapterUnchanged, BaseModelInvalid, LossNotFinite
 from core.estimate import Measured
 from core.events import EventLevel
@@ -18,10 +18,16 @@ from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 from worker.messages import Finished, Phase, Resumed
 from worker.models.adapter_format import canonical_json, digest_text, write_manifest
-from worker.models.loading import LoadedModel, load_base_model
+from worker.models.loading import LoadedModel, choose_device, load_base_model
 from worker.run_folder import ADAPTER, CHECKPOINTS, CONTINUE_FROM, RESULTS, RunSpec, read_spec
 from worker.training.account import name_lines
-from worker.training.checkpoint import Checkpoint, CheckpointFolder, CheckpointState, find_resumable
+from worker.training.checkpoint import (
+    Checkpoint,
+    CheckpointFolder,
+    CheckpointState,
+    find_resumable,
+    recorded_environment,
+)
 from worker.training.continuing import start_from
 from worker.training.data import RunData, load_data
 from worker.training.early_stopping import describe_ending
@@ -58,7 +64,7 @@ def run(run_folder: Path, reporter: Reporter, check_stop: CheckStop, stopwatch: 
         data = _load_data(run_folder, spec, reporter, check_stop)
         stopwatch.enter("loading")
         reporter.send(Phase(name="loading"))
-        base = _load_base(spec)
+        base = _load_base(run_folder, spec)
         check_stop()
         _train(run_folder, spec, data, base, reporter, check_stop, stopwatch)
 
@@ -96,16 +102,27 @@ def _load_data(run_folder: Path, spec: RunSpec, reporter: Reporter, check_stop: 
     return data
 
 
-def _load_base(spec: RunSpec) -> LoadedModel:
-    base = load_base_model(
-        Path(spec.base_model_folder), dtype=spec.base_model_dtype, quantization=spec.job.quantization
-    )
+def _load_base(run_folder: Path, spec: RunSpec) -> LoadedModel:
+    dtype = spec.base_model_dtype
+    if dtype == "auto":
+        dtype = _number_type_so_far(run_folder, spec)
+    base = load_base_model(Path(spec.base_model_folder), dtype=dtype, quantization=spec.job.quantization)
     if base.fingerprint != spec.base_model_fingerprint:
         raise BaseModelInvalid(
             f"base model {spec.job.base_model} is not the one this job was made for: its fingerprint is "
             f"{base.fingerprint[:12]}, not {spec.base_model_fingerprint[:12]}; start the job anew"
         )
     return base
+
+
+def _number_type_so_far(run_folder: Path, spec: RunSpec) -> DType:
+    """Give the type that a run began in: measured anew on a busy machine, the probe could choose the other one."""
+    written = CheckpointFolder(run_folder / CHECKPOINTS, read_only=True).list_newest_first()
+    recorded = recorded_environment([*written, *map(Path, spec.resume_from)])
+    if recorded.get("device") != str(choose_device()):
+        return "auto"
+    names: dict[str | None, DType] = {str(torch.bfloat16): "bfloat16", str(torch.float32): "float32"}
+    return names.get(recorded.get("dtype"), "auto")
 
 
 def _train(

@@ -19,6 +19,7 @@ from tests.worker.training.conftest import MakeModel
 from tests.worker.training.runs import Killed, RecordingReporter, train, write_run
 from tests.worker.training.test_kill_points import TOKEN_BUDGET, assert_same_log, log_of, result_of
 from worker.messages import CheckpointWritten, Finished, Message, Resumed, StepDone
+from worker.models import precision
 from worker.models.adapter_format import WEIGHTS
 from worker.models.loading import load_base_model
 from worker.run_folder import ADAPTER, CHECKPOINTS
@@ -88,6 +89,21 @@ class TestTrap33:
         assert [resumed.step for resumed in after.of(Resumed)] == [3]
         assert_same_log(log_of([*before.messages, *after.messages]), log_of(expected.messages))
         assert result_of(folder) == result_of(whole)
+
+
+@pytest.mark.parametrize("is_fast", [False, True])
+def test_trap_33_a_resumed_run_keeps_its_number_type_whatever_the_probe_says_now(
+    tmp_path: Path, tiny_phi: Path, is_fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "fast_bf16", lambda: is_fast)
+    whole, folder = (write_run(tmp_path / name, tiny_phi, dtype="auto") for name in ("whole", "killed"))
+    expected, before = train(whole), die_at_checkpoint(5)
+    with pytest.raises(Killed):
+        train(folder, before)
+    monkeypatch.setattr(precision, "fast_bf16", lambda: not is_fast)
+    after = train(folder)
+    assert_same_log(log_of([*before.messages, *after.messages]), log_of(expected.messages))
+    assert result_of(folder) == result_of(whole)
 
 
 def at_start_of_training(monkeypatch: pytest.MonkeyPatch, look: Callable[[TrainingLoop], None]) -> None:
