@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from tests.planted_defects import in_optimization, in_packing, in_resuming, in_text, in_training
+from tests.planted_defects import in_hyperparameters, in_optimization, in_packing, in_resuming, in_text, in_training
 from tests.planted_defects.planting import NotRun, run
 
 
@@ -13,6 +13,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="beginnings of names, as 01; all without any")
     names = parser.parse_args().names
     known = (
+        *in_hyperparameters.DEFECTS,
         *in_optimization.DEFECTS,
         *in_packing.DEFECTS,
         *in_resuming.DEFECTS,
