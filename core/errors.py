@@ -445,6 +445,12 @@ class CheckpointInvalid(TrainingError):
     code = "checkpoint_invalid"
 
 
+class RanksDiffer(TrainingError):
+    """The processes that train an adapter together, one per GPU, no longer hold the same one."""
+
+    code = "ranks_differ"
+
+
 class OutOfMemory(TrainingError):
     """The machine's memory does not hold the run."""
 

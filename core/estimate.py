@@ -45,6 +45,7 @@ class Machine(Frozen):
     device: str  # "cpu", or the GPU's name
     dtype: ComputeType
     memory_bytes: int
+    devices: int = 1  # of these, that trained together
 
 
 class Measured(Frozen):

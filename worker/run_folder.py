@@ -23,6 +23,7 @@ CONTINUE_FROM = "continue_from"  # folder of the adapter that a job goes on from
 EXIT_DONE = 0
 EXIT_FAILED = 1  # the trainer said why in a Failed message
 EXIT_AGAIN = 75  # told to stop: it wrote a checkpoint and can be started again (EX_TEMPFAIL of sysexits.h)
+EXIT_PEER_LOST = 76  # one of several trainers of a run: another one ended, and that one's code says why
 
 
 class RunSpec(Frozen):

@@ -1,5 +1,6 @@
 """What a process of the worker works with, opened once per process and passed down."""
 
+import os
 import socket
 import uuid
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from core.settings import Settings
 from core.store.blobs import BlobStore, LocalBlobStore
 from core.store.db import Database
 from worker import trainer_process
+from worker.gpus import count_gpus
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,6 @@ class Runtime:
 
 
 def open_runtime(settings: Settings) -> Runtime:
-    """Open the stores; nothing is read from them yet."""
-    return Runtime(
-        settings, Database(settings.database), LocalBlobStore(settings.store_folder), trainer_process.COMMAND
-    )
+    """Open the stores, from which nothing is read yet, and count the GPUs that a trainer is started on."""
+    command = trainer_process.command_for(count_gpus(trainer_process.trainer_environment(dict(os.environ))))
+    return Runtime(settings, Database(settings.database), LocalBlobStore(settings.store_folder), command)

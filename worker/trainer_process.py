@@ -22,6 +22,7 @@ from worker.stop import Stop
 from worker.trainer_log import TrainerLog
 
 COMMAND: Final = (sys.executable, "-m", "worker.training")
+LAUNCHER: Final = (sys.executable, "-m", "worker.training.launch")
 
 # What a trainer may see of this process's environment: nothing that could carry a credential.
 _PASSED: Final = frozenset(
@@ -41,6 +42,11 @@ _PASSED: Final = frozenset(
 )
 _PASSED_PREFIXES: Final = ("CUDA", "KMP_", "LC_", "MKL_", "NCCL_", "NVIDIA_", "OMP_", "PYTORCH_", "TORCH", "TRITON_")
 _CHUNK_BYTES: Final = 2**16
+
+
+def command_for(gpus: int) -> tuple[str, ...]:
+    """Give the command of a trainer that uses all of a machine's GPUs, or its CPU where there is none."""
+    return COMMAND if gpus < 2 else (*LAUNCHER, "--ranks", str(gpus))
 
 
 def trainer_environment(environ: dict[str, str]) -> dict[str, str]:

@@ -5,6 +5,7 @@ Owns the exit code and the one place where every failure becomes a message; the 
 
 import argparse
 import logging
+import os
 import sys
 import time
 from pathlib import Path
@@ -13,8 +14,9 @@ import psutil
 
 from core.errors import ServiceError, TrainingError
 from worker.messages import Failed
-from worker.run_folder import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED
-from worker.training.reporter import PipeReporter
+from worker.run_folder import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, EXIT_PEER_LOST
+from worker.training.ranks import PeerLost, Ranks
+from worker.training.reporter import LastWords, PipeReporter
 from worker.training.run import run
 from worker.training.stopping import Stopped, StopSignal
 from worker.training.stopwatch import Stopwatch
@@ -24,25 +26,30 @@ logger = logging.getLogger("loramill.trainer")
 
 def main() -> int:
     """Run the trainer; give its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m worker.training", description="Train one run folder.")
-    parser.add_argument("run_folder", type=Path, metavar="RUN_DIR")
-    parser.add_argument("--events-fd", type=int, default=1, help="file descriptor for messages (default: stdout)")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    arguments = _parse()
+    ranks = Ranks.told(os.environ)
+    _log_to_stderr(ranks)
     stop = StopSignal()
     stop.listen()
-    reporter = PipeReporter(arguments.events_fd)
+    voice = PipeReporter(arguments.events_fd)
+    reporter = voice if ranks.leads else LastWords(voice)
 
     def check_stop() -> None:
-        reporter.say_alive()
+        if ranks.leads:
+            voice.say_alive()
         stop.check()
 
     try:
         stopwatch = Stopwatch(began_s_ago=time.time() - psutil.Process().create_time())
-        run(arguments.run_folder, reporter, check_stop, stopwatch)
+        ranks.meet(os.environ, arguments.store_fd)
+        run(arguments.run_folder, reporter, check_stop, stopwatch, ranks)
+        ranks.part()
     except Stopped:
         logger.info("told to stop; ending")
         return EXIT_AGAIN
+    except PeerLost as problem:
+        logger.error("%s", problem)
+        return EXIT_PEER_LOST
     except TrainingError as error:
         logger.error("%s: %s", error.code, error)
         reporter.send(Failed(code=error.code, message=str(error), lines=error.lines))
@@ -57,6 +64,20 @@ def main() -> int:
         reporter.send(Failed(code="internal_error", message=sentence))
         return EXIT_FAILED
     return EXIT_DONE
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m worker.training", description="Train one run folder.")
+    parser.add_argument("run_folder", type=Path, metavar="RUN_DIR")
+    parser.add_argument("--events-fd", type=int, default=1, help="file descriptor for messages (default: stdout)")
+    parser.add_argument("--store-fd", type=int, help="listening socket where the first of several ranks is found")
+    return parser.parse_args()
+
+
+def _log_to_stderr(ranks: Ranks) -> None:
+    which = "" if ranks.size == 1 else f"rank {ranks.rank}: "
+    layout = f"%(asctime)s %(levelname)s %(name)s {which}%(message)s"
+    logging.basicConfig(level=logging.INFO, format=layout, stream=sys.stderr)
 
 
 if __name__ == "__main__":

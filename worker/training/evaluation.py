@@ -6,11 +6,18 @@ from worker.messages import Evaluated
 from worker.training.data import ExampleSet
 from worker.training.lora import LoraModel
 from worker.training.loss import LossSums, weighted_loss
+from worker.training.ranks import ALONE, Ranks
 from worker.training.stopping import CheckStop
 
 
 def evaluate(
-    model: LoraModel, examples: ExampleSet, *, step: int, token_budget: int, check_stop: CheckStop
+    model: LoraModel,
+    examples: ExampleSet,
+    *,
+    step: int,
+    token_budget: int,
+    check_stop: CheckStop,
+    ranks: Ranks = ALONE,
 ) -> Evaluated:
     """Sum the loss over all completion tokens, then divide once, so batching does not show in the result.
 
@@ -20,14 +27,15 @@ def evaluate(
     sums = LossSums()
     model.peft.eval()
     try:
-        for members in model.pack(examples.lengths.tolist(), token_budget):
-            check_stop()
+        batches = model.pack(examples.lengths.tolist(), token_budget, ranks=ranks.size)
+        for _, members in ranks.share(batches, check_stop):
             batch = model.collate([examples[index] for index in members], completion_only=True)
             with torch.inference_mode():
                 hidden_KH = model.hidden_states(batch)
                 sums.add(weighted_loss(hidden_KH, model.head, batch, total_weight=1.0)[1])
     finally:
         model.peft.train()
+    sums = ranks.sum_losses(sums)
     return Evaluated(
         step=step,
         loss=sums.completion_loss,

@@ -16,6 +16,7 @@ from worker.training.lora import LoraModel
 from worker.training.metrics import Meter, Progress
 from worker.training.optimizer import AdapterOptimizer
 from worker.training.plan import Plan
+from worker.training.ranks import ALONE, Ranks
 from worker.training.reporter import Reporter
 from worker.training.result_file import ResultRows
 from worker.training.samples import Sampler
@@ -28,7 +29,7 @@ CHECKPOINT_INTERVAL_S = 60.0
 
 @dataclass
 class TrainingLoop:
-    """One run from where ``progress`` stands to its end."""
+    """One run from where ``progress`` stands to its end; of several ranks, all take the same way through it."""
 
     model: LoraModel
     data: RunData
@@ -38,12 +39,13 @@ class TrainingLoop:
     progress: Progress
     reporter: Reporter
     check_stop: CheckStop
-    write_checkpoint: Callable[[Progress], str]  # gives the folder
+    write_checkpoint: Callable[[Progress], str]  # gives the folder; only the leading rank calls it
     stopwatch: Stopwatch
     meter: Meter
     sampler: Sampler
     results: ResultRows
     patience: int | None = None  # evaluations without improvement that end the run; None: it trains to its last step
+    ranks: Ranks = ALONE
     evaluated_tokens: int = 0  # that went through the model to be scored, of this process
 
     def run(self) -> None:
@@ -53,7 +55,9 @@ class TrainingLoop:
             Stopped: the trainer was told to stop; a checkpoint of the last whole step is written.
             LossNotFinite: loss or gradient is no number any more.
             LabelsMismatch: a micro-batch is not what its examples say.
+            RanksDiffer: the ranks hold different adapters.
         """
+        self._require_equal_ranks()
         saved_step, saved_at_s = self.progress.step, time.monotonic()
         try:
             while True:
@@ -65,7 +69,8 @@ class TrainingLoop:
                 if self._is_over():
                     return
                 self._take_step()
-                if time.monotonic() - saved_at_s >= CHECKPOINT_INTERVAL_S and not self._evaluation_is_due():
+                is_late = self.ranks.any(time.monotonic() - saved_at_s >= CHECKPOINT_INTERVAL_S)
+                if is_late and not self._evaluation_is_due():
                     self._checkpoint()
                     saved_step, saved_at_s = self.progress.step, time.monotonic()
         except Stopped:
@@ -89,9 +94,10 @@ class TrainingLoop:
                 step=self.progress.step,
                 token_budget=self.gradient.token_budget,
                 check_stop=self.check_stop,
+                ranks=self.ranks,
             )
         with self.stopwatch.within("sampling"):
-            sampled = self.sampler.sample(self.progress.step, self.check_stop)
+            sampled = self.ranks.led(lambda: self.sampler.sample(self.progress.step, self.check_stop))
         if sampled is not None:
             shares = {"exact_match": sampled.exact_match, "stop_rate": sampled.stop_rate}
             evaluation = evaluation.model_copy(update=shares)
@@ -104,7 +110,13 @@ class TrainingLoop:
             if self.progress.step:
                 self.progress.standing = self.progress.standing.after(evaluation)
 
+    def _require_equal_ranks(self) -> None:
+        self.ranks.require_equal(self.progress.step, self.model.parameters.values())
+
     def _checkpoint(self) -> None:
+        self._require_equal_ranks()
+        if not self.ranks.leads:
+            return
         with self.stopwatch.within("saving"):
             folder = self.write_checkpoint(self.progress)
         self.reporter.send(CheckpointWritten(step=self.progress.step, folder=folder, metrics=self.progress.metrics()))

@@ -43,14 +43,14 @@ def choose_token_budget(model: LoraModel) -> int:
     return token_budget(free_bytes, activation_bytes_per_token(model), is_gpu=is_gpu)
 
 
-def describe_machine(model: LoraModel) -> Machine:
-    """Say what the model is trained on."""
+def describe_machine(model: LoraModel, devices: int = 1) -> Machine:
+    """Say what the model is trained on, and on how many of them at once."""
     dtype: ComputeType = "bfloat16" if model.dtype == torch.bfloat16 else "float32"
     if model.device.type == "cuda":
         name, memory_bytes = torch.cuda.get_device_name(model.device), torch.cuda.mem_get_info(model.device)[1]
     else:
         name, memory_bytes = "cpu", psutil.virtual_memory().total
-    return Machine(device=name, dtype=dtype, memory_bytes=memory_bytes)
+    return Machine(device=name, dtype=dtype, memory_bytes=memory_bytes, devices=devices)
 
 
 def peak_memory_bytes(device: torch.device) -> int:

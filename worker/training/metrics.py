@@ -16,6 +16,7 @@ from worker.training.gemm_probe import probe_flops_per_s
 from worker.training.lora import LoraModel
 from worker.training.memory import peak_memory_bytes
 from worker.training.plan import Plan
+from worker.training.ranks import ALONE, Ranks
 from worker.training.step import StepSums
 
 RATE_KEPT: Final = 0.9  # how much of what the rates are taken from outlives a step
@@ -99,15 +100,17 @@ class Meter:
     training: ExampleSet
     plan: Plan
     flops: TrainingFlops | None  # None: not known for this architecture, and neither is the share of the peak
-    peak_flops_per_s: float  # of a matrix product here
+    peak_flops_per_s: float  # of matrix products here, all ranks together
     device: torch.device
     speed: Speed = field(default_factory=Speed)
 
     @classmethod
-    def of(cls, model: LoraModel, training: ExampleSet, plan: Plan, token_budget: int) -> "Meter":
+    def of(
+        cls, model: LoraModel, training: ExampleSet, plan: Plan, token_budget: int, ranks: Ranks = ALONE
+    ) -> "Meter":
         """Count the model's operations and probe the machine, which takes a moment."""
         flops = count_flops(model)
-        peak_flops_per_s = 0.0 if flops is None else probe_flops_per_s(model, token_budget)
+        peak_flops_per_s = 0.0 if flops is None else ranks.size * probe_flops_per_s(model, token_budget)
         return cls(training, plan, flops, peak_flops_per_s, model.device)
 
     def measure(self, progress: Progress, found: StepSums, *, grad_norm: float, learning_rate: float) -> StepDone:

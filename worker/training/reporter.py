@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from core.events import EventLevel
-from worker.messages import Alive, Message, Note, format_line
+from worker.messages import Alive, Failed, Message, Note, format_line
 from worker.run_folder import EXIT_AGAIN
 
 logger = logging.getLogger(__name__)
@@ -26,6 +26,17 @@ class Reporter(Protocol):
 def note(reporter: Reporter, level: EventLevel, message: str, **data: float | int | str | list[int]) -> None:
     """Send a `Note`."""
     reporter.send(Note(level=level, message=message, data=data or None))
+
+
+class LastWords:
+    """The voice of a rank that does not lead: it says why it failed, and nothing else."""
+
+    def __init__(self, voice: Reporter) -> None:
+        self._voice = voice
+
+    def send(self, message: Message) -> None:
+        if isinstance(message, Failed):
+            self._voice.send(message)
 
 
 class PipeReporter:

@@ -37,6 +37,7 @@ from worker.training.memory import choose_token_budget, describe_machine, out_of
 from worker.training.metrics import Meter, Progress, metrics_of
 from worker.training.optimizer import AdapterOptimizer
 from worker.training.plan import PLAN_VERSION, Plan
+from worker.training.ranks import ALONE, Ranks
 from worker.training.reporter import Reporter, note
 from worker.training.result_file import ResultRows
 from worker.training.samples import Sampler, choose_questions
@@ -45,15 +46,23 @@ from worker.training.stopping import CheckStop
 from worker.training.stopwatch import Stopwatch
 
 
-def run(run_folder: Path, reporter: Reporter, check_stop: CheckStop, stopwatch: Stopwatch | None = None) -> None:
+def run(
+    run_folder: Path,
+    reporter: Reporter,
+    check_stop: CheckStop,
+    stopwatch: Stopwatch | None = None,
+    ranks: Ranks = ALONE,
+) -> None:
     """Train what ``spec.json`` says and leave the adapter in the run folder; the last message is `Finished`.
 
     Args:
         stopwatch: runs since the process's start; None: since now.
+        ranks: this process among those that train in this folder. They have met, and each runs this.
 
     Raises:
         TrainingError: the run cannot go on.
         Stopped: the trainer was told to stop; a later run in this folder goes on from the checkpoint.
+        PeerLost: another rank ended.
     """
     run_folder = run_folder.absolute()
     stopwatch = stopwatch or Stopwatch()
@@ -66,7 +75,7 @@ def run(run_folder: Path, reporter: Reporter, check_stop: CheckStop, stopwatch: 
         reporter.send(Phase(name="loading"))
         base = _load_base(run_folder, spec)
         check_stop()
-        _train(run_folder, spec, data, base, reporter, check_stop, stopwatch)
+        _train(run_folder, spec, data, base, reporter, check_stop, stopwatch, ranks)
 
 
 def _load_data(run_folder: Path, spec: RunSpec, reporter: Reporter, check_stop: CheckStop) -> RunData:
@@ -133,6 +142,7 @@ def _train(
     reporter: Reporter,
     check_stop: CheckStop,
     stopwatch: Stopwatch,
+    ranks: Ranks,
 ) -> None:
     job = spec.job
     model = add_lora(base, job.lora, job.seed)
@@ -142,12 +152,14 @@ def _train(
     plan = Plan(len(data.training), job.batch_size, job.n_epochs, job.seed, job.n_evals)
     optimizer = AdapterOptimizer(model.parameters, job, plan.total_steps)
     writer = _Writer(spec, base, model, data, run_folder)
-    checkpoints = CheckpointFolder(run_folder / CHECKPOINTS, keeps_best=job.load_best_model_at_end)
-    identity, environment = _identity(spec, data, base), _environment(base)
+    checkpoints = CheckpointFolder(
+        run_folder / CHECKPOINTS, keeps_best=job.load_best_model_at_end, read_only=not ranks.leads
+    )
+    identity, environment = _identity(spec, data, base), _environment(base, ranks)
     earlier = [*checkpoints.list_newest_first(), *map(Path, spec.resume_from)]
     checkpoint = find_resumable(earlier, identity, reporter)
     if checkpoint is None:
-        progress, token_budget = Progress(), choose_token_budget(model)
+        progress, token_budget = Progress(), ranks.least(choose_token_budget(model))
         results = ResultRows()
     else:
         progress, token_budget = _restore(checkpoint, model, optimizer), checkpoint.state.token_budget
@@ -165,12 +177,14 @@ def _train(
         state = CheckpointState(identity=identity, environment=environment, token_budget=token_budget, **vars(progress))
         return str(checkpoints.commit(incoming, state, optimizer.tensors()))
 
-    meter = Meter.of(model, data.training, plan, token_budget)
+    meter = Meter.of(model, data.training, plan, token_budget, ranks)
     questions = choose_questions(data.held_out, base.tokenizer, base.context_tokens)
     sampler = Sampler(model, base.tokenizer, questions, token_budget)
     stopwatch.enter("training")
     reporter.send(Phase(name="training"))
-    gradient = GradientAccumulator(model, data.training, plan, token_budget, check_stop, job.neftune_noise_alpha)
+    gradient = GradientAccumulator(
+        model, data.training, plan, token_budget, check_stop, job.neftune_noise_alpha, ranks
+    )
     loop = TrainingLoop(
         model,
         data,
@@ -186,8 +200,11 @@ def _train(
         sampler,
         results,
         patience=job.early_stopping_patience,
+        ranks=ranks,
     )
     loop.run()
+    if not ranks.leads:
+        return
     for sentence in describe_ending(
         progress.standing, progress.step, plan.total_steps, publishes_best=job.load_best_model_at_end
     ):
@@ -221,7 +238,7 @@ def _measure(loop: TrainingLoop, resumed_from: Checkpoint | None) -> Measured:
         seconds=loop.stopwatch.read(),
         peak_memory_bytes=peak_memory_bytes(loop.model.device),
         token_budget=loop.gradient.token_budget,
-        machine=describe_machine(loop.model),
+        machine=describe_machine(loop.model, loop.ranks.size),
         resumed_from_step=None if resumed_from is None else resumed_from.state.step,
     )
 
@@ -252,9 +269,14 @@ def _identity(spec: RunSpec, data: RunData, base: LoadedModel) -> dict[str, str]
     }
 
 
-def _environment(base: LoadedModel) -> dict[str, str]:
+def _environment(base: LoadedModel, ranks: Ranks) -> dict[str, str]:
     libraries = {module.__name__: module.__version__ for module in (numpy, peft, torch, transformers)}
-    return libraries | {"device": str(base.device), "dtype": str(base.dtype), "threads": str(torch.get_num_threads())}
+    return libraries | {
+        "device": str(base.device),
+        "dtype": str(base.dtype),
+        "threads": str(torch.get_num_threads()),
+        "ranks": str(ranks.size),
+    }
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from worker.training.lora import LoraModel
 from worker.training.loss import LossSums, weighted_loss
 from worker.training.noise import draw_noise
 from worker.training.plan import Plan, mix
+from worker.training.ranks import ALONE, Ranks
 from worker.training.step_times import StepTimes
 from worker.training.stopping import CheckStop
 
@@ -32,7 +33,7 @@ class StepSums:
 
 @dataclass
 class GradientAccumulator:
-    """Leaves the gradient of a step's loss in the parameters; however the step is cut, it is the same."""
+    """Leaves the gradient of a step's loss in the parameters; however the step is cut and shared, it is the same."""
 
     model: LoraModel
     training: ExampleSet
@@ -40,6 +41,7 @@ class GradientAccumulator:
     token_budget: int  # tokens of a micro-batch, padding included
     check_stop: CheckStop
     noise_alpha: float = 0.0  # NEFTune's; 0: no noise
+    ranks: Ranks = ALONE
 
     def accumulate(self, step: int) -> StepSums:
         """Add up the gradient of the step that follows ``step`` steps.
@@ -54,10 +56,9 @@ class GradientAccumulator:
             examples = [self.training[index] for index in members]
             total_weight = float(sum(example.weights_T.sum(dtype="float64") for example in examples))
             lengths = [len(example.ids_T) for example in examples]
-            batches = self.model.pack(lengths, self.token_budget)
+            batches = self.model.pack(lengths, self.token_budget, ranks=self.ranks.size)
         sums, tokens, inputs = LossSums(), 0, 0
-        for number, positions in enumerate(batches):
-            self.check_stop()
+        for number, positions in self.ranks.share(batches, self.check_stop):
             # LoRA dropout draws from the global generator; seeded here, a resumed run draws the same.
             torch.manual_seed(mix(self.plan.seed, step, number))
             with times.within("data"):
@@ -73,6 +74,10 @@ class GradientAccumulator:
             sums.add(part)
             tokens += batch.tokens
             inputs += sum(batch.lengths)
+        with times.within("backward"):
+            self.ranks.sum_gradients(self.model.parameters.values())
+            sums = self.ranks.sum_losses(sums)
+            tokens, inputs = self.ranks.sum_counts(tokens, inputs)
         return StepSums(sums, tokens, inputs, times)
 
     def _noise(self, batch: MicroBatch, step: int, positions: Sequence[int]) -> Tensor | None:

@@ -1,0 +1,132 @@
+"""Runs of several ranks: whole trainers that meet over gloo, forked from a process that has torch loaded already.
+
+Only their starter is left out, which ``test_launch`` has. What shall happen to one of them, it does to itself.
+"""
+
+import multiprocessing
+import os
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from signal import Signals
+
+import torch
+
+from worker.messages import Message, Sampled, parse
+from worker.training import __main__ as trainer
+from worker.training import loop
+from worker.training import run as run_module
+from worker.training.optimizer import AdapterOptimizer
+from worker.training.samples import Sampler
+from worker.training.stopping import CheckStop
+
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload([__name__])
+
+Act = Callable[[int], None]
+"""Called in each rank, with its number, before it is the trainer."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the ranks of a run ended, and what each of them said."""
+
+    codes: list[int | None]
+    said: list[list[Message]]
+
+
+def run_ranks(folder: Path, *acts: Act, size: int = 2) -> Ended:
+    """Run the trainers of a run folder to their end."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as store:
+        processes = [_FORKS.Process(target=_be_rank, args=(rank, size, store, folder, acts)) for rank in range(size)]
+        for process in processes:
+            process.start()
+    for process in processes:
+        process.join()
+    said = [[parse(line) for line in _events(folder, rank).read_bytes().splitlines()] for rank in range(size)]
+    return Ended([process.exitcode for process in processes], said)
+
+
+def _events(folder: Path, rank: int) -> Path:
+    return folder / f"events-{rank}"
+
+
+def _be_rank(rank: int, size: int, store: socket.socket, folder: Path, acts: Sequence[Act]) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {
+        "CUDA_VISIBLE_DEVICES": "",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.getsockname()[1]),
+        "WORLD_SIZE": str(size),
+        "RANK": str(rank),
+    }
+    for act in acts:
+        act(rank)
+    with _events(folder, rank).open("wb") as events, (folder / f"log-{rank}").open("wb") as log:
+        os.dup2(log.fileno(), sys.stderr.fileno())
+        sys.argv = ["trainer", str(folder), "--events-fd", str(events.fileno())]
+        if rank == 0:
+            sys.argv += ["--store-fd", str(store.detach())]
+        sys.exit(trainer.main())
+
+
+def token_budgets(*by_rank: int) -> Act:
+    """Let each rank find memory for so many tokens of a micro-batch."""
+    return partial(_token_budgets, by_rank)
+
+
+def _token_budgets(by_rank: Sequence[int], rank: int) -> None:
+    setattr(run_module, "choose_token_budget", lambda _: by_rank[rank])  # noqa: B010 - mypy takes it for a constant
+
+
+def checkpoint_each_step(_: int) -> None:
+    """Write a checkpoint after every step."""
+    setattr(loop, "CHECKPOINT_INTERVAL_S", 0.0)  # noqa: B010
+
+
+def signal_after(step: int, victim: int, number: Signals) -> Act:
+    """Let one rank get a signal when so many steps are taken."""
+    return after_step(step, victim, partial(_signal, number))
+
+
+def _signal(number: Signals, _: AdapterOptimizer) -> None:
+    os.kill(os.getpid(), number)
+
+
+def after_step(step: int, victim: int, deed: Callable[[AdapterOptimizer], None]) -> Act:
+    """Let one rank do something when so many steps are taken."""
+    return partial(_after_step, step, victim, deed)
+
+
+def _after_step(step: int, victim: int, deed: Callable[[AdapterOptimizer], None], rank: int) -> None:
+    if rank != victim:
+        return
+    take = AdapterOptimizer.step
+
+    def take_and_do(self: AdapterOptimizer, steps_before: int) -> float:
+        learning_rate = take(self, steps_before)
+        if steps_before + 1 == step:
+            deed(self)
+        return learning_rate
+
+    setattr(AdapterOptimizer, "step", take_and_do)  # noqa: B010
+
+
+def signal_while_sampling(number: Signals) -> Act:
+    """Let the first rank get a signal as soon as it lets the model answer."""
+    return partial(_signal_while_sampling, number)
+
+
+def _signal_while_sampling(number: Signals, _: int) -> None:
+    sample = Sampler.sample
+
+    def get_signal_and_sample(self: Sampler, step: int, check_stop: CheckStop) -> Sampled | None:
+        os.kill(os.getpid(), number)
+        return sample(self, step, check_stop)
+
+    setattr(Sampler, "sample", get_signal_and_sample)  # noqa: B010
