@@ -4,5 +4,10 @@ from tests import fake_trainer
 from worker import trainer_process
 from worker.celery_app import app as app
 
-trainer_process.COMMAND = fake_trainer.COMMAND  # type: ignore[misc]
+
+def _command_for(gpus: int) -> tuple[str, ...]:
+    return fake_trainer.COMMAND
+
+
+trainer_process.command_for = _command_for
 app.conf.include = (*app.conf.include, __name__)  # so that pool processes import this module too

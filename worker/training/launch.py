@@ -21,6 +21,7 @@ from typing import IO, Final
 from core.bound import bound
 from worker.run_folder import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, EXIT_PEER_LOST
 
+TRAINER: Final = (sys.executable, "-m", "worker.training")
 GRACE_S: Final = 5.0  # for the others to end by themselves once one has, such as to say why
 _POLL_S: Final = 0.05
 _STOPS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -103,7 +104,7 @@ def _start_rank(run_folder: Path, rank: int, shared: dict[str, str], events_fd: 
     words = tempfile.TemporaryFile() if rank else None  # noqa: SIM115 - it lives as long as the rank
     said_fd = words.fileno() if words else events_fd
     listening = () if rank else ("--store-fd", str(store_fd))
-    command = [sys.executable, "-m", "worker.training", str(run_folder), "--events-fd", str(said_fd), *listening]
+    command = [*TRAINER, str(run_folder), "--events-fd", str(said_fd), *listening]
     process = subprocess.Popen(
         bound(command),
         env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
