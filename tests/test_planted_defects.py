@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from tests.golden_files import golden_names
-from tests.planted_defects import in_hyperparameters, in_optimization, in_packing, in_resuming, in_text, in_training
+from tests.planted_defects import (
+    in_hyperparameters,
+    in_optimization,
+    in_packing,
+    in_ranks,
+    in_resuming,
+    in_text,
+    in_training,
+)
 from tests.planted_defects.defect import Defect
 from tests.planted_defects.planting import ROOT, NotRun, plant
 
@@ -17,6 +25,7 @@ DEFECTS = (
     *in_hyperparameters.DEFECTS,
     *in_optimization.DEFECTS,
     *in_packing.DEFECTS,
+    *in_ranks.DEFECTS,
     *in_resuming.DEFECTS,
     *in_text.DEFECTS,
     *in_training.DEFECTS,

@@ -3,7 +3,15 @@
 import argparse
 import sys
 
-from tests.planted_defects import in_hyperparameters, in_optimization, in_packing, in_resuming, in_text, in_training
+from tests.planted_defects import (
+    in_hyperparameters,
+    in_optimization,
+    in_packing,
+    in_ranks,
+    in_resuming,
+    in_text,
+    in_training,
+)
 from tests.planted_defects.planting import NotRun, run
 
 
@@ -16,6 +24,7 @@ def main() -> int:
         *in_hyperparameters.DEFECTS,
         *in_optimization.DEFECTS,
         *in_packing.DEFECTS,
+        *in_ranks.DEFECTS,
         *in_resuming.DEFECTS,
         *in_text.DEFECTS,
         *in_training.DEFECTS,

@@ -43,14 +43,15 @@ class Ranks:
 
     @classmethod
     def told(cls, environ: Mapping[str, str]) -> "Ranks":
-        """Read what `worker.training.launch` or torchrun wrote; with neither, there is one."""
+        """Read what `worker.training.launch` wrote; without it, there is one."""
         return cls(int(environ["RANK"]), int(environ["WORLD_SIZE"])) if "WORLD_SIZE" in environ else cls()
 
     def meet(self, environ: Mapping[str, str], store_fd: int | None = None) -> None:
         """All: take the GPU of this rank, where there is one, and find the others.
 
         Args:
-            store_fd: the first rank's: a listening socket at MASTER_ADDR and MASTER_PORT. None: it opens one itself.
+            store_fd: the first rank's: a listening socket at MASTER_ADDR and MASTER_PORT, where the others look for
+                it. None: it opens one itself.
 
         Raises:
             PeerLost: they could not be reached.
@@ -62,7 +63,7 @@ class Ranks:
             torch.cuda.set_device(int(environ["LOCAL_RANK"]))
         with _needing_peers():
             address, port = environ["MASTER_ADDR"], int(environ["MASTER_PORT"])
-            store = dist.TCPStore(  # type: ignore[attr-defined]  # torch's stubs forget to export it
+            store = dist.TCPStore(  # type: ignore[attr-defined]  # torch does not say that it exports it
                 address, port, self.size, self.leads, TIMEOUT, master_listen_fd=store_fd
             )
             # Single numbers go by the CPU: on the GPU each would wait for all that the GPU was given to do.

@@ -27,6 +27,8 @@ from worker.training.stopping import CheckStop
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload([__name__])
 
+PATIENCE_S = 60.0  # for a run of seconds; one that waits for another for ever gets a signal instead of an exit code
+
 Act = Callable[[int], None]
 """Called in each rank, with its number, before it is the trainer."""
 
@@ -46,6 +48,8 @@ def run_ranks(folder: Path, *acts: Act, size: int = 2) -> Ended:
         for process in processes:
             process.start()
     for process in processes:
+        process.join(PATIENCE_S)
+        process.kill()
         process.join()
     said = [[parse(line) for line in _events(folder, rank).read_bytes().splitlines()] for rank in range(size)]
     return Ended([process.exitcode for process in processes], said)
