@@ -18,7 +18,8 @@ FREE_SHARE: Final = 0.5  # of the free memory that activations may take; the res
 MAX_TOKENS_CPU: Final = 1024
 MAX_TOKENS_CUDA: Final = 16_384
 MIN_TOKENS: Final = 64
-CHUNK_ROWS: Final = 256  # rows of float32 logits alive at once: 50 MiB at a vocabulary of 50,000
+CHUNK_ROWS: Final = 256  # rows of logits alive at once: 25 MiB in bfloat16 at a vocabulary of 50,000
+SOFTMAX_ROWS: Final = 8  # of them at a time in float32, so that they stay in the cache between operations
 
 # 4 bits, and for each 64 values a constant of 8 bits, for each 256 of those one of 32 (2305.14314, section 3).
 NF4_VALUE_BYTES: Final = 0.5 + 1 / 64 + 4 / (64 * 256)
@@ -96,7 +97,8 @@ def plan_memory(
     adapted = shape.adapted(lora)
     adapter_values = sum(lora.rank * (layer.inputs + layer.outputs) for layer in adapted)
     lengths = sum(layer.outputs for layer in adapted) if lora.use_dora else 0
-    copies_bytes = adapter_values * value_bytes if dtype == "bfloat16" else 0  # autocast's, kept for backward
+    has_copies = dtype == "bfloat16" or (shape.has_own_blocks and not lora.dropout)
+    copies_bytes = adapter_values * value_bytes if has_copies else 0  # converted or joined, kept for backward
     adapter_bytes = (adapter_values + lengths) * _ADAPTER_VALUE_BYTES + copies_bytes
     weights_bytes = _weights_bytes(shape, dtype, quantization)
     per_token = activation_bytes_per_token(shape, adapted, lora, dtype)
@@ -105,7 +107,7 @@ def plan_memory(
     budget = token_budget(free_bytes, per_token, is_gpu=is_gpu)
     longest = max(longest_tokens, MIN_TOKENS)
     tokens = min(max(budget, longest), max(batch_size * longest_tokens, MIN_TOKENS))
-    logits_bytes = CHUNK_ROWS * shape.vocab_rows * (8 if dtype == "float32" else 10)
+    logits_bytes = shape.vocab_rows * (CHUNK_ROWS * value_bytes + SOFTMAX_ROWS * 4)
     fixed_bytes = _RUNTIME_BYTES + weights_bytes + adapter_bytes + logits_bytes
     workspace_bytes = round(_BACKWARD_SHARE * tokens * per_token)
     if shape.stored_bytes != shape.parameters * value_bytes:
@@ -149,6 +151,7 @@ def activation_bytes_per_token(
 
     Kept are: each norm's input, attention's q, k, v and result, the MLP's inner values, and for each
     adapter what it reads and its narrow product. Dropout keeps each adapter's own input and mask instead.
+    Where the trainer has blocks of its own, a norm keeps no float32 copy and a gate not its activation.
     """
     attention = mlp = 0
     for layer in shape.linear_layers:
@@ -158,12 +161,12 @@ def activation_bytes_per_token(
             case "attention_output":
                 attention += layer.inputs
             case "mlp_output":  # gate, its activation and the other factor; or what goes into the activation
-                mlp += layer.inputs * (3 if shape.is_gated else 1)
+                mlp += layer.inputs * (1 if not shape.is_gated else 2 if shape.has_own_blocks else 3)
             case "mlp":
                 pass
     read = _values_read(shape, adapted, lora)
     norms = (shape.norms * shape.blocks + 1) * shape.hidden_width
-    norm_bytes = 4 if shape.has_rms_norm else VALUE_BYTES[dtype]
+    norm_bytes = 4 if shape.has_rms_norm and not shape.has_own_blocks else VALUE_BYTES[dtype]
     return norms * norm_bytes + (attention + mlp + read + lora.rank * len(adapted)) * VALUE_BYTES[dtype]
 
 
@@ -173,7 +176,7 @@ def _values_read(shape: ModelShape, adapted: tuple[LinearLayer, ...], lora: Lora
     kept: dict[tuple[str, str], int] = {}
     for layer in adapted:
         source = layer.reads
-        if source == "attention_output" and not shape.rotates_partly:
+        if source == "attention_output" and (shape.has_own_blocks or not shape.rotates_partly):
             continue  # attention's own result, which is kept already
         if source == "mlp" and shape.norms == 1:
             source = "attention"

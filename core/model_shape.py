@@ -34,6 +34,7 @@ _INPUTS: Final[dict[str, Input]] = {
     "down_proj": "mlp_output",
     "fc2": "mlp_output",
 }
+OWN_BLOCKS: Final = frozenset({"llama", "phi"})  # architectures of ``worker.training.blocks``
 _GATES: Final = frozenset({"gate_proj", "gate_up_proj"})
 _BLOCK: Final = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 _HEADS: Final = ("lm_head.weight", "model.embed_tokens.weight")  # the second where they are tied
@@ -62,6 +63,7 @@ class ModelShape:
         has_rms_norm: such a norm computes in float32 and keeps its input so.
         is_gated: the MLP multiplies two projections, as in Llama.
         rotates_partly: only a part of each head is rotated, after which attention's result is copied once.
+        has_own_blocks: the trainer computes these blocks itself, and keeps less of them.
     """
 
     parameters: int
@@ -74,6 +76,7 @@ class ModelShape:
     has_rms_norm: bool
     is_gated: bool
     rotates_partly: bool
+    has_own_blocks: bool
 
     @cached_property
     def linear_parameters(self) -> int:
@@ -124,6 +127,7 @@ def read_shape(folder: Path) -> ModelShape:
         has_rms_norm=not any(name.replace(".weight", ".bias") in by_name for name in norms),
         is_gated=any(layer.name.rpartition(".")[2] in _GATES for layer in linear),
         rotates_partly=(rope.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0) < 1,
+        has_own_blocks=config.get("model_type") in OWN_BLOCKS,
     )
 
 

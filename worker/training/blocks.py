@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.activations import SiLUActivation
 
 from worker.training.attention import Attention
 from worker.training.lora_linear import project
@@ -31,13 +32,12 @@ Block = Callable[[Any, Tensor, BlockInputs, Tensor | None], Tensor]
 """Gives a block's output (N, H), or with rows (K,) only those: (K, H)."""
 
 
-def find_block(layer: nn.Module) -> Block | None:
+def find_block(layer: Any) -> Block | None:
     """Give the function that computes such a layer; None for a layer that we do not know."""
-    attention = getattr(layer, "self_attn", None)
     match type(layer).__name__:
-        case "PhiDecoderLayer" if attention is not None and not attention.qk_layernorm:
+        case "PhiDecoderLayer" if not layer.self_attn.qk_layernorm:
             return _phi
-        case "LlamaDecoderLayer":
+        case "LlamaDecoderLayer" if isinstance(layer.mlp.act_fn, nn.SiLU | SiLUActivation):
             return _llama
     return None
 
@@ -75,7 +75,7 @@ def _llama(layer: Any, states_NH: Tensor, inputs: BlockInputs, rows_K: Tensor | 
     [attended] = project(_attend(attention, query, key, value, inputs, rows_K), [attention.o_proj], inputs.techniques)
     states = _select(states_NH, rows_K) + attended
     gate, up = project(_normed(layer.post_attention_layernorm, states), [mlp.gate_proj, mlp.up_proj], inputs.techniques)
-    gated = _GatedSilu.apply(gate, up) if isinstance(mlp.act_fn, nn.SiLU) else mlp.act_fn(gate) * up  # type: ignore[no-untyped-call]
+    gated: Tensor = _GatedSilu.apply(gate, up)  # type: ignore[no-untyped-call]
     [thought] = project(gated, [mlp.down_proj], inputs.techniques)
     return states + thought
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 ROWS_MULTIPLE = 16  # lengths are padded to it, so that segments of similar length share one product
 TILE_ROWS = 256  # of queries at a time: a tile needs the keys before its end only
@@ -72,6 +72,21 @@ def own_attention(
     return found
 
 
+# dP - delta is one product when delta stands in dO as further columns beside ones in V, as two of them so that in
+# bfloat16 it keeps 16 bits: the difference is rounded once, not its parts.
+_DELTAS = 2
+
+
+def _with_delta(slope_NHD: Tensor, result_NHD: Tensor) -> Tensor:
+    delta_NH1 = -(slope_NHD * result_NHD).sum(dim=2, keepdim=True, dtype=torch.float32)
+    coarse_NH1 = delta_NH1.to(slope_NHD.dtype)
+    return torch.cat([slope_NHD, coarse_NH1, (delta_NH1 - coarse_NH1).to(slope_NHD.dtype)], dim=2)
+
+
+def _with_ones(value_NGD: Tensor) -> Tensor:
+    return nn.functional.pad(value_NGD, (0, _DELTAS), value=1.0)
+
+
 class _OwnAttention(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -95,18 +110,18 @@ class _OwnAttention(torch.autograd.Function):
         query_NHD, key_NGD, value_NGD, result_NHD = ctx.saved_tensors
         segments: PaddedSegments = ctx.segments
         slope_NHD = gradients[0]
-        delta_NH1 = (slope_NHD * result_NHD).sum(dim=2, keepdim=True, dtype=torch.float32)
-        query, key, value, slope, delta = map(segments.spread, (query_NHD, key_NGD, value_NGD, slope_NHD, delta_NH1))
-        query_slope, key_slope, value_slope = (torch.zeros_like(tensor) for tensor in (query, key, value))
+        query, key = segments.spread(query_NHD), segments.spread(key_NGD)
+        slope, value = segments.spread(_with_delta(slope_NHD, result_NHD)), segments.spread(_with_ones(value_NGD))
+        query_slope, key_slope = torch.zeros_like(query), torch.zeros_like(key)
+        value_slope = torch.zeros_like(key)
         with torch.autocast("cpu", enabled=False):
             for group in segments.groups:
                 tiles = _Tiles(group, query, key, value, ctx.scale)
                 for part in tiles.parts():
                     chances = part.chances()
-                    slope_part, delta_part = tiles.take(slope, part), tiles.take(delta, part)
-                    tiles.add(value_slope, part, torch.bmm(chances.transpose(1, 2), slope_part))
-                    score_slope = torch.bmm(slope_part, part.value.transpose(1, 2)).float()
-                    score_slope = score_slope.sub_(delta_part).mul_(chances).to(query.dtype)
+                    slope_part = tiles.take(slope, part)
+                    tiles.add(value_slope, part, torch.bmm(chances.transpose(1, 2), slope_part[..., :-_DELTAS]))
+                    score_slope = torch.bmm(slope_part, part.value.transpose(1, 2)).mul_(chances)
                     tiles.put(query_slope, part, torch.bmm(score_slope, part.key).mul_(ctx.scale))
                     tiles.add(key_slope, part, torch.bmm(score_slope.transpose(1, 2), part.query).mul_(ctx.scale))
         return segments.gather(query_slope), segments.gather(key_slope), segments.gather(value_slope), None, None

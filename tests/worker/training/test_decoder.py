@@ -184,10 +184,23 @@ class TestSegments:
         assert batch.targets_K.tolist() == [*self.first.ids_T[1:], *self.second.ids_T[1:]]
 
 
+def test_the_unfused_gelu_can_be_had_for_a_comparison(tiny_phi: Path) -> None:
+    kinds = [
+        {type(module).__name__ for module in _model(tiny_phi, techniques).decoder.modules()}
+        for techniques in (ALL, ALL.without("fused_gelu"))
+    ]
+    assert kinds[1] - kinds[0] == {"NewGELUActivation"}
+    assert kinds[0] - kinds[1] == {"GELUTanh"}
+
+
 class TestChoice:
     @BASES
     def test_our_own_blocks_where_we_know_the_architecture(self, request: pytest.FixtureRequest, base: str) -> None:
         assert isinstance(_model(request.getfixturevalue(base)).decoder_pass, OwnPass)
+
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+    def test_rounding_in_thirty_blocks_is_not_taken_for_an_error(self, smollm2_folder: Path, dtype: str) -> None:
+        assert isinstance(_model(smollm2_folder, ALL, dtype).decoder_pass, OwnPass)
 
     def test_transformers_modules_where_ours_would_compute_something_else(
         self, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch

@@ -87,7 +87,7 @@ def _planned_over_measured(base: Path, lora: LoraSpec, dtype: ComputeType) -> fl
     model = add_lora(load_base_model(base, dtype=dtype), lora, seed=0)
     shape = read_shape(base)
     planned = planned_bytes_per_token(shape, shape.adapted(lora), lora, dtype)
-    if dtype == "bfloat16":  # the measurement spreads autocast's copies of the adapter over its tokens
+    if dtype == "bfloat16" or not lora.dropout:  # the measurement spreads copies of the adapter over its tokens
         copied = sum(parameter.numel() for parameter in model.parameters.values())
         planned += copied * VALUE_BYTES[dtype] // PROBE_TOKENS
     return planned / activation_bytes_per_token(model)
