@@ -23,12 +23,25 @@ from worker.training.stopwatch import Stopwatch
 
 logger = logging.getLogger("loramill.trainer")
 
+# oneDNN compiles kernels for each size of product and keeps 1024 of them, a gigabyte after some dozen steps. A
+# step needs about a hundred, and compiling one takes less than a millisecond.
+KERNELS_KEPT = "128"
+
 
 def main() -> int:
     """Run the trainer; give its exit code."""
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS_KEPT)  # read at its first product
     arguments = _parse()
     ranks = Ranks.told(os.environ)
     _log_to_stderr(ranks)
+    code = _train(arguments, ranks)
+    if ranks.size > 1 and code != EXIT_DONE:
+        # The ranks did not part in good order. What torch left running would abort the process as it is torn down.
+        os._exit(code)
+    return code
+
+
+def _train(arguments: argparse.Namespace, ranks: Ranks) -> int:
     stop = StopSignal()
     stop.listen()
     voice = PipeReporter(arguments.events_fd)

@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
@@ -123,31 +123,49 @@ class TestFakeRanks:
             time.sleep(0.01)
 
 
-def _train(folder: Path, *, kill_rank_at: int | None = None) -> tuple[int | None, list[Message]]:
-    """Train on two ranks as a worker does, and kill the second one when so many steps are reported."""
+def _kill_second(launcher_pid: int) -> None:
+    ranks = psutil.Process(launcher_pid).children()
+    os.kill(next(one.pid for one in ranks if one.environ().get("RANK") == "1"), signal.SIGKILL)
+
+
+def _tell_launcher(launcher_pid: int) -> None:
+    os.kill(launcher_pid, signal.SIGTERM)
+
+
+def _train(folder: Path, disturb: Callable[[int], None] | None = None) -> tuple[int | None, list[Message]]:
+    """Train on two ranks as a worker does; what disturbs them comes when step 13 is reported."""
     said: list[Message] = []
     with TrainerProcess(folder, niceness=0, command=command_for(2)) as trainer:
         while trainer.exit_code is None:
             said += trainer.listen(0.1)
-            if kill_rank_at and any(isinstance(one, StepDone) and one.step >= kill_rank_at for one in said):
-                ranks = psutil.Process(trainer.pid).children()
-                os.kill(next(one.pid for one in ranks if one.environ().get("RANK") == "1"), signal.SIGKILL)
-                kill_rank_at = None
+            if disturb and any(isinstance(one, StepDone) and one.step >= 13 for one in said):
+                disturb(trainer.pid)
+                disturb = None
         return trainer.exit_code, said + trainer.drain()
 
 
 @pytest.mark.slow
-def test_real_ranks_go_on_to_the_same_bits_after_one_was_killed(
-    tmp_path: Path, tiny_phi: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("disturb", "code", "last_words"),
+    [(_kill_second, KILLED, "another rank cannot be reached"), (_tell_launcher, EXIT_AGAIN, "rank 1: told to stop")],
+    ids=["one is killed", "all are told to stop"],
+)
+def test_real_ranks_go_on_to_the_same_bits(
+    tmp_path: Path,
+    tiny_phi: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    disturb: Callable[[int], None],
+    code: int,
+    last_words: str,
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    whole, folder = (write_run(tmp_path / name, tiny_phi, n_epochs=8) for name in ("whole", "killed"))
+    whole, folder = (write_run(tmp_path / name, tiny_phi, n_epochs=8) for name in ("whole", "disturbed"))
     assert run_ranks(whole, checkpoint_each_step).codes == [EXIT_DONE, EXIT_DONE]
-    status, said = _train(folder, kill_rank_at=13)
-    assert status == KILLED
+    status, said = _train(folder, disturb)
+    assert status == code
     assert not any(isinstance(message, Failed | Finished) for message in said)
-    assert "another rank cannot be reached" in (folder / LOG).read_text()
+    assert last_words in (folder / LOG).read_text()
     status, said = _train(folder)
     assert status == EXIT_DONE
     assert any(isinstance(message, Resumed) for message in said)
