@@ -43,8 +43,10 @@ class Memory(Frozen):
         runtime_bytes: interpreter and libraries, or the context of a GPU.
         workspace_bytes: backward's own tensors, compiled kernels, and the weights' files where they are converted.
         peak_bytes: the sum; what the run is expected to take at most.
-        least_bytes: the same for a micro-batch of the longest example alone; with less memory the run cannot succeed.
+        least_bytes: the same for a micro-batch of the longest example alone, every block computed twice; with less
+            memory the run cannot succeed.
         token_budget: tokens of a micro-batch, padding included.
+        checkpointed_blocks: computed twice, because the longest example would not fit otherwise.
     """
 
     dtype: ComputeType
@@ -58,6 +60,7 @@ class Memory(Frozen):
     least_bytes: int
     token_budget: int
     activation_bytes_per_token: int
+    checkpointed_blocks: int
 
     @property
     def least_parts(self) -> dict[str, int]:
@@ -107,9 +110,12 @@ def plan_memory(
     budget = token_budget(free_bytes, per_token, is_gpu=is_gpu)
     longest = max(longest_tokens, MIN_TOKENS)
     tokens = min(max(budget, longest), max(batch_size * longest_tokens, MIN_TOKENS))
+    block = {"blocks": shape.blocks, "input_bytes": shape.hidden_width * value_bytes}
+    checkpointed = checkpointed_blocks(free_bytes, per_token, longest, **block)
+    kept = kept_bytes_per_token(per_token, checkpointed, **block)
     logits_bytes = shape.vocab_rows * (CHUNK_ROWS * value_bytes + SOFTMAX_ROWS * 4)
     fixed_bytes = _RUNTIME_BYTES + weights_bytes + adapter_bytes + logits_bytes
-    workspace_bytes = round(_BACKWARD_SHARE * tokens * per_token)
+    workspace_bytes = round(_BACKWARD_SHARE * tokens * kept)
     if shape.stored_bytes != shape.parameters * value_bytes:
         workspace_bytes += shape.stored_bytes
     if dtype == "bfloat16" and not is_gpu:
@@ -120,13 +126,14 @@ def plan_memory(
         runtime_bytes=_RUNTIME_BYTES,
         base_weights_bytes=weights_bytes,
         adapter_bytes=adapter_bytes,
-        activations_bytes=tokens * per_token,
+        activations_bytes=tokens * kept,
         logits_bytes=logits_bytes,
         workspace_bytes=workspace_bytes,
-        peak_bytes=fixed_bytes + tokens * per_token + workspace_bytes,
-        least_bytes=fixed_bytes + longest * per_token,
+        peak_bytes=fixed_bytes + tokens * kept + workspace_bytes,
+        least_bytes=fixed_bytes + longest * min(per_token, kept_bytes_per_token(per_token, shape.blocks, **block)),
         token_budget=budget,
         activation_bytes_per_token=per_token,
+        checkpointed_blocks=checkpointed,
     )
 
 
@@ -142,6 +149,28 @@ def token_budget(free_bytes: int, bytes_per_token: int, *, is_gpu: bool) -> int:
     """Give the most tokens, padding included, that one micro-batch may have beside what is loaded already."""
     affordable = int(free_bytes * FREE_SHARE) // bytes_per_token
     return max(MIN_TOKENS, min(MAX_TOKENS_CUDA if is_gpu else MAX_TOKENS_CPU, affordable))
+
+
+def kept_bytes_per_token(bytes_per_token: int, checkpointed: int, *, blocks: int, input_bytes: int) -> int:
+    """Give what one token leaves behind when the first ``checkpointed`` of the blocks keep only their input.
+
+    Backwards one such block at a time keeps everything again.
+    """
+    per_block = bytes_per_token // blocks
+    return bytes_per_token - checkpointed * (per_block - input_bytes) + (per_block if checkpointed else 0)
+
+
+def checkpointed_blocks(free_bytes: int, bytes_per_token: int, tokens: int, *, blocks: int, input_bytes: int) -> int:
+    """Give the fewest blocks that must be computed twice for a micro-batch of so many tokens to fit.
+
+    Where none of the ways fits, the one that keeps least; that is not all blocks of a model of a single one.
+    """
+    affordable = int(free_bytes * FREE_SHARE) // tokens
+    kept = [
+        kept_bytes_per_token(bytes_per_token, count, blocks=blocks, input_bytes=input_bytes)
+        for count in range(blocks + 1)
+    ]
+    return next((count for count, size in enumerate(kept) if size <= affordable), kept.index(min(kept)))
 
 
 def activation_bytes_per_token(

@@ -3,6 +3,7 @@
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import psutil
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from core.errors import OutOfMemory
 from core.estimate import Machine
-from core.memory_plan import ComputeType, token_budget
+from core.memory_plan import MIN_TOKENS, ComputeType, checkpointed_blocks, token_budget
 from worker.training.data import TokenizedExample
 from worker.training.lora import LoraModel
 
@@ -38,9 +39,29 @@ def activation_bytes_per_token(model: LoraModel) -> int:
 
 def choose_token_budget(model: LoraModel) -> int:
     """Give the most tokens, padding included, that one micro-batch may have on this machine now."""
-    is_gpu = model.device.type == "cuda"
-    free_bytes = torch.cuda.mem_get_info(model.device)[0] if is_gpu else psutil.virtual_memory().available
-    return token_budget(free_bytes, activation_bytes_per_token(model), is_gpu=is_gpu)
+    return token_budget(_free_bytes(model), activation_bytes_per_token(model), is_gpu=model.device.type == "cuda")
+
+
+def checkpoint_what_does_not_fit(model: LoraModel, longest_tokens: int) -> int:
+    """Have as many blocks as needed computed twice, so that the longest example fits; give their number.
+
+    The gradients are the same bits, so a resumed run need not choose the same.
+    """
+    config: Any = model.decoder.config
+    model.decoder_pass.checkpointed_blocks = checkpointed_blocks(
+        _free_bytes(model),
+        activation_bytes_per_token(model),
+        max(longest_tokens, MIN_TOKENS),
+        blocks=config.num_hidden_layers,
+        input_bytes=model.head.in_features * model.dtype.itemsize,
+    )
+    return model.decoder_pass.checkpointed_blocks
+
+
+def _free_bytes(model: LoraModel) -> int:
+    if model.device.type == "cuda":
+        return int(torch.cuda.mem_get_info(model.device)[0])
+    return int(psutil.virtual_memory().available)
 
 
 def describe_machine(model: LoraModel, devices: int = 1) -> Machine:
@@ -69,12 +90,15 @@ def out_of_memory_named() -> Iterator[None]:
     """
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemory(_REMEDY) from error
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):  # torch has no class for this on a CPU
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
             raise
         raise OutOfMemory(_REMEDY) from error
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether an allocation failed. For a CPU torch has no class of its own."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 _REMEDY = (

@@ -33,7 +33,13 @@ from worker.training.data import RunData, load_data
 from worker.training.early_stopping import describe_ending
 from worker.training.loop import TrainingLoop
 from worker.training.lora import LoraModel, add_lora, is_finite, is_unchanged, restore_adapter, save_adapter
-from worker.training.memory import choose_token_budget, describe_machine, out_of_memory_named, peak_memory_bytes
+from worker.training.memory import (
+    checkpoint_what_does_not_fit,
+    choose_token_budget,
+    describe_machine,
+    out_of_memory_named,
+    peak_memory_bytes,
+)
 from worker.training.metrics import Meter, Progress, metrics_of
 from worker.training.optimizer import AdapterOptimizer
 from worker.training.plan import PLAN_VERSION, Plan
@@ -169,12 +175,24 @@ def _train(
         if checkpoint.state.environment != environment:
             note(reporter, EventLevel.WARN, "the run goes on with other libraries or hardware: equal up to rounding")
 
+    if twice := checkpoint_what_does_not_fit(model, int(data.training.lengths.max())):
+        note(reporter, EventLevel.WARN, f"memory is short, so {twice} blocks of the model are computed twice")
+
+    def say_halved(token_budget: int) -> None:
+        note(reporter, EventLevel.WARN, f"memory did not suffice; micro-batches now have {token_budget} tokens at most")
+
+    gradient = GradientAccumulator(
+        model, data.training, plan, token_budget, check_stop, job.neftune_noise_alpha, ranks, say_halved
+    )
+
     def write_checkpoint(progress: Progress) -> str:
         writer.require_finite(progress.step)
         incoming = checkpoints.begin(progress.step)
         writer.write_adapter(incoming / ADAPTER, progress.step)
         results.write(incoming / RESULTS)
-        state = CheckpointState(identity=identity, environment=environment, token_budget=token_budget, **vars(progress))
+        state = CheckpointState(
+            identity=identity, environment=environment, token_budget=gradient.token_budget, **vars(progress)
+        )
         return str(checkpoints.commit(incoming, state, optimizer.tensors()))
 
     meter = Meter.of(model, data.training, plan, token_budget, ranks)
@@ -182,9 +200,6 @@ def _train(
     sampler = Sampler(model, base.tokenizer, questions, token_budget)
     stopwatch.enter("training")
     reporter.send(Phase(name="training"))
-    gradient = GradientAccumulator(
-        model, data.training, plan, token_budget, check_stop, job.neftune_noise_alpha, ranks
-    )
     loop = TrainingLoop(
         model,
         data,

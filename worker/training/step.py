@@ -3,17 +3,19 @@
 Which examples a step has is ``worker.training.plan``'s; what is done with the gradient, ``worker.training.loop``'s.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from core.memory_plan import MIN_TOKENS
 from worker.training.batches import MicroBatch
 from worker.training.data import ExampleSet
 from worker.training.label_check import require_labels
 from worker.training.lora import LoraModel
 from worker.training.loss import LossSums, weighted_loss
+from worker.training.memory import is_out_of_memory
 from worker.training.noise import draw_noise
 from worker.training.plan import Plan, mix
 from worker.training.ranks import ALONE, Ranks
@@ -42,14 +44,30 @@ class GradientAccumulator:
     check_stop: CheckStop
     noise_alpha: float = 0.0  # NEFTune's; 0: no noise
     ranks: Ranks = ALONE
+    on_halved: Callable[[int], None] = lambda token_budget: None  # told when memory did not suffice
 
     def accumulate(self, step: int) -> StepSums:
         """Add up the gradient of the step that follows ``step`` steps.
+
+        Where a micro-batch does not fit after all, the budget is halved and the step begun anew. Of several ranks
+        none can do so alone.
 
         Raises:
             Stopped: the trainer was told to stop; the parameters hold a part of the gradient.
             LabelsMismatch: a micro-batch is not what its examples say.
         """
+        while True:
+            try:
+                return self._accumulate(step)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or self.token_budget <= MIN_TOKENS or self.ranks.size > 1:
+                    raise
+            for parameter in self.model.parameters.values():
+                parameter.grad = None
+            self.token_budget = max(MIN_TOKENS, self.token_budget // 2)
+            self.on_halved(self.token_budget)
+
+    def _accumulate(self, step: int) -> StepSums:
         times = StepTimes()
         with times.within("data"):
             members = self.plan.members_of(step)

@@ -15,6 +15,7 @@ from worker.training.lora import add_lora
 from worker.training.memory import (
     PROBE_TOKENS,
     activation_bytes_per_token,
+    checkpoint_what_does_not_fit,
     choose_token_budget,
     peak_memory_bytes,
 )
@@ -43,6 +44,23 @@ def test_the_budget_fits_into_half_of_the_free_memory(
     free_bytes = 2 * 100 * activation_bytes_per_token(model)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free_bytes))
     assert choose_token_budget(model) == 100
+
+
+def test_blocks_are_computed_twice_only_as_far_as_the_longest_example_needs(
+    tiny_phi: Path, make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model(tiny_phi)
+    needed = activation_bytes_per_token(model) * 1000
+    found = []
+    # both blocks keep their input alone, then one of them, then none; backwards one is there again
+    for share in (0.1, 1.2, 2.0):
+        free_bytes = int(share * needed)
+        monkeypatch.setattr(
+            psutil, "virtual_memory", lambda free_bytes=free_bytes: SimpleNamespace(available=free_bytes)
+        )
+        found.append(checkpoint_what_does_not_fit(model, 1000))
+        assert model.decoder_pass.checkpointed_blocks == found[-1]
+    assert found == [2, 2, 0]
 
 
 def test_peak_memory_is_of_the_size_of_this_process() -> None:

@@ -290,6 +290,26 @@ class TestGuards:
         with pytest.raises(OutOfMemory, match="max_length"):
             train(write_run(tmp_path / "run", tiny_phi))
 
+    def test_a_micro_batch_that_does_not_fit_is_cut_in_two(
+        self, tmp_path: Path, tiny_phi: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        expected = train(write_run(tmp_path / "undisturbed", tiny_phi, batch_size=12)).of(StepDone)
+        healthy, limit = LoraModel.hidden_states, 128
+
+        def fail_above_limit(model: LoraModel, batch: Any, *noise: Any) -> torch.Tensor:
+            if torch.is_grad_enabled() and len(batch.input_ids_N) > limit:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return healthy(model, batch, *noise)
+
+        monkeypatch.setattr(LoraModel, "hidden_states", fail_above_limit)
+        reporter = train(write_run(tmp_path / "run", tiny_phi, batch_size=12))
+        notes = [message.message for message in reporter.of(Note) if "memory" in message.message]
+        assert notes == [
+            f"memory did not suffice; micro-batches now have {tokens} tokens at most" for tokens in (512, 256, 128)
+        ]
+        for found, step in zip(reporter.of(StepDone), expected, strict=True):
+            assert found.loss == pytest.approx(step.loss, rel=1e-5)
+
 
 def _stop_after(folder: Path, step: int) -> RecordingReporter:
     """Tell the trainer to stop once the step is done."""
