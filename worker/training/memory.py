@@ -48,6 +48,7 @@ def checkpoint_what_does_not_fit(model: LoraModel, longest_tokens: int) -> int:
     The gradients are the same bits, so a resumed run need not choose the same.
     """
     config: Any = model.decoder.config
+    model.decoder_pass.checkpointed_blocks = 0  # what all of them keep is measured
     model.decoder_pass.checkpointed_blocks = checkpointed_blocks(
         _free_bytes(model),
         activation_bytes_per_token(model),
