@@ -19,6 +19,7 @@ MAX_TOKENS_CPU: Final = 1024
 MAX_TOKENS_CUDA: Final = 16_384
 MIN_TOKENS: Final = 64
 CHUNK_ROWS: Final = 256  # rows of logits alive at once: 25 MiB in bfloat16 at a vocabulary of 50,000
+TILE_ROWS: Final = 256  # queries of a CPU's attention at a time: a tile needs the keys before its end only
 SOFTMAX_ROWS: Final = 8  # of them at a time in float32, so that they stay in the cache between operations
 
 # 4 bits, and for each 64 values a constant of 8 bits, for each 256 of those one of 32 (2305.14314, section 3).
@@ -101,10 +102,11 @@ def plan_memory(
     adapter_values = sum(lora.rank * (layer.inputs + layer.outputs) for layer in adapted)
     lengths = sum(layer.outputs for layer in adapted) if lora.use_dora else 0
     has_copies = dtype == "bfloat16" or (shape.has_own_blocks and not lora.dropout)
-    copies_bytes = adapter_values * value_bytes if has_copies else 0  # converted or joined, kept for backward
+    # converted or joined, with the bias beside the ranks, and kept for backward
+    copies_bytes = adapter_values * value_bytes * (lora.rank + 1) // lora.rank if has_copies else 0
     adapter_bytes = (adapter_values + lengths) * _ADAPTER_VALUE_BYTES + copies_bytes
     weights_bytes = _weights_bytes(shape, dtype, quantization)
-    per_token = activation_bytes_per_token(shape, adapted, lora, dtype)
+    per_token = activation_bytes_per_token(shape, adapted, lora, dtype, longest_tokens=longest_tokens, is_gpu=is_gpu)
     loaded_bytes = _RUNTIME_BYTES + weights_bytes + adapter_bytes
     free_bytes = _ENOUGH_BYTES if available_bytes is None else max(0, available_bytes - loaded_bytes)
     budget = token_budget(free_bytes, per_token, is_gpu=is_gpu)
@@ -174,13 +176,20 @@ def checkpointed_blocks(free_bytes: int, bytes_per_token: int, tokens: int, *, b
 
 
 def activation_bytes_per_token(
-    shape: ModelShape, adapted: tuple[LinearLayer, ...], lora: LoraSpec, dtype: ComputeType
+    shape: ModelShape,
+    adapted: tuple[LinearLayer, ...],
+    lora: LoraSpec,
+    dtype: ComputeType,
+    *,
+    longest_tokens: int,
+    is_gpu: bool,
 ) -> int:
     """Give what one token leaves behind for backward, the copies of adapters not counted.
 
     Kept are: each norm's input, attention's q, k, v and result, the MLP's inner values, and for each
     adapter what it reads and its narrow product. Dropout keeps each adapter's own input and mask instead.
-    Where the trainer has blocks of its own, a norm keeps no float32 copy and a gate not its activation.
+    Where the trainer has blocks of its own, a norm keeps no float32 copy and a gate not its activation. On a CPU
+    attention's probabilities are kept for examples of up to `TILE_ROWS` tokens.
     """
     attention = mlp = 0
     for layer in shape.linear_layers:
@@ -196,7 +205,9 @@ def activation_bytes_per_token(
     read = _values_read(shape, adapted, lora)
     norms = (shape.norms * shape.blocks + 1) * shape.hidden_width
     norm_bytes = 4 if shape.has_rms_norm and not shape.has_own_blocks else VALUE_BYTES[dtype]
-    return norms * norm_bytes + (attention + mlp + read + lora.rank * len(adapted)) * VALUE_BYTES[dtype]
+    narrow = (lora.rank + shape.has_own_blocks) * len(adapted)  # our own function carries the bias beside the ranks
+    chances = 0 if is_gpu or longest_tokens > TILE_ROWS else shape.blocks * shape.heads * longest_tokens
+    return norms * norm_bytes + (chances + attention + mlp + read + narrow) * VALUE_BYTES[dtype]
 
 
 def _values_read(shape: ModelShape, adapted: tuple[LinearLayer, ...], lora: LoraSpec) -> int:

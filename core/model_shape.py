@@ -59,6 +59,7 @@ class ModelShape:
 
     Attributes:
         parameters: all values of the stored tensors; ``stored_bytes`` is what they take in the files.
+        heads: query heads of one block's attention.
         norms: of one block; with a single one, attention and MLP read the same text, as in Phi.
         has_rms_norm: such a norm computes in float32 and keeps its input so.
         is_gated: the MLP multiplies two projections, as in Llama.
@@ -69,6 +70,7 @@ class ModelShape:
     parameters: int
     stored_bytes: int
     blocks: int
+    heads: int
     hidden_width: int
     vocab_rows: int
     linear_layers: tuple[LinearLayer, ...]
@@ -120,6 +122,7 @@ def read_shape(folder: Path) -> ModelShape:
         parameters=sum(math.prod(tensor.shape) for tensor in tensors),
         stored_bytes=sum(tensor.bytes for tensor in tensors),
         blocks=len({found[1] for name in by_name if (found := _BLOCK.search(name))}),
+        heads=int(config.get("num_attention_heads") or 0),
         hidden_width=head.shape[1],
         vocab_rows=head.shape[0],
         linear_layers=linear,

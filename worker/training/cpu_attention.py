@@ -2,8 +2,9 @@
 
 torch's CPU kernel takes four times as long backwards in bfloat16 as forwards. Here scores are float32 and all
 other products are in the inputs' type, as in flash attention (Dao 2022, 2205.14135), from which the backward
-formula is: with P = softmax(S) and dP = dO V', dS = P * (dP - rowsum(dO * O)). Nothing of the size length x length
-is kept: backward computes P again. Knows nothing of models; the axes are those of ``worker.training.attention``.
+formula is: with P = softmax(S) and dP = dO V', dS = P * (dP - rowsum(dO * O)). P is kept for segments of one tile;
+for longer ones, where it would be large, backward computes it again. Knows nothing of models; the axes are those of
+``worker.training.attention``.
 """
 
 from collections import Counter
@@ -14,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from core.memory_plan import TILE_ROWS
+
 ROWS_MULTIPLE = 16  # lengths are padded to it, so that segments of similar length share one product
-TILE_ROWS = 256  # of queries at a time: a tile needs the keys before its end only
 TILE_BYTES = 4 * 2**20  # of float32 scores at a time; more would not stay in the cache between operations
 
 
@@ -94,20 +96,23 @@ class _OwnAttention(torch.autograd.Function):
     ) -> Tensor:
         query, key, value = (segments.spread(tensor) for tensor in (query_NHD, key_NGD, value_NGD))
         result_MHD = torch.empty_like(query)
+        kept = []
         with torch.autocast("cpu", enabled=False):
             for group in segments.groups:
                 tiles = _Tiles(group, query, key, value, scale)
                 for part in tiles.parts():
                     chances = part.chances()
                     tiles.put(result_MHD, part, torch.bmm(chances, part.value))
+                    if group.length <= TILE_ROWS:
+                        kept.append(chances)
         result_NHD = segments.gather(result_MHD)
-        ctx.save_for_backward(query_NHD, key_NGD, value_NGD, result_NHD)
+        ctx.save_for_backward(query_NHD, key_NGD, value_NGD, result_NHD, *kept)
         ctx.scale, ctx.segments = scale, segments
         return result_NHD
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        query_NHD, key_NGD, value_NGD, result_NHD = ctx.saved_tensors
+        query_NHD, key_NGD, value_NGD, result_NHD, *kept = ctx.saved_tensors
         segments: PaddedSegments = ctx.segments
         slope_NHD = gradients[0]
         query, key = segments.spread(query_NHD), segments.spread(key_NGD)
@@ -118,7 +123,7 @@ class _OwnAttention(torch.autograd.Function):
             for group in segments.groups:
                 tiles = _Tiles(group, query, key, value, ctx.scale)
                 for part in tiles.parts():
-                    chances = part.chances()
+                    chances = kept.pop(0) if group.length <= TILE_ROWS else part.chances()
                     slope_part = tiles.take(slope, part)
                     tiles.add(value_slope, part, torch.bmm(chances.transpose(1, 2), slope_part[..., :-_DELTAS]))
                     score_slope = torch.bmm(slope_part, part.value.transpose(1, 2)).mul_(chances)

@@ -63,17 +63,19 @@ class _LoraLinears(torch.autograd.Function):
     def forward(ctx: Any, input_NI: Tensor, layers: Sequence[_Layer], *adapters: Tensor) -> tuple[Tensor, ...]:
         dtype = input_NI.dtype
         downs, ups = adapters[::2], adapters[1::2]
-        down_RI = torch.cat(downs).to(dtype) if downs else input_NI.new_empty(0, input_NI.shape[1])
+        down_RI = _with_constants(downs, input_NI)
         narrow_NR = input_NI @ down_RI.t()
         adapted = iter(range(len(ups)))
         outputs, scaled_ups, ranks = [], [], _slices(downs)
         for layer in layers:
-            output_NO = nn.functional.linear(input_NI, layer.weight_OI, layer.bias_O)
-            if layer.adapter is not None:
-                number = next(adapted)
-                scaled_ups.append((ups[number] * layer.scale).to(dtype))
-                output_NO.addmm_(narrow_NR[:, ranks[number]], scaled_ups[-1].t())
-            outputs.append(output_NO)
+            if layer.adapter is None:
+                outputs.append(nn.functional.linear(input_NI, layer.weight_OI, layer.bias_O))
+                continue
+            number = next(adapted)
+            narrow_NR[:, ranks[number].stop - 1] = 1.0
+            scaled_ups.append(_with_bias(ups[number] * layer.scale, layer.bias_O).to(dtype))
+            output_NO = nn.functional.linear(input_NI, layer.weight_OI)
+            outputs.append(output_NO.addmm_(narrow_NR[:, ranks[number]], scaled_ups[-1].t()))
         # without an adapter nobody needs the input again
         ctx.save_for_backward(input_NI if downs else None, narrow_NR, down_RI, *scaled_ups)
         ctx.layers, ctx.ranks = layers, ranks
@@ -94,21 +96,34 @@ class _LoraLinears(torch.autograd.Function):
                 ranks = ctx.ranks[number]
                 narrow_slope_NR[:, ranks] = slope_NO @ scaled_ups[number]
                 # this way round the product's rows are few, which is twice as fast on a CPU
-                up_slope_OR = (narrow_NR[:, ranks].t() @ slope_NO).t().float() * layer.scale
+                up_slope_OR = (narrow_NR[:, ranks].t() @ slope_NO)[:-1].t().float() * layer.scale
                 found += [torch.empty(0), up_slope_OR]
         if found:
             down_slope_RI = (narrow_slope_NR.t() @ input_NI).float()
-            found[::2] = [down_slope_RI[ranks] for ranks in ctx.ranks]
+            found[::2] = [down_slope_RI[ranks][:-1] for ranks in ctx.ranks]
             if input_slope is not None:
                 input_slope.addmm_(narrow_slope_NR, down_RI)
         return input_slope, None, *found
 
 
+def _with_constants(downs: Sequence[Tensor], input_NI: Tensor) -> Tensor:
+    """Put all A behind each other, and behind each a row of zeros: its place in the narrow result holds a 1."""
+    zeros_1I = input_NI.new_zeros(1, input_NI.shape[1])
+    rows = [part for down_RI in downs for part in (down_RI.to(input_NI.dtype), zeros_1I)]
+    return torch.cat(rows) if rows else input_NI.new_empty(0, input_NI.shape[1])
+
+
+def _with_bias(up_OR: Tensor, bias_O: Tensor | None) -> Tensor:
+    """Give B with the bias as one more column, which the constant 1 adds: that spares a pass over the output."""
+    last_O1 = up_OR.new_zeros(len(up_OR), 1) if bias_O is None else bias_O[:, None].to(up_OR.dtype)
+    return torch.cat([up_OR, last_O1], dim=1)
+
+
 def _slices(downs: Sequence[Tensor]) -> list[slice]:
     found, begin = [], 0
     for down_RI in downs:
-        found.append(slice(begin, begin + len(down_RI)))
-        begin += len(down_RI)
+        found.append(slice(begin, begin + len(down_RI) + 1))  # and the constant
+        begin = found[-1].stop
     return found
 
 

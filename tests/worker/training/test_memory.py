@@ -104,8 +104,10 @@ class TestPlan:
 def _planned_over_measured(base: Path, lora: LoraSpec, dtype: ComputeType) -> float:
     model = add_lora(load_base_model(base, dtype=dtype), lora, seed=0)
     shape = read_shape(base)
-    planned = planned_bytes_per_token(shape, shape.adapted(lora), lora, dtype)
+    planned = planned_bytes_per_token(
+        shape, shape.adapted(lora), lora, dtype, longest_tokens=PROBE_TOKENS, is_gpu=False
+    )
     if dtype == "bfloat16" or not lora.dropout:  # the measurement spreads copies of the adapter over its tokens
         copied = sum(parameter.numel() for parameter in model.parameters.values())
-        planned += copied * VALUE_BYTES[dtype] // PROBE_TOKENS
+        planned += copied * (lora.rank + 1) // lora.rank * VALUE_BYTES[dtype] // PROBE_TOKENS
     return planned / activation_bytes_per_token(model)
