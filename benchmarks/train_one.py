@@ -50,7 +50,8 @@ def measure(request: Request) -> Measured:
         load=load,
         held_out_loss=held_out_loss,
         roofline_s=None if roofline is None else roofline.seconds,
-        shapes_s=None if roofline is None else roofline.shapes_seconds,
+        needed_s=None if roofline is None else roofline.needed_seconds,
+        peak_s=None if roofline is None else roofline.peak_seconds,
         products={} if roofline is None else roofline.products,
         device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
     )

@@ -67,8 +67,10 @@ class Measured(_Json):
         step_s: of each optimizer step, from the end of the one before it.
         startup_s: from the process's start to its first step.
         peak_memory_bytes: of the process, or of the GPU; scoring not included.
-        roofline_s: what these steps would take at the peak of the machine's matrix products; of ours only.
-        shapes_s: the same with each product at its own rate.
+        roofline_s: what these steps' frozen products take, computed in full, at the rate of the machine's products of
+            these shapes; of ours only. See ``benchmarks.training.roofline`` for this and the next two.
+        needed_s: the same for the work that cannot be skipped alone.
+        peak_s: the same at the rate of the fastest product.
     """
 
     trainer: str
@@ -82,7 +84,8 @@ class Measured(_Json):
     load: float
     held_out_loss: float | None = None
     roofline_s: float | None = None
-    shapes_s: float | None = None
+    needed_s: float | None = None
+    peak_s: float | None = None
     products: dict[str, float] = field(default_factory=dict)  # GFLOP/s by shape and type
     device: str = "cpu"
 
@@ -103,12 +106,23 @@ class Measured(_Json):
         return None if self.roofline_s is None else self.roofline_s / self.seconds
 
     @property
-    def shapes_share(self) -> float | None:
-        return None if self.shapes_s is None else self.shapes_s / self.seconds
+    def needed_share(self) -> float | None:
+        return None if self.needed_s is None else self.needed_s / self.seconds
+
+    @property
+    def peak_share(self) -> float | None:
+        return None if self.peak_s is None else self.peak_s / self.seconds
 
     def as_dict(self) -> dict[str, Any]:
         """Give everything, what follows from it included."""
-        derived = ("seconds", "useful_tokens_per_s", "trained_tokens_per_s", "roofline_share", "shapes_share")
+        derived = (
+            "seconds",
+            "useful_tokens_per_s",
+            "trained_tokens_per_s",
+            "roofline_share",
+            "needed_share",
+            "peak_share",
+        )
         return {one.name: getattr(self, one.name) for one in fields(self)} | {n: getattr(self, n) for n in derived}
 
 

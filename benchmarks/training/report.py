@@ -32,10 +32,12 @@ def print_case(console: Console, title: str, summaries: Mapping[str, Summary], u
             "" if one.held_out_loss is None else f"{one.held_out_loss:.4f}",
         )
     console.print(table)
-    roofline, shapes = summaries["ours"].roofline_share, summaries["ours"].shapes_share
-    if roofline is not None and shapes is not None:
+    ours_ = summaries["ours"]
+    if ours_.roofline_share is not None:
         console.print(
-            f"ours reaches {roofline:.1%} of this machine's peak, and {shapes:.1%} of what its products take\n"
+            f"ours: {ours_.roofline_share:.1%} of the roofline (every block in full, at the rate of products of these "
+            f"shapes); {ours_.needed_share:.1%} with only the needed work counted; {ours_.peak_share:.1%} if all were "
+            "as fast as the fastest product\n"
         )
 
 

@@ -57,26 +57,35 @@ class Roofline:
     """What all steps of a run would take at least.
 
     Attributes:
-        flops: that the run needs, counted product by product.
+        standard_flops: 4 N for each token and 4 V H for each scored one: the frozen products, forward and to their
+            inputs, of a trainer that computes every block in full. Adapters and attention are not in it.
+        needed_flops: counted product by product, adapters and attention with them; without what ours skips, which
+            is the last block's rows that nobody reads and the slope of the first block's input.
         peak_flops_per_s: of the fastest product of the model's shapes.
         shapes_flops_per_s: of all products of a step together, each at its own rate, in the faster number type.
         products: GFLOP/s of each product and number type.
     """
 
-    flops: int
+    standard_flops: int
+    needed_flops: int
     peak_flops_per_s: float
     shapes_flops_per_s: float
     products: dict[str, float]
 
     @property
     def seconds(self) -> float:
-        """At the peak."""
-        return self.flops / self.peak_flops_per_s
+        """Give what the standard work takes at the rate of the model's own products."""
+        return self.standard_flops / self.shapes_flops_per_s
 
     @property
-    def shapes_seconds(self) -> float:
-        """At each product's own rate: less than this is left to gain without other shapes."""
-        return self.flops / self.shapes_flops_per_s
+    def needed_seconds(self) -> float:
+        """Give what only the needed work takes at that rate: less is not left to gain."""
+        return self.needed_flops / self.shapes_flops_per_s
+
+    @property
+    def peak_seconds(self) -> float:
+        """Give what the needed work would take if every product were as fast as the fastest."""
+        return self.needed_flops / self.peak_flops_per_s
 
     @classmethod
     def measure(cls, model: LoraModel, examples: ExampleSet, plan: Plan) -> Self:
@@ -95,7 +104,11 @@ class Roofline:
                 rates[f"{name} {product.name}"] = product.flops / best_s / 1e9
             total += product.flops * rows / product.rows
         peak = max(probe_flops_per_s(model, step.inputs), max(rates.values()) * 1e9)
-        return cls(count_flops(model).of(amounts), peak, total / min(seconds.values()), rates)
+        blocks = sum(layer.in_features * layer.out_features for layer in frozen_linear_layers(model).values())
+        standard = 4 * blocks * amounts.inputs + 4 * model.head.weight.numel() * amounts.scored
+        needed = count_flops(model)
+        assert needed is not None, "the benchmark's models have blocks of a known form"
+        return cls(standard, needed.of(amounts), peak, total / min(seconds.values()), rates)
 
 
 def _products(model: LoraModel, inputs: int, scored: int) -> Iterator[tuple[Product, int]]:

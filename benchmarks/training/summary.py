@@ -27,7 +27,8 @@ class Summary:
     peak_memory_bytes: float
     held_out_loss: float | None  # of the round that was scored
     roofline_share: float | None
-    shapes_share: float | None
+    needed_share: float | None
+    peak_share: float | None
 
 
 def summarise(measured: Iterable[Measured]) -> dict[str, Summary]:
@@ -52,7 +53,8 @@ def _summarise(trainer: str, several: Sequence[Measured]) -> Summary:
         peak_memory_bytes=median(one.peak_memory_bytes for one in several),
         held_out_loss=next((one.held_out_loss for one in several if one.held_out_loss is not None), None),
         roofline_share=_median(one.roofline_share for one in several),
-        shapes_share=_median(one.shapes_share for one in several),
+        needed_share=_median(one.needed_share for one in several),
+        peak_share=_median(one.peak_share for one in several),
     )
 
 

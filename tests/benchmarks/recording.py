@@ -23,4 +23,6 @@ class RecordingProcesses:
             load=0.0,
             held_out_loss=3.0 if request.is_scored else None,
             roofline_s=0.5 if request.trainer == "ours" else None,
+            needed_s=0.4 if request.trainer == "ours" else None,
+            peak_s=0.3 if request.trainer == "ours" else None,
         )
