@@ -39,7 +39,7 @@ class Amount:
     """How much is measured; `QUICK` only shows that everything runs."""
 
     rounds: int = 5
-    smollm2_rounds: int = 3
+    smollm2_rounds: int = 1
     ablation_rounds: int = 2
     rows: int = 64  # 8 steps
     held_out: int = 32

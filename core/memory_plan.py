@@ -15,7 +15,7 @@ VALUE_BYTES: Final[dict[ComputeType, int]] = {"bfloat16": 2, "float32": 4}
 
 FREE_SHARE: Final = 0.5  # of the free memory that activations may take; the rest is for logits, workspace, neighbours
 # Where a larger micro-batch stops being faster. On a CPU it also bounds how long a stop has to wait.
-MAX_TOKENS_CPU: Final = 1024
+MAX_TOKENS_CPU: Final = 2048
 MAX_TOKENS_CUDA: Final = 16_384
 MIN_TOKENS: Final = 64
 CHUNK_ROWS: Final = 256  # rows of logits alive at once: 25 MiB in bfloat16 at a vocabulary of 50,000
@@ -81,6 +81,7 @@ def plan_memory(
     dtype: ComputeType,
     *,
     longest_tokens: int,
+    mean_tokens: float,
     batch_size: int,
     steps: int,
     available_bytes: int | None,
@@ -90,7 +91,7 @@ def plan_memory(
     """Add up a run's memory. What DoRA keeps beside plain LoRA is not in it, beyond its lengths.
 
     Args:
-        longest_tokens: of all examples that are trained on.
+        longest_tokens: of all examples that are trained on; ``mean_tokens`` likewise.
         steps: of the run; each brings one more size of micro-batch, or several where it is cut.
         available_bytes: free before the trainer starts, from which the micro-batch's size follows; None: enough.
 
@@ -111,7 +112,7 @@ def plan_memory(
     free_bytes = _ENOUGH_BYTES if available_bytes is None else max(0, available_bytes - loaded_bytes)
     budget = token_budget(free_bytes, per_token, is_gpu=is_gpu)
     longest = max(longest_tokens, MIN_TOKENS)
-    tokens = min(max(budget, longest), max(batch_size * longest_tokens, MIN_TOKENS))
+    tokens = min(max(budget, longest), max(longest, _largest_step(longest_tokens, mean_tokens, batch_size)))
     block = {"blocks": shape.blocks, "input_bytes": shape.hidden_width * value_bytes}
     checkpointed = checkpointed_blocks(free_bytes, per_token, longest, **block)
     kept = kept_bytes_per_token(per_token, checkpointed, **block)
@@ -137,6 +138,15 @@ def plan_memory(
         activation_bytes_per_token=per_token,
         checkpointed_blocks=checkpointed,
     )
+
+
+def _largest_step(longest_tokens: int, mean_tokens: float, batch_size: int) -> int:
+    """Give about the most tokens that one step of a run has.
+
+    Two standard deviations of the sum above its mean, an example's own being a third of the way to the longest.
+    """
+    deviation = (longest_tokens - mean_tokens) / 3
+    return min(batch_size * longest_tokens, round(batch_size * mean_tokens + 2 * math.sqrt(batch_size) * deviation))
 
 
 def _weights_bytes(shape: ModelShape, dtype: ComputeType, quantization: Quantization | None) -> int:

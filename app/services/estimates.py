@@ -189,6 +189,7 @@ def _memory(shape: ModelShape, spec: JobSpec, counts: Counts, steps: int, machin
             spec.lora,
             machine.dtype,
             longest_tokens=counts.longest_tokens,
+            mean_tokens=counts.tokens / max(1, counts.examples),
             batch_size=spec.batch_size,
             steps=steps,
             available_bytes=machine.told.available_bytes or machine.told.memory_bytes,

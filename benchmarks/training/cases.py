@@ -19,7 +19,7 @@ class Contestant:
 
     Attributes:
         share: of the rows; those who train on all are compared by held-out loss too.
-        every: it takes part in one of so many rounds; slow ones, whose ratios are large, need fewer.
+        every: it takes part in one of so many rounds; those that no ratio is named for need fewer.
     """
 
     trainer: str
@@ -45,9 +45,9 @@ CONTESTANTS: Final = (
     Contestant("hf_best", "HF Trainer: bf16 base and autocast, masked, dynamic padding, group_by_length"),
     Contestant("trl_tuned", "TRL SFTTrainer: bf16 weights, no checkpointing, group_by_length"),
     Contestant("trl_packing", "TRL SFTTrainer: the same, packing=bfd to 1280", share=0.25, every=2),
-    Contestant("trl_default", "TRL SFTTrainer: defaults", share=0.25, every=2),
+    Contestant("trl_default", "TRL SFTTrainer: defaults", share=0.25),
     Contestant("hf_fp32", "HF Trainer: fp32, masked, dynamic padding", share=0.25, every=2),
-    Contestant("seed", "HF Trainer: fp32, padded to 2048, labels copied", share=0.0, every=2, rows_per_step=1),
+    Contestant("seed", "HF Trainer: fp32, padded to 2048, labels copied", share=0.0, rows_per_step=1),
 )
 
 

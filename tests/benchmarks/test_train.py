@@ -25,12 +25,12 @@ def run_recorded(case: Case, rounds: int) -> tuple[list[Request], dict[str, obje
     return processes.requests[1:], result
 
 
-def test_rounds_are_interleaved_and_slow_trainers_take_part_in_every_other_one(case: Case) -> None:
+def test_rounds_are_interleaved_and_those_without_a_ratio_take_part_in_every_other_one(case: Case) -> None:
     requests, _ = run_recorded(case, 3)
     names = [contestant.trainer for contestant in CONTESTANTS]
     fast = [contestant.trainer for contestant in CONTESTANTS if contestant.every == 1]
     assert [request.trainer for request in requests] == [*names, *fast, *names]
-    assert {"ours", "hf_best", "trl_tuned"} == set(fast)
+    assert {"ours", "hf_best", "trl_tuned", "trl_default", "seed"} == set(fast)
 
 
 def test_only_trainers_of_all_rows_are_scored_and_once(case: Case) -> None:

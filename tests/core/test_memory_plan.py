@@ -29,7 +29,14 @@ def llama(tmp_path: Path) -> ModelShape:
 
 
 def plan(shape: ModelShape, lora: LoraSpec | None = None, **changes: Any) -> Memory:
-    fields = {"longest_tokens": 100, "batch_size": 4, "steps": 10, "available_bytes": PLENTY_BYTES, "is_gpu": False}
+    fields = {
+        "longest_tokens": 100,
+        "mean_tokens": 100.0,
+        "batch_size": 4,
+        "steps": 10,
+        "available_bytes": PLENTY_BYTES,
+        "is_gpu": False,
+    }
     return plan_memory(shape, lora or LoraSpec(), changes.pop("dtype", "float32"), **(fields | changes))
 
 
@@ -75,6 +82,12 @@ def test_a_batch_smaller_than_the_budget_needs_no_more_than_its_tokens(llama: Mo
     memory = plan(llama, longest_tokens=100, batch_size=2)
     assert memory.token_budget == MAX_TOKENS_CPU
     assert memory.activations_bytes == 200 * memory.activation_bytes_per_token
+
+
+def test_a_step_of_unequal_examples_needs_less_than_one_of_the_longest_only(llama: ModelShape) -> None:
+    memory = plan(llama, longest_tokens=250, mean_tokens=100.0, batch_size=4)
+    # two deviations of a third of 150 tokens each, times the root of 4, above 400
+    assert memory.activations_bytes == 600 * memory.activation_bytes_per_token
 
 
 def test_an_example_over_the_budget_is_a_micro_batch_of_its_own(llama: ModelShape) -> None:

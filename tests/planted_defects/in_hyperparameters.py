@@ -53,14 +53,14 @@ DEFECTS = (
     ),
     Defect(
         "the count of evaluations without improvement begins anew with every attempt",
-        "worker/training/run.py",
+        "worker/training/resuming.py",
         "        standing=state.standing,\n",
         "",
         (f"{_STOPPING}::TestEarlyStopping::test_a_resumed_run_stops_at_the_same_step_with_the_same_bits",),
     ),
     Defect(
         "the last step is published although another was the best",
-        "worker/training/run.py",
+        "worker/training/writing.py",
         "        if best is None:\n            incoming.mkdir()\n",
         "        if incoming != best:\n            incoming.mkdir()\n",
         (f"{_STOPPING}::TestBestCheckpoint::test_the_best_evaluated_step_is_published_and_named",),

@@ -136,6 +136,15 @@ DEFECTS = (
         (f"{OBJECTIVE}::TestTrap32::test_trap_32_the_default_rate_is_ten_times_that_for_all_weights",),
     ),
     Defect(
+        "39 norms are trained beside the adapter",
+        "worker/training/lora.py",
+        "    peft.train()\n",
+        "    peft.train()\n"
+        "    for name, parameter in peft.named_parameters():\n"
+        "        parameter.requires_grad_(parameter.requires_grad or 'norm' in name)\n",
+        (f"{OBJECTIVE}::test_trap_39_a_step_keeps_gradients_of_the_adapter_and_of_nothing_else",),
+    ),
+    Defect(
         "40 the head is counted as if its weights were trained",
         "worker/training/flops.py",
         "per_scored + 4 * model.head.weight.numel()",

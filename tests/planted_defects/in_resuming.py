@@ -15,14 +15,14 @@ DEFECTS = (
     ),
     Defect(
         "33 a resumed optimizer counts its steps from 0",
-        "worker/training/run.py",
+        "worker/training/resuming.py",
         "    optimizer.restore(checkpoint.optimizer_tensors(), state.step)\n",
         "    optimizer.restore(checkpoint.optimizer_tensors(), 0)\n",
         (f"{RESUME}::TestTrap33",),
     ),
     Defect(
         "33 a resumed optimizer has forgotten its moments",
-        "worker/training/run.py",
+        "worker/training/resuming.py",
         "    optimizer.restore(checkpoint.optimizer_tensors(), state.step)\n",
         "",
         (f"{RESUME}::TestTrap33",),
@@ -36,14 +36,14 @@ DEFECTS = (
     ),
     Defect(
         "33 each process of a run chooses the number type by itself",
-        "worker/training/run.py",
+        "worker/training/preparation.py",
         '    if dtype == "auto":\n',
         "    if False:\n",
         (f"{RESUME}::test_trap_33_a_resumed_run_keeps_its_number_type_whatever_the_probe_says_now",),
     ),
     Defect(
         "34 a resumed run begins with a fresh adapter",
-        "worker/training/run.py",
+        "worker/training/resuming.py",
         "    restore_adapter(model, checkpoint.adapter_folder)\n",
         "",
         (f"{RESUME}::test_trap_34_a_resumed_run_begins_with_the_checkpoints_adapter_ready_to_train",),
@@ -69,7 +69,7 @@ DEFECTS = (
     ),
     Defect(
         "36 a base model's name is enough",
-        "worker/training/run.py",
+        "worker/training/preparation.py",
         "    if base.fingerprint != spec.base_model_fingerprint:\n",
         "    if False:\n",
         (f"{RESUME}::TestTrap36::test_trap_36_a_job_does_not_train_on_other_weights_under_the_same_name",),
@@ -97,7 +97,7 @@ DEFECTS = (
     ),
     Defect(
         "a resumed run counts its tokens anew",
-        "worker/training/run.py",
+        "worker/training/resuming.py",
         "        seen_tokens=state.seen_tokens,\n",
         "        seen_tokens=0,\n",
         (KILLS,),

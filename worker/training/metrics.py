@@ -105,9 +105,7 @@ class Meter:
     speed: Speed = field(default_factory=Speed)
 
     @classmethod
-    def of(
-        cls, model: LoraModel, training: ExampleSet, plan: Plan, token_budget: int, ranks: Ranks = ALONE
-    ) -> "Meter":
+    def of(cls, model: LoraModel, training: ExampleSet, plan: Plan, token_budget: int, ranks: Ranks = ALONE) -> "Meter":
         """Count the model's operations and probe the machine, which takes a moment."""
         flops = count_flops(model)
         peak_flops_per_s = 0.0 if flops is None else ranks.size * probe_flops_per_s(model, token_budget)

@@ -218,3 +218,17 @@ class TestTrap32:
         losses = [step.loss for step in train(run).of(StepDone)]
         assert losses[0] > 1
         assert losses[-1] < 0.01
+
+
+def test_trap_39_a_step_keeps_gradients_of_the_adapter_and_of_nothing_else(
+    tmp_path: Path, base: Path, make_model: MakeModel
+) -> None:
+    """Frozen weights in one unit with trained ones would take a gradient's memory each, whatever is done with it."""
+    model = make_model(base)
+    examples = render(tmp_path, base, SUMS, validation=[]).training
+    plan = Plan(len(examples), len(examples), 1, seed=0)
+    GradientAccumulator(model, examples, plan, 300, never_stop).accumulate(0)
+    with_gradient = {id(parameter) for parameter in model.peft.parameters() if parameter.grad is not None}
+    assert with_gradient == {id(parameter) for parameter in model.parameters.values()}
+    adapter_values = sum(p.numel() for name, p in model.peft.named_parameters() if ".lora_" in name)
+    assert sum(parameter.numel() for parameter in model.parameters.values()) == adapter_values

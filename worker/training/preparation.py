@@ -1,0 +1,94 @@
+"""What a run starts from: its examples, rendered and accounted for, and its base model, the one it was made for.
+
+How text becomes ids is ``core.text.rendering``'s; how weights are read, ``worker.models.loading``'s.
+"""
+
+from pathlib import Path
+
+import torch
+
+from core.base_models import DType, read_imported
+from core.errors import BaseModelInvalid
+from core.events import EventLevel
+from core.jobs import JobSpec
+from core.text.rendering import Renderer
+from core.text.tokenizer import TextTokenizer
+from worker.models.loading import LoadedModel, choose_device, load_base_model
+from worker.run_folder import CHECKPOINTS, RunSpec
+from worker.training.account import name_lines
+from worker.training.checkpoint import CheckpointFolder, recorded_environment
+from worker.training.data import RunData, load_data
+from worker.training.reporter import Reporter, note
+from worker.training.stopping import CheckStop
+
+
+def load_run_data(run_folder: Path, spec: RunSpec, reporter: Reporter, check_stop: CheckStop) -> RunData:
+    """Render the run's examples, and say what they come to.
+
+    Raises:
+        TrainingError: as ``worker.training.data.load_data`` says.
+        Stopped: the trainer was told to stop.
+    """
+    folder = Path(spec.base_model_folder)
+    job = spec.job
+    renderer = Renderer(
+        TextTokenizer.from_folder(folder),
+        prompt_loss_weight=job.prompt_loss_weight,
+        train_on=job.train_on,
+        prompt_format=job.prompt_format,
+    )
+    data = load_data(
+        renderer,
+        job,
+        training_file=run_folder / spec.training_file,
+        validation_file=None if spec.validation_file is None else run_folder / spec.validation_file,
+        context_tokens=read_imported(folder).context_tokens,
+        check_stop=check_stop,
+    )
+    _say_what_it_trains_on(data, job, reporter)
+    return data
+
+
+def _say_what_it_trains_on(data: RunData, job: JobSpec, reporter: Reporter) -> None:
+    note(reporter, EventLevel.INFO, f"Trains on {data.account.sentence(job.prompt_loss_weight)}")
+    for sentence in data.account.left_out:
+        note(reporter, EventLevel.WARN, sentence)
+    if moved := data.account.moved_lines:
+        sentence = "a space at the prompt's end was moved to the completion's beginning"
+        note(reporter, EventLevel.WARN, f"{sentence} in {len(moved):,} examples ({name_lines(moved)})")
+    if data.unscored_lines:
+        count, named = len(data.unscored_lines), name_lines(data.unscored_lines)
+        note(reporter, EventLevel.WARN, f"{count:,} validation examples are over max_length and not scored ({named})")
+    if not len(data.held_out):
+        idle = " and no step is known as the best" if job.load_best_model_at_end or job.early_stopping_patience else ""
+        sentence = f"no example is held out, so the adapter is not scored{idle}; add a validation file"
+        note(reporter, EventLevel.WARN, sentence)
+
+
+def load_run_base(run_folder: Path, spec: RunSpec) -> LoadedModel:
+    """Load the base model that the job was made for, in the number type that the run began in.
+
+    Raises:
+        BaseModelInvalid: it cannot be read, or is another one.
+        QuantizationUnavailable: it is to be kept in 4 bits and this machine cannot.
+    """
+    dtype = spec.base_model_dtype
+    if dtype == "auto":
+        dtype = _number_type_so_far(run_folder, spec)
+    base = load_base_model(Path(spec.base_model_folder), dtype=dtype, quantization=spec.job.quantization)
+    if base.fingerprint != spec.base_model_fingerprint:
+        raise BaseModelInvalid(
+            f"base model {spec.job.base_model} is not the one this job was made for: its fingerprint is "
+            f"{base.fingerprint[:12]}, not {spec.base_model_fingerprint[:12]}; start the job anew"
+        )
+    return base
+
+
+def _number_type_so_far(run_folder: Path, spec: RunSpec) -> DType:
+    """Give the type that a run began in: measured anew on a busy machine, the probe could choose the other one."""
+    written = CheckpointFolder(run_folder / CHECKPOINTS, read_only=True).list_newest_first()
+    recorded = recorded_environment([*written, *map(Path, spec.resume_from)])
+    if recorded.get("device") != str(choose_device()):
+        return "auto"
+    names: dict[str | None, DType] = {str(torch.bfloat16): "bfloat16", str(torch.float32): "float32"}
+    return names.get(recorded.get("dtype"), "auto")

@@ -1,0 +1,60 @@
+"""What a run is made of, so that another one's checkpoint is refused, and how it goes on from one of its own.
+
+Files and their verification are ``worker.training.checkpoint``'s.
+"""
+
+import hashlib
+
+import numpy
+import peft
+import torch
+import transformers
+
+from worker.models.adapter_format import canonical_json
+from worker.models.loading import LoadedModel
+from worker.run_folder import RunSpec
+from worker.training.checkpoint import Checkpoint
+from worker.training.data import RunData
+from worker.training.lora import LoraModel, restore_adapter
+from worker.training.metrics import Progress
+from worker.training.optimizer import AdapterOptimizer
+from worker.training.plan import PLAN_VERSION
+from worker.training.ranks import Ranks
+
+
+def restore(checkpoint: Checkpoint, model: LoraModel, optimizer: AdapterOptimizer) -> Progress:
+    """Give the model and the optimizer the checkpoint's tensors; give where the run stood."""
+    state = checkpoint.state
+    restore_adapter(model, checkpoint.adapter_folder)
+    optimizer.restore(checkpoint.optimizer_tensors(), state.step)
+    return Progress(
+        step=state.step,
+        seen_tokens=state.seen_tokens,
+        trained_tokens=state.trained_tokens,
+        padding_tokens=state.padding_tokens,
+        train_loss=state.train_loss,
+        train_token_accuracy=state.train_token_accuracy,
+        evaluation=state.evaluation,
+        standing=state.standing,
+    )
+
+
+def identity_of(spec: RunSpec, data: RunData, base: LoadedModel) -> dict[str, str]:
+    """Name what decides a run's result, in words that an error can use."""
+    return {
+        "specification": hashlib.sha256(canonical_json(spec.job.model_dump(mode="json"))).hexdigest(),
+        "data set": data.digest,
+        "base model": base.fingerprint,
+        "planner version": str(PLAN_VERSION),
+    }
+
+
+def environment_of(base: LoadedModel, ranks: Ranks) -> dict[str, str]:
+    """Name what changes a run's result by rounding alone."""
+    libraries = {module.__name__: module.__version__ for module in (numpy, peft, torch, transformers)}
+    return libraries | {
+        "device": str(base.device),
+        "dtype": str(base.dtype),
+        "threads": str(torch.get_num_threads()),
+        "ranks": str(ranks.size),
+    }
