@@ -10,6 +10,7 @@ many rows in a step. group_by_length makes its own steps of the rows; packing ma
 
 import argparse
 import json
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -45,6 +46,8 @@ class Amount:
     held_out: int = 32
     ablation_share: float = 0.5
 
+
+FILE_WIDTH: Final = 160  # of tables that go into a file
 
 QUICK: Final = Amount(rounds=1, smollm2_rounds=1, ablation_rounds=1, rows=16, held_out=4)
 
@@ -168,7 +171,7 @@ def main() -> None:
     amount = QUICK if options.quick else Amount()
     if options.rounds is not None:
         amount = replace(amount, rounds=options.rounds)
-    result = run_benchmark(amount, options.smollm2, options.e2e, Console())
+    result = run_benchmark(amount, options.smollm2, options.e2e, Console(width=None if sys.stdout.isatty() else FILE_WIDTH))
     path = options.result or (None if options.quick else RESULT)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
