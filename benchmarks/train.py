@@ -171,7 +171,8 @@ def main() -> None:
     amount = QUICK if options.quick else Amount()
     if options.rounds is not None:
         amount = replace(amount, rounds=options.rounds)
-    result = run_benchmark(amount, options.smollm2, options.e2e, Console(width=None if sys.stdout.isatty() else FILE_WIDTH))
+    console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
+    result = run_benchmark(amount, options.smollm2, options.e2e, console)
     path = options.result or (None if options.quick else RESULT)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -305,7 +305,8 @@ class TestGuards:
         reporter = train(write_run(tmp_path / "run", tiny_phi, batch_size=12))
         notes = [message.message for message in reporter.of(Note) if "memory" in message.message]
         assert notes == [
-            f"memory did not suffice; micro-batches now have {tokens} tokens at most" for tokens in (1024, 512, 256, 128)
+            f"memory did not suffice; micro-batches now have {tokens} tokens at most"
+            for tokens in (1024, 512, 256, 128)
         ]
         for found, step in zip(reporter.of(StepDone), expected, strict=True):
             assert found.loss == pytest.approx(step.loss, rel=1e-5)
