@@ -36,7 +36,7 @@ test-slow: setup  ## run the tests that take minutes: whole stacks, killed proce
 defects: setup  ## put known defects back, one at a time, and see that the tests catch each (minutes)
 	$(BIN)/python -m tests.planted_defects
 
-bench-train: setup  ## our trainer against HF Trainer and TRL (about 25 minutes on 2 cores)
+bench-train: setup  ## our trainer against HF Trainer and TRL (half an hour on 2 cores)
 	$(BIN)/python -m benchmarks.train
 
 lint: $(READY)  ## ruff, formatter, mypy strict, import contracts

@@ -1,6 +1,6 @@
 """Our trainer against HF Trainer and TRL, in one run: speed, memory, held-out loss, and the machine's own limit.
 
-``python -m benchmarks.train`` takes about 25 minutes on two cores. Every measurement is a process of its own;
+``python -m benchmarks.train`` takes about half an hour on two cores. Every measurement is a process of its own;
 rounds are interleaved (A B C D A B C D …), so that what else the machine does falls on all alike. The result is
 printed, and written to benchmarks/results/train.json.
 
