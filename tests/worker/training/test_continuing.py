@@ -38,11 +38,11 @@ def _continue(folder: Path, base: Path, adapter: Path, **job: Any) -> Path:
     return folder
 
 
-def test_its_first_evaluation_is_the_earlier_runs_last(tmp_path: Path, tiny_phi: Path, earlier: Path) -> None:
+def test_its_first_evaluation_is_the_earlier_runs_last(tmp_path: Path, tiny_phi: Path) -> None:
     """Equal bits of the loss before the first step: weights, scale and the split of the data are the same."""
-    again = write_run(tmp_path / "again", tiny_phi, **ONE_EPOCH)
-    last = train(again).of(Evaluated)[-1]
-    reporter = train(_continue(tmp_path / "run", tiny_phi, earlier))
+    earlier = write_run(tmp_path / "earlier", tiny_phi, **ONE_EPOCH)
+    last = train(earlier).of(Evaluated)[-1]
+    reporter = train(_continue(tmp_path / "run", tiny_phi, earlier / ADAPTER))
     first = reporter.of(Evaluated)[0]
     assert (first.step, first.loss) == (0, last.loss)
     assert reporter.of(Evaluated)[-1].loss < first.loss
