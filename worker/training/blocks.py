@@ -50,7 +50,7 @@ def rms_norm(states_NH: Tensor, weight_H: Tensor, epsilon: float) -> Tensor:
 
 def _phi(layer: Any, states_NH: Tensor, inputs: BlockInputs, rows_K: Tensor | None) -> Tensor:
     attention, mlp = layer.self_attn, layer.mlp
-    normed_NH = layer.input_layernorm(states_NH)
+    normed_NH = layer.input_layernorm(states_NH).to(states_NH.dtype)  # autocast on CUDA would leave it in float32
     wide = [attention.q_proj, mlp.fc1]
     if rows_K is None:
         query, inner, key, value = project(normed_NH, [*wide, attention.k_proj, attention.v_proj], inputs.techniques)
