@@ -16,15 +16,15 @@ DEFECTS = (
     Defect(
         "17 our blocks attend over the whole micro-batch, and nobody tries them first",
         "worker/training/decoder.py",
-        "        made = attention.make_attention(batch.lengths, self._device, self._techniques)\n",
-        "        made = attention.make_attention((sum(batch.lengths),), self._device, self._techniques)\n",
+        "        made = attention.make_attention(batch.lengths, self._device, self._decoder.dtype, self._techniques)\n",
+        "        made = attention.make_attention((sum(batch.lengths),), self._device, self._decoder.dtype, self._techniques)\n",
         (f"{DECODER}::TestSegments::test_trap_17_what_stands_in_one_segment_does_not_change_another",),
     ),
     Defect(
         "17 transformers' modules take a micro-batch for one text",
         "worker/training/decoder.py",
-        "        packed = attention.make_attention(batch.lengths, self._device, self._techniques)\n",
-        "        packed = attention.make_attention((sum(batch.lengths),), self._device, self._techniques)\n",
+        "        packed = attention.make_attention(batch.lengths, self._device, self._decoder.dtype, self._techniques)\n",
+        "        packed = attention.make_attention((sum(batch.lengths),), self._device, self._decoder.dtype, self._techniques)\n",
         (f"{DECODER}::TestSegments::test_trap_17_what_stands_in_one_segment_does_not_change_another",),
     ),
     Defect(
@@ -47,5 +47,19 @@ DEFECTS = (
         "checkpoint(block, layer, states, inputs, rows, use_reentrant=False)",
         "checkpoint(block, layer, states, inputs, rows, use_reentrant=True)",
         (f"{DECODER}::TestCheckpointing::test_trap_29_blocks_computed_twice_give_the_same_bits",),
+    ),
+    Defect(
+        "noise turns a bfloat16 model's states into float32",
+        "worker/training/decoder.py",
+        "(embedded + noise_NH).to(embedded.dtype)",
+        "embedded + noise_NH",
+        ("tests/worker/training/test_noise.py::test_a_run_with_noise_trains_in_either_number_type",),
+    ),
+    Defect(
+        "noise is scaled by padding too",
+        "worker/training/noise.py",
+        "alpha / (inputs * width)",
+        "alpha / (length * width)",
+        ("tests/worker/training/test_noise.py::test_an_examples_noise_is_its_own_in_any_company",),
     ),
 )

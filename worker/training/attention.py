@@ -28,9 +28,11 @@ class Attention(Protocol):
         ...
 
 
-def make_attention(lengths: tuple[int, ...], device: torch.device, techniques: Techniques) -> Attention:
+def make_attention(
+    lengths: tuple[int, ...], device: torch.device, dtype: torch.dtype, techniques: Techniques
+) -> Attention:
     """Choose the way for these segments, and prepare it once for all blocks."""
-    if device.type == "cuda" and techniques.packing:
+    if device.type == "cuda" and dtype != torch.float32:  # which the kernel does not know
         return VarlenAttention(lengths, device)
     if device.type == "cpu" and techniques.own_attention and max(lengths) <= LONGEST_OWN:
         return CpuAttention(lengths, device)

@@ -28,6 +28,7 @@ class MicroBatch:
     input_ids_N: Tensor  # int64
     places_N: Tensor  # int64: where in its segment an input stands, from 0
     lengths: tuple[int, ...]
+    inputs: tuple[int, ...]  # of each segment's length, what is no padding
     positions_K: Tensor  # int64, into N
     targets_K: Tensor  # int64
     weights_K: Tensor  # float32
@@ -73,6 +74,7 @@ def collate(
         input_ids_N=torch.from_numpy(ids_N).to(device),
         places_N=flat([np.arange(length) for length in lengths]),
         lengths=lengths,
+        inputs=tuple(inputs),
         positions_K=flat([begin + indices - 1 for begin, indices in zip(begins, scored, strict=False)]),
         targets_K=flat([example.ids_T[at].astype(np.int64) for example, at in zip(examples, scored, strict=True)]),
         weights_K=flat([weights_T[at] for weights_T, at in zip(weights, scored, strict=True)]),

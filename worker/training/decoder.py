@@ -87,7 +87,7 @@ class OwnPass:
         # float32, since transformers would give the angles' cosines in its input's type
         like = torch.empty(0, dtype=torch.float32, device=self._device)
         cos_1NR, sin_1NR = self._decoder.rotary_emb(like, batch.places_N[None])
-        made = attention.make_attention(batch.lengths, self._device, self._techniques)
+        made = attention.make_attention(batch.lengths, self._device, self._decoder.dtype, self._techniques)
         return BlockInputs(made, cos_1NR[0], sin_1NR[0], self._techniques)
 
 
@@ -109,7 +109,7 @@ class PackedPass:
         self._checkpointing.blocks = blocks
 
     def __call__(self, batch: MicroBatch, noise_NH: Tensor | None = None) -> Tensor:
-        packed = attention.make_attention(batch.lengths, self._device, self._techniques)
+        packed = attention.make_attention(batch.lengths, self._device, self._decoder.dtype, self._techniques)
         with _packed_attention(self._decoder.config):
             # No cache: with one, transformers would take the segments for a single text.
             output = self._decoder(
@@ -196,7 +196,7 @@ def _layers(decoder: Any) -> Any:
 
 def _embed(decoder: Any, batch: MicroBatch, noise_NH: Tensor | None) -> Tensor:
     embedded: Tensor = nn.functional.embedding(batch.input_ids_N, decoder.get_input_embeddings().weight)
-    return embedded if noise_NH is None else embedded + noise_NH
+    return embedded if noise_NH is None else (embedded + noise_NH).to(embedded.dtype)
 
 
 def _is_right(way: DecoderPass, plain: DecoderPass, decoder: Any, device: torch.device, autocast: Any) -> bool:

@@ -13,11 +13,13 @@ from worker.training.batches import MicroBatch
 
 
 def draw_noise(batch: MicroBatch, seeds: Sequence[int], *, alpha: float, width: int) -> Tensor:
-    """Give (N, H) for a batch of as many segments as seeds, in float32 on the batch's device."""
+    """Give (N, H) for a batch of as many segments as seeds, in float32 on the batch's device; padding has none."""
     generator = torch.Generator()  # on the CPU, so that every device draws the same
-    parts = []
-    for length, seed in zip(batch.lengths, seeds, strict=True):
+    noise_NH = torch.zeros(sum(batch.lengths), width)
+    begin = 0
+    for length, inputs, seed in zip(batch.lengths, batch.inputs, seeds, strict=True):
         generator.manual_seed(seed)
-        scale = alpha / (length * width) ** 0.5
-        parts.append(torch.empty(length, width).uniform_(-scale, scale, generator=generator))
-    return torch.cat(parts).to(batch.input_ids_N.device)
+        scale = alpha / (inputs * width) ** 0.5
+        noise_NH[begin : begin + inputs].uniform_(-scale, scale, generator=generator)
+        begin += length
+    return noise_NH.to(batch.input_ids_N.device)

@@ -106,4 +106,4 @@ def test_trap_19_segments_begins_are_strictly_increasing_and_end_at_the_last_inp
 )
 def test_long_segments_are_left_to_torch(longest: int, is_on: bool, kind: type) -> None:
     techniques = ALL if is_on else ALL.without("own_attention")
-    assert type(make_attention((4, longest), CPU, techniques)) is kind
+    assert type(make_attention((4, longest), CPU, torch.float32, techniques)) is kind
