@@ -100,12 +100,7 @@ def plan_memory(
     """
     value_bytes = VALUE_BYTES[dtype]
     adapted = shape.adapted(lora)
-    adapter_values = sum(lora.rank * (layer.inputs + layer.outputs) for layer in adapted)
-    lengths = sum(layer.outputs for layer in adapted) if lora.use_dora else 0
-    has_copies = dtype == "bfloat16" or (shape.has_own_blocks and not lora.dropout)
-    # converted or joined, with the bias beside the ranks, and kept for backward
-    copies_bytes = adapter_values * value_bytes * (lora.rank + 1) // lora.rank if has_copies else 0
-    adapter_bytes = (adapter_values + lengths) * _ADAPTER_VALUE_BYTES + copies_bytes
+    adapter_bytes = _adapter_bytes(shape, adapted, lora, dtype)
     weights_bytes = _weights_bytes(shape, dtype, quantization)
     per_token = activation_bytes_per_token(shape, adapted, lora, dtype, longest_tokens=longest_tokens, is_gpu=is_gpu)
     loaded_bytes = _RUNTIME_BYTES + weights_bytes + adapter_bytes
@@ -148,6 +143,16 @@ def _largest_step(longest_tokens: int, mean_tokens: float, batch_size: int) -> i
     """
     deviation = (longest_tokens - mean_tokens) / 3
     return min(batch_size * longest_tokens, round(batch_size * mean_tokens + 2 * math.sqrt(batch_size) * deviation))
+
+
+def _adapter_bytes(shape: ModelShape, adapted: tuple[LinearLayer, ...], lora: LoraSpec, dtype: ComputeType) -> int:
+    """Add up what is trained, with its gradient and AdamW's moments, and the copies of it that backward needs."""
+    values = sum(lora.rank * (layer.inputs + layer.outputs) for layer in adapted)
+    lengths = sum(layer.outputs for layer in adapted) if lora.use_dora else 0
+    has_copies = dtype == "bfloat16" or (shape.has_own_blocks and not lora.dropout)
+    # converted or joined, with the bias beside the ranks
+    copies_bytes = values * VALUE_BYTES[dtype] * (lora.rank + 1) // lora.rank if has_copies else 0
+    return (values + lengths) * _ADAPTER_VALUE_BYTES + copies_bytes
 
 
 def _weights_bytes(shape: ModelShape, dtype: ComputeType, quantization: Quantization | None) -> int:

@@ -1,29 +1,12 @@
 from typing import Any
 
 from core.events import EventType
+from tests.worker.step_messages import step_done
 from worker.journal import Event, Journal
-from worker.messages import Evaluated, Message, Sample, Sampled, StepDone, StepSeconds
+from worker.messages import Evaluated, Message, Sample, Sampled
 
 EVALUATED = Evaluated(step=5, loss=0.5, token_accuracy=0.75, tokens=9, examples=3)
-STEP = StepDone(
-    step=5,
-    total_steps=10,
-    epoch=0.5,
-    loss=1.5,
-    completion_loss=1.25,
-    prompt_loss=2.0,
-    token_accuracy=0.5,
-    learning_rate=1e-3,
-    grad_norm=2.0,
-    trained_tokens=3,
-    seen_tokens=4,
-    padding_tokens=1,
-    tokens_per_s=5.0,
-    mfu=0.4,
-    seconds=StepSeconds(total=1.0, data=0.1, forward=0.3, backward=0.5, optimizer=0.1),
-    eta_s=6.0,
-    memory_bytes=7,
-)
+STEP = step_done(step=5, total_steps=10, prompt_loss=2.0, mfu=0.4)
 
 
 def _take(message: Message) -> tuple[Event, dict[str, Any]]:

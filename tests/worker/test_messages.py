@@ -3,6 +3,7 @@ from pydantic import ValidationError
 
 from core.events import EventLevel
 from tests.fake_trainer import MEASURED
+from tests.worker.step_messages import step_done
 from worker.messages import (
     Alive,
     CheckpointWritten,
@@ -15,8 +16,6 @@ from worker.messages import (
     Resumed,
     Sample,
     Sampled,
-    StepDone,
-    StepSeconds,
     format_line,
     parse,
 )
@@ -24,25 +23,7 @@ from worker.messages import (
 ALL: tuple[Message, ...] = (
     Phase(name="loading"),
     Note(level=EventLevel.WARN, message="a\nb", data={"lines": [1, 2]}),
-    StepDone(
-        step=1,
-        total_steps=2,
-        epoch=0.5,
-        loss=1.5,
-        completion_loss=1.25,
-        prompt_loss=None,
-        token_accuracy=0.5,
-        learning_rate=1e-3,
-        grad_norm=2.0,
-        trained_tokens=3,
-        seen_tokens=4,
-        padding_tokens=1,
-        tokens_per_s=5.0,
-        mfu=0.5,
-        seconds=StepSeconds(total=1.0, data=0.1, forward=0.3, backward=0.5, optimizer=0.1),
-        eta_s=6.0,
-        memory_bytes=7,
-    ),
+    step_done(),
     Evaluated(step=0, loss=1.0, token_accuracy=0.5, tokens=3, examples=1, exact_match=0.5, stop_rate=1.0),
     Sampled(step=0, samples=(Sample(prompt="1+1=", expected=" 2", got=" 3", stopped=True, exact=False),)),
     CheckpointWritten(step=1, folder="/x", metrics={"step": 1.0}),

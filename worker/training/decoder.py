@@ -91,22 +91,37 @@ class OwnPass:
         return BlockInputs(made, cos_1NR[0], sin_1NR[0], self._techniques)
 
 
-class PackedPass:
+class _TransformersPass:
+    """What the two ways through transformers' modules share: which layers keep only their input.
+
+    ``around`` gives the context in which a layer is computed the second time, when the forward pass is long over.
+    """
+
+    def __init__(self, decoder: Any, around: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+        self._decoder = decoder
+        self._checkpoint = partial(checkpoint, use_reentrant=False, context_fn=lambda: (nullcontext(), around()))
+        self._checkpointed_blocks = 0
+
+    @property
+    def checkpointed_blocks(self) -> int:
+        return self._checkpointed_blocks
+
+    @checkpointed_blocks.setter
+    def checkpointed_blocks(self, blocks: int) -> None:
+        self._checkpointed_blocks = blocks
+        for number, layer in enumerate(_layers(self._decoder)):
+            layer.gradient_checkpointing = number < blocks
+            layer._gradient_checkpointing_func = self._checkpoint
+
+
+class PackedPass(_TransformersPass):
     """transformers' modules, with our attention in place of theirs for the time of a call."""
 
     padded = False
 
     def __init__(self, decoder: Any, device: torch.device, techniques: Techniques) -> None:
-        self._decoder, self._device, self._techniques = decoder, device, techniques
-        self._checkpointing = _Checkpointing(decoder, lambda: _packed_attention(decoder.config))
-
-    @property
-    def checkpointed_blocks(self) -> int:
-        return self._checkpointing.blocks
-
-    @checkpointed_blocks.setter
-    def checkpointed_blocks(self, blocks: int) -> None:
-        self._checkpointing.blocks = blocks
+        super().__init__(decoder, lambda: _packed_attention(decoder.config))
+        self._device, self._techniques = device, techniques
 
     def __call__(self, batch: MicroBatch, noise_NH: Tensor | None = None) -> Tensor:
         packed = attention.make_attention(batch.lengths, self._device, self._decoder.dtype, self._techniques)
@@ -122,22 +137,10 @@ class PackedPass:
         return hidden_1NH[0].index_select(0, batch.positions_K)
 
 
-class PaddedPass:
+class PaddedPass(_TransformersPass):
     """transformers as it is, over right-padded rows, which causal attention needs no mask for."""
 
     padded = True
-
-    def __init__(self, decoder: Any) -> None:
-        self._decoder = decoder
-        self._checkpointing = _Checkpointing(decoder)
-
-    @property
-    def checkpointed_blocks(self) -> int:
-        return self._checkpointing.blocks
-
-    @checkpointed_blocks.setter
-    def checkpointed_blocks(self, blocks: int) -> None:
-        self._checkpointing.blocks = blocks
 
     def __call__(self, batch: MicroBatch, noise_NH: Tensor | None = None) -> Tensor:
         assert len(set(batch.lengths)) == 1
@@ -154,29 +157,6 @@ def _packed_attention(config: Any) -> Iterator[None]:
         yield
     finally:
         config._attn_implementation = usual
-
-
-class _Checkpointing:
-    """Tells transformers' layers which of them keep only their input.
-
-    ``around`` gives the context in which a layer is computed the second time, when the forward pass is long over.
-    """
-
-    def __init__(self, decoder: Any, around: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
-        self._layers = _layers(decoder)
-        self._checkpoint = partial(checkpoint, use_reentrant=False, context_fn=lambda: (nullcontext(), around()))
-        self._blocks = 0
-
-    @property
-    def blocks(self) -> int:
-        return self._blocks
-
-    @blocks.setter
-    def blocks(self, blocks: int) -> None:
-        self._blocks = blocks
-        for number, layer in enumerate(self._layers):
-            layer.gradient_checkpointing = number < blocks
-            layer._gradient_checkpointing_func = self._checkpoint
 
 
 @contextmanager

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
+
 from core.base_models import read_imported
 from core.jobs import FileRef, JobSpec, LoraSpec, OverLength, PromptFormat
 from core.text.data_files import FileType
@@ -14,6 +16,7 @@ from worker.messages import Message, StepDone
 from worker.run_folder import TRAINING_FILE, VALIDATION_FILE, RunSpec, write_spec
 from worker.training.data import RunData, load_data
 from worker.training.run import run
+from worker.training.stopping import Stopped
 
 M = TypeVar("M", bound=Message)
 Line = dict[str, Any]
@@ -124,6 +127,24 @@ def train(folder: Path, reporter: RecordingReporter | None = None) -> RecordingR
     """Run the trainer in this process."""
     reporter = reporter or RecordingReporter()
     run(folder, reporter, never_stop)
+    return reporter
+
+
+def stop_after(folder: Path, step: int) -> RecordingReporter:
+    """Tell the trainer to stop once the step is done."""
+    told = False
+
+    def on_message(message: Message) -> None:
+        nonlocal told
+        told = told or (isinstance(message, StepDone) and message.step == step)
+
+    def check_stop() -> None:
+        if told:
+            raise Stopped
+
+    reporter = RecordingReporter(on_message)
+    with pytest.raises(Stopped):
+        run(folder, reporter, check_stop)
     return reporter
 
 

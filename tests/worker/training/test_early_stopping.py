@@ -7,16 +7,14 @@ from typing import Any
 
 import pytest
 
-from tests.worker.training.runs import Killed, RecordingReporter, kill_after, train, write_run
-from worker.messages import Evaluated, Finished, Message, Note, Resumed, StepDone
+from tests.worker.training.runs import Killed, kill_after, stop_after, train, write_run
+from worker.messages import Evaluated, Finished, Note, Resumed, StepDone
 from worker.models.adapter_format import MANIFEST, WEIGHTS, parse_manifest
 from worker.run_folder import ADAPTER, CHECKPOINTS
 from worker.training import loop as loop_module
 from worker.training.checkpoint import BEST
 from worker.training.early_stopping import Standing, describe_ending
 from worker.training.evaluation import evaluate
-from worker.training.run import run
-from worker.training.stopping import Stopped
 
 TOTAL_STEPS = 5  # of a run over SUMS with the batches of make_job and one epoch
 EACH_STEP: dict[str, Any] = {"n_epochs": 1, "n_evals": TOTAL_STEPS}
@@ -143,7 +141,7 @@ class TestBestCheckpoint:
     def test_the_best_evaluated_step_is_published_and_named(self, tmp_path: Path, tiny_phi: Path, dictate: Any) -> None:
         dictate(WORSE_FROM_3)
         stopped = write_run(tmp_path / "stopped", tiny_phi, **BEST_OF_ALL)
-        _stop_after(stopped, step=2)
+        stop_after(stopped, step=2)
         at_2 = (stopped / CHECKPOINTS / "step-000002" / ADAPTER / WEIGHTS).read_bytes()
         folder = write_run(tmp_path / "run", tiny_phi, **BEST_OF_ALL)
         reporter = train(folder)
@@ -182,7 +180,7 @@ class TestBestCheckpoint:
         whole = write_run(tmp_path / "whole", tiny_phi, **BEST_OF_ALL)
         train(whole)
         first = write_run(tmp_path / "a1", tiny_phi, **BEST_OF_ALL)
-        _stop_after(first, step=4)
+        stop_after(first, step=4)
         newest = first / CHECKPOINTS / "step-000004"
         second = write_run(tmp_path / "a2", tiny_phi, resume_from=(newest,), **BEST_OF_ALL)
         reporter = train(second)
@@ -195,7 +193,7 @@ class TestBestCheckpoint:
     ) -> None:
         dictate(WORSE_FROM_3)
         folder = write_run(tmp_path / "run", tiny_phi, **BEST_OF_ALL)
-        _stop_after(folder, step=4)
+        stop_after(folder, step=4)
         damaged = folder / CHECKPOINTS / "step-000004" / BEST / WEIGHTS
         damaged.unlink()  # it is linked into the other checkpoints, which must stay as they are
         damaged.write_bytes(b"torn")
@@ -213,22 +211,7 @@ class TestBestCheckpoint:
     def test_the_standing_is_part_of_a_checkpoints_state(self, tmp_path: Path, tiny_phi: Path, dictate: Any) -> None:
         dictate(WORSE_FROM_3)
         folder = write_run(tmp_path / "run", tiny_phi, **BEST_OF_ALL)
-        _stop_after(folder, step=4)
+        stop_after(folder, step=4)
         state = json.loads((folder / CHECKPOINTS / "step-000004" / "state.json").read_text())
         # told to stop after step 4, it writes a checkpoint before that step is evaluated
         assert (state["standing"]["best"]["step"], state["standing"]["without_improvement"]) == (2, 1)
-
-
-def _stop_after(folder: Path, step: int) -> None:
-    told = False
-
-    def on_message(message: Message) -> None:
-        nonlocal told
-        told = told or (isinstance(message, StepDone) and message.step == step)
-
-    def check_stop() -> None:
-        if told:
-            raise Stopped
-
-    with pytest.raises(Stopped):
-        run(folder, RecordingReporter(on_message), check_stop)

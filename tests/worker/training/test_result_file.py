@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.worker.step_messages import step_done
 from tests.worker.training.runs import Killed, kill_after, train, write_run
-from worker.messages import Evaluated, StepDone, StepSeconds
+from worker.messages import Evaluated, StepDone
 from worker.run_folder import RESULTS
 from worker.training.result_file import COLUMNS, OPENAI_COLUMNS, ResultRows
 
@@ -13,25 +14,7 @@ EVALUATED = Evaluated(step=1, loss=0.25, token_accuracy=0.75, tokens=4, examples
 
 
 def _step(number: int, *, prompt_loss: float | None = None) -> StepDone:
-    return StepDone(
-        step=number,
-        total_steps=2,
-        epoch=number / 2,
-        loss=1.5,
-        completion_loss=1 / 3,
-        prompt_loss=prompt_loss,
-        token_accuracy=0.5,
-        learning_rate=1e-3,
-        grad_norm=2.0,
-        trained_tokens=3,
-        seen_tokens=4,
-        padding_tokens=1,
-        tokens_per_s=5.0,
-        mfu=0.5,
-        seconds=StepSeconds(total=1.0, data=0.1, forward=0.3, backward=0.5, optimizer=0.1),
-        eta_s=6.0,
-        memory_bytes=7,
-    )
+    return step_done(step=number, epoch=number / 2, completion_loss=1 / 3, prompt_loss=prompt_loss)
 
 
 def _read(path: Path) -> list[dict[str, str]]:

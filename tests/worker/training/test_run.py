@@ -23,16 +23,15 @@ from tests.worker.training.runs import (
     RecordingReporter,
     kill_after,
     make_job,
+    stop_after,
     train,
     write_run,
 )
-from worker.messages import CheckpointWritten, Evaluated, Finished, Message, Note, Resumed, StepDone
+from worker.messages import CheckpointWritten, Evaluated, Finished, Note, Resumed, StepDone
 from worker.models.adapter_format import CONFIG, MANIFEST, WEIGHTS, parse_manifest
 from worker.run_folder import ADAPTER, CHECKPOINTS
 from worker.training import loop as loop_module
 from worker.training.lora import LoraModel
-from worker.training.run import run
-from worker.training.stopping import Stopped
 
 DROPOUT = {"rank": 4, "alpha": 8, "dropout": 0.3}
 TOTAL_STEPS = 10  # of a run over SUMS with the defaults of make_job
@@ -165,7 +164,7 @@ class TestResume:
         whole = write_run(tmp_path / "whole", tiny_phi)
         expected = train(whole)
         folder = write_run(tmp_path / "stopped", tiny_phi)
-        first = _stop_after(folder, step=4)
+        first = stop_after(folder, step=4)
         assert first.of(CheckpointWritten)[-1].step == 4
         second = train(folder)
         assert second.of(Resumed)[0].step == 4
@@ -174,7 +173,7 @@ class TestResume:
 
     def test_a_stop_while_evaluating_evaluates_again(self, tmp_path: Path, tiny_phi: Path) -> None:
         folder = write_run(tmp_path / "run", tiny_phi)
-        first = _stop_after(folder, step=5)  # the held-out examples are due after it
+        first = stop_after(folder, step=5)  # the held-out examples are due after it
         assert [evaluated.step for evaluated in first.of(Evaluated)] == [0, 2]
         second = train(folder)
         assert [evaluated.step for evaluated in second.of(Evaluated)] == [5, 8, TOTAL_STEPS]
@@ -184,7 +183,7 @@ class TestResume:
         whole = write_run(tmp_path / "whole", tiny_phi)
         train(whole)
         first = write_run(tmp_path / "a1", tiny_phi)
-        _stop_after(first, step=4)
+        stop_after(first, step=4)
         checkpoints = sorted((first / CHECKPOINTS).iterdir(), reverse=True)
         second = write_run(tmp_path / "a2", tiny_phi, resume_from=tuple(checkpoints))
         reporter = train(second)
@@ -195,7 +194,7 @@ class TestResume:
         whole = write_run(tmp_path / "whole", tiny_phi)
         train(whole)
         folder = write_run(tmp_path / "damaged", tiny_phi)
-        _stop_after(folder, step=4)
+        stop_after(folder, step=4)
         (folder / CHECKPOINTS / "step-000004" / ADAPTER / WEIGHTS).write_bytes(b"torn")
         reporter = train(folder)
         assert reporter.of(Resumed)[0].step == 2
@@ -210,7 +209,7 @@ class TestResume:
         self, tmp_path: Path, tiny_phi: Path, tiny_llama: Path, change: dict[str, Any], named: str
     ) -> None:
         first = write_run(tmp_path / "a1", tiny_phi)
-        _stop_after(first, step=3)
+        stop_after(first, step=3)
         base = tiny_llama if "base" in change else tiny_phi
         job = {key: value for key, value in change.items() if key not in ("base", "lines")}
         second = write_run(
@@ -310,24 +309,6 @@ class TestGuards:
         ]
         for found, step in zip(reporter.of(StepDone), expected, strict=True):
             assert found.loss == pytest.approx(step.loss, rel=1e-5)
-
-
-def _stop_after(folder: Path, step: int) -> RecordingReporter:
-    """Tell the trainer to stop once the step is done."""
-    told = False
-
-    def on_message(message: Message) -> None:
-        nonlocal told
-        told = told or (isinstance(message, StepDone) and message.step == step)
-
-    def check_stop() -> None:
-        if told:
-            raise Stopped
-
-    reporter = RecordingReporter(on_message)
-    with pytest.raises(Stopped):
-        run(folder, reporter, check_stop)
-    return reporter
 
 
 def _narrow_phi2(folder: Path, published: Path) -> Path:
