@@ -11,7 +11,7 @@ from core.errors import EngineBusy, EngineUnavailable, GenerationFailed
 from core.store import adapters, files, leases
 from tests.app.conftest import BASE, EXAMPLES, House, serving
 from tests.app.routes.test_models import publish
-from tests.publishing import publish
+from tests.finished_job import finish
 
 KEY = "correct-horse-battery"
 
@@ -85,7 +85,7 @@ def test_result_files(client: openai.OpenAI, house: House, file_id: str) -> None
         file = files.create_results(
             session, job_id, bytes=blob.bytes, sha256=blob.sha256, columns=("step", "train_loss"), now=2
         )
-        publish(session, job_id, now=2, result={"result_files": [file.id]})
+        finish(session, job_id, now=2, result={"result_files": [file.id]})
     [result_file] = client.fine_tuning.jobs.retrieve(job_id).result_files
     found = client.files.retrieve(result_file)
     assert (found.purpose, found.filename, found.bytes) == ("fine-tune-results", "step_metrics.csv", len(content))

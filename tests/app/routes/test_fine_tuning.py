@@ -9,7 +9,7 @@ from core.events import EventLevel, EventType
 from core.jobs import AdapterRef, JobSpec
 from core.store import adapters, events, jobs, leases
 from tests.app.conftest import BASE, COLUMNS, LEARNING_RATE, House, upload
-from tests.publishing import publish
+from tests.finished_job import finish
 
 PLAIN_LORA = {"dropout": 0.0, "target_modules": None, "use_rslora": False, "use_dora": False}
 BOTH_PLACES = {"type": "supervised", "supervised": {"hyperparameters": {}}}
@@ -446,7 +446,7 @@ def finished_job(client: TestClient, house: House, file_id: str) -> str:
         adapters.add_checkpoint(
             session, job_id, 1, step=5, name="ft:x:ckpt-step-5", adapter_sha256="a" * 64, metrics=data, now=12
         )
-        publish(session, job_id, now=13)
+        finish(session, job_id, now=13)
     return job_id
 
 
@@ -470,7 +470,7 @@ class TestContinuing:
             adapters.add_checkpoint(
                 session, job_id, 1, step=5, name="ft:x:ckpt-step-5", adapter_sha256="a" * 64, metrics={}, now=12
             )
-            publish(session, job_id, now=13, result={"adapter_step": 5})
+            finish(session, job_id, now=13, result={"adapter_step": 5})
         job: dict[str, Any] = client.get(f"/v1/fine_tuning/jobs/{job_id}").json()
         return job
 

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 from core.store import leases
 
 
-def publish(session: Session, job_id: str, *, now: int, result: dict[str, Any] | None = None) -> None:
+def finish(session: Session, job_id: str, *, now: int, result: dict[str, Any] | None = None) -> None:
     """End a job's first attempt with a model named ``ft:x``, of a made-up adapter."""
     leases.publish(
         session,
