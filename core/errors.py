@@ -257,17 +257,24 @@ class Unavailable(ServiceError):
     """The request is right but cannot be served now."""
 
     code = "unavailable"
-    retry_after_s: ClassVar[int] = 5
+
+    @property
+    def retry_after_s(self) -> int:
+        """After how many seconds another try may succeed."""
+        return 5
 
 
 class BaseModelNotReady(Unavailable):
     """The deployment is to train and serve a base model that is not imported yet."""
 
     code = "base_model_not_ready"
-    retry_after_s = 60
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
+
+    @property
+    def retry_after_s(self) -> int:
+        return 60
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -290,11 +297,17 @@ class EngineBusy(Unavailable):
 
     code = "engine_busy"
 
-    def __init__(self, waiting: int) -> None:
-        super().__init__(waiting)
+    def __init__(self, waiting: int, retry_after_s: int) -> None:
+        super().__init__(waiting, retry_after_s)
+
+    @property
+    def retry_after_s(self) -> int:
+        """When there will be room, by the speed that the engine has answered with lately."""
+        return int(self.args[1])
 
     def __str__(self) -> str:
-        return f"the engine already has {self.args[0]} requests waiting; try again in a few seconds"
+        waiting, retry_after_s = self.args
+        return f"the engine already has {waiting} requests waiting; try again in {retry_after_s} s"
 
 
 class GenerationFailed(Unavailable):
@@ -321,11 +334,26 @@ class AdapterInvalid(Unavailable):
         return f"adapter {self.args[0][:12]} is refused: {self.args[1]}"
 
 
+class AdapterMismatch(Conflict):
+    """An adapter is asked from an engine whose base model it was not made for."""
+
+    code = "adapter_mismatch"
+
+    def __init__(self, digest: str, reason: str) -> None:
+        super().__init__(digest, reason)
+
+    def __str__(self) -> str:
+        return f"adapter {self.args[0][:12]} does not belong to this base model: {self.args[1]}"
+
+
 class StorageFull(Unavailable):
     """The disk is full; nothing of the request was kept."""
 
     code = "storage_full"
-    retry_after_s = 60
+
+    @property
+    def retry_after_s(self) -> int:
+        return 60
 
     def __str__(self) -> str:
         return (
@@ -337,7 +365,10 @@ class DatabaseUnavailable(Unavailable):
     """The database did not take the request in time."""
 
     code = "database_unavailable"
-    retry_after_s = 1
+
+    @property
+    def retry_after_s(self) -> int:
+        return 1
 
     def __str__(self) -> str:
         return "the database is busy or unreachable; try again"

@@ -20,15 +20,42 @@ class FinishReason(StrEnum):
     STOP = "stop"  # a stop sequence was met; the text ends before it
 
 
+MAX_TOP_LOGPROBS = 20
+
+
+class Constraint(Frozen):
+    """What an answer must be: JSON of a schema, any JSON object, or a text that a regular expression matches whole.
+
+    ``value`` is the schema as JSON text, or the expression; empty for ``json_object``.
+    """
+
+    kind: Literal["json_schema", "json_object", "regex"]
+    value: str = Field("", max_length=2**16)
+
+
 class SamplingParams(Frozen):
-    """How the next token is chosen. ``temperature`` 0 is greedy and ignores the other three."""
+    """How the next token is chosen. ``temperature`` 0 is greedy and ignores ``top_p``, ``top_k``, ``min_p``, ``seed``.
+
+    In this order: penalties and ``logit_bias`` change the logits, ``constraint`` forbids tokens, the temperature
+    scales, then ``top_k``, ``top_p`` and ``min_p`` leave some to be drawn from.
+    """
 
     max_tokens: int = Field(16, ge=1)
     temperature: float = Field(0.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int | None = Field(None, ge=1)  # None: no limit
+    min_p: float = Field(0.0, ge=0, le=1)  # least share of the likeliest token's probability
+    repetition_penalty: float = Field(1.0, gt=0, le=10)  # as in CTRL (1909.05858), over prompt and answer
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)  # for each time a token stands in the answer
+    presence_penalty: float = Field(0.0, ge=-2, le=2)  # once for a token that stands in the answer
+    logit_bias: dict[int, float] = Field(default_factory=dict, max_length=1024)  # added, by token id
     seed: int | None = Field(None, ge=0, lt=2**63)  # None: fresh randomness
     stop: tuple[str, ...] = Field((), max_length=16)
+    stop_token_ids: tuple[int, ...] = Field((), max_length=64)  # end the answer as the end token does
+    ignore_end: bool = False  # the end token is a token like others
+    top_logprobs: int = Field(0, ge=0, le=MAX_TOP_LOGPROBS)  # likeliest tokens that are told with each token
+    prompt_logprobs: bool = False  # the first delta tells the prompt's tokens
+    constraint: Constraint | None = None
 
 
 def _refuse_deep_values(values: dict[str, Any]) -> dict[str, Any]:
@@ -86,30 +113,52 @@ class GenerationRequest(Frozen):
     prompt: PromptSource | tuple[int, ...]
     adapter: str | None  # digest of an adapter's manifest; None: the base model
     sampling: SamplingParams
+    caller: str = ""  # whose request it is: callers share the engine fairly, and never each other's cached prompts
+
+
+class Alternative(Frozen):
+    """A token that could have stood in a token's place."""
+
+    id: int
+    text: str
+    logprob: float
+    special: bool
 
 
 class Token(Frozen):
     id: int
     text: str
-    logprob: float  # natural log, of the raw distribution before temperature
+    logprob: float  # natural log, of the raw distribution before penalties and temperature
     special: bool
+    top: tuple[Alternative, ...] = ()  # the likeliest, likeliest first, by the same distribution
+
+
+class PromptToken(Frozen):
+    id: int
+    text: str
+    logprob: float | None  # None: the first token, which nothing predicts
+    special: bool
+    top: tuple[Alternative, ...] = ()
 
 
 class Usage(Frozen):
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0  # of the prompt, whose keys and values an earlier request had left
 
 
 class Delta(Frozen):
     """What one step added. ``text`` can be shorter than the tokens' (a character or stop may be pending).
 
-    The last delta, and only it, has ``finish_reason`` and ``usage``.
+    The last delta, and only it, has ``finish_reason`` and ``usage``; only the first can have ``prompt``.
     """
 
     text: str
     tokens: tuple[Token, ...]
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    prompt: tuple[PromptToken, ...] | None = None  # None: not asked for, or told before
+    stop: str | int | None = None  # the stop sequence or stop token that was met
 
 
 class EngineInfo(Frozen):
@@ -120,10 +169,17 @@ class EngineInfo(Frozen):
     context_tokens: int
     device: str
     dtype: str
+    max_batch: int
     resident_adapters: tuple[str, ...]
     resident_adapter_bytes: int
+    loading_adapters: int
     waiting_requests: int
+    waiting_tokens: int  # of prompts that wait
     running_requests: int
+    kv_bytes: int  # reserved by requests that run
+    kv_limit_bytes: int
+    prefill_tokens_per_s: float  # as measured lately; 0: nothing was measured yet
+    decode_tokens_per_s: float
 
 
 class Engine(Protocol):
@@ -136,6 +192,7 @@ class Engine(Protocol):
             InvalidParameter: ``variables`` or ``messages`` cannot be rendered for this model.
             PromptTooLong: prompt and max_tokens exceed the context.
             AdapterInvalid: the adapter's files do not verify.
+            AdapterMismatch: the adapter was made for another base model.
             EngineBusy: the queue is full.
             EngineUnavailable: the engine cannot be reached.
             GenerationFailed: the engine failed while answering.
@@ -148,6 +205,10 @@ class Engine(Protocol):
 
     async def warm(self, adapter: str) -> None:
         """Load an adapter ahead of its first request; same errors as `generate`."""
+        ...
+
+    async def unload(self, adapter: str) -> None:
+        """Forget an adapter once no request uses it any more; one that is not loaded is forgotten already."""
         ...
 
     async def info(self) -> EngineInfo:

@@ -1,0 +1,48 @@
+"""What one forward pass of the engine's model is asked for, and who answers: the contract between scheduler and model.
+
+Axis letters of the engine: W logits that are wanted, V vocabulary, N fed tokens of all rows, R columns of the LoRA
+bank, S slots, H query heads, G key-value heads, D a head's width, L places of a slot, I and O a layer's in- and outputs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from worker.inference.kv import KvPool, Slot
+from worker.inference.lora import Adapter, LoraBank
+
+
+@dataclass(frozen=True)
+class Row:
+    """One request's part of a step: the tokens that are fed, behind what its slot holds already.
+
+    Attributes:
+        adapter: ready in the bank; None is the base model.
+        wanted: for how many of the last fed tokens the logits that follow them are given. 1 while a request decodes,
+            more where a guess is verified or a prompt is scored, 0 for a part of a prompt that is not its last.
+    """
+
+    slot: Slot
+    tokens: Sequence[int]
+    adapter: Adapter | None
+    wanted: int
+
+
+class Runner(Protocol):
+    """A model with its cache and its adapters; only the engine's thread uses it, inside ``torch.inference_mode()``."""
+
+    @property
+    def kv(self) -> KvPool: ...
+
+    @property
+    def bank(self) -> LoraBank: ...
+
+    def forward(self, rows: Sequence[Row]) -> Tensor:
+        """Feed all rows at once; give float32 logits_WV, row by row, without the ids that no token has.
+
+        Each slot is longer by its row's tokens afterwards. When it raises, every slot of these rows is lost: its
+        length no longer says what it holds, and it may only be released.
+        """
+        ...

@@ -1,0 +1,174 @@
+"""Keys and values of the requests that run, in slots: places for one request each, of a few fixed lengths.
+
+A pool reserves all that a request can need before it starts, so none is ever thrown out. Slots of one length lie in
+one arena, the used ones first, so that decoding reads them as one tensor. What is in the cache is not known here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+SHORTEST: Final = 128  # places of a slot; the next lengths are twice as long each, up to the context
+
+
+@dataclass(frozen=True)
+class KvShape:
+    """What a token's keys and values are in each layer: G heads of D numbers."""
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def bytes_per_token(self) -> int:
+        return 2 * self.layers * self.kv_heads * self.head_dim * self.dtype.itemsize
+
+
+class Slot:
+    """One request's place; ``length`` tokens of it are in use.
+
+    A slot's ``place`` in its arena changes when others are released, so it is read anew at each step.
+    """
+
+    def __init__(self, arena: "Arena", place: int) -> None:
+        self.arena = arena
+        self.place = place
+        self.length = 0
+
+    def truncate(self, length: int) -> None:
+        """Forget the tokens from ``length`` on."""
+        assert 0 <= length <= self.length, "only tokens that are cached can be forgotten"
+        self.length = length
+
+
+class Arena:
+    """All slots of one length: per layer keys_SGDL, which decoding multiplies from the left, and values_SGLD."""
+
+    def __init__(self, shape: KvShape, length: int) -> None:
+        self.length = length
+        self.slots: list[Slot] = []
+        self._shape = shape
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+        self._allocate(0)
+
+    @property
+    def capacity(self) -> int:
+        return self.keys[0].shape[0]
+
+    @property
+    def slot_bytes(self) -> int:
+        return self.length * self._shape.bytes_per_token
+
+    def resize(self, capacity: int) -> None:
+        """Allocate anew and keep the used slots; both exist for the time of the copy, one layer at a time."""
+        assert capacity >= len(self.slots)
+        used = len(self.slots)
+        for layer in range(self._shape.layers):
+            for kind in (self.keys, self.values):
+                old = kind[layer]
+                new = torch.zeros(capacity, *old.shape[1:], dtype=old.dtype, device=old.device)
+                new[:used] = old[:used]
+                kind[layer] = new
+
+    def take(self) -> Slot:
+        slot = Slot(self, len(self.slots))
+        self.slots.append(slot)
+        return slot
+
+    def release(self, slot: Slot, *, wipe: bool) -> None:
+        """Give a slot back; the last one moves to its place."""
+        last = self.slots.pop()
+        if wipe:
+            for layer in (*self.keys, *self.values):
+                layer[slot.place] = 0
+        if last is slot:
+            return
+        for keys, values in zip(self.keys, self.values, strict=True):
+            keys[slot.place, ..., : last.length] = keys[last.place, ..., : last.length]
+            values[slot.place, :, : last.length] = values[last.place, :, : last.length]
+        self.slots[slot.place] = last
+        last.place = slot.place
+
+    def _allocate(self, capacity: int) -> None:
+        shape = self._shape
+        sizes = (shape.kv_heads, shape.head_dim, self.length), (shape.kv_heads, self.length, shape.head_dim)
+        for kind, size in zip((self.keys, self.values), sizes, strict=True):
+            kind[:] = [
+                torch.zeros(capacity, *size, dtype=shape.dtype, device=shape.device) for _ in range(shape.layers)
+            ]
+
+
+class KvPool:
+    """Slots within ``limit_bytes``; what is allocated for slots that nobody uses makes room when it is needed."""
+
+    def __init__(self, shape: KvShape, limit_bytes: int, context_tokens: int) -> None:
+        self.shape = shape
+        self.limit_bytes = limit_bytes
+        lengths = [SHORTEST]
+        while lengths[-1] < context_tokens:
+            lengths.append(2 * lengths[-1])
+        lengths[-1] = context_tokens  # the last is no longer than a request can be
+        self._arenas = {length: Arena(shape, length) for length in lengths}
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of the slots that requests have."""
+        return sum(len(arena.slots) * arena.slot_bytes for arena in self._arenas.values())
+
+    @property
+    def used_slots(self) -> int:
+        return sum(len(arena.slots) for arena in self._arenas.values())
+
+    def bytes_for(self, tokens: int) -> int:
+        """Give what a request of at most so many tokens reserves."""
+        return self._arena_for(tokens).slot_bytes
+
+    def take(self, tokens: int) -> Slot | None:
+        """Reserve a slot for at most so many tokens; None while there is no room for it."""
+        arena = self._arena_for(tokens)
+        if len(arena.slots) < arena.capacity:
+            return arena.take()
+        if self.used_bytes + arena.slot_bytes > self.limit_bytes:
+            return None
+        others = sum(other.capacity * other.slot_bytes for other in self._arenas.values() if other is not arena)
+        grown = max(1, min(2 * arena.capacity, (self.limit_bytes - others) // arena.slot_bytes))
+        if grown <= arena.capacity:
+            self._shrink(except_for=arena)
+            grown = arena.capacity + 1
+        arena.resize(grown)
+        return arena.take()
+
+    def release(self, slot: Slot, *, wipe: bool = False) -> None:
+        """Give a slot back; ``wipe`` one that may hold values that are not finite: 0 times them is no 0."""
+        slot.arena.release(slot, wipe=wipe)
+
+    def read(self, slot: Slot, begin: int, end: int) -> Tensor:
+        """Copy some tokens' keys and values out: (layers, 2, G, end - begin, D)."""
+        arena = slot.arena
+        keys = torch.stack([layer[slot.place, :, :, begin:end].transpose(1, 2) for layer in arena.keys])
+        values = torch.stack([layer[slot.place, :, begin:end] for layer in arena.values])
+        return torch.stack([keys, values], dim=1)
+
+    def append(self, slot: Slot, blocks: Sequence[Tensor]) -> None:
+        """Put what `read` gave behind the slot's tokens."""
+        arena = slot.arena
+        for block in blocks:
+            end = slot.length + block.shape[3]
+            for layer, (keys, values) in enumerate(zip(arena.keys, arena.values, strict=True)):
+                keys[slot.place, :, :, slot.length : end] = block[layer, 0].transpose(1, 2)
+                values[slot.place, :, slot.length : end] = block[layer, 1]
+            slot.length = end
+
+    def _arena_for(self, tokens: int) -> Arena:
+        return next(arena for length, arena in self._arenas.items() if tokens <= length)
+
+    def _shrink(self, *, except_for: Arena) -> None:
+        for arena in self._arenas.values():
+            if arena is not except_for and arena.capacity > len(arena.slots):
+                arena.resize(len(arena.slots))
