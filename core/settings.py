@@ -73,6 +73,33 @@ class Settings(BaseSettings):
     engine_max_waiting: int = Field(
         256, ge=1, description="Requests that may wait at an engine before it refuses more."
     )
+    engine_max_waiting_tokens: int = Field(
+        65536, ge=1, description="Prompt tokens that may wait at an engine before it refuses more."
+    )
+    engine_kv_bytes: int | None = Field(
+        None,
+        gt=0,
+        description="Memory for keys and values of running requests; unset: chosen from what is free at start.",
+    )
+    engine_prefix_bytes: int = Field(
+        2**28, ge=0, description="Memory for keys and values of answered prompts, kept for prompts that begin alike."
+    )
+    engine_lora_columns: int = Field(
+        256, ge=1, description="Sum of the ranks of all adapters that an engine can compute with at once."
+    )
+    engine_prefill_tokens: int | None = Field(
+        None, ge=1, description="Prompt tokens that a step reads while others are answered; unset: chosen by measuring."
+    )
+    engine_speculation: bool = Field(
+        True, description="Guess tokens from the prompt and check several at once; the answers stay the same."
+    )
+    engine_weights: Literal["model", "int8"] = Field(
+        "model", description="How the base model's weights are held: as they are stored, or in 8 bits."
+    )
+    engine_native: bool = Field(True, description="Compute with compiled kernels where the machine can build them.")
+    engine_stall_s: float = Field(
+        60.0, gt=0, description="Seconds that one step of an engine may take before its process is ended."
+    )
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe log level written."
