@@ -1,35 +1,44 @@
-"""LoRA inside the base model: every linear layer can add the delta of a different adapter to each row of a batch.
+"""LoRA for a batch whose rows use different adapters: their factors side by side in a bank of columns.
 
-Axis letters: B rows of the batch, T tokens, I inputs, O outputs, R rank. Where adapters come from
-and whether they fit is not known here; ``verification`` has seen to it.
+Each group of layers that share an input has its adapters' factors in two tensors, in which an adapter owns the same
+range of columns everywhere, so mixed ranks need no padding. Axis letters: N tokens, S layers of a group, R columns,
+I inputs, O outputs. Where adapters come from and whether they fit the model is not known here.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Final
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch import Tensor
 
 from core.text.rendering import Renderer
+from worker.inference.lora_plan import Columns, LoraPlan, Span, make_plan
+
+WIDTH_MULTIPLE: Final = 8  # of columns: rows of a factor then begin at 16 bytes, as matrix kernels like it
 
 
 @dataclass(frozen=True)
 class LoraPair:
-    """The two factors of one layer's delta, x·Aᵀ·Bᵀ·scale, in the base model's dtype and on its device.
+    """The two factors of one layer's delta, x·Aᵀ·B, in the base model's dtype and on its device.
 
-    ``gain_O`` is DoRA's: what the layer's outputs, the delta in them but not the bias, are multiplied by. It
-    is near 1, so it is kept in float32; None for plain LoRA.
+    ``b_RO`` is PEFT's B transposed, with the scale multiplied in. ``gain_O`` is DoRA's: what the layer's outputs,
+    the delta in them but not the bias, are multiplied by. It is near 1, so it is kept in float32; None for plain LoRA.
     """
 
     a_RI: Tensor
-    b_OR: Tensor
-    scale: float
+    b_RO: Tensor
     gain_O: Tensor | None = None
 
     @property
+    def rank(self) -> int:
+        return self.a_RI.shape[0]
+
+    @property
     def bytes(self) -> int:
-        return sum(tensor.nbytes for tensor in (self.a_RI, self.b_OR, self.gain_O) if tensor is not None)
+        return sum(tensor.nbytes for tensor in (self.a_RI, self.b_RO, self.gain_O) if tensor is not None)
 
 
 @dataclass(frozen=True)
@@ -44,66 +53,197 @@ class Adapter:
     renderer: Renderer
     bytes: int
 
+    @property
+    def rank(self) -> int:
+        """The largest rank of its layers."""
+        return max(pair.rank for pair in self.pairs.values())
 
-@dataclass(frozen=True)
-class _Group:
-    """The rows of one adapter."""
+
+class LoraGroup:
+    """Layers that share an input: their names, and where the outputs of each begin among all of theirs.
+
+    The tensors are made for the first adapter that changes one of the layers: a_SRI and, for each layer, b_RO.
+    """
+
+    def __init__(self, names: Sequence[str], in_features: int, out_features: Sequence[int]) -> None:
+        self.names = tuple(names)
+        self.in_features = in_features
+        self.out_features = tuple(out_features)
+        self.offsets = (0, *accumulate(out_features))
+        self.a_SRI: Tensor | None = None
+        self.b_RO: tuple[Tensor, ...] = ()
+
+    def add(self, x_NI: Tensor, y_NO: Tensor, plan: LoraPlan) -> None:
+        """Add to each token's outputs, side by side in ``y``, what its adapter adds; base tokens are not touched."""
+        if not plan.touches(self.names):
+            return
+        for part in plan.parts:
+            self._add_part(x_NI[part.tokens], y_NO[part.tokens], part)
+        for tokens, adapter in plan.stretched:
+            self._stretch(y_NO, tokens, adapter, plan.biases)
+
+    def _add_part(self, x_NI: Tensor, y_NO: Tensor, part: Columns) -> None:
+        assert self.a_SRI is not None, "an adapter that is ready has its factors in the bank"
+        a_SRI = self.a_SRI[:, part.columns]
+        for number, (begin, b_RO) in enumerate(zip(self.offsets, self.b_RO, strict=False)):
+            inner_NR = torch.nn.functional.linear(x_NI, a_SRI[number])
+            if part.mask_NR is not None:
+                inner_NR *= part.mask_NR
+            y_NO[:, begin : begin + b_RO.shape[1]].addmm_(inner_NR, b_RO[part.columns])
+
+    def _stretch(self, y_NO: Tensor, tokens: slice, adapter: Adapter, biases: dict[str, Tensor]) -> None:
+        for number, name in enumerate(self.names):
+            pair = adapter.pairs.get(name)
+            if pair is None or pair.gain_O is None:
+                continue
+            outputs = y_NO[tokens, self.offsets[number] : self.offsets[number + 1]]
+            bias_O = biases.get(name)
+            bias = 0.0 if bias_O is None else bias_O.float()
+            outputs.copy_((outputs.float() - bias) * pair.gain_O + bias)
+
+    def copy(self, adapter: Adapter, columns: slice, bank_columns: int) -> int:
+        """Write an adapter's factors into its columns, zeros where it has none; give the bytes written."""
+        pairs = [adapter.pairs.get(name) for name in self.names]
+        if self.a_SRI is None:
+            first = next((pair for pair in pairs if pair is not None), None)
+            if first is None:
+                return 0
+            self._allocate(bank_columns, first.a_RI)
+        assert self.a_SRI is not None
+        for number, pair in enumerate(pairs):
+            for factor, values in (
+                (self.a_SRI[number, columns], None if pair is None else pair.a_RI),
+                (self.b_RO[number][columns], None if pair is None else pair.b_RO),
+            ):
+                rank = 0 if values is None else len(values)
+                if values is not None:
+                    factor[:rank] = values
+                if rank < len(factor):
+                    factor[rank:] = 0
+        width = columns.stop - columns.start
+        return width * (self.in_features * len(self.names) + sum(self.out_features)) * self.a_SRI.itemsize
+
+    def _allocate(self, columns: int, like: Tensor) -> None:
+        self.a_SRI = like.new_zeros(len(self.names), columns, self.in_features)
+        self.b_RO = tuple(like.new_zeros(columns, out) for out in self.out_features)
+
+
+@dataclass
+class _Placement:
+    """An adapter's columns, who uses them, and how many groups have its factors already."""
 
     adapter: Adapter
-    rows: slice | Tensor  # a slice where the rows lie together: it reads and writes without a copy
+    columns: slice
+    pins: int = 0
+    copied_groups: int = 0
+    is_dropped: bool = field(default=False)  # forgotten when the last pin is gone
 
 
-class RowPlan:
-    """Which adapter each row of the coming forward uses; one plan is shared by all layers of a model."""
+class LoraBank:
+    """Columns for the adapters in use; those that nobody uses stay until their columns are needed."""
 
-    def __init__(self) -> None:
-        self.groups: tuple[_Group, ...] = ()
+    def __init__(self, groups: Sequence[LoraGroup], columns: int, biases: dict[str, Tensor]) -> None:
+        self._groups = tuple(groups)
+        self.columns = columns
+        self._biases = biases  # by layer name; what DoRA does not stretch
+        self._placements: OrderedDict[str, _Placement] = OrderedDict()  # least recently used first
 
-    def set(self, adapters: Sequence[Adapter | None], device: torch.device) -> None:
-        """Give row i of the next forwards the i-th adapter; None leaves a row to the base model."""
-        rows_of: dict[str, list[int]] = {}
-        adapter_of: dict[str, Adapter] = {}
-        for row, adapter in enumerate(adapters):
-            if adapter is not None:
-                rows_of.setdefault(adapter.digest, []).append(row)
-                adapter_of[adapter.digest] = adapter
-        self.groups = tuple(_Group(adapter_of[digest], _as_index(rows, device)) for digest, rows in rows_of.items())
+    @property
+    def placed(self) -> tuple[str, ...]:
+        """Digests of the adapters that have columns, least recently used first."""
+        return tuple(self._placements)
 
+    @property
+    def used_columns(self) -> int:
+        return sum(_width(placement.columns) for placement in self._placements.values())
 
-class LoraLinear(nn.Module):
-    """A base linear layer that adds, to the rows that the plan gives to an adapter, that adapter's delta."""
+    @property
+    def pinned(self) -> int:
+        return sum(placement.pins for placement in self._placements.values())
 
-    def __init__(self, name: str, base: nn.Linear, plan: RowPlan) -> None:
-        super().__init__()
-        self.name = name
-        self.base = base
-        self._plan = plan
+    def fits(self, adapter: Adapter) -> bool:
+        """Tell whether the adapter could ever have columns."""
+        return _round_up(adapter.rank) <= self.columns
 
-    def forward(self, x_BTI: Tensor) -> Tensor:
-        """Give outputs_BTO. Rows without an adapter keep exactly the base layer's output."""
-        outputs_BTO: Tensor = self.base(x_BTI)
-        for group in self._plan.groups:
-            pair = group.adapter.pairs.get(self.name)
-            if pair is None:
+    def reserve(self, adapter: Adapter) -> bool:
+        """Give an adapter columns and keep them until `unpin`; False while others use too many of them."""
+        placement = self._placements.get(adapter.digest)
+        if placement is None:
+            columns = self._find_columns(_round_up(adapter.rank))
+            if columns is None:
+                return False
+            for digest in [d for d, other in self._placements.items() if _overlap(other.columns, columns)]:
+                del self._placements[digest]
+            placement = self._placements[adapter.digest] = _Placement(adapter, columns)
+        placement.pins += 1
+        placement.is_dropped = False
+        self._placements.move_to_end(adapter.digest)
+        return True
+
+    def is_ready(self, adapter: Adapter) -> bool:
+        placement = self._placements.get(adapter.digest)
+        return placement is not None and placement.copied_groups == len(self._groups)
+
+    def copy_some(self, limit_bytes: int) -> bool:
+        """Copy factors of reserved adapters, about so many bytes; tell whether some are left to copy."""
+        for placement in self._placements.values():
+            while placement.copied_groups < len(self._groups):
+                if limit_bytes <= 0:
+                    return True
+                group = self._groups[placement.copied_groups]
+                limit_bytes -= group.copy(placement.adapter, placement.columns, self.columns)
+                placement.copied_groups += 1
+        return False
+
+    def unpin(self, adapter: Adapter) -> None:
+        placement = self._placements[adapter.digest]
+        placement.pins -= 1
+        assert placement.pins >= 0, "an adapter was unpinned more often than reserved"
+        if placement.is_dropped and not placement.pins:
+            del self._placements[adapter.digest]
+
+    def drop(self, digest: str) -> None:
+        """Forget an adapter, as soon as nothing uses it."""
+        placement = self._placements.get(digest)
+        if placement is None:
+            return
+        placement.is_dropped = True
+        if not placement.pins:
+            del self._placements[digest]
+
+    def plan(self, spans: Sequence[Span]) -> LoraPlan:
+        """Say which columns each token of a step uses; ``spans`` cover the tokens in order, short ones first."""
+        places = {digest: placement.columns for digest, placement in self._placements.items()}
+        return make_plan(spans, places, self._biases)
+
+    def _find_columns(self, width: int) -> slice | None:
+        """Find room: free columns if there are any, else those whose users were all gone the longest."""
+        best: tuple[int, int] | None = None
+        ages = {digest: age for age, digest in enumerate(self._placements, start=1)}
+        starts = sorted({0, *(placement.columns.stop for placement in self._placements.values())})
+        for start in starts:
+            columns = slice(start, start + width)
+            if columns.stop > self.columns:
                 continue
-            delta = linear(linear(x_BTI[group.rows], pair.a_RI) * pair.scale, pair.b_OR)
-            if pair.gain_O is not None:
-                bias_O = 0.0 if self.base.bias is None else self.base.bias
-                stretched = pair.gain_O * delta + (pair.gain_O - 1) * (outputs_BTO[group.rows] - bias_O)
-                delta = stretched.to(outputs_BTO.dtype)
-            if isinstance(group.rows, slice):
-                outputs_BTO[group.rows] += delta
-            else:
-                outputs_BTO.index_add_(0, group.rows, delta)
-        return outputs_BTO
+            inside = [(d, p) for d, p in self._placements.items() if _overlap(p.columns, columns)]
+            if any(placement.pins for _, placement in inside):
+                continue
+            youngest = max((ages[digest] for digest, _ in inside), default=0)
+            if best is None or (youngest, start) < best:
+                best = (youngest, start)
+        return None if best is None else slice(best[1], best[1] + width)
 
 
-def attach_lora(model: nn.Module, plan: RowPlan) -> dict[str, nn.Linear]:
-    """Wrap every linear layer of the model, and give the layers that were wrapped by their names."""
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    for name, layer in layers.items():
-        model.set_submodule(name, LoraLinear(name, layer, plan))
-    return layers
+def _round_up(rank: int) -> int:
+    return rank + -rank % WIDTH_MULTIPLE
+
+
+def _width(columns: slice) -> int:
+    return int(columns.stop - columns.start)
+
+
+def _overlap(left: slice, right: slice) -> bool:
+    return bool(left.start < right.stop and right.start < left.stop)
 
 
 def gain_of(length_O: Tensor, weight_OI: Tensor, a_RI: Tensor, b_OR: Tensor, scale: float) -> Tensor:
@@ -111,10 +251,3 @@ def gain_of(length_O: Tensor, weight_OI: Tensor, a_RI: Tensor, b_OR: Tensor, sca
     adapted_OI = weight_OI.float() + scale * (b_OR.float() @ a_RI.float())
     norm_O: Tensor = torch.linalg.vector_norm(adapted_OI, dim=1)
     return length_O.float() / norm_O
-
-
-def _as_index(rows: list[int], device: torch.device) -> slice | Tensor:
-    """Index ascending rows: [2, 3, 4] as a slice, [0, 2] as a tensor."""
-    if rows[-1] - rows[0] == len(rows) - 1:
-        return slice(rows[0], rows[-1] + 1)
-    return torch.tensor(rows, device=device)

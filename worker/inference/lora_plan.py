@@ -1,0 +1,109 @@
+"""Which columns of the LoRA bank each token of one step uses: made once a step, used by every group of layers.
+
+Short spans, such as decoding rows, share one product over all columns in use, of which a mask leaves each token its
+own: few products instead of few columns. Long spans, parts of prompts, have a product of their own.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from worker.inference.lora import Adapter
+
+# Tokens up to which a span shares the product: its work grows with the columns of all adapters, its launches do not.
+LONGEST_SHARED: Final = 8
+
+
+@dataclass(frozen=True)
+class Span:
+    """Neighbouring tokens of a step that use one adapter; None is the base model."""
+
+    tokens: int
+    adapter: "Adapter | None"
+
+
+@dataclass(frozen=True)
+class Columns:
+    """A part of a step's tokens and the columns that they use.
+
+    ``mask_NR``, over these tokens and columns, is 1 where a token uses a column and 0 elsewhere; None: all use all.
+    """
+
+    tokens: slice
+    columns: slice
+    mask_NR: Tensor | None
+
+
+@dataclass(frozen=True)
+class LoraPlan:
+    """One step's use of the bank.
+
+    Attributes:
+        parts: tokens outside them belong to the base model.
+        stretched: the tokens of DoRA adapters.
+        begins, ranks: int32 per token of the short spans, for kernels that go token by token; rank 0 is the base model.
+    """
+
+    parts: tuple[Columns, ...]
+    stretched: "tuple[tuple[slice, Adapter], ...]"
+    biases: dict[str, Tensor]
+    begins: Tensor
+    ranks: Tensor
+    layers: frozenset[str] = field(default=frozenset())
+
+    def touches(self, names: Sequence[str]) -> bool:
+        """Tell whether any adapter of the step changes one of these layers."""
+        return not self.layers.isdisjoint(names)
+
+
+def make_plan(spans: Sequence[Span], places: Mapping[str, slice], biases: dict[str, Tensor]) -> LoraPlan:
+    """Plan a step whose tokens the spans cover in order; those of at most `LONGEST_SHARED` tokens come first."""
+    parts: list[Columns] = []
+    stretched: list[tuple[slice, Adapter]] = []
+    shared: list[tuple[int, slice | None]] = []
+    like: Tensor | None = None
+    begin = 0
+    for span in spans:
+        columns = None if span.adapter is None else places[span.adapter.digest]
+        tokens = slice(begin, begin + span.tokens)
+        begin = tokens.stop
+        if span.tokens <= LONGEST_SHARED:
+            assert not parts, "short spans come first"
+            shared.append((span.tokens, columns))
+        elif columns is not None:
+            parts.append(Columns(tokens, columns, None))
+        if span.adapter is not None:
+            first = next(iter(span.adapter.pairs.values()))
+            like = first.a_RI
+            if first.gain_O is not None:
+                stretched.append((tokens, span.adapter))
+    if like is not None and any(columns is not None for _, columns in shared):
+        parts.insert(0, _share(shared, like))
+    begins, ranks = _per_token(shared)
+    layers = frozenset(name for span in spans if span.adapter is not None for name in span.adapter.pairs)
+    return LoraPlan(tuple(parts), tuple(stretched), biases, begins, ranks, layers)
+
+
+def _share(shared: Sequence[tuple[int, slice | None]], like: Tensor) -> Columns:
+    used = [columns for _, columns in shared if columns is not None]
+    covered = slice(min(columns.start for columns in used), max(columns.stop for columns in used))
+    mask = torch.zeros(sum(tokens for tokens, _ in shared), covered.stop - covered.start)
+    begin = 0
+    for tokens, columns in shared:
+        if columns is not None:
+            mask[begin : begin + tokens, columns.start - covered.start : columns.stop - covered.start] = 1
+        begin += tokens
+    is_plain = bool(mask.all())
+    return Columns(slice(0, begin), covered, None if is_plain else mask.to(like.device, like.dtype))
+
+
+def _per_token(shared: Sequence[tuple[int, slice | None]]) -> tuple[Tensor, Tensor]:
+    begins = [0 if columns is None else columns.start for tokens, columns in shared for _ in range(tokens)]
+    ranks = [
+        0 if columns is None else columns.stop - columns.start for tokens, columns in shared for _ in range(tokens)
+    ]
+    return torch.tensor(begins, dtype=torch.int32), torch.tensor(ranks, dtype=torch.int32)
