@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from core.adapter_format import CONFIG, WEIGHTS, write_manifest
 from core.estimate import Machine, Measured, Seconds
 from core.events import EventLevel
 from worker.messages import (
@@ -24,7 +25,6 @@ from worker.messages import (
     StepSeconds,
     format_line,
 )
-from worker.models.adapter_format import CONFIG, WEIGHTS, write_manifest
 from worker.run_folder import ADAPTER, CHECKPOINTS, EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, RESULTS, RunSpec, read_spec
 
 COMMAND = (sys.executable, "-m", "tests.fake_trainer")

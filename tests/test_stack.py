@@ -15,13 +15,13 @@ import pytest
 from openai import AuthenticationError, NotFoundError, OpenAI
 from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 
+from core.adapter_format import parse_manifest
 from core.settings import Settings
 from core.store import adapters
 from core.store.blobs import LocalBlobStore
 from core.store.db import Database
 from tests.stack import TINY, Stack, command_environ, eventually, free_port, running_stack, write_examples
 from tests.tables import parquet_of
-from worker.models.adapter_format import parse_manifest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

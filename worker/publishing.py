@@ -8,9 +8,9 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.adapter_format import MANIFEST, MANIFEST_LIMIT_BYTES, parse_manifest
 from core.errors import AdapterInvalid
 from core.store.blobs import Blob, BlobStore
-from worker.models.adapter_format import MANIFEST, MANIFEST_LIMIT_BYTES, parse_manifest
 
 
 @dataclass(frozen=True)

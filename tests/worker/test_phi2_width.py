@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
+from core.adapter_format import WEIGHTS
 from core.base_models import BaseModelEntry, Folder, Registry, folder_of, read_imported
 from core.generation import FinishReason
 from core.jobs import LoraSpec
@@ -21,7 +22,6 @@ from core.store.blobs import LocalBlobStore
 from tests.worker.inference.bench import Bench, Completion, complete, make_request, store_adapter
 from tests.worker.training.runs import Line, train, write_run
 from worker.messages import Evaluated, StepDone
-from worker.models.adapter_format import WEIGHTS
 from worker.models.importing import import_base_model
 from worker.models.loading import LoadedModel, load_base_model
 from worker.run_folder import ADAPTER

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from core.adapter_format import MANIFEST, WEIGHTS, digest_file, parse_manifest
 from core.base_models import IMPORTED_FILE
 from core.errors import DatabaseUnavailable
 from core.jobs import AdapterRef, JobStatus
@@ -19,7 +20,6 @@ from core.store.tables import EventRecord, FileStatus
 from tests import fake_trainer
 from tests.fake_trainer import MEASURED
 from tests.worker.conftest import BASE_MODEL, NOW, Home
-from worker.models.adapter_format import MANIFEST, WEIGHTS, digest_file, parse_manifest
 from worker.run_folder import CONTINUE_FROM, LOG, SPEC
 from worker.runner import run_next, run_queued
 from worker.slot import Slot

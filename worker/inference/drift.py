@@ -5,11 +5,11 @@ What is done about it is ``verification``'s matter.
 
 from collections.abc import Sequence
 
+from core.adapter_format import TrainedPrompt
 from core.errors import InvalidParameter
+from core.prompts import render
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
-from worker.models.adapter_format import TrainedPrompt
-from worker.models.prompts import render
 
 CHARS_BEFORE, CHARS_AFTER = 30, 50  # of each text around the first difference
 

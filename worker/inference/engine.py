@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from core.errors import EngineBusy, InvalidParameter, PromptTooLong, ServiceError
 from core.generation import Delta, EngineInfo, GenerationRequest, PromptSource, Rendering, RenderRequest
+from core.prompts import render
 from core.settings import Settings
 from core.store.blobs import BlobStore
 from core.text.rendering import RenderedPrompt, Renderer
@@ -21,7 +22,6 @@ from worker.inference.decoding import Decoder
 from worker.inference.lora import Adapter, RowPlan, attach_lora
 from worker.inference.verification import Fit, read_adapter
 from worker.models.loading import LoadedModel
-from worker.models.prompts import render
 
 Read = TypeVar("Read")
 

@@ -19,13 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as parse_safetensors
 from torch import Tensor, nn
 
-from core.errors import AdapterInvalid, BlobNotFound, InvalidParameter
-from core.store.blobs import BlobStore
-from core.text.rendering import Renderer
-from core.text.tokenizer import TextTokenizer
-from worker.inference.drift import find_drift
-from worker.inference.lora import Adapter, LoraPair, gain_of
-from worker.models.adapter_format import (
+from core.adapter_format import (
     CONFIG,
     MANIFEST,
     MANIFEST_LIMIT_BYTES,
@@ -34,6 +28,12 @@ from worker.models.adapter_format import (
     digest_text,
     parse_manifest,
 )
+from core.errors import AdapterInvalid, BlobNotFound, InvalidParameter
+from core.store.blobs import BlobStore
+from core.text.rendering import Renderer
+from core.text.tokenizer import TextTokenizer
+from worker.inference.drift import find_drift
+from worker.inference.lora import Adapter, LoraPair, gain_of
 
 CONFIG_LIMIT_BYTES: Final = 2**16
 HEADER_LIMIT_BYTES: Final = 2**23  # a LoRA on every layer of a 7 B model needs about 100 kB

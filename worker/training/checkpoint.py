@@ -15,11 +15,11 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from core.adapter_format import FileDigest, canonical_json, digest_file, write_durably
 from core.errors import CheckpointInvalid
 from core.events import EventLevel
 from core.jobs import Frozen
 from worker.messages import Evaluated
-from worker.models.adapter_format import FileDigest, canonical_json, digest_file, write_durably
 from worker.run_folder import ADAPTER
 from worker.training.early_stopping import Standing
 from worker.training.reporter import Reporter, note

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from core.adapter_format import TrainedPrompt
 from core.errors import AllExamplesDropped, EndNeverTrained, ExampleInvalid, NoTrainedTokens
 from core.jobs import FileRef, JobSpec
 from core.text.data_files import read_examples
 from core.text.examples import Example, ExampleFormat, LineProblem
 from core.text.rendering import ANSWER, RenderedExample, Renderer
 from core.text.split import held_out, prompt_key
-from worker.models.adapter_format import TrainedPrompt
 from worker.training.account import LINES_NAMED, Account
 from worker.training.prompts import PromptKeeper
 from worker.training.stopping import CheckStop

@@ -3,13 +3,13 @@
 How prompts and examples are rendered is ``core.text.rendering``'s.
 """
 
+from core.adapter_format import MAX_PROMPTS, TrainedPrompt, canonical_json
 from core.generation import Conversation, PromptSource, Turn, Variables
 from core.jobs import JobSpec
+from core.prompts import render
 from core.text.examples import Chat, Columns, Example, ExampleFormat, PromptCompletion, format_of
 from core.text.mustache import PromptTemplates
 from core.text.rendering import RenderedExample, Renderer
-from worker.models.adapter_format import MAX_PROMPTS, TrainedPrompt, canonical_json
-from worker.models.prompts import render
 
 PROMPT_LIMIT_BYTES = 2**17  # as JSON, so that all that are kept fill less than half of the largest manifest
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
+from core.adapter_format import CONFIG, MANIFEST, WEIGHTS, write_manifest
 from core.base_models import read_imported
 from core.generation import Delta, FinishReason, GenerationRequest, SamplingParams, Usage
 from core.jobs import LoraSpec
@@ -21,7 +22,6 @@ from core.settings import Settings
 from core.store.blobs import LocalBlobStore
 from core.text.tokenizer import TextTokenizer
 from worker.inference.engine import LocalEngine
-from worker.models.adapter_format import CONFIG, MANIFEST, WEIGHTS, write_manifest
 from worker.models.loading import LoadedModel, load_base_model
 
 ALL_LAYERS = {

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from core.adapter_format import MANIFEST, TrainedPrompt
 from core.errors import AdapterInvalid, InvalidParameter, PromptTooLong
 from core.generation import Conversation, PromptSource, Rendering, RenderRequest, Turn, Variables
 from core.jobs import PromptFormat
@@ -21,7 +22,6 @@ from tests.worker.inference.bench import Bench, Completion, complete, make_reque
 from tests.worker.training.runs import Line, render, train, write_run
 from worker.inference.drift import find_drift
 from worker.inference.engine import LocalEngine
-from worker.models.adapter_format import MANIFEST, TrainedPrompt
 from worker.run_folder import ADAPTER
 
 SEED_FORMAT = PromptFormat(

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from core.adapter_format import CONFIG, MANIFEST, WEIGHTS
 from core.errors import AdapterInvalid
 from core.store.blobs import LocalBlobStore
 from tests.worker.inference.bench import (
@@ -30,7 +31,6 @@ from tests.worker.inference.bench import (
 from worker.inference.engine import LocalEngine
 from worker.inference.lora import Adapter, RowPlan, attach_lora
 from worker.inference.verification import Fit, read_adapter
-from worker.models.adapter_format import CONFIG, MANIFEST, WEIGHTS
 
 FIRST = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 LENGTH = "base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector"

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from core.adapter_format import MANIFEST, WEIGHTS, parse_manifest
 from tests.worker.training.runs import Killed, kill_after, stop_after, train, write_run
 from worker.messages import Evaluated, Finished, Note, Resumed, StepDone
-from worker.models.adapter_format import MANIFEST, WEIGHTS, parse_manifest
 from worker.run_folder import ADAPTER, CHECKPOINTS
 from worker.training import loop as loop_module
 from worker.training.checkpoint import BEST

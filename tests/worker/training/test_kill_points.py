@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
+from core.adapter_format import MANIFEST, WEIGHTS
 from core.jobs import LoraSpec
 from tests.worker.training.runs import Killed, RecordingReporter, write_run
 from worker.messages import CheckpointWritten, Evaluated, Finished, Message, StepDone
-from worker.models.adapter_format import MANIFEST, WEIGHTS
 from worker.run_folder import ADAPTER, RESULTS
 from worker.training import run as run_module
 from worker.training.run import run

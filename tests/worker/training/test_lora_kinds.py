@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from core.adapter_format import MANIFEST, WEIGHTS, parse_manifest
 from core.jobs import LoraSpec
 from tests.worker.inference.bench import Bench, PeftOracle, make_request, store_adapter
 from tests.worker.training.conftest import MakeModel
 from tests.worker.training.runs import Killed, kill_after, train, write_run
 from worker.messages import Finished, StepDone
-from worker.models.adapter_format import MANIFEST, WEIGHTS, parse_manifest
 from worker.models.loading import load_base_model
 from worker.run_folder import ADAPTER
 from worker.training.batches import MicroBatch

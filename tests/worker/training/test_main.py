@@ -11,9 +11,9 @@ from typing import IO
 
 import pytest
 
+from core.adapter_format import WEIGHTS
 from tests.worker.training.runs import train, write_run
 from worker.messages import Failed, Finished, Message, Resumed, StepDone, parse
-from worker.models.adapter_format import WEIGHTS
 from worker.run_folder import ADAPTER, EXIT_AGAIN, EXIT_DONE, EXIT_FAILED
 
 ROOT = Path(__file__).resolve().parents[3]

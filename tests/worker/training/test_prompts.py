@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from core.adapter_format import MANIFEST_LIMIT_BYTES, TrainedPrompt, canonical_json
 from core.generation import Conversation, Turn, Variables
 from core.jobs import PromptFormat
 from core.text.examples import example_of
@@ -12,7 +13,6 @@ from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 from tests.byte_tokenizer import write_byte_tokenizer
 from tests.worker.training.runs import Line, make_job, render
-from worker.models.adapter_format import MANIFEST_LIMIT_BYTES, TrainedPrompt, canonical_json
 from worker.training.prompts import PROMPT_LIMIT_BYTES, PromptKeeper
 
 PAIRS: list[Line] = [{"prompt": f"p{number}", "completion": "c"} for number in range(100)]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from core.adapter_format import WEIGHTS
 from core.jobs import LoraSpec
 from tests.worker.training.ranked import (
     after_step,
@@ -21,7 +22,6 @@ from tests.worker.training.ranked import (
 from tests.worker.training.runs import SUMS, train, write_run
 from tests.worker.training.test_kill_points import assert_same_log, log_of, result_of
 from worker.messages import CheckpointWritten, Evaluated, Failed, Finished, Message, Note, Resumed, StepDone
-from worker.models.adapter_format import WEIGHTS
 from worker.run_folder import ADAPTER, CHECKPOINTS, EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, EXIT_PEER_LOST
 from worker.training import lora as lora_module
 from worker.training import run as run_module

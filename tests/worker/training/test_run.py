@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PhiConfig, PhiForCausalLM
 
+from core.adapter_format import CONFIG, MANIFEST, WEIGHTS, parse_manifest
 from core.base_models import IMPORTED_FILE, Folder, ImportedModel, compute_fingerprint
 from core.errors import (
     AdapterUnchanged,
@@ -28,7 +29,6 @@ from tests.worker.training.runs import (
     write_run,
 )
 from worker.messages import CheckpointWritten, Evaluated, Finished, Note, Resumed, StepDone
-from worker.models.adapter_format import CONFIG, MANIFEST, WEIGHTS, parse_manifest
 from worker.run_folder import ADAPTER, CHECKPOINTS
 from worker.training import loop as loop_module
 from worker.training.lora import LoraModel

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from core.adapter_format import WEIGHTS
 from core.errors import BaseModelInvalid, LossNotFinite
 from tests.tiny_models import write_tiny_phi
 from tests.worker.training.conftest import MakeModel
@@ -20,7 +21,6 @@ from tests.worker.training.runs import Killed, RecordingReporter, train, write_r
 from tests.worker.training.test_kill_points import TOKEN_BUDGET, assert_same_log, log_of, result_of
 from worker.messages import CheckpointWritten, Finished, Message, Resumed, StepDone
 from worker.models import precision
-from worker.models.adapter_format import WEIGHTS
 from worker.models.loading import load_base_model
 from worker.run_folder import ADAPTER, CHECKPOINTS
 from worker.training import loop as loop_module

@@ -5,10 +5,7 @@ from typing import Any
 
 import pytest
 
-from core.errors import AdapterInvalid
-from core.generation import Conversation, Turn, Variables
-from core.jobs import LoraSpec, PromptFormat
-from worker.models.adapter_format import (
+from core.adapter_format import (
     CONFIG,
     MANIFEST,
     WEIGHTS,
@@ -17,6 +14,9 @@ from worker.models.adapter_format import (
     parse_manifest,
     write_manifest,
 )
+from core.errors import AdapterInvalid
+from core.generation import Conversation, Turn, Variables
+from core.jobs import LoraSpec, PromptFormat
 
 PROMPTS = (
     TrainedPrompt(source="Grüße", text="Grüße", ids=(71, 114)),
