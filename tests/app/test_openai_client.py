@@ -154,7 +154,7 @@ def test_errors_have_their_classes_and_all_their_fields(client: openai.OpenAI, h
     assert (missing.value.param, missing.value.code) == ("model", "model_not_found")
     with pytest.raises(openai.AuthenticationError):
         client.with_options(api_key="wrong").models.list()
-    house.engine.fails_before = EngineBusy(3)
+    house.engine.fails_before = EngineBusy(3, 2)
     with pytest.raises(openai.RateLimitError):
         client.completions.create(model=BASE, prompt="a")
     house.engine.fails_before = EngineUnavailable(BASE, "no answer")

@@ -146,7 +146,7 @@ def test_a_prompt_that_is_too_long_is_400(client: TestClient, stream: bool) -> N
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
     ("error", "status"),
-    [(EngineUnavailable(BASE, "no answer"), 503), (EngineBusy(9), 429), (GenerationFailed("x"), 503)],
+    [(EngineUnavailable(BASE, "no answer"), 503), (EngineBusy(9, 2), 429), (GenerationFailed("x"), 503)],
 )
 def test_errors_before_the_first_token_are_statuses(
     client: TestClient, house: House, error: Exception, status: int, stream: bool

@@ -235,7 +235,7 @@ def test_errors_have_the_envelope_of_this_wire(client: TestClient, path: str) ->
 
 
 def test_a_full_engine_is_overloaded(client: TestClient, house: House) -> None:
-    house.engine.fails_before = EngineBusy(9)
+    house.engine.fails_before = EngineBusy(9, 2)
     response = generate(client)
     assert (response.status_code, response.json()["error_type"]) == (429, "overloaded")
 
