@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from app.routes import health
 from core.settings import PREFIX, Settings
+from worker.inference.metrics import EngineMetrics
 from worker.inference.server import create_app
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -139,7 +140,8 @@ def test_the_engines_health_check_asks_a_route_that_exists() -> None:
     class NoEngine:
         """The routes are looked at, never called."""
 
-    paths = {route.path for route in create_app(NoEngine()).routes if isinstance(route, Route)}  # type: ignore[arg-type]
+    app = create_app(NoEngine(), EngineMetrics(), stall_s=1)  # type: ignore[arg-type]
+    paths = {route.path for route in app.routes if isinstance(route, Route)}
     assert health_url(SERVICES["engine"])[1] in paths
 
 

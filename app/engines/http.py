@@ -2,14 +2,15 @@
 
 import json
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from typing import Final
 
 import httpx2
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from core.errors import (
     AdapterInvalid,
+    AdapterMismatch,
     EngineBusy,
     EngineUnavailable,
     GenerationFailed,
@@ -22,8 +23,18 @@ from core.generation import Delta, EngineInfo, GenerationRequest, Rendering, Ren
 # What an engine may answer; anything else it says is a failure of the engine.
 _ERRORS: Final[dict[str, type[ServiceError]]] = {
     cls.code: cls
-    for cls in (InvalidParameter, PromptTooLong, AdapterInvalid, EngineBusy, EngineUnavailable, GenerationFailed)
+    for cls in (
+        InvalidParameter,
+        PromptTooLong,
+        AdapterInvalid,
+        AdapterMismatch,
+        EngineBusy,
+        EngineUnavailable,
+        GenerationFailed,
+    )
 }
+_DELTA: Final = TypeAdapter(Delta)
+_ERROR_START: Final = b'{"error"'  # no delta begins so
 _CONNECT_S: Final = 3.0
 _INFO_S: Final = 3.0
 # Between two deltas lie a queue, other requests' prompts and, on a CPU, slow steps.
@@ -53,11 +64,12 @@ class HttpEngine:
             async with self._client.stream("POST", "/generate", json=request.model_dump(mode="json")) as response:
                 if response.status_code != 200:
                     raise _error_of(await response.aread())
-                async for line in response.aiter_lines():
-                    delta = _read_line(line)
-                    yield delta
-                    if delta.finish_reason is not None:
-                        return
+                async with aclosing(_lines(response.aiter_raw())) as lines:
+                    async for line in lines:
+                        delta = _read_line(line)
+                        yield delta
+                        if delta.finish_reason is not None:
+                            return
         raise GenerationFailed("the engine ended its answer early")
 
     async def render(self, request: RenderRequest) -> Rendering:
@@ -71,10 +83,10 @@ class HttpEngine:
             raise GenerationFailed("the engine answered something that is not a rendering") from error
 
     async def warm(self, adapter: str) -> None:
-        with self._unreachable():
-            response = await self._client.post("/warm", json={"adapter": adapter})
-        if response.status_code >= 400:
-            raise _error_of(response.content)
+        await self._tell("/warm", adapter)
+
+    async def unload(self, adapter: str) -> None:
+        await self._tell("/unload", adapter)
 
     async def info(self) -> EngineInfo:
         with self._unreachable():
@@ -86,8 +98,26 @@ class HttpEngine:
         except ValidationError as error:
             raise EngineUnavailable(self._base_model, "it does not speak this version's protocol") from error
 
+    async def metrics(self) -> bytes:
+        """Give the engine's numbers in Prometheus' text format.
+
+        Raises:
+            EngineUnavailable: it cannot be reached.
+        """
+        with self._unreachable():
+            response = await self._client.get("/metrics", timeout=_INFO_S)
+        if response.status_code != 200:
+            raise EngineUnavailable(self._base_model, f"it answered {response.status_code}")
+        return response.content
+
     async def close(self) -> None:
         await self._client.aclose()
+
+    async def _tell(self, path: str, adapter: str) -> None:
+        with self._unreachable():
+            response = await self._client.post(path, json={"adapter": adapter})
+        if response.status_code >= 400:
+            raise _error_of(response.content)
 
     @contextmanager
     def _unreachable(self) -> Iterator[None]:
@@ -101,12 +131,21 @@ class HttpEngine:
             raise EngineUnavailable(self._base_model, str(error) or type(error).__name__) from error
 
 
-def _read_line(line: str) -> Delta:
+async def _lines(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """Cut chunks at b"\\n". Other line breaks, as U+2028, stand in a delta's text as they are."""
+    kept = b""
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            *lines, kept = (kept + chunk).split(b"\n")
+            for line in lines:
+                yield line
+
+
+def _read_line(line: bytes) -> Delta:
     try:
-        content = json.loads(line)
-        if isinstance(content, dict) and "error" in content:
-            raise _rebuild(content["error"])
-        return Delta.model_validate(content)
+        if line.startswith(_ERROR_START):
+            raise _rebuild(json.loads(line)["error"])
+        return _DELTA.validate_json(line)
     except ValueError as error:  # pydantic's ValidationError is one too
         raise GenerationFailed("the engine answered something that is not a delta") from error
 

@@ -1,6 +1,6 @@
 """Starts an engine process: reads the settings, loads the base model, serves it until SIGTERM.
 
-The exit status is 0 after a signal and 1 when the engine died, so that a supervisor starts it anew.
+The exit status is 0 after a signal and 1 when the engine died or hung, so that a supervisor starts it anew.
 """
 
 import argparse
@@ -18,7 +18,9 @@ from core.logs import setup
 from core.settings import Settings, load_settings
 from core.store.blobs import LocalBlobStore
 from worker.inference.engine import LocalEngine
+from worker.inference.metrics import EngineMetrics
 from worker.inference.server import create_app
+from worker.inference.watchdog import Watchdog
 from worker.models.loading import load_base_model
 
 logger = logging.getLogger(__name__)
@@ -50,10 +52,11 @@ def _serve(options: argparse.Namespace, settings: Settings) -> int:
         server.should_exit = True
 
     blobs = LocalBlobStore(settings.store_folder)
-    engine = LocalEngine(entry.name, loaded, blobs, settings, on_death=stop_serving)
+    metrics = EngineMetrics()
+    engine = LocalEngine(entry.name, loaded, blobs, settings, metrics=metrics, on_death=stop_serving)
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(engine),
+            create_app(engine, metrics, stall_s=settings.engine_stall_s),
             host=options.host,
             port=options.port or 0,
             uds=None if options.uds is None else str(options.uds),
@@ -64,6 +67,7 @@ def _serve(options: argparse.Namespace, settings: Settings) -> int:
             timeout_graceful_shutdown=DRAIN_S,
         )
     )
+    Watchdog(engine, settings.engine_stall_s).start()
     server.run()
     # a signal does not come back from run(), so nobody asked for this end
     logger.error("the engine ended by itself")

@@ -1,4 +1,4 @@
-"""The engine's internal HTTP: generate, render, warm, info, readyz, on loopback or a private network.
+"""The engine's internal HTTP: generate, render, warm, unload, info, metrics, readyz, on loopback or a private network.
 
 Translates between the wire and ``core.generation.Engine``; knows neither the model nor who asks.
 """
@@ -9,7 +9,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final, Protocol, TypeVar
 
-from pydantic import ValidationError
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
+from pydantic import TypeAdapter, ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -19,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 from core.errors import Conflict, EngineBusy, InvalidInput, InvalidParameter, NotFound, ServiceError, Unavailable
 from core.generation import Delta, Engine, GenerationRequest, RenderRequest
 from core.jobs import Frozen
+from worker.inference.metrics import EngineMetrics
 
 # The first class that an error belongs to gives its status; an error of none is answered 500.
 STATUS_OF: Final[Mapping[type[ServiceError], int]] = {
@@ -28,6 +30,8 @@ STATUS_OF: Final[Mapping[type[ServiceError], int]] = {
     Conflict: 409,
     Unavailable: 503,
 }
+
+_DELTA: Final = TypeAdapter(Delta)
 
 Body = TypeVar("Body", bound=Frozen)
 
@@ -42,17 +46,26 @@ class ServedEngine(Engine, Protocol):
     @property
     def is_alive(self) -> bool: ...
 
+    @property
+    def last_beat_age_s(self) -> float:
+        """How long the step under way has taken; 0 when there is nothing to do."""
+        ...
+
     async def close(self) -> None: ...
 
 
-class WarmRequest(Frozen):
-    """Body of POST /warm."""
+class AdapterRequest(Frozen):
+    """Body of POST /warm and POST /unload."""
 
     adapter: str
 
 
-def create_app(engine: ServedEngine) -> Starlette:
-    """Make the ASGI app of an engine; the engine runs as long as the app does."""
+def create_app(engine: ServedEngine, metrics: EngineMetrics, *, stall_s: float) -> Starlette:
+    """Make the ASGI app of an engine; the engine runs as long as the app does.
+
+    An engine whose step takes longer than ``stall_s`` is not ready. ``metrics`` is what the engine reports to.
+    """
+    handlers = _Handlers(engine, metrics, stall_s)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -62,32 +75,54 @@ def create_app(engine: ServedEngine) -> Starlette:
         finally:
             await engine.close()
 
-    async def generate(request: Request) -> "DeltaStream":
-        return DeltaStream(engine.generate(await _read_body(request, GenerationRequest)))
-
-    async def render(request: Request) -> Response:
-        rendering = await engine.render(await _read_body(request, RenderRequest))
-        return JSONResponse(rendering.model_dump(mode="json"))
-
-    async def warm(request: Request) -> Response:
-        body = await _read_body(request, WarmRequest)
-        await engine.warm(body.adapter)
-        return JSONResponse({"adapter": body.adapter})
-
-    async def info(_request: Request) -> Response:
-        return JSONResponse((await engine.info()).model_dump(mode="json"))
-
-    async def readyz(_request: Request) -> Response:
-        return JSONResponse({"ready": engine.is_alive}, status_code=200 if engine.is_alive else 503)
-
     routes = [
-        Route("/generate", generate, methods=["POST"]),
-        Route("/render", render, methods=["POST"]),
-        Route("/warm", warm, methods=["POST"]),
-        Route("/info", info),
-        Route("/readyz", readyz),
+        Route("/generate", handlers.generate, methods=["POST"]),
+        Route("/render", handlers.render, methods=["POST"]),
+        Route("/warm", handlers.warm, methods=["POST"]),
+        Route("/unload", handlers.unload, methods=["POST"]),
+        Route("/info", handlers.info),
+        Route("/metrics", handlers.metrics),
+        Route("/readyz", handlers.readyz),
     ]
     return Starlette(routes=routes, lifespan=lifespan, exception_handlers={ServiceError: _answer_error})
+
+
+class _Handlers:
+    """What each route answers."""
+
+    def __init__(self, engine: ServedEngine, metrics: EngineMetrics, stall_s: float) -> None:
+        self._engine = engine
+        self._metrics = metrics
+        self._stall_s = stall_s
+
+    async def generate(self, request: Request) -> "DeltaStream":
+        return DeltaStream(self._engine.generate(await _read_body(request, GenerationRequest)))
+
+    async def render(self, request: Request) -> Response:
+        rendering = await self._engine.render(await _read_body(request, RenderRequest))
+        return JSONResponse(rendering.model_dump(mode="json"))
+
+    async def warm(self, request: Request) -> Response:
+        body = await _read_body(request, AdapterRequest)
+        await self._engine.warm(body.adapter)
+        return JSONResponse({"adapter": body.adapter})
+
+    async def unload(self, request: Request) -> Response:
+        body = await _read_body(request, AdapterRequest)
+        await self._engine.unload(body.adapter)
+        return JSONResponse({"adapter": body.adapter})
+
+    async def info(self, _request: Request) -> Response:
+        return JSONResponse((await self._engine.info()).model_dump(mode="json"))
+
+    async def metrics(self, _request: Request) -> Response:
+        self._metrics.observe(await self._engine.info())
+        self._metrics.beat_age(self._engine.last_beat_age_s)
+        return Response(self._metrics.exposition(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+    async def readyz(self, _request: Request) -> Response:
+        ready = self._engine.is_alive and self._engine.last_beat_age_s <= self._stall_s
+        return JSONResponse({"ready": ready}, status_code=200 if ready else 503)
 
 
 class DeltaStream:
@@ -118,19 +153,18 @@ class DeltaStream:
             first = await anext(deltas)
             headers = [(b"content-type", b"application/x-ndjson")]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
-            await _send_line(send, first.model_dump(mode="json"))
+            await _send_line(send, _DELTA.dump_json(first))
             try:
                 async for delta in deltas:
-                    await _send_line(send, delta.model_dump(mode="json"))
+                    await _send_line(send, _DELTA.dump_json(delta))
             except ServiceError as error:
-                await _send_line(send, {"error": _error_body(error)})
+                await _send_line(send, json.dumps({"error": _error_body(error)}).encode())
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _send_line(send: Send, content: dict[str, Any]) -> None:
-    # in ASCII, because many clients also break lines at U+0085 and U+2028, which a model may well write
-    line = json.dumps(content, ensure_ascii=True, allow_nan=False)
-    await send({"type": "http.response.body", "body": f"{line}\n".encode(), "more_body": True})
+async def _send_line(send: Send, line: bytes) -> None:
+    # A line ends at b"\n" alone: U+0085 and U+2028, at which many clients break too, stand in it as they are.
+    await send({"type": "http.response.body", "body": line + b"\n", "more_body": True})
 
 
 async def _await_disconnect(receive: Receive) -> None:

@@ -2,10 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import uvicorn
@@ -17,6 +17,7 @@ from starlette.routing import Route
 from app.engines.http import HttpEngine
 from core.errors import (
     AdapterInvalid,
+    AdapterMismatch,
     EngineBusy,
     EngineUnavailable,
     GenerationFailed,
@@ -34,11 +35,15 @@ from core.generation import (
     RenderRequest,
     SamplingParams,
     Turn,
+    Usage,
     Variables,
 )
 from tests.app.conftest import serving
 from tests.stub_engine import StubEngine
+from worker.inference.metrics import EngineMetrics
 from worker.inference.server import create_app as create_engine_app
+
+Told = TypeVar("Told")
 
 REQUEST = GenerationRequest(id="r", prompt="a b", adapter=None, sampling=SamplingParams(max_tokens=8))
 
@@ -52,14 +57,15 @@ class Peer:
 
     def __init__(self) -> None:
         self.engine = StubEngine()
-        self.raw_lines: list[str] | None = None
+        self.chunks: list[bytes] | None = None  # sent as they are, in place of an answer
         self.left = asyncio.Event()
 
     def app(self) -> Starlette:
         routes = [
             Route("/generate", self._generate, methods=["POST"]),
             Route("/render", self._render, methods=["POST"]),
-            Route("/warm", self._warm, methods=["POST"]),
+            Route("/warm", self._refuse, methods=["POST"]),
+            Route("/unload", self._refuse, methods=["POST"]),
             Route("/info", self._info),
         ]
         return Starlette(routes=routes)
@@ -71,11 +77,11 @@ class Peer:
             return JSONResponse(wire(self.engine.fails_before), status_code=400)
         return StreamingResponse(self._lines(generation), media_type="application/x-ndjson")
 
-    async def _lines(self, request: GenerationRequest) -> AsyncIterator[str]:
+    async def _lines(self, request: GenerationRequest) -> AsyncIterator[str | bytes]:
         try:
-            if self.raw_lines is not None:
-                for line in self.raw_lines:
-                    yield line + "\n"
+            if self.chunks is not None:
+                for chunk in self.chunks:
+                    yield chunk
                 return
             async with aclosing(self.engine.generate(request)) as deltas:
                 async for delta in deltas:
@@ -89,7 +95,7 @@ class Peer:
     async def _render(self, request: Request) -> Response:
         return JSONResponse({"text": "a"})
 
-    async def _warm(self, request: Request) -> Response:
+    async def _refuse(self, request: Request) -> Response:
         return JSONResponse(wire(AdapterInvalid("d" * 64, "damaged")), status_code=503)
 
     async def _info(self, request: Request) -> Response:
@@ -129,8 +135,9 @@ def test_deltas_arrive_as_the_engine_said_them(peer: Peer, url: str) -> None:
     "error",
     [
         PromptTooLong(1, 2, 3),
-        EngineBusy(4),
+        EngineBusy(4, 9),
         AdapterInvalid("d" * 64, "damaged"),
+        AdapterMismatch("d" * 64, "another fingerprint"),
         GenerationFailed("x"),
         InvalidParameter("prompt", "has no tokens"),
     ],
@@ -148,9 +155,21 @@ def test_the_engines_errors_are_raised_as_they_were(peer: Peer, url: str, error:
 
 @pytest.mark.parametrize("lines", [[], ["{}"], ["not json"], ['{"error": 1}'], ["[]"]])
 def test_what_is_no_answer_is_a_failure(peer: Peer, url: str, lines: list[str]) -> None:
-    peer.raw_lines = lines
+    peer.chunks = [f"{line}\n".encode() for line in lines]
     with pytest.raises(GenerationFailed):
         answer(url)
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_a_delta_is_whole_however_its_bytes_are_cut(peer: Peer, url: str, size: int) -> None:
+    said = [
+        Delta(text="a\u2028b\u0085\r", tokens=()),
+        Delta(text="日\n", tokens=()),
+        Delta(text="", tokens=(), finish_reason=FinishReason.END, usage=Usage(prompt_tokens=1, completion_tokens=1)),
+    ]
+    whole = b"".join(delta.model_dump_json().encode() + b"\n" for delta in said)
+    peer.chunks = [whole[start : start + size] for start in range(0, len(whole), size)]
+    assert answer(url) == said
 
 
 def test_closing_the_generator_tells_the_engine(peer: Peer) -> None:
@@ -195,27 +214,28 @@ def test_an_engine_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
             answer(url)
 
 
-def test_warming_raises_what_the_engine_says(url: str) -> None:
-    async def warm() -> None:
+Ask = Callable[[HttpEngine], Awaitable[Told]]
+
+
+def ask(url: str, question: Ask[Told]) -> Told:
+    async def answer() -> Told:
         engine = HttpEngine("tiny", url)
         try:
-            await engine.warm("d" * 64)
+            return await question(engine)
         finally:
             await engine.close()
 
+    return asyncio.run(answer())
+
+
+@pytest.mark.parametrize("question", [lambda engine: engine.warm("d" * 64), lambda engine: engine.unload("d" * 64)])
+def test_warming_and_unloading_raise_what_the_engine_says(url: str, question: Ask[None]) -> None:
     with pytest.raises(AdapterInvalid, match="damaged"):
-        asyncio.run(warm())
+        ask(url, question)
 
 
 def render(url: str, prompt: PromptSource) -> Rendering:
-    async def ask() -> Rendering:
-        engine = HttpEngine("tiny", url)
-        try:
-            return await engine.render(RenderRequest(prompt=prompt, adapter="e" * 64))
-        finally:
-            await engine.close()
-
-    return asyncio.run(ask())
+    return ask(url, lambda engine: engine.render(RenderRequest(prompt=prompt, adapter="e" * 64)))
 
 
 def test_what_is_no_rendering_is_a_failure(url: str) -> None:
@@ -227,6 +247,7 @@ class ServedStub(StubEngine):
     """A scripted engine as the engine process's own server holds it."""
 
     is_alive = True
+    last_beat_age_s = 0.0
 
     def start(self) -> None:
         return
@@ -238,7 +259,7 @@ class ServedStub(StubEngine):
 @pytest.mark.parametrize("is_late", [False, True])
 def test_the_engine_process_is_understood(is_late: bool) -> None:
     engine = ServedStub()
-    with serving(create_engine_app(engine)) as url:
+    with serving(create_engine_app(engine, EngineMetrics(), stall_s=60)) as url:
         assert answer(url)[-1].finish_reason is FinishReason.END
         if is_late:
             engine.fails_after = (1, GenerationFailed("x"))
@@ -258,7 +279,7 @@ def test_the_engine_process_is_understood(is_late: bool) -> None:
 )
 def test_prompts_reach_the_engine_process_as_they_are(prompt: PromptSource) -> None:
     engine = ServedStub()
-    with serving(create_engine_app(engine)) as url:
+    with serving(create_engine_app(engine, EngineMetrics(), stall_s=60)) as url:
         rendering = render(url, prompt)
         answer(url, REQUEST.model_copy(update={"prompt": prompt, "adapter": "e" * 64}))
     assert repr(engine.renderings) == repr([RenderRequest(prompt=prompt, adapter="e" * 64)])
@@ -268,6 +289,6 @@ def test_prompts_reach_the_engine_process_as_they_are(prompt: PromptSource) -> N
 
 def test_the_engine_process_says_which_column_is_missing() -> None:
     missing = pytest.raises(InvalidParameter, match='no column "question"')
-    with serving(create_engine_app(ServedStub())) as url, missing as raised:
+    with serving(create_engine_app(ServedStub(), EngineMetrics(), stall_s=60)) as url, missing as raised:
         render(url, Variables(variables={}))
     assert raised.value.param == "variables"

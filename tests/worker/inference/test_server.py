@@ -13,12 +13,22 @@ import httpx2
 import pytest
 import uvicorn
 
-from core.errors import AdapterInvalid, EngineBusy, GenerationFailed, InvalidParameter, PromptTooLong, ServiceError
+from core.errors import (
+    AdapterInvalid,
+    AdapterMismatch,
+    EngineBusy,
+    GenerationFailed,
+    InvalidParameter,
+    PromptTooLong,
+    ServiceError,
+)
 from core.generation import Delta, EngineInfo, FinishReason, GenerationRequest, Rendering, RenderRequest, Token, Usage
 from tests.worker.inference.bench import Bench, gather, make_request
+from worker.inference.metrics import EngineMetrics
 from worker.inference.server import ServedEngine, create_app
 
 ONE = Delta(text="a", tokens=(Token(id=97, text="a", logprob=-0.5, special=False),))
+STALL_S = 5.0
 LAST = Delta(text="", tokens=(), finish_reason=FinishReason.END, usage=Usage(prompt_tokens=1, completion_tokens=1))
 
 
@@ -28,9 +38,11 @@ class StubEngine:
     def __init__(self, *script: Delta | ServiceError | None) -> None:
         self.script = script
         self.is_alive = True
+        self.last_beat_age_s = 0.0
         self.reached_wait = threading.Event()
         self.cancelled = threading.Event()
         self.warmed: list[str] = []
+        self.unloaded: list[str] = []
 
     async def generate(self, _request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         for step in self.script:
@@ -55,6 +67,11 @@ class StubEngine:
             raise self.script[0]
         self.warmed.append(adapter)
 
+    async def unload(self, adapter: str) -> None:
+        if isinstance(self.script[0], ServiceError):
+            raise self.script[0]
+        self.unloaded.append(adapter)
+
     async def info(self) -> EngineInfo:
         return EngineInfo(
             base_model="stub",
@@ -62,10 +79,17 @@ class StubEngine:
             context_tokens=8,
             device="cpu",
             dtype="float32",
+            max_batch=4,
             resident_adapters=(),
             resident_adapter_bytes=0,
-            waiting_requests=0,
+            loading_adapters=0,
+            waiting_requests=3,
+            waiting_tokens=0,
             running_requests=0,
+            kv_bytes=0,
+            kv_limit_bytes=0,
+            prefill_tokens_per_s=0,
+            decode_tokens_per_s=0,
         )
 
     def start(self) -> None:
@@ -76,10 +100,11 @@ class StubEngine:
 
 
 @contextmanager
-def serving(engine: ServedEngine) -> Iterator[httpx2.Client]:
+def serving(engine: ServedEngine, metrics: EngineMetrics | None = None) -> Iterator[httpx2.Client]:
     """Serve the engine on a free port of the loopback; give a client of it."""
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(create_app(engine), http="h11", log_config=None, timeout_graceful_shutdown=5)
+    app = create_app(engine, metrics or EngineMetrics(), stall_s=STALL_S)
+    config = uvicorn.Config(app, http="h11", log_config=None, timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
@@ -111,11 +136,12 @@ def test_deltas_come_as_lines_of_json(bench: Bench) -> None:
     assert (info.base_model, info.context_tokens) == ("tiny-phi", 256)
 
 
-def test_line_separators_in_the_text_do_not_break_a_line() -> None:
-    text = "a\n\u0085\u2028\u2029\u000b日"
+def test_only_a_line_feed_ends_a_line_whatever_the_text_is() -> None:
+    text = "a\r\n\u0085\u2028\u2029\u000b日"
     with serving(StubEngine(ONE.model_copy(update={"text": text}), LAST)) as client:
-        lines = post(client).text.splitlines()
+        *lines, rest = post(client).content.split(b"\n")
     assert [Delta.model_validate_json(line).text for line in lines] == [text, ""]
+    assert rest == b""
 
 
 @pytest.mark.parametrize(
@@ -123,16 +149,17 @@ def test_line_separators_in_the_text_do_not_break_a_line() -> None:
     [
         (PromptTooLong(9, 1, 8), 400),
         (InvalidParameter("stop", "empty"), 400),
-        (EngineBusy(7), 429),
+        (EngineBusy(7, 2), 429),
         (AdapterInvalid("a" * 64, "damaged"), 503),
+        (AdapterMismatch("a" * 64, "another fingerprint"), 409),
         (GenerationFailed("injected"), 503),
     ],
 )
 def test_an_error_before_the_first_delta_has_a_status(error: ServiceError, status: int) -> None:
     with serving(StubEngine(error)) as client:
         asked = {"prompt": "x", "adapter": None}
-        warmed, rendered = client.post("/warm", json={"adapter": "a" * 64}), client.post("/render", json=asked)
-        for response in (post(client), warmed, rendered):
+        told = [client.post(path, json={"adapter": "a" * 64}) for path in ("/warm", "/unload")]
+        for response in (post(client), *told, client.post("/render", json=asked)):
             assert response.status_code == status
             assert response.json() == {"code": error.code, "message": str(error), "args": list(error.args)}
 
@@ -177,16 +204,42 @@ def test_a_rendering_is_one_json_object() -> None:
     assert response.json() == {"text": "é", "ids": [97, 98], "moved": " "}
 
 
-def test_warming_names_the_adapter() -> None:
+def test_warming_and_unloading_name_the_adapter() -> None:
     engine = StubEngine(LAST)
     with serving(engine) as client:
-        assert client.post("/warm", json={"adapter": "a" * 64}).status_code == 200
-    assert engine.warmed == ["a" * 64]
+        for path, digest in (("/warm", "a" * 64), ("/unload", "b" * 64)):
+            assert client.post(path, json={"adapter": digest}).json() == {"adapter": digest}
+    assert (engine.warmed, engine.unloaded) == (["a" * 64], ["b" * 64])
+
+
+def readiness(client: httpx2.Client) -> tuple[int, Any]:
+    response = client.get("/readyz")
+    return response.status_code, response.json()
 
 
 def test_a_dead_engine_is_not_ready() -> None:
     engine = StubEngine(LAST)
     with serving(engine) as client:
-        assert client.get("/readyz").json() == {"ready": True}
+        assert readiness(client) == (200, {"ready": True})
         engine.is_alive = False
-        assert (client.get("/readyz").status_code, client.get("/readyz").json()) == (503, {"ready": False})
+        assert readiness(client) == (503, {"ready": False})
+
+
+def test_an_engine_is_not_ready_while_a_step_takes_too_long() -> None:
+    engine = StubEngine(LAST)
+    with serving(engine) as client:
+        for age_s, status in ((STALL_S - 1, 200), (STALL_S + 1, 503), (0.0, 200)):
+            engine.last_beat_age_s = age_s
+            assert readiness(client)[0] == status
+
+
+def test_metrics_are_the_engines_own_and_its_present_load() -> None:
+    engine, metrics = StubEngine(LAST), EngineMetrics()
+    engine.last_beat_age_s = 1.5
+    metrics.evicted()
+    with serving(engine, metrics) as client:
+        response = client.get("/metrics")
+    assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    lines = response.text.splitlines()
+    for name, value in (("waiting_requests", 3), ("heartbeat_age_seconds", 1.5), ("adapter_evictions_total", 1)):
+        assert f"loramill_engine_{name} {float(value)}" in lines

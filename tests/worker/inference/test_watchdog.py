@@ -1,0 +1,44 @@
+"""An engine that hangs, and one that does not."""
+
+import threading
+
+from worker.inference.watchdog import LOOKS, Watchdog
+
+
+class Engine:
+    """Gives ages in turn, the last one for ever; ``looked_often`` is set after more looks than a stall takes."""
+
+    def __init__(self, *ages_s: float) -> None:
+        self._ages_s = list(ages_s)
+        self._looks = 0
+        self.looked_often = threading.Event()
+
+    @property
+    def last_beat_age_s(self) -> float:
+        self._looks += 1
+        if self._looks > 3 * LOOKS:
+            self.looked_often.set()
+        return self._ages_s.pop(0) if len(self._ages_s) > 1 else self._ages_s[0]
+
+
+def test_a_step_that_takes_too_long_ends_the_process_with_an_error() -> None:
+    ended, statuses = threading.Event(), []
+
+    def end(status: int) -> None:
+        statuses.append(status)
+        ended.set()
+
+    watchdog = Watchdog(Engine(0.0, 0.009, 0.02), stall_s=0.01, end=end)
+    watchdog.start()
+    assert ended.wait(timeout=30)
+    watchdog.stop()
+    assert statuses == [1]
+
+
+def test_an_idle_or_busy_engine_is_left_alone() -> None:
+    engine, statuses = Engine(0.0, 0.01, 0.0, 0.005), []
+    watchdog = Watchdog(engine, stall_s=0.01, end=statuses.append)
+    watchdog.start()
+    assert engine.looked_often.wait(timeout=30)
+    watchdog.stop()
+    assert statuses == []
