@@ -8,6 +8,7 @@ I inputs, O outputs. Where adapters come from and whether they fit the model is 
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import accumulate
 from typing import Final
 
@@ -53,7 +54,11 @@ class Adapter:
     renderer: Renderer
     bytes: int
 
-    @property
+    @cached_property
+    def layers(self) -> frozenset[str]:
+        return frozenset(self.pairs)
+
+    @cached_property
     def rank(self) -> int:
         """The largest rank of its layers."""
         return max(pair.rank for pair in self.pairs.values())
@@ -120,8 +125,7 @@ class LoraGroup:
                     factor[:rank] = values
                 if rank < len(factor):
                     factor[rank:] = 0
-        width = columns.stop - columns.start
-        return width * (self.in_features * len(self.names) + sum(self.out_features)) * self.a_SRI.itemsize
+        return _width(columns) * (self.in_features * len(self.names) + sum(self.out_features)) * self.a_SRI.itemsize
 
     def _allocate(self, columns: int, like: Tensor) -> None:
         self.a_SRI = like.new_zeros(len(self.names), columns, self.in_features)

@@ -61,7 +61,7 @@ class LoraPlan:
 
 
 def make_plan(spans: Sequence[Span], places: Mapping[str, slice], biases: dict[str, Tensor]) -> LoraPlan:
-    """Plan a step whose tokens the spans cover in order; those of at most `LONGEST_SHARED` tokens come first."""
+    """Plan a step whose tokens the spans cover in order; the first ones share a product as long as they are short."""
     parts: list[Columns] = []
     stretched: list[tuple[slice, Adapter]] = []
     shared: list[tuple[int, slice | None]] = []
@@ -71,8 +71,7 @@ def make_plan(spans: Sequence[Span], places: Mapping[str, slice], biases: dict[s
         columns = None if span.adapter is None else places[span.adapter.digest]
         tokens = slice(begin, begin + span.tokens)
         begin = tokens.stop
-        if span.tokens <= LONGEST_SHARED:
-            assert not parts, "short spans come first"
+        if span.tokens <= LONGEST_SHARED and tokens.start == sum(tokens for tokens, _ in shared):
             shared.append((span.tokens, columns))
         elif columns is not None:
             parts.append(Columns(tokens, columns, None))
@@ -84,7 +83,8 @@ def make_plan(spans: Sequence[Span], places: Mapping[str, slice], biases: dict[s
     if like is not None and any(columns is not None for _, columns in shared):
         parts.insert(0, _share(shared, like))
     begins, ranks = _per_token(shared)
-    layers = frozenset(name for span in spans if span.adapter is not None for name in span.adapter.pairs)
+    distinct = {span.adapter.digest: span.adapter for span in spans if span.adapter is not None}
+    layers = frozenset().union(*(adapter.layers for adapter in distinct.values()))
     return LoraPlan(tuple(parts), tuple(stretched), biases, begins, ranks, layers)
 
 

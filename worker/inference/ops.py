@@ -1,0 +1,93 @@
+"""The operations of a decoder block other than its products: what a block of our own asks for, and torch's answer.
+
+``native_ops`` has the same in compiled code. Rotary embedding: Su 2021, 2104.09864; halves are paired as in GPT-NeoX.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import gelu, layer_norm, silu
+
+from worker.inference.attention import attend
+from worker.inference.lora import LoraGroup
+from worker.inference.lora_plan import LoraPlan
+from worker.inference.step import Step
+
+
+@dataclass(frozen=True)
+class Heads:
+    """How a layer's queries, keys and values lie side by side: H query and G key-value heads of D numbers."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    scale: float
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """Float32 cosines and sines of the step's positions, (N, R); the two halves of R are the same."""
+
+    cos_NR: Tensor
+    sin_NR: Tensor
+
+
+class Ops(Protocol):
+    """What both ways can do; results agree up to rounding."""
+
+    def rms_norm(self, x_NH: Tensor, weight_H: Tensor, epsilon: float) -> Tensor: ...
+
+    def layer_norm(self, x_NH: Tensor, weight_H: Tensor, bias_H: Tensor, epsilon: float) -> Tensor: ...
+
+    def gated_silu(self, gate_up_NI: Tensor) -> Tensor:
+        """Give silu(gate) · up, of the two halves side by side."""
+        ...
+
+    def gelu_tanh(self, x_NI: Tensor) -> Tensor: ...
+
+    def attend(self, qkv_NO: Tensor, heads: Heads, rotation: Rotation, step: Step, layer: int) -> Tensor:
+        """Rotate, cache and attend: (N, H·D)."""
+        ...
+
+    def add_lora(self, group: LoraGroup, x_NI: Tensor, y_NO: Tensor, plan: LoraPlan) -> None: ...
+
+
+class TorchOps:
+    """Plain torch, on any device."""
+
+    def rms_norm(self, x_NH: Tensor, weight_H: Tensor, epsilon: float) -> Tensor:
+        states = x_NH.float()
+        return (states * torch.rsqrt(states.square().mean(1, keepdim=True) + epsilon)).to(x_NH.dtype) * weight_H
+
+    def layer_norm(self, x_NH: Tensor, weight_H: Tensor, bias_H: Tensor, epsilon: float) -> Tensor:
+        return layer_norm(x_NH, weight_H.shape, weight_H, bias_H, epsilon)
+
+    def gated_silu(self, gate_up_NI: Tensor) -> Tensor:
+        gate, up = gate_up_NI.chunk(2, dim=1)
+        return silu(gate).mul_(up)
+
+    def gelu_tanh(self, x_NI: Tensor) -> Tensor:
+        return gelu(x_NI, approximate="tanh")
+
+    def attend(self, qkv_NO: Tensor, heads: Heads, rotation: Rotation, step: Step, layer: int) -> Tensor:
+        all_NHD = qkv_NO.unflatten(1, (-1, heads.head_dim))
+        turned_NHD = rotate(all_NHD[:, : heads.heads + heads.kv_heads], rotation)
+        query, key = turned_NHD.split((heads.heads, heads.kv_heads), dim=1)
+        value = all_NHD[:, heads.heads + heads.kv_heads :]
+        return attend(query, key, value, step, layer, heads.scale).flatten(1)
+
+    def add_lora(self, group: LoraGroup, x_NI: Tensor, y_NO: Tensor, plan: LoraPlan) -> None:
+        group.add(x_NI, y_NO, plan)
+
+
+def rotate(states_NHD: Tensor, rotation: Rotation) -> Tensor:
+    """Rotate the first R of each head's D numbers, in float32."""
+    width = rotation.cos_NR.shape[1]
+    turning = states_NHD[..., :width].float()
+    first, second = turning.chunk(2, dim=2)
+    turned = turning * rotation.cos_NR[:, None] + torch.cat([-second, first], dim=2) * rotation.sin_NR[:, None]
+    if width == states_NHD.shape[2]:
+        return turned.to(states_NHD.dtype)
+    return torch.cat([turned.to(states_NHD.dtype), states_NHD[..., width:]], dim=2)

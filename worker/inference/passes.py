@@ -1,0 +1,139 @@
+"""Two ways through a model for one step: our own blocks where we know the architecture, else transformers' modules.
+
+Both read the slots and the bank; a model's weights are laid out for serving when a way is made. Which way is right
+for a model is tried by ``runner``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+
+from worker.inference.attention import attend
+from worker.inference.lora import LoraGroup
+from worker.inference.lora_plan import LoraPlan
+from worker.inference.projection import AdaptedProjection, Weights
+from worker.inference.step import Step
+
+ATTENTION: Final = "loramill_slots"  # in transformers' registry of attention functions
+
+
+@dataclass(frozen=True)
+class StepLora:
+    """What adapters add in one step: to all tokens in the blocks, to the wanted ones in the head."""
+
+    blocks: LoraPlan
+    head: LoraPlan
+
+
+class Pass(Protocol):
+    """One way to compute a step's logits; ``projections`` are by the name of each layer in them."""
+
+    @property
+    def projections(self) -> Mapping[str, AdaptedProjection]: ...
+
+    def __call__(self, step: Step, lora: StepLora) -> Tensor:
+        """Give logits_WV of the wanted tokens, in the model's type."""
+        ...
+
+
+class TransformersPass:
+    """transformers' own modules, with our attention and our linear layers in their places."""
+
+    def __init__(self, model: PreTrainedModel, weights: Weights) -> None:
+        self._model: Any = model
+        self._current = _Current()
+        self.projections: dict[str, AdaptedProjection] = {}
+        head = model.get_output_embeddings()
+        for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]:
+            projection = AdaptedProjection([name], [layer], weights)
+            self.projections[name] = projection
+            model.set_submodule(name, _Served(projection, self._current, is_head=layer is head))
+        model.config._attn_implementation = ATTENTION
+
+    def __call__(self, step: Step, lora: StepLora) -> Tensor:
+        self._current.lora = lora
+        logits_1WV: Tensor = self._model(
+            input_ids=step.ids_N[None],
+            position_ids=step.positions_N[None],
+            # No cache of transformers': the slots are ours, and its mask would take the rows for one text.
+            use_cache=False,
+            logits_to_keep=step.wanted_W,
+            loramill_step=step,
+        ).logits
+        return logits_1WV[0]
+
+
+class _Current:
+    """The step that is computed, for modules that transformers calls without it."""
+
+    lora: StepLora
+
+
+class _Served(nn.Module):
+    """A linear layer of transformers' as we compute it."""
+
+    def __init__(self, projection: AdaptedProjection, current: _Current, *, is_head: bool) -> None:
+        super().__init__()
+        self._projection, self._current, self._is_head = projection, current, is_head
+        self.in_features = projection.group.in_features
+        self.out_features = sum(projection.group.out_features)
+
+    @property
+    def weight(self) -> Tensor:
+        """What some models read the type of."""
+        return self._projection.weight_of(self._projection.group.names[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x_NI = x.reshape(-1, x.shape[-1])
+        y_NO = self._projection(x_NI)
+        lora = self._current.lora
+        self._projection.group.add(x_NI, y_NO, lora.head if self._is_head else lora.blocks)
+        return y_NO.view(*x.shape[:-1], -1)
+
+
+def _attend_in_slots(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    loramill_step: Step,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Transformers' signature: (1, heads, N, D) in, (1, N, heads, D) out. Its mask is not needed: the step knows."""
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    layer: Any = module.layer_idx
+    query_NHD, key_NGD, value_NGD = (states[0].transpose(0, 1) for states in (query, key, value))
+    return attend(query_NHD, key_NGD, value_NGD, loramill_step, layer, scale, sliding_window, softcap)[None], None
+
+
+AttentionInterface.register(ATTENTION, _attend_in_slots)
+
+
+def all_groups(projections: Mapping[str, AdaptedProjection]) -> tuple[LoraGroup, ...]:
+    """Give each projection's group once, in the order in which the model computes them."""
+    return tuple({id(projection): projection.group for projection in projections.values()}.values())
+
+
+def biases_of(model: nn.Module) -> dict[str, Tensor]:
+    """Give the linear layers' biases, by name."""
+    return {
+        name: module.bias.detach()
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module.bias is not None
+    }
+
+
+def no_lora() -> StepLora:
+    """Give the plan of a step without adapters."""
+    nothing = torch.zeros(0, dtype=torch.int32)
+    plan = LoraPlan((), (), {}, nothing, nothing)
+    return StepLora(plan, plan)

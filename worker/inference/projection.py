@@ -1,0 +1,124 @@
+"""Linear layers that share an input, as one product over weights that are laid out for it once.
+
+On a CPU torch hands the weights to oneDNN in its own layout, in which a product of few rows runs at the speed of
+memory; the operators are torch's private ones, so they are tried first. What adapters add is ``lora``'s.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from worker.inference.lora import LoraGroup
+
+Weights = Literal["model", "int8"]
+MAX_INT8_ROWS: Final = 8  # the product with 8-bit weights goes row by row; more rows are quicker with them unpacked
+
+
+class Projection(Protocol):
+    """A product x·Wᵀ + b over the layers' weights side by side."""
+
+    def __call__(self, x_NI: Tensor) -> Tensor:
+        """Give (N, O)."""
+        ...
+
+    def weight(self) -> Tensor:
+        """Give W_OI as it is computed with."""
+        ...
+
+
+class PlainProjection:
+    """torch's own linear."""
+
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
+        self._weight_OI, self._bias_O = weight_OI, bias_O
+
+    def __call__(self, x_NI: Tensor) -> Tensor:
+        return linear(x_NI, self._weight_OI, self._bias_O)
+
+    def weight(self) -> Tensor:
+        return self._weight_OI
+
+
+class PackedProjection:
+    """oneDNN's product over weights in its own layout; the same result bit by bit."""
+
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
+        self._packed: Any = torch.ops.mkldnn._reorder_linear_weight(weight_OI.contiguous(), None)
+        self._product: Any = torch.ops.mkldnn._linear_pointwise.default
+        self._bias_O = bias_O
+
+    def __call__(self, x_NI: Tensor) -> Tensor:
+        result: Tensor = self._product(x_NI, self._packed, self._bias_O, "none", [], "")
+        return result
+
+    def weight(self) -> Tensor:
+        dense: Tensor = self._packed.to_dense()
+        return dense
+
+
+class Int8Projection:
+    """Weights in 8 bits with a scale for each output; half the bytes of bfloat16, and an approximation of it."""
+
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
+        scale_O = weight_OI.float().abs().amax(dim=1).clamp_(min=1e-8) / 127
+        self._quantized_OI = (weight_OI.float() / scale_O[:, None]).round_().to(torch.int8)
+        self._scale_O = scale_O.to(weight_OI.dtype)
+        self._bias_O = bias_O
+
+    def __call__(self, x_NI: Tensor) -> Tensor:
+        if len(x_NI) > MAX_INT8_ROWS:
+            return linear(x_NI, self.weight(), self._bias_O)
+        result_NO: Tensor = torch._weight_int8pack_mm(x_NI.contiguous(), self._quantized_OI, self._scale_O)
+        return result_NO if self._bias_O is None else result_NO.add_(self._bias_O)
+
+    def weight(self) -> Tensor:
+        return self._quantized_OI.to(self._scale_O.dtype) * self._scale_O[:, None]
+
+
+class AdaptedProjection:
+    """A projection with the group of adapters' factors for its layers."""
+
+    def __init__(self, names: Sequence[str], layers: Sequence[nn.Linear], weights: Weights) -> None:
+        """Take the layers' weights over: the layers are left without."""
+        self.group = LoraGroup(names, layers[0].in_features, [layer.out_features for layer in layers])
+        weight_OI = torch.cat([layer.weight.detach() for layer in layers]) if len(layers) > 1 else layers[0].weight
+        self._base = make_projection(weight_OI.detach(), _bias(layers), weights)
+
+    def __call__(self, x_NI: Tensor) -> Tensor:
+        if len(x_NI) == 0:  # the head of a step that only feeds parts of prompts; some products refuse it
+            return x_NI.new_empty(0, self.group.offsets[-1])
+        return self._base(x_NI)
+
+    def weight_of(self, name: str) -> Tensor:
+        """Give one layer's weights, (O, I)."""
+        number = self.group.names.index(name)
+        return self._base.weight()[self.group.offsets[number] : self.group.offsets[number + 1]]
+
+
+def make_projection(weight_OI: Tensor, bias_O: Tensor | None, weights: Weights) -> Projection:
+    """Choose how the product is computed on the weights' device and in their type."""
+    if weights == "int8" and weight_OI.device.type == "cpu" and weight_OI.dtype == torch.bfloat16:
+        return Int8Projection(weight_OI, bias_O)
+    if weight_OI.device.type == "cpu" and weight_OI.dtype == torch.bfloat16 and can_pack():
+        return PackedProjection(weight_OI, bias_O)
+    return PlainProjection(weight_OI, bias_O)
+
+
+def can_pack() -> bool:
+    """Tell whether this torch has the operators, and they give what its linear gives."""
+    x, weight = torch.randn(3, 32).bfloat16(), torch.randn(48, 32).bfloat16()
+    try:
+        return torch.allclose(PackedProjection(weight, None)(x), linear(x, weight))
+    except (AttributeError, NotImplementedError, RuntimeError):
+        return False
+
+
+def _bias(layers: Sequence[nn.Linear]) -> Tensor | None:
+    if all(layer.bias is None for layer in layers):
+        return None
+    return torch.cat(
+        [layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias.detach() for layer in layers]
+    )

@@ -1,0 +1,179 @@
+"""A base model as the engine runs it: its forward pass, the slots of its cache, the bank of its adapters.
+
+Chooses the way through the model and tries it against transformers before anything is served. Knows no requests.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import Any, Final
+
+import psutil
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from core.errors import BaseModelInvalid
+from core.settings import Settings
+from worker.inference.blocks import OwnPass, knows
+from worker.inference.forward import Row
+from worker.inference.kv import KvPool, KvShape
+from worker.inference.lora import LoraBank, LoraGroup
+from worker.inference.lora_plan import Span
+from worker.inference.ops import Ops, TorchOps
+from worker.inference.passes import Pass, StepLora, TransformersPass, all_groups, biases_of
+from worker.inference.projection import Weights
+from worker.inference.step import arrange, make_step
+from worker.models.loading import LoadedModel
+
+logger = logging.getLogger(__name__)
+
+# Two texts of unequal length, fed in parts beside each other.
+_PROBES: Final = ((1, 2, 3, 5, 8, 13, 21), (8, 5, 3, 2, 1))
+# A way is tried on the first blocks, in float32: blocks are alike, and in bfloat16 thirty of them make so much of their
+# rounding that two right ways agree in nothing on a text as meaningless as the probes.
+_PROBED_BLOCKS: Final = 2
+_TOLERANCE: Final = 1e-3  # of the logits' spread
+_KV_SHARE: Final = 0.5  # of the memory that is free when the engine starts
+_FULL_BATCHES: Final = 2  # batches of requests over the whole context that the cache is at most made for
+
+
+class ModelRunner:
+    """Implements ``forward.Runner`` with a model in this process."""
+
+    def __init__(self, model: PreTrainedModel, vocab_size: int, way: Pass, kv: KvPool, columns: int) -> None:
+        self._way = way
+        self._device = model.device
+        self._vocab_size = vocab_size
+        self.kv = kv
+        self.bank = LoraBank(all_groups(way.projections), columns, biases_of(model))
+
+    @classmethod
+    def build(cls, loaded: LoadedModel, settings: Settings) -> "ModelRunner":
+        """Take a loaded model over; transformers cannot run it afterwards.
+
+        Raises:
+            BaseModelInvalid: no way that we have computes what transformers computes.
+        """
+        ops: Ops = TorchOps()
+        with torch.inference_mode():
+            _try(loaded, ops)
+            way = _make_way(loaded.model, settings.engine_weights, ops, loaded.context_tokens)
+        shape = kv_shape(loaded.model)
+        kv = KvPool(shape, _kv_bytes(shape, loaded, settings), loaded.context_tokens)
+        logger.info("%s: %s over %s", type(loaded.model).__name__, type(way).__name__, type(ops).__name__)
+        return cls(loaded.model, loaded.tokenizer.vocab_size, way, kv, settings.engine_lora_columns)
+
+    @property
+    def layers(self) -> Mapping[str, "TargetLayer"]:
+        """The layers that adapters can change, by name."""
+        return {
+            name: TargetLayer(projection.group, projection.group.names.index(name))
+            for name, projection in self._way.projections.items()
+        }
+
+    def weight_of(self, name: str) -> Tensor:
+        """Give a layer's weights as the engine computes with them, (O, I)."""
+        return self._way.projections[name].weight_of(name)
+
+    def forward(self, rows: Sequence[Row]) -> Tensor:
+        """See ``forward.Runner.forward``."""
+        order = arrange(rows)
+        arranged = [rows[number] for number in order]
+        step = make_step(arranged, self._device)
+        blocks = self.bank.plan([Span(len(row.tokens), row.adapter) for row in arranged])
+        head = blocks
+        if len(step.wanted_W) != len(step.ids_N) and blocks.layers:
+            head = self.bank.plan([Span(row.wanted, row.adapter) for row in arranged if row.wanted])
+        logits_WV = self._way(step, StepLora(blocks, head))[:, : self._vocab_size].float()
+        for row in rows:
+            row.slot.length += len(row.tokens)
+        return _restored(logits_WV, rows, order)
+
+
+class TargetLayer:
+    """One linear layer's sizes."""
+
+    def __init__(self, group: LoraGroup, number: int) -> None:
+        self.in_features = group.in_features
+        self.out_features = group.out_features[number]
+
+
+def _restored(logits_WV: Tensor, rows: Sequence[Row], order: Sequence[int]) -> Tensor:
+    """Put logits into the order in which the caller gave its rows."""
+    if list(order) == sorted(order):
+        return logits_WV
+    begins: dict[int, int] = {}
+    begin = 0
+    for number in order:
+        begins[number] = begin
+        begin += rows[number].wanted
+    index = [begins[number] + place for number, row in enumerate(rows) for place in range(row.wanted)]
+    return logits_WV[torch.tensor(index, device=logits_WV.device, dtype=torch.long)]
+
+
+def _make_way(model: PreTrainedModel, weights: Weights, ops: Ops, context_tokens: int) -> Pass:
+    if knows(model):
+        return OwnPass(model, weights, ops, context_tokens)
+    return TransformersPass(model, weights)
+
+
+def _try(loaded: LoadedModel, ops: Ops) -> None:
+    """Feed the probes, the first in three parts, and hold what follows them against transformers."""
+    model = _first_blocks(loaded.model)
+    expected = [
+        model(input_ids=torch.tensor([probe], device=loaded.device), use_cache=False, logits_to_keep=1).logits[0, -1]
+        for probe in _PROBES
+    ]
+    shape = kv_shape(model)
+    room = len(_PROBES) * shape.bytes_per_token * loaded.context_tokens
+    kv = KvPool(shape, room, loaded.context_tokens)
+    vocab_size = len(expected[0])
+    runner = ModelRunner(model, vocab_size, _make_way(model, "model", ops, loaded.context_tokens), kv, columns=0)
+    first, second = (kv.take(len(probe)) for probe in _PROBES)
+    assert first is not None, "there is room for all probes"
+    assert second is not None, "there is room for all probes"
+    long, short = _PROBES
+    runner.forward([Row(first, long[:4], None, 0)])
+    runner.forward([Row(first, long[4:6], None, 0), Row(second, short[:-1], None, 0)])
+    found_WV = runner.forward([Row(second, short[-1:], None, 1), Row(first, long[6:], None, 1)])
+    for logits_V, right_V in zip(found_WV, reversed(expected), strict=True):
+        error = (logits_V - right_V).abs().max() / right_V.std()
+        if not bool(error <= _TOLERANCE):
+            raise BaseModelInvalid(
+                f"{type(loaded.model).__name__} cannot be served: the engine computes other logits than "
+                f"transformers does (by {float(error):.2g} of their spread)"
+            )
+
+
+def _first_blocks(model: PreTrainedModel) -> Any:
+    """Copy a model with its first blocks only, in float32."""
+    decoder: Any = model.base_model
+    layers = getattr(decoder, "layers", None)
+    if layers is None:
+        return deepcopy(model).float()
+    count = model.config.num_hidden_layers
+    decoder.layers = layers[:_PROBED_BLOCKS]
+    model.config.num_hidden_layers = len(decoder.layers)
+    try:
+        return deepcopy(model).float()
+    finally:
+        decoder.layers = layers
+        model.config.num_hidden_layers = count
+
+
+def kv_shape(model: PreTrainedModel) -> KvShape:
+    """Read from a model's config what its keys and values are."""
+    config: Any = model.config
+    heads = config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return KvShape(config.num_hidden_layers, kv_heads, head_dim, model.dtype, model.device)
+
+
+def _kv_bytes(shape: KvShape, loaded: LoadedModel, settings: Settings) -> int:
+    if settings.engine_kv_bytes is not None:
+        return settings.engine_kv_bytes
+    free = torch.cuda.mem_get_info()[0] if loaded.device.type == "cuda" else psutil.virtual_memory().available
+    full = shape.bytes_per_token * loaded.context_tokens * settings.engine_max_batch
+    return min(int(free * _KV_SHARE), _FULL_BATCHES * full)
