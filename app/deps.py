@@ -9,11 +9,17 @@ from typing import Annotated, cast
 from fastapi import Depends, FastAPI, Request
 
 from app.engines.routing import Engines
+from app.metrics import RequestMetrics
 from app.runtime import Ringer, Runtime
 from core.base_models import Registry
 from core.settings import Settings
 from core.store.blobs import BlobStore
 from core.store.db import Database, Session
+
+
+def attach_metrics(app: FastAPI, metrics: RequestMetrics) -> None:
+    """Make what is counted of this app's requests reachable for the route that tells it."""
+    app.state.metrics = metrics
 
 
 def attach(app: FastAPI, runtime: Runtime) -> None:
@@ -30,6 +36,10 @@ RuntimeDep = Annotated[Runtime, Depends(_runtime)]
 
 async def _settings(runtime: RuntimeDep) -> Settings:
     return runtime.settings
+
+
+async def _metrics(request: Request) -> RequestMetrics:
+    return cast(RequestMetrics, request.app.state.metrics)
 
 
 async def _database(runtime: RuntimeDep) -> Database:
@@ -63,6 +73,7 @@ def _writing(runtime: RuntimeDep) -> Iterator[Session]:
 
 
 SettingsDep = Annotated[Settings, Depends(_settings)]
+MetricsDep = Annotated[RequestMetrics, Depends(_metrics)]
 DatabaseDep = Annotated[Database, Depends(_database)]
 BlobsDep = Annotated[BlobStore, Depends(_blobs)]
 RegistryDep = Annotated[Registry, Depends(_registry)]

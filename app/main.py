@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from fastapi import FastAPI
 
 from app import deps, errors
+from app.metrics import RequestMetrics
 from app.middleware import RequestEdge
 from app.routes import (
     api_description,
@@ -16,6 +17,7 @@ from app.routes import (
     fine_tuning,
     generate,
     health,
+    metrics,
     models,
     previews,
     render,
@@ -44,7 +46,9 @@ def create_app(settings: Settings, opener: Opener = open_runtime) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.add_middleware(RequestEdge)
+    requests = RequestMetrics()
+    deps.attach_metrics(app, requests)
+    app.add_middleware(RequestEdge, metrics=requests)
     errors.install(app)
     for routes in (
         files,
@@ -57,6 +61,7 @@ def create_app(settings: Settings, opener: Opener = open_runtime) -> FastAPI:
         generate,
         render,
         health,
+        metrics,
         api_description,
     ):
         app.include_router(routes.router)

@@ -1,7 +1,6 @@
-"""The outermost layer of every request: its id, its line in the log, and the net for unexpected errors."""
+"""The outermost layer of every request: its id, its line in the log, its count, and the net for unexpected errors."""
 
 import logging
-import time
 from typing import Final
 
 import structlog
@@ -9,39 +8,39 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import INTERNAL, problem_of, wire_of
+from app.metrics import OpenRequest, RequestMetrics
 from core.errors import InvalidInput
 from core.ids import new_id
 
-PROBES: Final = frozenset({"/livez", "/readyz"})  # asked every few seconds, so not worth a line each
+PROBES: Final = frozenset({"/livez", "/readyz", "/metrics"})  # asked every few seconds, so not worth a line each
 
 _log = structlog.stdlib.get_logger(__name__)
 
 
 class RequestEdge:
-    """Gives each request an id, which its response and all its log lines carry, and logs its outcome.
+    """Gives each request an id, which its response and all its log lines carry, and logs and counts its outcome.
 
     An exception that no handler knows is a bug of ours: the traceback is logged, the client is told
     nothing of it. Query strings and bodies are never logged.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: RequestMetrics) -> None:
         self._app = app
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         request_id = new_id("req-")
-        status = 0  # 0: no response was started
+        request = OpenRequest(self._metrics, scope)
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                request.begin_response(message)
                 MutableHeaders(scope=message)["x-request-id"] = request_id
             await send(message)
 
-        started_s = time.perf_counter()
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 # PostgreSQL takes no NUL, and no name of ours has one.
@@ -52,16 +51,17 @@ class RequestEdge:
                 await self._app(scope, receive, send_with_id)
             except Exception:
                 _log.exception("unexpected error")
-                if status:
+                if request.status:
                     raise  # only breaking the connection tells the client that the body is not whole
                 await INTERNAL.response(wire_of(scope["path"]))(scope, receive, send_with_id)
             finally:
+                request.end()
                 level = logging.DEBUG if scope["path"] in PROBES else logging.INFO
                 _log.log(
                     level,
                     "answered",
                     method=scope["method"],
                     path=scope["path"],
-                    status=status,
-                    duration_ms=round((time.perf_counter() - started_s) * 1000),
+                    status=request.status,
+                    duration_ms=round(request.elapsed_s * 1000),
                 )

@@ -234,15 +234,6 @@ def test_warming_and_unloading_raise_what_the_engine_says(url: str, question: As
         ask(url, question)
 
 
-def render(url: str, prompt: PromptSource) -> Rendering:
-    return ask(url, lambda engine: engine.render(RenderRequest(prompt=prompt, adapter="e" * 64)))
-
-
-def test_what_is_no_rendering_is_a_failure(url: str) -> None:
-    with pytest.raises(GenerationFailed, match="not a rendering"):
-        render(url, "a")
-
-
 class ServedStub(StubEngine):
     """A scripted engine as the engine process's own server holds it."""
 
@@ -254,6 +245,23 @@ class ServedStub(StubEngine):
 
     async def close(self) -> None:
         return
+
+
+def test_the_engine_process_tells_its_numbers() -> None:
+    metrics = EngineMetrics()
+    metrics.evicted()
+    with serving(create_engine_app(ServedStub(), metrics, stall_s=60)) as url:
+        text = ask(url, HttpEngine.metrics)
+    assert b"loramill_engine_adapter_evictions_total 1.0" in text.splitlines()
+
+
+def render(url: str, prompt: PromptSource) -> Rendering:
+    return ask(url, lambda engine: engine.render(RenderRequest(prompt=prompt, adapter="e" * 64)))
+
+
+def test_what_is_no_rendering_is_a_failure(url: str) -> None:
+    with pytest.raises(GenerationFailed, match="not a rendering"):
+        render(url, "a")
 
 
 @pytest.mark.parametrize("is_late", [False, True])

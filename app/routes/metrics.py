@@ -1,0 +1,35 @@
+"""/metrics: what this process counts, and an engine's numbers for who cannot reach the engine itself."""
+
+from typing import Protocol, runtime_checkable
+
+from fastapi import APIRouter, Depends, Response
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
+
+from app.auth import require_caller
+from app.deps import EnginesDep, MetricsDep
+from core.errors import NotFound
+
+# They name models and tell the load, so they want the key as all the rest does.
+router = APIRouter(tags=["metrics"], dependencies=[Depends(require_caller)])
+
+
+@runtime_checkable
+class Counting(Protocol):
+    """An engine that tells its numbers in Prometheus' text format."""
+
+    async def metrics(self) -> bytes: ...
+
+
+@router.get("/metrics")
+async def tell_metrics(metrics: MetricsDep) -> Response:
+    """Give the requests, response times and open streams of this process in Prometheus' text format."""
+    return Response(metrics.exposition(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+
+@router.get("/metrics/{base_model}")
+async def tell_engine_metrics(base_model: str, engines: EnginesDep) -> Response:
+    """Give the numbers of a base model's engine in the same format."""
+    engine = engines.get(base_model)
+    if not isinstance(engine, Counting):
+        raise NotFound(f"/metrics/{base_model} (ask that engine itself)")
+    return Response(await engine.metrics(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
