@@ -54,7 +54,8 @@ def test_a_stream_is_open_until_its_last_event(house: House) -> None:
     body = {"model": BASE, "prompt": "a", "max_tokens": 8, "stream": True}
     with serving(house.app()) as url, httpx2.Client(base_url=url, timeout=30) as client:
         with client.stream("POST", "/v1/completions", json=body) as response:
-            assert next(response.iter_lines()).startswith("data: ")
+            lines = response.iter_lines()  # held, because without it the stream would be closed
+            assert next(lines).startswith("data: ")
             assert read(client, "open_streams") == {(): 1}
             assert read(client, "open_requests") == {(): 2}  # and the one that asks
         while read(client, "open_streams") != {(): 0}:
