@@ -4,16 +4,24 @@ from core.text.tokenizer import TextStream
 
 
 class AnswerText:
-    """Text of one answer as it grows, less what might still turn out to be a stop sequence."""
+    """Text of one answer as it grows, less what might still turn out to be a stop sequence.
+
+    Attributes:
+        met: the stop sequence that ended the text; None until then.
+    """
 
     def __init__(self, stream: TextStream, stop: tuple[str, ...]) -> None:
         self._stream = stream
-        self._stop = stop
+        self._stops = [_Stop(text) for text in stop]
         self._held = ""
-        self.is_stopped = False
+        self.met: str | None = None
+
+    @property
+    def is_stopped(self) -> bool:
+        return self.met is not None
 
     def push(self, token_id: int) -> str:
-        """Add a token and give the text that is certain now; sets ``is_stopped`` when a stop was met."""
+        """Add a token and give the text that is certain now; sets ``met`` when a stop was met."""
         return self._release(self._stream.push(token_id))
 
     def finish(self) -> str:
@@ -22,32 +30,56 @@ class AnswerText:
         held, self._held = self._held, ""
         return rest + held
 
-    def _release(self, text: str) -> str:
+    def _release(self, new: str) -> str:
         """Give all text that no stop sequence, complete or begun, can claim any more.
 
         With stop "END", "a E" gives "a " and holds "E"; then "N" gives "", and "T" gives "ENT".
         """
-        text = self._held + text
-        start = _find_stop(text, self._stop)
-        if start is not None:
-            self.is_stopped = True
-            self._held = ""
-            return text[:start]
-        keep = len(text) - _begun_stop_length(text, self._stop)
+        if not self._stops:
+            return new
+        text = self._held + new
+        for end, char in enumerate(new, start=len(self._held) + 1):
+            met = [stop.text for stop in self._stops if stop.push(char)]
+            if met:
+                self.met = max(met, key=len)  # of two that end together, the longer
+                self._held = ""
+                return text[: end - len(self.met)]
+        keep = len(text) - max(stop.begun for stop in self._stops)
         self._held = text[keep:]
         return text[:keep]
 
 
-def _find_stop(text: str, stop: tuple[str, ...]) -> int | None:
-    """Give where the stop that ends first begins; of two that end together, the longer."""
-    found = [(text.find(s) + len(s), text.find(s)) for s in stop if s in text]
-    return min(found)[1] if found else None
+class _Stop:
+    """Finds one stop sequence in a text that comes character by character, by Knuth, Morris and Pratt's algorithm.
+
+    Attributes:
+        begun: length of the longest tail of the text so far that the sequence begins with.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.begun = 0
+        self._shorter = _borders(text)
+
+    def push(self, char: str) -> bool:
+        """Add a character and tell whether the sequence ends with it; after that nothing may be added."""
+        self.begun = _extended(self.text, self._shorter, self.begun, char)
+        return self.begun == len(self.text)
 
 
-def _begun_stop_length(text: str, stop: tuple[str, ...]) -> int:
-    """Give the length of the longest tail of the text that a stop begins with."""
-    longest = max((len(s) - 1 for s in stop), default=0)
-    for length in range(min(longest, len(text)), 0, -1):
-        if any(s.startswith(text[-length:]) for s in stop):
-            return length
-    return 0
+def _borders(text: str) -> list[int]:
+    """Give for each length of a beginning of the text the next shorter beginning that it ends with.
+
+    "abab" gives 0 0 0 1 2: what matched "aba" has matched "a" too.
+    """
+    shorter = [0, 0]
+    for char in text[1:]:
+        shorter.append(_extended(text, shorter, shorter[-1], char))
+    return shorter
+
+
+def _extended(text: str, shorter: list[int], begun: int, char: str) -> int:
+    """Give how much of the text's beginning is matched when a character follows ``begun`` matched ones."""
+    while begun and text[begun] != char:
+        begun = shorter[begun]
+    return begun + (text[begun] == char)

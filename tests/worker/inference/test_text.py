@@ -65,6 +65,31 @@ def test_the_text_ends_before_the_stop_that_ends_first(
     assert ("".join(pieces), is_stopped) == (expected, True)
 
 
+def test_it_is_told_which_stop_was_met(tokenizer: TextTokenizer) -> None:
+    answer = AnswerText(tokenizer.stream(), ("no", "END", "ND"))
+    for byte in b"the EN":
+        answer.push(byte)
+    assert answer.met is None
+    answer.push(ord("D"))
+    assert answer.met == "END"
+
+
+def test_a_stop_that_the_last_bytes_complete_is_met_at_the_end(tokenizer: TextTokenizer) -> None:
+    answer = AnswerText(tokenizer.stream(), ("a\N{REPLACEMENT CHARACTER}",))
+    assert [answer.push(byte) for byte in "xa🙂".encode()[:-1]] == ["x", "", "", "", ""]
+    assert (answer.finish(), answer.met) == ("", "a\N{REPLACEMENT CHARACTER}")
+
+
+def test_a_long_stop_of_one_letter_is_found_without_going_back(tokenizer: TextTokenizer) -> None:
+    stop = "a" * 50_000
+    answer = AnswerText(cast(TextStream, PieceStream(["a" * 49_999, "b", "a"])), (stop, "c"))
+    assert answer.push(0) == ""
+    assert len(answer.push(1)) == 50_000
+    for _ in range(49_999):
+        assert answer.push(2) == ""
+    assert (answer.push(2), answer.met) == ("", stop)
+
+
 def test_a_stop_of_a_character_of_two_tokens_is_met(tokenizer: TextTokenizer) -> None:
     assert feed(tokenizer, "né", "é") == (["n", "", ""], True)
 
@@ -93,9 +118,23 @@ def test_tokens_of_any_length_give_the_text_before_the_first_stop(pieces: list[s
             break
     else:
         got += answer.finish()
-    ends = [(match.end(), match.start()) for s in stop for match in [re.search(re.escape(s), fed)] if match]
+    ends = [(match.end(), match.start(), s) for s in stop for match in [re.search(re.escape(s), fed)] if match]
     assert answer.is_stopped == bool(ends)
+    assert answer.met == (min(ends)[2] if ends else None)
     assert got == (fed[: min(ends)[1]] if ends else fed)
+
+
+@given(st.text("ab", max_size=30), st.lists(st.text("ab", min_size=1, max_size=6), min_size=1, max_size=3))
+def test_no_more_is_held_back_than_may_become_a_stop(text: str, stop: list[str]) -> None:
+    answer = AnswerText(cast(TextStream, PieceStream(text)), tuple(stop))
+    got = ""
+    for number in range(len(text)):
+        got += answer.push(number)
+        if answer.is_stopped:
+            return
+        held = text[len(got) : number + 1]
+        begun = [text[: number + 1].endswith(s[:length]) * length for s in stop for length in range(1, len(s))]
+        assert len(held) == max(begun, default=0)
 
 
 def test_characters_of_several_tokens_come_out_whole(tokenizer: TextTokenizer) -> None:
