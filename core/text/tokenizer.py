@@ -113,6 +113,11 @@ class TextTokenizer:
         """Give one token's text, special or not; U+FFFD stands for a part of a character."""
         return self.decode([token_id], skip_special=False)
 
+    def to_json(self) -> str:
+        """Give the tokenizer as the text of a tokenizer.json, in which nothing is added to a text."""
+        text: str = self._backend.to_str()
+        return text
+
     def stream(self, *, skip_special: bool = True) -> "TextStream":
         """Begin the decoding of ids that arrive one by one."""
         return TextStream(self, skip_special)
