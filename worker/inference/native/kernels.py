@@ -1,0 +1,248 @@
+"""The native kernels as typed calls on tensors: what each computes, and what it takes for granted.
+
+How they are built is not known here. Axis letters: N rows, W a layer's width, I inputs, O outputs, S sections (layers
+that share an input), R columns of the LoRA bank or rotated numbers of a head, H query heads, G key-value heads, D a
+head's width, P slots, L places of a slot.
+"""
+
+import ctypes
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import torch
+from torch import Tensor
+
+MOST_SECTIONS: Final = 8  # as in kernels.cpp
+
+_POINTER, _NUMBER, _REAL, _COUNT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
+_SIGNATURES: Final = {
+    "rms_norm": (*[_POINTER] * 4, _REAL, _NUMBER, _NUMBER, _COUNT),
+    "layer_norm": (*[_POINTER] * 5, _REAL, _NUMBER, _NUMBER, _COUNT),
+    "gated_silu": (*[_POINTER] * 2, _NUMBER, _NUMBER, _COUNT),
+    "gelu_tanh": (*[_POINTER] * 2, _NUMBER, _NUMBER, _COUNT),
+    "decode_attention": (*[_POINTER] * 2, _NUMBER, *[_POINTER] * 6, *[_NUMBER] * 6, _REAL, _COUNT),
+    "lora": (_POINTER, _NUMBER, _POINTER, _NUMBER, _POINTER, _POINTER, _COUNT),
+}
+_SUFFIXES: Final = {torch.bfloat16: "bf16", torch.float32: "f32"}
+
+_Functions = dict[torch.dtype, Callable[..., None]]
+
+
+class _Site(ctypes.Structure):
+    """As LoraSite in kernels.cpp."""
+
+    _fields_ = (
+        ("a", _POINTER),
+        ("sections", _NUMBER),
+        ("columns", _NUMBER),
+        ("inputs", _NUMBER),
+        ("b", _POINTER * MOST_SECTIONS),
+        ("offsets", _NUMBER * MOST_SECTIONS),
+        ("widths", _NUMBER * MOST_SECTIONS),
+    )
+
+
+class LoraSite:
+    """The LoRA bank's factors of layers that share an input, as `Kernels.lora` reads them; built once, not per call.
+
+    It keeps the tensors alive, and stands for their memory: what is written into them later counts.
+    """
+
+    def __init__(self, a_SRI: Tensor, b_RO: Sequence[Tensor], offsets: Sequence[int]) -> None:
+        """Section s adds to the outputs from offsets[s] on; its B, transposed, is b_RO[s], as wide as its outputs."""
+        sections, columns, inputs = a_SRI.shape
+        assert sections == len(b_RO) == len(offsets) <= MOST_SECTIONS
+        assert a_SRI.is_contiguous()
+        assert a_SRI.device.type == "cpu"
+        for b in b_RO:
+            assert b.is_contiguous()
+            assert b.dtype == a_SRI.dtype
+            assert b.shape[0] == columns
+        widths = [b.shape[1] for b in b_RO]
+        self.dtype = a_SRI.dtype
+        self.sections = sections
+        self.inputs = inputs
+        self.outputs = max(offset + width for offset, width in zip(offsets, widths, strict=True))
+        self._tensors = (a_SRI, *b_RO)
+        self._site = _Site(a_SRI.data_ptr(), sections, columns, inputs)
+        for section, b in enumerate(b_RO):
+            self._site.b[section] = b.data_ptr()
+            self._site.offsets[section] = offsets[section]
+            self._site.widths[section] = widths[section]
+        self.pointer = ctypes.addressof(self._site)
+
+
+class _Rows(ctypes.Structure):
+    """As LoraRows in kernels.cpp."""
+
+    _fields_ = (("begins", _POINTER), ("ranks", _POINTER), ("ranks_stride", _NUMBER), ("count", _NUMBER))
+
+
+class LoraRows:
+    """Which columns of the bank each row of a step uses; built once a step for all layers, as far as they agree."""
+
+    def __init__(self, begins_N: Tensor, ranks_SN: Tensor) -> None:
+        """Row n uses, in section s, ranks_SN[s, n] columns from begins_N[n] on; of rank 0 it stays as it is.
+
+        Both are int32. Rows that begin at one column share one read of the factors. S is 1 where all sections agree.
+        """
+        (count,) = begins_N.shape
+        self.sections = ranks_SN.shape[0]
+        assert begins_N.dtype == ranks_SN.dtype == torch.int32
+        assert ranks_SN.shape == (self.sections, count)
+        assert begins_N.is_contiguous()
+        assert ranks_SN.is_contiguous()
+        self._tensors = (begins_N, ranks_SN)
+        ranks_stride = 0 if self.sections == 1 else count
+        self._rows = _Rows(begins_N.data_ptr(), ranks_SN.data_ptr(), ranks_stride, count)
+        self.pointer = ctypes.addressof(self._rows)
+
+
+class Kernels:
+    """Each method is one call into the library, with as many threads as torch uses; tensors are on the CPU.
+
+    All storage is bfloat16 or float32, and of one call the same. Outputs are contiguous and overwritten.
+    """
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._rms_norm = _functions(library, "rms_norm")
+        self._layer_norm = _functions(library, "layer_norm")
+        self._gated_silu = _functions(library, "gated_silu")
+        self._gelu_tanh = _functions(library, "gelu_tanh")
+        self._decode_attention = _functions(library, "decode_attention")
+        self._lora = _functions(library, "lora")
+
+    def rms_norm(
+        self, out_NW: Tensor, x_NW: Tensor, weight_W: Tensor, eps: float, delta_NW: Tensor | None = None
+    ) -> None:
+        """Norm x as transformers' LlamaRMSNorm does; x takes ``delta_NW`` in first, in place, where it is given."""
+        rows, width = x_NW.shape
+        assert weight_W.shape[0] == width
+        assert _alike(out_NW, x_NW, delta_NW, weight_W)
+        delta = 0 if delta_NW is None else delta_NW.data_ptr()
+        threads = torch.get_num_threads()
+        call = self._rms_norm[x_NW.dtype]
+        call(out_NW.data_ptr(), x_NW.data_ptr(), delta, weight_W.data_ptr(), eps, rows, width, threads)
+
+    def layer_norm(
+        self,
+        out_NW: Tensor,
+        x_NW: Tensor,
+        weight_W: Tensor,
+        bias_W: Tensor,
+        eps: float,
+        delta_NW: Tensor | None = None,
+    ) -> None:
+        """Norm x as torch's LayerNorm does; x takes ``delta_NW`` in first, in place, where it is given."""
+        rows, width = x_NW.shape
+        assert weight_W.shape[0] == bias_W.shape[0] == width
+        assert _alike(out_NW, x_NW, delta_NW, weight_W, bias_W)
+        delta = 0 if delta_NW is None else delta_NW.data_ptr()
+        weight, bias, threads = weight_W.data_ptr(), bias_W.data_ptr(), torch.get_num_threads()
+        self._layer_norm[x_NW.dtype](out_NW.data_ptr(), x_NW.data_ptr(), delta, weight, bias, eps, rows, width, threads)
+
+    def gated_silu(self, out_NI: Tensor, gate_up: Tensor) -> None:
+        """Give silu(gate) * up of gate_up, whose rows are gate | up, I numbers each."""
+        rows, width = out_NI.shape
+        assert gate_up.shape == (rows, 2 * width)
+        assert _alike(out_NI, gate_up)
+        threads = torch.get_num_threads()
+        self._gated_silu[gate_up.dtype](out_NI.data_ptr(), gate_up.data_ptr(), rows, width, threads)
+
+    def gelu_tanh(self, out_NI: Tensor, x_NI: Tensor) -> None:
+        """Give torch's gelu(approximate="tanh"); ``out_NI`` may be ``x_NI`` itself."""
+        rows, width = x_NI.shape
+        assert out_NI.shape == x_NI.shape
+        assert _alike(out_NI, x_NI)
+        self._gelu_tanh[x_NI.dtype](out_NI.data_ptr(), x_NI.data_ptr(), rows, width, torch.get_num_threads())
+
+    def decode_attention(
+        self,
+        out: Tensor,
+        qkv: Tensor,
+        cos_NR: Tensor,
+        sin_NR: Tensor,
+        keys_PGDL: Tensor,
+        values_PGLD: Tensor,
+        slots_N: Tensor,
+        lengths_N: Tensor,
+        scale: float,
+    ) -> None:
+        """Rotate q and k, write k and v into the cache, and attend: one new token for each row.
+
+        Args:
+            out: (N, H·D).
+            qkv: (N, (H + 2G)·D or more), each row q | k | v; rows may lie apart.
+            cos_NR: float32; of each head the first R numbers are rotated, halves against each other as in GPT-NeoX.
+            slots_N: int32, all different; ``lengths_N``, int32: tokens in each slot before this one, below L.
+        """
+        rows, query_numbers = out.shape
+        _, kv_heads, head_dim, places = keys_PGDL.shape
+        query_heads, rotary = query_numbers // head_dim, cos_NR.shape[1]
+        dtype = qkv.dtype
+        assert values_PGLD.shape[1:] == (kv_heads, places, head_dim)
+        assert query_heads % kv_heads == 0
+        assert qkv.shape[1] >= query_numbers + 2 * kv_heads * head_dim
+        assert qkv.stride(1) == 1
+        assert rotary % 2 == 0
+        assert rotary <= head_dim
+        assert cos_NR.dtype == sin_NR.dtype == torch.float32
+        assert slots_N.dtype == lengths_N.dtype == torch.int32
+        assert slots_N.shape == lengths_N.shape == (rows,)
+        assert dtype == out.dtype
+        assert _alike(keys_PGDL, values_PGLD)
+        assert keys_PGDL.dtype == dtype
+        assert out.is_contiguous()
+        assert cos_NR.is_contiguous()
+        assert sin_NR.is_contiguous()
+        self._decode_attention[dtype](
+            out.data_ptr(),
+            qkv.data_ptr(),
+            qkv.stride(0),
+            cos_NR.data_ptr(),
+            sin_NR.data_ptr(),
+            keys_PGDL.data_ptr(),
+            values_PGLD.data_ptr(),
+            slots_N.data_ptr(),
+            lengths_N.data_ptr(),
+            rows,
+            query_heads,
+            kv_heads,
+            head_dim,
+            rotary,
+            places,
+            scale,
+            torch.get_num_threads(),
+        )
+
+    def lora(self, y: Tensor, x_NI: Tensor, site: LoraSite, rows: LoraRows) -> None:
+        """Add to each row of y, in place, its adapter's delta: (x·Aᵀ)·B of its columns of the bank.
+
+        y is (N, outputs of all sections or more); its rows may lie apart, as those of ``x_NI`` may.
+        """
+        inputs, outputs = x_NI.shape[1], y.shape[1]
+        assert inputs == site.inputs
+        assert outputs >= site.outputs
+        assert x_NI.dtype == y.dtype == site.dtype
+        y_stride, x_stride = y.stride(), x_NI.stride()
+        assert y_stride[1] == x_stride[1] == 1
+        assert rows.sections in (1, site.sections)
+        call, threads = self._lora[site.dtype], torch.get_num_threads()
+        call(y.data_ptr(), y_stride[0], x_NI.data_ptr(), x_stride[0], site.pointer, rows.pointer, threads)
+
+
+def _functions(library: ctypes.CDLL, name: str) -> _Functions:
+    functions: _Functions = {}
+    for dtype, suffix in _SUFFIXES.items():
+        function = getattr(library, f"{name}_{suffix}")
+        function.argtypes, function.restype = _SIGNATURES[name], None
+        functions[dtype] = function
+    return functions
+
+
+def _alike(first: Tensor, *others: Tensor | None) -> bool:
+    """Tell whether all are contiguous and of one dtype."""
+    dtype = first.dtype
+    return first.is_contiguous() and all(
+        other is None or (other.dtype == dtype and other.is_contiguous()) for other in others
+    )
