@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
-from openai import AuthenticationError, NotFoundError, OpenAI
+from openai import APIError, AuthenticationError, NotFoundError, OpenAI
 from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 
 from core.adapter_format import parse_manifest
@@ -228,6 +228,21 @@ def test_a_job_outlives_a_killed_process(stack: Stack, client: OpenAI, training_
     assert sum("successfully completed" in event.message for event in messages) == 1
     answer = client.completions.create(model=adapters[0], prompt="Frage 1: ", max_tokens=4)
     assert answer.choices
+
+
+def test_an_engine_that_dies_while_it_answers_is_named_and_answers_again(stack: Stack, client: OpenAI) -> None:
+    engines = stack.processes(*VICTIMS["engine"])
+    assert engines
+    with client.completions.create(model=TINY, prompt="Frage", max_tokens=100, stream=True) as answer:
+        next(answer)
+        for engine in engines:
+            engine.kill()
+        with pytest.raises(APIError, match=f"the engine for {TINY} does not answer"):
+            list(answer)
+
+    eventually(lambda: not stack.is_ready(), "the loss of the engine")
+    eventually(stack.is_ready, "readiness after the kill")
+    assert client.completions.create(model=TINY, prompt="Frage", max_tokens=4).choices
 
 
 def test_a_paused_job_leaves_its_worker_free_and_goes_on_to_the_same_weights(
