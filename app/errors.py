@@ -57,7 +57,7 @@ class Wire(StrEnum):
     TGI = "tgi"  # text-generation-inference's, which LoRAX shares
 
 
-_TGI_PATHS: Final = frozenset({"/", "/generate", "/generate_stream"})
+_TGI_PATHS: Final = frozenset({"/", "/generate", "/generate_stream", "/info", "/health", "/tokenize"})
 _OPENAI_TYPES: Final = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 _TGI_TYPES: Final = {
     401: "authentication",
@@ -123,6 +123,8 @@ def _headers_of(error: ServiceError) -> dict[str, str]:
     headers = {}
     if isinstance(error, Unavailable):
         headers["retry-after"] = str(error.retry_after_s)
+    if isinstance(error, EngineBusy):
+        headers["retry-after-ms"] = str(error.retry_after_s * 1000)  # what OpenAI's clients look for first
     if isinstance(error, IdempotencyInProgress):
         headers["retry-after"] = "1"
     elif isinstance(error, NOT_WORTH_RETRYING):
@@ -140,7 +142,7 @@ def _from_validation(error: RequestValidationError) -> ServiceError:
         return InvalidInput(f"the body is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}")
     if not names:
         return InvalidInput(f"the {place} must be a JSON object, sent as Content-Type: application/json")
-    param = ".".join(str(name) for name in names)
+    param = ".".join(str(name) for name in names if name != "[key]")  # pydantic's mark that a key is at fault
     if first["type"] == "extra_forbidden":
         return UnsupportedParameter(param)
     if first["type"] == "unsupported_parameter":

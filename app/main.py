@@ -10,6 +10,7 @@ from app.metrics import RequestMetrics
 from app.middleware import RequestEdge
 from app.routes import (
     api_description,
+    chat,
     completions,
     estimates,
     file_reports,
@@ -21,6 +22,7 @@ from app.routes import (
     models,
     previews,
     render,
+    server_info,
 )
 from app.runtime import Runtime, open_runtime
 from core.settings import Settings
@@ -58,7 +60,9 @@ def create_app(settings: Settings, opener: Opener = open_runtime) -> FastAPI:
         previews,
         models,
         completions,
+        chat,
         generate,
+        server_info,
         render,
         health,
         metrics,

@@ -253,6 +253,26 @@ class BaseModelProtected(Conflict):
         return f"{self.args[0]} is a base model; only fine-tuned models can be deleted"
 
 
+class BaseModelNotServed(Conflict):
+    """A fine-tuned model is asked for, and this deployment does not serve the base model that it belongs to."""
+
+    code = "base_model_not_served"
+
+    def __init__(self, name: str, base_model: str) -> None:
+        super().__init__(name, base_model)
+
+    @property
+    def param(self) -> str:
+        return "model"
+
+    def __str__(self) -> str:
+        name, base_model = self.args
+        return (
+            f"{name} was trained from {base_model}, which this deployment does not serve; "
+            "add it to LORAMILL_BASE_MODELS and restart"
+        )
+
+
 class Unavailable(ServiceError):
     """The request is right but cannot be served now."""
 

@@ -21,6 +21,7 @@ class FinishReason(StrEnum):
 
 
 MAX_TOP_LOGPROBS = 20
+MAX_CONSTRAINT_CHARS = 2**16
 
 
 class Constraint(Frozen):
@@ -30,7 +31,7 @@ class Constraint(Frozen):
     """
 
     kind: Literal["json_schema", "json_object", "regex"]
-    value: str = Field("", max_length=2**16)
+    value: str = Field("", max_length=MAX_CONSTRAINT_CHARS)
 
 
 class SamplingParams(Frozen):

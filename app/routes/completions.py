@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from app import sse
-from app.auth import require_caller
+from app.auth import CallerDep, require_caller
 from app.deps import RuntimeDep
 from app.errors import Wire
 from app.json_body import JsonRoute
@@ -23,10 +23,12 @@ router = APIRouter(
 
 
 @router.post("", response_model=CompletionOut)
-async def create_completion(body: CompletionCreate, request: Request, runtime: RuntimeDep) -> Response | CompletionOut:
+async def create_completion(
+    body: CompletionCreate, request: Request, runtime: RuntimeDep, caller: CallerDep
+) -> Response | CompletionOut:
     """Complete one or more prompts with a base model, a fine-tuned model or a checkpoint."""
     model = await run_in_threadpool(look_up, runtime.database, runtime.settings, body.model)
-    completion = Completion(body, model, runtime.engines.get(model.base_model), now=int(time.time()))
+    completion = Completion(body, model, runtime.engines.get(model.base_model), caller=caller, now=int(time.time()))
     if body.stream:
         return await sse.stream(request, completion.chunks(), Wire.OPENAI)
     return await sse.while_connected(request, completion.whole())

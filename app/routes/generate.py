@@ -7,46 +7,60 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
 from app import sse
-from app.auth import require_caller
+from app.auth import CallerDep, require_caller
 from app.deps import RuntimeDep
 from app.errors import Wire
 from app.json_body import JsonRoute
 from app.runtime import Runtime
 from app.schemas.generate import GenerateCreate, GenerateOut
+from app.services.generate_parameters import model_name
 from app.services.models import look_up
-from app.services.text_generation import Generation, model_name
+from app.services.text_generation import Generation
 
 router = APIRouter(tags=["generation"], dependencies=[Depends(require_caller)], route_class=JsonRoute)
 
 
-async def _begin(body: GenerateCreate, runtime: Runtime) -> Generation:
+async def _begin(body: GenerateCreate, runtime: Runtime, caller: str) -> Generation:
     name = model_name(body, runtime.settings)
     model = await run_in_threadpool(look_up, runtime.database, runtime.settings, name)
-    return Generation(body, model, runtime.engines.get(model.base_model))
+    return Generation(body, model, runtime.engines.get(model.base_model), caller=caller)
+
+
+async def _whole(
+    body: GenerateCreate, request: Request, response: Response, runtime: Runtime, caller: str
+) -> GenerateOut:
+    generation = await _begin(body, runtime, caller)
+    answer = await sse.while_connected(request, generation.whole())
+    response.headers.update(generation.headers)
+    return answer
 
 
 @router.post("/generate", response_model=GenerateOut | list[GenerateOut])
-async def generate(body: GenerateCreate, request: Request, runtime: RuntimeDep) -> Any:
+async def generate(
+    body: GenerateCreate, request: Request, response: Response, runtime: RuntimeDep, caller: CallerDep
+) -> Any:
     """Generate text from an input, with the base model or the fine-tuned model named by adapter_id."""
     # Clients of "/" name the field "stream" even where they want no stream, and read an array. Someone
     # who gave them this URL as their base gets what they can read.
     if "stream" in body.model_fields_set:
-        return await generate_as_asked(body, request, runtime)
-    generation = await _begin(body, runtime)
-    return await sse.while_connected(request, generation.whole())
+        return await generate_as_asked(body, request, response, runtime, caller)
+    return await _whole(body, request, response, runtime, caller)
 
 
 @router.post("/generate_stream", response_class=StreamingResponse)
-async def generate_stream(body: GenerateCreate, request: Request, runtime: RuntimeDep) -> Response:
+async def generate_stream(body: GenerateCreate, request: Request, runtime: RuntimeDep, caller: CallerDep) -> Response:
     """Generate text token by token, as server-sent events."""
-    generation = await _begin(body, runtime)
-    return await sse.stream(request, generation.events(), Wire.TGI)
+    generation = await _begin(body, runtime, caller)
+    stream = await sse.stream(request, generation.events(), Wire.TGI)
+    stream.headers.update(generation.headers)
+    return stream
 
 
 @router.post("/", response_model=list[GenerateOut])
-async def generate_as_asked(body: GenerateCreate, request: Request, runtime: RuntimeDep) -> Any:
+async def generate_as_asked(
+    body: GenerateCreate, request: Request, response: Response, runtime: RuntimeDep, caller: CallerDep
+) -> Any:
     """Generate as the field "stream" says: events, or an array of one answer."""
     if body.stream:
-        return await generate_stream(body, request, runtime)
-    generation = await _begin(body, runtime)
-    return [await sse.while_connected(request, generation.whole())]
+        return await generate_stream(body, request, runtime, caller)
+    return [await _whole(body, request, response, runtime, caller)]

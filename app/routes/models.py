@@ -1,9 +1,9 @@
 """/v1/models: the base models, and what was fine-tuned from them."""
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, BackgroundTasks, Depends
 
 from app.auth import require_caller
-from app.deps import ReadSession, SettingsDep, WriteSession
+from app.deps import EnginesDep, ReadSession, SettingsDep, WriteSession
 from app.schemas.models import ModelOut, ModelsOut
 from app.schemas.wire import Deleted
 from app.services import models
@@ -25,7 +25,10 @@ def get_model(name: str, session: ReadSession, settings: SettingsDep) -> ModelOu
 
 
 @router.delete("/{name:path}")
-def delete_model(name: str, session: WriteSession, settings: SettingsDep) -> Deleted:
+def delete_model(
+    name: str, session: WriteSession, settings: SettingsDep, engines: EnginesDep, afterwards: BackgroundTasks
+) -> Deleted:
     """Delete a fine-tuned model; base models cannot be deleted."""
-    models.delete(session, settings, name)
+    unserved = models.delete(session, settings, name)
+    afterwards.add_task(models.unload, unserved, engines)  # runs after the response, and so after the commit
     return Deleted(id=name, object="model", deleted=True)

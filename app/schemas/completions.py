@@ -1,13 +1,14 @@
 """OpenAI's wire types of text completions."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from app.schemas.wire import Body, Out, Stops, StoredText, only
+from app.schemas.sampling import MAX_CHOICES, SamplingFields, UsageOut
+from app.schemas.wire import Out, StoredText, only
 
-MAX_PROMPTS = 64  # in one request, so that one client cannot fill an engine's queue alone
+MAX_PROMPTS: Final = 64  # in one request, so that one client cannot fill an engine's queue alone
 Prompt = str | tuple[int, ...]
 
 
@@ -27,46 +28,37 @@ def _as_prompts(value: Any) -> tuple[Prompt, ...]:
     return tuple(prompt if isinstance(prompt, str) else tuple(prompt) for prompt in prompts)
 
 
-class StreamOptions(Body):
-    include_usage: bool = False
-    include_obfuscation: Annotated[Any, only(False)] = None
-
-
-class CompletionCreate(Body):
-    """Asks for the continuation of one or more prompts. ``top_k`` is an addition to OpenAI's fields."""
+class CompletionCreate(SamplingFields):
+    """Asks for the continuation of one or more prompts."""
 
     model: StoredText
     prompt: Annotated[tuple[Prompt, ...], BeforeValidator(_as_prompts), Field(max_length=MAX_PROMPTS)]
-    max_tokens: int | None = Field(None, ge=1)
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
-    top_k: int | None = Field(None, ge=1)
-    seed: int | None = Field(None, ge=0, lt=2**63)
-    stop: Annotated[Stops, Field(max_length=4)] = ()
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(None, ge=1, lt=2**31)
+    best_of: int | None = Field(None, ge=1, le=MAX_CHOICES)
+    echo: bool | None = None
+    logprobs: int | None = Field(None, ge=0, le=5)
 
-    n: Annotated[Any, only(1)] = None
-    best_of: Annotated[Any, only(1)] = None
-    echo: Annotated[Any, only(False)] = None
-    logprobs: Annotated[Any, only()] = None
-    logit_bias: Annotated[Any, only({})] = None
     suffix: Annotated[Any, only("")] = None
-    frequency_penalty: Annotated[Any, only(0)] = None
-    presence_penalty: Annotated[Any, only(0)] = None
 
 
-class UsageOut(Out):
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
+class LogprobsOut(Out):
+    """Tokens side by side with how likely they were and where in the text they stand.
+
+    A prompt's first token has no logprob: nothing predicts it. Of a token that is part of a character, and of one
+    that the text leaves out, the offset is where it would stand.
+    """
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
 
 
 class ChoiceOut(Out):
     index: int
     text: str
     finish_reason: Literal["stop", "length"] | None  # None: the stream goes on
-    logprobs: None
+    logprobs: LogprobsOut | None
 
 
 class CompletionOut(Out):
@@ -76,5 +68,6 @@ class CompletionOut(Out):
     object: Literal["text_completion"]
     created: int
     model: str
+    system_fingerprint: str
     choices: list[ChoiceOut]
     usage: UsageOut | None

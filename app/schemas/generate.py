@@ -4,39 +4,44 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from app.schemas.response_formats import Grammar, ResponseFormat
+from app.schemas.sampling import MAX_CHOICES
 from app.schemas.wire import Body, Out, Stops, StoredText, only
-from core.generation import Values
+from core.generation import MAX_TOP_LOGPROBS, Values
 
 
 class Parameters(Body):
-    """How to generate. ``adapter_id`` is a fine-tuned model's name; without it the base model answers."""
+    """How to generate. ``adapter_id`` is a fine-tuned model's name; without it the base model answers.
+
+    ``adapter_source`` can be "local" only: adapters are this deployment's own.
+    """
 
     adapter_id: StoredText | None = None
-    max_new_tokens: int | None = Field(None, ge=1)
+    max_new_tokens: int | None = Field(None, ge=1, lt=2**31)
     do_sample: bool | None = None
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
-    top_k: int | None = Field(None, ge=1)
+    top_k: int | None = Field(None, ge=1, lt=2**31)
     seed: int | None = Field(None, ge=0, lt=2**63)
-    stop: Annotated[Stops, Field(max_length=4)] = ()
+    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    stop: Annotated[Stops, Field(max_length=16)] = ()
+    ignore_eos_token: bool | None = None
+    grammar: Grammar | None = None
+    response_format: ResponseFormat | None = None
+    truncate: int | None = Field(None, ge=1)
+    apply_chat_template: bool | None = None
+    best_of: int | None = Field(None, ge=1, le=MAX_CHOICES)
     details: bool | None = None
+    decoder_input_details: bool | None = None
+    top_n_tokens: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
+    return_k_alternatives: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     return_full_text: bool | None = None
 
-    adapter_source: Annotated[Any, only()] = None
+    adapter_source: Annotated[Any, only("local")] = None
     merged_adapters: Annotated[Any, only()] = None
     api_token: Annotated[Any, only()] = None
-    apply_chat_template: Annotated[Any, only(False)] = None
-    best_of: Annotated[Any, only(1)] = None
-    decoder_input_details: Annotated[Any, only(False)] = None
-    frequency_penalty: Annotated[Any, only(0)] = None
-    grammar: Annotated[Any, only()] = None
-    ignore_eos_token: Annotated[Any, only(False)] = None
-    presence_penalty: Annotated[Any, only(0)] = None
-    repetition_penalty: Annotated[Any, only(1)] = None
-    response_format: Annotated[Any, only()] = None
-    return_k_alternatives: Annotated[Any, only(0)] = None
-    top_n_tokens: Annotated[Any, only(0)] = None
-    truncate: Annotated[Any, only()] = None
     typical_p: Annotated[Any, only(1)] = None
     watermark: Annotated[Any, only(False)] = None
 
@@ -53,25 +58,52 @@ class GenerateCreate(Body):
     stream: bool | None = None
 
 
-class TokenOut(Out):
-    """A token of the answer; ``skipped`` is LoRAX's mark of speculation, which does not exist here."""
-
+class AlternativeOut(Out):
     id: int
     text: str
     logprob: float
+
+
+class TopTokenOut(AlternativeOut):
     special: bool
+
+
+class TokenOut(TopTokenOut):
+    """A token of the answer; ``skipped`` is LoRAX's mark of speculation, which is never told of here."""
+
     skipped: Literal[False]
+    alternative_tokens: list[AlternativeOut] | None  # None: return_k_alternatives was not set
+
+
+class PrefillTokenOut(Out):
+    id: int
+    text: str
+    logprob: float | None  # None: the first token, which nothing predicts
 
 
 FinishOut = Literal["length", "eos_token", "stop_sequence"]
+TopTokensOut = list[list[TopTokenOut]]
 
 
-class DetailsOut(Out):
+class SequenceOut(Out):
+    """How an answer came about. ``seed`` is None where it is greedy."""
+
     finish_reason: FinishOut
     generated_tokens: int
-    seed: int | None  # None: greedy
-    prefill: list[Any]
+    seed: int | None
+    prefill: list[PrefillTokenOut]
     tokens: list[TokenOut]
+    top_tokens: TopTokensOut | None  # None: top_n_tokens was not set
+
+
+class OtherSequenceOut(SequenceOut):
+    """An answer that was less likely than the one told."""
+
+    generated_text: str
+
+
+class DetailsOut(SequenceOut):
+    best_of_sequences: list[OtherSequenceOut] | None
     prompt_tokens: int
     skipped_tokens: Literal[0]
 
@@ -95,5 +127,6 @@ class StreamEventOut(Out):
 
     index: int
     token: TokenOut
+    top_tokens: list[TopTokenOut] | None
     generated_text: str | None
     details: StreamDetailsOut | None

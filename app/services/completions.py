@@ -1,36 +1,51 @@
 """OpenAI's text completions in terms of an engine: several prompts at once, as a stream or as a whole."""
 
-import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Final, Literal
+from typing import Final
 
-from app.schemas.completions import ChoiceOut, CompletionCreate, CompletionOut, UsageOut
+from app.schemas.completions import MAX_PROMPTS, ChoiceOut, CompletionCreate, CompletionOut
+from app.services import logprobs
+from app.services.choices import Choices, likeliest
+from app.services.logprobs import Offsets
 from app.services.models import ServedModel
-from core.generation import Delta, Engine, FinishReason, GenerationRequest, SamplingParams, Usage
+from app.services.openai_answers import FINGERPRINT, FINISH, usage_out
+from app.services.sampling import sampling_of, whose
+from core.errors import InvalidParameter, UnsupportedParameter
+from core.generation import Delta, Engine, FinishReason
 from core.ids import new_id
 
-# OpenAI's own defaults; SamplingParams has others.
-MAX_TOKENS: Final = 16
-TEMPERATURE: Final = 1.0
-
-_FINISH: Final[dict[FinishReason, Literal["stop", "length"]]] = {
-    FinishReason.LENGTH: "length",
-    FinishReason.END: "stop",
-    FinishReason.STOP: "stop",
-}
+MAX_TOKENS: Final = 16  # OpenAI's default
 
 
 class Completion:
-    """One request for completions: the same id and time in each of its chunks."""
+    """One request for completions: the same id and time in each of its chunks.
 
-    def __init__(self, request: CompletionCreate, model: ServedModel, engine: Engine, *, now: int) -> None:
+    Raises:
+        InvalidParameter: fields contradict each other, or too many choices are asked for.
+    """
+
+    def __init__(self, request: CompletionCreate, model: ServedModel, engine: Engine, *, caller: str, now: int) -> None:
         self._request = request
         self._model = model
-        self._engine = engine
         self._id = new_id("cmpl-")
         self._now = now
-        self._usage: list[Usage] = []
+        self._n = 1 if request.n is None else request.n
+        self._each = _generated_each(request, self._n)
+        self._choices = Choices(
+            engine,
+            request.prompt,
+            model.adapter,
+            sampling_of(
+                request,
+                max_tokens=MAX_TOKENS if request.max_tokens is None else request.max_tokens,
+                top_logprobs=request.logprobs or 0,
+                prompt_logprobs=_needs_prompt_tokens(request),
+            ),
+            each=self._each,
+            id=self._id,
+            caller=whose(caller, request.user),
+        )
 
     async def whole(self) -> CompletionOut:
         """Generate to the end.
@@ -38,14 +53,13 @@ class Completion:
         Raises:
             ServiceError: as `core.generation.Engine.generate`.
         """
-        texts = [""] * len(self._request.prompt)
-        reasons: list[FinishReason | None] = [None] * len(texts)
-        async with aclosing(self._deltas()) as deltas:
-            async for index, delta in deltas:
-                texts[index] += delta.text
-                reasons[index] = delta.finish_reason
-        choices = [_choice(index, text, reasons[index]) for index, text in enumerate(texts)]
-        return self._out(choices, self._total_usage())
+        answers = await self._choices.whole()
+        if self._each > self._n:
+            answers = likeliest(answers, of=self._each, keep=self._n)
+        told = [
+            self._choice(index, answer.deltas, Offsets(), answer.finish_reason) for index, answer in enumerate(answers)
+        ]
+        return self._out(told, is_last=True)
 
     async def chunks(self) -> AsyncGenerator[CompletionOut, None]:
         """Generate piece by piece; with ``include_usage``, a last chunk has the usage and no choices.
@@ -53,89 +67,74 @@ class Completion:
         Raises:
             ServiceError: as `core.generation.Engine.generate`.
         """
-        async with aclosing(self._deltas()) as deltas:
+        offsets: dict[int, Offsets] = {}
+        async with aclosing(self._choices.deltas()) as deltas:
             async for index, delta in deltas:
-                if delta.text or delta.finish_reason:
-                    yield self._out([_choice(index, delta.text, delta.finish_reason)], None)
+                is_first = index not in offsets
+                choice = self._choice(
+                    index, [delta], offsets.setdefault(index, Offsets()), delta.finish_reason, is_first=is_first
+                )
+                if choice.text or choice.finish_reason or choice.logprobs:
+                    yield self._out([choice])
         options = self._request.stream_options
         if options is not None and options.include_usage:
-            yield self._out([], self._total_usage())
+            yield self._out([], is_last=True)
 
-    async def _deltas(self) -> AsyncGenerator[tuple[int, Delta], None]:
-        streams = [self._engine.generate(request) for request in self._generation_requests()]
-        async with aclosing(merge(streams)) as merged:
-            async for index, delta in merged:
-                if delta.usage is not None:
-                    self._usage.append(delta.usage)
-                yield index, delta
-
-    def _generation_requests(self) -> list[GenerationRequest]:
+    def _choice(
+        self,
+        index: int,
+        deltas: Sequence[Delta],
+        offsets: Offsets,
+        reason: FinishReason | None,
+        *,
+        is_first: bool = True,
+    ) -> ChoiceOut:
+        """Tell of a choice, or of what some deltas added to it."""
         asked = self._request
-        sampling = SamplingParams(
-            max_tokens=MAX_TOKENS if asked.max_tokens is None else asked.max_tokens,
-            temperature=TEMPERATURE if asked.temperature is None else asked.temperature,
-            top_p=1.0 if asked.top_p is None else asked.top_p,
-            top_k=asked.top_k,
-            seed=asked.seed,
-            stop=asked.stop,
-        )
-        return [
-            GenerationRequest(id=f"{self._id}-{index}", prompt=prompt, adapter=self._model.adapter, sampling=sampling)
-            for index, prompt in enumerate(asked.prompt)
-        ]
+        text = "".join(delta.text for delta in deltas)
+        if asked.echo and is_first:
+            text = self._echo(index, deltas[0]) + text
+        offsets.text += text
+        told = None
+        if asked.logprobs is not None:
+            prompt = deltas[0].prompt or () if asked.echo else ()
+            told = logprobs.of_completion([*prompt, *(token for delta in deltas for token in delta.tokens)], offsets)
+        return ChoiceOut(index=index, text=text, finish_reason=FINISH[reason] if reason else None, logprobs=told)
 
-    def _total_usage(self) -> UsageOut:
-        prompt_tokens = sum(usage.prompt_tokens for usage in self._usage)
-        completion_tokens = sum(usage.completion_tokens for usage in self._usage)
-        return UsageOut(
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
-            total_tokens=prompt_tokens + completion_tokens,
-        )
+    def _echo(self, index: int, first: Delta) -> str:
+        prompt = self._request.prompt[index // self._n]
+        return prompt if isinstance(prompt, str) else "".join(token.text for token in first.prompt or ())
 
-    def _out(self, choices: list[ChoiceOut], usage: UsageOut | None) -> CompletionOut:
+    def _out(self, choices: list[ChoiceOut], *, is_last: bool = False) -> CompletionOut:
         return CompletionOut(
             id=self._id,
             object="text_completion",
             created=self._now,
             model=self._model.name,
+            system_fingerprint=FINGERPRINT,
             choices=choices,
-            usage=usage,
+            usage=usage_out(self._choices.usage) if is_last else None,
         )
 
 
-def _choice(index: int, text: str, reason: FinishReason | None) -> ChoiceOut:
-    return ChoiceOut(index=index, text=text, finish_reason=_FINISH[reason] if reason else None, logprobs=None)
+def _generated_each(request: CompletionCreate, n: int) -> int:
+    """Give how many answers are generated for each prompt."""
+    each = n if request.best_of is None else request.best_of
+    if each < n:
+        raise InvalidParameter("best_of", f"is {each}, but n asks for {n}; it cannot be less")
+    if each > n and request.stream:
+        raise UnsupportedParameter("best_of", "the best can be told only from whole answers; do not stream")
+    total = each * len(request.prompt)
+    if total > MAX_PROMPTS:
+        raise InvalidParameter(
+            "n" if request.best_of is None else "best_of",
+            f"{each} answers to each of {len(request.prompt)} prompts are {total}; "
+            f"one request can have {MAX_PROMPTS}, so send several",
+        )
+    return each
 
 
-async def merge(streams: Sequence[AsyncGenerator[Delta, None]]) -> AsyncGenerator[tuple[int, Delta], None]:
-    """Yield the deltas of several streams as they come, each with its stream's index.
-
-    The first error of any stream is raised; then, as on closing, all the others are closed.
-    """
-    arrived: asyncio.Queue[tuple[int, Delta | Exception | None]] = asyncio.Queue(maxsize=1)
-
-    async def pump(index: int, stream: AsyncGenerator[Delta, None]) -> None:
-        try:
-            async with aclosing(stream):
-                async for delta in stream:
-                    await arrived.put((index, delta))
-            await arrived.put((index, None))
-        except Exception as error:  # raised again where the streams are read
-            await arrived.put((index, error))
-
-    pumps = [asyncio.create_task(pump(index, stream)) for index, stream in enumerate(streams)]
-    try:
-        open_streams = len(pumps)
-        while open_streams:
-            index, item = await arrived.get()
-            if isinstance(item, Exception):
-                raise item
-            if item is None:
-                open_streams -= 1
-            else:
-                yield index, item
-    finally:
-        for task in pumps:
-            task.cancel()
-        await asyncio.gather(*pumps, return_exceptions=True)
+def _needs_prompt_tokens(request: CompletionCreate) -> bool:
+    """Tell whether an echo needs the engine: for the prompt's logprobs, or for the text of its ids."""
+    has_ids = any(not isinstance(prompt, str) for prompt in request.prompt)
+    return bool(request.echo) and (request.logprobs is not None or has_ids)

@@ -1,13 +1,23 @@
 """Which models there are: the deployment's base models, and what was fine-tuned from them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
+import structlog
+
+from app.engines.routing import Engines
 from app.schemas.models import ModelOut
 from core.base_models import IMPORTED_FILE, folder_of
-from core.errors import BaseModelProtected, ModelNotFound
+from core.errors import BaseModelNotServed, BaseModelProtected, ModelNotFound, ServiceError
 from core.settings import Settings
 from core.store import adapters
 from core.store.db import Database, Session
+
+# What text-generation-inference's clients call the model of a server that has one.
+PLACEHOLDERS: Final = frozenset({"dummy", "tgi"})
+
+_log = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -23,13 +33,18 @@ def find_served(session: Session, settings: Settings, name: str) -> ServedModel:
     """Give what serves a name: a base model, a fine-tuned model, or a checkpoint.
 
     Raises:
-        ModelNotFound: nothing has this name, or the deployment no longer serves its base model.
+        ModelNotFound: nothing has this name.
+        BaseModelNotServed: the deployment does not serve the model's base.
     """
     if name in settings.base_models:
         return ServedModel(name, name, None)
     found = adapters.find_digest(session, name)
-    if found is None or found[0] not in settings.base_models:
+    if found is None and name in PLACEHOLDERS and len(settings.base_models) == 1:
+        return ServedModel(settings.base_models[0], settings.base_models[0], None)
+    if found is None:
         raise ModelNotFound(name)
+    if found[0] not in settings.base_models:
+        raise BaseModelNotServed(name, found[0])
     return ServedModel(name, *found)
 
 
@@ -61,8 +76,19 @@ def get(session: Session, settings: Settings, name: str) -> ModelOut:
     return _describe_tuned(settings, adapter.name, adapter.base_model, adapter.created_at)
 
 
-def delete(session: Session, settings: Settings, name: str) -> None:
-    """Stop serving a fine-tuned model; requests under way end as they would.
+@dataclass(frozen=True)
+class Unserved:
+    """Adapters that no model name leads to any more."""
+
+    base_model: str
+    digests: Sequence[str]
+
+
+def delete(session: Session, settings: Settings, name: str) -> Unserved:
+    """Stop serving a fine-tuned model and its checkpoints; requests under way end as they would.
+
+    Returns:
+        what its engine can forget, once the session is committed.
 
     Raises:
         BaseModelProtected: it is a base model.
@@ -70,7 +96,17 @@ def delete(session: Session, settings: Settings, name: str) -> None:
     """
     if name in settings.base_models:
         raise BaseModelProtected(name)
-    adapters.delete(session, name)
+    adapter = adapters.delete(session, name)
+    return Unserved(adapter.base_model, adapters.list_unserved(session, adapter.job_id))
+
+
+async def unload(unserved: Unserved, engines: Engines) -> None:
+    """Tell an engine what it can forget. One that does not hear it forgets what is least used anyway."""
+    try:
+        for digest in unserved.digests:
+            await engines.get(unserved.base_model).unload(digest)
+    except ServiceError as error:
+        _log.warning("an engine was not told of deleted adapters", adapters=unserved.digests, reason=str(error))
 
 
 def _describe_base(settings: Settings, name: str) -> ModelOut:

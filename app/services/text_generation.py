@@ -1,38 +1,29 @@
 """Text-generation-inference's generate, which LoRAX shares, in terms of an engine."""
 
-import secrets
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Final
+from urllib.parse import quote
 
 from app.schemas.generate import (
     DetailsOut,
     FinishOut,
     GenerateCreate,
     GenerateOut,
+    OtherSequenceOut,
     Parameters,
+    SequenceOut,
     StreamDetailsOut,
     StreamEventOut,
-    TokenOut,
+    TopTokensOut,
 )
+from app.services.choices import Answer, Choices, Prompt, likeliest
+from app.services.generate_parameters import best_of, prompt_of, refuse_in_stream, sampling_of
+from app.services.generate_tokens import prefill_of, tokens_of, top_of
 from app.services.models import ServedModel
-from core.errors import InvalidParameter
-from core.generation import (
-    Delta,
-    Engine,
-    FinishReason,
-    GenerationRequest,
-    PromptSource,
-    RenderRequest,
-    SamplingParams,
-    Token,
-    Usage,
-    Variables,
-)
+from core.generation import Delta, Engine, FinishReason, Rendering, RenderRequest, Usage
 from core.ids import new_id
-from core.settings import Settings
-
-MAX_NEW_TOKENS: Final = 100  # text-generation-inference's default
 
 _FINISH: Final[dict[FinishReason, FinishOut]] = {
     FinishReason.LENGTH: "length",
@@ -41,78 +32,33 @@ _FINISH: Final[dict[FinishReason, FinishOut]] = {
 }
 
 
-def model_name(request: GenerateCreate, settings: Settings) -> str:
-    """Give the model that a request names, or the deployment's only base model.
-
-    Raises:
-        InvalidParameter: it names none, and there are several base models.
-    """
-    adapter_id = request.parameters.adapter_id if request.parameters else None
-    if adapter_id is not None:
-        return adapter_id
-    if len(settings.base_models) != 1:
-        raise InvalidParameter(
-            "parameters.adapter_id", f"name a fine-tuned model, or one of {', '.join(settings.base_models)}"
-        )
-    return settings.base_models[0]
-
-
-def prompt_of(request: GenerateCreate) -> PromptSource:
-    """Give the prompt that a request has in one of two fields.
-
-    Raises:
-        InvalidParameter: it has none, or both.
-    """
-    if request.inputs is not None and request.variables is not None:
-        raise InvalidParameter("variables", "there is a prompt in inputs already; send only one of the two")
-    if request.inputs is not None:
-        return request.inputs
-    if request.variables is not None:
-        return Variables(variables=request.variables)
-    raise InvalidParameter("inputs", "give a prompt, or variables for the prompt format of the model's training")
-
-
-def sampling_of(parameters: Parameters) -> SamplingParams:
-    """Read the parameters as text-generation-inference does.
-
-    Greedy unless ``do_sample`` is set or a parameter is given that only sampling has a use for;
-    temperature 0 is greedy too. Where it samples without a seed, one is drawn, so that the answer
-    can tell it.
-    """
-    asks_to_sample = (
-        parameters.do_sample
-        or parameters.temperature not in (None, 1.0)
-        or parameters.top_k is not None
-        or parameters.top_p not in (None, 1.0)
-    )
-    temperature = (1.0 if parameters.temperature is None else parameters.temperature) if asks_to_sample else 0.0
-    seed = parameters.seed
-    if seed is None and temperature > 0:
-        seed = secrets.randbits(63)
-    return SamplingParams(
-        max_tokens=MAX_NEW_TOKENS if parameters.max_new_tokens is None else parameters.max_new_tokens,
-        temperature=temperature,
-        top_p=1.0 if parameters.top_p is None else parameters.top_p,
-        top_k=parameters.top_k,
-        seed=seed,
-        stop=parameters.stop,
-    )
-
-
 class Generation:
     """One request for generated text.
 
     Raises:
-        InvalidParameter: it has no prompt, or two.
+        InvalidParameter: it has no prompt, or two, or fields that contradict each other.
     """
 
-    def __init__(self, request: GenerateCreate, model: ServedModel, engine: Engine) -> None:
+    def __init__(self, request: GenerateCreate, model: ServedModel, engine: Engine, *, caller: str) -> None:
         self._parameters = request.parameters or Parameters()
+        self._model = model
         self._engine = engine
+        self._caller = caller
         self._prompt = prompt_of(request)
-        self._request = GenerationRequest(
-            id=new_id("gen-"), prompt=self._prompt, adapter=model.adapter, sampling=sampling_of(self._parameters)
-        )
+        self._sampling = sampling_of(self._parameters)
+        self._best_of = best_of(self._parameters)
+        self._begun_s = time.perf_counter()
+        self._rendered: Rendering | None = None
+        self._usage: Usage | None = None  # None: the answer is not whole
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Which model answers, and once the answer is whole, how much it took."""
+        names = {"x-model-id": self._model.base_model}
+        if self._model.adapter is not None:
+            names["x-adapter-id"] = self._model.name
+        told = {header: quote(name, safe="/:+@,= ") for header, name in names.items()}
+        return told if self._usage is None else told | self._figures(self._usage)
 
     async def whole(self) -> GenerateOut:
         """Generate to the end.
@@ -120,56 +66,102 @@ class Generation:
         Raises:
             ServiceError: as `core.generation.Engine.generate`.
         """
+        choices = await self._choices()
+        best, *others = likeliest(await choices.whole(), of=self._best_of, keep=self._best_of)
+        self._usage = best.usage
         text = await self._shown_prompt()
-        tokens: list[TokenOut] = []
-        details: DetailsOut | None = None
-        async with aclosing(self._engine.generate(self._request)) as deltas:
-            async for delta in deltas:
-                text += delta.text
-                tokens += _tokens_of(delta)
-                if delta.finish_reason and delta.usage and self._parameters.details:
-                    details = self._details(delta.finish_reason, delta.usage, tokens)
-        return GenerateOut(generated_text=text, details=details)
+        return GenerateOut(
+            generated_text=text + best.text,
+            details=self._details(best, others, text) if self._parameters.details else None,
+        )
 
     async def events(self) -> AsyncGenerator[StreamEventOut, None]:
         """Generate token by token, one event each.
 
         Raises:
+            UnsupportedParameter: something is asked for that only a whole answer can tell.
             ServiceError: as `core.generation.Engine.generate`.
         """
+        refuse_in_stream(self._parameters)
+        choices = await self._choices()
         text = await self._shown_prompt()
         index = 0
-        async with aclosing(self._engine.generate(self._request)) as deltas:
-            async for delta in deltas:
+        async with aclosing(choices.deltas()) as deltas:
+            async for _, delta in deltas:
                 text += delta.text
-                tokens = _tokens_of(delta)
-                for place, token in enumerate(tokens, start=1):
+                tokens = tokens_of(delta, self._parameters)
+                for place, token in enumerate(tokens):
                     index += 1
-                    ends = place == len(tokens) and delta.finish_reason is not None
+                    ends = place == len(tokens) - 1 and delta.finish_reason is not None
                     yield StreamEventOut(
                         index=index,
                         token=token,
+                        top_tokens=top_of(delta.tokens[place], self._parameters),
                         generated_text=text if ends else None,
                         details=self._stream_details(delta) if ends else None,
                     )
 
+    async def _choices(self) -> Choices:
+        return Choices(
+            self._engine,
+            [await self._fed_prompt()],
+            self._model.adapter,
+            self._sampling,
+            each=self._best_of,
+            id=new_id("gen-"),
+            caller=self._caller,
+        )
+
+    async def _fed_prompt(self) -> Prompt:
+        """Give the prompt as it is, or the last of its tokens where ``truncate`` allows no more."""
+        most = self._parameters.truncate
+        if most is None:
+            return self._prompt
+        ids = (await self._rendering()).ids
+        return self._prompt if len(ids) <= most else ids[-most:]
+
     async def _shown_prompt(self) -> str:
         if not self._parameters.return_full_text:
             return ""
-        if isinstance(self._prompt, str):
-            return self._prompt
-        return (await self._engine.render(RenderRequest(prompt=self._prompt, adapter=self._request.adapter))).text
+        return self._prompt if isinstance(self._prompt, str) else (await self._rendering()).text
 
-    def _details(self, reason: FinishReason, usage: Usage, tokens: list[TokenOut]) -> DetailsOut:
+    async def _rendering(self) -> Rendering:
+        if self._rendered is None:
+            self._rendered = await self._engine.render(RenderRequest(prompt=self._prompt, adapter=self._model.adapter))
+        return self._rendered
+
+    def _figures(self, usage: Usage) -> dict[str, str]:
+        return {
+            "x-prompt-tokens": str(usage.prompt_tokens),
+            "x-generated-tokens": str(usage.completion_tokens),
+            "x-total-tokens": str(usage.prompt_tokens + usage.completion_tokens),
+            "x-total-time": str(round((time.perf_counter() - self._begun_s) * 1000)),  # milliseconds
+        }
+
+    def _details(self, best: Answer, others: Sequence[Answer], shown: str) -> DetailsOut:
         return DetailsOut(
-            finish_reason=_FINISH[reason],
-            generated_tokens=usage.completion_tokens,
-            seed=self._seed(),
-            prefill=[],
-            tokens=tokens,
-            prompt_tokens=usage.prompt_tokens,
+            **dict(self._sequence(best)),
+            best_of_sequences=[
+                OtherSequenceOut(**dict(self._sequence(other)), generated_text=shown + other.text) for other in others
+            ]
+            or None,
+            prompt_tokens=best.usage.prompt_tokens,
             skipped_tokens=0,
         )
+
+    def _sequence(self, answer: Answer) -> SequenceOut:
+        return SequenceOut(
+            finish_reason=_FINISH[answer.finish_reason],
+            generated_tokens=answer.usage.completion_tokens,
+            seed=answer.seed if self._sampling.temperature > 0 else None,
+            prefill=prefill_of(answer.prompt),
+            tokens=[token for delta in answer.deltas for token in tokens_of(delta, self._parameters)],
+            top_tokens=self._top_tokens(answer),
+        )
+
+    def _top_tokens(self, answer: Answer) -> TopTokensOut | None:
+        tops = [top_of(token, self._parameters) for token in answer.tokens]
+        return [top for top in tops if top is not None] if self._parameters.top_n_tokens else None
 
     def _stream_details(self, last: Delta) -> StreamDetailsOut | None:
         if not self._parameters.details or last.finish_reason is None or last.usage is None:
@@ -177,32 +169,8 @@ class Generation:
         return StreamDetailsOut(
             finish_reason=_FINISH[last.finish_reason],
             generated_tokens=last.usage.completion_tokens,
-            seed=self._seed(),
+            seed=self._sampling.seed if self._sampling.temperature > 0 else None,
             prompt_tokens=last.usage.prompt_tokens,
             input_length=last.usage.prompt_tokens,
             skipped_tokens=0,
         )
-
-    def _seed(self) -> int | None:
-        return self._request.sampling.seed if self._request.sampling.temperature > 0 else None
-
-
-def _tokens_of(delta: Delta) -> list[TokenOut]:
-    """Give a delta's tokens, with the delta's text on the last one that clients print.
-
-    Clients print the texts of ordinary tokens one by one. A token's own text can be half a character,
-    or the beginning of a stop sequence, which the delta's text holds back until it is certain. Text
-    that becomes certain only with the end token makes that one ordinary, since it would be lost else.
-    """
-    ordinary = [place for place, token in enumerate(delta.tokens) if not token.special]
-    bearer = ordinary[-1] if ordinary else len(delta.tokens) - 1 if delta.text else None
-    return [
-        _token_out(token, delta.text, special=False)
-        if place == bearer
-        else _token_out(token, token.text if token.special else "", special=token.special)
-        for place, token in enumerate(delta.tokens)
-    ]
-
-
-def _token_out(token: Token, text: str, *, special: bool) -> TokenOut:
-    return TokenOut(id=token.id, text=text, logprob=token.logprob, special=special, skipped=False)

@@ -16,6 +16,9 @@ from core.store import leases
 from core.store.db import Session
 from core.store.tables import AdapterRecord, AdapterState, CheckpointRecord, JobRecord
 
+# Of a checkpoint that is joined with its job, and with the adapter that this may have published.
+_CHECKPOINT_IS_SERVED = or_(AdapterRecord.state == AdapterState.LIVE, JobRecord.status.not_in(TERMINAL))
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -44,7 +47,7 @@ def find_digest(session: Session, name: str) -> tuple[str, str] | None:
             .outerjoin(AdapterRecord, AdapterRecord.job_id == CheckpointRecord.job_id)
             .where(
                 CheckpointRecord.name == name,
-                or_(AdapterRecord.state == AdapterState.LIVE, JobRecord.status.not_in(TERMINAL)),
+                _CHECKPOINT_IS_SERVED,
             )
         ).one_or_none()
     )
@@ -105,6 +108,28 @@ def delete(session: Session, name: str) -> AdapterRecord:
     if adapter is None:
         raise ModelNotFound(name)
     return adapter
+
+
+def list_unserved(session: Session, job_id: str) -> Sequence[str]:
+    """List the digests of a job's adapter and checkpoints that no model name leads to."""
+    of_job = set(session.scalars(select(AdapterRecord.adapter_sha256).where(AdapterRecord.job_id == job_id)))
+    of_job |= set(session.scalars(select(CheckpointRecord.adapter_sha256).where(CheckpointRecord.job_id == job_id)))
+    served = set(
+        session.scalars(
+            select(AdapterRecord.adapter_sha256).where(
+                AdapterRecord.adapter_sha256.in_(of_job), AdapterRecord.state == AdapterState.LIVE
+            )
+        )
+    )
+    served |= set(
+        session.scalars(
+            select(CheckpointRecord.adapter_sha256)
+            .join(JobRecord, JobRecord.id == CheckpointRecord.job_id)
+            .outerjoin(AdapterRecord, AdapterRecord.job_id == CheckpointRecord.job_id)
+            .where(CheckpointRecord.adapter_sha256.in_(of_job), _CHECKPOINT_IS_SERVED)
+        )
+    )
+    return sorted(of_job - served)
 
 
 def add_checkpoint(

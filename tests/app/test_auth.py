@@ -13,7 +13,7 @@ from core.store import files
 from tests.app.conftest import BASE, House, upload
 
 KEY = "correct-horse-battery"
-PUBLIC = {"/livez", "/readyz"}
+PUBLIC = {"/livez", "/readyz", "/health"}
 
 
 @pytest.fixture

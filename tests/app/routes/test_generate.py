@@ -7,7 +7,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from core.errors import EngineBusy, GenerationFailed
-from core.generation import RenderRequest, Variables
+from core.generation import Constraint, Conversation, RenderRequest, Turn, Variables
 from tests.app.conftest import BASE, House
 from tests.app.routes.test_models import publish
 
@@ -51,10 +51,10 @@ def events_of(text: str) -> list[Any]:
 
 
 TOKENS = [
-    {"id": 10, "text": " one", "logprob": -0.5, "special": False, "skipped": False},
-    {"id": 11, "text": " two", "logprob": -0.5, "special": False, "skipped": False},
-    {"id": 12, "text": " three", "logprob": -0.5, "special": False, "skipped": False},
-    {"id": 13, "text": "<|end|>", "logprob": -0.5, "special": True, "skipped": False},
+    {"id": 10, "text": " one", "logprob": -0.5, "special": False, "skipped": False, "alternative_tokens": None},
+    {"id": 11, "text": " two", "logprob": -0.5, "special": False, "skipped": False, "alternative_tokens": None},
+    {"id": 12, "text": " three", "logprob": -0.5, "special": False, "skipped": False, "alternative_tokens": None},
+    {"id": 13, "text": "<|end|>", "logprob": -0.5, "special": True, "skipped": False, "alternative_tokens": None},
 ]
 
 
@@ -70,6 +70,8 @@ def test_details_have_the_keys_of_every_client(client: TestClient) -> None:
         "seed": None,
         "prefill": [],
         "tokens": TOKENS,
+        "top_tokens": None,
+        "best_of_sequences": None,
         "prompt_tokens": 2,
         "skipped_tokens": 0,
     }
@@ -202,14 +204,11 @@ def test_when_it_samples(client: TestClient, house: House, parameters: dict[str,
 @pytest.mark.parametrize(
     "parameters",
     [
-        {"best_of": 2},
-        {"repetition_penalty": 1.2},
-        {"truncate": 5},
         {"typical_p": 0.5},
         {"watermark": True},
-        {"grammar": {"type": "regex", "value": "a"}},
         {"adapter_source": "hub"},
-        {"decoder_input_details": True},
+        {"api_token": "secret"},
+        {"merged_adapters": {"ids": ["a"], "weights": [1]}},
         {"colour": 1},
     ],
 )
@@ -218,6 +217,135 @@ def test_what_is_not_implemented_is_refused_by_name(client: TestClient, paramete
     assert response.status_code == 400
     assert response.json()["error_type"] == "validation"
     assert f"parameters.{next(iter(parameters))}" in response.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "param"),
+    [
+        ({"best_of": 2}, "best_of"),
+        ({"best_of": 2, "do_sample": True, "seed": 1}, "best_of"),
+        ({"best_of": 17, "do_sample": True}, "best_of"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"truncate": 0}, "truncate"),
+        ({"top_n_tokens": 21}, "top_n_tokens"),
+        ({"grammar": {"type": "regex", "value": 5}}, "grammar.value"),
+        ({"grammar": {"type": "json", "value": "{"}}, "grammar.value"),
+        ({"grammar": {"type": "json", "value": []}}, "grammar.value"),
+        ({"grammar": {"type": "json_schema", "value": {}}}, "grammar.value.schema"),
+        ({"grammar": {"type": "yaml", "value": ""}}, "grammar.type"),
+        ({"grammar": {"type": "regex", "value": "a"}, "response_format": {"type": "json_object"}}, "grammar"),
+    ],
+)
+def test_what_has_no_sense_is_refused_by_name(
+    client: TestClient, house: House, parameters: dict[str, Any], param: str
+) -> None:
+    response = generate(client, **parameters)
+    assert (response.status_code, response.json()["error_type"]) == (400, "validation")
+    assert response.json()["error"].startswith(f"parameters.{param}: ")
+    assert house.engine.requests == []
+
+
+@pytest.mark.parametrize("parameters", [{"best_of": 2, "do_sample": True}, {"decoder_input_details": True}])
+def test_what_only_a_whole_answer_tells_is_refused_in_a_stream(client: TestClient, parameters: dict[str, Any]) -> None:
+    response = generate(client, "/generate_stream", **parameters)
+    assert response.status_code == 400
+    assert response.json()["error"].startswith(f"parameters.{next(iter(parameters))}: ")
+
+
+def test_parameters_reach_the_engine(client: TestClient, house: House) -> None:
+    penalties: dict[str, Any] = {"repetition_penalty": 1.2, "frequency_penalty": 0.5, "presence_penalty": -0.5}
+    generate(client, **penalties, ignore_eos_token=True, max_new_tokens=5, adapter_source="local")
+    (request,) = house.engine.requests
+    assert {name: getattr(request.sampling, name) for name in penalties} == penalties
+    assert (request.sampling.ignore_end, request.sampling.max_tokens, request.caller) == (True, 5, "anonymous")
+
+
+SCHEMA = {"type": "object", "properties": {"answer": {"type": "string"}}}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "constraint"),
+    [
+        ({"grammar": {"type": "regex", "value": "a+"}}, Constraint(kind="regex", value="a+")),
+        ({"grammar": {"type": "json", "value": SCHEMA}}, Constraint(kind="json_schema", value=json.dumps(SCHEMA))),
+        (
+            {"grammar": {"type": "json", "value": json.dumps(SCHEMA)}},
+            Constraint(kind="json_schema", value=json.dumps(SCHEMA)),
+        ),
+        (
+            {"grammar": {"type": "json_schema", "value": {"name": "x", "schema": SCHEMA}}},
+            Constraint(kind="json_schema", value=json.dumps(SCHEMA)),
+        ),
+        (
+            {"response_format": {"type": "json_object", "schema": SCHEMA}},
+            Constraint(kind="json_schema", value=json.dumps(SCHEMA)),
+        ),
+    ],
+)
+def test_what_the_answer_must_be_reaches_the_engine(
+    client: TestClient, house: House, parameters: dict[str, Any], constraint: Constraint
+) -> None:
+    assert generate(client, **parameters).status_code == 200
+    assert house.engine.requests[0].sampling.constraint == constraint
+
+
+def test_the_likeliest_tokens_are_told_under_both_protocols_names(client: TestClient) -> None:
+    details = generate(client, details=True, top_n_tokens=2, return_k_alternatives=1, max_new_tokens=1).json()[
+        "details"
+    ]
+    assert details["top_tokens"] == [
+        [
+            {"id": 100, "text": " best", "logprob": -0.25, "special": False},
+            {"id": 101, "text": " one", "logprob": -0.5, "special": False},
+        ]
+    ]
+    assert details["tokens"][0]["alternative_tokens"] == [{"id": 100, "text": " best", "logprob": -0.25}]
+    (event,) = events_of(generate(client, "/generate_stream", top_n_tokens=1, max_new_tokens=1).text)
+    assert [token["text"] for token in event["top_tokens"]] == [" best"]
+
+
+def test_the_prompts_tokens_are_told(client: TestClient) -> None:
+    details = generate(client, details=True, decoder_input_details=True).json()["details"]
+    assert details["prefill"] == [{"id": 0, "text": "a", "logprob": None}, {"id": 1, "text": " b", "logprob": -0.5}]
+
+
+def test_the_best_of_several_is_told_and_then_the_others(client: TestClient, house: House) -> None:
+    house.engine.script = [(" bad", -2), (" best", -0.1), (" good", -1)]
+    answer = generate(client, details=True, best_of=3, do_sample=True).json()
+    assert answer["generated_text"] == " best"
+    others = answer["details"]["best_of_sequences"]
+    assert [other["generated_text"] for other in others] == [" good", " bad"]
+    seeds = {request.sampling.seed for request in house.engine.requests}
+    assert {answer["details"]["seed"], *(other["seed"] for other in others)} == seeds
+    assert len(seeds) == 3
+
+
+def test_a_prompt_is_cut_to_its_last_tokens(client: TestClient, house: House) -> None:
+    client.post("/generate", json={"inputs": "a b c", "parameters": {"truncate": 2}})
+    client.post("/generate", json={"inputs": "a b c", "parameters": {"truncate": 3}})
+    assert [request.prompt for request in house.engine.requests] == [(1, 2), "a b c"]
+
+
+def test_a_chat_template_makes_the_input_the_users_message(client: TestClient, house: House) -> None:
+    generate(client, apply_chat_template=True)
+    assert house.engine.requests[0].prompt == Conversation(messages=(Turn(role="user", content="a b"),))
+
+
+@pytest.mark.parametrize("path", ["/", "/generate"])
+def test_headers_tell_what_answered_and_how_much(client: TestClient, house: House, path: str) -> None:
+    with house.database.write() as session:
+        publish(session, "ft:ü")
+    headers = generate(client, path, adapter_id="ft:ü").headers
+    told = ("x-model-id", "x-adapter-id", "x-prompt-tokens", "x-generated-tokens", "x-total-tokens")
+    assert [headers[name] for name in told] == [BASE, "ft:%C3%BC", "2", "4", "6"]
+    assert int(headers["x-total-time"]) >= 0
+
+
+def test_a_streams_headers_tell_what_answers(client: TestClient) -> None:
+    headers = generate(client, "/generate_stream").headers
+    assert headers["x-model-id"] == BASE
+    assert "x-adapter-id" not in headers
+    assert "x-generated-tokens" not in headers
 
 
 @pytest.mark.parametrize("path", ["/", "/generate", "/generate_stream"])

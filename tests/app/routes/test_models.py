@@ -2,6 +2,7 @@
 
 from starlette.testclient import TestClient
 
+from core.errors import EngineUnavailable
 from core.jobs import FileRef, JobSpec, LoraSpec
 from core.store import files, jobs, leases
 from core.store.db import Session
@@ -96,3 +97,28 @@ def test_a_base_model_cannot_be_deleted(client: TestClient) -> None:
     response = client.delete(f"/v1/models/{BASE}")
     assert (response.status_code, response.headers["x-should-retry"]) == (409, "false")
     assert client.get(f"/v1/models/{BASE}").status_code == 200
+
+
+def test_an_engine_is_told_to_forget_a_deleted_model(client: TestClient, house: House) -> None:
+    with house.database.write() as session:
+        publish(session, "ft:x", digest="e" * 64)
+    client.delete("/v1/models/ft:x")
+    assert house.engine.unloaded == ["e" * 64]
+
+
+def test_what_another_name_still_leads_to_is_not_forgotten(client: TestClient, house: House) -> None:
+    with house.database.write() as session:
+        publish(session, "ft:x", digest="e" * 64)
+        publish(session, "ft:y", digest="e" * 64)
+    client.delete("/v1/models/ft:x")
+    assert house.engine.unloaded == []
+    client.delete("/v1/models/ft:y")
+    assert house.engine.unloaded == ["e" * 64]
+
+
+def test_an_engine_that_is_away_does_not_keep_a_model_from_being_deleted(client: TestClient, house: House) -> None:
+    with house.database.write() as session:
+        publish(session, "ft:x")
+    house.engine.fails_before = EngineUnavailable(BASE, "no answer")
+    assert client.delete("/v1/models/ft:x").status_code == 200
+    assert client.get("/v1/models/ft:x").status_code == 404

@@ -24,7 +24,8 @@ class HoldsBackUntilTheEnd(StubEngine):
 
 
 def test_text_that_comes_with_the_end_token_reaches_clients_that_print_ordinary_tokens() -> None:
-    generation = Generation(GenerateCreate(inputs="go"), ServedModel("base", "base", None), HoldsBackUntilTheEnd())
+    model = ServedModel("base", "base", None)
+    generation = Generation(GenerateCreate(inputs="go"), model, HoldsBackUntilTheEnd(), caller="somebody")
 
     async def printed() -> tuple[str, str | None]:
         events = [event async for event in generation.events()]

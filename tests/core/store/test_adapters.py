@@ -134,3 +134,12 @@ def test_checkpoints_are_listed_from_the_last_step(database: Database, running: 
 def test_something_else_is_no_place_to_go_on_from(database: Database, running: JobRecord) -> None:
     with pytest.raises(InvalidParameter, match="after"), database.read() as session:
         adapters.list_checkpoints(session, running.id, "ftckpt-none", 2)
+
+
+def test_what_no_name_leads_to_is_unserved_with_the_jobs_checkpoints(database: Database, running: JobRecord) -> None:
+    _add_checkpoint(database, running, 5)
+    _publish(database, running)
+    with database.write() as session:
+        assert adapters.list_unserved(session, running.id) == []
+        adapters.delete(session, NAME)
+        assert adapters.list_unserved(session, running.id) == [ADAPTER, CHECKPOINT]

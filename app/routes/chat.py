@@ -1,0 +1,34 @@
+"""/v1/chat/completions: OpenAI's chat."""
+
+import time
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.concurrency import run_in_threadpool
+
+from app import sse
+from app.auth import CallerDep, require_caller
+from app.deps import RuntimeDep
+from app.errors import Wire
+from app.json_body import JsonRoute
+from app.schemas.chat import ChatCreate, ChatOut
+from app.services.chat import Chat
+from app.services.models import look_up
+
+router = APIRouter(
+    prefix="/v1/chat/completions",
+    tags=["generation"],
+    dependencies=[Depends(require_caller)],
+    route_class=JsonRoute,
+)
+
+
+@router.post("", response_model=ChatOut)
+async def create_chat_completion(
+    body: ChatCreate, request: Request, runtime: RuntimeDep, caller: CallerDep
+) -> Response | ChatOut:
+    """Answer a conversation with a base model, a fine-tuned model or a checkpoint, by the model's chat template."""
+    model = await run_in_threadpool(look_up, runtime.database, runtime.settings, body.model)
+    chat = Chat(body, model, runtime.engines.get(model.base_model), caller=caller, now=int(time.time()))
+    if body.stream:
+        return await sse.stream(request, chat.chunks(), Wire.OPENAI)
+    return await sse.while_connected(request, chat.whole())

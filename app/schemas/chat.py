@@ -1,0 +1,139 @@
+"""OpenAI's wire types of chat completions."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
+
+from app.schemas.sampling import SamplingFields, UsageOut
+from app.schemas.wire import Body, Out, StoredText, only
+from core.generation import MAX_TOP_LOGPROBS
+from core.text.examples import MAX_MESSAGES
+
+
+def _as_text(value: Any) -> str:
+    """Read a message's content, a text or the parts of one, as one text."""
+    parts = [{"type": "text", "text": value}] if isinstance(value, str) else value
+    if not isinstance(parts, list) or not parts:
+        raise PydanticCustomError("content", "must be a text, or a list of parts of one")
+    for part in parts:
+        if not isinstance(part, dict) or part.get("type") != "text":
+            raise PydanticCustomError("content", "only parts of type text are supported")
+        if part.keys() != {"type", "text"} or not isinstance(part["text"], str):
+            raise PydanticCustomError("content", "a part of type text has a text, and nothing else")
+    return "".join(part["text"] for part in parts)
+
+
+class ChatMessage(Body):
+    """One message. What an earlier answer's message has beside its text is taken back where it says nothing."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[str, BeforeValidator(_as_text)]
+
+    name: Annotated[Any, only()] = None
+    refusal: Annotated[Any, only()] = None
+    annotations: Annotated[Any, only([])] = None
+    audio: Annotated[Any, only()] = None
+    tool_calls: Annotated[Any, only([])] = None
+    function_call: Annotated[Any, only()] = None
+
+
+class ChatCreate(SamplingFields):
+    """Asks for the next message of a conversation."""
+
+    model: StoredText
+    messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1, max_length=MAX_MESSAGES)]
+    max_completion_tokens: int | None = Field(None, ge=1, lt=2**31)
+    max_tokens: int | None = Field(None, ge=1, lt=2**31)  # the older name of the same
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
+
+    tools: Annotated[Any, only([])] = None
+    tool_choice: Annotated[Any, only("none", "auto")] = None
+    parallel_tool_calls: bool | None = None  # says nothing without tools
+    functions: Annotated[Any, only([])] = None
+    function_call: Annotated[Any, only("none", "auto")] = None
+    audio: Annotated[Any, only()] = None
+    modalities: Annotated[Any, only(["text"])] = None
+    prediction: Annotated[Any, only()] = None
+    reasoning_effort: Annotated[Any, only("none")] = None
+    verbosity: Annotated[Any, only("medium")] = None
+    web_search_options: Annotated[Any, only()] = None
+    store: Annotated[Any, only(False)] = None  # nothing is kept
+    metadata: Annotated[Any, only({})] = None
+    service_tier: Annotated[Any, only("auto", "default")] = None
+
+
+class TopLogprobOut(Out):
+    token: str
+    bytes: list[int] | None  # None: the token is part of a character
+    logprob: float
+
+
+class TokenLogprobOut(TopLogprobOut):
+    top_logprobs: list[TopLogprobOut]
+
+
+class ChatLogprobsOut(Out):
+    content: list[TokenLogprobOut]
+    refusal: None
+
+
+class MessageOut(Out):
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+
+
+Finish = Literal["stop", "length"]
+
+
+class ChatChoiceOut(Out):
+    index: int
+    message: MessageOut
+    finish_reason: Finish
+    logprobs: ChatLogprobsOut | None
+
+
+class ChatOut(Out):
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChoiceOut]
+    usage: UsageOut
+
+
+class RoleDelta(Out):
+    """The beginning of a message."""
+
+    role: Literal["assistant"]
+    content: str
+
+
+class TextDelta(Out):
+    content: str
+
+
+class EndDelta(Out):
+    """Nothing more: the message is whole."""
+
+
+class ChatChunkChoiceOut(Out):
+    index: int
+    delta: RoleDelta | TextDelta | EndDelta
+    finish_reason: Finish | None
+    logprobs: ChatLogprobsOut | None
+
+
+class ChatChunkOut(Out):
+    """One chunk of a stream; the last can have the usage, and then has no choices."""
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChunkChoiceOut]
+    usage: UsageOut | None

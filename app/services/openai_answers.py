@@ -1,0 +1,25 @@
+"""What OpenAI's completions and chat completions tell alike: finish reasons, usage, and what answered."""
+
+from importlib.metadata import version
+from typing import Final, Literal
+
+from app.schemas.sampling import PromptTokensDetailsOut, UsageOut
+from core.generation import FinishReason, Usage
+
+# Equal seeds can give other answers where this differs.
+FINGERPRINT: Final = f"loramill-{version('loramill')}"
+
+FINISH: Final[dict[FinishReason, Literal["stop", "length"]]] = {
+    FinishReason.LENGTH: "length",
+    FinishReason.END: "stop",
+    FinishReason.STOP: "stop",
+}
+
+
+def usage_out(usage: Usage) -> UsageOut:
+    return UsageOut(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        total_tokens=usage.prompt_tokens + usage.completion_tokens,
+        prompt_tokens_details=PromptTokensDetailsOut(cached_tokens=usage.cached_tokens),
+    )

@@ -1,0 +1,63 @@
+"""What text-generation-inference's clients ask of a server beside text: what it serves, and a text's tokens."""
+
+import asyncio
+from importlib.metadata import version
+from typing import Final
+
+from app.runtime import Runtime
+from app.schemas.sampling import MAX_CHOICES
+from app.schemas.server_info import InfoOut, TokenizeCreate, TokenPieceOut
+from app.services.models import ServedModel
+from app.services.tokenizers import tokenizer_of
+from core.settings import Settings
+
+MAX_STOP_SEQUENCES: Final = 16
+
+
+async def describe(runtime: Runtime, base_model: str) -> InfoOut:
+    """Describe what serves a base model.
+
+    Raises:
+        EngineUnavailable: its engine does not answer.
+    """
+    info = await runtime.engines.get(base_model).info()
+    return InfoOut(
+        model_id=base_model,
+        model_sha=info.fingerprint,
+        model_dtype=info.dtype,
+        model_device_type=info.device.partition(":")[0],
+        model_pipeline_tag="text-generation",
+        max_concurrent_requests=info.max_batch + runtime.settings.engine_max_waiting,
+        max_best_of=MAX_CHOICES,
+        max_stop_sequences=MAX_STOP_SEQUENCES,
+        max_input_tokens=info.context_tokens - 1,
+        max_total_tokens=info.context_tokens,
+        max_batch_size=info.max_batch,
+        router="loramill",
+        version=version("loramill"),
+    )
+
+
+async def check(runtime: Runtime) -> None:
+    """Ask every engine whether it answers.
+
+    Raises:
+        EngineUnavailable: one does not.
+    """
+    bases = runtime.settings.base_models
+    await asyncio.gather(*(runtime.engines.get(base_model).info() for base_model in bases))
+
+
+def tokenize(request: TokenizeCreate, settings: Settings, model: ServedModel) -> list[TokenPieceOut]:
+    """Give a text's tokens, after those that a prompt begins with.
+
+    Raises:
+        BaseModelNotReady: the base model's tokenizer is not on this machine.
+    """
+    tokenizer = tokenizer_of(settings, model.base_model)
+    ids, spans = tokenizer.encode_spans(request.inputs)
+    before = () if request.add_special_tokens is False else tokenizer.prefix_ids
+    return [TokenPieceOut(id=id, text=tokenizer.token_text(id), start=0, stop=0) for id in before] + [
+        TokenPieceOut(id=id, text=request.inputs[start:stop], start=start, stop=stop)
+        for id, (start, stop) in zip(ids, spans, strict=True)
+    ]

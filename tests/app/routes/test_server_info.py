@@ -1,0 +1,55 @@
+"""What text-generation-inference's clients ask beside text, on a scripted engine."""
+
+import pytest
+from starlette.testclient import TestClient
+
+from core.errors import EngineUnavailable
+from tests.app.conftest import BASE, House
+from tests.app.routes.test_models import publish
+from tests.stub_engine import CONTEXT_TOKENS
+
+
+def test_the_server_says_what_it_serves(client: TestClient, house: House) -> None:
+    info = client.get("/info").json()
+    assert (info["model_id"], info["model_dtype"], info["model_device_type"]) == (BASE, "float32", "cpu")
+    assert info["max_total_tokens"] == CONTEXT_TOKENS
+    assert info["max_concurrent_requests"] == 8 + house.settings.engine_max_waiting
+
+
+def test_a_fine_tuned_model_is_described_by_its_base(client: TestClient, house: House) -> None:
+    with house.database.write() as session:
+        publish(session, "ft:x")
+    assert client.get("/info", params={"model": "ft:x"}).json()["model_id"] == BASE
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/info"), ("POST", "/tokenize")])
+def test_several_base_models_need_a_name(house: House, method: str, path: str) -> None:
+    house.settings = house.settings.model_copy(update={"base_models": (BASE, "other")})
+    with TestClient(house.app()) as client:
+        response = client.request(method, path, json={"inputs": "a"})
+    assert (response.status_code, response.json()["error_type"]) == (400, "validation")
+    assert response.json()["error"].startswith("model: ")
+
+
+def test_healthy_means_that_the_engine_answers(client: TestClient, house: House) -> None:
+    assert client.get("/health").status_code == 200
+    house.engine.info_error = EngineUnavailable(BASE, "no answer")
+    for path in ("/health", "/info"):
+        response = client.get(path)
+        assert (response.status_code, response.json()["error_type"]) == (503, "unavailable")
+
+
+def test_tokens_have_the_characters_that_they_stand_for(client: TestClient) -> None:
+    tokens = client.post("/tokenize", json={"inputs": "aé"}).json()
+    assert [(token["text"], token["start"], token["stop"]) for token in tokens] == [
+        ("a", 0, 1),
+        ("é", 1, 2),
+        ("é", 1, 2),
+    ]
+    assert len({token["id"] for token in tokens}) == 3
+
+
+def test_a_wrong_body_is_told_in_this_wires_envelope(client: TestClient) -> None:
+    response = client.post("/tokenize", json={"inputs": ""})
+    assert response.status_code == 400
+    assert set(response.json()) == {"error", "error_type"}
