@@ -1,94 +1,198 @@
 """One request on its way through the engine: from its prompt's ids to the deltas of its answer.
 
-Knows the request, its text and its sampler; batches and threads are ``decode_loop``'s.
+Knows the request, its text and when it is complete; batches and threads are ``batch``'s and ``decode_loop``'s.
 """
 
+import time
 from collections.abc import Callable, Sequence
-
-import torch
-from torch import Tensor
+from dataclasses import dataclass, field
 
 from core.errors import ServiceError
-from core.generation import Delta, FinishReason, SamplingParams, Token, Usage
+from core.generation import Alternative, Delta, FinishReason, GenerationRequest, PromptToken, Token, Usage
 from core.text.tokenizer import TextTokenizer
+from worker.inference.fairness import Key
 from worker.inference.lora import Adapter
-from worker.inference.sampling import Sampler
+from worker.inference.metrics import EngineMetrics
+from worker.inference.sampling import Choice, RowSampler
 from worker.inference.text import AnswerText
 
 
+@dataclass
+class _Pending:
+    """What was added since the last delta."""
+
+    text: str = ""
+    tokens: list[Token] = field(default_factory=list)
+
+
 class Answer:
-    """A request that the decode loop answers.
+    """A request that the engine answers.
 
     ``deliver`` takes each delta, or the error that ends the answer; ``release`` is called once, when the
     adapter will not be touched again. Both are called in the loop's thread, or in the canceller's.
 
     Attributes:
-        next_id: the token to feed next; before the first token was taken it has no meaning.
+        ids: the prompt and what has been generated.
+        cached_tokens: of the prompt, found in the prefix cache.
         is_cancelled: set by the asking side, read by the loop between steps.
+        is_over: nothing will be added or delivered any more.
     """
 
     def __init__(
         self,
+        request: GenerationRequest,
         prompt_ids: Sequence[int],
         adapter: Adapter | None,
-        sampling: SamplingParams,
         tokenizer: TextTokenizer,
-        device: torch.device,
+        sampler: RowSampler,
+        metrics: EngineMetrics,
         *,
+        arrived_s: float,
         deliver: Callable[[Delta | ServiceError], None],
         release: Callable[[], None],
     ) -> None:
-        self.prompt_ids = prompt_ids
+        self.prompt_ids = tuple(prompt_ids)
+        self.ids = list(prompt_ids)
         self.adapter = adapter
-        self.next_id = -1
+        self.key = Key(request.caller, adapter.digest if adapter else None)
+        self.sampler = sampler
+        self.sampling = request.sampling
+        self.cached_tokens = 0
         self.is_cancelled = False
+        self.is_over = False
+        self._tokenizer = tokenizer
+        self._metrics = metrics
         self._deliver = deliver
         self._release = release
-        self._is_over = False
-        self._tokenizer = tokenizer
-        self._max_tokens = sampling.max_tokens
-        self._sampler = Sampler(sampling, device)
-        self._text = AnswerText(tokenizer.stream(), sampling.stop)
-        self._completion_tokens = 0
+        self._text = AnswerText(tokenizer.stream(), request.sampling.stop)
+        self._pending = _Pending()
+        self._prompt = [self._first_token()] if request.sampling.prompt_logprobs else None
+        self._reason: FinishReason | None = None
+        self._stop: str | int | None = None
+        self._arrived_s = arrived_s
+        self._told_s: float | None = None  # when the last tokens were delivered
 
-    def take(self, logits_V: Tensor) -> bool:
-        """Choose the next token, deliver what it adds, and tell whether the answer goes on."""
-        delta = self._delta(self._sampler.choose(logits_V), logits_V)
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self.prompt_ids)
+
+    @property
+    def completion_tokens(self) -> int:
+        return len(self.ids) - len(self.prompt_ids)
+
+    @property
+    def tokens_left(self) -> int:
+        """How many tokens may still be generated."""
+        return self.sampling.max_tokens - self.completion_tokens
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the last token has been taken; the delta that tells it may still have to be delivered."""
+        return self._reason is not None
+
+    def note_prompt(self, choices: Sequence[Choice]) -> None:
+        """Take how likely the prompt's next tokens were, for which `sampling.score_prompt` was asked."""
+        assert self._prompt is not None, "the prompt's logprobs were not asked for"
+        for token in map(self._token, choices):
+            self._prompt.append(
+                PromptToken(id=token.id, text=token.text, logprob=token.logprob, special=token.special, top=token.top)
+            )
+
+    def take(self, choice: Choice) -> None:
+        """Add the token that was chosen next; `tell` delivers it."""
+        token_id = choice.token_id
+        self.ids.append(token_id)
+        self._pending.tokens.append(self._token(choice))
+        ends = self._ends_with(token_id)
+        if not ends:
+            self.sampler.take(token_id)
+            self._pending.text += self._text.push(token_id)
+            ends = self.sampler.is_complete
+        if not self._text.is_stopped and (ends or not self.tokens_left):
+            self._pending.text += self._text.finish()
+        self._reason = self._finish_reason(ends)
+        if self._text.is_stopped:
+            self._stop = self._text.met
+        elif token_id in self.sampling.stop_token_ids:
+            self._stop = token_id
+
+    def tell(self) -> None:
+        """Deliver what was added since the last time; the last delta ends the answer."""
+        self._measure()
+        reason, self._told_s = self._reason, time.monotonic()
+        usage = Usage(
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            cached_tokens=self.cached_tokens,
+        )
+        delta = Delta(
+            text=self._pending.text,
+            tokens=tuple(self._pending.tokens),
+            finish_reason=reason,
+            usage=usage if reason else None,
+            prompt=None if self._prompt is None else tuple(self._prompt),
+            stop=self._stop,
+        )
+        self._pending, self._prompt = _Pending(), None
         self._deliver(delta)
-        if delta.finish_reason is not None:
+        if reason is not None:
+            self._metrics.finished(
+                reason.value, self.key.adapter, self.prompt_tokens, self.completion_tokens, self.cached_tokens
+            )
             self.end()
-        return not self._is_over
 
     def end(self, error: ServiceError | None = None) -> None:
         """Take no further token. Whatever ended it first counts; later calls do nothing."""
-        if self._is_over:
+        if self.is_over:
             return
-        self._is_over = True
+        self.is_over = True
         if error is not None:
             self._deliver(error)
         self._release()
 
-    def _delta(self, token_id: int, logits_V: Tensor) -> Delta:
-        self.next_id = token_id
-        self._completion_tokens += 1
-        is_end = token_id in self._tokenizer.end_ids
-        text = "" if is_end else self._text.push(token_id)
-        if not self._text.is_stopped and (is_end or self._completion_tokens == self._max_tokens):
-            text += self._text.finish()
-        reason = self._finish_reason(is_end)
-        token_text = self._tokenizer.token_text(token_id)
-        token = Token(
-            id=token_id,
-            text=token_text,
-            logprob=float(logits_V[token_id] - logits_V.logsumexp(0)),
-            special=token_text in self._tokenizer.control_texts,
-        )
-        usage = Usage(prompt_tokens=len(self.prompt_ids), completion_tokens=self._completion_tokens)
-        return Delta(text=text, tokens=(token,), finish_reason=reason, usage=usage if reason else None)
+    def drop(self) -> None:
+        """End an answer that nobody waits for any more."""
+        if not self.is_over:
+            self._metrics.cancelled("asker_left")
+            self.end()
 
-    def _finish_reason(self, is_end: bool) -> FinishReason | None:
+    def _ends_with(self, token_id: int) -> bool:
+        is_end = token_id in self._tokenizer.end_ids and not self.sampling.ignore_end
+        return is_end or token_id in self.sampling.stop_token_ids
+
+    def _finish_reason(self, ends: bool) -> FinishReason | None:
         if self._text.is_stopped:
             return FinishReason.STOP
-        if is_end:
+        if ends:
             return FinishReason.END
-        return FinishReason.LENGTH if self._completion_tokens == self._max_tokens else None
+        return None if self.tokens_left else FinishReason.LENGTH
+
+    def _measure(self) -> None:
+        now_s = time.monotonic()
+        tokens = len(self._pending.tokens)
+        if self._told_s is None:
+            self._metrics.first_token(now_s - self._arrived_s)
+            return
+        for _ in range(tokens):  # tokens of one step come together; each took its share of it
+            self._metrics.between_tokens((now_s - self._told_s) / tokens)
+
+    def _first_token(self) -> PromptToken:
+        text = self._tokenizer.token_text(self.prompt_ids[0])
+        return PromptToken(id=self.prompt_ids[0], text=text, logprob=None, special=self._is_special(text))
+
+    def _token(self, choice: Choice) -> Token:
+        text = self._tokenizer.token_text(choice.token_id)
+        return Token(
+            id=choice.token_id,
+            text=text,
+            logprob=choice.logprob,
+            special=self._is_special(text),
+            top=tuple(self._alternative(token_id, logprob) for token_id, logprob in choice.top),
+        )
+
+    def _alternative(self, token_id: int, logprob: float) -> Alternative:
+        text = self._tokenizer.token_text(token_id)
+        return Alternative(id=token_id, text=text, logprob=logprob, special=self._is_special(text))
+
+    def _is_special(self, text: str) -> bool:
+        return text in self._tokenizer.control_texts

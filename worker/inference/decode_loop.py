@@ -1,54 +1,76 @@
-"""The engine's thread: takes waiting answers into the batch, steps the model, lets finished ones go.
+"""The engine's thread: lets waiting requests into the batch in their turn, and steps it until it is told to stop.
 
-Owns the queue and what a failure may harm. Tokenising, adapters and the asking side are ``engine``'s.
+Owns what waits, and what a failure may harm. What a step is, is ``batch``'s matter; tokenising, loading adapters and
+the asking side are ``engine``'s.
 """
 
 import logging
 import threading
-from collections import deque
-from collections.abc import Callable, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Final
 
 import torch
-from torch import Tensor
 
-from core.errors import EngineBusy, EngineUnavailable, GenerationFailed
+from core.errors import EngineUnavailable, GenerationFailed
+from core.settings import Settings
+from worker.inference.admission import Limits, Load, Speed
 from worker.inference.answers import Answer
-from worker.inference.decoding import Batch, Decoder
+from worker.inference.batch import Batch, StepReport
+from worker.inference.fairness import FairQueue, Key, Ticket
+from worker.inference.feeding import Feeding
+from worker.inference.forward import Runner
+from worker.inference.metrics import EngineMetrics
+from worker.inference.prefix import PrefixCache
 
 logger = logging.getLogger(__name__)
 
 # A step that fails may be one request's doing. Several in a row are the process's own trouble (memory,
 # a lost device), which only a restart mends.
-FAILURES_UNTIL_DEATH = 3
+FAILURES_UNTIL_DEATH: Final = 3
 
 
 class DecodeLoop:
-    """Answers up to ``max_batch`` requests at once on a thread of its own, in the order they came.
+    """Answers requests on a thread of its own, ``engine_max_batch`` at once, callers and adapters by fair turns.
 
-    New rows are prefilled by themselves and join the running batch before its next step. ``on_death`` is
-    called in the thread when it ends by itself rather than by ``stop``.
+    A request begins when there is room for all that it can need, so none is ever interrupted for another.
+    ``on_death`` is called in the thread when it ends by itself rather than by ``stop``.
     """
 
     def __init__(
         self,
-        decoder: Decoder,
+        runner: Runner,
+        settings: Settings,
+        metrics: EngineMetrics,
         *,
         base_model: str,
-        max_batch: int,
-        max_waiting: int,
         on_death: Callable[[], None],
     ) -> None:
-        self._decoder = decoder
+        self._runner = runner
+        self._metrics = metrics
         self._base_model = base_model
-        self._max_batch = max_batch
-        self._max_waiting = max_waiting
+        self._stall_s = settings.engine_stall_s
         self._on_death = on_death
-        self._wake = threading.Condition()  # guards the three below
-        self._waiting: deque[Answer] = deque()
+        self._limits = Limits(settings.engine_max_waiting, settings.engine_max_waiting_tokens)
+        self.speed = Speed()
+        self._wake = threading.Condition()  # guards the five below
+        self._queue: FairQueue[Answer] = FairQueue()
+        self._dropped: list[str] = []  # digests of adapters that are to be forgotten
         self._is_stopping = False
         self._is_over = False
-        self._running: list[Answer] = []  # answer i has row i of the batch; only the thread touches these
-        self._batch: Batch | None = None
+        self._beat_s: float | None = None  # when the loop last came round; None while it has nothing to do
+        self._batch = Batch(
+            runner,
+            PrefixCache(runner.kv, settings.engine_prefix_bytes),
+            Feeding(
+                runner.kv.shape.device,
+                beside_tokens=settings.engine_prefill_tokens,
+                speculates=settings.engine_speculation,
+            ),
+            metrics,
+            max_rows=settings.engine_max_batch,
+        )
         self._failures = 0  # in a row
         self._thread = threading.Thread(target=self._run, name="decode-loop", daemon=True)
 
@@ -56,23 +78,34 @@ class DecodeLoop:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread after its present step; answers not finished by then get EngineUnavailable."""
+        """End the thread after its present step; answers not finished by then get EngineUnavailable.
+
+        A thread that hangs in its step is left behind; it ends with the process.
+        """
         with self._wake:
             self._is_stopping = True
             self._wake.notify()
-        self._thread.join()
+        self._thread.join(self._stall_s)
 
     @property
     def is_alive(self) -> bool:
-        return self._thread.is_alive() and not self._is_over
+        """False once the thread has ended, or while it hangs in a step."""
+        return self._thread.is_alive() and not self._is_over and self.last_beat_age_s <= self._stall_s
 
     @property
-    def waiting_count(self) -> int:
-        return len(self._waiting)
+    def last_beat_age_s(self) -> float:
+        """How long the step under way has taken; 0 when there is nothing to do."""
+        beat_s = self._beat_s
+        return 0.0 if beat_s is None else time.monotonic() - beat_s
+
+    @property
+    def waiting(self) -> Load:
+        with self._wake:
+            return self._load()
 
     @property
     def running_count(self) -> int:
-        return len(self._running)
+        return len(self._batch.rows)
 
     def submit(self, answer: Answer) -> None:
         """Queue an answer.
@@ -84,26 +117,55 @@ class DecodeLoop:
         with self._wake:
             if self._is_over:
                 raise EngineUnavailable(self._base_model, "it is stopping")
-            if len(self._waiting) >= self._max_waiting:
-                raise EngineBusy(len(self._waiting))
-            self._waiting.append(answer)
+            self._limits.check(self._load(), answer.prompt_tokens, self.speed)
+            self._queue.add(answer, answer.key, time.monotonic())
             self._wake.notify()
+
+    def check_room(self, preparing: int) -> None:
+        """See whether one more request may come while so many are prepared for the queue.
+
+        Raises:
+            EngineBusy: it may not.
+        """
+        waiting = self.waiting
+        self._limits.check(Load(waiting.requests + preparing, waiting.prompt_tokens), 0, self.speed)
 
     def cancel(self, answer: Answer) -> None:
         """Stop working for an answer: at once while it waits, before the next step while it runs."""
         answer.is_cancelled = True
         with self._wake:
-            if answer not in self._waiting:
+            if not self._queue.remove(answer):
                 return
-            self._waiting.remove(answer)
-        answer.end()
+        answer.drop()
+
+    def drop_adapter(self, digest: str) -> None:
+        """Forget an adapter and what it has read, between two steps, as soon as no request uses it."""
+        with self._wake:
+            self._dropped.append(digest)
+            self._wake.notify()
+
+    def turn(self) -> None:
+        """Let requests in and take one step. Only the thread calls it, and tests of a loop that was not started."""
+        with self._wake:
+            dropped, self._dropped = self._dropped, []
+        for digest in dropped:
+            self._batch.drop_adapter(digest)
+        self._batch.drop_cancelled()
+        self._let_in()
+        report = self._batch.step()
+        with self._wake:
+            self._queue.account(report.generated if report else Counter[Key](), self._batch.keys)
+            spread = self._queue.spread
+        self._metrics.callers_spread(spread)
+        self._metrics.columns(self._runner.bank.used_columns, self._runner.bank.columns)
+        if report is not None:
+            self._note(report)
 
     def _run(self) -> None:
         try:
             with torch.inference_mode():
                 while self._await_work():
-                    self._admit()
-                    self._step()
+                    self.turn()
         except Exception:
             logger.exception("the decode loop died")
         finally:
@@ -112,96 +174,71 @@ class DecodeLoop:
     def _await_work(self) -> bool:
         """Wait for something to do; False when the loop must end."""
         with self._wake:
-            self._wake.wait_for(lambda: self._waiting or self._running or self._is_stopping)
+            self._beat_s = None
+            self._wake.wait_for(lambda: self._batch.rows or len(self._queue) or self._dropped or self._is_stopping)
+            self._beat_s = time.monotonic()
+            self._metrics.heartbeat()
             return not self._is_stopping
 
     def _close(self) -> None:
+        self._beat_s = None
         with self._wake:
             self._is_over = True
-            left = [*self._running, *self._waiting]
-            self._waiting.clear()
-        for answer in left:
-            answer.end(EngineUnavailable(self._base_model, "it stopped before the answer was complete"))
-        self._running, self._batch = [], None
+            waiting = self._queue.clear()
+        error = EngineUnavailable(self._base_model, "it stopped before the answer was complete")
+        for answer in waiting:
+            answer.end(error)
+        self._batch.close(error)
         if not self._is_stopping:
             self._on_death()
 
-    def _admit(self) -> None:
-        """Prefill waiting answers, as many as there are free rows; a failure harms only these."""
-        with self._wake:
-            free = min(self._max_batch - len(self._running), len(self._waiting))
-            joining = [self._waiting.popleft() for _ in range(free)]
-        if not joining:
-            return
-        # rows of one adapter together, so that they are one slice of the batch
-        joining.sort(key=lambda answer: answer.adapter.digest if answer.adapter else "")
-        try:
-            prompts, adapters = [a.prompt_ids for a in joining], [a.adapter for a in joining]
-            batch, logits_BV = self._decoder.prefill(prompts, adapters)
-            going_on = self._take(joining, logits_BV)
-        except Exception as error:
-            self._contain(joining, error)
-            return
-        if going_on:
-            batch.keep(going_on)
-            self._join(batch, [joining[row] for row in going_on])
-
-    def _join(self, batch: Batch, answers: list[Answer]) -> None:
-        everyone = [*self._running, *answers]
-        try:
-            if self._batch is None:
-                self._batch = batch
-            else:
-                self._batch.join(batch)
-            self._running = everyone
-        except Exception as error:
-            # some layers have the new rows already and others not
-            self._running, self._batch = [], None
-            self._contain(everyone, error)
-
-    def _step(self) -> None:
-        """Give every running answer its next token; a failure ends them all, but not the loop."""
-        everyone = self._running
-        try:
-            self._keep([row for row, answer in enumerate(everyone) if not self._drop_cancelled(answer)])
-            if self._batch is None:
+    def _let_in(self) -> None:
+        """Give rows to waiting requests, in turn, as long as there is room."""
+        passed: set[Key] = set()
+        while self._batch.has_row:
+            with self._wake:
+                ticket = self._queue.pop(time.monotonic(), passed)
+            if ticket is None:
                 return
-            logits_BV = self._decoder.step(self._batch, [answer.next_id for answer in self._running])
-            self._keep(self._take(self._running, logits_BV))
-            self._failures = 0
+            if not self._seat(ticket):
+                passed.add(ticket.key)
+
+    def _seat(self, ticket: Ticket[Answer]) -> bool:
+        """Give a request a row, or its place in the queue again if there is no room for it; tell which."""
+        answer = ticket.item
+        try:
+            is_seated = self._batch.seat(answer)
         except Exception as error:
-            self._running, self._batch = [], None
-            self._contain(everyone, error)
+            answer.end(GenerationFailed(f"{type(error).__name__} when room was made for it; the log has the details"))
+            self._count_failure(error)
+            return True
+        with self._wake:
+            # one that was cancelled while it stood in neither place is the loop's to end
+            is_left = not is_seated and answer.is_cancelled
+            if is_seated:
+                self._queue.serve(ticket, answer.prompt_tokens - answer.cached_tokens, time.monotonic())
+            elif not is_left:
+                self._queue.put_back(ticket)
+        if is_left:
+            answer.drop()
+        return is_seated
 
-    def _take(self, answers: Sequence[Answer], logits_BV: Tensor) -> list[int]:
-        """Let each answer take its row of logits; give the rows that go on."""
-        finite_B: list[bool] = logits_BV.isfinite().all(dim=1).tolist()
-        going_on = []
-        for row, answer in enumerate(answers):
-            if not finite_B[row]:
-                answer.end(GenerationFailed("the model's output for this request is not finite"))
-            elif answer.take(logits_BV[row]):
-                going_on.append(row)
-        return going_on
-
-    def _keep(self, rows: Sequence[int]) -> None:
-        if len(rows) == len(self._running):
+    def _note(self, report: StepReport) -> None:
+        """Measure a step, and count one that failed."""
+        if report.error is not None:
+            self._count_failure(report.error)
             return
-        self._running = [self._running[row] for row in rows]
-        if not rows:
-            self._batch = None
-        elif self._batch is not None:
-            self._batch.keep(rows)
+        self._failures = 0
+        decode_tokens = report.generated.total()
+        self.speed.note_step(report.seconds, report.prefill_tokens, decode_tokens)
+        for completion_tokens in report.completed:
+            self.speed.note_answer(completion_tokens)
+        self._metrics.step(report.seconds, report.prefill_tokens, decode_tokens, report.rows)
 
-    def _drop_cancelled(self, answer: Answer) -> bool:
-        if answer.is_cancelled:
-            answer.end()
-        return answer.is_cancelled
-
-    def _contain(self, answers: Sequence[Answer], error: Exception) -> None:
-        logger.error("a step failed; %d requests are ended", len(answers), exc_info=error)
-        for answer in answers:
-            answer.end(GenerationFailed(f"{type(error).__name__} in the model's step; the log has the details"))
+    def _count_failure(self, error: Exception) -> None:
         self._failures += 1
         if self._failures >= FAILURES_UNTIL_DEATH:
             raise RuntimeError(f"{self._failures} steps failed in a row") from error
+
+    def _load(self) -> Load:
+        return Load(len(self._queue), sum(answer.prompt_tokens for answer in self._queue))

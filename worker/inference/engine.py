@@ -6,10 +6,13 @@ Knows no HTTP.
 
 import asyncio
 import functools
-from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import TypeVar
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import Protocol, TypeVar
 
-from core.errors import EngineBusy, InvalidParameter, PromptTooLong, ServiceError
+from torch import Tensor
+
+from core.errors import ServiceError
 from core.generation import Delta, EngineInfo, GenerationRequest, PromptSource, Rendering, RenderRequest
 from core.prompts import render
 from core.settings import Settings
@@ -17,17 +20,34 @@ from core.store.blobs import BlobStore
 from core.text.rendering import RenderedPrompt, Renderer
 from worker.inference.adapters import AdapterCache
 from worker.inference.answers import Answer
+from worker.inference.constraints import ConstraintCompiler, ConstraintState
 from worker.inference.decode_loop import DecodeLoop
-from worker.inference.decoding import Decoder
-from worker.inference.lora import Adapter, RowPlan, attach_lora
-from worker.inference.verification import Fit, read_adapter
+from worker.inference.forward import Runner
+from worker.inference.lora import Adapter
+from worker.inference.metrics import EngineMetrics
+from worker.inference.request_checks import check_adapter, check_length, check_prompt_ids, check_room, check_sampling
+from worker.inference.runner import ModelRunner
+from worker.inference.sampling import RowSampler
+from worker.inference.verification import Fit, TargetLayer, open_adapter
 from worker.models.loading import LoadedModel
 
 Read = TypeVar("Read")
 
 
+class AdaptableRunner(Runner, Protocol):
+    """A runner that says which layers adapters can change."""
+
+    @property
+    def layers(self) -> Mapping[str, TargetLayer]: ...
+
+    def weight_of(self, name: str) -> Tensor: ...
+
+
 class LocalEngine:
-    """Implements ``core.generation.Engine`` with a model in this process; used from one event loop."""
+    """Implements ``core.generation.Engine`` with a model in this process; used from one event loop.
+
+    ``runner`` is what runs the model; by default one is made of it.
+    """
 
     def __init__(
         self,
@@ -35,32 +55,21 @@ class LocalEngine:
         loaded: LoadedModel,
         blobs: BlobStore,
         settings: Settings,
+        metrics: EngineMetrics,
         *,
         on_death: Callable[[], None],
+        runner: AdaptableRunner | None = None,
     ) -> None:
         self._base_model = base_model
         self._loaded = loaded
+        self._metrics = metrics
         self._renderer = Renderer(loaded.tokenizer)
-        self._max_waiting = settings.engine_max_waiting
-        plan = RowPlan()
-        fit = Fit(
-            fingerprint=loaded.fingerprint,
-            tokenizer=loaded.tokenizer,
-            layers=attach_lora(loaded.model, plan),
-            device=loaded.device,
-            dtype=loaded.dtype,
-        )
-        limit_bytes = settings.adapter_cache_bytes
-        read = functools.partial(read_adapter, blobs=blobs, fit=fit, limit_bytes=limit_bytes)
-        self._adapters = AdapterCache(read, limit_bytes)
+        self._constraints = ConstraintCompiler(loaded.tokenizer)
+        self._max_batch = settings.engine_max_batch
+        self._runner = runner or ModelRunner.build(loaded, settings)
+        self._adapters = _adapter_cache(loaded, self._runner, blobs, settings, metrics)
         self._preparing = 0  # requests whose adapter is loaded, or that are rendered
-        self._loop = DecodeLoop(
-            Decoder(loaded.model, plan, vocab_size=loaded.tokenizer.vocab_size),
-            base_model=base_model,
-            max_batch=settings.engine_max_batch,
-            max_waiting=settings.engine_max_waiting,
-            on_death=on_death,
-        )
+        self._loop = DecodeLoop(self._runner, settings, metrics, base_model=base_model, on_death=on_death)
 
     def start(self) -> None:
         """Begin to answer; ``on_death`` is called, in another thread, should that end by itself."""
@@ -68,17 +77,24 @@ class LocalEngine:
 
     @property
     def is_alive(self) -> bool:
-        """False once the decode loop has ended; only a new process helps then."""
+        """False once the decode loop has ended, or while it hangs; only a new process helps then."""
         return self._loop.is_alive
 
+    @property
+    def last_beat_age_s(self) -> float:
+        """How long the step under way has taken; 0 when there is nothing to do."""
+        return self._loop.last_beat_age_s
+
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
-        """See ``core.generation.Engine.generate``; also raises InvalidParameter for ids that are no tokens."""
+        """See ``core.generation.Engine.generate``; also raises InvalidParameter for ids that are no tokens.
+
+        Deltas wait for a reader that is slow; they are at most as many as the tokens that were asked for.
+        """
         queue: asyncio.Queue[Delta | ServiceError] = asyncio.Queue()
-        answer = await self._prepare(request, queue)
         try:
-            self._loop.submit(answer)
-        except ServiceError:
-            answer.end()
+            answer = await self._submit(request, queue)
+        except ServiceError as error:
+            self._metrics.rejected(error.code)
             raise
         try:
             while True:
@@ -100,20 +116,35 @@ class LocalEngine:
         return Rendering(text=rendered.text, ids=rendered.ids, moved=rendered.moved)
 
     async def warm(self, adapter: str) -> None:
-        await self._adapters.pin(adapter)
+        """See ``core.generation.Engine.warm``."""
+        loaded = await self._adapters.pin(adapter)
         self._adapters.unpin(adapter)
+        check_adapter(loaded, self._runner.bank)
+
+    async def unload(self, adapter: str) -> None:
+        """See ``core.generation.Engine.unload``; what it has read of prompts is forgotten with it."""
+        self._adapters.drop(adapter)
+        self._loop.drop_adapter(adapter)
 
     async def info(self) -> EngineInfo:
+        waiting = self._loop.waiting
         return EngineInfo(
             base_model=self._base_model,
             fingerprint=self._loaded.fingerprint,
             context_tokens=self._loaded.context_tokens,
             device=str(self._loaded.device),
             dtype=str(self._loaded.dtype).removeprefix("torch."),
+            max_batch=self._max_batch,
             resident_adapters=self._adapters.resident,
             resident_adapter_bytes=self._adapters.resident_bytes,
-            waiting_requests=self._waiting,
+            loading_adapters=self._adapters.loading,
+            waiting_requests=self._preparing + waiting.requests,
+            waiting_tokens=waiting.prompt_tokens,
             running_requests=self._loop.running_count,
+            kv_bytes=self._runner.kv.used_bytes,
+            kv_limit_bytes=self._runner.kv.limit_bytes,
+            prefill_tokens_per_s=self._loop.speed.prefill_tokens_per_s,
+            decode_tokens_per_s=self._loop.speed.decode_tokens_per_s,
         )
 
     async def close(self) -> None:
@@ -121,13 +152,11 @@ class LocalEngine:
         await asyncio.to_thread(self._loop.stop)
         await self._adapters.close()
 
-    @property
-    def _waiting(self) -> int:
-        return self._preparing + self._loop.waiting_count
-
-    async def _prepare(self, request: GenerationRequest, queue: "asyncio.Queue[Delta | ServiceError]") -> Answer:
-        """Make a request ready for the loop: its adapter pinned until it is answered, its prompt as ids."""
-        adapter, prompt_ids = await self._take_in(request.adapter, functools.partial(self._prompt_ids, request))
+    async def _submit(self, request: GenerationRequest, queue: "asyncio.Queue[Delta | ServiceError]") -> Answer:
+        """Make a request ready for the loop, its adapter pinned until it is answered, and queue it."""
+        arrived_s = time.monotonic()
+        read = functools.partial(self._read, request)
+        adapter, (prompt_ids, constraint) = await self._take_in(request.adapter, read)
         event_loop = asyncio.get_running_loop()
 
         def deliver(outcome: Delta | ServiceError) -> None:
@@ -137,26 +166,39 @@ class LocalEngine:
             if request.adapter is not None:
                 event_loop.call_soon_threadsafe(self._adapters.unpin, request.adapter)
 
-        return Answer(
-            prompt_ids,
-            adapter,
-            request.sampling,
-            self._loaded.tokenizer,
-            self._loaded.device,
-            deliver=deliver,
-            release=release,
-        )
+        tokenizer, device = self._loaded.tokenizer, self._loaded.device
+        try:
+            sampler = RowSampler(request.sampling, prompt_ids, tokenizer, device, constraint)
+            answer = Answer(
+                request,
+                prompt_ids,
+                adapter,
+                tokenizer,
+                sampler,
+                self._metrics,
+                arrived_s=arrived_s,
+                deliver=deliver,
+                release=release,
+            )
+            self._loop.submit(answer)
+        except BaseException:
+            release()
+            raise
+        return answer
 
     async def _take_in(self, digest: str | None, read: Callable[[Renderer], Read]) -> tuple[Adapter | None, Read]:
-        """Pin a request's adapter, and read its prompt in a thread by the renderer that belongs to it."""
-        if self._waiting >= self._max_waiting:
-            raise EngineBusy(self._waiting)
+        """Pin a request's adapter, and read its prompt in a thread by the renderer that belongs to it.
+
+        The adapter is loaded at once, whatever else waits: by the request's turn it is there.
+        """
+        self._loop.check_room(self._preparing)
         self._preparing += 1
         try:
             if digest is None:
                 return None, await asyncio.to_thread(read, self._renderer)
             adapter = await self._adapters.pin(digest)
             try:
+                check_adapter(adapter, self._runner.bank)
                 return adapter, await asyncio.to_thread(read, adapter.renderer)
             except BaseException:
                 self._adapters.unpin(digest)
@@ -164,28 +206,36 @@ class LocalEngine:
         finally:
             self._preparing -= 1
 
-    def _prompt_ids(self, request: GenerationRequest, renderer: Renderer) -> tuple[int, ...]:
-        prompt, max_tokens = request.prompt, request.sampling.max_tokens
-        if "" in request.sampling.stop:
-            raise InvalidParameter("stop", "a stop sequence cannot be empty")
+    def _read(self, request: GenerationRequest, renderer: Renderer) -> tuple[tuple[int, ...], ConstraintState | None]:
+        """Give the prompt's ids, and the constraint ready to be kept to."""
+        prompt, sampling = request.prompt, request.sampling
+        check_sampling(sampling, self._loaded)
         if isinstance(prompt, tuple):
-            self._check_ids(prompt)
-            self._check_length(prompt, max_tokens)
-            return prompt
-        return self._rendered(prompt, renderer, max_tokens).ids
+            check_prompt_ids(prompt, self._loaded)
+            check_length(len(prompt), sampling.max_tokens, self._loaded)
+            ids = prompt
+        else:
+            ids = self._rendered(prompt, renderer, sampling.max_tokens).ids
+        check_room(len(ids), sampling.max_tokens, self._runner.kv)
+        constraint = sampling.constraint
+        return ids, None if constraint is None else self._constraints.compile(constraint)
 
     def _rendered(self, prompt: PromptSource, renderer: Renderer, max_tokens: int) -> RenderedPrompt:
         rendered = render(renderer, prompt)
-        self._check_length(rendered.ids, max_tokens)
+        check_length(len(rendered.ids), max_tokens, self._loaded)
         return rendered
 
-    def _check_length(self, ids: Sequence[int], max_tokens: int) -> None:
-        if len(ids) + max_tokens > self._loaded.context_tokens:
-            raise PromptTooLong(len(ids), max_tokens, self._loaded.context_tokens)
 
-    def _check_ids(self, ids: Sequence[int]) -> None:
-        if not ids:
-            raise InvalidParameter("prompt", "it has no tokens; give at least one id")
-        unknown = next((token_id for token_id in ids if not 0 <= token_id < self._loaded.tokenizer.vocab_size), None)
-        if unknown is not None:
-            raise InvalidParameter("prompt", f"{unknown} is not a token of {self._base_model}")
+def _adapter_cache(
+    loaded: LoadedModel, runner: AdaptableRunner, blobs: BlobStore, settings: Settings, metrics: EngineMetrics
+) -> AdapterCache:
+    fit = Fit(
+        fingerprint=loaded.fingerprint,
+        tokenizer=loaded.tokenizer,
+        layers=runner.layers,
+        weight_of=runner.weight_of,
+        device=loaded.device,
+        dtype=loaded.dtype,
+        max_rank=settings.engine_lora_columns,
+    )
+    return AdapterCache(functools.partial(open_adapter, blobs=blobs, fit=fit), settings.adapter_cache_bytes, metrics)

@@ -1,95 +1,212 @@
-"""The decode loop by itself: its queue, and whom a cancellation or a stop ends."""
+"""The decode loop by itself: its queue, its thread, and whom a cancellation, a failure or a stop ends."""
 
+import random
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from core.errors import EngineBusy, EngineUnavailable, ServiceError
-from core.generation import Delta, SamplingParams
-from tests.worker.inference.bench import Bench, Gate, load_fp32
-from worker.inference.answers import Answer
-from worker.inference.decode_loop import DecodeLoop
-from worker.inference.decoding import Decoder
-from worker.inference.lora import RowPlan, attach_lora
-
-
-class HeldLoop:
-    """A loop of one row and two places in its queue, whose first forward waits for ``gate``."""
-
-    def __init__(self, bench: Bench) -> None:
-        self._loaded = load_fp32(bench.base_folder)
-        self.gate = Gate(self._loaded.model, closed_at=1)
-        plan = RowPlan()
-        attach_lora(self._loaded.model, plan)
-        decoder = Decoder(self._loaded.model, plan, vocab_size=self._loaded.tokenizer.vocab_size)
-        self.loop = DecodeLoop(decoder, base_model="tiny-phi", max_batch=1, max_waiting=2, on_death=lambda: None)
-        self.released: list[Answer] = []
-        self.outcomes: dict[Answer, list[Delta | ServiceError]] = {}
-
-    def submit(self) -> Answer:
-        outcomes: list[Delta | ServiceError] = []
-        answer = Answer(
-            b"prompt",
-            None,
-            SamplingParams(max_tokens=4),
-            self._loaded.tokenizer,
-            self._loaded.device,
-            deliver=outcomes.append,
-            release=lambda: self.released.append(answer),
-        )
-        self.outcomes[answer] = outcomes
-        self.loop.submit(answer)
-        return answer
+from core.errors import EngineBusy, EngineUnavailable, GenerationFailed
+from core.generation import FinishReason
+from tests.worker.inference.desk import Asked, Desk
 
 
 @pytest.fixture
-def held(bench: Bench) -> Iterator[HeldLoop]:
-    held = HeldLoop(bench)
-    held.loop.start()
-    yield held
-    held.gate.open()
-    held.loop.stop()
+def held(tmp_path: Path) -> Iterator[Desk]:
+    """A started loop of one row and two places in its queue, whose forwards wait for the gate."""
+    desk = Desk(tmp_path, engine_max_batch=1, engine_max_waiting=2)
+    desk.runner.gate.clear()
+    desk.loop.start()
+    yield desk
+    desk.runner.gate.set()
+    desk.loop.stop()
 
 
-def test_a_waiting_answer_that_is_cancelled_leaves_the_queue_at_once(held: HeldLoop) -> None:
-    held.submit()
-    assert held.gate.reached.wait(timeout=60)
-    waiting = held.submit()
-    assert held.loop.waiting_count == 1
-    held.loop.cancel(waiting)
-    assert held.loop.waiting_count == 0
-    assert held.released == [waiting]
-    assert held.outcomes[waiting] == []
+def run_first(desk: Desk) -> Asked:
+    asked = desk.ask("first", desk.adapter("first"))
+    assert desk.runner.reached.wait(timeout=60)
+    return asked
 
 
-def test_cancelling_what_is_over_does_nothing(held: HeldLoop) -> None:
-    held.submit()
-    assert held.gate.reached.wait(timeout=60)
-    waiting = held.submit()
-    held.loop.cancel(waiting)
-    held.loop.cancel(waiting)
-    assert held.released == [waiting]
+def wait_until_idle(desk: Desk) -> None:
+    deadline = time.monotonic() + 60
+    while desk.loop.running_count or desk.loop.waiting.requests:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
-def test_the_queue_takes_as_many_as_it_has_places(held: HeldLoop) -> None:
-    held.submit()
-    assert held.gate.reached.wait(timeout=60)
-    held.submit()
-    held.submit()
+def test_a_waiting_answer_that_is_cancelled_leaves_the_queue_at_once(held: Desk) -> None:
+    run_first(held)
+    waiting = held.ask("waiting")
+    assert (held.loop.waiting.requests, held.loop.waiting.prompt_tokens) == (1, len("waiting"))
+    held.loop.cancel(waiting.answer)
+    assert held.loop.waiting.requests == 0
+    assert (waiting.releases, waiting.outcomes) == (1, [])
+
+
+def test_a_running_answer_that_is_cancelled_ends_with_its_step(held: Desk) -> None:
+    running = run_first(held)
+    held.loop.cancel(running.answer)
+    assert running.releases == 0, "the step under way still uses its adapter"
+    held.runner.gate.set()
+    wait_until_idle(held)
+    assert running.releases == 1
+    assert len(held.runner.fed) == 1
+    assert held.is_empty
+
+
+def test_cancelling_what_is_over_does_nothing(held: Desk) -> None:
+    run_first(held)
+    waiting = held.ask("waiting")
+    held.loop.cancel(waiting.answer)
+    held.loop.cancel(waiting.answer)
+    assert waiting.releases == 1
+
+
+def test_the_queue_takes_as_many_as_it_has_places(held: Desk) -> None:
+    run_first(held)
+    held.ask("1")
+    held.ask("2")
     with pytest.raises(EngineBusy) as caught:
-        held.submit()
-    assert caught.value.args == (2,)
+        held.ask("3")
+    assert caught.value.args == (2, 1)
+    with pytest.raises(EngineBusy):
+        held.loop.check_room(preparing=0)
 
 
-def test_a_stop_ends_every_answer_and_refuses_new_ones(held: HeldLoop) -> None:
-    running = held.submit()
-    assert held.gate.reached.wait(timeout=60)
-    waiting = held.submit()
-    held.gate.open()
+def test_what_is_prepared_counts_as_waiting(held: Desk) -> None:
+    held.loop.check_room(preparing=1)
+    with pytest.raises(EngineBusy):
+        held.loop.check_room(preparing=2)
+
+
+def test_a_stop_ends_every_answer_and_refuses_new_ones(held: Desk) -> None:
+    running = run_first(held)
+    waiting = held.ask("waiting")
+    held.runner.gate.set()
     held.loop.stop()
-    assert set(held.released) == {running, waiting}
-    assert len(held.released) == 2
-    assert isinstance(held.outcomes[waiting][-1], EngineUnavailable)
+    assert (running.releases, waiting.releases) == (1, 1)
+    assert isinstance(waiting.error, EngineUnavailable)
     assert not held.loop.is_alive
+    assert held.deaths == 0
     with pytest.raises(EngineUnavailable):
-        held.submit()
+        held.ask("too late")
+
+
+def test_a_loop_that_hangs_in_a_step_is_not_alive(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, engine_stall_s=0.05)
+    desk.runner.gate.clear()
+    desk.loop.start()
+    assert desk.loop.is_alive
+    run_first(desk)
+    time.sleep(0.1)
+    assert not desk.loop.is_alive
+    assert desk.loop.last_beat_age_s > 0.05
+    desk.runner.gate.set()
+    wait_until_idle(desk)
+    desk.loop.stop()
+
+
+def test_a_loop_with_nothing_to_do_is_alive(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, engine_stall_s=0.01)
+    desk.loop.start()
+    time.sleep(0.05)
+    assert desk.loop.is_alive
+    assert desk.loop.last_beat_age_s == 0
+    desk.loop.stop()
+
+
+def test_steps_that_keep_failing_end_the_loop(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, engine_max_batch=1)
+    desk.runner.failures = 3
+    askeds = [desk.ask("x") for _ in range(4)]
+    desk.loop.start()
+    desk.loop._thread.join(timeout=60)
+    assert [type(asked.error) for asked in askeds] == [*[GenerationFailed] * 3, EngineUnavailable]
+    assert [asked.releases for asked in askeds] == [1] * 4
+    assert desk.deaths == 1
+    assert not desk.loop.is_alive
+
+
+def test_a_step_that_succeeds_makes_failures_begin_anew(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    for _ in range(4):
+        desk.runner.failures = 2
+        failing = [desk.answer_alone("x") for _ in range(2)]
+        assert all(asked.error for asked in failing)
+        assert desk.answer_alone("x").reason is FinishReason.LENGTH
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 5])
+def test_a_cancellation_in_any_state_frees_everything(tmp_path: Path, turns: int) -> None:
+    """Waiting, copying its adapter, reading its prompt, being answered."""
+    desk = Desk(tmp_path, engine_max_batch=2, engine_prefill_tokens=4)
+    desk.ask("x", max_tokens=30)
+    desk.turn()
+    asked = desk.ask("0123456789", desk.adapter("a"), max_tokens=100)
+    desk.turn(turns)
+    desk.loop.cancel(asked.answer)
+    told = len(asked.outcomes)
+    desk.turn()
+    assert asked.releases == 1
+    assert len(asked.outcomes) == told
+    assert (desk.runner.kv.used_slots, desk.runner.bank.pinned) == (1, 0)
+
+
+def test_fifty_clients_that_vanish_leave_nothing_behind(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, engine_max_batch=8, engine_prefill_tokens=16)
+    random_numbers = random.Random(5)
+    desk.loop.start()
+    askeds = []
+    for number in range(50):
+        adapter = desk.adapter(f"a{number % 5}") if number % 3 else None
+        askeds.append(desk.ask("prompt " * (1 + number % 9), adapter, caller=str(number % 4), max_tokens=150))
+        time.sleep(random_numbers.random() * 0.003)
+        desk.loop.cancel(random_numbers.choice(askeds).answer)
+    for asked in askeds:
+        desk.loop.cancel(asked.answer)
+    wait_until_idle(desk)
+    desk.loop.stop()
+    assert [asked.releases for asked in askeds] == [1] * 50
+    assert desk.is_empty
+    assert desk.loop.waiting.requests == 0
+
+
+def test_an_adapter_is_dropped_when_its_last_request_is_answered(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    adapter = desk.adapter("a")
+    asked = desk.ask("x", adapter)
+    desk.turn()
+    desk.loop.drop_adapter(adapter.digest)
+    desk.turn()
+    assert len(desk.runner.bank.placed) == 1
+    desk.finish()
+    assert asked.reason is FinishReason.LENGTH
+    assert len(desk.runner.bank.placed) == 0
+
+
+def test_the_loop_measures_its_speed(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    assert (desk.loop.speed.prefill_tokens_per_s, desk.loop.speed.decode_tokens_per_s) == (0, 0)
+    desk.answer_alone("some prompt", max_tokens=8)
+    assert desk.loop.speed.prefill_tokens_per_s > 0
+    assert desk.loop.speed.decode_tokens_per_s > 0
+    assert desk.loop.speed.seconds_for(1, 100) > 0
+
+
+def test_a_request_for_which_room_cannot_be_made_fails_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(tmp_path)
+
+    def fail(_tokens: int) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(desk.runner.kv, "take", fail)
+        failing = desk.ask("x")
+        desk.turn()
+    assert isinstance(failing.error, GenerationFailed)
+    assert failing.releases == 1
+    assert desk.answer_alone("x").reason is FinishReason.LENGTH

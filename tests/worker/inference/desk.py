@@ -1,0 +1,129 @@
+"""A decode loop over the fake runner, and requests at it whose deltas and errors are kept."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.errors import ServiceError
+from core.generation import Delta, FinishReason, GenerationRequest, SamplingParams
+from core.settings import Settings
+from core.text.tokenizer import TextTokenizer
+from tests.byte_tokenizer import write_byte_tokenizer
+from tests.worker.inference.fake_runner import FakeRunner, make_adapter
+from worker.inference.answers import Answer
+from worker.inference.decode_loop import DecodeLoop
+from worker.inference.lora import Adapter
+from worker.inference.metrics import EngineMetrics
+from worker.inference.sampling import RowSampler
+
+
+@dataclass
+class Asked:
+    """A request and what came of it."""
+
+    answer: Answer
+    outcomes: list[Delta | ServiceError] = field(default_factory=list)
+    releases: int = 0
+
+    @property
+    def deltas(self) -> list[Delta]:
+        return [outcome for outcome in self.outcomes if isinstance(outcome, Delta)]
+
+    @property
+    def ids(self) -> list[int]:
+        return [token.id for delta in self.deltas for token in delta.tokens]
+
+    @property
+    def text(self) -> str:
+        return "".join(delta.text for delta in self.deltas)
+
+    @property
+    def error(self) -> ServiceError | None:
+        last = self.outcomes[-1] if self.outcomes else None
+        return last if isinstance(last, ServiceError) else None
+
+    @property
+    def reason(self) -> FinishReason | None:
+        return self.deltas[-1].finish_reason if self.deltas else None
+
+
+class Desk:
+    """A loop that takes its turns when it is told to, or by itself after ``loop.start()``."""
+
+    def __init__(self, home: Path, *, runner: dict[str, Any] | None = None, **settings: Any) -> None:
+        write_byte_tokenizer(home / "tokenizer")
+        self.tokenizer = TextTokenizer.from_folder(home / "tokenizer")
+        self.runner = FakeRunner(vocab_size=self.tokenizer.vocab_size, **(runner or {}))
+        self.metrics = EngineMetrics()
+        self.deaths = 0
+        self.loop = DecodeLoop(
+            self.runner,
+            Settings(home=home, **settings),
+            self.metrics,
+            base_model="fake",
+            on_death=self._note_death,
+        )
+
+    def adapter(self, name: str, *, rank: int = 8) -> Adapter:
+        return make_adapter(name, self.tokenizer, rank=rank)
+
+    def ask(self, prompt: str, adapter: Adapter | None = None, *, caller: str = "", **sampling: Any) -> Asked:
+        """Submit a request, by default for four tokens."""
+        asked = self.prepare(prompt, adapter, caller=caller, **sampling)
+        self.loop.submit(asked.answer)
+        return asked
+
+    def prepare(self, prompt: str, adapter: Adapter | None = None, *, caller: str = "", **sampling: Any) -> Asked:
+        digest = adapter.digest if adapter else None
+        params = SamplingParams(**{"max_tokens": 4, **sampling})
+        request = GenerationRequest(id="request", prompt=prompt, adapter=digest, sampling=params, caller=caller)
+        ids = self.tokenizer.encode(prompt)
+        asked: Asked
+
+        def deliver(outcome: Delta | ServiceError) -> None:
+            asked.outcomes.append(outcome)
+
+        def release() -> None:
+            asked.releases += 1
+
+        answer = Answer(
+            request,
+            ids,
+            adapter,
+            self.tokenizer,
+            RowSampler(params, ids, self.tokenizer, torch.device("cpu"), None),
+            self.metrics,
+            arrived_s=0.0,
+            deliver=deliver,
+            release=release,
+        )
+        asked = Asked(answer)
+        return asked
+
+    def turn(self, times: int = 1) -> None:
+        with torch.inference_mode():
+            for _ in range(times):
+                self.loop.turn()
+
+    def finish(self) -> None:
+        """Take turns until nothing is left to do."""
+        for _ in range(10_000):
+            if not self.loop.running_count and not self.loop.waiting.requests:
+                return
+            self.turn()
+        raise AssertionError("the loop does not come to an end")
+
+    def answer_alone(self, prompt: str, adapter: Adapter | None = None, **sampling: Any) -> Asked:
+        asked = self.ask(prompt, adapter, **sampling)
+        self.finish()
+        return asked
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody holds anything of the runner's."""
+        return self.runner.kv.used_slots == 0 and self.runner.bank.pinned == 0
+
+    def _note_death(self) -> None:
+        self.deaths += 1

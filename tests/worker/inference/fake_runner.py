@@ -1,0 +1,108 @@
+"""A runner whose model is a few lines: what follows a text is computed from what its slot holds, in a real KvPool.
+
+So a token that a slot lost, or got from another text or adapter, changes the answer. Records what it was fed.
+"""
+
+import hashlib
+import threading
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from core.text.rendering import Renderer
+from core.text.tokenizer import TextTokenizer
+from worker.inference.forward import Row
+from worker.inference.kv import KvPool, KvShape, Slot
+from worker.inference.lora import Adapter, LoraBank, LoraGroup, LoraPair
+
+CONTEXT_TOKENS: Final = 256
+SHAPE: Final = KvShape(layers=2, kv_heads=1, head_dim=2, dtype=torch.float32, device=torch.device("cpu"))
+LAYER: Final = "layer"
+WIDTH: Final = 8
+BYTE_IDS: Final = 128  # answers are of ASCII bytes: one character a token
+
+
+class FakeRunner:
+    """Implements ``forward.Runner``.
+
+    Attributes:
+        fed: of each forward, the tokens and the wanted logits of each row.
+        failures: forwards that are to raise.
+        poisoned: digests of adapters whose logits are not finite; None is the base model.
+        gate: what a forward waits for; ``reached`` tells that one does.
+        ends_after: the token after which the model closes its answer.
+    """
+
+    def __init__(
+        self, *, memory: int = CONTEXT_TOKENS, kv_slots: int = 64, columns: int = 64, groups: int = 1, vocab_size: int
+    ) -> None:
+        self.kv = KvPool(SHAPE, kv_slots * 128 * SHAPE.bytes_per_token, CONTEXT_TOKENS)
+        self.bank = LoraBank([LoraGroup([LAYER], WIDTH, [WIDTH]) for _ in range(groups)], columns, {})
+        self.fed: list[list[tuple[tuple[int, ...], int]]] = []
+        self.failures = 0
+        self.poisoned: set[str | None] = set()
+        self.gate = threading.Event()
+        self.gate.set()
+        self.reached = threading.Event()
+        self.ends_after: int | None = None
+        self.end_id = vocab_size - 3
+        self._memory = memory  # of how many tokens the next one is a function: few make it repeat itself
+        self._vocab_size = vocab_size
+
+    def forward(self, rows: Sequence[Row]) -> Tensor:
+        self.fed.append([(tuple(row.tokens), row.wanted) for row in rows])
+        self.reached.set()
+        assert self.gate.wait(timeout=60)
+        if self.failures:
+            self.failures -= 1
+            raise RuntimeError("injected")
+        logits = [logits_V for row in rows for logits_V in self._feed(row)]
+        return torch.stack(logits) if logits else torch.zeros(0, self._vocab_size)
+
+    def _feed(self, row: Row) -> list[Tensor]:
+        assert row.adapter is None or self.bank.is_ready(row.adapter), "only adapters that are ready are fed"
+        mark = _mark(row.adapter)
+        for token_id in row.tokens:
+            _write(row.slot, mark + token_id)
+        return [self._logits(row, row.slot.length - behind) for behind in range(row.wanted - 1, -1, -1)]
+
+    def _logits(self, row: Row, length: int) -> Tensor:
+        if (row.adapter.digest if row.adapter else None) in self.poisoned:
+            return torch.full((self._vocab_size,), torch.nan)
+        held = read_slot(row.slot)[:length]
+        if self.ends_after is not None and held[-1] % 1000 == self.ends_after:
+            return torch.nn.functional.one_hot(torch.tensor(self.end_id), self._vocab_size).float()
+        # whichever adapter wrote a token counts, and whichever reads it
+        text = repr((held[-self._memory :], _mark(row.adapter))).encode()
+        generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text).digest()[:6]))
+        logits_V = torch.full((self._vocab_size,), -30.0)
+        logits_V[32:BYTE_IDS] = torch.randn(BYTE_IDS - 32, generator=generator)
+        return logits_V
+
+
+def make_adapter(name: str, tokenizer: TextTokenizer, *, rank: int = 8) -> Adapter:
+    pair = LoraPair(torch.ones(rank, WIDTH), torch.ones(rank, WIDTH))
+    digest = hashlib.sha256(name.encode()).hexdigest()
+    return Adapter(digest=digest, pairs={LAYER: pair}, renderer=Renderer(tokenizer), bytes=pair.bytes)
+
+
+def read_slot(slot: Slot) -> list[int]:
+    """Give what was written into a slot, the same in all layers and in keys and values alike."""
+    arena = slot.arena
+    kinds = [keys[slot.place, 0, 0] for keys in arena.keys] + [values[slot.place, 0, :, 0] for values in arena.values]
+    texts = [kind[: slot.length].tolist() for kind in kinds]
+    assert all(text == texts[0] for text in texts)
+    return [int(number) for number in texts[0]]
+
+
+def _write(slot: Slot, number: int) -> None:
+    for keys, values in zip(slot.arena.keys, slot.arena.values, strict=True):
+        keys[slot.place, 0, :, slot.length] = number
+        values[slot.place, 0, slot.length] = number
+    slot.length += 1
+
+
+def _mark(adapter: Adapter | None) -> int:
+    return 0 if adapter is None else 1000 * (1 + int(adapter.digest[:2], 16))
