@@ -19,22 +19,26 @@ from tests.conftest import ROOT
 from tests.tiny_models import write_tiny_phi
 from tests.worker.inference.bench import PeftOracle, gather, make_request
 
-# The real process, except that every step of its model fails.
-FAILING = """
-import sys
+# The real process, except for what every step does.
+BROKEN = """
+import sys, time
 from worker.inference import __main__ as process
+from worker.inference.runner import ModelRunner
 
-load = process.load_base_model
+build = ModelRunner.build
 
-def fail(*_):
+def fail(_rows):
     raise RuntimeError("injected")
 
-def load_failing(*arguments, **options):
-    loaded = load(*arguments, **options)
-    loaded.model.register_forward_pre_hook(fail)
-    return loaded
+def hang(_rows):
+    time.sleep(3600)
 
-process.load_base_model = load_failing
+def build_broken(loaded, settings):
+    runner = build(loaded, settings)
+    runner.forward = {step}
+    return runner
+
+ModelRunner.build = build_broken
 sys.exit(process.main())
 """
 
@@ -50,11 +54,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def process(home: Path, *command: str) -> Iterator[tuple[subprocess.Popen[bytes], httpx2.Client]]:
+def process(home: Path, *command: str, **settings: str) -> Iterator[tuple[subprocess.Popen[bytes], httpx2.Client]]:
     """Start an engine process on a Unix socket and wait until it is ready."""
     with tempfile.TemporaryDirectory() as folder:  # a socket's path must be short
         uds = f"{folder}/engine.sock"
-        environment = {**os.environ, "LORAMILL_HOME": str(home), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "LORAMILL_HOME": str(home), "OMP_NUM_THREADS": "1", **settings}
         arguments = [sys.executable, *command, "--base-model", "tiny-phi", "--uds", uds]
         child = subprocess.Popen(arguments, cwd=ROOT, env=environment)
         try:
@@ -81,10 +85,27 @@ def test_it_answers_and_ends_a_running_request_before_sigterm_ends_it(home: Path
 
 
 def test_it_exits_with_an_error_when_its_steps_keep_failing(home: Path) -> None:
-    with process(home, "-c", FAILING) as (child, client):
+    with process(home, "-c", BROKEN.format(step="fail")) as (child, client):
         for _ in range(3):
             assert client.post("/generate", json=make_request("x").model_dump(mode="json")).status_code == 503
         assert child.wait(timeout=60) == 1
+
+
+def test_it_exits_with_an_error_when_a_step_hangs(home: Path) -> None:
+    hanging = process(home, "-c", BROKEN.format(step="hang"), LORAMILL_ENGINE_STALL_S="0.5")
+    with hanging as (child, client):
+        assert client.get("/readyz").status_code == 200
+        with pytest.raises(httpx2.TransportError):
+            client.post("/generate", json=make_request("x").model_dump(mode="json"))
+        assert child.wait(timeout=60) == 1
+
+
+def test_it_tells_what_it_has_done(home: Path) -> None:
+    with process(home, "-m", "worker.inference") as (_, client):
+        client.post("/generate", json=make_request("xyz", max_tokens=4).model_dump(mode="json"))
+        lines = client.get("/metrics").text.splitlines()
+    told = ('finished_requests_total{reason="length"} 1.0', "prefill_tokens_total 3.0", "waiting_requests 0.0")
+    assert set(lines) >= {f"loramill_engine_{line}" for line in told}
 
 
 def test_a_base_model_that_is_not_imported_is_named(tmp_path: Path) -> None:
