@@ -1,0 +1,226 @@
+"""One process of ``benchmarks.serve``'s decode section: our runner's steps on one model, beside transformers'.
+
+``python -m benchmarks.serving.decode WHAT BASE`` prints what it found as JSON in its last line; WHAT is ``smollm2``
+(against generate, 8-bit weights, the tax of adapters) or ``phi`` (the tax and the roof at Phi-2's widths).
+"""
+
+import argparse
+import gc
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import torch
+
+from benchmarks.serving.adapter_spec import AdapterSpec
+from benchmarks.serving.adapters import factors, list_linears
+from benchmarks.serving.probe import Probe, probe, probe_read
+from benchmarks.serving.prompts import cut_ids
+from benchmarks.serving.results import tax
+from benchmarks.serving.steps import (
+    Measured,
+    agreement,
+    generate,
+    interleave,
+    time_decode,
+    time_generate,
+    time_prefill,
+)
+from benchmarks.training.adapters import load
+from core.settings import Settings
+from core.text.rendering import Renderer
+from worker.inference.forward import Runner
+from worker.inference.lora import Adapter, LoraPair
+from worker.inference.runner import ModelRunner
+from worker.models.loading import LoadedModel, load_base_model
+
+PROMPT_TOKENS, STEPS, BATCH = 100, 32, 8
+PREFILL_TOKENS: Final = 256
+AGREEMENT_PROMPTS, AGREEMENT_TOKENS = 8, 64  # 512 positions
+RANKS: Final = (8, 16)
+REPEATS: Final = 7
+WEIGHTS: Final[tuple[Literal["model", "int8"], ...]] = ("model", "int8")
+VARIANTS: Final = {"plain": False, "with_compiler": True}  # by whether native kernels may be used
+
+
+def build(base: Path, *, native: bool, weights: Literal["model", "int8"] = "model") -> tuple[ModelRunner, LoadedModel]:
+    """Build the engine's runner over a model of its own, with a cache no larger than is needed."""
+    settings = Settings(engine_native=native, engine_weights=weights, engine_kv_bytes=2**30)
+    loaded = load_base_model(base, dtype="bfloat16")
+    runner = ModelRunner.build(loaded, settings)
+    gc.collect()
+    return runner, loaded
+
+
+def make_adapters(base: Path, loaded: LoadedModel, rank: int, count: int) -> list[Adapter]:
+    """Make random adapters on every linear layer, as the engine has them in memory."""
+    renderer = Renderer(loaded.tokenizer)
+    made = []
+    for seed in range(count):
+        spec = AdapterSpec(f"r{rank}-{seed}", rank, seed=1000 * rank + seed)
+        pairs = {
+            name: LoraPair(
+                a_RI.to(loaded.device), (b_OR.float() * spec.scale_of(name)).T.contiguous().to(a_RI).to(loaded.device)
+            )
+            for name, (a_RI, b_OR) in factors(list_linears(base), spec).items()
+        }
+        made.append(Adapter(spec.name, pairs, renderer, sum(pair.bytes for pair in pairs.values())))
+    return made
+
+
+def weight_bytes(loaded: LoadedModel) -> int:
+    """Give what a decode step reads of the weights: all but an embedding of which it looks up a few rows."""
+    model: Any = loaded.model
+    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    total = sum(parameter.nbytes for parameter in model.parameters())
+    return int(total if embedding is head else total - embedding.nbytes)
+
+
+def measure_taxes(
+    runners: dict[str, Runner],
+    adapters: dict[int, list[Adapter]],
+    prompts: Sequence[Sequence[int]],
+    long_prompt: Sequence[int],
+    repeats: int,
+) -> dict[str, Any]:
+    """Measure steps of base rows and of rows with an adapter each, and feeding a prompt; give all and the taxes."""
+    nobody: list[Adapter | None] = [None] * len(prompts)
+    work: dict[str, Any] = {}
+    for name, runner in runners.items():
+        work[f"{name} base 1"] = lambda r=runner: time_decode(r, prompts[:1], nobody[:1], STEPS)
+        work[f"{name} base 8"] = lambda r=runner: time_decode(r, prompts, nobody, STEPS)
+        for rank, several in adapters.items():
+            work[f"{name} r{rank} 8"] = lambda r=runner, a=several: time_decode(r, prompts, a, STEPS)
+        work[f"{name} prefill base"] = lambda r=runner: time_prefill(r, long_prompt, None)
+        work[f"{name} prefill r16"] = lambda r=runner, a=adapters[16][0]: time_prefill(r, long_prompt, a)
+    measured = interleave(work, repeats)
+    return {"steps": {name: one.as_dict() for name, one in measured.items()}, "tax": taxes(measured, tuple(runners))}
+
+
+def taxes(measured: dict[str, Measured], variants: Sequence[str]) -> dict[str, Any]:
+    """Give each tax of the variant that is fastest with adapters, and beside it those of all."""
+    found: dict[str, Any] = {}
+    for key, with_, without in (
+        *((f"r{rank}", f"r{rank} 8", "base 8") for rank in RANKS),
+        ("prefill_r16", "prefill r16", "prefill base"),
+    ):
+        each = {v: tax(measured[f"{v} {with_}"].median_s, measured[f"{v} {without}"].median_s) for v in variants}
+        best = min(variants, key=lambda v: measured[f"{v} {with_}"].median_s)
+        found |= {key: each[best], f"{key}_of": each}
+    return found
+
+
+def roofs(
+    measured: dict[str, Any], variants: Sequence[str], read_bytes: dict[int, int], gb_per_s: float
+) -> dict[str, Any]:
+    """Give the share of the memory's rate that base steps reach, of the fastest variant for each number of rows."""
+    shares = {}
+    for rows, count in read_bytes.items():
+        step_s = min(measured[f"{variant} base {rows}"]["median_ms"] for variant in variants) / 1e3
+        shares[str(rows)] = count / step_s / 1e9 / gb_per_s
+    return shares | {"worst": min(shares.values()), "read_bytes": read_bytes, "gb_per_s": gb_per_s}
+
+
+def run_phi(base: Path, repeats: int) -> dict[str, Any]:
+    """Measure the tax of adapters and the share of the roof."""
+    generator = torch.Generator().manual_seed(0)
+    prompts = torch.randint(0, 256, (BATCH, PROMPT_TOKENS), generator=generator).tolist()
+    long_prompt = torch.randint(0, 256, (PREFILL_TOKENS,), generator=generator).tolist()
+    return _run(base, prompts, long_prompt, repeats)
+
+
+def _run(base: Path, prompts: list[list[int]], long_prompt: list[int], repeats: int) -> dict[str, Any]:
+    """Measure taxes and roof; the probe is taken before and after, and its better reading is the roof."""
+    before = probe()
+    built = {name: build(base, native=native) for name, native in VARIANTS.items()}
+    runners: dict[str, Runner] = {name: runner for name, (runner, _) in built.items()}
+    _, loaded = built["plain"]
+    adapters = {rank: make_adapters(base, loaded, rank, BATCH) for rank in RANKS}
+    found = measure_taxes(runners, adapters, prompts, long_prompt, repeats)
+    after_gb_per_s = probe_read()
+    return found | {
+        "roof": roofs(
+            found["steps"],
+            tuple(runners),
+            _read_bytes(base, runners["plain"]),
+            max(before.read_gb_per_s, after_gb_per_s),
+        ),
+        "probe": _probes(before, after_gb_per_s),
+    }
+
+
+def _read_bytes(base: Path, runner: Runner) -> dict[int, int]:
+    weights = weight_bytes(load_base_model(base, dtype="bfloat16"))  # a runner may have rearranged its own
+    cached = runner.kv.shape.bytes_per_token * (PROMPT_TOKENS + STEPS // 2)
+    return {rows: weights + rows * cached for rows in (1, BATCH)}
+
+
+def _probes(before: Probe, after_gb_per_s: float) -> dict[str, Any]:
+    return before.as_dict() | {"read_gb_per_s_after": after_gb_per_s, "load": list(os.getloadavg())}
+
+
+def run_smollm2(base: Path, repeats: int) -> dict[str, Any]:
+    """Measure what `run_phi` does, then steps against generate's, in bfloat16 and with our weights in 8 bits."""
+    prompts = cut_ids(base, BATCH, PROMPT_TOKENS)
+    [long_prompt] = cut_ids(base, 1, PREFILL_TOKENS, begin=20)
+    found = _run(base, prompts, long_prompt, repeats)
+    gc.collect()
+    runners = {
+        f"{name} {weights}": build(base, native=native, weights=weights)[0]
+        for weights in WEIGHTS
+        for name, native in VARIANTS.items()
+    }
+    peer = load_endless(base, torch.bfloat16)
+    compared = _against_generate(runners, peer, prompts, repeats)
+    oracle = load_endless(base, torch.float32)
+    asked = cut_ids(base, AGREEMENT_PROMPTS, PROMPT_TOKENS, begin=30)
+    answers = generate(oracle, asked, AGREEMENT_TOKENS)
+    agreements = {name: agreement(runner, asked, answers) for name, runner in runners.items()}
+    return found | compared | {"argmax_agreement_with_fp32": agreements}
+
+
+def load_endless(base: Path, dtype: torch.dtype) -> Any:
+    """Load a model as transformers' users do, but let no end token end its answers."""
+    model = load(base, dtype).eval()
+    model.generation_config.eos_token_id = None
+    return model
+
+
+def _against_generate(
+    runners: dict[str, ModelRunner], peer: Any, prompts: list[list[int]], repeats: int
+) -> dict[str, Any]:
+    steps: dict[str, Any] = {}
+    ratios: dict[tuple[str, int], float] = {}
+    for rows in (1, BATCH):
+        work: dict[str, Any] = {"generate": lambda n=rows: time_generate(peer, prompts[:n], STEPS)}
+        for name, runner in runners.items():
+            work[name] = lambda r=runner, n=rows: time_decode(r, prompts[:n], [None] * n, STEPS)
+        measured = interleave(work, repeats)
+        steps |= {f"{name}, {rows} rows": one.as_dict() for name, one in measured.items()}
+        for name in runners:
+            ratios[name, rows] = measured["generate"].median_s / measured[name].median_s
+    return {"against_generate": steps, **(_best(ratios, "model", "generate") | _best(ratios, "int8", "generate_int8"))}
+
+
+def _best(ratios: dict[tuple[str, int], float], weights: str, key: str) -> dict[str, Any]:
+    """Give the better variant's ratios by rows, and beside them each variant's."""
+    each = {name: {str(rows): ratios[f"{name} {weights}", rows] for rows in (1, BATCH)} for name in VARIANTS}
+    return {key: {str(rows): max(one[str(rows)] for one in each.values()) for rows in (1, BATCH)}, f"{key}_of": each}
+
+
+def main() -> None:
+    """Measure what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("phi", "smollm2"))
+    parser.add_argument("base", type=Path)
+    parser.add_argument("--repeats", type=int, default=REPEATS)
+    options = parser.parse_args()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    run = run_phi if options.what == "phi" else run_smollm2
+    print(json.dumps(run(options.base, options.repeats)))
+
+
+if __name__ == "__main__":
+    main()
