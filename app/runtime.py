@@ -46,7 +46,8 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     await asyncio.to_thread(check_schema, settings.database)
     database = Database(settings.database)
     doorbell = Doorbell(settings)
-    engines = Engines.connect(settings.engine_urls)
+    blobs = LocalBlobStore(settings.store_folder)
+    engines = Engines.connect(settings, blobs)
     stop = threading.Event()
     sweeping = threading.Thread(
         target=Sweeper(database, doorbell, settings).run, args=(stop,), name="sweeper", daemon=True
@@ -56,7 +57,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         yield Runtime(
             settings=settings,
             database=database,
-            blobs=LocalBlobStore(settings.store_folder),
+            blobs=blobs,
             registry=Registry.load(settings.base_models_folder),
             engines=engines,
             doorbell=doorbell,

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "LORAMILL_"
@@ -44,6 +44,13 @@ class Settings(BaseSettings):
     )
     engine_urls: dict[str, str] = Field(
         default_factory=dict, description="JSON object: base model name to its engine's URL (http:// or unix://)."
+    )
+    vllm_urls: dict[str, str] = Field(
+        default_factory=dict,
+        description="JSON object: base model name to the http:// URL of a vLLM server on a GPU that serves it instead.",
+    )
+    vllm_max_running: int = Field(
+        256, ge=1, description="Requests that the API has under way at a vLLM server; more wait their turn."
     )
 
     max_upload_bytes: int = Field(512 * 2**20, gt=0, description="Largest file that may be uploaded.")
@@ -88,7 +95,9 @@ class Settings(BaseSettings):
         256, ge=1, description="Sum of the ranks of all adapters that an engine can compute with at once."
     )
     engine_prefill_tokens: int | None = Field(
-        None, ge=1, description="Prompt tokens that a step reads while others are answered; unset: chosen by measuring."
+        None,
+        ge=1,
+        description="Prompt tokens that a step reads while others are answered; unset: few on a CPU, many on a GPU.",
     )
     engine_speculation: bool = Field(
         True, description="Guess tokens from the prompt and check several at once; the answers stay the same."
@@ -118,6 +127,17 @@ class Settings(BaseSettings):
             raise ValueError("names no base model; name at least one")
         return names
 
+    @field_validator("vllm_urls")
+    @classmethod
+    def _refuse_two_engines(cls, urls: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        twice = sorted(urls.keys() & info.data.get("engine_urls", {}).keys())
+        if twice:
+            raise ValueError(f"{PREFIX}ENGINE_URLS names an engine for {', '.join(twice)} too; keep one of the two")
+        for name, url in urls.items():
+            if not url.startswith(("http://", "https://")):
+                raise ValueError(f"the URL for {name} must begin with http:// or https://")
+        return urls
+
     @property
     def database(self) -> str:
         """The database URL in force."""
@@ -132,6 +152,11 @@ class Settings(BaseSettings):
     def base_models_folder(self) -> Path:
         """Where imported base models lie, and the operator's ``base_models.toml``."""
         return self.home.absolute() / "base-models"
+
+    @property
+    def vllm_adapters_folder(self) -> Path:
+        """Where adapters lie that a vLLM server reads."""
+        return self.home.absolute() / "vllm-adapters"
 
     @property
     def runs_folder(self) -> Path:

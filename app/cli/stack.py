@@ -66,8 +66,12 @@ def run_stack(settings: Settings) -> None:
 
 
 def engine_sockets(settings: Settings, runtime: Path) -> dict[str, Path]:
-    """Give each base model's engine its socket; numbered, because a name can be too long for a socket's path."""
-    return {name: runtime / f"engine-{index}.sock" for index, name in enumerate(settings.base_models)}
+    """Give the engine of each base model that vLLM does not serve its socket.
+
+    Numbered, because a name can be too long for a socket's path.
+    """
+    ours = [name for name in settings.base_models if name not in settings.vllm_urls]
+    return {name: runtime / f"engine-{index}.sock" for index, name in enumerate(ours)}
 
 
 def child_environ(environ: Mapping[str, str], settings: Settings, runtime: Path) -> dict[str, str]:

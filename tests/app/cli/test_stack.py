@@ -31,6 +31,13 @@ def test_children_are_told_the_private_sockets(tmp_path: Path) -> None:
     assert (environ["HF_HUB_OFFLINE"], environ["DO_NOT_TRACK"]) == ("1", "1")
 
 
+def test_no_engine_is_started_for_what_vllm_serves(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, base_models=("a", "b"), vllm_urls={"a": "http://gpu:8000"})
+    assert [spec.name for spec in child_specs(settings, tmp_path)] == ["valkey", "engine-b", "worker", "api"]
+    environ = child_environ({}, settings, tmp_path)
+    assert json.loads(environ["LORAMILL_ENGINE_URLS"]) == {"b": f"unix://{tmp_path}/engine-0.sock"}
+
+
 def test_the_printed_url_can_be_opened() -> None:
     assert openable_url(Settings(host="127.0.0.1", port=1)) == "http://127.0.0.1:1"
     assert openable_url(Settings(host="0.0.0.0", port=1)) == "http://127.0.0.1:1"

@@ -1,0 +1,195 @@
+"""The Engine protocol by a vLLM server that serves one base model, on a GPU.
+
+Prompts are rendered and tokenised here, as training did; the server is sent ids. Adapters come from the store,
+and are loaded under their digest. docs/vllm.md says how such a server is started and what it does otherwise.
+"""
+
+import asyncio
+import functools
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing, nullcontext
+from dataclasses import dataclass
+from typing import Any, Final
+
+from app.engines.vllm_adapters import AdapterFiles, Base, read_base
+from app.engines.vllm_admission import Admission
+from app.engines.vllm_answers import VllmAnswer
+from app.engines.vllm_residence import Load, Residence, name_of
+from app.engines.vllm_sampling import completion_body, error_of
+from app.engines.vllm_server import Disconnected, Refusal, VllmServer
+from core.base_models import folder_of
+from core.errors import EngineBusy, GenerationFailed, PromptTooLong
+from core.generation import Delta, EngineInfo, GenerationRequest, Rendering, RenderRequest
+from core.prompts import render
+from core.settings import Settings
+from core.store.blobs import BlobStore
+from core.text.rendering import Renderer
+
+_FULL: Final = (429, 503)  # what the server, or a proxy before it, answers when its own queue is full
+_FIRST_PAUSE_S: Final = 0.05
+_LONGEST_PAUSE_S: Final = 4.0
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What there is once the base model was read."""
+
+    base: Base
+    files: AdapterFiles
+    residence: Residence
+    renderer: Renderer  # of the base model itself
+
+
+class VllmEngine:
+    """One vLLM server; used from one event loop. ``patience_s`` bounds how often a full server is asked again."""
+
+    def __init__(
+        self, base_model: str, url: str, blobs: BlobStore, settings: Settings, *, patience_s: float = 30.0
+    ) -> None:
+        self._base_model = base_model
+        self._blobs = blobs
+        self._base_folder = folder_of(settings.base_models_folder, base_model)
+        self._adapters_folder = settings.vllm_adapters_folder
+        self._patience_s = patience_s
+        self._server = VllmServer(base_model, url)
+        self._admission = Admission(settings.vllm_max_running, settings.engine_max_waiting)
+        self._found: _Parts | None = None
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
+        """See ``core.generation.Engine.generate``; also raises BaseModelNotReady while that is not imported."""
+        self._admission.refuse_when_full()
+        parts = await self._parts()
+        prompt_ids = await self._prompt_ids(parts, request)
+        body = completion_body(prompt_ids, request.sampling, parts.base.tokenizer, caller=request.caller)
+        answer = functools.partial(VllmAnswer, prompt_ids, request.sampling, parts.base.tokenizer)
+        async with self._admission.turn(request.caller):
+            with nullcontext() if request.adapter is None else parts.residence.using(request.adapter):
+                async with aclosing(self._deltas(parts.residence, request, body, answer)) as deltas:
+                    async for delta in deltas:
+                        yield delta
+
+    async def render(self, request: RenderRequest) -> Rendering:
+        parts = await self._parts()
+        rendered = await asyncio.to_thread(lambda: render(_renderer(parts, request.adapter), request.prompt))
+        await self._check_length(parts, rendered.ids, max_tokens=1)
+        return Rendering(text=rendered.text, ids=rendered.ids, moved=rendered.moved)
+
+    async def warm(self, adapter: str) -> None:
+        residence = (await self._parts()).residence
+        with residence.using(adapter):
+            await residence.ensure(adapter)
+
+    async def unload(self, adapter: str) -> None:
+        await (await self._parts()).residence.unload(adapter)
+
+    async def info(self) -> EngineInfo:
+        """See ``core.generation.Engine.info``; what vLLM does not tell is 0 or ``unknown``."""
+        parts = await self._parts()
+        served = await parts.residence.look()
+        return EngineInfo(
+            base_model=self._base_model,
+            fingerprint=parts.base.fingerprint,
+            context_tokens=min(served.context_tokens, parts.base.context_tokens),
+            device="vllm",
+            dtype="unknown",
+            max_batch=0,
+            resident_adapters=parts.residence.resident,
+            resident_adapter_bytes=0,
+            loading_adapters=parts.residence.loading_count,
+            waiting_requests=self._admission.waiting,
+            waiting_tokens=0,
+            running_requests=self._admission.running,
+            kv_bytes=0,
+            kv_limit_bytes=0,
+            prefill_tokens_per_s=0.0,
+            decode_tokens_per_s=0.0,
+        )
+
+    async def close(self) -> None:
+        if self._found is not None:
+            await self._found.residence.close()
+        await self._server.close()
+
+    async def _parts(self) -> _Parts:
+        """Read the base model, which may be imported only after the API was started."""
+        if self._found is None:
+            base = await asyncio.to_thread(read_base, self._base_folder)
+            if self._found is None:
+                files = AdapterFiles(self._blobs, self._adapters_folder, base)
+                residence = Residence(self._base_model, self._base_folder, self._server, files)
+                self._found = _Parts(base, files, residence, Renderer(base.tokenizer))
+        return self._found
+
+    async def _prompt_ids(self, parts: _Parts, request: GenerationRequest) -> tuple[int, ...]:
+        prompt = request.prompt
+        renderer = await asyncio.to_thread(_renderer, parts, request.adapter)
+        ids = prompt if isinstance(prompt, tuple) else (await asyncio.to_thread(render, renderer, prompt)).ids
+        await self._check_length(parts, ids, request.sampling.max_tokens)
+        return ids
+
+    async def _check_length(self, parts: _Parts, ids: Sequence[int], max_tokens: int) -> None:
+        context_tokens = min((await parts.residence.served()).context_tokens, parts.base.context_tokens)
+        if len(ids) + max_tokens > context_tokens:
+            raise PromptTooLong(len(ids), max_tokens, context_tokens)
+
+    async def _deltas(
+        self, residence: Residence, request: GenerationRequest, body: dict[str, Any], begin: Callable[[], VllmAnswer]
+    ) -> AsyncGenerator[Delta, None]:
+        """Answer a request, a second time where the server was lost or had lost the adapter before the first chunk."""
+        for is_second in (False, True):
+            load = None if request.adapter is None else await residence.ensure(request.adapter)
+            model = (await residence.served()).name if request.adapter is None else name_of(request.adapter)
+            answer, has_begun = begin(), False
+            try:
+                async with aclosing(self._chunks(body | {"model": model})) as chunks:
+                    async for chunk in chunks:
+                        has_begun = True
+                        delta = answer.take(chunk)
+                        if delta is not None:
+                            yield delta
+                yield answer.end()
+                return
+            except (Refusal, Disconnected) as error:
+                if has_begun or is_second or not _may_have_restarted(error):
+                    if isinstance(error, Refusal):
+                        raise error_of(error, request.sampling) from error
+                    raise GenerationFailed(f"the connection to vLLM ended: {error}") from error
+                _note_loss(residence, request.adapter, load)
+
+    async def _chunks(self, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        """Ask for a completion, again and again while the server's own queue is full.
+
+        Raises:
+            EngineBusy: it stayed full.
+        """
+        waited_s, pause_s = 0.0, _FIRST_PAUSE_S
+        while True:
+            has_begun = False
+            try:
+                async with aclosing(self._server.complete(body)) as chunks:
+                    async for chunk in chunks:
+                        has_begun = True
+                        yield chunk
+                return
+            except Refusal as refusal:
+                if has_begun or refusal.status not in _FULL:
+                    raise
+                if waited_s + pause_s > self._patience_s:
+                    raise EngineBusy(self._admission.waiting, self._admission.retry_after_s) from refusal
+            await asyncio.sleep(pause_s)
+            waited_s, pause_s = waited_s + pause_s, min(2 * pause_s, _LONGEST_PAUSE_S)
+
+
+def _renderer(parts: _Parts, adapter: str | None) -> Renderer:
+    return parts.renderer if adapter is None else parts.files.renderer(adapter)
+
+
+def _may_have_restarted(error: Refusal | Disconnected) -> bool:
+    return isinstance(error, Disconnected) or (error.status == 404 and error.param == "model")
+
+
+def _note_loss(residence: Residence, adapter: str | None, load: Load | None) -> None:
+    """Take the server for one that was started anew."""
+    residence.lose()
+    if adapter is not None and load is not None:
+        residence.forget(adapter, load)

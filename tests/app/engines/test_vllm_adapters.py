@@ -1,0 +1,94 @@
+"""Adapters' folders for a vLLM server."""
+
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from app.engines.vllm_adapters import AdapterFiles, read_base
+from core.adapter_format import CONFIG, WEIGHTS, digest_file
+from core.errors import AdapterInvalid
+from tests.app.engines.conftest import Deployment
+
+
+@pytest.fixture
+def files(deployment: Deployment) -> AdapterFiles:
+    return AdapterFiles(deployment.blobs, deployment.settings.vllm_adapters_folder, read_base(deployment.base_folder))
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def blob_of(deployment: Deployment, digest: str) -> Path:
+    return next(path for path in deployment.settings.store_folder.rglob(digest))
+
+
+def test_a_folder_holds_weights_and_config_that_nobody_may_change(deployment: Deployment, files: AdapterFiles) -> None:
+    digest = deployment.add_adapter(5)
+    folder = files.place(digest)
+    assert folder == deployment.settings.vllm_adapters_folder / digest
+    assert names_in(folder) == [CONFIG, WEIGHTS]
+    assert (folder / WEIGHTS).read_text() == "5"
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (folder, folder / WEIGHTS)] == [0o555, 0o444]
+    assert names_in(folder.parent) == [digest]  # nothing of the making is left
+    assert files.place(digest) == folder
+
+
+def test_the_config_is_the_trainers_own_bytes(deployment: Deployment, files: AdapterFiles) -> None:
+    digest = deployment.add_adapter()
+    assert digest_file(files.place(digest) / CONFIG) == digest_file(deployment.scratch / "adapter-0" / CONFIG)
+
+
+def test_many_at_once_make_one_folder(deployment: Deployment, files: AdapterFiles) -> None:
+    digest = deployment.add_adapter()
+    with ThreadPoolExecutor(8) as threads:
+        folders = set(threads.map(files.place, [digest] * 8))
+    assert len(folders) == 1
+    assert names_in(folders.pop().parent) == [digest]
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, CONFIG])
+def test_damaged_bytes_are_not_placed(deployment: Deployment, files: AdapterFiles, name: str) -> None:
+    digest = deployment.add_adapter()
+    blob = blob_of(deployment, digest_file(deployment.scratch / "adapter-0" / name).sha256)
+    blob.chmod(0o600)
+    blob.write_text("other")
+    with pytest.raises(AdapterInvalid, match=f"{name} does not have the bytes"):
+        files.place(digest)
+    assert names_in(deployment.settings.vllm_adapters_folder) == []
+
+
+def test_missing_bytes_are_named(deployment: Deployment, files: AdapterFiles) -> None:
+    digest = deployment.add_adapter()
+    deployment.blobs.delete(digest_file(deployment.scratch / "adapter-0" / WEIGHTS).sha256)
+    with pytest.raises(AdapterInvalid, match=f"{WEIGHTS} is not stored"):
+        files.place(digest)
+
+
+def test_a_folder_that_was_changed_is_refused(deployment: Deployment, files: AdapterFiles) -> None:
+    digest = deployment.add_adapter()
+    path = files.place(digest) / WEIGHTS
+    path.chmod(0o600)
+    path.write_text("other")
+    with pytest.raises(AdapterInvalid, match="does not have the bytes"):
+        files.place(digest)
+
+
+def test_a_damaged_manifest_is_refused(deployment: Deployment, files: AdapterFiles) -> None:
+    digest = deployment.add_adapter()
+    blob = blob_of(deployment, digest)
+    blob.chmod(0o600)
+    blob.write_bytes(blob.read_bytes().replace(b'"step":0', b'"step":1'))
+    with pytest.raises(AdapterInvalid, match="do not have its digest"):
+        files.renderer(digest)
+
+
+def test_a_folder_that_is_removed_is_gone_and_can_be_made_again(deployment: Deployment, files: AdapterFiles) -> None:
+    digest = deployment.add_adapter()
+    folder = files.place(digest)
+    files.remove(digest)
+    assert names_in(folder.parent) == []
+    files.remove(digest)
+    assert files.place(digest) == folder
