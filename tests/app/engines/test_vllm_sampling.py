@@ -39,7 +39,14 @@ def test_every_parameter_is_sent_so_that_no_default_of_the_server_counts(tokeniz
 
 
 def test_what_is_asked_for_is_sent(tokenizer: TextTokenizer) -> None:
-    asked: dict[str, Any] = {"temperature": 0.7, "top_p": 0.9, "top_k": 5, "min_p": 0.1, "seed": 3, "repetition_penalty": 1.2}
+    asked: dict[str, Any] = {
+        "temperature": 0.7,
+        "top_p": 0.9,
+        "top_k": 5,
+        "min_p": 0.1,
+        "seed": 3,
+        "repetition_penalty": 1.2,
+    }
     asked |= {"frequency_penalty": 0.5, "presence_penalty": -0.5, "max_tokens": 7}
     body = body_of(tokenizer, **asked, stop=("a", "b"), logit_bias={5: -100.0}, top_logprobs=4, prompt_logprobs=True)
     assert {name: body[name] for name in asked} == asked
