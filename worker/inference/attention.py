@@ -31,6 +31,8 @@ def attend(
         window: how many of the last tokens a token sees, itself among them; None is all.
         softcap: scores are squeezed into its negative and positive by tanh, as Gemma 2 does; None leaves them.
     """
+    if len(step.decode) == 1 and not step.chunks:
+        return attend_decode(query_NHD, key_NGD, value_NGD, step.decode[0], layer, scale, window, softcap)
     result_NHD = torch.empty_like(query_NHD)
     for rows in step.decode:
         tokens = slice(rows.begin, rows.end)
@@ -60,22 +62,27 @@ def attend_decode(
     keys_SGDL[rows.places_B, :, :, rows.positions_B] = key_BGD
     values_SGLD[rows.places_B, :, rows.positions_B] = value_BGD
     places, kv_heads, head_dim = rows.n_places, key_BGD.shape[1], key_BGD.shape[2]
-    query = query_BHD * scale
+    query = query_BHD
     if not rows.is_dense:
-        spread = query.new_zeros(places, *query.shape[1:])
-        spread[rows.places_B] = query
-        query = spread
+        query = query.new_zeros(places, *query.shape[1:])
+        query[rows.places_B] = query_BHD
     query_FMD = query.reshape(places * kv_heads, -1, head_dim)  # F: places times key-value heads
-    scores_FML = torch.bmm(query_FMD, keys_SGDL[:places, :, :, : rows.width].flatten(0, 1)).float()
-    if softcap is not None:
-        scores_FML = torch.tanh(scores_FML / softcap) * softcap
-    scores_PXL = scores_FML.view(places, -1, rows.width)
-    scores_PXL += rows.hidden_PL[:, None]
-    if window is not None:
-        scores_PXL += _outside_window(rows, window)[:, None]
-    shares = torch.softmax(scores_FML, dim=2).to(value_BGD.dtype)
+    keys_FDL = keys_SGDL[:places, :, :, : rows.width].flatten(0, 1)
+    hidden_PL = rows.hidden_PL if window is None else rows.hidden_PL + _outside_window(rows, window)
+    hidden_FML = _spread(hidden_PL, kv_heads, query_FMD)
+    if softcap is None:
+        scores_FML = torch.baddbmm(hidden_FML, query_FMD, keys_FDL, alpha=scale)
+    else:
+        scores_FML = torch.tanh(torch.bmm(query_FMD, keys_FDL) * (scale / softcap)) * softcap + hidden_FML
+    shares = torch.softmax(scores_FML, dim=2, dtype=torch.float32).to(value_BGD.dtype)
     result = torch.bmm(shares, values_SGLD[:places, :, : rows.width].flatten(0, 1)).view(places, -1, head_dim)
     return result if rows.is_dense else result[rows.places_B]
+
+
+def _spread(hidden_PL: Tensor, kv_heads: int, query_FMD: Tensor) -> Tensor:
+    places, width = hidden_PL.shape
+    hidden_PGML = hidden_PL.to(query_FMD.dtype)[:, None, None].expand(places, kv_heads, query_FMD.shape[1], width)
+    return hidden_PGML.reshape(-1, query_FMD.shape[1], width)
 
 
 def _outside_window(rows: DecodeRows, window: int) -> Tensor:

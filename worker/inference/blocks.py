@@ -62,10 +62,10 @@ class LlamaBlock:
         normed = ops.rms_norm(states_NH, self._norm.weight, self._norm.variance_epsilon)
         qkv = _project(self._qkv, normed, inputs)
         attended = ops.attend(qkv, self._heads, inputs.rotation, inputs.step, self._number)
-        states_NH = states_NH + _project(self._out, attended, inputs)
+        states_NH = _project_onto(states_NH, self._out, attended, inputs)
         normed = ops.rms_norm(states_NH, self._second_norm.weight, self._second_norm.variance_epsilon)
         gated = ops.gated_silu(_project(self._gate_up, normed, inputs))
-        return states_NH + _project(self._down, gated, inputs)
+        return _project_onto(states_NH, self._down, gated, inputs)
 
 
 class PhiBlock:
@@ -89,7 +89,8 @@ class PhiBlock:
         qkv = _project(self._qkv, normed, inputs)
         attended = ops.attend(qkv, self._heads, inputs.rotation, inputs.step, self._number)
         inner = ops.gelu_tanh(_project(self._fc1, normed, inputs))
-        return _project(self._dense, attended, inputs) + _project(self._fc2, inner, inputs) + states_NH
+        states_NH = _project_onto(states_NH, self._dense, attended, inputs)
+        return _project_onto(states_NH, self._fc2, inner, inputs)
 
 
 class OwnPass:
@@ -104,7 +105,9 @@ class OwnPass:
         positions = torch.arange(context_tokens, device=model.device)
         like = torch.empty(0, dtype=torch.float32, device=model.device)
         cos_1LR, sin_1LR = decoder.rotary_emb(like, positions[None])
-        self._cos_LR, self._sin_LR = cos_1LR[0].contiguous(), sin_1LR[0].contiguous()
+        self._cos_LR, self._sin_LR = cos_1LR[0].clone(), sin_1LR[0].clone()
+        self._signed_sin_LR = self._sin_LR.clone()
+        self._signed_sin_LR[:, : self._sin_LR.shape[1] // 2] *= -1
         self._blocks: list[Block] = []
         self.projections: dict[str, AdaptedProjection] = {}
         for number, layer in enumerate(decoder.layers[: decoder.config.num_hidden_layers]):
@@ -116,7 +119,8 @@ class OwnPass:
         self.projections |= maker.made
 
     def __call__(self, step: Step, lora: StepLora) -> Tensor:
-        rotation = Rotation(self._cos_LR[step.positions_N], self._sin_LR[step.positions_N])
+        angles = (self._cos_LR, self._sin_LR, self._signed_sin_LR)
+        rotation = Rotation(*(values_LR[step.positions_N] for values_LR in angles))
         inputs = BlockInputs(step, rotation, lora.blocks, self._ops)
         states_NH = embedding(step.ids_N, self._embedding_VH)
         for block in self._blocks:
@@ -180,6 +184,15 @@ def _project(projection: AdaptedProjection, x_NI: Tensor, inputs: BlockInputs) -
     y_NO = projection(x_NI)
     inputs.ops.add_lora(projection.group, x_NI, y_NO, inputs.lora)
     return y_NO
+
+
+def _project_onto(states_NH: Tensor, projection: AdaptedProjection, x_NI: Tensor, inputs: BlockInputs) -> Tensor:
+    """Add a projection to what is there already, in one operation where nothing stretches its outputs."""
+    if inputs.lora.stretched:
+        return states_NH + _project(projection, x_NI, inputs)
+    sum_NH = projection.onto(states_NH, x_NI)
+    inputs.ops.add_lora(projection.group, x_NI, sum_NH, inputs.lora)
+    return sum_NH
 
 
 def _heads(attention: Any) -> Heads:

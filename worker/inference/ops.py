@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import gelu, layer_norm, silu
+from torch.nn.functional import gelu, layer_norm, rms_norm, silu
 
 from worker.inference.attention import attend
 from worker.inference.lora import LoraGroup
@@ -28,10 +28,14 @@ class Heads:
 
 @dataclass(frozen=True)
 class Rotation:
-    """Float32 cosines and sines of the step's positions, (N, R); the two halves of R are the same."""
+    """Float32 cosines and sines of the step's positions, (N, R), a head's first R numbers being rotated.
+
+    The two halves of a row are the same; ``signed_sin_NR`` has the first half negative.
+    """
 
     cos_NR: Tensor
     sin_NR: Tensor
+    signed_sin_NR: Tensor
 
 
 class Ops(Protocol):
@@ -58,8 +62,7 @@ class TorchOps:
     """Plain torch, on any device."""
 
     def rms_norm(self, x_NH: Tensor, weight_H: Tensor, epsilon: float) -> Tensor:
-        states = x_NH.float()
-        return (states * torch.rsqrt(states.square().mean(1, keepdim=True) + epsilon)).to(x_NH.dtype) * weight_H
+        return rms_norm(x_NH, weight_H.shape, weight_H, epsilon)
 
     def layer_norm(self, x_NH: Tensor, weight_H: Tensor, bias_H: Tensor, epsilon: float) -> Tensor:
         return layer_norm(x_NH, weight_H.shape, weight_H, bias_H, epsilon)
@@ -85,9 +88,8 @@ class TorchOps:
 def rotate(states_NHD: Tensor, rotation: Rotation) -> Tensor:
     """Rotate the first R of each head's D numbers, in float32."""
     width = rotation.cos_NR.shape[1]
-    turning = states_NHD[..., :width].float()
-    first, second = turning.chunk(2, dim=2)
-    turned = turning * rotation.cos_NR[:, None] + torch.cat([-second, first], dim=2) * rotation.sin_NR[:, None]
-    if width == states_NHD.shape[2]:
-        return turned.to(states_NHD.dtype)
-    return torch.cat([turned.to(states_NHD.dtype), states_NHD[..., width:]], dim=2)
+    turning = states_NHD[..., :width]
+    turned = torch.addcmul(
+        turning * rotation.cos_NR[:, None], turning.roll(width // 2, dims=2), rotation.signed_sin_NR[:, None]
+    ).to(states_NHD.dtype)
+    return turned if width == states_NHD.shape[2] else torch.cat([turned, states_NHD[..., width:]], dim=2)

@@ -92,7 +92,7 @@ class _Served(nn.Module):
         y_NO = self._projection(x_NI)
         lora = self._current.lora
         self._projection.group.add(x_NI, y_NO, lora.head if self._is_head else lora.blocks)
-        return y_NO.view(*x.shape[:-1], -1)
+        return y_NO.view(*x.shape[:-1], self.out_features)
 
 
 def _attend_in_slots(

@@ -24,6 +24,10 @@ class Projection(Protocol):
         """Give (N, O)."""
         ...
 
+    def onto(self, states_NO: Tensor, x_NI: Tensor) -> Tensor:
+        """Give the product added to ``states``, which are left as they are."""
+        ...
+
     def weight(self) -> Tensor:
         """Give W_OI as it is computed with."""
         ...
@@ -38,6 +42,9 @@ class PlainProjection:
     def __call__(self, x_NI: Tensor) -> Tensor:
         return linear(x_NI, self._weight_OI, self._bias_O)
 
+    def onto(self, states_NO: Tensor, x_NI: Tensor) -> Tensor:
+        return states_NO + self(x_NI)
+
     def weight(self) -> Tensor:
         return self._weight_OI
 
@@ -48,10 +55,15 @@ class PackedProjection:
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
         self._packed: Any = torch.ops.mkldnn._reorder_linear_weight(weight_OI.contiguous(), None)
         self._product: Any = torch.ops.mkldnn._linear_pointwise.default
+        self._sum: Any = torch.ops.mkldnn._linear_pointwise.binary
         self._bias_O = bias_O
 
     def __call__(self, x_NI: Tensor) -> Tensor:
         result: Tensor = self._product(x_NI, self._packed, self._bias_O, "none", [], "")
+        return result
+
+    def onto(self, states_NO: Tensor, x_NI: Tensor) -> Tensor:
+        result: Tensor = self._sum(x_NI, states_NO, self._packed, self._bias_O, "add")
         return result
 
     def weight(self) -> Tensor:
@@ -74,6 +86,9 @@ class Int8Projection:
         result_NO: Tensor = torch._weight_int8pack_mm(x_NI.contiguous(), self._quantized_OI, self._scale_O)
         return result_NO if self._bias_O is None else result_NO.add_(self._bias_O)
 
+    def onto(self, states_NO: Tensor, x_NI: Tensor) -> Tensor:
+        return self(x_NI).add_(states_NO)
+
     def weight(self) -> Tensor:
         return self._quantized_OI.to(self._scale_O.dtype) * self._scale_O[:, None]
 
@@ -91,6 +106,10 @@ class AdaptedProjection:
         if len(x_NI) == 0:  # the head of a step that only feeds parts of prompts; some products refuse it
             return x_NI.new_empty(0, self.group.offsets[-1])
         return self._base(x_NI)
+
+    def onto(self, states_NO: Tensor, x_NI: Tensor) -> Tensor:
+        """Give the product added to ``states``."""
+        return self._base.onto(states_NO, x_NI)
 
     def weight_of(self, name: str) -> Tensor:
         """Give one layer's weights, (O, I)."""
@@ -111,7 +130,8 @@ def can_pack() -> bool:
     """Tell whether this torch has the operators, and they give what its linear gives."""
     x, weight = torch.randn(3, 32).bfloat16(), torch.randn(48, 32).bfloat16()
     try:
-        return torch.allclose(PackedProjection(weight, None)(x), linear(x, weight))
+        packed = PackedProjection(weight, None)
+        return torch.equal(packed(x), linear(x, weight)) and torch.equal(packed.weight(), weight)
     except (AttributeError, NotImplementedError, RuntimeError):
         return False
 

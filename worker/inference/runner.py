@@ -120,6 +120,11 @@ def _make_way(model: PreTrainedModel, weights: Weights, ops: Ops, context_tokens
 
 def _try(loaded: LoadedModel, ops: Ops) -> None:
     """Feed the probes, the first in three parts, and hold what follows them against transformers."""
+    if not loaded.model._supports_attention_backend:
+        raise BaseModelInvalid(
+            f"{type(loaded.model).__name__} cannot be served: it attends in a way of its own, not through transformers' "
+            "attention interface"
+        )
     model = _first_blocks(loaded.model)
     expected = [
         model(input_ids=torch.tensor([probe], device=loaded.device), use_cache=False, logits_to_keep=1).logits[0, -1]

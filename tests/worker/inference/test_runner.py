@@ -1,0 +1,225 @@
+"""One step of any rows: for each architecture, what every row gets is what transformers and PEFT compute for it alone."""
+
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GemmaConfig,
+    GemmaForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from core.errors import BaseModelInvalid
+from core.settings import Settings
+from core.text.tokenizer import TextTokenizer
+from tests.byte_tokenizer import write_byte_tokenizer
+from worker.inference.forward import Row
+from worker.inference.lora import Adapter, LoraPair
+from worker.inference.runner import ModelRunner
+from worker.models.loading import LoadedModel
+
+SIZES = {
+    "vocab_size": 320,
+    "hidden_size": 48,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.2,
+}
+TOLERANCE = 2e-4  # of logits whose spread is about 1
+
+
+def phi() -> PreTrainedModel:
+    rope = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
+    return PhiForCausalLM(PhiConfig(**SIZES, rope_parameters=rope, hidden_act="gelu_pytorch_tanh"))
+
+
+def llama() -> PreTrainedModel:
+    return LlamaForCausalLM(LlamaConfig(**SIZES, num_key_value_heads=2, tie_word_embeddings=True))
+
+
+def mistral_with_a_window() -> PreTrainedModel:
+    return MistralForCausalLM(MistralConfig(**SIZES, num_key_value_heads=2, head_dim=12, sliding_window=5))
+
+
+def qwen2() -> PreTrainedModel:
+    return Qwen2ForCausalLM(Qwen2Config(**SIZES, num_key_value_heads=2))
+
+
+def qwen3() -> PreTrainedModel:
+    return Qwen3ForCausalLM(Qwen3Config(**SIZES, num_key_value_heads=2, head_dim=16))
+
+
+def gemma() -> PreTrainedModel:
+    return GemmaForCausalLM(GemmaConfig(**SIZES, num_key_value_heads=1, head_dim=16))
+
+
+def gemma2_with_windows_and_caps() -> PreTrainedModel:
+    return Gemma2ForCausalLM(
+        Gemma2Config(
+            **SIZES,
+            num_key_value_heads=2,
+            head_dim=16,
+            query_pre_attn_scalar=16,
+            sliding_window=4,
+            attn_logit_softcapping=2.0,
+            final_logit_softcapping=3.0,
+        )
+    )
+
+
+ARCHITECTURES = [phi, llama, mistral_with_a_window, qwen2, qwen3, gemma, gemma2_with_windows_and_caps]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TextTokenizer:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    write_byte_tokenizer(folder)
+    return TextTokenizer.from_folder(folder)
+
+
+@pytest.fixture(autouse=True)
+def _inference() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+class House:
+    """A model that the runner has, the same model in transformers' hands, and adapters for both."""
+
+    def __init__(self, make: object, tokenizer: TextTokenizer, **settings: object) -> None:
+        assert callable(make)
+        torch.manual_seed(0)
+        self.plain: PreTrainedModel = make().eval()
+        torch.manual_seed(0)
+        served: PreTrainedModel = make().eval()
+        loaded = LoadedModel(served, tokenizer, 128, "fingerprint", torch.device("cpu"), torch.float32)
+        self.runner = ModelRunner.build(loaded, Settings(engine_lora_columns=64, **settings))  # type: ignore[arg-type]
+        self._peft: dict[str, nn.Module] = {}
+
+    def adapter(self, number: int, rank: int, *, targets: Sequence[str] | None = None) -> Adapter:
+        """Make a random adapter, and what PEFT makes of it."""
+        torch.manual_seed(0)
+        fresh = type(self.plain)(self.plain.config).eval()
+        fresh.load_state_dict(self.plain.state_dict())
+        head = fresh.get_output_embeddings() if self.plain.config.tie_word_embeddings else None
+        linear = [n for n, module in fresh.named_modules() if isinstance(module, nn.Linear) and module is not head]
+        chosen = [name for name in linear if targets is None or name.split(".")[-1] in targets]
+        peft = get_peft_model(fresh, LoraConfig(r=rank, lora_alpha=3 * rank, target_modules=chosen))
+        generator = torch.Generator().manual_seed(number)
+        pairs = {}
+        for name, module in peft.base_model.model.named_modules():
+            if hasattr(module, "lora_A"):
+                a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
+                a.data = torch.randn(a.shape, generator=generator) * 0.2
+                b.data = torch.randn(b.shape, generator=generator) * 0.2
+                pairs[name] = LoraPair(a.data.clone(), (b.data * 3).T.contiguous())
+        adapter = Adapter(f"digest-{number}", pairs, None, 0)  # type: ignore[arg-type] # nothing is rendered here
+        self._peft[adapter.digest] = peft.eval()
+        assert self.runner.bank.reserve(adapter)
+        assert not self.runner.bank.copy_some(2**40)
+        return adapter
+
+    def expected(self, ids: Sequence[int], adapter: Adapter | None) -> Tensor:
+        """Give the logits (T, V) that follow each token, of one text alone."""
+        model = self.plain if adapter is None else self._peft[adapter.digest]
+        logits: Tensor = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
+        return logits[:, : self.vocab_size]
+
+    @property
+    def vocab_size(self) -> int:
+        return self.runner._vocab_size
+
+
+def make_texts(count: int, rng: random.Random) -> list[list[int]]:
+    return [[rng.randrange(250) for _ in range(rng.randint(2, 40))] for _ in range(count)]
+
+
+@pytest.mark.parametrize("make", ARCHITECTURES, ids=lambda make: make.__name__)
+def test_each_row_of_any_mix_has_its_own_adapters_logits(make: object, tokenizer: TextTokenizer) -> None:
+    house = House(make, tokenizer)
+    adapters = [
+        None,
+        house.adapter(1, 8),
+        house.adapter(2, 3),
+        None,
+        house.adapter(3, 16, targets=["q_proj", "v_proj"]),
+    ]
+    rng = random.Random(7)
+    texts = make_texts(5, rng)
+    slots = [house.runner.kv.take(len(text)) for text in texts]
+    done = [0] * len(texts)
+    while any(done[row] < len(text) for row, text in enumerate(texts)):
+        # any part of the rows, each by one token, a few as when guessing, or a part of a prompt
+        open_rows = [row for row, text in enumerate(texts) if done[row] < len(text)]
+        chosen = rng.sample(open_rows, rng.randint(1, len(open_rows)))
+        fed = {row: min(rng.choice([1, 1, 1, 4, 12]), len(texts[row]) - done[row]) for row in chosen}
+        wanted = {row: rng.choice([0, 1, fed[row]]) for row in chosen}
+        rows = [Row(slots[r], texts[r][done[r] : done[r] + fed[r]], adapters[r], wanted[r]) for r in chosen]  # type: ignore[arg-type]
+        found_WV = house.runner.forward(rows)
+        begin = 0
+        for row in chosen:
+            done[row] += fed[row]
+            right = house.expected(texts[row][: done[row]], adapters[row])[done[row] - wanted[row] :]
+            torch.testing.assert_close(found_WV[begin : begin + wanted[row]], right, atol=TOLERANCE, rtol=0)
+            begin += wanted[row]
+        assert begin == len(found_WV)
+
+
+@pytest.mark.parametrize("make", [phi, llama])
+def test_the_quick_way_is_taken_where_the_architecture_is_known(make: object, tokenizer: TextTokenizer) -> None:
+    assert type(House(make, tokenizer).runner._way).__name__ == "OwnPass"
+
+
+def test_tokens_that_were_taken_back_leave_no_trace(tokenizer: TextTokenizer) -> None:
+    house = House(llama, tokenizer)
+    slot = house.runner.kv.take(20)
+    assert slot is not None
+    house.runner.forward([Row(slot, [5, 6, 7, 99, 98, 97], None, 0)])
+    slot.truncate(3)
+    found_WV = house.runner.forward([Row(slot, [8], None, 1)])
+    torch.testing.assert_close(found_WV[0], house.expected([5, 6, 7, 8], None)[-1], atol=TOLERANCE, rtol=0)
+
+
+def test_a_model_that_attends_in_a_way_of_its_own_is_refused(tokenizer: TextTokenizer) -> None:
+    def bloom() -> PreTrainedModel:
+        return BloomForCausalLM(BloomConfig(vocab_size=320, hidden_size=48, n_layer=3, n_head=4))
+
+    with pytest.raises(BaseModelInvalid, match="BloomForCausalLM cannot be served"):
+        House(bloom, tokenizer)
+
+
+def test_a_model_in_8_bits_is_near_the_one_it_was_made_from(tmp_path: Path, tokenizer: TextTokenizer) -> None:
+    torch.manual_seed(0)
+    plain = llama().eval().bfloat16()
+    torch.manual_seed(0)
+    served = llama().eval().bfloat16()
+    loaded = LoadedModel(served, tokenizer, 128, "fingerprint", torch.device("cpu"), torch.bfloat16)
+    runner = ModelRunner.build(loaded, Settings(engine_weights="int8"))
+    slot = runner.kv.take(20)
+    assert slot is not None
+    ids = list(range(20, 40))
+    found = torch.cat([runner.forward([Row(slot, ids[:15], None, 15)]), runner.forward([Row(slot, ids[15:], None, 5)])])
+    right = plain(input_ids=torch.tensor([ids])).logits[0, :, : found.shape[1]].float()
+    error = (found - right).norm() / right.norm()
+    assert 1e-4 < error < 0.1
