@@ -13,6 +13,7 @@ class AnswerText:
     def __init__(self, stream: TextStream, stop: tuple[str, ...]) -> None:
         self._stream = stream
         self._stops = [_Stop(text) for text in stop]
+        self._first_chars = {text[0] for text in stop}
         self._held = ""
         self.met: str | None = None
 
@@ -35,8 +36,8 @@ class AnswerText:
 
         With stop "END", "a E" gives "a " and holds "E"; then "N" gives "", and "T" gives "ENT".
         """
-        if not self._stops:
-            return new
+        if not self._held and self._first_chars.isdisjoint(new):
+            return new  # nothing is begun, and nothing begins
         text = self._held + new
         for end, char in enumerate(new, start=len(self._held) + 1):
             met = [stop.text for stop in self._stops if stop.push(char)]

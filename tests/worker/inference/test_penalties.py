@@ -36,7 +36,7 @@ def test_repetition_is_that_of_transformers(penalty: float) -> None:
     logits_V = torch.randn(200, generator=generator) * 5
     seen = torch.randint(0, 200, (1, 60), generator=generator)
     theirs = RepetitionPenaltyLogitsProcessor(penalty=penalty)(seen, logits_V[None].clone())[0]
-    prompt, answer = seen[0].tolist()[:40], seen[0].tolist()[40:]
+    prompt, answer = tuple(seen[0, :40].tolist()), tuple(seen[0, 40:].tolist())
     assert penalised(logits_V.tolist(), prompt, answer, repetition_penalty=penalty) == theirs.tolist()
 
 
