@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, rms_norm, scaled_dot_product_attention, silu
 
-from worker.inference.native.kernels import Kernels, LoraRows, LoraSite
+from worker.inference.native.kernels import AttentionRows, Kernels, LoraRows, LoraSite
 
 # Of the largest number: float32 sums differ by their order; bfloat16 keeps 8 bits, and may be rounded twice here.
 TOLERANCES: Final = {torch.float32: 1e-5, torch.bfloat16: 2**-6}
@@ -74,10 +74,8 @@ def _decode_attention(kernels: Kernels, numbers: Tensor) -> tuple[Tensor, Tensor
     keys, values = _take(numbers, 1, 1, head_dim, 48), _take(numbers.flip(0), 1, 1, 48, head_dim)
     qkv = _take(numbers, 1, 5 * head_dim)
     slots, lengths = torch.tensor([0], dtype=torch.int32), torch.tensor([cached], dtype=torch.int32)
-    cos, sin = torch.ones(1, head_dim), torch.zeros(1, head_dim)
-    kernels.decode_attention(
-        out := qkv.new_empty(1, 3 * head_dim), qkv, cos, sin, keys, values, slots, lengths, head_dim**-0.5
-    )
+    rows = AttentionRows(torch.ones(1, head_dim), torch.zeros(1, head_dim), slots, lengths)
+    kernels.decode_attention(out := qkv.new_empty(1, 3 * head_dim), qkv, keys, values, rows, head_dim**-0.5)
     q, k, v = qkv.float().view(1, 5, 1, head_dim).split([3, 1, 1], dim=1)
     all_keys = torch.cat([keys[..., :cached].transpose(2, 3).float(), k], dim=2)
     all_values = torch.cat([values[:, :, :cached].float(), v], dim=2)

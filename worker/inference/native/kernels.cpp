@@ -237,8 +237,15 @@ void gelu_tanh(T* out, const T* x, int64_t rows, int64_t width, int threads) {
 // ---------------------------------------------------------------- attention of one new token a row
 
 struct Attention {
-    int64_t query_heads, kv_heads, head_dim, rotary, places;  // H, G, D, R, L
+    int64_t query_heads, kv_heads, head_dim, places, rotary;  // H, G, D, L, R
     float scale;
+};
+
+// As kernels.py's AttentionRows.
+struct AttentionRows {
+    const float *cos, *sin;
+    const int32_t *slots, *lengths;
+    int64_t count, rotary;
 };
 
 // Scratch of a thread: it grows to the longest row and is kept.
@@ -364,15 +371,15 @@ void attend_group(T* out, const T* qkv, const float* cos, const float* sin, T* k
 }
 
 template <class T>
-void decode_attention(T* out, const T* qkv, int64_t qkv_stride, const float* cos, const float* sin, T* keys, T* values,
-                      const int32_t* slots, const int32_t* lengths, int64_t rows, const Attention& of, int threads) {
-    auto task = [=, &of](int64_t index) {
+void decode_attention(T* out, const T* qkv, int64_t qkv_stride, T* keys, T* values, const AttentionRows& rows,
+                      const Attention& of, int threads) {
+    auto task = [=, &rows, &of](int64_t index) {
         int64_t row = index / of.kv_heads, group = index % of.kv_heads, D = of.head_dim;
-        int64_t head = (slots[row] * of.kv_heads + group) * D * of.places;
-        attend_group(out + row * of.query_heads * D, qkv + row * qkv_stride, cos + row * of.rotary,
-                     sin + row * of.rotary, keys + head, values + head, group, lengths[row], of);
+        int64_t head = (rows.slots[row] * of.kv_heads + group) * D * of.places;
+        attend_group(out + row * of.query_heads * D, qkv + row * qkv_stride, rows.cos + row * of.rotary,
+                     rows.sin + row * of.rotary, keys + head, values + head, group, rows.lengths[row], of);
     };
-    int64_t tasks = rows * of.kv_heads;
+    int64_t tasks = rows.count * of.kv_heads;
     if (threads == 1 || tasks == 1) {
         for (int64_t index = 0; index < tasks; ++index) task(index);
         return;
@@ -660,12 +667,11 @@ void lora(T* y, int64_t y_stride, const T* x, int64_t x_stride, const LoraSite& 
     extern "C" void gelu_tanh_##NAME(T* out, const T* x, int64_t rows, int64_t width, int threads) {                   \
         gelu_tanh(out, x, rows, width, threads);                                                                       \
     }                                                                                                                  \
-    extern "C" void decode_attention_##NAME(                                                                           \
-        T* out, const T* qkv, int64_t qkv_stride, const float* cos, const float* sin, T* keys, T* values,              \
-        const int32_t* slots, const int32_t* lengths, int64_t rows, int64_t query_heads, int64_t kv_heads,             \
-        int64_t head_dim, int64_t rotary, int64_t places, float scale, int threads) {                                  \
-        decode_attention(out, qkv, qkv_stride, cos, sin, keys, values, slots, lengths, rows,                           \
-                         {query_heads, kv_heads, head_dim, rotary, places, scale}, threads);                           \
+    extern "C" void decode_attention_##NAME(T* out, const T* qkv, int64_t qkv_stride, T* keys, T* values,              \
+                                            const AttentionRows* rows, int64_t query_heads, int64_t kv_heads,          \
+                                            int64_t head_dim, int64_t places, float scale, int threads) {              \
+        const Attention of = {query_heads, kv_heads, head_dim, places, rows->rotary, scale};                           \
+        decode_attention(out, qkv, qkv_stride, keys, values, *rows, of, threads);                                      \
     }                                                                                                                  \
     extern "C" void lora_##NAME(T* y, int64_t y_stride, const T* x, int64_t x_stride, const LoraSite* site,            \
                                 const LoraRows* rows, int threads) {                                                   \

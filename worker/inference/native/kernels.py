@@ -20,7 +20,7 @@ _SIGNATURES: Final = {
     "layer_norm": (*[_POINTER] * 5, _REAL, _NUMBER, _NUMBER, _COUNT),
     "gated_silu": (*[_POINTER] * 2, _NUMBER, _NUMBER, _COUNT),
     "gelu_tanh": (*[_POINTER] * 2, _NUMBER, _NUMBER, _COUNT),
-    "decode_attention": (*[_POINTER] * 2, _NUMBER, *[_POINTER] * 6, *[_NUMBER] * 6, _REAL, _COUNT),
+    "decode_attention": (*[_POINTER] * 2, _NUMBER, *[_POINTER] * 3, *[_NUMBER] * 4, _REAL, _COUNT),
     "lora": (_POINTER, _NUMBER, _POINTER, _NUMBER, _POINTER, _POINTER, _COUNT),
 }
 _SUFFIXES: Final = {torch.bfloat16: "bf16", torch.float32: "f32"}
@@ -28,7 +28,7 @@ _SUFFIXES: Final = {torch.bfloat16: "bf16", torch.float32: "f32"}
 _Functions = dict[torch.dtype, Callable[..., None]]
 
 
-class _Site(ctypes.Structure):
+class _LoraSite(ctypes.Structure):
     """As LoraSite in kernels.cpp."""
 
     _fields_ = (
@@ -64,7 +64,7 @@ class LoraSite:
         self.inputs = inputs
         self.outputs = max(offset + width for offset, width in zip(offsets, widths, strict=True))
         self._tensors = (a_SRI, *b_RO)
-        self._site = _Site(a_SRI.data_ptr(), sections, columns, inputs)
+        self._site = _LoraSite(a_SRI.data_ptr(), sections, columns, inputs)
         for section, b in enumerate(b_RO):
             self._site.b[section] = b.data_ptr()
             self._site.offsets[section] = offsets[section]
@@ -72,7 +72,41 @@ class LoraSite:
         self.pointer = ctypes.addressof(self._site)
 
 
-class _Rows(ctypes.Structure):
+class _AttentionRows(ctypes.Structure):
+    """As AttentionRows in kernels.cpp."""
+
+    _fields_ = (
+        ("cos", _POINTER),
+        ("sin", _POINTER),
+        ("slots", _POINTER),
+        ("lengths", _POINTER),
+        ("count", _NUMBER),
+        ("rotary", _NUMBER),
+    )
+
+
+class AttentionRows:
+    """Where each row of a step has its keys and values, and how it is rotated; built once a step for all layers."""
+
+    def __init__(self, cos_NR: Tensor, sin_NR: Tensor, slots_N: Tensor, lengths_N: Tensor) -> None:
+        """Rotate the first R numbers of each head, halves against each other as in GPT-NeoX, by float32 cos and sin.
+
+        ``slots_N``, int32, are all different; ``lengths_N``, int32, are the tokens in each before this one, below L.
+        """
+        count, rotary = cos_NR.shape
+        assert sin_NR.shape == (count, rotary)
+        assert rotary % 2 == 0
+        assert slots_N.shape == lengths_N.shape == (count,)
+        assert cos_NR.dtype == sin_NR.dtype == torch.float32
+        assert slots_N.dtype == lengths_N.dtype == torch.int32
+        self._tensors = (cos_NR, sin_NR, slots_N, lengths_N)
+        assert all(tensor.is_contiguous() for tensor in self._tensors)
+        self.rotary = rotary
+        self._rows = _AttentionRows(*(tensor.data_ptr() for tensor in self._tensors), count, rotary)
+        self.pointer = ctypes.addressof(self._rows)
+
+
+class _LoraRows(ctypes.Structure):
     """As LoraRows in kernels.cpp."""
 
     _fields_ = (("begins", _POINTER), ("ranks", _POINTER), ("ranks_stride", _NUMBER), ("count", _NUMBER))
@@ -94,7 +128,7 @@ class LoraRows:
         assert ranks_SN.is_contiguous()
         self._tensors = (begins_N, ranks_SN)
         ranks_stride = 0 if self.sections == 1 else count
-        self._rows = _Rows(begins_N.data_ptr(), ranks_SN.data_ptr(), ranks_stride, count)
+        self._rows = _LoraRows(begins_N.data_ptr(), ranks_SN.data_ptr(), ranks_stride, count)
         self.pointer = ctypes.addressof(self._rows)
 
 
@@ -157,59 +191,32 @@ class Kernels:
         self._gelu_tanh[x_NI.dtype](out_NI.data_ptr(), x_NI.data_ptr(), rows, width, torch.get_num_threads())
 
     def decode_attention(
-        self,
-        out: Tensor,
-        qkv: Tensor,
-        cos_NR: Tensor,
-        sin_NR: Tensor,
-        keys_PGDL: Tensor,
-        values_PGLD: Tensor,
-        slots_N: Tensor,
-        lengths_N: Tensor,
-        scale: float,
+        self, out: Tensor, qkv: Tensor, keys_PGDL: Tensor, values_PGLD: Tensor, rows: AttentionRows, scale: float
     ) -> None:
         """Rotate q and k, write k and v into the cache, and attend: one new token for each row.
 
-        Args:
-            out: (N, H·D).
-            qkv: (N, (H + 2G)·D or more), each row q | k | v; rows may lie apart.
-            cos_NR: float32; of each head the first R numbers are rotated, halves against each other as in GPT-NeoX.
-            slots_N: int32, all different; ``lengths_N``, int32: tokens in each slot before this one, below L.
+        ``out`` is (N, H·D), ``qkv`` (N, (H + 2G)·D or more), each row q | k | v; its rows may lie apart.
         """
-        rows, query_numbers = out.shape
         _, kv_heads, head_dim, places = keys_PGDL.shape
-        query_heads, rotary = query_numbers // head_dim, cos_NR.shape[1]
-        dtype = qkv.dtype
-        assert values_PGLD.shape[1:] == (kv_heads, places, head_dim)
+        query_numbers, (qkv_stride, one) = out.shape[1], qkv.stride()
+        dtype, query_heads = qkv.dtype, query_numbers // head_dim
+        assert rows.rotary <= head_dim
         assert query_heads % kv_heads == 0
         assert qkv.shape[1] >= query_numbers + 2 * kv_heads * head_dim
-        assert qkv.stride(1) == 1
-        assert rotary % 2 == 0
-        assert rotary <= head_dim
-        assert cos_NR.dtype == sin_NR.dtype == torch.float32
-        assert slots_N.dtype == lengths_N.dtype == torch.int32
-        assert slots_N.shape == lengths_N.shape == (rows,)
-        assert dtype == out.dtype
-        assert _alike(keys_PGDL, values_PGLD)
+        assert one == 1
+        assert values_PGLD.shape[2] == places
+        assert _alike(keys_PGDL, values_PGLD, out)
         assert keys_PGDL.dtype == dtype
-        assert out.is_contiguous()
-        assert cos_NR.is_contiguous()
-        assert sin_NR.is_contiguous()
         self._decode_attention[dtype](
             out.data_ptr(),
             qkv.data_ptr(),
-            qkv.stride(0),
-            cos_NR.data_ptr(),
-            sin_NR.data_ptr(),
+            qkv_stride,
             keys_PGDL.data_ptr(),
             values_PGLD.data_ptr(),
-            slots_N.data_ptr(),
-            lengths_N.data_ptr(),
-            rows,
+            rows.pointer,
             query_heads,
             kv_heads,
             head_dim,
-            rotary,
             places,
             scale,
             torch.get_num_threads(),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention, silu
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from worker.inference.native.kernels import Kernels, LoraRows, LoraSite
+from worker.inference.native.kernels import AttentionRows, Kernels, LoraRows, LoraSite
 
 RELATIVE = {torch.float32: 1e-5, torch.bfloat16: 2**-7}
 DTYPES = pytest.mark.parametrize("dtype", list(RELATIVE))
@@ -142,7 +142,8 @@ class TestDecodeAttention:
             ]
         )
         out = torch.empty(rows, query_heads * head_dim, dtype=dtype)
-        kernels.decode_attention(out, padded, angles.cos(), angles.sin(), keys, values, slots, lengths, head_dim**-0.5)
+        attention_rows = AttentionRows(angles.cos(), angles.sin(), slots, lengths)
+        kernels.decode_attention(out, padded, keys, values, attention_rows, head_dim**-0.5)
         assert_like(out, wanted)
         assert_like(keys, wanted_keys)
         assert values.equal(wanted_values)
@@ -151,9 +152,8 @@ class TestDecodeAttention:
         keys, values = torch.randn(1, 1, 16, 128).to(dtype), torch.randn(1, 1, 128, 16).to(dtype)
         keys[..., 21:], values[:, :, 21:] = float("nan"), float("nan")
         qkv, angles = torch.randn(1, 48).to(dtype), torch.randn(1, 16)
-        kernels.decode_attention(
-            out := torch.empty(1, 16, dtype=dtype), qkv, angles, angles, keys, values, int32(0), int32(20), 0.25
-        )
+        attention_rows = AttentionRows(angles.cos(), angles.sin(), int32(0), int32(20))
+        kernels.decode_attention(out := torch.empty(1, 16, dtype=dtype), qkv, keys, values, attention_rows, 0.25)
         assert out.isfinite().all()
 
 
