@@ -107,6 +107,8 @@ class EngineMetrics:
         self._adapters.set(len(info.resident_adapters))
         self._adapter_bytes.set(info.resident_adapter_bytes)
         self._adapters_loading.set(info.loading_adapters)
+        self._prefill_speed.set(info.prefill_tokens_per_s)
+        self._decode_speed.set(info.decode_tokens_per_s)
 
     def beat_age(self, seconds: float) -> None:
         """Tell how long the present step has taken so far; 0 when there is nothing to do."""
@@ -150,6 +152,8 @@ class EngineMetrics:
         self._running_requests = self._gauge("running_requests", "Requests that are answered.")
         self._kv_bytes = self._gauge("kv_reserved_bytes", "Keys and values reserved by running requests.")
         self._kv_limit_bytes = self._gauge("kv_limit_bytes", "What may be reserved.")
+        self._prefill_speed = self._gauge("prefill_tokens_per_second", "Prompt tokens per second of work, lately.")
+        self._decode_speed = self._gauge("decode_tokens_per_second", "Chosen tokens per second of work, lately.")
         self._spread = self._gauge("callers_spread_tokens", "Most served waiting caller less the least served.")
 
     def _counter(self, name: str, meaning: str) -> Counter:

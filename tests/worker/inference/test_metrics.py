@@ -22,8 +22,8 @@ INFO = EngineInfo(
     running_requests=2,
     kv_bytes=7,
     kv_limit_bytes=70,
-    prefill_tokens_per_s=0,
-    decode_tokens_per_s=0,
+    prefill_tokens_per_s=50.5,
+    decode_tokens_per_s=9.5,
 )
 
 
@@ -60,6 +60,7 @@ def test_the_load_is_the_one_the_engine_told_last() -> None:
     names = ("waiting_requests", "waiting_tokens", "running_requests", "kv_reserved_bytes", "kv_limit_bytes")
     assert [samples[name, ""] for name in names] == [1, 30, 2, 7, 70]
     assert [samples[name, ""] for name in ("adapters", "adapter_bytes", "adapters_loading")] == [2, 20, 1]
+    assert [samples[f"{work}_tokens_per_second", ""] for work in ("prefill", "decode")] == [50.5, 9.5]
 
 
 def test_two_engines_of_one_process_count_apart() -> None:
