@@ -12,6 +12,7 @@ import httpx2
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from pydantic import SecretStr
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp
 
@@ -24,6 +25,8 @@ from core.store.blobs import BlobStore, LocalBlobStore
 from core.store.db import Database
 from core.store.migrate import upgrade
 from tests.byte_tokenizer import write_byte_tokenizer
+from tests.published_model import publish
+from tests.served import Served
 from tests.stub_engine import StubEngine
 from tests.tiny_shapes import TINY_LLAMA, write_shapes
 
@@ -87,13 +90,23 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+def _settings_of(home: Path) -> Settings:
+    return Settings(home=home, base_models=(BASE,), max_upload_bytes=64 * 1024)
+
+
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(home=tmp_path, base_models=(BASE,), max_upload_bytes=64 * 1024)
+    return _settings_of(tmp_path)
 
 
 @pytest.fixture
 def house(settings: Settings, empty_database: Path) -> Iterator[House]:
+    with _furnished(settings, empty_database) as house:
+        yield house
+
+
+@contextmanager
+def _furnished(settings: Settings, empty_database: Path) -> Iterator[House]:
     (settings.home / "loramill.db").write_bytes(empty_database.read_bytes())
     database = Database(settings.database)
     registry = Registry(settings.base_models_folder, (_import_base(settings),))
@@ -150,3 +163,15 @@ def serving(app: ASGIApp) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Served]:
+    """Give official clients a deployment on a socket, with a key and a fine-tuned model."""
+    api_key, tuned = "correct-horse-battery", "ft:tiny:local:mine:1"
+    with _furnished(_settings_of(tmp_path_factory.mktemp("served")), empty_database) as house:
+        house.settings = house.settings.model_copy(update={"api_key": SecretStr(api_key)})
+        with house.database.write() as session:
+            publish(session, tuned)
+        with serving(house.app()) as url:
+            yield Served(url=url, api_key=api_key, base=BASE, tuned=tuned)

@@ -10,8 +10,8 @@ from pydantic import SecretStr
 from core.errors import EngineBusy, EngineUnavailable, GenerationFailed
 from core.store import adapters, files, leases
 from tests.app.conftest import BASE, EXAMPLES, House, serving
-from tests.app.routes.test_models import publish
 from tests.finished_job import finish
+from tests.published_model import publish
 
 KEY = "correct-horse-battery"
 
@@ -116,22 +116,6 @@ def test_models(client: openai.OpenAI, house: House) -> None:
     with pytest.raises(openai.ConflictError):
         client.models.delete(BASE)
     assert client.models.delete("ft:org/name").deleted is True
-
-
-def test_completions(client: openai.OpenAI) -> None:
-    completion = client.completions.create(model=BASE, prompt="a b", extra_body={"top_k": 3})
-    assert completion.choices[0].text == " one two three"
-    assert completion.usage is not None
-    assert completion.usage.total_tokens == 6
-
-
-def test_streamed_completions(client: openai.OpenAI) -> None:
-    stream = client.completions.create(model=BASE, prompt="a", stream=True, stream_options={"include_usage": True})
-    *chunks, last = list(stream)
-    assert "".join(chunk.choices[0].text for chunk in chunks) == " one two three"
-    assert chunks[-1].choices[0].finish_reason == "stop"
-    assert last.usage is not None
-    assert last.usage.completion_tokens == 4
 
 
 def test_an_error_in_a_stream_is_raised(client: openai.OpenAI, house: House) -> None:

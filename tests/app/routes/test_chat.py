@@ -10,7 +10,7 @@ from core.errors import GenerationFailed, InvalidParameter
 from core.generation import Constraint, Conversation, Turn
 from tests.app.conftest import BASE, House
 from tests.app.routes.test_completions import events_of
-from tests.app.routes.test_models import publish
+from tests.published_model import publish
 from tests.stub_engine import CONTEXT_TOKENS
 
 USAGE = {

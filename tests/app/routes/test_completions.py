@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 from core.errors import AdapterMismatch, EngineBusy, EngineUnavailable, GenerationFailed
 from core.generation import Constraint
 from tests.app.conftest import BASE, House
-from tests.app.routes.test_models import publish
+from tests.published_model import publish
 
 USAGE = {
     "prompt_tokens": 2,

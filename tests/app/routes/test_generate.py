@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 from core.errors import EngineBusy, GenerationFailed
 from core.generation import Constraint, Conversation, RenderRequest, Turn, Variables
 from tests.app.conftest import BASE, House
-from tests.app.routes.test_models import publish
+from tests.published_model import publish
 
 # What lorax-client sends on each call, defaults included.
 LORAX: dict[str, Any] = {

@@ -5,7 +5,7 @@ from starlette.testclient import TestClient
 
 from core.errors import EngineUnavailable
 from tests.app.conftest import BASE, House
-from tests.app.routes.test_models import publish
+from tests.published_model import publish
 from tests.stub_engine import CONTEXT_TOKENS
 
 

@@ -1,0 +1,27 @@
+"""What official clients are tested against: a deployment on a socket, whatever answers behind it."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+PROMPT: Final = "Frage 1: "
+# Few answers follow it, so that even a model that knows nothing gives one of them within a few tokens.
+SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "properties": {"answer": {"type": "string", "enum": ["one", "two"]}},
+    "required": ["answer"],
+    "additionalProperties": False,
+}
+
+
+@dataclass(frozen=True)
+class Served:
+    """A deployment with one base model and a model that was fine-tuned from it."""
+
+    url: str
+    api_key: str
+    base: str
+    tuned: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.api_key}"}
