@@ -159,6 +159,11 @@ class Settings(BaseSettings):
         return self.home.absolute() / "vllm-adapters"
 
     @property
+    def kernels_folder(self) -> Path:
+        """Where an engine keeps the kernels that it has compiled."""
+        return self.home.absolute() / "kernels"
+
+    @property
     def runs_folder(self) -> Path:
         """Where trainers work; an attempt's folder is ``<job id>/a<token>``."""
         return self.home.absolute() / "runs"

@@ -41,7 +41,7 @@ def attend(
         )
     for chunk in step.chunks:
         tokens = slice(chunk.begin, chunk.end)
-        result_NHD[tokens] = _attend_chunk(
+        result_NHD[tokens] = attend_chunk(
             query_NHD[tokens], key_NGD[tokens], value_NGD[tokens], chunk, layer, scale, window, softcap
         )
     return result_NHD
@@ -93,16 +93,17 @@ def _outside_window(rows: DecodeRows, window: int) -> Tensor:
     return rows.hidden_PL.new_zeros(rows.hidden_PL.shape).masked_fill_(tokens_L < first_P[:, None], float("-inf"))
 
 
-def _attend_chunk(
+def attend_chunk(
     query_THD: Tensor,
     key_TGD: Tensor,
     value_TGD: Tensor,
     chunk: Chunk,
     layer: int,
     scale: float,
-    window: int | None,
-    softcap: float | None,
+    window: int | None = None,
+    softcap: float | None = None,
 ) -> Tensor:
+    """As `attend`, for one row of several tokens: (T, H, D)."""
     arena, place = chunk.slot.arena, chunk.slot.place
     end = chunk.past + len(query_THD)
     keys_GDL, values_GLD = arena.keys[layer][place, :, :, :end], arena.values[layer][place, :, :end]

@@ -1,7 +1,7 @@
 """What one forward pass of the engine's model is asked for, and who answers: the contract between scheduler and model.
 
 Axis letters of the engine: W logits that are wanted, V vocabulary, N fed tokens of all rows, R columns of the LoRA
-bank, S slots, H query heads, G key-value heads, D a head's width, L places of a slot, I and O a layer's in- and outputs.
+bank, S slots, H query heads, G key-value heads, D a head's width, L a slot's places, I and O a layer's in- and outputs.
 """
 
 from collections.abc import Sequence

@@ -83,28 +83,30 @@ class LoraGroup:
         if not plan.touches(self.names):
             return
         for part in plan.parts:
-            self._add_part(x_NI[part.tokens], y_NO[part.tokens], part)
-        for tokens, adapter in plan.stretched:
-            self._stretch(y_NO, tokens, adapter, plan.biases)
+            self.add_part(x_NI, y_NO, part)
+        self.stretch(y_NO, plan)
 
-    def _add_part(self, x_NI: Tensor, y_NO: Tensor, part: Columns) -> None:
+    def add_part(self, x_NI: Tensor, y_NO: Tensor, part: Columns) -> None:
+        """As `add`, for one part of a step's tokens, and without what DoRA stretches."""
         assert self.a_SRI is not None, "an adapter that is ready has its factors in the bank"
-        a_SRI = self.a_SRI[:, part.columns]
+        x_NI, y_NO, a_SRI = x_NI[part.tokens], y_NO[part.tokens], self.a_SRI[:, part.columns]
         for number, (begin, b_RO) in enumerate(zip(self.offsets, self.b_RO, strict=False)):
             inner_NR = torch.nn.functional.linear(x_NI, a_SRI[number])
             if part.mask_NR is not None:
                 inner_NR *= part.mask_NR
             y_NO[:, begin : begin + b_RO.shape[1]].addmm_(inner_NR, b_RO[part.columns])
 
-    def _stretch(self, y_NO: Tensor, tokens: slice, adapter: Adapter, biases: dict[str, Tensor]) -> None:
-        for number, name in enumerate(self.names):
-            pair = adapter.pairs.get(name)
-            if pair is None or pair.gain_O is None:
-                continue
-            outputs = y_NO[tokens, self.offsets[number] : self.offsets[number + 1]]
-            bias_O = biases.get(name)
-            bias = 0.0 if bias_O is None else bias_O.float()
-            outputs.copy_((outputs.float() - bias) * pair.gain_O + bias)
+    def stretch(self, y_NO: Tensor, plan: LoraPlan) -> None:
+        """Multiply the outputs of DoRA's tokens by its gains."""
+        for tokens, adapter in plan.stretched:
+            for number, name in enumerate(self.names):
+                pair = adapter.pairs.get(name)
+                if pair is None or pair.gain_O is None:
+                    continue
+                outputs = y_NO[tokens, self.offsets[number] : self.offsets[number + 1]]
+                bias_O = plan.biases.get(name)
+                bias = 0.0 if bias_O is None else bias_O.float()
+                outputs.copy_((outputs.float() - bias) * pair.gain_O + bias)
 
     def copy(self, adapter: Adapter, columns: slice, bank_columns: int) -> int:
         """Write an adapter's factors into its columns, zeros where it has none; give the bytes written."""

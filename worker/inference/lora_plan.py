@@ -31,11 +31,13 @@ class Columns:
     """A part of a step's tokens and the columns that they use.
 
     ``mask_NR``, over these tokens and columns, is 1 where a token uses a column and 0 elsewhere; None: all use all.
+    ``is_shared`` marks the part of the short spans.
     """
 
     tokens: slice
     columns: slice
     mask_NR: Tensor | None
+    is_shared: bool
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def make_plan(spans: Sequence[Span], places: Mapping[str, slice], biases: dict[s
         if span.tokens <= LONGEST_SHARED and tokens.start == sum(tokens for tokens, _ in shared):
             shared.append((span.tokens, columns))
         elif columns is not None:
-            parts.append(Columns(tokens, columns, None))
+            parts.append(Columns(tokens, columns, None, is_shared=False))
         if span.adapter is not None:
             first = next(iter(span.adapter.pairs.values()))
             like = first.a_RI
@@ -97,8 +99,8 @@ def _share(shared: Sequence[tuple[int, slice | None]], like: Tensor) -> Columns:
         if columns is not None:
             mask[begin : begin + tokens, columns.start - covered.start : columns.stop - covered.start] = 1
         begin += tokens
-    is_plain = bool(mask.all())
-    return Columns(slice(0, begin), covered, None if is_plain else mask.to(like.device, like.dtype))
+    mask_NR = None if bool(mask.all()) else mask.to(like.device, like.dtype)
+    return Columns(slice(0, begin), covered, mask_NR, is_shared=True)
 
 
 def _per_token(shared: Sequence[tuple[int, slice | None]]) -> tuple[Tensor, Tensor]:

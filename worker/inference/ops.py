@@ -37,9 +37,13 @@ class Rotation:
     sin_NR: Tensor
     signed_sin_NR: Tensor
 
+    def of(self, tokens: slice) -> "Rotation":
+        """Give the rotation of some of the tokens."""
+        return Rotation(self.cos_NR[tokens], self.sin_NR[tokens], self.signed_sin_NR[tokens])
+
 
 class Ops(Protocol):
-    """What both ways can do; results agree up to rounding."""
+    """What both ways can do; results agree up to rounding. ``gelu_tanh`` may write over its input."""
 
     def rms_norm(self, x_NH: Tensor, weight_H: Tensor, epsilon: float) -> Tensor: ...
 
@@ -75,14 +79,19 @@ class TorchOps:
         return gelu(x_NI, approximate="tanh")
 
     def attend(self, qkv_NO: Tensor, heads: Heads, rotation: Rotation, step: Step, layer: int) -> Tensor:
-        all_NHD = qkv_NO.unflatten(1, (-1, heads.head_dim))
-        turned_NHD = rotate(all_NHD[:, : heads.heads + heads.kv_heads], rotation)
-        query, key = turned_NHD.split((heads.heads, heads.kv_heads), dim=1)
-        value = all_NHD[:, heads.heads + heads.kv_heads :]
+        query, key, value = split_heads(qkv_NO, heads, rotation)
         return attend(query, key, value, step, layer, heads.scale).flatten(1)
 
     def add_lora(self, group: LoraGroup, x_NI: Tensor, y_NO: Tensor, plan: LoraPlan) -> None:
         group.add(x_NI, y_NO, plan)
+
+
+def split_heads(qkv_NO: Tensor, heads: Heads, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
+    """Give rotated query_NHD and key_NGD, and value_NGD."""
+    all_NHD = qkv_NO.unflatten(1, (-1, heads.head_dim))
+    turned_NHD = rotate(all_NHD[:, : heads.heads + heads.kv_heads], rotation)
+    query, key = turned_NHD.split((heads.heads, heads.kv_heads), dim=1)
+    return query, key, all_NHD[:, heads.heads + heads.kv_heads :]
 
 
 def rotate(states_NHD: Tensor, rotation: Rotation) -> Tensor:

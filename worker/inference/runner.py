@@ -20,6 +20,8 @@ from worker.inference.forward import Row
 from worker.inference.kv import KvPool, KvShape
 from worker.inference.lora import LoraBank, LoraGroup
 from worker.inference.lora_plan import Span
+from worker.inference.native.build import load
+from worker.inference.native_ops import NativeOps
 from worker.inference.ops import Ops, TorchOps
 from worker.inference.passes import Pass, StepLora, TransformersPass, all_groups, biases_of
 from worker.inference.projection import Weights
@@ -55,7 +57,7 @@ class ModelRunner:
         Raises:
             BaseModelInvalid: no way that we have computes what transformers computes.
         """
-        ops: Ops = TorchOps()
+        ops = _choose_ops(loaded, settings)
         with torch.inference_mode():
             _try(loaded, ops)
             way = _make_way(loaded.model, settings.engine_weights, ops, loaded.context_tokens)
@@ -112,6 +114,14 @@ def _restored(logits_WV: Tensor, rows: Sequence[Row], order: Sequence[int]) -> T
     return logits_WV[torch.tensor(index, device=logits_WV.device, dtype=torch.long)]
 
 
+def _choose_ops(loaded: LoadedModel, settings: Settings) -> Ops:
+    if settings.engine_native and loaded.device.type == "cpu" and knows(loaded.model):
+        kernels = load(settings.kernels_folder)
+        if kernels is not None:
+            return NativeOps(kernels)
+    return TorchOps()
+
+
 def _make_way(model: PreTrainedModel, weights: Weights, ops: Ops, context_tokens: int) -> Pass:
     if knows(model):
         return OwnPass(model, weights, ops, context_tokens)
@@ -122,8 +132,8 @@ def _try(loaded: LoadedModel, ops: Ops) -> None:
     """Feed the probes, the first in three parts, and hold what follows them against transformers."""
     if not loaded.model._supports_attention_backend:
         raise BaseModelInvalid(
-            f"{type(loaded.model).__name__} cannot be served: it attends in a way of its own, not through transformers' "
-            "attention interface"
+            f"{type(loaded.model).__name__} cannot be served: it attends in a way of its own, not through "
+            "transformers' attention interface"
         )
     model = _first_blocks(loaded.model)
     expected = [

@@ -1,8 +1,9 @@
-"""One step of any rows: for each architecture, what every row gets is what transformers and PEFT compute for it alone."""
+"""One step of any rows: every row gets what transformers and PEFT compute for it alone, for each architecture."""
 
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from transformers import (
     Gemma2ForCausalLM,
     GemmaConfig,
     GemmaForCausalLM,
+    GptOssConfig,
+    GptOssForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -34,10 +37,11 @@ from core.text.tokenizer import TextTokenizer
 from tests.byte_tokenizer import write_byte_tokenizer
 from worker.inference.forward import Row
 from worker.inference.lora import Adapter, LoraPair
+from worker.inference.native.build import load
 from worker.inference.runner import ModelRunner
 from worker.models.loading import LoadedModel
 
-SIZES = {
+SIZES: dict[str, Any] = {
     "vocab_size": 320,
     "hidden_size": 48,
     "intermediate_size": 96,
@@ -128,7 +132,8 @@ class House:
         peft = get_peft_model(fresh, LoraConfig(r=rank, lora_alpha=3 * rank, target_modules=chosen))
         generator = torch.Generator().manual_seed(number)
         pairs = {}
-        for name, module in peft.base_model.model.named_modules():
+        adapted: nn.Module = peft.get_base_model()
+        for name, module in adapted.named_modules():
             if hasattr(module, "lora_A"):
                 a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
                 a.data = torch.randn(a.shape, generator=generator) * 0.2
@@ -156,8 +161,19 @@ def make_texts(count: int, rng: random.Random) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("make", ARCHITECTURES, ids=lambda make: make.__name__)
-def test_each_row_of_any_mix_has_its_own_adapters_logits(make: object, tokenizer: TextTokenizer) -> None:
-    house = House(make, tokenizer)
+@pytest.mark.parametrize("native", [False, True], ids=["torch", "native"])
+def test_each_row_of_any_mix_has_its_own_adapters_logits(
+    make: object, native: bool, tokenizer: TextTokenizer, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    if native:
+        if make not in (phi, llama):
+            pytest.skip("transformers' modules use no kernels of ours")
+        if load(tmp_path_factory.getbasetemp() / "kernels") is None:
+            pytest.skip("no C++ compiler is at hand")
+    house = House(make, tokenizer, engine_native=native, home=tmp_path_factory.getbasetemp())
+    assert type(getattr(house.runner._way, "_ops", None)).__name__ == ("NativeOps" if native else "TorchOps") or (
+        make not in (phi, llama)
+    )
     adapters = [
         None,
         house.adapter(1, 8),
@@ -207,6 +223,20 @@ def test_a_model_that_attends_in_a_way_of_its_own_is_refused(tokenizer: TextToke
 
     with pytest.raises(BaseModelInvalid, match="BloomForCausalLM cannot be served"):
         House(bloom, tokenizer)
+
+
+def test_a_model_whose_attention_has_more_to_it_is_refused(tokenizer: TextTokenizer) -> None:
+    def with_sinks() -> PreTrainedModel:
+        sizes: dict[str, Any] = {
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "num_local_experts": 2,
+            "num_experts_per_tok": 1,
+        }
+        return GptOssForCausalLM(GptOssConfig(**SIZES, **sizes, layer_types=["full_attention"] * 3))
+
+    with pytest.raises(BaseModelInvalid, match="computes other logits than transformers does"):
+        House(with_sinks, tokenizer)
 
 
 def test_a_model_in_8_bits_is_near_the_one_it_was_made_from(tmp_path: Path, tokenizer: TextTokenizer) -> None:
