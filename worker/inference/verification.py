@@ -1,137 +1,129 @@
-"""Reads an adapter's files from the store and refuses whatever is not exactly an adapter of this base model.
+"""Takes an adapter's files from the store and refuses whatever is not exactly an adapter of this base model.
 
 Nothing here trusts a file: every read is bounded, every byte is covered by a digest, every tensor must
 belong to a layer of the model. Which adapters are kept in memory is ``adapters``' matter.
 """
 
 import hashlib
-import json
-import math
-import re
-import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import NoReturn, Protocol
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load as parse_safetensors
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.adapter_format import (
     CONFIG,
     MANIFEST,
     MANIFEST_LIMIT_BYTES,
     WEIGHTS,
+    FileDigest,
     Manifest,
     digest_text,
     parse_manifest,
 )
-from core.errors import AdapterInvalid, BlobNotFound, InvalidParameter
+from core.errors import AdapterInvalid, AdapterMismatch, BlobNotFound, InvalidParameter
 from core.store.blobs import BlobStore
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
+from worker.inference.adapter_config import parse_config, resolve_layers
 from worker.inference.drift import find_drift
-from worker.inference.lora import Adapter, LoraPair, gain_of
+from worker.inference.lora import Adapter
+from worker.inference.pairs import PairReader, PairShape
+from worker.inference.strict_json import parse_object, shown
+from worker.inference.weights_file import HEADER_LIMIT_BYTES, WeightsFile
 
-CONFIG_LIMIT_BYTES: Final = 2**16
-HEADER_LIMIT_BYTES: Final = 2**23  # a LoRA on every layer of a 7 B model needs about 100 kB
-MAX_RANK: Final = 256
-
-_TENSOR_NAME: Final = re.compile(
-    r"base_model\.model\.(?P<layer>.+)\.(?:(?P<factor>lora_[AB])\.weight|(?P<length>lora_magnitude_vector))"
-)
-_STORED_DTYPES: Final = (torch.float32, torch.bfloat16)
+CONFIG_LIMIT_BYTES = 2**16
 
 
-class _LoraConfig(BaseModel):
-    """The fields of PEFT's adapter_config.json that decide what an adapter computes.
+class TargetLayer(Protocol):
+    """A linear layer of the base model, as far as an adapter must know it; its weight may be packed."""
 
-    Any other field must be off (null, false or empty), or be one of ``_INERT``.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
-
-    peft_type: str = Field(pattern="^LORA$")
-    r: int = Field(ge=1, le=MAX_RANK)
-    lora_alpha: float = Field(gt=0, le=2**16, allow_inf_nan=False)
-    target_modules: list[str] = Field(min_length=1, max_length=1024)
-    bias: str = Field(pattern="^none$")
-    use_rslora: bool = False
-    use_dora: bool = False
-
-    @property
-    def scale(self) -> float:
-        return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """Which tensors each target module has, by PEFT's names."""
-        return ("lora_A", "lora_B", "lora_magnitude_vector") if self.use_dora else ("lora_A", "lora_B")
-
-
-# What these say about training or about the file's origin changes nothing in what the adapter computes.
-_INERT: Final = frozenset(
-    {
-        "auto_mapping",
-        "base_model_name_or_path",
-        "inference_mode",
-        "lora_dropout",
-        "megatron_core",
-        "peft_version",
-        "qalora_group_size",  # read only with use_qalora, which must be off
-        "revision",
-        "task_type",
-    }
-)
-# Other initialisations change the base model's own weights, which are not in an adapter's files.
-_PLAIN_INITIALISATIONS: Final = (True, False, "gaussian", "orthogonal")
+    in_features: int
+    out_features: int
 
 
 @dataclass(frozen=True)
 class Fit:
-    """The base model that an adapter must fit."""
+    """The base model that an adapter must fit.
+
+    ``weight_of`` gives a layer's weight_OI in any dtype; ``max_rank`` is the widest adapter there is room for.
+    """
 
     fingerprint: str
     tokenizer: TextTokenizer
-    layers: Mapping[str, nn.Linear]
+    layers: Mapping[str, TargetLayer]
+    weight_of: Callable[[str], Tensor]
     device: torch.device
     dtype: torch.dtype
+    max_rank: int
 
 
-def read_adapter(digest: str, blobs: BlobStore, fit: Fit, *, limit_bytes: int) -> Adapter:
-    """Read and check the adapter whose manifest has this digest, and move it to the model's device and dtype.
+@dataclass(frozen=True)
+class OpenedAdapter:
+    """An adapter whose manifest and config were verified, and whose weights are yet to be read.
 
-    ``limit_bytes`` bounds what the adapter may take in memory.
+    ``bytes`` is what it will take in memory.
+    """
+
+    digest: str
+    bytes: int
+    renderer: Renderer
+    shapes: Mapping[str, PairShape]
+    weights: FileDigest
+    blobs: BlobStore
+    fit: Fit
+
+    def read(self) -> Adapter:
+        """Read and check the weights, and put them into the model's dtype and onto its device.
+
+        Besides them, only the largest tensor is held in memory.
+
+        Raises:
+            AdapterInvalid: the file is missing, damaged, or holds something else.
+        """
+        reader = PairReader(self.digest, self.shapes, self.fit.weight_of, self.fit.device, self.fit.dtype)
+        with _refusing(self.digest), self.blobs.open(self.weights.sha256) as stored:
+            file = WeightsFile(self.digest, stored, self.weights)
+            try:
+                pairs = reader.read(file)
+            except AdapterInvalid:
+                file.check_digest()  # what is wrong may come of damage, which is then what to report
+                raise
+            file.check_digest()
+        return Adapter(self.digest, pairs, self.renderer, self.bytes)
+
+
+def open_adapter(digest: str, blobs: BlobStore, fit: Fit) -> OpenedAdapter:
+    """Read and check all but the weights of the adapter whose manifest has this digest.
 
     Raises:
-        AdapterInvalid: anything about it is missing, damaged, unsafe, or made for another model.
+        AdapterMismatch: it was made for another base model.
+        AdapterInvalid: anything about it is missing, damaged, unsafe, or not implemented.
     """
-    try:
-        return _Reader(digest, blobs, fit, limit_bytes).read()
-    except BlobNotFound as error:
-        raise AdapterInvalid(digest, f"a file of it is not stored: {error}") from error
+    with _refusing(digest):
+        return _Opener(digest, blobs, fit).open()
 
 
-class _Reader:
-    """One adapter's way from stored bytes to tensors; every refusal names what is at fault."""
+class _Opener:
+    """One adapter's way from stored bytes to what its weights must be; every refusal names what is at fault."""
 
-    def __init__(self, digest: str, blobs: BlobStore, fit: Fit, limit_bytes: int) -> None:
+    def __init__(self, digest: str, blobs: BlobStore, fit: Fit) -> None:
         self._digest = digest
         self._blobs = blobs
         self._fit = fit
-        self._limit_bytes = limit_bytes
 
-    def read(self) -> Adapter:
+    def open(self) -> OpenedAdapter:
         manifest = self._read_manifest()
         renderer = self._check_rendering(manifest)
-        config = self._read_config(manifest)
-        tensors = self._read_tensors(manifest)
-        layers = self._target_layers(config)
-        pairs = self._pair(tensors, layers, config)
-        size_bytes = sum(pair.bytes for pair in pairs.values())
-        return Adapter(self._digest, pairs, renderer, size_bytes)
+        shapes = self._shapes(self._read_config(manifest))
+        size_bytes = sum(shape.bytes(self._fit.dtype) for shape in shapes.values())
+        weights = _listed(manifest, WEIGHTS)
+        # A file may be in float32 although the model is in bfloat16, but in nothing wider.
+        numbers = sum(shape.bytes(torch.float32) for shape in shapes.values())
+        self._check_size(WEIGHTS, weights, HEADER_LIMIT_BYTES + numbers)
+        return OpenedAdapter(self._digest, size_bytes, renderer, shapes, weights, self._blobs, self._fit)
 
     def _refuse(self, reason: str, cause: Exception | None = None) -> NoReturn:
         raise AdapterInvalid(self._digest, reason) from cause
@@ -142,15 +134,21 @@ class _Reader:
         if len(content) > limit_bytes:
             self._refuse(f"{name} is larger than {limit_bytes:,} bytes")
         if hashlib.sha256(content).hexdigest() != sha256:
-            self._refuse(f"the stored bytes of {name} do not have its digest {sha256[:12]}")
+            self._refuse(f"{name} is damaged: its stored bytes do not have its digest {sha256[:12]}")
         return content
 
     def _read_manifest(self) -> Manifest:
-        manifest = parse_manifest(self._read_blob(MANIFEST, self._digest, MANIFEST_LIMIT_BYTES))
+        content = self._read_blob(MANIFEST, self._digest, MANIFEST_LIMIT_BYTES)
+        manifest = parse_manifest(content)
+        try:
+            parse_object(content)
+        except ValueError as error:
+            self._refuse(f"its manifest is malformed: {error}", error)
         if manifest.base_model_fingerprint != self._fit.fingerprint:
-            self._refuse(
-                f"it was trained on {manifest.base_model} with fingerprint {manifest.base_model_fingerprint[:20]}, "
-                f"but this engine's base model has {self._fit.fingerprint[:20]}"
+            raise AdapterMismatch(
+                self._digest,
+                f"it was trained on {shown(manifest.base_model)} with fingerprint "
+                f"{manifest.base_model_fingerprint[:20]}, but this engine's base model has {self._fit.fingerprint[:20]}",
             )
         return manifest
 
@@ -162,123 +160,57 @@ class _Reader:
         except InvalidParameter as error:
             self._refuse(f"its prompt format is malformed: {error}", error)
         drift = find_drift(manifest.prompts, renderer, tokenizer)
-        shown = "" if drift is None else f"; {drift}"
+        difference = "" if drift is None else f"; {drift}"
         if manifest.tokenizer_sha256 != tokenizer.digest:
-            self._refuse(f"it was trained with another tokenizer than this engine's{shown}")
+            self._refuse(f"it was trained with another tokenizer than this engine's{difference}")
         template = tokenizer.chat_template
         template_sha256 = None if template is None else digest_text(template)
         if manifest.example_format == "messages" and manifest.chat_template_sha256 != template_sha256:
-            self._refuse(f"it was trained with another chat template than this engine's{shown}")
+            self._refuse(f"it was trained with another chat template than this engine's{difference}")
         if drift is not None:
             self._refuse(drift)
         return renderer
 
-    def _read_file(self, manifest: Manifest, name: str, limit_bytes: int) -> bytes:
-        listed = next(digest for listed_name, digest in manifest.files.items() if listed_name == name)
-        if listed.bytes > limit_bytes:
-            self._refuse(f"{name} has {listed.bytes:,} bytes, {limit_bytes:,} are allowed")
-        content = self._read_blob(name, listed.sha256, limit_bytes)
+    def _read_config(self, manifest: Manifest) -> bytes:
+        listed = _listed(manifest, CONFIG)
+        self._check_size(CONFIG, listed, CONFIG_LIMIT_BYTES)
+        content = self._read_blob(CONFIG, listed.sha256, CONFIG_LIMIT_BYTES)
         if len(content) != listed.bytes:
-            self._refuse(f"{name} has {len(content):,} bytes, the manifest says {listed.bytes:,}")
+            self._refuse(f"{CONFIG} has {len(content):,} bytes, the manifest says {listed.bytes:,}")
         return content
 
-    def _read_config(self, manifest: Manifest) -> _LoraConfig:
-        content = self._read_file(manifest, CONFIG, CONFIG_LIMIT_BYTES)
-        try:
-            config = _LoraConfig.model_validate(json.loads(content))
-        except ValidationError as error:
-            first = error.errors()[0]
-            self._refuse(f"{CONFIG}: {'.'.join(map(str, first['loc']))}: {first['msg']}", error)
-        except (ValueError, RecursionError) as error:
-            self._refuse(f"{CONFIG} is not JSON", error)
-        for key, value in (config.model_extra or {}).items():
-            if not _is_neutral(key, value):
-                self._refuse(f"{CONFIG}: {key} is set, which this engine does not implement")
-        return config
+    def _check_size(self, name: str, listed: FileDigest, limit_bytes: int) -> None:
+        if listed.bytes > limit_bytes:
+            self._refuse(f"{name} has {listed.bytes:,} bytes, {limit_bytes:,} are allowed")
 
-    def _target_layers(self, config: _LoraConfig) -> set[str]:
-        """Resolve target modules as PEFT does: a whole name, or its last parts."""
-        chosen: set[str] = set()
-        for target in config.target_modules:
-            matched = {name for name in self._fit.layers if name == target or name.endswith(f".{target}")}
-            if not matched:
-                self._refuse(f"{CONFIG}: target module {target!r} names no linear layer of the base model")
-            chosen |= matched
-        return chosen
-
-    def _read_tensors(self, manifest: Manifest) -> dict[str, Tensor]:
-        """Parse the weights. The file may be in float32 although the model, and so the limit, is in bfloat16."""
-        limit_bytes = self._limit_bytes * torch.float32.itemsize // self._fit.dtype.itemsize
-        content = self._read_file(manifest, WEIGHTS, HEADER_LIMIT_BYTES + limit_bytes)
-        if len(content) < 8:
-            self._refuse(f"{WEIGHTS} is cut short")
-        (header_bytes,) = struct.unpack("<Q", content[:8])
-        if header_bytes > min(HEADER_LIMIT_BYTES, len(content) - 8):
-            self._refuse(f"{WEIGHTS} is no safetensors file, or its header is over {HEADER_LIMIT_BYTES:,} bytes")
-        try:
-            return parse_safetensors(content)
-        except (SafetensorError, KeyError, ValueError, RecursionError) as error:
-            self._refuse(f"{WEIGHTS} is no valid safetensors file: {error}", error)
-
-    def _pair(self, tensors: dict[str, Tensor], layers: set[str], config: _LoraConfig) -> dict[str, LoraPair]:
-        stored: dict[tuple[str, str], Tensor] = {}
-        taken: dict[tuple[str, str], Tensor] = {}
-        for key, tensor in tensors.items():
-            match = _TENSOR_NAME.fullmatch(key)
-            part = match and (match["factor"] or match["length"])
-            if match is None or part not in config.parts or match["layer"] not in layers:
-                self._refuse(f"tensor {key!r} belongs to no target module of the base model")
-            stored[match["layer"], part] = tensor
-            taken[match["layer"], part] = self._take(key, tensor, self._shape(match["layer"], part, config.r))
-        for layer in sorted(layers):
-            for part in config.parts:
-                if (layer, part) not in taken:
-                    self._refuse(f"layer {layer} has no {part} tensor")
-        return {
-            layer: LoraPair(
-                taken[layer, "lora_A"],
-                taken[layer, "lora_B"],
-                config.scale,
-                self._gain({part: stored[layer, part] for part in config.parts}, layer, config),
-            )
-            for layer in sorted(layers)
-        }
-
-    def _gain(self, stored: dict[str, Tensor], layer: str, config: _LoraConfig) -> Tensor | None:
-        """Derive DoRA's gain from the tensors as they are stored: the model's dtype may be too coarse for it."""
-        if not config.use_dora:
-            return None
-        length_O, a_RI, b_OR = (
-            stored[part].to(self._fit.device) for part in ("lora_magnitude_vector", "lora_A", "lora_B")
-        )
-        gain_O = gain_of(length_O, self._fit.layers[layer].weight, a_RI, b_OR, config.scale)
-        if not bool(torch.isfinite(gain_O).all()):
-            self._refuse(f"layer {layer} has a row of length 0, which cannot be stretched")
-        return gain_O
-
-    def _shape(self, layer: str, part: str, rank: int) -> tuple[int, ...]:
-        linear = self._fit.layers[layer]
-        match part:
-            case "lora_A":
-                return (rank, linear.in_features)
-            case "lora_B":
-                return (linear.out_features, rank)
-            case _:
-                return (linear.out_features,)
-
-    def _take(self, key: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-        if tuple(tensor.shape) != shape:
-            self._refuse(f"tensor {key!r} has shape {list(tensor.shape)}, the base model needs {list(shape)}")
-        if tensor.dtype not in _STORED_DTYPES:
-            self._refuse(f"tensor {key!r} is {tensor.dtype}, not float32 or bfloat16")
-        # the copy keeps a slice from holding the whole file in memory
-        taken = tensor.to(self._fit.device, self._fit.dtype, copy=True)
-        if not bool(torch.isfinite(taken).all()):
-            self._refuse(f"tensor {key!r} has values that are not finite")
-        return taken
+    def _shapes(self, content: bytes) -> dict[str, PairShape]:
+        """Give what each layer's pair must be like, by the config and the base model."""
+        config = parse_config(self._digest, content)
+        shapes = {}
+        for name, (rank, scale) in resolve_layers(self._digest, config, self._fit.layers).items():
+            if rank > self._fit.max_rank:
+                self._refuse(
+                    f"layer {name} has rank {rank}, and this engine has room for {self._fit.max_rank}; "
+                    "raise LORAMILL_ENGINE_LORA_COLUMNS"
+                )
+            layer = self._fit.layers[name]
+            shapes[name] = PairShape(layer.in_features, layer.out_features, rank, scale, config.use_dora)
+        return shapes
 
 
-def _is_neutral(key: str, value: Any) -> bool:
-    if key == "init_lora_weights":
-        return value in _PLAIN_INITIALISATIONS
-    return key in _INERT or not value
+def _listed(manifest: Manifest, name: str) -> FileDigest:
+    return next(digest for listed_name, digest in manifest.files.items() if listed_name == name)
+
+
+@contextmanager
+def _refusing(digest: str) -> Iterator[None]:
+    """Make what the store raises a refusal of the adapter.
+
+    An error of the disk must not be taken for a mistake of the engine's: only this adapter suffers.
+    """
+    try:
+        yield
+    except BlobNotFound as error:
+        raise AdapterInvalid(digest, f"a file of it is not stored: {error}") from error
+    except OSError as error:
+        raise AdapterInvalid(digest, f"a file of it cannot be read: {error}") from error

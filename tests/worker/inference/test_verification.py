@@ -1,6 +1,5 @@
 """Hostile and damaged adapters: each is refused by name, and the engine still answers."""
 
-import copy
 import dataclasses
 import json
 import pickle
@@ -12,27 +11,28 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
+from peft.tuners.lora import Linear
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from core.adapter_format import CONFIG, MANIFEST, WEIGHTS
-from core.errors import AdapterInvalid
+from core.errors import AdapterInvalid, AdapterMismatch
 from core.store.blobs import LocalBlobStore
-from tests.worker.inference.bench import (
-    Bench,
-    Completion,
-    complete,
+from tests.worker.inference.adapter_files import (
     complete_adapter,
     edit_config,
     load_fp32,
-    make_request,
     store_adapter,
     write_adapter,
 )
-from worker.inference.engine import LocalEngine
-from worker.inference.lora import Adapter, RowPlan, attach_lora
-from worker.inference.verification import Fit, read_adapter
+from tests.worker.inference.bench import Bench, make_request
+from worker.inference.lora import Adapter
+from worker.inference.verification import Fit, open_adapter
 
 FIRST = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+FIRST_B = FIRST.replace("_A", "_B")
+LAYER = "model.layers.0.self_attn.q_proj"
 LENGTH = "base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector"
 
 Tensors = dict[str, torch.Tensor]
@@ -54,14 +54,19 @@ class Suspect:
         """Write the manifest over what the folder holds now."""
         complete_adapter(self.base_folder, self.folder, **changes)
 
-    def read(self, digest: str | None = None, *, limit_bytes: int = 2**24) -> Adapter:
-        return read_adapter(digest or self.store(), self.blobs, self.fit, limit_bytes=limit_bytes)
+    def read(self, digest: str | None = None) -> Adapter:
+        opened = open_adapter(digest or self.store(), self.blobs, self.fit)
+        adapter = opened.read()
+        assert adapter.bytes == opened.bytes == sum(pair.bytes for pair in adapter.pairs.values())
+        return adapter
 
-    def refusal(self, digest: str | None = None, *, limit_bytes: int = 2**24) -> str:
+    def refusal(
+        self, digest: str | None = None, *, kind: type[AdapterInvalid | AdapterMismatch] = AdapterInvalid
+    ) -> str:
         """Give the reason for which reading it, or this digest, must be refused."""
         digest = self.store() if digest is None else digest
-        with pytest.raises(AdapterInvalid) as caught:
-            read_adapter(digest, self.blobs, self.fit, limit_bytes=limit_bytes)
+        with pytest.raises(kind) as caught:
+            open_adapter(digest, self.blobs, self.fit).read()
         assert caught.value.args[0] == digest
         return str(caught.value.args[1])
 
@@ -86,8 +91,16 @@ def sound_folder(tiny_phi_folder: Path, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(scope="module")
 def fit(tiny_phi_folder: Path) -> Fit:
     loaded = load_fp32(tiny_phi_folder)
-    layers = attach_lora(loaded.model, RowPlan())
-    return Fit(loaded.fingerprint, loaded.tokenizer, layers, loaded.device, loaded.dtype)
+    layers = {name: module for name, module in loaded.model.named_modules() if isinstance(module, nn.Linear)}
+    return Fit(
+        fingerprint=loaded.fingerprint,
+        tokenizer=loaded.tokenizer,
+        layers=layers,
+        weight_of=lambda name: layers[name].weight.detach(),
+        device=loaded.device,
+        dtype=loaded.dtype,
+        max_rank=256,
+    )
 
 
 @pytest.fixture
@@ -98,42 +111,78 @@ def suspect(sound_folder: Path, tiny_phi_folder: Path, fit: Fit, tmp_path: Path)
 def test_a_sound_adapter_is_read(suspect: Suspect) -> None:
     adapter = suspect.read()
     tensors = load_file(suspect.folder / WEIGHTS)
-    pair = adapter.pairs["model.layers.0.self_attn.q_proj"]
-    assert torch.equal(pair.a_RI, tensors[FIRST])
-    assert pair.scale == 2
+    assert torch.equal(adapter.pairs[LAYER].a_RI, tensors[FIRST])
     assert len(adapter.pairs) * 2 == len(tensors)
     assert adapter.bytes == sum(tensor.nbytes for tensor in tensors.values())
+    assert adapter.rank == 4
 
 
-def test_the_engine_answers_after_each_refusal(bench: Bench, suspect: Suspect) -> None:
-    bench.blobs = suspect.blobs
-    digests = ["../../etc/passwd", suspect.blobs.put_bytes(b"no manifest").sha256]
-    suspect.change_tensors(lambda tensors: set_value(tensors, float("nan")))
-    digests.append(suspect.store())
-    (suspect.folder / WEIGHTS).write_bytes(pickle.dumps({FIRST: [1.0]}))
-    suspect.complete()
-    digests.append(suspect.store())
-
-    async def work(engine: LocalEngine) -> list[Completion]:
-        answers = []
-        for digest in digests:
-            with pytest.raises(AdapterInvalid):
-                await complete(engine, make_request("x", adapter=digest, max_tokens=2))
-            with pytest.raises(AdapterInvalid):
-                await engine.warm(digest)
-            answers.append(await complete(engine, make_request("x", max_tokens=2)))
-        assert (await engine.info()).resident_adapters == ()
-        return answers
-
-    expected = bench.peft_greedy(None, b"x", 2)
-    assert [answer.ids for answer in bench.run(work)] == [expected] * len(digests)
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kept", [torch.float32, torch.bfloat16])
+def test_b_is_scaled_in_float32_rounded_once_and_turned(
+    suspect: Suspect, stored: torch.dtype, kept: torch.dtype
+) -> None:
+    edit_config(suspect.folder, lora_alpha=11)  # a scale that is no power of two rounds
+    suspect.change_tensors(lambda tensors: tensors.update({k: v.to(stored) for k, v in tensors.items()}))
+    suspect.fit = dataclasses.replace(suspect.fit, dtype=kept)
+    pair = suspect.read().pairs[LAYER]
+    tensors = load_file(suspect.folder / WEIGHTS)
+    assert torch.equal(pair.a_RI, tensors[FIRST].to(kept))
+    assert torch.equal(pair.b_RO, (tensors[FIRST_B].float() * (11 / 4)).to(kept).T)
+    assert pair.a_RI.is_contiguous()
+    assert pair.b_RO.is_contiguous()
 
 
-@pytest.mark.parametrize("rank", [4, 16])
-def test_rslora_scales_by_the_root_of_the_rank(tiny_phi_folder: Path, fit: Fit, tmp_path: Path, rank: int) -> None:
-    write_adapter(tiny_phi_folder, tmp_path / "adapter", rank=rank, use_rslora=True)
-    adapter = Suspect(tmp_path / "adapter", tiny_phi_folder, fit).read()
-    assert {pair.scale for pair in adapter.pairs.values()} == {2 * rank / rank**0.5}
+@pytest.mark.parametrize("use_rslora", [False, True])
+@pytest.mark.parametrize(
+    ("ranks", "alphas"),
+    [
+        ({}, {}),
+        ({"q_proj": 8, "model.layers.1.mlp.fc2": 1}, {}),
+        ({}, {"q_proj": 3, "self_attn.dense": 7}),
+        ({"^model.layers.1.self_attn.q_proj": 2, "q_proj": 16}, {r".*\.fc1": 5, "layers.0.mlp.fc1": 9}),
+    ],
+)
+def test_each_layers_delta_is_pefts(
+    tiny_phi_folder: Path,
+    fit: Fit,
+    tmp_path: Path,
+    use_rslora: bool,
+    ranks: dict[str, int],
+    alphas: dict[str, int],
+) -> None:
+    folder = tmp_path / "adapter"
+    write_adapter(tiny_phi_folder, folder, use_rslora=use_rslora, rank_pattern=ranks, alpha_pattern=alphas)
+    adapter = Suspect(folder, tiny_phi_folder, fit).read()
+    peft = PeftModel.from_pretrained(load_fp32(tiny_phi_folder).model, folder)
+    deltas_OI = {
+        name.removeprefix("base_model.model."): layer.get_delta_weight("default")
+        for name, layer in peft.named_modules()
+        if isinstance(layer, Linear)
+    }
+    assert adapter.pairs.keys() == deltas_OI.keys()
+    for name, pair in adapter.pairs.items():
+        torch.testing.assert_close(pair.b_RO.T @ pair.a_RI, deltas_OI[name])
+    assert adapter.rank == max(4, *ranks.values(), 0)
+
+
+def test_an_adapter_wider_than_the_engine_has_room_for_is_refused(suspect: Suspect) -> None:
+    suspect.fit = dataclasses.replace(suspect.fit, max_rank=3)
+    assert "has rank 4, and this engine has room for 3; raise LORAMILL_ENGINE_LORA_COLUMNS" in suspect.refusal()
+
+
+def test_a_packed_layer_needs_no_weight_of_its_own(suspect: Suspect) -> None:
+    @dataclasses.dataclass
+    class Packed:
+        in_features: int
+        out_features: int
+
+    def weight_of(name: str) -> torch.Tensor:
+        raise AssertionError(f"the weight of {name} is not needed for plain LoRA")
+
+    layers = {name: Packed(layer.in_features, layer.out_features) for name, layer in suspect.fit.layers.items()}
+    suspect.fit = dataclasses.replace(suspect.fit, layers=layers, weight_of=weight_of)
+    suspect.read()
 
 
 class TestDora:
@@ -145,10 +194,10 @@ class TestDora:
     def test_its_lengths_become_gains_of_the_outputs_and_count_as_memory(self, dora: Suspect) -> None:
         adapter = dora.read()
         tensors = load_file(dora.folder / WEIGHTS)
-        gain_O = adapter.pairs["model.layers.0.self_attn.q_proj"].gain_O
+        gain_O = adapter.pairs[LAYER].gain_O
         assert gain_O is not None
-        weight_OI = dora.fit.layers["model.layers.0.self_attn.q_proj"].weight
-        row = weight_OI[0] + 2 * tensors[FIRST.replace("_A", "_B")][0] @ tensors[FIRST]
+        weight_OI = dora.fit.weight_of(LAYER)
+        row = weight_OI[0] + 2 * tensors[FIRST_B][0] @ tensors[FIRST]
         assert float(gain_O[0]) == pytest.approx(float(tensors[LENGTH][0] / row.norm()), rel=1e-5)
         assert adapter.bytes == sum(tensor.nbytes for tensor in tensors.values())
 
@@ -168,10 +217,15 @@ class TestDora:
         assert reason in dora.refusal()
 
     def test_a_row_of_length_zero_is_refused(self, dora: Suspect) -> None:
-        layer = copy.deepcopy(dora.fit.layers["model.layers.0.self_attn.q_proj"])
-        layer.weight.data[0] = 0
-        dora.fit = dataclasses.replace(dora.fit, layers={**dora.fit.layers, "model.layers.0.self_attn.q_proj": layer})
-        dora.change_tensors(lambda tensors: tensors[FIRST.replace("_A", "_B")].zero_())
+        weight_of = dora.fit.weight_of
+
+        def without_first_row(name: str) -> torch.Tensor:
+            weight_OI = weight_of(name).clone()
+            weight_OI[0] = 0
+            return weight_OI
+
+        dora.fit = dataclasses.replace(dora.fit, weight_of=without_first_row)
+        dora.change_tensors(lambda tensors: tensors[FIRST_B].zero_())
         assert "length 0" in dora.refusal()
 
 
@@ -185,11 +239,11 @@ class TestTensors:
         [
             (lambda t: t.update({FIRST: torch.zeros(4, 81)}), f"'{FIRST}' has shape [4, 81], the base"),
             (lambda t: t.update({FIRST: torch.zeros(5, 80)}), f"'{FIRST}' has shape [5, 80]"),
-            (lambda t: t.update({FIRST: torch.zeros(4, 80, dtype=torch.float64)}), f"'{FIRST}' is torch.float64"),
+            (lambda t: t.update({FIRST: torch.zeros(4, 80, dtype=torch.float64)}), f"'{FIRST}' as 'F64'"),
             (lambda t: set_value(t, float("nan")), f"'{FIRST}' has values that are not finite"),
             (lambda t: set_value(t, float("inf")), f"'{FIRST}' has values that are not finite"),
             (lambda t: t.pop(FIRST), "layer model.layers.0.self_attn.q_proj has no lora_A"),
-            (lambda t: t.pop(FIRST.replace("_A", "_B")), "layer model.layers.0.self_attn.q_proj has no lora_B"),
+            (lambda t: t.pop(FIRST_B), "layer model.layers.0.self_attn.q_proj has no lora_B"),
             (lambda t: t.update({"extra": torch.zeros(1)}), "'extra' belongs to no target module"),
             (lambda t: t.update({FIRST.replace("layers.0", "layers.7"): torch.zeros(4, 80)}), "layers.7"),
             (lambda t: t.update({f"../../{FIRST}": torch.zeros(4, 80)}), f"'../../{FIRST}' belongs to no target"),
@@ -236,12 +290,19 @@ class TestWeightsFile:
         suspect.complete()
         assert WEIGHTS in suspect.refusal()
 
-    def test_a_file_over_the_limit_is_not_even_read(self, suspect: Suspect) -> None:
-        (suspect.folder / WEIGHTS).write_bytes(bytes(2**24))
+    def test_a_file_larger_than_the_adapter_can_be_is_not_even_read(self, suspect: Suspect) -> None:
+        (suspect.folder / WEIGHTS).write_bytes(bytes(2**22))
         suspect.complete()
         digest = suspect.store()
         suspect.stored(WEIGHTS).unlink()
-        assert "are allowed" in suspect.refusal(digest, limit_bytes=2**20)
+        assert "are allowed" in suspect.refusal(digest)
+
+    def test_damage_on_the_disk_is_told_before_what_it_did_to_the_contents(self, suspect: Suspect) -> None:
+        digest = suspect.store()
+        content = bytearray(suspect.stored(WEIGHTS).read_bytes())
+        content[-4:] = struct.pack("<f", float("nan"))
+        suspect.stored(WEIGHTS).write_bytes(content)
+        assert "damaged" in suspect.refusal(digest)
 
 
 class TestStore:
@@ -265,18 +326,19 @@ class TestStore:
 
 
 class TestManifest:
-    @pytest.mark.parametrize(
-        ("changes", "reason"),
-        [
-            ({"base_model_fingerprint": "f" * 64}, "fingerprint"),
-            ({"tokenizer_sha256": "0" * 64}, "tokenizer"),
-        ],
-    )
-    def test_an_adapter_of_another_base_model_is_refused(
-        self, suspect: Suspect, changes: dict[str, str], reason: str
-    ) -> None:
-        suspect.complete(**changes)
-        assert reason in suspect.refusal()
+    def test_an_adapter_of_another_base_model_is_a_mismatch(self, suspect: Suspect) -> None:
+        suspect.complete(base_model_fingerprint="f" * 64)
+        assert "fingerprint" in suspect.refusal(kind=AdapterMismatch)
+
+    def test_another_tokenizer_is_refused(self, suspect: Suspect) -> None:
+        suspect.complete(tokenizer_sha256="0" * 64)
+        assert "tokenizer" in suspect.refusal()
+
+    def test_a_key_that_is_there_twice_is_refused(self, suspect: Suspect) -> None:
+        content = (suspect.folder / MANIFEST).read_bytes()
+        suspect.store()
+        twice = content[:-1] + b',"base_model":"another"}'
+        assert "'base_model' is there twice" in suspect.refusal(suspect.blobs.put_bytes(twice).sha256)
 
     @pytest.mark.parametrize("name", ["../adapter_model.safetensors", "/etc/passwd", "adapter_model.bin"])
     def test_a_file_name_of_its_own_is_refused(self, suspect: Suspect, name: str) -> None:
@@ -309,8 +371,6 @@ class TestConfig:
             ({"use_rslora": 1}, "use_rslora"),
             ({"use_qalora": True}, "use_qalora"),
             ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-            ({"rank_pattern": {"q_proj": 8}}, "rank_pattern"),
-            ({"alpha_pattern": {"q_proj": 8}}, "alpha_pattern"),
             ({"layers_to_transform": [0]}, "layers_to_transform"),
             ({"fan_in_fan_out": True}, "fan_in_fan_out"),
             ({"init_lora_weights": "pissa"}, "init_lora_weights"),
@@ -319,7 +379,7 @@ class TestConfig:
             ({"r": 0}, "r:"),
             ({"r": "4"}, "r:"),
             ({"lora_alpha": 0}, "lora_alpha"),
-            ({"lora_alpha": float("nan")}, "lora_alpha"),
+            ({"lora_alpha": float("nan")}, "NaN is no JSON number"),
             ({"target_modules": "(a+)+"}, "target_modules"),
             ({"target_modules": []}, "target_modules"),
             ({"target_modules": ["q_proj", "nothing"]}, "'nothing' names no linear layer"),

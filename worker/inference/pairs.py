@@ -1,0 +1,140 @@
+"""An adapter's weights from its file to pairs of factors, in the form that the engine multiplies with.
+
+Axis letters: I inputs, O outputs, R rank. Which layers an adapter changes, and how, is given; nothing of the file
+is trusted: every tensor that should be there is, none else, each of its shape, all values finite.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from core.errors import AdapterInvalid
+from worker.inference.lora import LoraPair, gain_of
+from worker.inference.strict_json import shown
+from worker.inference.weights_file import TensorEntry, WeightsFile
+
+A, B, LENGTH = "lora_A", "lora_B", "lora_magnitude_vector"  # PEFT's names
+
+_SUFFIX: Final = {A: ".weight", B: ".weight", LENGTH: ""}
+
+
+@dataclass(frozen=True)
+class PairShape:
+    """What one layer's pair is to be like. ``has_length``: it is a DoRA, whose outputs have learnt lengths."""
+
+    inputs: int
+    outputs: int
+    rank: int
+    scale: float
+    has_length: bool
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Give the shape of each stored tensor, by PEFT's name of the part."""
+        factors: dict[str, tuple[int, ...]] = {A: (self.rank, self.inputs), B: (self.outputs, self.rank)}
+        return factors | {LENGTH: (self.outputs,)} if self.has_length else factors
+
+    def bytes(self, dtype: torch.dtype) -> int:
+        """Give what the pair takes in memory; ``LoraPair.bytes`` of the pair that is read."""
+        gain_bytes = self.outputs * torch.float32.itemsize if self.has_length else 0
+        return self.rank * (self.inputs + self.outputs) * dtype.itemsize + gain_bytes
+
+
+class PairReader:
+    """Reads one file. ``weight_of`` gives a base layer's weight_OI, in any dtype; asked for DoRA's layers only."""
+
+    def __init__(
+        self,
+        digest: str,
+        shapes: Mapping[str, PairShape],
+        weight_of: Callable[[str], Tensor],
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self._digest = digest
+        self._shapes = shapes
+        self._weight_of = weight_of
+        self._device = device
+        self._dtype = dtype
+        self._taken: dict[tuple[str, str], Tensor] = {}
+        self._stored: dict[str, dict[str, Tensor]] = {}  # as in the file, until a layer's gain is derived of them
+
+    def read(self, file: WeightsFile) -> dict[str, LoraPair]:
+        """Give the pairs by their layers' names; they may be used once the file's digest was checked.
+
+        Raises:
+            AdapterInvalid: the file does not hold exactly these pairs; names the tensor.
+        """
+        places = self._match(file.read_header())
+        for entry, (layer, part) in places:
+            tensor = file.read_tensor(entry)
+            taken = self._take(tensor, part, self._shapes[layer].scale)
+            if not _is_finite(taken):
+                raise self._refusal(f"tensor {shown(entry.name)} has values that are not finite in {self._dtype}")
+            self._taken[layer, part] = taken.to(self._device)
+            if self._shapes[layer].has_length:
+                self._keep(layer, part, tensor)
+        return {
+            layer: LoraPair(self._taken[layer, A], self._taken[layer, B], self._taken.get((layer, LENGTH)))
+            for layer in self._shapes
+        }
+
+    def _match(self, entries: list[TensorEntry]) -> list[tuple[TensorEntry, tuple[str, str]]]:
+        """Find each tensor's layer and part, before any of them is read."""
+        wanted = {
+            f"base_model.model.{layer}.{part}{_SUFFIX[part]}": (layer, part, shape)
+            for layer, pair in self._shapes.items()
+            for part, shape in pair.shapes().items()
+        }
+        found = []
+        for entry in entries:
+            if entry.name not in wanted:
+                raise self._refusal(f"tensor {shown(entry.name)} belongs to no target module of the base model")
+            layer, part, shape = wanted.pop(entry.name)
+            if entry.shape != shape:
+                problem = f"has shape {list(entry.shape)}, the base model and the rank need {list(shape)}"
+                raise self._refusal(f"tensor {shown(entry.name)} {problem}")
+            found.append((entry, (layer, part)))
+        for layer, part, _ in wanted.values():
+            raise self._refusal(f"layer {layer} has no {part} tensor")
+        return found
+
+    def _take(self, tensor: Tensor, part: str, scale: float) -> Tensor:
+        """Copy a tensor out of the file's buffer in the form that is kept."""
+        match part:
+            case "lora_A":
+                return tensor.to(self._dtype, copy=True)
+            case "lora_B":
+                # scaled in float32, so that it is rounded once; turned last, where torch turns blocks at a time
+                return tensor.to(torch.float32, copy=True).mul_(scale).to(self._dtype).t().contiguous()
+            case _:
+                return tensor.to(torch.float32, copy=True)
+
+    def _keep(self, layer: str, part: str, tensor: Tensor) -> None:
+        """Put DoRA's tensors by as they are stored, and derive the gain from them once all are there.
+
+        The model's dtype may be too coarse for that.
+        """
+        stored = self._stored.setdefault(layer, {})
+        stored[part] = tensor.to(self._device, copy=True)
+        if len(stored) < len(_SUFFIX):
+            return
+        gain_O = gain_of(stored[LENGTH], self._weight_of(layer), stored[A], stored[B], self._shapes[layer].scale)
+        if not _is_finite(gain_O):
+            raise self._refusal(f"layer {layer} has a row of length 0, which cannot be stretched")
+        self._taken[layer, LENGTH] = gain_O
+        del self._stored[layer]
+
+    def _refusal(self, reason: str) -> AdapterInvalid:
+        return AdapterInvalid(self._digest, reason)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Tell whether all values are finite.
+
+    Their sum is at least ten times quicker than looking at each, and no sum of NaN or infinity is finite; only
+    where finite values are so large that the sum is not, each is looked at.
+    """
+    return bool(tensor.sum().isfinite()) or bool(torch.isfinite(tensor).all())
