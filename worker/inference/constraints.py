@@ -71,7 +71,7 @@ class ConstraintState:
         known = min(len(self._allowed), len(allowed_V))  # the model's vocabulary can be larger or smaller
         allowed_V[:known] = self._allowed[:known]
         if self._matcher.is_accepting():
-            allowed_V[list(ends)] = True
+            allowed_V[[end for end in ends if end < len(allowed_V)]] = True
         logits_V.masked_fill_(torch.from_numpy(~allowed_V).to(logits_V.device), -torch.inf)
 
     def take(self, token_id: int) -> None:
@@ -108,6 +108,8 @@ class ConstraintCompiler:
 
     def __init__(self, tokenizer: TextTokenizer) -> None:
         self._tokenizer = tokenizer
+        # a model's configuration can name an end that its tokenizer does not have
+        self._end_ids = sorted(token_id for token_id in tokenizer.end_ids if token_id < tokenizer.vocab_size)
         self._lock = Lock()
         self._compiled: OrderedDict[Constraint, ConstraintState] = OrderedDict()  # least recently used first
 
@@ -138,7 +140,7 @@ class ConstraintCompiler:
         matcher = LLMatcher(self._vocabulary(param), grammar, log_level=0, limits=LIMITS)
         if matcher.is_error():
             raise InvalidParameter(param, f"cannot be followed: {_reason(matcher.get_error())}")
-        state = ConstraintState(matcher, sorted(self._tokenizer.end_ids))
+        state = ConstraintState(matcher, self._end_ids)
         if state.is_complete:
             raise InvalidParameter(param, "only an empty answer follows this; leave it out")
         try:
@@ -158,7 +160,7 @@ class ConstraintCompiler:
     @cached_property
     def _token_texts(self) -> LLTokenizer:
         """The texts of all tokens as llguidance wants them; a fourth of a second, so made when first needed."""
-        return LLTokenizer(self._tokenizer.to_json(), eos_token=sorted(self._tokenizer.end_ids))
+        return LLTokenizer(self._tokenizer.to_json(), eos_token=self._end_ids)
 
 
 def _grammar(constraint: Constraint, param: str) -> str:

@@ -354,6 +354,14 @@ def test_threads_share_a_compiler(byte_tokenizer: TextTokenizer) -> None:
         state.take(ord("{"))
 
 
+def test_an_end_that_the_tokenizer_does_not_have_is_no_obstacle(tmp_path: Path) -> None:
+    write_byte_tokenizer(tmp_path)
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [END_OF_TEXT, 5000]}))
+    tokenizer = TextTokenizer.from_folder(tmp_path)
+    assert 5000 in tokenizer.end_ids
+    assert answer(tokenizer, ConstraintCompiler(tokenizer).compile(regex("(ab){1,2}")), seed=1) in {"ab", "abab"}
+
+
 class UnreadableTokenizer(TextTokenizer):
     def to_json(self) -> str:
         return "{}"
