@@ -20,7 +20,7 @@ from worker.inference.native.kernels import Kernels
 
 logger = logging.getLogger(__name__)
 
-SOURCE: Final = Path(__file__).with_name("kernels.cpp")
+SOURCES: Final = Path(__file__).parent  # kernels.cpp and the .hpp files that it includes
 COMPILERS: Final = ("g++", "clang++", "c++")
 FLAGS: Final = ("-std=c++17", "-O3", "-march=native", "-fPIC")
 BUILD_LIMIT_S: Final = 120.0  # it takes seconds; a compiler that waits for something must not keep the engine
@@ -50,14 +50,15 @@ def load(folder: Path) -> Kernels | None:
 def _find_or_build(folder: Path) -> Path:
     compiler, openmp = _find_compiler(), _find_openmp()
     key = hashlib.sha256()
-    for part in (SOURCE.read_text(), *compiler, *FLAGS, openmp, _cpu_flags()):
+    sources = [path.read_text() for path in sorted(SOURCES.glob("*.[ch]pp"))]
+    for part in (*sources, *compiler, *FLAGS, openmp, _cpu_flags()):
         key.update(part.encode() + b"\0")
     library = folder / f"kernels-{key.hexdigest()}.so"
     if not library.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as scratch:
             built, compiled = Path(scratch, "kernels.so"), str(Path(scratch, "kernels.o"))
-            _run([*compiler, *FLAGS, "-fopenmp", "-c", str(SOURCE), "-o", compiled])
+            _run([*compiler, *FLAGS, "-fopenmp", "-c", str(SOURCES / "kernels.cpp"), "-o", compiled])
             # Linked without -fopenmp: the compiler's own runtime would bring a second pool of threads.
             _run([*compiler, "-shared", compiled, openmp, "-o", str(built)])
             built.replace(library)

@@ -12,7 +12,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-MOST_SECTIONS: Final = 8  # as in kernels.cpp
+MOST_SECTIONS: Final = 8  # as in lora_factors.hpp
 
 _POINTER, _NUMBER, _REAL, _COUNT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
 _SIGNATURES: Final = {
@@ -29,7 +29,7 @@ _Functions = dict[torch.dtype, Callable[..., None]]
 
 
 class _LoraSite(ctypes.Structure):
-    """As LoraSite in kernels.cpp."""
+    """As LoraSite in lora_factors.hpp."""
 
     _fields_ = (
         ("a", _POINTER),
@@ -73,7 +73,7 @@ class LoraSite:
 
 
 class _AttentionRows(ctypes.Structure):
-    """As AttentionRows in kernels.cpp."""
+    """As AttentionRows in attention.hpp."""
 
     _fields_ = (
         ("cos", _POINTER),
@@ -101,13 +101,14 @@ class AttentionRows:
         assert slots_N.dtype == lengths_N.dtype == torch.int32
         self._tensors = (cos_NR, sin_NR, slots_N, lengths_N)
         assert all(tensor.is_contiguous() for tensor in self._tensors)
+        self.count = count
         self.rotary = rotary
         self._rows = _AttentionRows(*(tensor.data_ptr() for tensor in self._tensors), count, rotary)
         self.pointer = ctypes.addressof(self._rows)
 
 
 class _LoraRows(ctypes.Structure):
-    """As LoraRows in kernels.cpp."""
+    """As LoraRows in lora_factors.hpp."""
 
     _fields_ = (("begins", _POINTER), ("ranks", _POINTER), ("ranks_stride", _NUMBER), ("count", _NUMBER))
 
@@ -121,6 +122,7 @@ class LoraRows:
         Both are int32. Rows that begin at one column share one read of the factors. S is 1 where all sections agree.
         """
         (count,) = begins_N.shape
+        self.count = count
         self.sections = ranks_SN.shape[0]
         assert begins_N.dtype == ranks_SN.dtype == torch.int32
         assert ranks_SN.shape == (self.sections, count)
@@ -198,8 +200,9 @@ class Kernels:
         ``out`` is (N, H·D), ``qkv`` (N, (H + 2G)·D or more), each row q | k | v; its rows may lie apart.
         """
         _, kv_heads, head_dim, places = keys_PGDL.shape
-        query_numbers, (qkv_stride, one) = out.shape[1], qkv.stride()
+        (count, query_numbers), (qkv_stride, one) = out.shape, qkv.stride()
         dtype, query_heads = qkv.dtype, query_numbers // head_dim
+        assert count == qkv.shape[0] == rows.count
         assert rows.rotary <= head_dim
         assert query_heads % kv_heads == 0
         assert qkv.shape[1] >= query_numbers + 2 * kv_heads * head_dim
@@ -227,7 +230,8 @@ class Kernels:
 
         y is (N, outputs of all sections or more); its rows may lie apart, as those of ``x_NI`` may.
         """
-        inputs, outputs = x_NI.shape[1], y.shape[1]
+        (count, inputs), (y_count, outputs) = x_NI.shape, y.shape
+        assert count == y_count == rows.count
         assert inputs == site.inputs
         assert outputs >= site.outputs
         assert x_NI.dtype == y.dtype == site.dtype

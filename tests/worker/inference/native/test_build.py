@@ -1,11 +1,12 @@
 import logging
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from worker.inference.native import build
-from worker.inference.native.build import SOURCE, load
+from worker.inference.native.build import load
 
 
 @pytest.fixture
@@ -54,11 +55,12 @@ def test_two_builds_at_once_leave_one_library(tmp_path: Path) -> None:
 def test_kernels_that_differ_from_torch_are_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    source = SOURCE.read_text()
-    wrong = tmp_path / "wrong.cpp"
-    wrong.write_text(source.replace("0.044715f", "0.054715f"))
-    assert wrong.read_text() != source
-    monkeypatch.setattr(build, "SOURCE", wrong)
+    sources = Path(shutil.copytree(build.SOURCES, tmp_path / "sources"))
+    elementwise = sources / "elementwise.hpp"
+    source = elementwise.read_text()
+    elementwise.write_text(source.replace("0.044715f", "0.054715f"))
+    assert elementwise.read_text() != source
+    monkeypatch.setattr(build, "SOURCES", sources)
     with caplog.at_level(logging.WARNING):
         assert load(tmp_path / "native") is None
     (record,) = caplog.records
