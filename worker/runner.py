@@ -40,6 +40,7 @@ from worker.slot import Slot
 from worker.stop import Stop
 from worker.supervision import Reason, Supervision
 from worker.trainer_process import TrainerProcess
+from worker.warming import warm_in_background
 
 _RETRY_S: Final = 0.5
 _LOG_LINES: Final = 12
@@ -200,6 +201,8 @@ class Run:
             )
         )
         _log.info("job succeeded", model=model, steps=finished.steps)
+        base_model = JobSpec.model_validate(self._job.spec).base_model
+        warm_in_background(self._settings.engine_urls, base_model, adapter.sha256)
 
     def _try_again(self, watch: Supervision) -> None:
         """Put a job whose trainer died back into the queue; it goes on from its newest checkpoint."""
