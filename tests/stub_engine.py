@@ -139,7 +139,7 @@ def _say(words: list[str], sampling: SamplingParams) -> tuple[list[tuple[int, st
             if word.strip() in sampling.stop:
                 return said, FinishReason.STOP, word.strip()
             if FIRST_ID + place in sampling.stop_token_ids:
-                return said, FinishReason.STOP, FIRST_ID + place
+                return said, FinishReason.END, FIRST_ID + place
             if len(said) == sampling.max_tokens:
                 return said, FinishReason.LENGTH, None
         said.append((FIRST_ID + len(words), END))

@@ -42,6 +42,8 @@ def wait_until(holds: Callable[[], bool]) -> None:
     [
         ("/v1/completions", {"model": BASE, "prompt": ["a", "b"]}),
         ("/v1/completions", {"model": BASE, "prompt": ["a", "b"], "stream": True}),
+        ("/v1/chat/completions", {"model": BASE, "messages": [{"role": "user", "content": "a"}]}),
+        ("/v1/chat/completions", {"model": BASE, "messages": [{"role": "user", "content": "a"}], "stream": True}),
         ("/generate", {"inputs": "a"}),
         ("/generate_stream", {"inputs": "a"}),
     ],

@@ -186,6 +186,11 @@ def test_a_model_without_a_chat_template_says_so(client: TestClient, house: Hous
     assert (response.status_code, response.json()["error"]["param"]) == (400, "messages")
 
 
+def test_what_an_engine_refuses_is_named_as_this_wire_names_it(client: TestClient, house: House) -> None:
+    house.engine.fails_before = InvalidParameter("prompt", "it has no tokens")
+    assert chat(client).json()["error"]["param"] == "messages"
+
+
 def test_the_answer_follows_a_schema(client: TestClient, house: House) -> None:
     schema = {"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"]}
     wanted = {"type": "json_schema", "json_schema": {"name": "reply", "schema": schema, "strict": True}}

@@ -209,6 +209,13 @@ def test_how_a_completion_ends_is_told(client: TestClient, fields: dict[str, Any
     assert (choice["text"], choice["finish_reason"]) == (text, reason)
 
 
+def test_a_stop_token_ends_a_completion_and_an_ignored_end_does_not(client: TestClient) -> None:
+    (stopped,) = complete(client, stop_token_ids=[11]).json()["choices"]
+    assert (stopped["text"], stopped["finish_reason"]) == (" one", "stop")
+    (endless,) = complete(client, ignore_eos=True, max_tokens=6).json()["choices"]
+    assert endless["finish_reason"] == "length"
+
+
 def test_a_fine_tuned_model_is_asked_for_by_its_digest(client: TestClient, house: House) -> None:
     with house.database.write() as session:
         publish(session, "ft:x", digest="e" * 64)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from core.errors import EngineBusy, GenerationFailed
+from core.errors import EngineBusy, GenerationFailed, InvalidParameter
 from core.generation import Constraint, Conversation, RenderRequest, Turn, Variables
 from tests.app.conftest import BASE, House
 from tests.published_model import publish
@@ -287,6 +287,12 @@ def test_what_the_answer_must_be_reaches_the_engine(
 ) -> None:
     assert generate(client, **parameters).status_code == 200
     assert house.engine.requests[0].sampling.constraint == constraint
+
+
+def test_what_an_engine_refuses_is_named_as_this_wire_names_it(client: TestClient, house: House) -> None:
+    house.engine.fails_before = InvalidParameter("max_tokens", "is more than there is memory for")
+    for path in ("/generate", "/generate_stream"):
+        assert generate(client, path).json()["error"].startswith("parameters.max_new_tokens: is more")
 
 
 def test_the_likeliest_tokens_are_told_under_both_protocols_names(client: TestClient) -> None:
