@@ -11,6 +11,8 @@ import pytest
 
 from tests.app.conftest import BASE, House, serving
 
+TURNS = [{"role": "user", "content": "a"}]
+
 
 @pytest.fixture
 def address(house: House) -> Iterator[tuple[str, int]]:
@@ -42,8 +44,8 @@ def wait_until(holds: Callable[[], bool]) -> None:
     [
         ("/v1/completions", {"model": BASE, "prompt": ["a", "b"]}),
         ("/v1/completions", {"model": BASE, "prompt": ["a", "b"], "stream": True}),
-        ("/v1/chat/completions", {"model": BASE, "messages": [{"role": "user", "content": "a"}]}),
-        ("/v1/chat/completions", {"model": BASE, "messages": [{"role": "user", "content": "a"}], "stream": True}),
+        ("/v1/chat/completions", {"model": BASE, "max_tokens": 8, "messages": TURNS}),
+        ("/v1/chat/completions", {"model": BASE, "max_tokens": 8, "messages": TURNS, "stream": True}),
         ("/generate", {"inputs": "a"}),
         ("/generate_stream", {"inputs": "a"}),
     ],
