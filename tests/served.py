@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 PROMPT: Final = "Frage 1: "
-# Few answers follow it, so that even a model that knows nothing gives one of them within a few tokens.
+# Few answers follow it, and an engine bounds the white space in them, so that even a model that knows nothing, and
+# has one token a byte, gives one of them within so many tokens.
+JSON_TOKENS: Final = 200
 SCHEMA: Final[dict[str, Any]] = {
     "type": "object",
     "properties": {"answer": {"type": "string", "enum": ["one", "two"]}},

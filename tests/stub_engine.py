@@ -21,7 +21,7 @@ from core.generation import (
     Variables,
 )
 
-CONTEXT_TOKENS = 128
+CONTEXT_TOKENS = 256
 END = "<|end|>"
 FIRST_ID = 10  # of the words of a reply, by their place; the end token has the next one
 LOGPROB = -0.5

@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import BadRequestError, UnknownError, ValidationError
 
-from tests.served import PROMPT, SCHEMA, Served
+from tests.served import JSON_TOKENS, PROMPT, SCHEMA, Served
 
 
 class TestHuggingface:
@@ -46,12 +46,12 @@ class TestHuggingface:
         ],
     )
     def test_text_that_follows_a_schema(self, hub: InferenceClient, grammar: Any) -> None:
-        text = hub.text_generation(PROMPT, grammar=grammar, max_new_tokens=32)
+        text = hub.text_generation(PROMPT, grammar=grammar, max_new_tokens=JSON_TOKENS)
         assert json.loads(text)["answer"] in ("one", "two")
 
     def test_text_that_follows_an_expression(self, hub: InferenceClient) -> None:
         grammar: Any = {"type": "regex", "value": "one|two"}
-        assert hub.text_generation(PROMPT, grammar=grammar, max_new_tokens=32) in ("one", "two")
+        assert hub.text_generation(PROMPT, grammar=grammar, max_new_tokens=JSON_TOKENS) in ("one", "two")
 
     def test_chat_completion(self, served: Served, hub: InferenceClient) -> None:
         messages: list[Any] = [{"role": "system", "content": "be brief"}, {"role": "user", "content": PROMPT}]
@@ -76,7 +76,9 @@ class TestHuggingface:
 
     def test_a_chat_answer_that_follows_a_schema(self, hub: InferenceClient) -> None:
         wanted: Any = {"type": "json_schema", "json_schema": {"name": "reply", "schema": SCHEMA}}
-        answer = hub.chat_completion([{"role": "user", "content": PROMPT}], response_format=wanted, max_tokens=32)
+        answer = hub.chat_completion(
+            [{"role": "user", "content": PROMPT}], response_format=wanted, max_tokens=JSON_TOKENS
+        )
         assert json.loads(answer.choices[0].message.content or "")["answer"] in ("one", "two")
 
     def test_errors_are_the_clients_own(self, served: Served, hub: InferenceClient) -> None:

@@ -7,7 +7,7 @@ import pytest
 from lorax import AsyncClient, Client
 from lorax.errors import NotFoundError, UnknownError, ValidationError
 
-from tests.served import PROMPT, SCHEMA, Served
+from tests.served import JSON_TOKENS, PROMPT, SCHEMA, Served
 
 
 @pytest.mark.filterwarnings("ignore:The `dict` method is deprecated:DeprecationWarning")  # the client's own
@@ -64,7 +64,9 @@ class TestLorax:
         assert len({answer.details.seed, None, *(other.seed for other in others)}) == 3
 
     def test_an_answer_that_follows_a_schema(self, lorax: Client) -> None:
-        answer = lorax.generate(PROMPT, response_format={"type": "json_object", "schema": SCHEMA}, max_new_tokens=32)
+        answer = lorax.generate(
+            PROMPT, response_format={"type": "json_object", "schema": SCHEMA}, max_new_tokens=JSON_TOKENS
+        )
         assert json.loads(answer.generated_text)["answer"] in ("one", "two")
 
     def test_the_asynchronous_client(self, served: Served) -> None:

@@ -8,7 +8,7 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from tests.served import PROMPT, SCHEMA, Served
+from tests.served import JSON_TOKENS, PROMPT, SCHEMA, Served
 
 MESSAGES: Any = [{"role": "developer", "content": "be brief"}, {"role": "user", "content": PROMPT}]
 
@@ -106,20 +106,24 @@ class TestOpenai:
 
     def test_the_clients_own_reading_of_a_stream(self, served: Served, ai: openai.OpenAI) -> None:
         with ai.chat.completions.stream(
-            model=served.base, messages=MESSAGES, response_format=Reply, max_tokens=32
+            model=served.base, messages=MESSAGES, response_format=Reply, max_tokens=JSON_TOKENS
         ) as stream:
             text = "".join(event.delta for event in stream if event.type == "content.delta")
         assert stream.get_final_completion().choices[0].message.parsed == Reply.model_validate_json(text)
 
     def test_an_answer_that_becomes_an_object(self, served: Served, ai: openai.OpenAI) -> None:
-        parsed = ai.chat.completions.parse(model=served.base, messages=MESSAGES, response_format=Reply, max_tokens=32)
+        parsed = ai.chat.completions.parse(
+            model=served.base, messages=MESSAGES, response_format=Reply, max_tokens=JSON_TOKENS
+        )
         assert parsed.choices[0].message.parsed in (Reply(answer="one"), Reply(answer="two"))
 
     def test_completions_that_follow_a_schema_or_an_expression(self, served: Served, ai: openai.OpenAI) -> None:
         by_schema = {"response_format": {"type": "json_schema", "json_schema": {"name": "reply", "schema": SCHEMA}}}
-        told = ai.completions.create(model=served.base, prompt=PROMPT, max_tokens=32, extra_body=by_schema)
+        told = ai.completions.create(model=served.base, prompt=PROMPT, max_tokens=JSON_TOKENS, extra_body=by_schema)
         assert Reply.model_validate_json(told.choices[0].text)
-        told = ai.completions.create(model=served.base, prompt=PROMPT, max_tokens=32, extra_body={"regex": "one|two"})
+        told = ai.completions.create(
+            model=served.base, prompt=PROMPT, max_tokens=JSON_TOKENS, extra_body={"regex": "one|two"}
+        )
         assert told.choices[0].text in ("one", "two")
 
     def test_the_asynchronous_client(self, served: Served) -> None:

@@ -10,7 +10,7 @@ from text_generation import Client
 from text_generation.errors import ValidationError
 from text_generation.types import Grammar, GrammarType, Message
 
-from tests.served import PROMPT, SCHEMA, Served
+from tests.served import JSON_TOKENS, PROMPT, SCHEMA, Served
 
 
 @pytest.mark.filterwarnings("ignore:The `dict` method is deprecated:DeprecationWarning")  # the client's own
@@ -53,9 +53,9 @@ class TestTextGeneration:
 
     def test_answers_that_follow_a_grammar(self, tgi: Client) -> None:
         by_schema = Grammar(type=GrammarType.Json, value=SCHEMA)
-        assert json.loads(tgi.generate(PROMPT, grammar=by_schema, max_new_tokens=32).generated_text)["answer"]
+        assert json.loads(tgi.generate(PROMPT, grammar=by_schema, max_new_tokens=JSON_TOKENS).generated_text)["answer"]
         by_expression = Grammar(type=GrammarType.Regex, value="one|two")
-        assert tgi.generate(PROMPT, grammar=by_expression, max_new_tokens=32).generated_text in ("one", "two")
+        assert tgi.generate(PROMPT, grammar=by_expression, max_new_tokens=JSON_TOKENS).generated_text in ("one", "two")
 
     def test_chat(self, tgi: Client) -> None:
         answer = tgi.chat([Message(role="user", content=PROMPT)], max_tokens=3, logprobs=True, top_logprobs=1)

@@ -10,6 +10,7 @@ from core.errors import AdapterMismatch, EngineBusy, EngineUnavailable, Generati
 from core.generation import Constraint
 from tests.app.conftest import BASE, House
 from tests.published_model import publish
+from tests.stub_engine import CONTEXT_TOKENS
 
 USAGE = {
     "prompt_tokens": 2,
@@ -308,7 +309,7 @@ def test_a_value_out_of_range_is_refused_by_name(client: TestClient, field: dict
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_prompt_that_is_too_long_is_400(client: TestClient, stream: bool) -> None:
-    response = complete(client, prompt="a " * 120, stream=stream)
+    response = complete(client, prompt="a " * CONTEXT_TOKENS, stream=stream)
     assert response.status_code == 400
     assert response.json()["error"]["code"] == "prompt_too_long"
 

@@ -10,6 +10,7 @@ from core.errors import EngineBusy, GenerationFailed, InvalidParameter
 from core.generation import Constraint, Conversation, RenderRequest, Turn, Variables
 from tests.app.conftest import BASE, House
 from tests.published_model import publish
+from tests.stub_engine import CONTEXT_TOKENS
 
 # What lorax-client sends on each call, defaults included.
 LORAX: dict[str, Any] = {
@@ -358,7 +359,7 @@ def test_a_streams_headers_tell_what_answers(client: TestClient) -> None:
 def test_errors_have_the_envelope_of_this_wire(client: TestClient, path: str) -> None:
     for body, status, kind in (
         ({"inputs": ""}, 400, "validation"),
-        ({"inputs": "a " * 120}, 400, "validation"),
+        ({"inputs": "a " * CONTEXT_TOKENS}, 400, "validation"),
         ({"inputs": "a", "parameters": {"adapter_id": "nobody"}}, 404, "not_found"),
     ):
         response = client.post(path, json=body)
