@@ -17,13 +17,15 @@ from starlette.routing import Route
 
 from tests.byte_tokenizer import END_OF_TEXT
 
-LOGPROB = -0.5  # of every chosen token; the byte "a" is always as likely, "b" half as likely
+LOGPROB = -0.5  # of every chosen token; the byte "a" is always likelier, "b" less likely
+LIKELIER = -0.25
 
 
 class FakeVllm:
     """Answers ``reply`` byte by byte, then the end token; with an adapter, its name's last four letters before it.
 
     Attributes:
+        loads: names that were to be loaded, refused ones too.
         loras: folders by adapter name; a restart of the real server forgets them, as ``restart`` does.
         bodies: what each completion asked for.
         full: how many completions are yet to be refused because the queue is full.
@@ -77,6 +79,7 @@ class FakeVllm:
         body = await request.json()
         name, path = body["lora_name"], body["lora_path"]
         assert not body.get("load_inplace"), "an adapter was to be put in the place of another"
+        self.loads.append(name)
         if name in self.loras:
             return _error(400, f"The lora adapter '{name}' has already been loaded. If you want to load the adapter "
                           "in place, set 'load_inplace' to True.", "InvalidUserInput")  # fmt: skip
@@ -84,7 +87,6 @@ class FakeVllm:
             return _error(*self.load_error, "InternalServerError")
         if not (Path(path) / "adapter_config.json").exists():
             return _error(404, f"Loading lora {name} failed: No adapter found for {path}")
-        self.loads.append(name)
         self.loras[name] = path
         return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
 
@@ -157,7 +159,7 @@ class FakeVllm:
 
 def _logprobs(body: dict[str, Any], token_id: int, *, with_prompt: bool) -> dict[str, Any]:
     ids = [*body["prompt"], token_id] if with_prompt else [token_id]
-    likeliest = {ord("a"): LOGPROB, ord("b"): 2 * LOGPROB}
+    likeliest = {ord("a"): LIKELIER, ord("b"): 2 * LOGPROB}
     tops: list[dict[str, float] | None] = [
         {f"token_id:{one}": logprob for one, logprob in ({each: LOGPROB} | likeliest).items()} for each in ids
     ]

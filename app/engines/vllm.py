@@ -14,7 +14,7 @@ from typing import Any, Final
 from app.engines.vllm_adapters import AdapterFiles, Base, read_base
 from app.engines.vllm_admission import Admission
 from app.engines.vllm_answers import VllmAnswer
-from app.engines.vllm_residence import Load, Residence, name_of
+from app.engines.vllm_residence import Residence, name_of
 from app.engines.vllm_sampling import completion_body, error_of
 from app.engines.vllm_server import Disconnected, Refusal, VllmServer
 from core.base_models import folder_of
@@ -137,8 +137,7 @@ class VllmEngine:
     ) -> AsyncGenerator[Delta, None]:
         """Answer a request, a second time where the server was lost or had lost the adapter before the first chunk."""
         for is_second in (False, True):
-            load = None if request.adapter is None else await residence.ensure(request.adapter)
-            model = (await residence.served()).name if request.adapter is None else name_of(request.adapter)
+            model = await _model_of(residence, request.adapter)
             answer, has_begun = begin(), False
             try:
                 async with aclosing(self._chunks(body | {"model": model})) as chunks:
@@ -154,7 +153,7 @@ class VllmEngine:
                     if isinstance(error, Refusal):
                         raise error_of(error, request.sampling) from error
                     raise GenerationFailed(f"the connection to vLLM ended: {error}") from error
-                _note_loss(residence, request.adapter, load)
+                residence.lose()
 
     async def _chunks(self, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         """Ask for a completion, again and again while the server's own queue is full.
@@ -184,12 +183,13 @@ def _renderer(parts: _Parts, adapter: str | None) -> Renderer:
     return parts.renderer if adapter is None else parts.files.renderer(adapter)
 
 
+async def _model_of(residence: Residence, adapter: str | None) -> str:
+    """Give the name that the server knows an adapter by, once it has it, or its base model."""
+    if adapter is None:
+        return (await residence.served()).name
+    await residence.ensure(adapter)
+    return name_of(adapter)
+
+
 def _may_have_restarted(error: Refusal | Disconnected) -> bool:
     return isinstance(error, Disconnected) or (error.status == 404 and error.param == "model")
-
-
-def _note_loss(residence: Residence, adapter: str | None, load: Load | None) -> None:
-    """Take the server for one that was started anew."""
-    residence.lose()
-    if adapter is not None and load is not None:
-        residence.forget(adapter, load)

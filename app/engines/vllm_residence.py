@@ -21,8 +21,6 @@ logger = logging.getLogger(__name__)
 PREFIX: Final = "loramill-"
 _HOW: Final = "start it with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
 
-Load = asyncio.Task[None]
-
 
 @dataclass(frozen=True)
 class Served:
@@ -34,7 +32,7 @@ class Served:
 
 @dataclass
 class _Entry:
-    load: Load | None = None  # None: not loaded, as far as is known
+    load: asyncio.Task[None] | None = None  # None: not loaded, as far as is known
     uses: int = 0
     leaves: bool = False  # to be unloaded after its last use
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)  # loading and unloading never overlap
@@ -101,10 +99,8 @@ class Residence:
             if entry.uses == 0 and entry.leaves:
                 self._begin_unload(digest)
 
-    async def ensure(self, digest: str) -> Load:
+    async def ensure(self, digest: str) -> None:
         """Load an adapter that is in use, unless the server has it; many callers cause one load.
-
-        Returns the load, to be named when `forget` is called.
 
         Raises:
             AdapterInvalid, AdapterMismatch: it does not verify, or the server refuses it.
@@ -112,26 +108,13 @@ class Residence:
         """
         await self.served()  # after a loss this finds out what is left
         entry = self._entries[digest]
-        if entry.load is None or (entry.load.done() and not _is_loaded(entry)):
+        if entry.load is None or (entry.load.done() and not _is_loaded(entry)):  # a failed one is tried again
             entry.load = asyncio.create_task(self._load(digest))
-        load = entry.load
-        try:
-            # shielded: that one caller leaves must not end the load for the others
-            await asyncio.shield(load)
-        except ServiceError:
-            self.forget(digest, load)  # the next request tries again
-            raise
-        return load
-
-    def forget(self, digest: str, load: Load) -> None:
-        """Take an adapter for not loaded, unless it has been loaded again since ``load``."""
-        entry = self._entries[digest]
-        if entry.load is load:
-            entry.load = None
-            self._listed -= {name_of(digest)}
+        # shielded: that one caller leaves must not end the load for the others
+        await asyncio.shield(entry.load)
 
     def lose(self) -> None:
-        """Take the server for one that was started anew, of which nothing is known."""
+        """Take the server for one that was started anew: it is asked again what it has before it is used."""
         self._served = None
 
     async def unload(self, digest: str) -> None:

@@ -26,7 +26,7 @@ from core.jobs import LoraSpec, PromptFormat
 from tests.app.conftest import serving
 from tests.app.engines.conftest import BASE, CONTEXT_TOKENS, FINGERPRINT, Deployment
 from tests.byte_tokenizer import END_OF_TEXT, TURN_END, TURN_START
-from tests.fake_vllm import LOGPROB, FakeVllm
+from tests.fake_vllm import LIKELIER, LOGPROB, FakeVllm
 
 Got = TypeVar("Got")
 
@@ -108,7 +108,7 @@ def test_an_ignored_end_token_ends_nothing(deployment: Deployment, vllm_url: str
 
 def test_the_likeliest_tokens_are_told_in_order(deployment: Deployment, vllm_url: str) -> None:
     first = answer(deployment, vllm_url, asking(top_logprobs=2))[0]
-    assert [(other.text, other.logprob) for other in first.tokens[0].top] == [(" ", LOGPROB), ("a", LOGPROB)]
+    assert [(other.text, other.logprob) for other in first.tokens[0].top] == [("a", LIKELIER), (" ", LOGPROB)]
 
 
 def test_a_prompts_logprobs_come_with_the_first_delta_only(deployment: Deployment, vllm_url: str) -> None:
@@ -331,10 +331,31 @@ def test_a_base_model_that_is_not_imported_is_not_ready(deployment: Deployment, 
         answer(deployment, vllm_url, asking())
 
 
-def test_more_than_may_wait_are_refused(deployment: Deployment, vllm: FakeVllm) -> None:
+def test_more_than_may_wait_are_refused_before_anything_is_read_for_them(
+    deployment: Deployment, vllm: FakeVllm
+) -> None:
     settings = deployment.settings.model_copy(update={"vllm_max_running": 1, "engine_max_waiting": 1})
 
-    async def three() -> list[object]:
+    async def run() -> None:
+        vllm.holds = asyncio.Event()
+        async with serving_here(vllm) as url:
+            engine = VllmEngine(BASE, url, deployment.blobs, settings)
+            asked = [asyncio.create_task(collect(engine, asking())) for _ in range(2)]
+            while (await engine.info()).waiting_requests == 0:
+                await asyncio.sleep(0.01)
+            with pytest.raises(EngineBusy):
+                await collect(engine, asking("p", ABSENT))
+            vllm.holds.set()
+            assert [text_of(deltas) for deltas in await asyncio.gather(*asked)] == [" one", " one"]
+            await engine.close()
+
+    asyncio.run(run())
+
+
+def test_those_that_come_together_are_refused_too(deployment: Deployment, vllm: FakeVllm) -> None:
+    settings = deployment.settings.model_copy(update={"vllm_max_running": 1, "engine_max_waiting": 1})
+
+    async def run() -> list[object]:
         vllm.holds = asyncio.Event()
         async with serving_here(vllm) as url:
             engine = VllmEngine(BASE, url, deployment.blobs, settings)
@@ -345,6 +366,4 @@ def test_more_than_may_wait_are_refused(deployment: Deployment, vllm: FakeVllm) 
             await engine.close()
             return list(outcomes)
 
-    outcomes = asyncio.run(three())
-    assert sum(isinstance(outcome, EngineBusy) for outcome in outcomes) == 1
-    assert sum(isinstance(outcome, list) for outcome in outcomes) == 2
+    assert sorted(type(outcome) is list for outcome in asyncio.run(run())) == [False, True, True]

@@ -1,7 +1,6 @@
 """Adapters' folders for a vLLM server."""
 
 import stat
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ import pytest
 from app.engines.vllm_adapters import AdapterFiles, read_base
 from core.adapter_format import CONFIG, WEIGHTS, digest_file
 from core.errors import AdapterInvalid
+from core.store.blobs import LocalBlobStore
 from tests.app.engines.conftest import Deployment
 
 
@@ -41,12 +41,21 @@ def test_the_config_is_the_trainers_own_bytes(deployment: Deployment, files: Ada
     assert digest_file(files.place(digest) / CONFIG) == digest_file(deployment.scratch / "adapter-0" / CONFIG)
 
 
-def test_many_at_once_make_one_folder(deployment: Deployment, files: AdapterFiles) -> None:
+def test_of_two_that_make_a_folder_the_first_is_kept(deployment: Deployment, files: AdapterFiles) -> None:
     digest = deployment.add_adapter()
-    with ThreadPoolExecutor(8) as threads:
-        folders = set(threads.map(files.place, [digest] * 8))
-    assert len(folders) == 1
-    assert names_in(folders.pop().parent) == [digest]
+
+    class Overtaken(LocalBlobStore):
+        """While its first file is fetched, another process places the same adapter."""
+
+        def fetch(self, sha256: str, target: Path) -> None:
+            files.place(digest)
+            super().fetch(sha256, target)
+
+    blobs = Overtaken(deployment.settings.store_folder)
+    slow = AdapterFiles(blobs, deployment.settings.vllm_adapters_folder, read_base(deployment.base_folder))
+    folder = slow.place(digest)
+    assert names_in(folder.parent) == [digest]
+    assert names_in(folder) == [CONFIG, WEIGHTS]
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, CONFIG])

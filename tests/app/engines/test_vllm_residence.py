@@ -114,3 +114,34 @@ def test_a_folder_that_the_server_does_not_see_is_named(deployment: Deployment, 
 
     with pytest.raises(EngineUnavailable, match=f"it does not see .*{digest}; give it the home folder"):
         asyncio.run(run())
+
+
+def test_what_another_process_loaded_meanwhile_is_taken_as_it_is(
+    deployment: Deployment, vllm: FakeVllm, vllm_url: str
+) -> None:
+    digest = deployment.add_adapter()
+
+    async def run() -> None:
+        async with residing(deployment, vllm_url) as first, residing(deployment, vllm_url) as second:
+            await first.served()
+            for residence in (second, first):
+                with residence.using(digest):
+                    await residence.ensure(digest)
+
+    asyncio.run(run())
+    assert vllm.loads == [name_of(digest)] * 2
+
+
+def test_many_that_lose_the_server_together_load_once(deployment: Deployment, vllm: FakeVllm, vllm_url: str) -> None:
+    digest = deployment.add_adapter()
+
+    async def run() -> None:
+        async with residing(deployment, vllm_url) as residence:
+            with residence.using(digest):
+                await residence.ensure(digest)
+                vllm.restart()
+                residence.lose()
+                await asyncio.gather(*(residence.ensure(digest) for _ in range(5)))
+
+    asyncio.run(run())
+    assert vllm.loads == [name_of(digest)] * 2
