@@ -5,7 +5,6 @@ whose client leaves. What is right is what PEFT says to each row alone; see ``or
 """
 
 import random
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -48,7 +47,7 @@ class Expected:
 
 @dataclass
 class Tally:
-    """What became of the rows. ``power`` pairs tell whether the harness could have seen a wrong adapter."""
+    """What became of the rows."""
 
     rows: int = 0
     right: int = 0
@@ -57,10 +56,9 @@ class Tally:
     failed: int = 0
     left: int = 0  # rows whose client left; they are judged by what they had
     examples: list[str] = field(default_factory=list)
-    kinds: Counter[str] = field(default_factory=Counter)  # of wrong rows: whose answer it is instead
 
     def as_dict(self) -> dict[str, Any]:
-        return dict(vars(self)) | {"kinds": dict(self.kinds)}
+        return dict(vars(self))
 
 
 def make_specs(seed: int, *, targets: Sequence[str], is_plain: bool = False) -> list[AdapterSpec]:

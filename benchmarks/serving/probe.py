@@ -1,5 +1,7 @@
 """What this machine can do, measured in the process of what is compared with it: the roof moves between runs."""
 
+import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -55,3 +57,13 @@ def _best_s(work: Callable[[], Any], device: str, repeats: int) -> float:
             torch.cuda.synchronize()
         best_s = min(best_s, time.perf_counter() - begin)
     return best_s
+
+
+def main() -> None:
+    """Print a probe as JSON."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    print(json.dumps(probe().as_dict()))
+
+
+if __name__ == "__main__":
+    main()
