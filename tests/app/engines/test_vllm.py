@@ -295,15 +295,19 @@ def test_an_adapter_that_is_not_stored_is_refused(deployment: Deployment, vllm_u
         answer(deployment, vllm_url, asking("p", ABSENT))
 
 
-def test_an_adapter_that_the_server_refuses_is_said_to_be(
+def test_an_adapter_that_the_server_refuses_is_tried_again_by_the_next_request(
     deployment: Deployment, vllm: FakeVllm, vllm_url: str
 ) -> None:
     adapter = deployment.add_adapter()
-    vllm.load_error = (500, "LoRA rank 96 is greater than max_lora_rank 64.")
-    with pytest.raises(AdapterInvalid, match="rank 96 is greater"):
-        answer(deployment, vllm_url, asking("p", adapter))
-    vllm.load_error = None
-    assert answer(deployment, vllm_url, asking("p", adapter))
+
+    async def ask_twice(engine: VllmEngine) -> list[Delta]:
+        vllm.load_error = (500, "LoRA rank 96 is greater than max_lora_rank 64.")
+        with pytest.raises(AdapterInvalid, match="rank 96 is greater"):
+            await collect(engine, asking("p", adapter))
+        vllm.load_error = None
+        return await collect(engine, asking("p", adapter))
+
+    assert text_of(with_engine(deployment, vllm_url, ask_twice)) == f"{adapter[-4:]} one"
 
 
 def test_a_server_without_adapter_routes_is_told_how_to_start(deployment: Deployment, vllm: FakeVllm) -> None:
