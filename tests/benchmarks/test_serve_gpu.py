@@ -1,0 +1,21 @@
+import os
+import subprocess
+import sys
+
+from benchmarks.serve_gpu import speeds
+from benchmarks.serving.steps import Measured
+from benchmarks.training.processes import ROOT
+
+
+def test_without_a_gpu_the_gpu_benchmark_says_so_and_ends() -> None:
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "benchmarks.serve_gpu"]
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert "needs a CUDA GPU" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_tokens_a_second_are_rows_through_a_steps_time() -> None:
+    measured = {"plain base 8": Measured([0.02, 0.04, 0.04]), "first token": Measured([1.0])}
+    assert speeds(measured) == {"base 8": 200.0}
