@@ -7,12 +7,16 @@ reading happens in threads, beside decoding. How an adapter is read and checked 
 
 import asyncio
 import logging
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Protocol
+
+import torch
 
 from core.errors import AdapterInvalid, AdapterMismatch
 from worker.inference.lora import Adapter
@@ -87,7 +91,7 @@ class AdapterCache:
         self._clock = clock
         self._entries: OrderedDict[str, _Entry] = OrderedDict()  # least recently used first
         self._failures: OrderedDict[str, _Failure] = OrderedDict()  # the first to be forgotten first
-        self._reads = asyncio.Semaphore(READS_AT_ONCE)
+        self._threads = _serial_threads()
         # One waits for room at a time, in the order they came: a large adapter is not passed by small ones for ever.
         self._room_turn = asyncio.Lock()
         self._freed = asyncio.Event()
@@ -159,6 +163,7 @@ class AdapterCache:
         for task in loading:
             task.cancel()
         await asyncio.gather(*loading, return_exceptions=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _release(self, digest: str, entry: _Entry) -> None:
         entry.pins -= 1
@@ -176,14 +181,13 @@ class AdapterCache:
     async def _load(self, digest: str) -> Adapter:
         began_s = self._clock()
         entry = self._entries[digest]
+        loop = asyncio.get_running_loop()
         try:
-            async with self._reads:
-                opened = await asyncio.to_thread(self._open, digest)
+            opened = await loop.run_in_executor(self._threads, self._open, digest)
             async with self._room_turn:
                 await self._make_room(digest, opened.bytes)
                 entry.bytes = opened.bytes
-            async with self._reads:
-                adapter = await asyncio.to_thread(opened.read)
+            adapter = await loop.run_in_executor(self._threads, opened.read)
         except BaseException as error:
             del self._entries[digest]
             self._freed.set()
@@ -227,6 +231,27 @@ class AdapterCache:
         if failure is not None:
             # a new one each time: a raised error keeps the frames it came through
             raise type(failure.error)(*failure.error.args)
+
+
+def _serial_threads() -> ThreadPoolExecutor:
+    """Make the threads that read. Each of their torch operations runs on one core.
+
+    Sharing small operations out over cores that decoding keeps busy takes many times as long as doing them, and
+    takes from decoding. torch keeps the number of threads for each thread, and gives new ones what was set last.
+    """
+    number = torch.get_num_threads()
+    started = threading.Barrier(READS_AT_ONCE + 1)
+    threads = ThreadPoolExecutor(READS_AT_ONCE, "adapters", initializer=_stay_serial)
+    for _ in range(READS_AT_ONCE):
+        threads.submit(started.wait)
+    started.wait()
+    torch.set_num_threads(number)
+    return threads
+
+
+def _stay_serial() -> None:
+    torch.get_num_threads()  # the first call in a thread is what sets the number that others have
+    torch.set_num_threads(1)
 
 
 def _retrieve(loading: asyncio.Task[Adapter]) -> None:

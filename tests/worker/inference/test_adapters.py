@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+import torch
 
 from core.errors import AdapterInvalid, AdapterMismatch
 from core.text.rendering import Renderer
@@ -30,6 +31,7 @@ class FakeOpened:
 
     def read(self) -> Adapter:
         self.files.reads.append(self.digest)
+        self.files.torch_threads.add(torch.get_num_threads())
         assert self.files.go.wait(timeout=30)
         if self.digest in self.files.damaged:
             raise AdapterInvalid(self.digest, "damaged")
@@ -49,6 +51,7 @@ class FakeFiles:
         self.mismatched: set[str] = set()
         self.damaged: set[str] = set()
         self.size_bytes = 10
+        self.torch_threads: set[int] = set()
 
     def open(self, digest: str) -> FakeOpened:
         self.opened.append(digest)
@@ -392,6 +395,23 @@ class TestDrop:
             cache.drop("a")
 
         run(work)
+
+
+def test_reading_shares_nothing_out_over_cores_and_leaves_other_threads_as_they_are(
+    files: FakeFiles, run: Run[Any]
+) -> None:
+    torch.set_num_threads(3)
+    elsewhere: list[int] = []
+
+    async def work(cache: AdapterCache) -> None:
+        await asyncio.gather(*(use(cache, digest) for digest in "abc"))
+        new = threading.Thread(target=lambda: elsewhere.append(torch.get_num_threads()))
+        new.start()
+        new.join()
+
+    run(work)
+    assert files.torch_threads == {1}
+    assert (torch.get_num_threads(), elsewhere) == (3, [3])
 
 
 def test_loads_and_evictions_are_counted(run: Run[Any], counts: Counts) -> None:
