@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 from peft import PeftModel
+from torch import Tensor
 
 from core.base_models import read_imported
 from core.generation import Delta, FinishReason, GenerationRequest, SamplingParams, Usage
@@ -21,6 +22,9 @@ from tests.worker.inference.adapter_files import load_fp32 as load_fp32
 from tests.worker.inference.adapter_files import store_adapter as store_adapter
 from tests.worker.inference.adapter_files import write_adapter
 from worker.inference.engine import LocalEngine
+from worker.inference.forward import Row
+from worker.inference.metrics import EngineMetrics
+from worker.inference.runner import ModelRunner
 from worker.models.loading import LoadedModel
 
 T = TypeVar("T")
@@ -74,9 +78,12 @@ class Completion:
     texts: list[str]
 
 
-def make_request(prompt: str | Sequence[int], *, adapter: str | None = None, **sampling: Any) -> GenerationRequest:
+def make_request(
+    prompt: str | Sequence[int], *, adapter: str | None = None, caller: str = "", **sampling: Any
+) -> GenerationRequest:
     prompt = prompt if isinstance(prompt, str) else tuple(prompt)
-    return GenerationRequest(id=next(_request_ids), prompt=prompt, adapter=adapter, sampling=SamplingParams(**sampling))
+    params = SamplingParams(**sampling)
+    return GenerationRequest(id=next(_request_ids), prompt=prompt, adapter=adapter, sampling=params, caller=caller)
 
 
 async def complete(engine: LocalEngine, request: GenerationRequest) -> Completion:
@@ -128,18 +135,32 @@ class Bench:
         return Settings(home=self.home, **changes)
 
     @asynccontextmanager
-    async def engine(self, loaded: LoadedModel | None = None, **settings: Any) -> AsyncIterator[LocalEngine]:
-        engine = self.make_engine(loaded, **settings)
+    async def engine(
+        self, loaded: LoadedModel | None = None, runner: "WatchedRunner | None" = None, **settings: Any
+    ) -> AsyncIterator[LocalEngine]:
+        engine = self.make_engine(loaded, runner, **settings)
         engine.start()
         try:
             yield engine
         finally:
             await engine.close()
 
-    def make_engine(self, loaded: LoadedModel | None = None, **settings: Any) -> LocalEngine:
-        name = read_imported(self.base_folder).name
-        loaded = loaded or load_fp32(self.base_folder)
-        return LocalEngine(name, loaded, self.blobs, self.settings(**settings), on_death=self._note_death)
+    def make_engine(
+        self, loaded: LoadedModel | None = None, runner: "WatchedRunner | None" = None, **settings: Any
+    ) -> LocalEngine:
+        return LocalEngine(
+            read_imported(self.base_folder).name,
+            loaded or load_fp32(self.base_folder),
+            self.blobs,
+            self.settings(**settings),
+            EngineMetrics(),
+            on_death=self._note_death,
+            runner=runner,
+        )
+
+    def watch(self, loaded: LoadedModel, *, closed_at: int | None = None, failures: int = 0) -> "WatchedRunner":
+        """Make the runner of an engine over ``loaded``."""
+        return WatchedRunner(ModelRunner.build(loaded, self.settings()), closed_at=closed_at, failures=failures)
 
     def complete(self, *requests: GenerationRequest, **settings: Any) -> list[Completion]:
         """Answer requests that arrive at once, on an engine of their own."""
@@ -162,21 +183,34 @@ class Bench:
         self.deaths += 1
 
 
-class Gate:
-    """Counts a model's forwards, and holds the ``closed_at``-th up until it is opened."""
+class WatchedRunner:
+    """A model's runner of which tests count the forwards, hold the ``closed_at``-th up, and let some fail.
 
-    def __init__(self, model: torch.nn.Module, *, closed_at: int) -> None:
+    Attributes:
+        failures: forwards that are to raise.
+    """
+
+    def __init__(self, runner: ModelRunner, *, closed_at: int | None = None, failures: int = 0) -> None:
+        self.kv = runner.kv
+        self.bank = runner.bank
+        self.layers = runner.layers
+        self.weight_of = runner.weight_of
         self.forwards = 0
+        self.failures = failures
         self.reached = threading.Event()
+        self._runner = runner
         self._closed_at = closed_at
         self._open = threading.Event()
-        model.register_forward_pre_hook(self._pass)
 
     def open(self) -> None:
         self._open.set()
 
-    def _pass(self, *_arguments: object) -> None:
+    def forward(self, rows: Sequence[Row]) -> Tensor:
         self.forwards += 1
         if self.forwards == self._closed_at:
             self.reached.set()
             assert self._open.wait(timeout=60)
+        if self.failures:
+            self.failures -= 1
+            raise RuntimeError("injected")
+        return self._runner.forward(rows)

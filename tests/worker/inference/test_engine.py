@@ -7,10 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.errors import EngineBusy, EngineUnavailable, GenerationFailed, InvalidParameter, PromptTooLong
+from core.errors import (
+    AdapterInvalid,
+    EngineBusy,
+    EngineUnavailable,
+    GenerationFailed,
+    InvalidParameter,
+    PromptTooLong,
+)
 from core.generation import FinishReason, GenerationRequest
 from core.text.tokenizer import TextTokenizer
-from tests.worker.inference.bench import Bench, Completion, Gate, complete, load_fp32, make_request
+from tests.worker.inference.bench import Bench, Completion, complete, load_fp32, make_request
 from worker.inference.engine import LocalEngine
 
 PROMPTS = (b"a", b"what is near the Crowne Plaza?", b"0123456789" * 9, b"name[Alimentum]", b"zz top")
@@ -180,20 +187,20 @@ def test_an_empty_prompt_starts_from_the_tokenizers_start_token(bench: Bench) ->
 def test_a_cancelled_request_frees_its_row_and_its_adapter_at_the_next_step(bench: Bench) -> None:
     adapter = bench.add_adapter()
     loaded = load_fp32(bench.base_folder)
-    gate = Gate(loaded.model, closed_at=5)
+    runner = bench.watch(loaded, closed_at=5)
     room = _adapter_bytes(bench)
 
     async def run() -> Completion:
         # room for one row and one adapter: whatever is not freed blocks the request behind
-        async with bench.engine(loaded, engine_max_batch=1, adapter_cache_bytes=room) as engine:
+        async with bench.engine(loaded, runner, engine_max_batch=1, adapter_cache_bytes=room) as engine:
             endless = engine.generate(make_request("endless", adapter=adapter, max_tokens=200))
             await anext(endless)
             await endless.aclose()
-            gate.open()
+            runner.open()
             return await complete(engine, make_request("x", adapter=bench.add_adapter(seed=5), max_tokens=2))
 
     asyncio.run(run())
-    assert gate.forwards <= 5 + 2
+    assert runner.forwards <= 5 + 2
 
 
 def test_a_request_whose_asker_left_while_it_was_prepared_never_runs(bench: Bench) -> None:
@@ -222,16 +229,16 @@ def test_a_full_queue_refuses(bench: Bench) -> None:
 
 def test_a_failing_step_ends_its_requests_and_the_next_are_answered(bench: Bench) -> None:
     loaded = load_fp32(bench.base_folder)
-    fault = _Fault(loaded.model, failures=1)
+    runner = bench.watch(loaded, failures=1)
 
     async def run() -> Completion:
-        async with bench.engine(loaded) as engine:
+        async with bench.engine(loaded, runner) as engine:
             with pytest.raises(GenerationFailed):
                 await complete(engine, make_request("x", max_tokens=4))
             return await complete(engine, make_request("x", max_tokens=4))
 
     assert asyncio.run(run()).ids == bench.peft_greedy(None, b"x", 4)
-    assert fault.failures == 0
+    assert runner.failures == 0
     assert bench.deaths == 0
 
 
@@ -251,10 +258,10 @@ def test_an_output_that_is_not_finite_fails_only_its_own_row(bench: Bench) -> No
 
 def test_steps_that_keep_failing_end_the_engine(bench: Bench) -> None:
     loaded = load_fp32(bench.base_folder)
-    _Fault(loaded.model, failures=1000)
+    runner = bench.watch(loaded, failures=1000)
 
     async def run() -> bool:
-        async with bench.engine(loaded) as engine:
+        async with bench.engine(loaded, runner) as engine:
             assert engine.is_alive
             for _ in range(3):
                 with pytest.raises(GenerationFailed):
@@ -282,17 +289,65 @@ def test_closing_ends_what_is_under_way(bench: Bench) -> None:
     assert bench.deaths == 0
 
 
-class _Fault:
-    """Makes a model's next forwards raise."""
+def test_guesses_and_kept_prompts_leave_answers_as_peft_gives_them(bench: Bench) -> None:
+    adapter = bench.add_adapter(seed=1)
+    beginning = b"name[Alimentum], area[city centre], name[Alimentum], area["
+    prompts = [beginning + end for end in (b"", b"riverside], name[", b"", b"city")]
 
-    def __init__(self, model: torch.nn.Module, failures: int) -> None:
-        self.failures = failures
-        model.register_forward_pre_hook(self._fail)
+    async def work(engine: LocalEngine) -> list[Completion]:
+        return [await complete(engine, make_request(list(p), adapter=adapter, max_tokens=40)) for p in prompts]
 
-    def _fail(self, *_arguments: object) -> None:
-        if self.failures > 0:
-            self.failures -= 1
-            raise RuntimeError("injected")
+    answers = bench.run(work)
+    assert [answer.ids for answer in answers] == [bench.peft_greedy(adapter, prompt, 40) for prompt in prompts]
+    assert [answer.usage.cached_tokens for answer in answers] == [0, 48, 48, 48]
+
+
+def test_an_unloaded_adapter_is_gone_and_is_loaded_again_for_who_asks(bench: Bench) -> None:
+    adapter = bench.add_adapter()
+    request = make_request("a prompt that is long enough to be kept", adapter=adapter, max_tokens=4)
+
+    async def work(engine: LocalEngine) -> list[Completion]:
+        first = await complete(engine, request)
+        assert (await engine.info()).resident_adapters == (adapter,)
+        await asyncio.sleep(0)  # the loop gives the adapter back by a callback
+        await engine.unload(adapter)
+        await engine.unload(adapter)
+        assert (await engine.info()).resident_adapters == ()
+        return [first, await complete(engine, request)]
+
+    first, again = bench.run(work)
+    assert again.ids == first.ids
+    assert (first.usage.cached_tokens, again.usage.cached_tokens) == (0, 0)
+
+
+def test_what_could_never_run_is_refused_before_it_waits(bench: Bench) -> None:
+    wide = bench.add_adapter(rank=24)
+
+    async def work(engine: LocalEngine) -> None:
+        with pytest.raises(AdapterInvalid):
+            await complete(engine, make_request("x", adapter=wide, max_tokens=1))
+        for field in ({"stop_token_ids": (10**6,)}, {"logit_bias": {-1: 1.0}}):
+            with pytest.raises(InvalidParameter) as caught:
+                await complete(engine, make_request("x", max_tokens=1, **field))
+            assert caught.value.param == next(iter(field))
+        assert (await engine.info()).waiting_requests == 0
+
+    bench.run(work, engine_lora_columns=16)
+
+
+def test_the_engine_tells_its_load(bench: Bench) -> None:
+    async def work(engine: LocalEngine) -> None:
+        idle = await engine.info()
+        assert (idle.running_requests, idle.waiting_tokens, idle.kv_bytes) == (0, 0, 0)
+        stream = engine.generate(make_request("x", max_tokens=200))
+        await anext(stream)
+        busy = await engine.info()
+        assert (busy.running_requests, busy.max_batch) == (1, 8)
+        assert 0 < busy.kv_bytes <= busy.kv_limit_bytes
+        assert busy.prefill_tokens_per_s > 0
+        await stream.aclose()
+
+    bench.run(work)
 
 
 def _adapter_bytes(bench: Bench) -> int:
