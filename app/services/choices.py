@@ -120,6 +120,10 @@ class Choices:
                     yield index, delta
         except InvalidParameter as error:
             raise InvalidParameter(self._names.get(error.param, error.param), error.args[1]) from error
+        except PromptTooLong as error:
+            prompt_tokens, max_tokens, context_tokens = error.args[:3]
+            param = self._names.get(error.param, error.param)
+            raise PromptTooLong(prompt_tokens, max_tokens, context_tokens, param) from error
 
     async def whole(self) -> list[Answer]:
         """Generate all answers to their ends; same errors as `deltas`."""
@@ -163,7 +167,7 @@ async def _within_context(engine: Engine, request: GenerationRequest) -> AsyncGe
                 yield delta
             return
     except PromptTooLong as error:
-        prompt_tokens, _, context_tokens = error.args
+        prompt_tokens, _, context_tokens = error.args[:3]
         if prompt_tokens >= context_tokens:
             raise
     sampling = request.sampling.model_copy(update={"max_tokens": context_tokens - prompt_tokens})

@@ -105,7 +105,8 @@ class TestMaxTokens:
 
     def test_a_prompt_that_fills_the_context_is_refused(self, client: TestClient) -> None:
         response = chat(client, messages=[{"role": "user", "content": "a " * CONTEXT_TOKENS}])
-        assert response.json()["error"]["code"] == "prompt_too_long"
+        error = response.json()["error"]
+        assert (error["code"], error["param"]) == ("prompt_too_long", "messages")
 
     def test_a_limit_beyond_the_context_is_refused(self, client: TestClient) -> None:
         assert chat(client, max_tokens=CONTEXT_TOKENS).json()["error"]["code"] == "prompt_too_long"
