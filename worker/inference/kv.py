@@ -137,7 +137,7 @@ class KvPool:
         if self.used_bytes + arena.slot_bytes > self.limit_bytes:
             return None
         others = sum(other.capacity * other.slot_bytes for other in self._arenas.values() if other is not arena)
-        grown = max(1, min(2 * arena.capacity, (self.limit_bytes - others) // arena.slot_bytes))
+        grown = min(max(1, 2 * arena.capacity), (self.limit_bytes - others) // arena.slot_bytes)
         if grown <= arena.capacity:
             self._shrink(except_for=arena)
             grown = arena.capacity + 1

@@ -5,6 +5,7 @@ memory; the operators are torch's private ones, so they are tried first. What ad
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Final, Literal, Protocol
 
 import torch
@@ -118,14 +119,20 @@ class AdaptedProjection:
 
 
 def make_projection(weight_OI: Tensor, bias_O: Tensor | None, weights: Weights) -> Projection:
-    """Choose how the product is computed on the weights' device and in their type."""
-    if weights == "int8" and weight_OI.device.type == "cpu" and weight_OI.dtype == torch.bfloat16:
+    """Choose how the product is computed on the weights' device and in their type; see `can_quantize` for "int8"."""
+    if weights == "int8":
         return Int8Projection(weight_OI, bias_O)
     if weight_OI.device.type == "cpu" and weight_OI.dtype == torch.bfloat16 and can_pack():
         return PackedProjection(weight_OI, bias_O)
     return PlainProjection(weight_OI, bias_O)
 
 
+def can_quantize(device: torch.device, dtype: torch.dtype) -> bool:
+    """Tell whether weights can be kept in 8 bits: torch has the product for CPUs and bfloat16."""
+    return device.type == "cpu" and dtype == torch.bfloat16
+
+
+@lru_cache(maxsize=1)
 def can_pack() -> bool:
     """Tell whether this torch has the operators, and they give what its linear gives."""
     x, weight = torch.randn(3, 32).bfloat16(), torch.randn(48, 32).bfloat16()

@@ -24,7 +24,7 @@ from worker.inference.native.build import load
 from worker.inference.native_ops import NativeOps
 from worker.inference.ops import Ops, TorchOps
 from worker.inference.passes import Pass, StepLora, TransformersPass, all_groups, biases_of
-from worker.inference.projection import Weights
+from worker.inference.projection import Weights, can_quantize
 from worker.inference.step import arrange, make_step
 from worker.models.loading import LoadedModel
 
@@ -55,8 +55,14 @@ class ModelRunner:
         """Take a loaded model over; transformers cannot run it afterwards.
 
         Raises:
-            BaseModelInvalid: no way that we have computes what transformers computes.
+            BaseModelInvalid: no way that we have computes what transformers computes, or its weights cannot be kept in
+                8 bits here.
         """
+        if settings.engine_weights == "int8" and not can_quantize(loaded.device, loaded.dtype):
+            raise BaseModelInvalid(
+                f"LORAMILL_ENGINE_WEIGHTS is int8, which needs a CPU and bfloat16; this engine computes in {loaded.dtype} "
+                f"on {loaded.device}: leave the setting out"
+            )
         ops = _choose_ops(loaded, settings)
         with torch.inference_mode():
             _try(loaded, ops)

@@ -1,79 +1,173 @@
-"""One layer with adapters, held to PEFT's own module. Whole models are in test_engine."""
+"""The bank of adapters: who has which columns, and what each token gets from them."""
 
-from typing import Any
+import random
+from collections.abc import Sequence
 
 import pytest
 import torch
-from peft import LoraConfig
-from peft.tuners.lora import LoraModel
-from torch import nn
+from torch import Tensor
 
-from core.text.rendering import Renderer
-from core.text.tokenizer import TextTokenizer
-from tests.byte_tokenizer import write_byte_tokenizer
-from worker.inference.lora import Adapter, LoraLinear, LoraPair, RowPlan, gain_of
+from worker.inference.lora import Adapter, LoraBank, LoraGroup, LoraPair, gain_of
+from worker.inference.lora_plan import LONGEST_SHARED, Span
 
-KINDS: dict[str, dict[str, Any]] = {
-    "lora": {},
-    "rslora": {"use_rslora": True},
-    "dora": {"use_dora": True},
-    "dora and rslora": {"use_rslora": True, "use_dora": True},
-}
-RANK, ALPHA = 4, 6
+INPUTS = 12
+OUTPUTS = {"q": 10, "v": 6}
 
 
-def _peft_layer(linear: nn.Linear, **kind: Any) -> nn.Module:
-    """Wrap the layer by PEFT with random factors, and lengths that are not those of W + scale·B·A."""
-    config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=["0"], **kind)
-    layer: nn.Module = LoraModel(nn.Sequential(linear), config, "default").model[0].eval()
-    for name, parameter in layer.named_parameters():
-        if "lora_magnitude_vector" in name:
-            parameter.data *= torch.rand_like(parameter) + 0.5
-        elif "lora_" in name:
-            nn.init.normal_(parameter, std=0.5)
-    return layer
+def make_adapter(number: int, ranks: dict[str, int], *, gains: bool = False) -> Adapter:
+    generator = torch.Generator().manual_seed(number)
+    pairs = {
+        name: LoraPair(
+            torch.randn(rank, INPUTS, generator=generator),
+            torch.randn(rank, OUTPUTS[name], generator=generator),
+            1 + torch.rand(OUTPUTS[name], generator=generator) if gains else None,
+        )
+        for name, rank in ranks.items()
+    }
+    return Adapter(f"digest-{number}", pairs, None, 0)  # type: ignore[arg-type] # nothing is rendered here
 
 
-@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-@pytest.mark.parametrize("bias", [True, False])
-def test_a_row_gets_what_pefts_module_computes(kind: dict[str, Any], bias: bool, renderer: Renderer) -> None:
-    torch.manual_seed(0)
-    linear = nn.Linear(8, 5, bias=bias)
-    base = nn.Linear(8, 5, bias=bias)
-    base.load_state_dict(linear.state_dict())
-    theirs: Any = _peft_layer(linear, **kind)
-    a_RI, b_OR = theirs.lora_A["default"].weight, theirs.lora_B["default"].weight
-    scale, gain_O = theirs.scaling["default"], None
-    if kind.get("use_dora"):
-        length_O = theirs.lora_magnitude_vector["default"].weight
-        gain_O = gain_of(length_O, base.weight, a_RI, b_OR, scale)
-    adapter = Adapter("a", {"layer": LoraPair(a_RI, b_OR, scale, gain_O)}, renderer, 0)
-    plan = RowPlan()
-    plan.set([adapter, None, adapter], torch.device("cpu"))
-    x_BTI = torch.randn(3, 4, 8)
-    with torch.inference_mode():
-        ours_BTO = LoraLinear("layer", base, plan)(x_BTI)
-        assert torch.allclose(ours_BTO[[0, 2]], theirs(x_BTI[[0, 2]]), atol=1e-5)
-        assert torch.equal(ours_BTO[1], base(x_BTI)[1])
+def make_bank(columns: int = 64) -> tuple[LoraBank, LoraGroup]:
+    group = LoraGroup(["q", "v"], INPUTS, [OUTPUTS["q"], OUTPUTS["v"]])
+    return LoraBank([group], columns, {"v": torch.full((OUTPUTS["v"],), 0.5)}), group
 
 
-@pytest.mark.parametrize("rows", [[0, 1], [0, 2]], ids=["together", "apart"])
-def test_a_gain_stretches_a_bfloat16_models_outputs_but_not_their_bias(rows: list[int], renderer: Renderer) -> None:
-    base = nn.Linear(8, 5, dtype=torch.bfloat16)
-    zeros = (torch.zeros(2, 8, dtype=torch.bfloat16), torch.zeros(5, 2, dtype=torch.bfloat16))
-    adapter = Adapter("a", {"layer": LoraPair(*zeros, 1.0, torch.full((5,), 1.02))}, renderer, 0)
-    plan = RowPlan()
-    plan.set([adapter if row in rows else None for row in range(3)], torch.device("cpu"))
-    x_BTI = torch.randn(3, 4, 8, dtype=torch.bfloat16)
-    with torch.inference_mode():
-        ours_BTO, plain_BTO = LoraLinear("layer", base, plan)(x_BTI), base(x_BTI)
-    expected_BTO = base.bias + (plain_BTO - base.bias) * 1.02
-    assert ours_BTO.dtype == torch.bfloat16
-    assert torch.allclose(ours_BTO[rows].float(), expected_BTO[rows].float(), atol=2e-2)
+def place(bank: LoraBank, *adapters: Adapter) -> None:
+    for adapter in adapters:
+        assert bank.reserve(adapter)
+    assert not bank.copy_some(2**40)
 
 
-@pytest.fixture(scope="module")
-def renderer(tmp_path_factory: pytest.TempPathFactory) -> Renderer:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    write_byte_tokenizer(folder)
-    return Renderer(TextTokenizer.from_folder(folder))
+def delta(adapter: Adapter | None, x_NI: Tensor) -> Tensor:
+    parts = []
+    for name, width in OUTPUTS.items():
+        pair = None if adapter is None else adapter.pairs.get(name)
+        parts.append(x_NI.new_zeros(len(x_NI), width) if pair is None else x_NI @ pair.a_RI.T @ pair.b_RO)
+    return torch.cat(parts, dim=1)
+
+
+def check(bank: LoraBank, group: LoraGroup, spans: Sequence[Span]) -> None:
+    x_NI = torch.randn(sum(span.tokens for span in spans), INPUTS)
+    base_NO = torch.randn(len(x_NI), sum(OUTPUTS.values()))
+    found_NO = base_NO.clone()
+    group.add(x_NI, found_NO, bank.plan(spans))
+    begin = 0
+    for span in spans:
+        tokens = slice(begin, begin + span.tokens)
+        begin = tokens.stop
+        torch.testing.assert_close(found_NO[tokens], base_NO[tokens] + delta(span.adapter, x_NI[tokens]))
+        if span.adapter is None:
+            assert found_NO[tokens].equal(base_NO[tokens])
+
+
+def test_every_token_of_any_mix_gets_its_own_adapters_delta() -> None:
+    rng = random.Random(1)
+    for seed in range(30):
+        bank, group = make_bank()
+        adapters = [
+            make_adapter(seed * 10 + 1, {"q": 8, "v": 8}),
+            make_adapter(seed * 10 + 2, {"q": 3}),
+            make_adapter(seed * 10 + 3, {"q": 1, "v": 17}),
+        ]
+        place(bank, *adapters)
+        spans = [Span(rng.choice([1, 1, 2, LONGEST_SHARED, 20]), rng.choice([None, *adapters])) for _ in range(7)]
+        spans.sort(key=lambda span: span.tokens)
+        check(bank, group, spans)
+
+
+def test_columns_that_another_adapter_had_leave_nothing_behind() -> None:
+    bank, group = make_bank(columns=16)
+    wide, narrow = make_adapter(1, {"q": 16, "v": 16}), make_adapter(2, {"v": 2})
+    place(bank, wide)
+    bank.unpin(wide)
+    place(bank, narrow)
+    check(bank, group, [Span(1, narrow), Span(1, None)])
+
+
+def test_a_step_without_adapters_touches_nothing() -> None:
+    bank, group = make_bank()
+    plan = bank.plan([Span(1, None), Span(30, None)])
+    assert not plan.parts
+    assert not plan.touches(group.names)
+
+
+def test_doras_outputs_are_stretched_but_not_their_bias() -> None:
+    bank, group = make_bank()
+    adapter = make_adapter(1, {"v": 4}, gains=True)
+    place(bank, adapter)
+    x_NI, base_NO = torch.randn(2, INPUTS), torch.randn(2, sum(OUTPUTS.values()))
+    found_NO = base_NO.clone()
+    group.add(x_NI, found_NO, bank.plan([Span(1, adapter), Span(1, None)]))
+    gain = adapter.pairs["v"].gain_O
+    assert gain is not None
+    expected = (base_NO[:1, 10:] + delta(adapter, x_NI[:1])[:, 10:] - 0.5) * gain + 0.5
+    torch.testing.assert_close(found_NO[:1, 10:], expected)
+    assert found_NO[:1, :10].equal(base_NO[:1, :10])
+    assert found_NO[1:].equal(base_NO[1:])
+
+
+def test_ranks_share_the_columns_without_padding_to_the_largest() -> None:
+    bank, _ = make_bank(columns=64)
+    place(bank, make_adapter(1, {"q": 8}), make_adapter(2, {"q": 32}), make_adapter(3, {"q": 24}))
+    assert bank.used_columns == 64
+    assert not bank.reserve(make_adapter(4, {"q": 1}))
+
+
+def test_an_adapter_in_use_is_never_displaced_and_the_least_recently_used_goes_first() -> None:
+    bank, _ = make_bank(columns=24)
+    first, second, third = (make_adapter(number, {"q": 8}) for number in (1, 2, 3))
+    place(bank, first, second, third)
+    bank.unpin(first)
+    bank.unpin(third)
+    place(bank, first)
+    bank.unpin(first)  # used later than the third
+    place(bank, make_adapter(4, {"q": 8}))
+    assert set(bank.placed) == {"digest-1", "digest-2", "digest-4"}
+    place(bank, make_adapter(5, {"q": 8}))
+    assert set(bank.placed) == {"digest-2", "digest-4", "digest-5"}
+    assert not bank.reserve(make_adapter(6, {"q": 8}))
+
+
+def test_an_adapter_is_not_ready_before_all_of_it_was_copied() -> None:
+    groups = [LoraGroup(["q"], INPUTS, [10]), LoraGroup(["v"], INPUTS, [6])]
+    bank = LoraBank(groups, 16, {})
+    adapter = make_adapter(1, {"q": 4, "v": 4})
+    assert bank.reserve(adapter)
+    assert not bank.is_ready(adapter)
+    assert bank.copy_some(1)
+    assert not bank.is_ready(adapter)
+    assert not bank.copy_some(2**30)
+    assert bank.is_ready(adapter)
+
+
+def test_a_dropped_adapter_stays_while_it_is_used() -> None:
+    bank, _ = make_bank()
+    adapter = make_adapter(1, {"q": 4})
+    place(bank, adapter)
+    bank.drop(adapter.digest)
+    assert bank.placed == (adapter.digest,)
+    bank.unpin(adapter)
+    assert not bank.placed
+    bank.drop(adapter.digest)
+
+
+def test_only_an_adapter_within_the_columns_fits() -> None:
+    bank, _ = make_bank(columns=16)
+    assert bank.fits(make_adapter(1, {"q": 16}))
+    assert not bank.fits(make_adapter(2, {"q": 17}))
+
+
+def test_unpinning_twice_is_found() -> None:
+    bank, _ = make_bank()
+    adapter = make_adapter(1, {"q": 4})
+    place(bank, adapter)
+    bank.unpin(adapter)
+    with pytest.raises(AssertionError, match="more often"):
+        bank.unpin(adapter)
+
+
+def test_a_gain_gives_each_row_of_the_adapted_weight_its_learnt_length() -> None:
+    weight, a, b = torch.randn(6, INPUTS), torch.randn(3, INPUTS), torch.randn(6, 3)
+    length = torch.rand(6) + 0.5
+    gain = gain_of(length, weight, a, b, 2.0)
+    torch.testing.assert_close(((weight + 2 * b @ a) * gain[:, None]).norm(dim=1), length)

@@ -239,6 +239,11 @@ def test_a_model_whose_attention_has_more_to_it_is_refused(tokenizer: TextTokeni
         House(with_sinks, tokenizer)
 
 
+def test_8_bits_are_refused_where_there_is_no_product_for_them(tokenizer: TextTokenizer) -> None:
+    with pytest.raises(BaseModelInvalid, match="LORAMILL_ENGINE_WEIGHTS is int8, which needs a CPU and bfloat16"):
+        House(llama, tokenizer, engine_weights="int8")
+
+
 def test_a_model_in_8_bits_is_near_the_one_it_was_made_from(tmp_path: Path, tokenizer: TextTokenizer) -> None:
     torch.manual_seed(0)
     plain = llama().eval().bfloat16()
