@@ -62,7 +62,8 @@ def make_adapters(base: Path, loaded: LoadedModel, rank: int, count: int) -> lis
         spec = AdapterSpec(f"r{rank}-{seed}", rank, seed=1000 * rank + seed)
         pairs = {
             name: LoraPair(
-                a_RI.to(loaded.device), (b_OR.float() * spec.scale_of(name)).T.contiguous().to(a_RI).to(loaded.device)
+                a_RI.to(loaded.device, loaded.dtype),
+                (b_OR.float() * spec.scale_of(name)).T.contiguous().to(loaded.device, loaded.dtype),
             )
             for name, (a_RI, b_OR) in factors(list_linears(base), spec).items()
         }

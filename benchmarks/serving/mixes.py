@@ -68,14 +68,15 @@ def make_specs(seed: int, *, targets: Sequence[str], is_plain: bool = False) -> 
     for number in range(ADAPTERS):
         rank = RANKS[number % len(RANKS)]
         has_pattern = not is_plain and number % 3 == 1
-        some = drawn.sample(list(targets), 2)
+        own = list(targets) if number % 4 else drawn.sample(list(targets), 3)
+        some = drawn.sample(own, 2)
         specs.append(
             AdapterSpec(
                 f"m{number}",
                 rank,
                 seed=seed * 1000 + number,
                 alpha=drawn.choice((1.0, 2.0, 0.5)) * rank,
-                targets=tuple(targets) if number % 4 else tuple(drawn.sample(list(targets), 3)),
+                targets=tuple(own),
                 ranks={some[0]: drawn.choice(RANKS)} if has_pattern else {},
                 alphas={some[1]: float(drawn.choice((4, 16, 48)))} if has_pattern else {},
                 use_rslora=number % 5 == 2,

@@ -5,7 +5,7 @@ All times are seconds. ``Measured`` keeps every repeat, since what is compared i
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,18 +50,20 @@ def interleave(work: Mapping[str, Callable[[], float]], repeats: int) -> dict[st
 
 
 @contextmanager
-def placed(runner: Runner, adapters: Sequence[Adapter | None]) -> Any:
+def placed(runner: Runner, adapters: Sequence[Adapter | None]) -> Iterator[None]:
     """Keep adapters in the bank around the block, and no others: columns of others could cost time as well."""
     there = {adapter.digest: adapter for adapter in adapters if adapter is not None}
-    for adapter in there.values():
-        if not runner.bank.reserve(adapter):
-            raise RuntimeError(f"the bank has no room for {len(there)} adapters of rank {adapter.rank}")
-    while runner.bank.copy_some(COPIED_AT_ONCE):
-        pass
+    reserved: list[Adapter] = []
     try:
+        for adapter in there.values():
+            if not runner.bank.reserve(adapter):
+                raise RuntimeError(f"the bank has no room for {len(there)} adapters of rank {adapter.rank}")
+            reserved.append(adapter)
+        while runner.bank.copy_some(COPIED_AT_ONCE):
+            pass
         yield
     finally:
-        for adapter in there.values():
+        for adapter in reserved:
             runner.bank.unpin(adapter)
             runner.bank.drop(adapter.digest)
 

@@ -1,7 +1,6 @@
 import asyncio
 import itertools
 from collections.abc import AsyncGenerator
-from pathlib import Path
 
 import pytest
 
@@ -102,10 +101,11 @@ def test_mixes_hold_all_that_they_are_to_try() -> None:
     assert any(left[:4] == right[:4] for left, right in itertools.pairwise(prompts))
 
 
-def test_adapters_are_of_all_ranks_and_kinds_unless_they_shall_be_plain(tmp_path: Path) -> None:
+def test_adapters_are_of_all_ranks_and_kinds_unless_they_shall_be_plain() -> None:
     specs = make_specs(0, targets=["q_proj", "k_proj", "v_proj", "dense"])
     assert len(specs) == 16
     assert {spec.rank for spec in specs} == {4, 8, 16, 32, 64}
     assert any(spec.ranks and spec.alphas for spec in specs)
+    assert all({*spec.ranks, *spec.alphas} <= set(spec.targets) for spec in specs)
     assert any(spec.use_rslora for spec in specs)
     assert not any(spec.ranks or spec.alphas for spec in make_specs(0, targets=["a", "b", "c"], is_plain=True))

@@ -1,0 +1,102 @@
+"""The timing of steps, over a tiny model's real runner."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.serving.adapters import list_linears
+from benchmarks.serving.decode import load_endless, make_adapters, roofs, taxes, weight_bytes
+from benchmarks.serving.oracle import PeftOracle
+from benchmarks.serving.steps import Measured, agreement, generate, interleave, time_decode, time_generate, time_prefill
+from core.settings import Settings
+from core.text.tokenizer import TextTokenizer
+from tests.tiny_models import write_tiny_phi
+from worker.inference.lora import Adapter
+from worker.inference.runner import ModelRunner
+from worker.models.loading import LoadedModel, load_base_model
+
+PROMPTS = [[1, 2, 3, 4], [5, 6, 7, 8]]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_phi(tmp_path_factory.mktemp("base-models") / "tiny-phi")
+
+
+@pytest.fixture(scope="module")
+def loaded(base: Path) -> LoadedModel:
+    return load_base_model(base, dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def runner(base: Path) -> ModelRunner:
+    settings = Settings(engine_kv_bytes=2**24, engine_native=False, engine_lora_columns=32)
+    return ModelRunner.build(load_base_model(base, dtype="float32"), settings)
+
+
+@pytest.fixture(scope="module")
+def adapters(base: Path, loaded: LoadedModel) -> list[Adapter]:
+    return make_adapters(base, loaded, 8, 2)
+
+
+def test_timed_steps_leave_no_slot_and_no_adapter_behind(runner: ModelRunner, adapters: list[Adapter]) -> None:
+    assert time_decode(runner, PROMPTS, adapters, 3) > 0
+    assert time_prefill(runner, PROMPTS[0], adapters[0]) > 0
+    assert (runner.kv.used_slots, runner.bank.placed) == (0, ())
+
+
+def test_adapters_beyond_the_bank_are_refused(runner: ModelRunner, base: Path, loaded: LoadedModel) -> None:
+    with pytest.raises(RuntimeError, match="no room for 3 adapters of rank 16"):
+        time_decode(runner, [*PROMPTS, [1]], make_adapters(base, loaded, 16, 3), 1)
+
+
+def test_a_runner_agrees_with_the_greedy_answers_of_its_own_weights(runner: ModelRunner, base: Path) -> None:
+    expected = PeftOracle(base, {}, vocabulary=TextTokenizer.from_folder(base).vocab_size).answers([None], PROMPTS, 6)
+    answers = [list(expected[None, number].ids) for number in range(len(PROMPTS))]
+    assert agreement(runner, PROMPTS, answers) == 1.0
+    assert agreement(runner, PROMPTS, [[token ^ 1 for token in answer] for answer in answers]) < 0.5
+
+
+def test_generate_is_timed_and_answers_in_full(base: Path) -> None:
+    model = load_endless(base, torch.float32)
+    assert time_generate(model, PROMPTS, 3) > 0
+    assert [len(answer) for answer in generate(model, PROMPTS, 6)] == [6, 6]
+
+
+def test_measurements_are_taken_in_turn_and_the_first_round_only_warms_up() -> None:
+    taken: list[str] = []
+
+    def take(name: str) -> float:
+        taken.append(name)
+        return float(len(taken))
+
+    measured = interleave({"a": lambda: take("a"), "b": lambda: take("b")}, 2)
+    assert taken == ["a", "b"] * 3
+    assert (measured["a"].seconds, measured["b"].seconds) == ([3.0, 5.0], [4.0, 6.0])
+
+
+def test_the_tax_is_of_the_variant_that_is_fastest_with_adapters() -> None:
+    times = {"plain base 8": 10, "plain r8 8": 14, "plain r16 8": 15, "plain prefill base": 10, "plain prefill r16": 11}
+    times |= {"native base 8": 8, "native r8 8": 10, "native r16 8": 16, "native prefill base": 8}
+    found = taxes(
+        {name: Measured([float(s)]) for name, s in times.items() | {("native prefill r16", 12)}}, ("plain", "native")
+    )
+    assert found["r8"] == pytest.approx(0.25)
+    assert found["r16"] == pytest.approx(0.5)
+    assert found["prefill_r16"] == pytest.approx(0.1)
+    assert found["r8_of"]["plain"] == pytest.approx(0.4)
+
+
+def test_the_roofs_share_is_of_the_fastest_variant_and_the_worst_is_the_least() -> None:
+    steps = {"plain base 1": {"median_ms": 20.0}, "native base 1": {"median_ms": 10.0}}
+    steps |= {"plain base 8": {"median_ms": 20.0}, "native base 8": {"median_ms": 25.0}}
+    found = roofs(steps, ("plain", "native"), {1: 200_000_000, 8: 300_000_000}, 40.0)
+    assert found["1"] == pytest.approx(0.5)
+    assert found["8"] == found["worst"] == pytest.approx(0.375)
+
+
+def test_an_untied_embedding_is_not_read_in_a_step(base: Path, loaded: LoadedModel) -> None:
+    blocks = sum(4 * linear.in_features * linear.out_features for linear in list_linears(base).values())
+    head = 4 * 80 * 320
+    assert blocks + head < weight_bytes(loaded) < blocks + head + 4 * 80 * 320
