@@ -36,9 +36,9 @@ DEFECTS = (
     ),
     Defect(
         "the engine scales rank-stabilised adapters as plain ones",
-        "worker/inference/verification.py",
-        "(math.sqrt(self.r) if self.use_rslora else self.r)",
-        "self.r",
+        "worker/inference/adapter_config.py",
+        "(math.sqrt(rank) if config.use_rslora else rank)",
+        "rank",
         (
             "tests/worker/inference/test_engine.py::test_rows_of_rslora_and_dora_equal_peft_alone",
             f"{_KINDS}::test_an_adapter_that_was_trained_so_is_served_as_peft_computes_it",
