@@ -60,8 +60,8 @@ class ModelRunner:
         """
         if settings.engine_weights == "int8" and not can_quantize(loaded.device, loaded.dtype):
             raise BaseModelInvalid(
-                f"LORAMILL_ENGINE_WEIGHTS is int8, which needs a CPU and bfloat16; this engine computes in {loaded.dtype} "
-                f"on {loaded.device}: leave the setting out"
+                "LORAMILL_ENGINE_WEIGHTS is int8, which needs a CPU and bfloat16; this engine computes in "
+                f"{loaded.dtype} on {loaded.device}: leave the setting out"
             )
         ops = _choose_ops(loaded, settings)
         with torch.inference_mode():
