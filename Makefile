@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.loramill-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-slow defects bench-train lint format clean
+.PHONY: help setup demo up test test-slow defects bench-train bench-serve lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,9 @@ defects: setup  ## put known defects back, one at a time, and see that the tests
 
 bench-train: setup  ## our trainer against HF Trainer and TRL (half an hour on 2 cores)
 	$(BIN)/python -m benchmarks.train
+
+bench-serve: setup  ## our engine against its peers (45 minutes on 2 cores; VLLM=path of a Python that has vLLM)
+	$(BIN)/python -m benchmarks.serve $(if $(VLLM),--vllm $(VLLM))
 
 lint: $(READY)  ## ruff, formatter, mypy strict, import contracts
 	$(BIN)/ruff check .
