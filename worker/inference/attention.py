@@ -1,7 +1,7 @@
 """Attention of one step's tokens over the slots' keys and values, in plain torch.
 
 Two products and a softmax: torch's own attention kernel for CPUs takes several times as long for a single query in
-bfloat16. Axis letters: B rows of one token, T tokens of a chunk, M query heads of a key-value head, else as in
+bfloat16. Axis letters: B tokens of a round, T tokens of a chunk, M query heads of a key-value head, else as in
 ``forward``.
 """
 
@@ -57,7 +57,7 @@ def attend_decode(
     window: int | None = None,
     softcap: float | None = None,
 ) -> Tensor:
-    """As `attend`, for rows of one token, all at once: (B, H, D)."""
+    """As `attend`, for one round, all at once: (B, H, D)."""
     keys_SGDL, values_SGLD = rows.arena.keys[layer], rows.arena.values[layer]
     keys_SGDL[rows.places_B, :, :, rows.positions_B] = key_BGD
     values_SGLD[rows.places_B, :, rows.positions_B] = value_BGD
@@ -103,7 +103,7 @@ def attend_chunk(
     window: int | None = None,
     softcap: float | None = None,
 ) -> Tensor:
-    """As `attend`, for one row of several tokens: (T, H, D)."""
+    """As `attend`, for one long row: (T, H, D)."""
     arena, place = chunk.slot.arena, chunk.slot.place
     end = chunk.past + len(query_THD)
     keys_GDL, values_GLD = arena.keys[layer][place, :, :, :end], arena.values[layer][place, :, :end]

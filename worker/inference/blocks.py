@@ -125,7 +125,7 @@ class OwnPass:
         states_NH = embedding(step.ids_N, self._embedding_VH)
         for block in self._blocks:
             states_NH = block(states_NH, inputs)
-        if len(step.wanted_W) != len(states_NH):
+        if not step.is_wanted_whole:
             states_NH = states_NH[step.wanted_W]
         normed = self._normed(states_NH)
         logits_WV = self._head(normed)

@@ -14,7 +14,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from worker.inference.lora import Adapter
 
-# Tokens up to which a span shares the product: its work grows with the columns of all adapters, its launches do not.
+# Tokens up to which a row is short: its work in the shared product grows with the columns of all adapters, its launches
+# do not; and attention goes token by token.
 LONGEST_SHARED: Final = 8
 
 

@@ -19,13 +19,12 @@ from worker.inference.blocks import OwnPass, knows
 from worker.inference.forward import Row
 from worker.inference.kv import KvPool, KvShape
 from worker.inference.lora import LoraBank, LoraGroup
-from worker.inference.lora_plan import Span
 from worker.inference.native.build import load
 from worker.inference.native_ops import NativeOps
 from worker.inference.ops import Ops, TorchOps
 from worker.inference.passes import Pass, StepLora, TransformersPass, all_groups, biases_of
 from worker.inference.projection import Weights, can_quantize
-from worker.inference.step import arrange, make_step
+from worker.inference.step import make_step
 from worker.models.loading import LoadedModel
 
 logger = logging.getLogger(__name__)
@@ -86,17 +85,13 @@ class ModelRunner:
 
     def forward(self, rows: Sequence[Row]) -> Tensor:
         """See ``forward.Runner.forward``."""
-        order = arrange(rows)
-        arranged = [rows[number] for number in order]
-        step = make_step(arranged, self._device)
-        blocks = self.bank.plan([Span(len(row.tokens), row.adapter) for row in arranged])
-        head = blocks
-        if len(step.wanted_W) != len(step.ids_N) and blocks.layers:
-            head = self.bank.plan([Span(row.wanted, row.adapter) for row in arranged if row.wanted])
+        step = make_step(rows, self._device)
+        blocks = self.bank.plan(step.spans)
+        head = blocks if step.is_wanted_whole or not blocks.layers else self.bank.plan(step.wanted_spans)
         logits_WV = self._way(step, StepLora(blocks, head))[:, : self._vocab_size].float()
         for row in rows:
             row.slot.length += len(row.tokens)
-        return _restored(logits_WV, rows, order)
+        return logits_WV
 
 
 class TargetLayer:
@@ -105,19 +100,6 @@ class TargetLayer:
     def __init__(self, group: LoraGroup, number: int) -> None:
         self.in_features = group.in_features
         self.out_features = group.out_features[number]
-
-
-def _restored(logits_WV: Tensor, rows: Sequence[Row], order: Sequence[int]) -> Tensor:
-    """Put logits into the order in which the caller gave its rows."""
-    if list(order) == sorted(order):
-        return logits_WV
-    begins: dict[int, int] = {}
-    begin = 0
-    for number in order:
-        begins[number] = begin
-        begin += rows[number].wanted
-    index = [begins[number] + place for number, row in enumerate(rows) for place in range(row.wanted)]
-    return logits_WV[torch.tensor(index, device=logits_WV.device, dtype=torch.long)]
 
 
 def _choose_ops(loaded: LoadedModel, settings: Settings) -> Ops:

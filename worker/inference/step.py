@@ -1,7 +1,8 @@
 """One step's tokens side by side, and where each row's keys and values are: made once a step, read by every layer.
 
-Rows of one token come first, in the order of their slots, so that a layer attends for all of them at once; then
-longer rows, each by itself. Knows slots and tokens; what computes with them is the passes' matter.
+Short rows come first, in rounds: the first token of each, in the order of their slots, then the second of those that
+have one, and so on, so that a layer attends for all tokens of a round at once. Then come long rows, each by itself.
+Knows slots and tokens; what computes with them is the passes' matter.
 """
 
 from collections.abc import Sequence
@@ -12,11 +13,12 @@ from torch import Tensor
 
 from worker.inference.forward import Row
 from worker.inference.kv import Arena, Slot
+from worker.inference.lora_plan import LONGEST_SHARED, Span
 
 
 @dataclass(frozen=True)
 class DecodeRows:
-    """Rows of one token in one arena, in the order of their places: tokens ``begin`` to ``end`` of the step.
+    """One token of each of some rows in one arena, in the order of their places: ``begin`` to ``end`` of the step.
 
     Attributes:
         places_B, positions_B: int64; where each row's slot is, and where its token goes in it.
@@ -57,9 +59,14 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Step:
-    """All that the layers need to know of one step; the N tokens are in the order described above.
+    """All that the layers need to know of one step's N tokens, in the order described above.
 
-    ``wanted_W`` are the tokens whose logits are asked for.
+    Attributes:
+        decode: to be computed one after the other: a row's later tokens read its earlier ones' keys.
+        wanted_W: the tokens whose logits are asked for, row by row as the caller gave them.
+        spans: which adapter the tokens use, in their order.
+        wanted_spans: which adapter those of ``wanted_W`` use.
+        is_wanted_whole: each token's logits are asked for, in the tokens' own order.
     """
 
     ids_N: Tensor
@@ -67,41 +74,66 @@ class Step:
     decode: tuple[DecodeRows, ...]
     chunks: tuple[Chunk, ...]
     wanted_W: Tensor
-
-
-def arrange(rows: Sequence[Row]) -> list[int]:
-    """Give the order in which the rows stand side by side."""
-    return sorted(range(len(rows)), key=lambda number: _rank(rows[number]))
+    spans: tuple[Span, ...]
+    wanted_spans: tuple[Span, ...]
+    is_wanted_whole: bool
 
 
 def make_step(rows: Sequence[Row], device: torch.device) -> Step:
-    """Lay out a step's tokens; the rows are in `arrange`'s order."""
-    ids: list[int] = []
-    positions: list[int] = []
-    wanted: list[int] = []
-    chunks: list[Chunk] = []
+    """Lay out a step's tokens."""
+    layout = _Layout(rows)
+    short = sorted((row for row in rows if len(row.tokens) <= LONGEST_SHARED), key=_place)
+    decode: list[DecodeRows] = []
+    for number in range(max((len(row.tokens) for row in short), default=0)):
+        in_round = [row for row in short if len(row.tokens) > number]
+        decode += _decode_rows([row.slot for row in in_round], number, len(layout.ids), device)
+        for row in in_round:
+            layout.put(row, number, number + 1)
+    chunks = []
     for row in rows:
-        begin, past = len(ids), row.slot.length
-        ids += row.tokens
-        positions += range(past, past + len(row.tokens))
-        wanted += range(len(ids) - row.wanted, len(ids))
-        if len(row.tokens) > 1:
-            chunks.append(Chunk(row.slot, begin, len(ids), past))
+        if len(row.tokens) > LONGEST_SHARED:
+            begin = len(layout.ids)
+            layout.put(row, 0, len(row.tokens))
+            chunks.append(Chunk(row.slot, begin, len(layout.ids), row.slot.length))
+    wanted = layout.wanted()
     return Step(
-        ids_N=torch.tensor(ids, device=device),
-        positions_N=torch.tensor(positions, device=device),
-        decode=_decode_rows([row.slot for row in rows if len(row.tokens) == 1], device),
+        ids_N=torch.tensor(layout.ids, device=device),
+        positions_N=torch.tensor(layout.positions, device=device),
+        decode=tuple(decode),
         chunks=tuple(chunks),
         wanted_W=torch.tensor(wanted, dtype=torch.long, device=device),
+        spans=tuple(layout.spans),
+        wanted_spans=tuple(Span(row.wanted, row.adapter) for row in rows if row.wanted),
+        is_wanted_whole=wanted == list(range(len(layout.ids))),
     )
 
 
-def _rank(row: Row) -> tuple[int, int, int]:
-    is_single = len(row.tokens) == 1
-    return (len(row.tokens), row.slot.arena.length if is_single else 0, row.slot.place)
+class _Layout:
+    """Tokens side by side as they are put there."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.ids: list[int] = []
+        self.positions: list[int] = []
+        self.spans: list[Span] = []
+        self._rows = rows
+        self._places: dict[int, list[int]] = {id(row): [] for row in rows}
+
+    def put(self, row: Row, begin: int, end: int) -> None:
+        self._places[id(row)] += range(len(self.ids), len(self.ids) + end - begin)
+        self.ids += row.tokens[begin:end]
+        self.positions += range(row.slot.length + begin, row.slot.length + end)
+        self.spans.append(Span(end - begin, row.adapter))
+
+    def wanted(self) -> list[int]:
+        return [place for row in self._rows for place in self._places[id(row)][len(row.tokens) - row.wanted :]]
 
 
-def _decode_rows(slots: Sequence[Slot], device: torch.device) -> tuple[DecodeRows, ...]:
+def _place(row: Row) -> tuple[int, int]:
+    return row.slot.arena.length, row.slot.place
+
+
+def _decode_rows(slots: Sequence[Slot], number: int, first: int, device: torch.device) -> list[DecodeRows]:
+    """Describe a round: each slot's token behind ``number`` others of this step, the first being token ``first``."""
     found = []
     begin = 0
     while begin < len(slots):
@@ -110,7 +142,7 @@ def _decode_rows(slots: Sequence[Slot], device: torch.device) -> tuple[DecodeRow
         while end < len(slots) and slots[end].arena is arena:
             end += 1
         places = [slot.place for slot in slots[begin:end]]
-        lengths = [slot.length for slot in slots[begin:end]]
+        lengths = [slot.length + number for slot in slots[begin:end]]
         n_places, width = places[-1] + 1, max(lengths) + 1
         ends = torch.zeros(n_places, 1)
         ends[places, 0] = torch.tensor(lengths, dtype=torch.float32) + 1
@@ -119,8 +151,8 @@ def _decode_rows(slots: Sequence[Slot], device: torch.device) -> tuple[DecodeRow
         found.append(
             DecodeRows(
                 arena=arena,
-                begin=begin,
-                end=end,
+                begin=first + begin,
+                end=first + end,
                 places_B=torch.tensor(places, device=device),
                 positions_B=torch.tensor(lengths, device=device),
                 slots_B=torch.tensor(places, dtype=torch.int32),
@@ -130,4 +162,4 @@ def _decode_rows(slots: Sequence[Slot], device: torch.device) -> tuple[DecodeRow
             )
         )
         begin = end
-    return tuple(found)
+    return found
