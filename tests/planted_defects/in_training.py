@@ -95,9 +95,9 @@ DEFECTS = (
     ),
     Defect(
         "13 ids that no token has can be generated",
-        "worker/inference/decoding.py",
-        "        return logits_BTV[:, -1, : self._vocab_size].float()\n",
-        "        return logits_BTV[:, -1].float()\n",
+        "worker/inference/runner.py",
+        "[:, : self._vocab_size].float()",
+        ".float()",
         ("tests/worker/inference/test_engine.py::test_ids_beyond_the_tokenizers_vocabulary_are_never_chosen",),
     ),
     Defect(
