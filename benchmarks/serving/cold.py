@@ -18,7 +18,7 @@ from benchmarks.serving.requests import OURS_MORE, body
 from benchmarks.serving.servers import running
 
 ADAPTERS, RANK = 5, 128
-STREAMS, STREAM_TOKENS = 3, 900
+STREAMS, STREAM_TOKENS = 3, 1900
 FIRST_S, EVERY_S = 3.0, 1.0  # when the first adapter is asked for, and the time to each next request
 PROMPT: Final = list(range(1, 9))
 OTHER_PROMPT: Final = list(range(11, 19))
@@ -54,6 +54,8 @@ def judge(answered: Sequence[Answered], streams: int) -> dict[str, Any]:
     steady = [one for one in answered if one.client < streams]
     asked = sorted((one for one in answered if one.client >= streams), key=lambda one: one.client)
     failed = [one.error or str(one.status) for one in asked if one.status != 200 or not one.pieces_s]
+    if not failed and asked and any(one.ended_s < asked[-1].ended_s for one in steady):
+        failed.append("a stream ended before the last adapter was asked for")
     if failed or not steady or any(len(one.pieces_s) < 2 for one in steady):
         return {"cold_load_ms": None, "worst_gap_steps": None, "failed": failed}
     cold, warm = asked[::2], asked[1::2]

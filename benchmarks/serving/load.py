@@ -68,7 +68,7 @@ def measure_zipf(house: House, models: Sequence[str], texts: Sequence[str], logs
 def measure_fairness(house: House, texts: Sequence[str], logs: Path, seconds: float) -> dict[str, Any]:
     """Let one caller ask for far more than the others, and all for more than there is; give Jain's index."""
     callers = ["heavy"] * HEAVY + [f"light-{n}" for n in range(LIGHT_CALLERS) for _ in range(LIGHT)]
-    most = 1 + int(seconds)  # requests that one connection can make, and more
+    most = 1 + int(10 * seconds)  # requests that one connection can make, and more
     clients = [
         [
             Ask(body(house.base_model, texts[(number + n) % len(texts)], NEW_TOKENS, user=caller, **OURS_MORE))

@@ -68,6 +68,13 @@ def test_a_cold_request_that_failed_gives_no_figure() -> None:
     assert found["failed"] == ["503"]
 
 
+def test_a_stream_that_ended_too_early_tells_nothing_of_gaps() -> None:
+    asks = [answered(1, 1.0, 1.2), answered(2, 2.0, 2.1)]
+    found = cold.judge([answered(0, 0.0, 0.5, 0.6), *asks], streams=1)
+    assert found["worst_gap_steps"] is None
+    assert found["failed"] == ["a stream ended before the last adapter was asked for"]
+
+
 def test_tokens_of_answers_that_were_cut_off_count_for_fairness() -> None:
     callers = ["heavy", "heavy", "light-0"]
     cut = answered(2, 0.0, 1.0, 2.0, status=0)
