@@ -32,6 +32,7 @@ from benchmarks.training.adapters import load
 from core.settings import Settings
 from core.text.rendering import Renderer
 from worker.inference.forward import Runner
+from worker.inference.huge_pages import use_huge_pages
 from worker.inference.lora import Adapter, LoraPair
 from worker.inference.runner import ModelRunner
 from worker.models.loading import LoadedModel, load_base_model
@@ -51,6 +52,7 @@ def build(base: Path, *, native: bool, weights: Literal["model", "int8"] = "mode
     loaded = load_base_model(base, dtype="bfloat16")
     runner = ModelRunner.build(loaded, settings)
     gc.collect()
+    use_huge_pages()  # as an engine's process does
     return runner, loaded
 
 

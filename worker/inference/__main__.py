@@ -18,6 +18,7 @@ from core.logs import setup
 from core.settings import Settings, load_settings
 from core.store.blobs import LocalBlobStore
 from worker.inference.engine import LocalEngine
+from worker.inference.huge_pages import use_huge_pages
 from worker.inference.metrics import EngineMetrics
 from worker.inference.server import create_app
 from worker.inference.watchdog import Watchdog
@@ -54,6 +55,8 @@ def _serve(options: argparse.Namespace, settings: Settings) -> int:
     blobs = LocalBlobStore(settings.store_folder)
     metrics = EngineMetrics()
     engine = LocalEngine(entry.name, loaded, blobs, settings, metrics=metrics, on_death=stop_serving)
+    if loaded.device.type == "cpu":
+        use_huge_pages()
     server = uvicorn.Server(
         uvicorn.Config(
             create_app(engine, metrics, stall_s=settings.engine_stall_s),

@@ -148,7 +148,8 @@ class _Opener:
             raise AdapterMismatch(
                 self._digest,
                 f"it was trained on {shown(manifest.base_model)} with fingerprint "
-                f"{manifest.base_model_fingerprint[:20]}, but this engine's base model has {self._fit.fingerprint[:20]}",
+                f"{manifest.base_model_fingerprint[:20]}, but this engine's base model has "
+                f"{self._fit.fingerprint[:20]}",
             )
         return manifest
 

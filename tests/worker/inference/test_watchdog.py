@@ -36,7 +36,8 @@ def test_a_step_that_takes_too_long_ends_the_process_with_an_error() -> None:
 
 
 def test_an_idle_or_busy_engine_is_left_alone() -> None:
-    engine, statuses = Engine(0.0, 0.01, 0.0, 0.005), []
+    engine = Engine(0.0, 0.01, 0.0, 0.005)
+    statuses: list[int] = []
     watchdog = Watchdog(engine, stall_s=0.01, end=statuses.append)
     watchdog.start()
     assert engine.looked_often.wait(timeout=30)
