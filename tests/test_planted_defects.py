@@ -15,6 +15,7 @@ from tests.planted_defects import (
     in_packing,
     in_ranks,
     in_resuming,
+    in_serving,
     in_text,
     in_training,
 )
@@ -27,6 +28,7 @@ DEFECTS = (
     *in_packing.DEFECTS,
     *in_ranks.DEFECTS,
     *in_resuming.DEFECTS,
+    *in_serving.DEFECTS,
     *in_text.DEFECTS,
     *in_training.DEFECTS,
 )

@@ -9,6 +9,7 @@ from tests.planted_defects import (
     in_packing,
     in_ranks,
     in_resuming,
+    in_serving,
     in_text,
     in_training,
 )
@@ -26,6 +27,7 @@ def main() -> int:
         *in_packing.DEFECTS,
         *in_ranks.DEFECTS,
         *in_resuming.DEFECTS,
+        *in_serving.DEFECTS,
         *in_text.DEFECTS,
         *in_training.DEFECTS,
     )

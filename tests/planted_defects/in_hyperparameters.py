@@ -47,9 +47,9 @@ DEFECTS = (
     Defect(
         "the engine stretches the bias by DoRA's gain, too",
         "worker/inference/lora.py",
-        "(outputs_BTO[group.rows] - bias_O)",
-        "(outputs_BTO[group.rows] - 0 * bias_O)",
-        ("tests/worker/inference/test_lora.py::test_a_row_gets_what_pefts_module_computes",),
+        "(outputs.float() - bias) * pair.gain_O + bias",
+        "outputs.float() * pair.gain_O",
+        ("tests/worker/inference/test_lora.py::test_doras_outputs_are_stretched_but_not_their_bias",),
     ),
     Defect(
         "the count of evaluations without improvement begins anew with every attempt",

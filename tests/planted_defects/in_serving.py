@@ -1,0 +1,75 @@
+"""Defects by which an engine answers with another adapter, or with what another request left behind."""
+
+from tests.planted_defects.defect import Defect
+
+RUNNER = "tests/worker/inference/test_runner.py"
+MIX = f"{RUNNER}::test_each_row_of_any_mix_has_its_own_adapters_logits"
+LORA = "tests/worker/inference/test_lora.py"
+KV = "tests/worker/inference/test_kv.py"
+OTHERS = "tests/worker/inference/test_prefix.py::test_what_others_left_is_not_found"
+
+DEFECTS = (
+    Defect(
+        "base rows of a mixed batch get what the adapters in it add",
+        "worker/inference/lora_plan.py",
+        "    mask_NR = None if bool(mask.all()) else mask.to(like.device, like.dtype)\n",
+        "    mask_NR = None\n",
+        (f"{LORA}::test_every_token_of_any_mix_gets_its_own_adapters_delta", MIX),
+    ),
+    Defect(
+        "compiled kernels give each row the first adapter's columns",
+        "worker/inference/native_ops.py",
+        "            self._planned = (plan, LoraRows(plan.begins, plan.ranks[None]))\n",
+        "            self._planned = (plan, LoraRows(plan.begins * 0 + plan.begins[0], plan.ranks[None]))\n",
+        (MIX,),
+    ),
+    Defect(
+        "columns keep what an adapter of larger rank left there",
+        "worker/inference/lora.py",
+        "                    factor[rank:] = 0\n",
+        "                    pass\n",
+        (f"{LORA}::test_columns_that_another_adapter_had_leave_nothing_behind",),
+    ),
+    Defect(
+        "an adapter in use loses its columns to another",
+        "worker/inference/lora.py",
+        "            if any(placement.pins for _, placement in inside):\n",
+        "            if False:\n",
+        (f"{LORA}::test_an_adapter_in_use_is_never_displaced_and_the_least_recently_used_goes_first",),
+    ),
+    Defect(
+        "a slot that moves to a free place leaves its values behind",
+        "worker/inference/kv.py",
+        "            values[slot.place, :, : last.length] = values[last.place, :, : last.length]\n",
+        "",
+        (f"{KV}::test_any_order_of_requests_keeps_each_ones_values_side_by_side_and_within_the_limit",),
+    ),
+    Defect(
+        "cached prompts are shared across adapters",
+        "worker/inference/prefix.py",
+        'whose + (adapter or "base").encode()',
+        "whose",
+        (OTHERS,),
+    ),
+    Defect(
+        "cached prompts are shared across callers",
+        "worker/inference/prefix.py",
+        "    whose = caller.encode()\n",
+        '    whose = b""\n',
+        (OTHERS,),
+    ),
+    Defect(
+        "a rejected guess stays in the cache",
+        "worker/inference/feeding.py",
+        "        self.slot.truncate(len(self.answer.ids) - 1)\n",
+        "",
+        ("tests/worker/inference/test_batch.py::test_guesses_change_no_answer_and_save_steps",),
+    ),
+    Defect(
+        "a token of a short row sees tokens that come after it",
+        "worker/inference/step.py",
+        '        hidden_PL = torch.zeros(n_places, width).masked_fill_(torch.arange(width) >= ends, float("-inf"))\n',
+        "        hidden_PL = torch.zeros(n_places, width)\n",
+        (MIX,),
+    ),
+)
