@@ -19,6 +19,7 @@ from openai import OpenAI
 
 from core.base_models import BaseModelEntry, Folder, Registry
 from core.bound import bound
+from tests.kernels import share_kernels
 from tests.tiny_models import write_tiny_llama
 
 TINY = "tiny"
@@ -117,6 +118,7 @@ def running_stack(home: Path, **environ: str) -> Iterator[Stack]:
     """Run a stack around the block; it must then stop with status 0, unless the block ended it itself."""
     if not (home / "base-models" / "base_models.toml").exists():
         register_tiny(home)
+    share_kernels(home)
     port, output = free_port(), home / "up.log"
     with output.open("wb") as log:
         process = subprocess.Popen(

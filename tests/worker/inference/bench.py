@@ -18,6 +18,7 @@ from core.base_models import read_imported
 from core.generation import Delta, FinishReason, GenerationRequest, SamplingParams, Usage
 from core.settings import Settings
 from core.store.blobs import LocalBlobStore
+from tests.kernels import share_kernels
 from tests.worker.inference.adapter_files import load_fp32 as load_fp32
 from tests.worker.inference.adapter_files import store_adapter as store_adapter
 from tests.worker.inference.adapter_files import write_adapter
@@ -113,6 +114,7 @@ class Bench:
     def __init__(self, base_folder: Path, home: Path) -> None:
         self.base_folder = base_folder
         self.home = home
+        share_kernels(home)
         self.blobs = LocalBlobStore(home / "store")
         self.deaths = 0
         self._folders: dict[str, Path] = {}

@@ -16,6 +16,7 @@ import pytest
 from core.base_models import BaseModelEntry, Folder, Registry
 from core.generation import Delta
 from tests.conftest import ROOT
+from tests.kernels import share_kernels
 from tests.tiny_models import write_tiny_phi
 from tests.worker.inference.bench import PeftOracle, gather, make_request
 
@@ -56,6 +57,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def process(home: Path, *command: str, **settings: str) -> Iterator[tuple[subprocess.Popen[bytes], httpx2.Client]]:
     """Start an engine process on a Unix socket and wait until it is ready."""
+    share_kernels(home)
     with tempfile.TemporaryDirectory() as folder:  # a socket's path must be short
         uds = f"{folder}/engine.sock"
         environment = {**os.environ, "LORAMILL_HOME": str(home), "OMP_NUM_THREADS": "1", **settings}

@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,9 +34,11 @@ from core.errors import BaseModelInvalid
 from core.settings import Settings
 from core.text.tokenizer import TextTokenizer
 from tests.byte_tokenizer import write_byte_tokenizer
+from tests.kernels import home_with_kernels
 from worker.inference.forward import Row
 from worker.inference.lora import Adapter, LoraPair
 from worker.inference.native.build import load
+from worker.inference.native_ops import NativeOps
 from worker.inference.runner import ModelRunner
 from worker.models.loading import LoadedModel
 
@@ -118,7 +119,8 @@ class House:
         torch.manual_seed(0)
         served: PreTrainedModel = make().eval()
         loaded = LoadedModel(served, tokenizer, 128, "fingerprint", torch.device("cpu"), torch.float32)
-        self.runner = ModelRunner.build(loaded, Settings(engine_lora_columns=64, **settings))  # type: ignore[arg-type]
+        chosen = Settings(home=home_with_kernels(), engine_lora_columns=64, **settings)  # type: ignore[arg-type]
+        self.runner = ModelRunner.build(loaded, chosen)
         self._peft: dict[str, nn.Module] = {}
 
     def adapter(self, number: int, rank: int, *, targets: Sequence[str] | None = None) -> Adapter:
@@ -160,20 +162,12 @@ def make_texts(count: int, rng: random.Random) -> list[list[int]]:
     return [[rng.randrange(250) for _ in range(rng.randint(2, 40))] for _ in range(count)]
 
 
-@pytest.mark.parametrize("make", ARCHITECTURES, ids=lambda make: make.__name__)
-@pytest.mark.parametrize("native", [False, True], ids=["torch", "native"])
-def test_each_row_of_any_mix_has_its_own_adapters_logits(
-    make: object, native: bool, tokenizer: TextTokenizer, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    if native:
-        if make not in (phi, llama):
-            pytest.skip("transformers' modules use no kernels of ours")
-        if load(tmp_path_factory.getbasetemp() / "kernels") is None:
-            pytest.skip("no C++ compiler is at hand")
-    house = House(make, tokenizer, engine_native=native, home=tmp_path_factory.getbasetemp())
-    assert type(getattr(house.runner._way, "_ops", None)).__name__ == ("NativeOps" if native else "TorchOps") or (
-        make not in (phi, llama)
-    )
+@pytest.mark.parametrize(("make", "native"), [*((make, False) for make in ARCHITECTURES), (phi, True), (llama, True)])
+def test_each_row_of_any_mix_has_its_own_adapters_logits(make: object, native: bool, tokenizer: TextTokenizer) -> None:
+    if native and load(Settings(home=home_with_kernels()).kernels_folder) is None:
+        pytest.skip("no C++ compiler is at hand")
+    house = House(make, tokenizer, engine_native=native)
+    assert native == isinstance(getattr(house.runner._way, "_ops", None), NativeOps)
     adapters = [
         None,
         house.adapter(1, 8),
@@ -244,13 +238,13 @@ def test_8_bits_are_refused_where_there_is_no_product_for_them(tokenizer: TextTo
         House(llama, tokenizer, engine_weights="int8")
 
 
-def test_a_model_in_8_bits_is_near_the_one_it_was_made_from(tmp_path: Path, tokenizer: TextTokenizer) -> None:
+def test_a_model_in_8_bits_is_near_the_one_it_was_made_from(tokenizer: TextTokenizer) -> None:
     torch.manual_seed(0)
     plain = llama().eval().bfloat16()
     torch.manual_seed(0)
     served = llama().eval().bfloat16()
     loaded = LoadedModel(served, tokenizer, 128, "fingerprint", torch.device("cpu"), torch.bfloat16)
-    runner = ModelRunner.build(loaded, Settings(engine_weights="int8"))
+    runner = ModelRunner.build(loaded, Settings(home=home_with_kernels(), engine_weights="int8"))
     slot = runner.kv.take(20)
     assert slot is not None
     ids = list(range(20, 40))
