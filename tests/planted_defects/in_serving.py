@@ -19,8 +19,8 @@ DEFECTS = (
     Defect(
         "compiled kernels give each row the first adapter's columns",
         "worker/inference/native_ops.py",
-        "            self._planned = (plan, LoraRows(plan.begins, plan.ranks[None]))\n",
-        "            self._planned = (plan, LoraRows(plan.begins * 0 + plan.begins[0], plan.ranks[None]))\n",
+        "        return LoraRows(plan.begins, plan.ranks[None])\n",
+        "        return LoraRows(plan.begins * 0 + plan.begins[0], plan.ranks[None])\n",
         (MIX,),
     ),
     Defect(
