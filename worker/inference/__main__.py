@@ -7,8 +7,12 @@ import argparse
 import logging
 import signal
 import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from types import FrameType
+from typing import TypeVar
 
 import uvicorn
 
@@ -25,6 +29,8 @@ from worker.inference.watchdog import Watchdog
 from worker.models.loading import load_base_model
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 DRAIN_S = 10  # what requests under way get to finish after SIGTERM
 
@@ -45,18 +51,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _serve(options: argparse.Namespace, settings: Settings) -> int:
-    entry = Registry.load(settings.base_models_folder).get(options.base_model)
-    loaded = load_base_model(folder_of(settings.base_models_folder, entry.name), dtype=entry.dtype)
-    logger.info("%s loaded on %s in %s", entry.name, loaded.device, loaded.dtype)
-
     def stop_serving() -> None:
         server.should_exit = True
 
-    blobs = LocalBlobStore(settings.store_folder)
     metrics = EngineMetrics()
-    engine = LocalEngine(entry.name, loaded, blobs, settings, metrics=metrics, on_death=stop_serving)
-    if loaded.device.type == "cpu":
-        use_huge_pages()
+    engine = _in_a_thread(lambda: _build(options.base_model, settings, metrics, stop_serving))
     server = uvicorn.Server(
         uvicorn.Config(
             create_app(engine, metrics, stall_s=settings.engine_stall_s),
@@ -75,6 +74,37 @@ def _serve(options: argparse.Namespace, settings: Settings) -> int:
     # a signal does not come back from run(), so nobody asked for this end
     logger.error("the engine ended by itself")
     return 1
+
+
+def _build(base_model: str, settings: Settings, metrics: EngineMetrics, on_death: Callable[[], None]) -> LocalEngine:
+    entry = Registry.load(settings.base_models_folder).get(base_model)
+    loaded = load_base_model(folder_of(settings.base_models_folder, entry.name), dtype=entry.dtype)
+    logger.info("%s loaded on %s in %s", entry.name, loaded.device, loaded.dtype)
+    blobs = LocalBlobStore(settings.store_folder)
+    engine = LocalEngine(entry.name, loaded, blobs, settings, metrics=metrics, on_death=on_death)
+    if loaded.device.type == "cpu":
+        use_huge_pages()
+    return engine
+
+
+def _in_a_thread(work: Callable[[], T]) -> T:
+    """Do something in a thread that ends with it.
+
+    Each thread that shares work out over the cores keeps helpers of its own for it (libgomp's pools), and once there
+    are more of them than cores, all of them go to sleep between two operations instead of waiting awake: a decode step
+    then takes nearly twice as long. So the decode loop's thread has to be the only one that is left with helpers.
+    """
+    outcome: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    # a daemon, so that a signal ends the process while a large model is loaded
+    threading.Thread(target=run, name="build", daemon=True).start()
+    return outcome.result()
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
