@@ -28,7 +28,6 @@ from app.cli.preparation import (
 from app.cli.process_log import ProcessLog, Terminal
 from app.cli.supervisor import Backoff, Child, ChildSpec, Stop, Supervisor
 from core.settings import PREFIX, Settings
-from core.threads import IDLE_THREADS_SLEEP
 
 PYTHON = sys.executable
 READY_POLL_S = 0.25
@@ -78,7 +77,6 @@ def child_environ(environ: Mapping[str, str], settings: Settings, runtime: Path)
     """Give the environment of every child: ours, the stack's addresses, and no way to a hub or to telemetry."""
     sockets = engine_sockets(settings, runtime)
     return {
-        **IDLE_THREADS_SLEEP,
         **environ,
         f"{PREFIX}HOME": str(settings.home.absolute()),
         f"{PREFIX}BROKER_URL": f"redis+socket://{runtime / 'valkey.sock'}",

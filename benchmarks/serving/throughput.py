@@ -29,7 +29,7 @@ from benchmarks.serving.servers import Server, ServerFailed, running
 CLIENTS, REQUESTS = 8, 6
 PROMPT_TOKENS, NEW_TOKENS = 100, 48
 ADAPTERS, RANK = 8, 16
-ROUNDS: Final = 5
+ROUNDS: Final = 3
 BASE, MIXED = "base", "mixed"
 
 
