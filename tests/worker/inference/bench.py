@@ -190,7 +190,6 @@ class WatchedRunner:
 
     Attributes:
         failures: forwards that are to raise.
-        cores: how many each forward could use.
     """
 
     def __init__(self, runner: ModelRunner, *, closed_at: int | None = None, failures: int = 0) -> None:
@@ -199,7 +198,6 @@ class WatchedRunner:
         self.layers = runner.layers
         self.weight_of = runner.weight_of
         self.forwards = 0
-        self.cores: set[int] = set()
         self.failures = failures
         self.reached = threading.Event()
         self._runner = runner
@@ -211,7 +209,6 @@ class WatchedRunner:
 
     def forward(self, rows: Sequence[Row]) -> Tensor:
         self.forwards += 1
-        self.cores.add(torch.get_num_threads())
         if self.forwards == self._closed_at:
             self.reached.set()
             assert self._open.wait(timeout=60)

@@ -356,16 +356,3 @@ def _adapter_bytes(bench: Bench) -> int:
         return (await engine.info()).resident_adapter_bytes
 
     return bench.run(work)
-
-
-def test_steps_use_all_cores_though_adapters_are_read_on_one(bench: Bench) -> None:
-    torch.set_num_threads(2)
-    loaded = load_fp32(bench.base_folder)
-    runner = bench.watch(loaded)
-
-    async def ask() -> None:
-        async with bench.engine(loaded, runner) as engine:
-            await complete(engine, make_request(b"x", adapter=bench.add_adapter(rank=2), max_tokens=3))
-
-    asyncio.run(ask())
-    assert runner.cores == {2}
