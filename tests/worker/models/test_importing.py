@@ -363,6 +363,7 @@ class TestHub:
         assert not {"modeling_phi.py", "pytorch_model.bin"} & {path.name for path in folder.iterdir()}
         assert not (models / ".tiny.download").exists()
 
+    @pytest.mark.slow  # the hub's client tries again for half a minute
     def test_an_unreachable_hub_is_told_in_one_sentence(self, models: Path) -> None:
         done = self.run_import(models, "http://127.0.0.1:9")
         assert done.returncode == 1
