@@ -26,7 +26,7 @@ from worker.inference.sampling import Choice, choose, score_prompt
 logger = logging.getLogger(__name__)
 
 # Factors copied between two steps while other rows are answered: some per cent of a step's time at a memory's speed.
-COPIED_BYTES: Final = 2**22
+COPIED_BYTES: Final = 2**24
 COPIED_BYTES_PER_S: Final = 200 * 2**20  # of the last step
 
 
