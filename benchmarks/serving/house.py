@@ -3,12 +3,10 @@
 The jobs that the adapters would come from are written into the database as their worker would have.
 """
 
-import hashlib
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
 
 from pydantic import TypeAdapter
 
@@ -16,15 +14,12 @@ from benchmarks.serving.adapter_spec import AdapterSpec
 from benchmarks.serving.servers import Server, free_port
 from benchmarks.training.processes import run_module
 from core.base_models import BaseModelEntry, Folder, Registry, read_imported
-from core.jobs import FileRef, JobSpec, LoraSpec
 from core.settings import Settings
-from core.store import files, jobs, leases, migrate
+from core.store import migrate
 from core.store.blobs import LocalBlobStore
 from core.store.db import Database
-from core.store.tables import FileStatus
+from tests.published_model import publish
 from worker.publishing import StoredAdapter, store_adapter
-
-EXAMPLES: Final = b'{"prompt": "p", "completion": "c"}\n'
 
 
 @dataclass(frozen=True)
@@ -63,7 +58,7 @@ class House:
         stored = {spec.name: store_adapter(blobs, self.adapters_folder / spec.name) for spec in specs}
         database = Database(self.settings.database)
         try:
-            return _name_adapters(database, blobs, self.base_model, stored)
+            return _name_adapters(database, self.base_model, stored)
         finally:
             database.dispose()
 
@@ -85,73 +80,10 @@ def build_house(home: Path, base: Path) -> House:
     return house
 
 
-def _name_adapters(
-    database: Database, blobs: LocalBlobStore, base_model: str, stored: Mapping[str, StoredAdapter]
-) -> dict[str, str]:
+def _name_adapters(database: Database, base_model: str, stored: Mapping[str, StoredAdapter]) -> dict[str, str]:
     """Write, for each adapter, a job that has succeeded with it."""
-    names = {}
+    names = {name: f"ft:{base_model}:benchmark:{name}" for name in stored}
     with database.write() as session:
-        blob = blobs.put_bytes(EXAMPLES)
-        file = files.create(
-            session,
-            caller="benchmark",
-            filename="examples.jsonl",
-            purpose="fine-tune",
-            bytes=len(EXAMPLES),
-            sha256=hashlib.sha256(EXAMPLES).hexdigest(),
-            status=FileStatus.PROCESSED,
-            status_details=None,
-            file_type="jsonl",
-            example_format="prompt_completion",
-            columns=None,
-            examples=1,
-            now=1,
-        )
-        ref = FileRef(id=file.id, sha256=blob.sha256, examples=1, file_type="jsonl")
         for name, adapter in stored.items():
-            names[name] = f"ft:{base_model}:benchmark:{name}"
-            job = _create_job(session, ref, base_model, name)
-            leases.claim(session, owner="benchmark", host="", pid=0, base_models=[base_model], now=1)
-            leases.publish(
-                session,
-                job,
-                1,
-                adapter_sha256=adapter.sha256,
-                bytes=adapter.bytes,
-                name=names[name],
-                trained_on="random numbers",
-                trained_tokens=1,
-                result={},
-                now=1,
-            )
+            publish(session, names[name], adapter.sha256, base_model)
     return names
-
-
-def _create_job(session: Any, file: FileRef, base_model: str, name: str) -> str:
-    spec = JobSpec(
-        base_model=base_model,
-        training_file=file,
-        validation_file=None,
-        n_epochs=1,
-        batch_size=1,
-        learning_rate=1e-4,
-        learning_rate_multiplier=1.0,
-        lora=LoraSpec(),
-        prompt_loss_weight=0.0,
-        train_on="all_assistant",
-        prompt_format=None,
-        max_length=128,
-        over_length="drop",
-        seed=0,
-    )
-    job = jobs.create(
-        session,
-        caller="benchmark",
-        spec=spec,
-        requested={"model": base_model, "training_file": file.id},
-        request_sha256=hashlib.sha256(name.encode()).hexdigest(),
-        suffix=None,
-        metadata=None,
-        now=1,
-    )
-    return job.id

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
@@ -130,10 +129,3 @@ def biases_of(model: nn.Module) -> dict[str, Tensor]:
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and module.bias is not None
     }
-
-
-def no_lora() -> StepLora:
-    """Give the plan of a step without adapters."""
-    nothing = torch.zeros(0, dtype=torch.int32)
-    plan = LoraPlan((), (), {}, nothing, nothing)
-    return StepLora(plan, plan)

@@ -4,6 +4,7 @@ On a CPU torch hands the weights to oneDNN in its own layout, in which a product
 memory; the operators are torch's private ones, so they are tried first. What adapters add is ``lora``'s.
 """
 
+import logging
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Final, Literal, Protocol
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from worker.inference.lora import LoraGroup
+
+logger = logging.getLogger(__name__)
 
 Weights = Literal["model", "int8"]
 MAX_INT8_ROWS: Final = 8  # the product with 8-bit weights goes row by row; more rows are quicker with them unpacked
@@ -139,7 +142,8 @@ def can_pack() -> bool:
     try:
         packed = PackedProjection(weight, None)
         return torch.equal(packed(x), linear(x, weight)) and torch.equal(packed.weight(), weight)
-    except (AttributeError, NotImplementedError, RuntimeError):
+    except (AttributeError, RuntimeError) as reason:  # a RuntimeError too is what torch raises for an operator it lacks
+        logger.warning("Weights are not packed, products of few rows are slower: %s", reason)
         return False
 
 

@@ -8,20 +8,11 @@
 
 namespace {
 
-// The residual stream's `x` takes `delta` in before it is read, where there is one.
 template <class T>
-inline void add(T* x, const T* delta, int64_t width) {
-    if (delta == nullptr) return;
-    each(0, width, [&](int64_t at, auto count) {
-        store(x + at, load(x + at, count) + load(delta + at, count), count);
-    });
-}
-
-template <class T>
-void rms_norm(T* out, T* x, const T* delta, const T* weight, float eps, int64_t rows, int64_t width, int threads) {
+void rms_norm(T* out, const T* x, const T* weight, float eps, int64_t rows, int64_t width, int threads) {
     for_rows(rows, width, WORTH_A_THREAD, threads, [=](int64_t row) {
-        T *to = out + row * width, *from = x + row * width;
-        add(from, delta == nullptr ? nullptr : delta + row * width, width);
+        T* to = out + row * width;
+        const T* from = x + row * width;
         F squares = {};
         each(0, width, [&](int64_t at, auto count) {
             F lanes = load(from + at, count);
@@ -35,11 +26,11 @@ void rms_norm(T* out, T* x, const T* delta, const T* weight, float eps, int64_t 
 }
 
 template <class T>
-void layer_norm(T* out, T* x, const T* delta, const T* weight, const T* bias, float eps, int64_t rows, int64_t width,
+void layer_norm(T* out, const T* x, const T* weight, const T* bias, float eps, int64_t rows, int64_t width,
                 int threads) {
     for_rows(rows, width, WORTH_A_THREAD, threads, [=](int64_t row) {
-        T *to = out + row * width, *from = x + row * width;
-        add(from, delta == nullptr ? nullptr : delta + row * width, width);
+        T* to = out + row * width;
+        const T* from = x + row * width;
         F total = {};
         each(0, width, [&](int64_t at, auto count) { total += load(from + at, count); });
         float mean = sum(total) / width;

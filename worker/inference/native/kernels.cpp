@@ -7,13 +7,13 @@
 #include "lora.hpp"
 
 #define EXPORT(T, NAME)                                                                                                \
-    extern "C" void rms_norm_##NAME(T* out, T* x, const T* delta, const T* weight, float eps, int64_t rows,            \
-                                    int64_t width, int threads) {                                                      \
-        rms_norm(out, x, delta, weight, eps, rows, width, threads);                                                    \
+    extern "C" void rms_norm_##NAME(T* out, const T* x, const T* weight, float eps, int64_t rows, int64_t width,       \
+                                    int threads) {                                                                     \
+        rms_norm(out, x, weight, eps, rows, width, threads);                                                           \
     }                                                                                                                  \
-    extern "C" void layer_norm_##NAME(T* out, T* x, const T* delta, const T* weight, const T* bias, float eps,         \
-                                      int64_t rows, int64_t width, int threads) {                                      \
-        layer_norm(out, x, delta, weight, bias, eps, rows, width, threads);                                            \
+    extern "C" void layer_norm_##NAME(T* out, const T* x, const T* weight, const T* bias, float eps, int64_t rows,     \
+                                      int64_t width, int threads) {                                                    \
+        layer_norm(out, x, weight, bias, eps, rows, width, threads);                                                   \
     }                                                                                                                  \
     extern "C" void gated_silu_##NAME(T* out, const T* gate_up, int64_t rows, int64_t width, int threads) {            \
         gated_silu(out, gate_up, rows, width, threads);                                                                \

@@ -16,8 +16,8 @@ MOST_SECTIONS: Final = 8  # as in lora_factors.hpp
 
 _POINTER, _NUMBER, _REAL, _COUNT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
 _SIGNATURES: Final = {
-    "rms_norm": (*[_POINTER] * 4, _REAL, _NUMBER, _NUMBER, _COUNT),
-    "layer_norm": (*[_POINTER] * 5, _REAL, _NUMBER, _NUMBER, _COUNT),
+    "rms_norm": (*[_POINTER] * 3, _REAL, _NUMBER, _NUMBER, _COUNT),
+    "layer_norm": (*[_POINTER] * 4, _REAL, _NUMBER, _NUMBER, _COUNT),
     "gated_silu": (*[_POINTER] * 2, _NUMBER, _NUMBER, _COUNT),
     "gelu_tanh": (*[_POINTER] * 2, _NUMBER, _NUMBER, _COUNT),
     "decode_attention": (*[_POINTER] * 2, _NUMBER, *[_POINTER] * 3, *[_NUMBER] * 4, _REAL, _COUNT),
@@ -148,34 +148,21 @@ class Kernels:
         self._decode_attention = _functions(library, "decode_attention")
         self._lora = _functions(library, "lora")
 
-    def rms_norm(
-        self, out_NW: Tensor, x_NW: Tensor, weight_W: Tensor, eps: float, delta_NW: Tensor | None = None
-    ) -> None:
-        """Norm x as transformers' LlamaRMSNorm does; x takes ``delta_NW`` in first, in place, where it is given."""
+    def rms_norm(self, out_NW: Tensor, x_NW: Tensor, weight_W: Tensor, eps: float) -> None:
+        """Norm x as transformers' LlamaRMSNorm does."""
         rows, width = x_NW.shape
         assert weight_W.shape[0] == width
-        assert _alike(out_NW, x_NW, delta_NW, weight_W)
-        delta = 0 if delta_NW is None else delta_NW.data_ptr()
-        threads = torch.get_num_threads()
-        call = self._rms_norm[x_NW.dtype]
-        call(out_NW.data_ptr(), x_NW.data_ptr(), delta, weight_W.data_ptr(), eps, rows, width, threads)
+        assert _alike(out_NW, x_NW, weight_W)
+        call, threads = self._rms_norm[x_NW.dtype], torch.get_num_threads()
+        call(out_NW.data_ptr(), x_NW.data_ptr(), weight_W.data_ptr(), eps, rows, width, threads)
 
-    def layer_norm(
-        self,
-        out_NW: Tensor,
-        x_NW: Tensor,
-        weight_W: Tensor,
-        bias_W: Tensor,
-        eps: float,
-        delta_NW: Tensor | None = None,
-    ) -> None:
-        """Norm x as torch's LayerNorm does; x takes ``delta_NW`` in first, in place, where it is given."""
+    def layer_norm(self, out_NW: Tensor, x_NW: Tensor, weight_W: Tensor, bias_W: Tensor, eps: float) -> None:
+        """Norm x as torch's LayerNorm does."""
         rows, width = x_NW.shape
         assert weight_W.shape[0] == bias_W.shape[0] == width
-        assert _alike(out_NW, x_NW, delta_NW, weight_W, bias_W)
-        delta = 0 if delta_NW is None else delta_NW.data_ptr()
-        weight, bias, threads = weight_W.data_ptr(), bias_W.data_ptr(), torch.get_num_threads()
-        self._layer_norm[x_NW.dtype](out_NW.data_ptr(), x_NW.data_ptr(), delta, weight, bias, eps, rows, width, threads)
+        assert _alike(out_NW, x_NW, weight_W, bias_W)
+        call, threads = self._layer_norm[x_NW.dtype], torch.get_num_threads()
+        call(out_NW.data_ptr(), x_NW.data_ptr(), weight_W.data_ptr(), bias_W.data_ptr(), eps, rows, width, threads)
 
     def gated_silu(self, out_NI: Tensor, gate_up: Tensor) -> None:
         """Give silu(gate) * up of gate_up, whose rows are gate | up, I numbers each."""
@@ -251,7 +238,7 @@ def _functions(library: ctypes.CDLL, name: str) -> _Functions:
     return functions
 
 
-def _alike(first: Tensor, *others: Tensor | None) -> bool:
+def _alike(first: Tensor, *others: Tensor) -> bool:
     """Tell whether all are contiguous and of one dtype."""
     dtype = first.dtype
     return first.is_contiguous() and all(

@@ -64,19 +64,6 @@ class TestNorms:
         kernels.layer_norm(out := torch.empty_like(x), x, norm.weight, norm.bias, 1e-5)
         assert_like(out, norm(x))
 
-    def test_a_delta_is_taken_in_before_the_norm(
-        self, kernels: Kernels, dtype: torch.dtype, rows: int, width: int
-    ) -> None:
-        x, delta = torch.randn(rows, width).to(dtype), torch.randn(rows, width).to(dtype)
-        weight, bias, residual = torch.ones(width, dtype=dtype), torch.zeros(width, dtype=dtype), x + delta
-        for_rms, for_layer = x.clone(), x.clone()
-        kernels.rms_norm(out_rms := torch.empty_like(x), for_rms, weight, 1e-5, delta)
-        kernels.layer_norm(out_layer := torch.empty_like(x), for_layer, weight, bias, 1e-5, delta)
-        assert for_rms.equal(residual)
-        assert for_layer.equal(residual)
-        assert_like(out_rms, nn.functional.rms_norm(residual, (width,), weight, 1e-5))
-        assert_like(out_layer, nn.functional.layer_norm(residual, (width,), weight, bias, 1e-5))
-
 
 @DTYPES
 @WIDTHS
