@@ -72,7 +72,6 @@ class DecodeLoop:
             max_rows=settings.engine_max_batch,
         )
         self._failures = 0  # in a row
-        self._cores = torch.get_num_threads()
         self._thread = threading.Thread(target=self._run, name="decode-loop", daemon=True)
 
     def start(self) -> None:
@@ -163,7 +162,6 @@ class DecodeLoop:
             self._note(report)
 
     def _run(self) -> None:
-        torch.set_num_threads(self._cores)  # torch keeps it for each thread, and those that load adapters have one core
         try:
             with torch.inference_mode():
                 while self._await_work():
