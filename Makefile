@@ -41,7 +41,7 @@ defects: setup  ## put known defects back, one at a time, and see that the tests
 bench-train: setup  ## our trainer against HF Trainer and TRL (half an hour on 2 cores)
 	$(BIN)/python -m benchmarks.train
 
-bench-serve: setup  ## our engine against its peers (45 minutes on 2 cores; VLLM=path of a Python that has vLLM)
+bench-serve: setup  ## our engine against its peers (over half an hour on 2 cores; VLLM=path of a Python that has vLLM)
 	$(BIN)/python -m benchmarks.serve $(if $(VLLM),--vllm $(VLLM))
 
 lint: $(READY)  ## ruff, formatter, mypy strict, import contracts

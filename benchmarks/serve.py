@@ -1,6 +1,6 @@
 """Our engine against its peers, in one run: speed, the tax of adapters, wrong rows, fairness, and the machine's limit.
 
-``python -m benchmarks.serve`` takes about three quarters of an hour on two cores; ``python -m benchmarks.serve decode
+``python -m benchmarks.serve`` takes over half an hour on two cores; ``python -m benchmarks.serve decode
 http`` measures these sections only and leaves the others in benchmarks/results/serve.json as they are. Each section
 says when and of which commit it was measured. Speeds of one table were measured in interleaved repeats.
 

@@ -136,9 +136,12 @@ class LoraGroup:
 
 @dataclass
 class _Placement:
-    """An adapter's columns, who uses them, and how many groups have its factors already."""
+    """An adapter's columns, who uses them, and how many groups have its factors already.
 
-    adapter: Adapter
+    ``adapter`` is None once all of it was copied: the columns must not keep it in memory.
+    """
+
+    adapter: Adapter | None
     columns: slice
     pins: int = 0
     copied_groups: int = 0
@@ -188,17 +191,19 @@ class LoraBank:
 
     def is_ready(self, adapter: Adapter) -> bool:
         placement = self._placements.get(adapter.digest)
-        return placement is not None and placement.copied_groups == len(self._groups)
+        return placement is not None and placement.adapter is None
 
     def copy_some(self, limit_bytes: int) -> bool:
         """Copy factors of reserved adapters, about so many bytes; tell whether some are left to copy."""
         for placement in self._placements.values():
-            while placement.copied_groups < len(self._groups):
+            while placement.adapter is not None:
                 if limit_bytes <= 0:
                     return True
                 group = self._groups[placement.copied_groups]
                 limit_bytes -= group.copy(placement.adapter, placement.columns, self.columns)
                 placement.copied_groups += 1
+                if placement.copied_groups == len(self._groups):
+                    placement.adapter = None
         return False
 
     def unpin(self, adapter: Adapter) -> None:

@@ -1,6 +1,7 @@
 """The bank of adapters: who has which columns, and what each token gets from them."""
 
 import random
+import weakref
 from collections.abc import Sequence
 
 import pytest
@@ -138,6 +139,17 @@ def test_an_adapter_is_not_ready_before_all_of_it_was_copied() -> None:
     assert not bank.is_ready(adapter)
     assert not bank.copy_some(2**30)
     assert bank.is_ready(adapter)
+
+
+def test_columns_do_not_keep_an_adapter_in_memory_that_its_cache_gave_up() -> None:
+    bank, _ = make_bank()
+    adapter = make_adapter(1, {"q": 4})
+    place(bank, adapter)
+    kept = weakref.ref(adapter)
+    bank.unpin(adapter)
+    del adapter
+    assert kept() is None
+    assert bank.placed == ("digest-1",)
 
 
 def test_a_dropped_adapter_stays_while_it_is_used() -> None:
