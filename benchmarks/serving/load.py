@@ -99,7 +99,8 @@ def share_out(answered: Sequence[Answered], callers: Sequence[str]) -> dict[str,
 
 def measure_overload(house: House, texts: Sequence[str], logs: Path, seconds: float) -> dict[str, Any]:
     """Send three times the requests that can be answered; what is answered should stay as much as before."""
-    server = house.server("overload", LORAMILL_ENGINE_MAX_WAITING=FEW_WAITING)
+    # its prompts come again and again, and none is to be answered from what an earlier one left
+    server = house.server("overload", LORAMILL_ENGINE_MAX_WAITING=FEW_WAITING, LORAMILL_ENGINE_PREFIX_BYTES="0")
     with running(server, logs):
         bodies = [body(house.base_model, text, NEW_TOKENS, **OURS_MORE) for text in texts]
         capacity = summarise(ask(deal(server.url, bodies, CLIENTS)))
