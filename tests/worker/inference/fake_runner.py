@@ -1,8 +1,9 @@
-"""A runner whose model is a few lines: what follows a text is computed from what its slot holds, in a real KvPool.
+"""A runner whose model is a few lines: what follows a text is computed from all that its slot holds, in a real KvPool.
 
-So a token that a slot lost, or got from another text or adapter, changes the answer. Records what it was fed.
+So a token that a slot lost, kept, or got from another text or adapter changes the answer. Records what it was fed.
 """
 
+import functools
 import hashlib
 import threading
 from collections.abc import Sequence
@@ -36,7 +37,7 @@ class FakeRunner:
     """
 
     def __init__(
-        self, *, memory: int = CONTEXT_TOKENS, kv_slots: int = 64, columns: int = 64, groups: int = 1, vocab_size: int
+        self, *, states: int = 2**48, kv_slots: int = 64, columns: int = 64, groups: int = 1, vocab_size: int
     ) -> None:
         self.kv = KvPool(SHAPE, kv_slots * 128 * SHAPE.bytes_per_token, CONTEXT_TOKENS)
         self.bank = LoraBank([LoraGroup([LAYER], WIDTH, [WIDTH]) for _ in range(groups)], columns, {})
@@ -48,7 +49,7 @@ class FakeRunner:
         self.reached = threading.Event()
         self.ends_after: int | None = None
         self.end_id = vocab_size - 3
-        self._memory = memory  # of how many tokens the next one is a function: few make it repeat itself
+        self._states = states  # of a text, on which its next token depends: with few it soon repeats itself
         self._vocab_size = vocab_size
 
     def forward(self, rows: Sequence[Row]) -> Tensor:
@@ -75,11 +76,14 @@ class FakeRunner:
         if self.ends_after is not None and held[-1] % 1000 == self.ends_after:
             return torch.nn.functional.one_hot(torch.tensor(self.end_id), self._vocab_size).float()
         # whichever adapter wrote a token counts, and whichever reads it
-        text = repr((held[-self._memory :], _mark(row.adapter))).encode()
-        generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text).digest()[:6]))
+        state = functools.reduce(self._next_state, held, _mark(row.adapter))
+        generator = torch.Generator().manual_seed(state)
         logits_V = torch.full((self._vocab_size,), -30.0)
         logits_V[32:BYTE_IDS] = torch.randn(BYTE_IDS - 32, generator=generator)
         return logits_V
+
+    def _next_state(self, state: int, number: int) -> int:
+        return (31 * state + number) % self._states
 
 
 def make_adapter(name: str, tokenizer: TextTokenizer, *, rank: int = 8) -> Adapter:

@@ -9,6 +9,8 @@ from core.generation import FinishReason
 from tests.worker.inference.desk import Asked, Desk
 
 LONG = "the quick brown fox jumps over the lazy dog, twice. " * 3
+FEW = 47  # states of a text, which then soon repeats itself: by the ninth token, every four
+TEMPTING = "".join(f"x{chr(byte)}" for byte in range(32, 128)) + "x"  # whatever comes next has stood behind an x before
 
 
 def test_rows_join_and_leave_without_changing_each_other(tmp_path: Path) -> None:
@@ -82,11 +84,11 @@ def test_with_nobody_answered_a_step_reads_a_long_prompt_whole(tmp_path: Path) -
 
 
 def test_guesses_change_no_answer_and_save_steps(tmp_path: Path) -> None:
-    runner = {"memory": 1}  # a text that soon repeats itself
+    runner = {"states": FEW}
     plain = Desk(tmp_path / "plain", runner=runner, engine_speculation=False)
     guessing = Desk(tmp_path / "guessing", runner=runner)
     answers = [
-        [desk.ask(prompt, max_tokens=60, top_logprobs=2) for prompt in ("abcabcab", "hello", "x")]
+        [desk.ask(prompt, max_tokens=60, top_logprobs=2) for prompt in (TEMPTING, "hello", "x")]
         for desk in (plain, guessing)
     ]
     for desk in (plain, guessing):
@@ -96,12 +98,13 @@ def test_guesses_change_no_answer_and_save_steps(tmp_path: Path) -> None:
         assert [t for d in found.deltas for t in d.tokens] == [t for d in expected.deltas for t in d.tokens]
         assert found.text == expected.text
         assert len(found.ids) == 60
-    assert any(len(delta.tokens) > 1 for asked in answers[1] for delta in asked.deltas)
+    assert any(len(delta.tokens) > 1 for asked in answers[1] for delta in asked.deltas), "guesses were right"
+    assert sum(len(tokens) for step in guessing.runner.fed[1:] for tokens, _ in step) > 3 * 59, "and others were wrong"
     assert len(guessing.runner.fed) < 0.6 * len(plain.runner.fed)
 
 
 def test_a_stop_inside_a_step_of_several_tokens_ends_the_answer_there(tmp_path: Path) -> None:
-    runner = {"memory": 1}
+    runner = {"states": FEW}
     free = Desk(tmp_path / "free", runner=runner, engine_speculation=False).answer_alone("abcab", max_tokens=60)
     stop = free.text[41:43] if free.text[41:43] not in free.text[:41] else free.text[30:41]
     outcomes = []
@@ -116,7 +119,7 @@ def test_a_stop_inside_a_step_of_several_tokens_ends_the_answer_there(tmp_path: 
 
 
 def test_an_end_token_among_checked_guesses_is_the_last(tmp_path: Path) -> None:
-    desk = Desk(tmp_path, runner={"memory": 1})
+    desk = Desk(tmp_path, runner={"states": FEW})
     free = desk.answer_alone("abcab", max_tokens=60)
     cycle = free.ids[40]
     first = free.ids.index(cycle)
@@ -127,13 +130,13 @@ def test_an_end_token_among_checked_guesses_is_the_last(tmp_path: Path) -> None:
 
 
 def test_rows_that_draw_are_never_guessed_for(tmp_path: Path) -> None:
-    desk = Desk(tmp_path, runner={"memory": 1})
+    desk = Desk(tmp_path, runner={"states": FEW})
     desk.answer_alone("abcabcabc", max_tokens=30, temperature=1.0, seed=3)
     assert all(len(tokens) == 1 for step in desk.runner.fed[1:] for tokens, _ in step)
 
 
 def test_a_full_batch_is_not_guessed_for(tmp_path: Path) -> None:
-    desk = Desk(tmp_path, runner={"memory": 1}, engine_max_batch=16)
+    desk = Desk(tmp_path, runner={"states": FEW}, engine_max_batch=16)
     for number in range(16):
         desk.ask("abcabcabc", caller=str(number), max_tokens=20)
     desk.turn(3)
@@ -141,7 +144,7 @@ def test_a_full_batch_is_not_guessed_for(tmp_path: Path) -> None:
 
 
 def test_guesses_stay_within_the_tokens_that_were_asked_for(tmp_path: Path) -> None:
-    desk = Desk(tmp_path, runner={"memory": 1})
+    desk = Desk(tmp_path, runner={"states": FEW})
     asked = desk.answer_alone("a" * 120, max_tokens=136)  # the whole context
     assert len(asked.ids) == 136
     assert asked.reason is FinishReason.LENGTH
