@@ -18,9 +18,11 @@ from app.engines.vllm_residence import Residence, name_of
 from app.engines.vllm_sampling import completion_body, error_of
 from app.engines.vllm_server import Disconnected, Refusal, VllmServer
 from core.base_models import folder_of
-from core.errors import EngineBusy, GenerationFailed, PromptTooLong
+from core.errors import GenerationFailed, PromptTooLong
 from core.generation import Delta, EngineInfo, GenerationRequest, Rendering, RenderRequest
 from core.prompts import render
+from core.serving.admission import Limits
+from core.serving.fairness import Key
 from core.settings import Settings
 from core.store.blobs import BlobStore
 from core.text.rendering import Renderer
@@ -52,20 +54,23 @@ class VllmEngine:
         self._adapters_folder = settings.vllm_adapters_folder
         self._patience_s = patience_s
         self._server = VllmServer(base_model, url)
-        self._admission = Admission(settings.vllm_max_running, settings.engine_max_waiting)
+        limits = Limits(settings.engine_max_waiting, settings.engine_max_waiting_tokens)
+        self._admission = Admission(settings.vllm_max_running, limits)
         self._found: _Parts | None = None
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         """See ``core.generation.Engine.generate``; also raises BaseModelNotReady while that is not imported."""
-        self._admission.refuse_when_full()
+        self._admission.check_room()
         parts = await self._parts()
         prompt_ids = await self._prompt_ids(parts, request)
         body = completion_body(prompt_ids, request.sampling, parts.base.tokenizer, caller=request.caller)
         answer = functools.partial(VllmAnswer, prompt_ids, request.sampling, parts.base.tokenizer)
-        async with self._admission.turn(request.caller):
+        key = Key(request.caller, request.adapter)
+        async with self._admission.turn(key, len(prompt_ids)):
             with nullcontext() if request.adapter is None else parts.residence.using(request.adapter):
                 async with aclosing(self._deltas(parts.residence, request, body, answer)) as deltas:
                     async for delta in deltas:
+                        self._admission.count(key, len(delta.tokens))
                         yield delta
 
     async def render(self, request: RenderRequest) -> Rendering:
@@ -86,6 +91,7 @@ class VllmEngine:
         """See ``core.generation.Engine.info``; what vLLM does not tell is 0 or ``unknown``."""
         parts = await self._parts()
         served = await parts.residence.look()
+        waiting = self._admission.waiting
         return EngineInfo(
             base_model=self._base_model,
             fingerprint=parts.base.fingerprint,
@@ -96,8 +102,8 @@ class VllmEngine:
             resident_adapters=parts.residence.resident,
             resident_adapter_bytes=0,
             loading_adapters=parts.residence.loading_count,
-            waiting_requests=self._admission.waiting,
-            waiting_tokens=0,
+            waiting_requests=waiting.requests,
+            waiting_tokens=waiting.prompt_tokens,
             running_requests=self._admission.running,
             kv_bytes=0,
             kv_limit_bytes=0,
@@ -174,7 +180,7 @@ class VllmEngine:
                 if has_begun or refusal.status not in _FULL:
                     raise
                 if waited_s + pause_s > self._patience_s:
-                    raise EngineBusy(self._admission.waiting, self._admission.retry_after_s) from refusal
+                    raise self._admission.busy() from refusal
             await asyncio.sleep(pause_s)
             waited_s, pause_s = waited_s + pause_s, min(2 * pause_s, _LONGEST_PAUSE_S)
 

@@ -1,100 +1,104 @@
-"""Who may be under way at a vLLM server and who waits: callers in turn, and no longer a queue than agreed.
+"""Which requests are under way at a vLLM server and which wait: in fair turns, and no more of them than agreed.
 
-vLLM itself queues without limit unless it is told to, first come first served.
+vLLM itself queues without limit unless it is told to, first come first served. Turns and limits are
+``core.serving``'s; what is known here is how many requests are under way, and how fast they leave.
 """
 
 import asyncio
-import math
 import time
-from collections import OrderedDict, deque
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final
+from dataclasses import dataclass, field
 
 from core.errors import EngineBusy
+from core.serving.admission import Limits, Load, Rate, busy
+from core.serving.fairness import FairQueue, Key
 
-_UNMEASURED_S: Final = 5  # until the first answer is complete
-_LONGEST_S: Final = 300
-_NEW_SHARE: Final = 0.2  # of one answer's time in the running mean
+
+@dataclass(frozen=True, eq=False)
+class _Visit:
+    prompt_tokens: int
+    begins: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Admission:
-    """At most ``limit`` requests under way and ``max_waiting`` waiting; used from one event loop."""
+    """At most ``max_running`` requests under way, and as many waiting as ``limits`` allow; used from one event loop."""
 
-    def __init__(self, limit: int, max_waiting: int) -> None:
-        self._limit = limit
-        self._max_waiting = max_waiting
-        self._queues: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()  # by caller, next one first
-        self._mean_s: float | None = None
-        self.running = 0
-        self.waiting = 0
+    def __init__(self, max_running: int, limits: Limits) -> None:
+        self._max_running = max_running
+        self._limits = limits
+        self._queue: FairQueue[_Visit] = FairQueue()
+        self._running: Counter[Key] = Counter()
+        self._generated: Counter[Key] = Counter()  # since the queue was last told
+        self._leaving = Rate()  # requests per second, as if all places were taken
 
     @property
-    def retry_after_s(self) -> int:
-        """After how many seconds those that wait now will have begun, as fast as answers came lately."""
-        if self._mean_s is None:
-            return _UNMEASURED_S
-        return min(max(math.ceil(self._mean_s * max(self.waiting, 1) / self._limit), 1), _LONGEST_S)
+    def running(self) -> int:
+        return self._running.total()
 
-    def refuse_when_full(self) -> None:
-        """Refuse a request that could not even wait.
+    @property
+    def waiting(self) -> Load:
+        return Load(len(self._queue), sum(visit.prompt_tokens for visit in self._queue))
+
+    def check_room(self) -> None:
+        """See whether one more request may come.
 
         Raises:
-            EngineBusy: as many wait as may.
+            EngineBusy: it could not even wait.
         """
-        if self.waiting >= self._max_waiting and self.running >= self._limit:
-            raise EngineBusy(self.waiting, self.retry_after_s)
+        self._limits.check(self.waiting, 0, self)
+
+    def busy(self) -> EngineBusy:
+        """Make the refusal of a request that got its turn, and for which there is no room at the server."""
+        return busy(self.waiting, self)
+
+    def seconds_for(self, requests: int, _prompt_tokens: int) -> float:
+        """See ``core.serving.admission.Pace``; what prompts take by themselves, vLLM does not tell."""
+        return requests / self._leaving.per_s if self._leaving.per_s else 0.0
+
+    def count(self, key: Key, tokens: int) -> None:
+        """Count what was generated for a request that is under way."""
+        self._generated[key] += tokens
 
     @asynccontextmanager
-    async def turn(self, caller: str) -> AsyncIterator[None]:
+    async def turn(self, key: Key, prompt_tokens: int) -> AsyncIterator[None]:
         """Wait until a request may begin, and hold its place while it is under way.
 
         Raises:
             EngineBusy: as many wait as may.
         """
-        self.refuse_when_full()
-        if self.running < self._limit:
-            self.running += 1
-        else:
-            await self._wait(caller)
-        began = time.monotonic()
+        self._limits.check(self.waiting, prompt_tokens, self)
+        visit = _Visit(prompt_tokens)
+        self._queue.add(visit, key, time.monotonic())
+        self._let_in()
+        try:
+            await visit.begins.wait()
+        except asyncio.CancelledError:
+            if not self._queue.remove(visit):  # its turn came as it left
+                self._leave(key)
+            raise
+        began_s = time.monotonic()
         try:
             yield
         finally:
-            self._measure(time.monotonic() - began)
-            self._pass_on()
+            self._leaving.note(1, (time.monotonic() - began_s) / self._max_running)
+            self._leave(key)
 
-    async def _wait(self, caller: str) -> None:
-        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queues.setdefault(caller, deque()).append(place)
-        self.waiting += 1
-        try:
-            await place
-        except asyncio.CancelledError:
-            if place.done() and not place.cancelled():  # its turn came as it left
-                self._pass_on()
-            else:
-                self._leave(caller, place)
-            raise
+    def _leave(self, key: Key) -> None:
+        self._running[key] -= 1
+        self._let_in()
 
-    def _leave(self, caller: str, place: asyncio.Future[None]) -> None:
-        self.waiting -= 1
-        queue = self._queues[caller]
-        queue.remove(place)
-        if not queue:
-            del self._queues[caller]
-
-    def _pass_on(self) -> None:
-        """Give a place that became free to the caller whose turn it is."""
-        if not self._queues:
-            self.running -= 1
-            return
-        caller, queue = self._queues.popitem(last=False)
-        place = queue.popleft()
-        if queue:
-            self._queues[caller] = queue  # behind the others
-        self.waiting -= 1
-        place.set_result(None)
-
-    def _measure(self, seconds: float) -> None:
-        self._mean_s = seconds if self._mean_s is None else self._mean_s + _NEW_SHARE * (seconds - self._mean_s)
+    def _let_in(self) -> None:
+        """Give places that are free to those whose turn it is."""
+        self._running = +self._running  # without the lines of which none is left
+        self._queue.account(self._generated, frozenset(self._running))
+        self._generated.clear()
+        while self.running < self._max_running:
+            now_s = time.monotonic()
+            ticket = self._queue.pop(now_s, ())
+            if ticket is None:
+                return
+            self._queue.serve(ticket, ticket.item.prompt_tokens, now_s)
+            self._running[ticket.key] += 1
+            ticket.item.begins.set()

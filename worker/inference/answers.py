@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from core.errors import ServiceError
 from core.generation import Alternative, Delta, FinishReason, GenerationRequest, PromptToken, Token, Usage
+from core.serving.fairness import Key
 from core.text.tokenizer import TextTokenizer
-from worker.inference.fairness import Key
 from worker.inference.lora import Adapter
 from worker.inference.metrics import EngineMetrics
 from worker.inference.sampling import Choice, RowSampler

@@ -15,8 +15,8 @@ from typing import Final
 from torch import Tensor
 
 from core.errors import GenerationFailed, ServiceError
+from core.serving.fairness import Key
 from worker.inference.answers import Answer
-from worker.inference.fairness import Key
 from worker.inference.feeding import Feed, Feeding, RunningRow
 from worker.inference.forward import Runner
 from worker.inference.metrics import EngineMetrics

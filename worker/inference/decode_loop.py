@@ -14,15 +14,16 @@ from typing import Final
 import torch
 
 from core.errors import EngineUnavailable, GenerationFailed
+from core.serving.admission import Limits, Load
+from core.serving.fairness import FairQueue, Key, Ticket
 from core.settings import Settings
-from worker.inference.admission import Limits, Load, Speed
 from worker.inference.answers import Answer
 from worker.inference.batch import Batch, StepReport
-from worker.inference.fairness import FairQueue, Key, Ticket
 from worker.inference.feeding import Feeding
 from worker.inference.forward import Runner
 from worker.inference.metrics import EngineMetrics
 from worker.inference.prefix import PrefixCache
+from worker.inference.speed import Speed
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """Refuses, before it is queued, a request that could never be answered here; each refusal names the field at fault.
 
-What the fields may be by themselves, ``core.generation`` has seen to. How many requests may wait is ``admission``'s.
+What the fields may be by themselves, ``core.generation`` has seen to. How many requests may wait is ``core.serving``'s.
 """
 
 from collections.abc import Iterable, Sequence

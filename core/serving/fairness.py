@@ -45,7 +45,7 @@ class _Line(Generic[T]):
 
 
 class FairQueue(Generic[T]):
-    """Waiting requests. Not safe between threads: the loop guards it with its lock.
+    """Waiting requests. Not safe between threads: where there are several, its owner guards it with a lock.
 
     A line is active while a request of it waits or runs. One that becomes active begins no lower than the active
     ones' smallest counter, so that nobody saves up turns by being away.
@@ -113,7 +113,7 @@ class FairQueue(Generic[T]):
         self._running = {*self._running, ticket.key}
 
     def account(self, generated: Mapping[Key, int], running: Collection[Key]) -> None:
-        """Count a step: what it generated, and whose requests run after it."""
+        """Count what was generated since the last time, and note whose requests run now."""
         for key, tokens in generated.items():
             self._lines[key].counter += GENERATED_WEIGHT * tokens
         self._running = running

@@ -1,17 +1,10 @@
 """Whose turn it is: tokens served decide, patience bounds, and nobody saves up turns."""
 
 from collections import Counter
-from pathlib import Path
 
-from tests.worker.inference.desk import Desk
-from worker.inference.fairness import FairQueue, Key
+from core.serving.fairness import FairQueue, Key
 
 A, B, C = Key("a", None), Key("b", None), Key("c", None)
-
-
-def jain(shares: list[int]) -> float:
-    """Jain, Chiu and Hawe's index (1984): 1 where all have the same, 1/n where one has everything."""
-    return sum(shares) ** 2 / (len(shares) * sum(share * share for share in shares))
 
 
 def make_queue(*requests: tuple[str, Key], patience_s: float = 10.0) -> FairQueue[str]:
@@ -132,34 +125,3 @@ def test_a_removed_request_is_never_next() -> None:
     assert queue.remove("a1")
     assert not queue.remove("a1")
     assert (len(queue), pop(queue), pop(queue)) == (1, "a2", None)
-
-
-def test_eight_callers_of_whom_one_asks_much_are_served_alike(tmp_path: Path) -> None:
-    desk = Desk(tmp_path, engine_max_batch=4, engine_max_waiting=1000, engine_speculation=False)
-    asked = []
-    for number in range(60):  # the heavy caller was there first, with longer prompts and answers
-        asked.append(("heavy", desk.ask(f"{number:04} " * 12, caller="heavy", max_tokens=20)))
-    for caller in "abcdefg":
-        for number in range(20):
-            asked.append((caller, desk.ask(f"{caller}{number:04} " * 4, caller=caller, max_tokens=10)))
-    while all(any(who == caller and not one.reason for who, one in asked) for caller in ("heavy", *"abcdefg")):
-        desk.turn()
-    served: Counter[str] = Counter()
-    for caller, one in asked:
-        served[caller] += 2 * len(one.ids) + (one.answer.prompt_tokens if one.ids else 0)
-    assert jain(list(served.values())) > 0.95
-    first_come = [served["heavy"] + sum(served.values())] + [0] * 7
-    assert jain(first_come) < 0.2, "the index tells the difference"
-
-
-def test_a_request_that_does_not_fit_is_not_starved(tmp_path: Path) -> None:
-    desk = Desk(tmp_path, runner={"kv_slots": 2})
-    desk.loop._queue._patience_s = 0.0
-    desk.ask("small", caller="a", max_tokens=3)
-    desk.turn()
-    large = desk.ask("x" * 100, caller="large", max_tokens=100)
-    later = [desk.ask("small", caller=str(number), max_tokens=3) for number in range(20)]
-    desk.turn(4)
-    assert large.ids, "it began as soon as the one before it was complete"
-    desk.finish()
-    assert all(one.reason for one in later)

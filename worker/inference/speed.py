@@ -1,0 +1,36 @@
+"""How fast an engine reads prompts and writes answers lately, measured by its steps."""
+
+from core.serving.admission import Rate
+
+
+class Speed:
+    """How fast prompts are read and answers are written, and how long answers are."""
+
+    def __init__(self) -> None:
+        self._prefill = Rate()
+        self._decode = Rate()
+        self._answers = Rate()  # of tokens per answer, which fades with the answers
+
+    @property
+    def prefill_tokens_per_s(self) -> float:
+        return self._prefill.per_s
+
+    @property
+    def decode_tokens_per_s(self) -> float:
+        return self._decode.per_s
+
+    def note_step(self, seconds: float, prefill_tokens: int, decode_tokens: int) -> None:
+        """Take a step into account; one that did both kinds of work is divided by its tokens."""
+        total = prefill_tokens + decode_tokens
+        for rate, tokens in ((self._prefill, prefill_tokens), (self._decode, decode_tokens)):
+            if tokens:
+                rate.note(tokens, seconds * tokens / total)
+
+    def note_answer(self, completion_tokens: int) -> None:
+        self._answers.note(completion_tokens, 1.0)
+
+    def seconds_for(self, requests: int, prompt_tokens: int) -> float:
+        """Estimate what waiting requests take, by the length that answers had lately; 0 where nothing is known."""
+        prefill = prompt_tokens / self._prefill.per_s if self._prefill.per_s else 0.0
+        decode = requests * self._answers.per_s / self._decode.per_s if self._decode.per_s else 0.0
+        return prefill + decode
