@@ -2,7 +2,8 @@
 
 An adapter is absent → fetching → verified → (draining →) absent. One that is refused is remembered as failed for a
 few seconds, so that many requests for it cause one reading. Lives on the event loop, so its state needs no lock;
-reading happens in threads, beside decoding. How an adapter is read and checked is given as a function.
+reading happens in threads, beside decoding. How an adapter is read and checked is given as a function; whether its
+factors are in a step's columns is ``lora``'s matter.
 """
 
 import asyncio
@@ -51,7 +52,7 @@ class LoadMetrics(Protocol):
     def verify_failed(self, reason: str) -> None: ...
 
 
-class State(Enum):
+class _State(Enum):
     """Of an adapter that is not absent."""
 
     FETCHING = "fetching"  # being read, or waiting for room
@@ -62,7 +63,7 @@ class State(Enum):
 @dataclass
 class _Entry:
     loading: asyncio.Task[Adapter]
-    state: State = State.FETCHING
+    state: _State = _State.FETCHING
     pins: int = 0  # requests that wait for the adapter or use it
     bytes: int = 0  # in use or set aside; 0 until there was room
     is_unwanted: bool = False  # unloaded while it was fetched: it will not stay
@@ -134,28 +135,23 @@ class AdapterCache:
         if entry is None:
             return
         entry.is_unwanted = True
-        if entry.state is not State.FETCHING:
-            entry.state = State.DRAINING
+        if entry.state is not _State.FETCHING:
+            entry.state = _State.DRAINING
             self._drop_if_drained(digest, entry)
 
     @property
     def resident(self) -> tuple[str, ...]:
         """Digests of the adapters in memory, least recently used first."""
-        return tuple(digest for digest, entry in self._entries.items() if entry.state is not State.FETCHING)
+        return tuple(digest for digest, entry in self._entries.items() if entry.state is not _State.FETCHING)
 
     @property
     def resident_bytes(self) -> int:
-        return sum(entry.bytes for entry in self._entries.values() if entry.state is not State.FETCHING)
+        return sum(entry.bytes for entry in self._entries.values() if entry.state is not _State.FETCHING)
 
     @property
     def loading(self) -> int:
         """How many adapters are read, or wait for room."""
-        return sum(entry.state is State.FETCHING for entry in self._entries.values())
-
-    def state_of(self, digest: str) -> State | None:
-        """Give an adapter's state; None: absent."""
-        entry = self._entries.get(digest)
-        return None if entry is None else entry.state
+        return sum(entry.state is _State.FETCHING for entry in self._entries.values())
 
     async def close(self) -> None:
         """End the loads that are under way."""
@@ -173,7 +169,7 @@ class AdapterCache:
 
     def _drop_if_drained(self, digest: str, entry: _Entry) -> None:
         # an entry whose load failed has left already, and another may stand in its place
-        if entry.state is State.DRAINING and entry.pins == 0 and self._entries.get(digest) is entry:
+        if entry.state is _State.DRAINING and entry.pins == 0 and self._entries.get(digest) is entry:
             del self._entries[digest]
             self._freed.set()
             logger.info("adapter %s unloaded", digest[:12])
@@ -195,7 +191,7 @@ class AdapterCache:
                 self._remember(digest, error)
             logger.warning("adapter %s was not loaded: %s", digest[:12], error)
             raise
-        entry.state = State.DRAINING if entry.is_unwanted else State.VERIFIED
+        entry.state = _State.DRAINING if entry.is_unwanted else _State.VERIFIED
         self._metrics.loaded(self._clock() - began_s, adapter.bytes)
         logger.info("adapter %s loaded, %d bytes", digest[:12], adapter.bytes)
         self._drop_if_drained(digest, entry)
@@ -210,7 +206,7 @@ class AdapterCache:
                 "raise LORAMILL_ADAPTER_CACHE_BYTES",
             )
         while sum(entry.bytes for entry in self._entries.values()) + size_bytes > self._capacity_bytes:
-            idle = next((d for d, e in self._entries.items() if e.state is State.VERIFIED and e.pins == 0), None)
+            idle = next((d for d, e in self._entries.items() if e.state is _State.VERIFIED and e.pins == 0), None)
             if idle is None:
                 self._freed.clear()
                 await self._freed.wait()

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,78 +14,11 @@ from core.errors import AdapterInvalid, AdapterMismatch
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 from tests.byte_tokenizer import write_byte_tokenizer
-from worker.inference.adapters import READS_AT_ONCE, REFUSED_FOR_S, AdapterCache, State
+from tests.worker.inference.fake_adapter_files import Clock, Counts, FakeFiles
+from worker.inference.adapters import READS_AT_ONCE, REFUSED_FOR_S, AdapterCache
 from worker.inference.lora import Adapter
 
 T = TypeVar("T")
-
-
-@dataclass
-class FakeOpened:
-    """What is known of an adapter before its weights are read."""
-
-    digest: str
-    bytes: int
-    files: "FakeFiles"
-
-    def read(self) -> Adapter:
-        self.files.reads.append(self.digest)
-        self.files.torch_threads.add(torch.get_num_threads())
-        assert self.files.go.wait(timeout=30)
-        if self.digest in self.files.damaged:
-            raise AdapterInvalid(self.digest, "damaged")
-        return Adapter(self.digest, {}, self.files.renderer, self.bytes)
-
-
-class FakeFiles:
-    """Gives adapters of ten bytes; can be held up, and told to refuse one at once, or once it is read."""
-
-    def __init__(self, renderer: Renderer) -> None:
-        self.renderer = renderer
-        self.opened: list[str] = []
-        self.reads: list[str] = []
-        self.go = threading.Event()
-        self.go.set()
-        self.refused: set[str] = set()
-        self.mismatched: set[str] = set()
-        self.damaged: set[str] = set()
-        self.size_bytes = 10
-        self.torch_threads: set[int] = set()
-
-    def open(self, digest: str) -> FakeOpened:
-        self.opened.append(digest)
-        if digest in self.refused:
-            raise AdapterInvalid(digest, "refused")
-        if digest in self.mismatched:
-            raise AdapterMismatch(digest, "of another base model")
-        return FakeOpened(digest, self.size_bytes, self)
-
-
-class Counts:
-    """Remembers what was counted."""
-
-    def __init__(self) -> None:
-        self.loads: list[int] = []
-        self.evictions = 0
-        self.failures: list[str] = []
-
-    def loaded(self, seconds: float, size_bytes: int) -> None:
-        assert seconds >= 0
-        self.loads.append(size_bytes)
-
-    def evicted(self) -> None:
-        self.evictions += 1
-
-    def verify_failed(self, reason: str) -> None:
-        self.failures.append(reason)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 @pytest.fixture
@@ -276,7 +208,7 @@ def test_a_refused_adapter_is_looked_at_again_only_after_a_while(
         clock.now_s += REFUSED_FOR_S - 0.1
         assert [await refused(cache) for _ in range(10)] == [first] * 10
         assert files.opened == ["a"]
-        assert cache.state_of("a") is None
+        assert (cache.resident, cache.loading) == ((), 0)
         clock.now_s += 0.1
         await cache.pin("a")
         assert cache.resident == ("a",)
@@ -326,9 +258,9 @@ class TestDrop:
         async def work(cache: AdapterCache) -> None:
             await use(cache, "a")
             cache.drop("a")
-            assert (cache.state_of("a"), cache.resident_bytes) == (None, 0)
+            assert (cache.resident, cache.resident_bytes) == ((), 0)
             await use(cache, "a")
-            assert cache.state_of("a") is State.VERIFIED
+            assert cache.resident == ("a",)
 
         run(work)
         assert files.reads == ["a", "a"]
@@ -340,12 +272,12 @@ class TestDrop:
         async def work(cache: AdapterCache) -> None:
             await cache.pin("a")
             cache.drop("a")
-            assert cache.state_of("a") is State.DRAINING
+            assert cache.resident == ("a",)
             await cache.pin("a")
             cache.unpin("a")
             assert cache.resident == ("a",)
             cache.unpin("a")
-            assert cache.state_of("a") is None
+            assert cache.resident == ()
 
         run(work)
         assert files.reads == ["a"]
@@ -355,11 +287,11 @@ class TestDrop:
             files.go.clear()
             waiting = asyncio.create_task(cache.pin("a"))
             await until(lambda: files.reads == ["a"])
-            assert cache.state_of("a") is State.FETCHING
+            assert (cache.resident, cache.loading) == ((), 1)
             cache.drop("a")
             files.go.set()
             assert (await waiting).digest == "a"
-            assert cache.state_of("a") is State.DRAINING
+            assert cache.resident == ("a",)
             cache.unpin("a")
             assert cache.resident == ()
 
