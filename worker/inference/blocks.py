@@ -17,7 +17,7 @@ from transformers.activations import GELUTanh, SiLUActivation
 from worker.inference.lora_plan import LoraPlan
 from worker.inference.ops import Heads, Ops, Rotation
 from worker.inference.passes import StepLora
-from worker.inference.projection import AdaptedProjection, Weights
+from worker.inference.projection import AdaptedProjection, Make
 from worker.inference.step import Step
 
 # Of which the angles do not depend on how long a text is.
@@ -45,12 +45,12 @@ class Block(Protocol):
 class LlamaBlock:
     """Attention, then a gated network, each behind a norm and added to what went in."""
 
-    def __init__(self, layer: Any, name: str, number: int, weights: Weights) -> None:
+    def __init__(self, layer: Any, name: str, number: int, make: Make) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         self._number = number
         self._heads = _heads(attention)
         self._norm, self._second_norm = layer.input_layernorm, layer.post_attention_layernorm
-        maker = _Maker(name, weights)
+        maker = _Maker(name, make)
         self._qkv = maker.make("self_attn", attention, "q_proj", "k_proj", "v_proj")
         self._out = maker.make("self_attn", attention, "o_proj")
         self._gate_up = maker.make("mlp", mlp, "gate_proj", "up_proj")
@@ -71,12 +71,12 @@ class LlamaBlock:
 class PhiBlock:
     """Attention and network side by side behind one norm, both added to what went in."""
 
-    def __init__(self, layer: Any, name: str, number: int, weights: Weights) -> None:
+    def __init__(self, layer: Any, name: str, number: int, make: Make) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         self._number = number
         self._heads = _heads(attention)
         self._norm = layer.input_layernorm
-        maker = _Maker(name, weights)
+        maker = _Maker(name, make)
         self._qkv = maker.make("self_attn", attention, "q_proj", "k_proj", "v_proj")
         self._dense = maker.make("self_attn", attention, "dense")
         self._fc1 = maker.make("mlp", mlp, "fc1")
@@ -96,7 +96,7 @@ class PhiBlock:
 class OwnPass:
     """A model of our own blocks. Implements ``passes.Pass``."""
 
-    def __init__(self, model: PreTrainedModel, weights: Weights, ops: Ops, context_tokens: int) -> None:
+    def __init__(self, model: PreTrainedModel, make: Make, ops: Ops, context_tokens: int) -> None:
         """Take a model over whose blocks `knows` knows; it cannot be run by transformers afterwards."""
         decoder: Any = model.model
         self._ops = ops
@@ -111,10 +111,10 @@ class OwnPass:
         self._blocks: list[Block] = []
         self.projections: dict[str, AdaptedProjection] = {}
         for number, layer in enumerate(decoder.layers[: decoder.config.num_hidden_layers]):
-            block = _KINDS[type(layer).__name__](layer, f"model.layers.{number}", number, weights)
+            block = _KINDS[type(layer).__name__](layer, f"model.layers.{number}", number, make)
             self._blocks.append(block)
             self.projections |= block.projections
-        maker = _Maker("", weights)
+        maker = _Maker("", make)
         self._head = maker.make("", model, "lm_head")
         self.projections |= maker.made
 
@@ -166,14 +166,14 @@ _KINDS: Final[dict[str, Any]] = {"LlamaDecoderLayer": LlamaBlock, "PhiDecoderLay
 class _Maker:
     """Makes the projections of one block, and leaves its linear layers without weights."""
 
-    def __init__(self, prefix: str, weights: Weights) -> None:
-        self._prefix, self._weights = prefix, weights
+    def __init__(self, prefix: str, make: Make) -> None:
+        self._prefix, self._make = prefix, make
         self.made: dict[str, AdaptedProjection] = {}
 
     def make(self, path: str, module: Any, *names: str) -> AdaptedProjection:
         layers: Sequence[nn.Linear] = [getattr(module, name) for name in names]
         full = [".".join(part for part in (self._prefix, path, name) if part) for name in names]
-        projection = AdaptedProjection(full, layers, self._weights)
+        projection = AdaptedProjection(full, layers, self._make)
         for layer in layers:
             layer.weight = nn.Parameter(layer.weight.new_empty(0), requires_grad=False)
         self.made |= dict.fromkeys(full, projection)

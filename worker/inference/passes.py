@@ -14,7 +14,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from worker.inference.attention import attend
 from worker.inference.lora import LoraGroup
 from worker.inference.lora_plan import LoraPlan
-from worker.inference.projection import AdaptedProjection, Weights
+from worker.inference.projection import AdaptedProjection, Make
 from worker.inference.step import Step
 
 ATTENTION: Final = "loramill_slots"  # in transformers' registry of attention functions
@@ -42,13 +42,13 @@ class Pass(Protocol):
 class TransformersPass:
     """transformers' own modules, with our attention and our linear layers in their places."""
 
-    def __init__(self, model: PreTrainedModel, weights: Weights) -> None:
+    def __init__(self, model: PreTrainedModel, make: Make) -> None:
         self._model: Any = model
         self._current = _Current()
         self.projections: dict[str, AdaptedProjection] = {}
         head = model.get_output_embeddings()
         for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]:
-            projection = AdaptedProjection([name], [layer], weights)
+            projection = AdaptedProjection([name], [layer], make)
             self.projections[name] = projection
             model.set_submodule(name, _Served(projection, self._current, is_head=layer is head))
         model.config._attn_implementation = ATTENTION

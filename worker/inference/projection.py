@@ -1,11 +1,11 @@
 """Linear layers that share an input, as one product over weights that are laid out for it once.
 
-On a CPU torch hands the weights to oneDNN in its own layout, in which a product of few rows runs at the speed of
-memory; the operators are torch's private ones, so they are tried first. What adapters add is ``lora``'s.
+On a CPU that multiplies bfloat16 the product is ``native``'s. Without a compiler torch hands the weights to oneDNN in
+its own layout; the operators are torch's private ones, so they are tried first. What adapters add is ``lora``'s.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Final, Literal, Protocol
 
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from worker.inference.lora import LoraGroup
+from worker.inference.native.kernels import Kernels
+from worker.inference.native.panels import Panels, fits
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +37,9 @@ class Projection(Protocol):
     def weight(self) -> Tensor:
         """Give W_OI as it is computed with."""
         ...
+
+
+Make = Callable[[Tensor, Tensor | None], Projection]  # of W_OI and a bias
 
 
 class PlainProjection:
@@ -75,12 +80,31 @@ class PackedProjection:
         return dense
 
 
+class NativeProjection:
+    """Our own product, of bfloat16 or of 8 bits: at the speed of memory for few rows, of the CPU for many."""
+
+    def __init__(self, panels: Panels, kernels: Kernels) -> None:
+        self._panels, self._kernels = panels, kernels
+
+    def __call__(self, x_NI: Tensor) -> Tensor:
+        result_NO = x_NI.new_empty(len(x_NI), self._panels.outputs)
+        self._kernels.product(result_NO, x_NI, self._panels)
+        return result_NO
+
+    def onto(self, states_NO: Tensor, x_NI: Tensor) -> Tensor:
+        sum_NO = torch.empty_like(states_NO)
+        self._kernels.product(sum_NO, x_NI, self._panels, states_NO)
+        return sum_NO
+
+    def weight(self) -> Tensor:
+        return self._panels.weight()
+
+
 class Int8Projection:
-    """Weights in 8 bits with a scale for each output; half the bytes of bfloat16, and an approximation of it."""
+    """torch's product with weights in 8 bits."""
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
-        scale_O = weight_OI.float().abs().amax(dim=1).clamp_(min=1e-8) / 127
-        self._quantized_OI = (weight_OI.float() / scale_O[:, None]).round_().to(torch.int8)
+        self._quantized_OI, scale_O = quantize(weight_OI)
         self._scale_O = scale_O.to(weight_OI.dtype)
         self._bias_O = bias_O
 
@@ -100,11 +124,11 @@ class Int8Projection:
 class AdaptedProjection:
     """A projection with the group of adapters' factors for its layers."""
 
-    def __init__(self, names: Sequence[str], layers: Sequence[nn.Linear], weights: Weights) -> None:
+    def __init__(self, names: Sequence[str], layers: Sequence[nn.Linear], make: Make) -> None:
         """Take the layers' weights over: the layers are left without."""
         self.group = LoraGroup(names, layers[0].in_features, [layer.out_features for layer in layers])
         weight_OI = torch.cat([layer.weight.detach() for layer in layers]) if len(layers) > 1 else layers[0].weight
-        self._base = make_projection(weight_OI.detach(), _bias(layers), weights)
+        self._base = make(weight_OI.detach(), _bias(layers))
 
     def __call__(self, x_NI: Tensor) -> Tensor:
         if len(x_NI) == 0:  # the head of a step that only feeds parts of prompts; some products refuse it
@@ -121,13 +145,25 @@ class AdaptedProjection:
         return self._base.weight()[self.group.offsets[number] : self.group.offsets[number + 1]]
 
 
-def make_projection(weight_OI: Tensor, bias_O: Tensor | None, weights: Weights) -> Projection:
-    """Choose how the product is computed on the weights' device and in their type; see `can_quantize` for "int8"."""
-    if weights == "int8":
-        return Int8Projection(weight_OI, bias_O)
-    if weight_OI.device.type == "cpu" and weight_OI.dtype == torch.bfloat16 and can_pack():
-        return PackedProjection(weight_OI, bias_O)
-    return PlainProjection(weight_OI, bias_O)
+def maker(weights: Weights, kernels: Kernels | None) -> Make:
+    """Choose how products are computed on the weights' device and in their type; see `can_quantize` for "int8"."""
+
+    def make(weight_OI: Tensor, bias_O: Tensor | None) -> Projection:
+        is_bfloat16 = weight_OI.device.type == "cpu" and weight_OI.dtype == torch.bfloat16
+        if is_bfloat16 and kernels is not None and kernels.can_multiply and fits(weight_OI):
+            quantized = quantize(weight_OI) if weights == "int8" else (weight_OI, None)
+            return NativeProjection(Panels(quantized[0], bias_O, quantized[1]), kernels)
+        if weights == "int8":
+            return Int8Projection(weight_OI, bias_O)
+        return PackedProjection(weight_OI, bias_O) if is_bfloat16 and can_pack() else PlainProjection(weight_OI, bias_O)
+
+    return make
+
+
+def quantize(weight_OI: Tensor) -> tuple[Tensor, Tensor]:
+    """Give weights in int8 and a float32 scale for each output: half the bytes of bfloat16, an approximation of it."""
+    scale_O = weight_OI.float().abs().amax(dim=1).clamp_(min=1e-8) / 127
+    return (weight_OI.float() / scale_O[:, None]).round_().to(torch.int8), scale_O
 
 
 def can_quantize(device: torch.device, dtype: torch.dtype) -> bool:

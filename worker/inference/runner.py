@@ -23,7 +23,7 @@ from worker.inference.native.build import load
 from worker.inference.native_ops import NativeOps
 from worker.inference.ops import Ops, TorchOps
 from worker.inference.passes import Pass, StepLora, TransformersPass, all_groups, biases_of
-from worker.inference.projection import Weights, can_quantize
+from worker.inference.projection import Make, can_quantize, maker
 from worker.inference.step import make_step
 from worker.models.loading import LoadedModel
 
@@ -62,10 +62,12 @@ class ModelRunner:
                 "LORAMILL_ENGINE_WEIGHTS is int8, which needs a CPU and bfloat16; this engine computes in "
                 f"{loaded.dtype} on {loaded.device}: leave the setting out"
             )
-        ops = _choose_ops(loaded, settings)
+        kernels = load(settings.kernels_folder) if settings.engine_native and loaded.device.type == "cpu" else None
+        ops = TorchOps() if kernels is None else NativeOps(kernels)
+        make = maker(settings.engine_weights, kernels)
         with torch.inference_mode():
             _try(loaded, ops)
-            way = _make_way(loaded.model, settings.engine_weights, ops, loaded.context_tokens)
+            way = _make_way(loaded.model, make, ops, loaded.context_tokens)
         shape = kv_shape(loaded.model)
         kv = KvPool(shape, _kv_bytes(shape, loaded, settings), loaded.context_tokens)
         logger.info("%s: %s over %s", type(loaded.model).__name__, type(way).__name__, type(ops).__name__)
@@ -102,18 +104,10 @@ class TargetLayer:
         self.out_features = group.out_features[number]
 
 
-def _choose_ops(loaded: LoadedModel, settings: Settings) -> Ops:
-    if settings.engine_native and loaded.device.type == "cpu" and knows(loaded.model):
-        kernels = load(settings.kernels_folder)
-        if kernels is not None:
-            return NativeOps(kernels)
-    return TorchOps()
-
-
-def _make_way(model: PreTrainedModel, weights: Weights, ops: Ops, context_tokens: int) -> Pass:
+def _make_way(model: PreTrainedModel, make: Make, ops: Ops, context_tokens: int) -> Pass:
     if knows(model):
-        return OwnPass(model, weights, ops, context_tokens)
-    return TransformersPass(model, weights)
+        return OwnPass(model, make, ops, context_tokens)
+    return TransformersPass(model, make)
 
 
 def _try(loaded: LoadedModel, ops: Ops) -> None:
@@ -132,7 +126,9 @@ def _try(loaded: LoadedModel, ops: Ops) -> None:
     room = len(_PROBES) * shape.bytes_per_token * loaded.context_tokens
     kv = KvPool(shape, room, loaded.context_tokens)
     vocab_size = len(expected[0])
-    runner = ModelRunner(model, vocab_size, _make_way(model, "model", ops, loaded.context_tokens), kv, columns=0)
+    runner = ModelRunner(
+        model, vocab_size, _make_way(model, maker("model", None), ops, loaded.context_tokens), kv, columns=0
+    )
     first, second = (kv.take(len(probe)) for probe in _PROBES)
     assert first is not None, "there is room for all probes"
     assert second is not None, "there is room for all probes"

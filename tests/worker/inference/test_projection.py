@@ -7,14 +7,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from core.settings import Settings
+from tests.kernels import home_with_kernels
+from worker.inference.native.build import load
 from worker.inference.projection import (
     MAX_INT8_ROWS,
     AdaptedProjection,
     Int8Projection,
+    NativeProjection,
     PackedProjection,
     PlainProjection,
     Projection,
     can_pack,
+    maker,
 )
 
 Maker = Callable[[Tensor, Tensor | None], Projection]
@@ -48,9 +53,37 @@ def test_8_bits_are_near_and_few_and_many_rows_agree(rows: int) -> None:
     torch.testing.assert_close(projection(x).float(), linear(x, projection.weight(), bias).float(), atol=0.2, rtol=0.02)
 
 
+class TestChoice:
+    """What a product is computed by on this machine."""
+
+    def test_without_kernels_it_is_torchs(self) -> None:
+        make = maker("model", None)
+        assert isinstance(make(torch.randn(8, 4), None), PlainProjection)
+        assert isinstance(make(torch.randn(8, 4).bfloat16(), None), PackedProjection if can_pack() else PlainProjection)
+        assert isinstance(maker("int8", None)(torch.randn(8, 4).bfloat16(), None), Int8Projection)
+
+    def test_with_kernels_it_is_ours_where_the_weights_fit(self) -> None:
+        kernels = load(Settings(home=home_with_kernels()).kernels_folder)
+        if kernels is None or not kernels.can_multiply:
+            pytest.skip("no compiler here, or a CPU that does not multiply bfloat16")
+        for weights in ("model", "int8"):
+            assert isinstance(maker(weights, kernels)(torch.randn(8, 4).bfloat16(), None), NativeProjection)
+        assert isinstance(maker("model", kernels)(torch.randn(8, 4), None), PlainProjection)
+        assert isinstance(maker("int8", kernels)(torch.randn(8, 5).bfloat16(), None), Int8Projection)
+
+    def test_ours_gives_what_torchs_8_bits_give(self) -> None:
+        kernels = load(Settings(home=home_with_kernels()).kernels_folder)
+        if kernels is None or not kernels.can_multiply:
+            pytest.skip("no compiler here, or a CPU that does not multiply bfloat16")
+        weight, bias, x = torch.randn(48, 64).bfloat16(), torch.randn(48).bfloat16(), torch.randn(3, 64).bfloat16()
+        ours, theirs = maker("int8", kernels)(weight, bias), maker("int8", None)(weight, bias)
+        torch.testing.assert_close(ours(x), theirs(x), atol=0.2, rtol=0.02)
+        torch.testing.assert_close(ours.weight(), theirs.weight(), atol=0.02, rtol=0.01)
+
+
 def test_layers_side_by_side_give_their_outputs_and_weights_apart() -> None:
     layers = [nn.Linear(8, 5), nn.Linear(8, 3, bias=False)]
-    projection = AdaptedProjection(["a", "b"], layers, "model")
+    projection = AdaptedProjection(["a", "b"], layers, PlainProjection)
     x = torch.randn(4, 8)
     with torch.inference_mode():
         torch.testing.assert_close(projection(x), torch.cat([layer(x) for layer in layers], dim=1))

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, rms_norm, scaled_dot_product_attention, silu
 
 from worker.inference.native.kernels import AttentionRows, Kernels, LoraRows, LoraSite
+from worker.inference.native.panels import Panels
 
 # Of the largest number: float32 sums differ by their order; bfloat16 keeps 8 bits, and may be rounded twice here.
 TOLERANCES: Final = {torch.float32: 1e-5, torch.bfloat16: 2**-6}
@@ -32,10 +33,18 @@ def find_difference(kernels: Kernels) -> str | None:
         for dtype, tolerance in TOLERANCES.items():
             for name, check in checks.items():
                 got, wanted = (tensor.float() for tensor in check(kernels, numbers.to(dtype)))
-                # `not <=` rather than `>`: what is no number differs too
-                if not (got - wanted).abs().max() <= tolerance * wanted.abs().max():
+                if not _near(got, wanted, tolerance):
                     return f"{name} in {dtype}"
+        if kernels.can_multiply:
+            for kind in (torch.bfloat16, torch.int8):
+                if not _near(*_product(kernels, numbers, kind), TOLERANCES[torch.bfloat16]):
+                    return f"product of {kind}"
     return None
+
+
+def _near(got: Tensor, wanted: Tensor, tolerance: float) -> bool:
+    """Tell whether all differ by less; what is no number differs."""
+    return bool((got - wanted).abs().max() <= tolerance * wanted.abs().max())
 
 
 def _take(numbers: Tensor, *shape: int) -> Tensor:
@@ -92,3 +101,15 @@ def _lora(kernels: Kernels, numbers: Tensor) -> tuple[Tensor, Tensor]:
     begins, ranks = torch.full((ROWS,), 2, dtype=torch.int32), torch.tensor([[rank, rank, 0]], dtype=torch.int32)
     kernels.lora(y, x, LoraSite(a, [b], [0]), LoraRows(begins, ranks))
     return y, wanted
+
+
+def _product(kernels: Kernels, numbers: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Sixteen rows, which is more than one run of them, of two panels that are not full, with all that is added."""
+    rows, inputs, outputs = 16, 42, 37
+    x, added = _take(numbers, rows, inputs).bfloat16(), _take(numbers.flip(0), rows, outputs).bfloat16()
+    weight, bias = _take(numbers[700:], outputs, inputs), _take(numbers[500:], outputs).bfloat16()
+    scale = weight.abs().amax(dim=1) / 127 if kind == torch.int8 else None
+    panels = Panels((weight if scale is None else weight / scale[:, None]).to(kind), bias, scale)
+    kernels.product(out := torch.empty_like(added), x, panels, added)
+    weight_OI = panels.weight().float() if scale is None else (weight / scale[:, None]).to(kind) * scale[:, None]
+    return out.float(), x.float() @ weight_OI.T + bias.float() + added.float()

@@ -5,6 +5,7 @@
 #include "attention.hpp"
 #include "elementwise.hpp"
 #include "lora.hpp"
+#include "product.hpp"
 
 #define EXPORT(T, NAME)                                                                                                \
     extern "C" void rms_norm_##NAME(T* out, const T* x, const T* weight, float eps, int64_t rows, int64_t width,       \
@@ -33,3 +34,9 @@
     }
 EXPORT(Bf16, bf16)
 EXPORT(float, f32)
+
+#ifdef __AVX512BF16__  // elsewhere torch's product is the better one
+extern "C" void product_bf16(Bf16* y, const Bf16* x, const Bf16* added, int64_t rows, const Panels* of, int threads) {
+    product(y, x, added, rows, *of, threads);
+}
+#endif

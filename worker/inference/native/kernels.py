@@ -12,6 +12,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from worker.inference.native.panels import Panels
+
 MOST_SECTIONS: Final = 8  # as in lora_factors.hpp
 
 _POINTER, _NUMBER, _REAL, _COUNT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
@@ -23,6 +25,7 @@ _SIGNATURES: Final = {
     "decode_attention": (*[_POINTER] * 2, _NUMBER, *[_POINTER] * 3, *[_NUMBER] * 4, _REAL, _COUNT),
     "lora": (_POINTER, _NUMBER, _POINTER, _NUMBER, _POINTER, _POINTER, _COUNT),
 }
+_PRODUCT_SIGNATURE: Final = (*[_POINTER] * 3, _NUMBER, _POINTER, _COUNT)
 _SUFFIXES: Final = {torch.bfloat16: "bf16", torch.float32: "f32"}
 
 _Functions = dict[torch.dtype, Callable[..., None]]
@@ -138,6 +141,7 @@ class Kernels:
     """Each method is one call into the library, with as many threads as torch uses; tensors are on the CPU.
 
     All storage is bfloat16 or float32, and of one call the same. Outputs are contiguous and overwritten.
+    ``can_multiply`` tells whether there is a `product`: where this CPU multiplies bfloat16 itself.
     """
 
     def __init__(self, library: ctypes.CDLL) -> None:
@@ -147,6 +151,10 @@ class Kernels:
         self._gelu_tanh = _functions(library, "gelu_tanh")
         self._decode_attention = _functions(library, "decode_attention")
         self._lora = _functions(library, "lora")
+        self.can_multiply = hasattr(library, "product_bf16")
+        if self.can_multiply:
+            self._product = library.product_bf16
+            self._product.argtypes, self._product.restype = _PRODUCT_SIGNATURE, None
 
     def rms_norm(self, out_NW: Tensor, x_NW: Tensor, weight_W: Tensor, eps: float) -> None:
         """Norm x as transformers' LlamaRMSNorm does."""
@@ -227,6 +235,20 @@ class Kernels:
         assert rows.sections in (1, site.sections)
         call, threads = self._lora[site.dtype], torch.get_num_threads()
         call(y.data_ptr(), y_stride[0], x_NI.data_ptr(), x_stride[0], site.pointer, rows.pointer, threads)
+
+    def product(self, out_NO: Tensor, x_NI: Tensor, panels: Panels, added_NO: Tensor | None = None) -> None:
+        """Give x·Wᵀ + b, in bfloat16, with ``added_NO`` added before it is rounded; it may be ``out_NO`` itself.
+
+        A row's result is the same bit by bit whatever rows are beside it.
+        """
+        rows, inputs = x_NI.shape
+        assert x_NI.dtype == torch.bfloat16
+        assert inputs == panels.inputs
+        assert out_NO.shape == (rows, panels.outputs)
+        assert added_NO is None or added_NO.shape == out_NO.shape
+        assert _alike(out_NO, x_NI, *(() if added_NO is None else (added_NO,)))
+        added = None if added_NO is None else added_NO.data_ptr()
+        self._product(out_NO.data_ptr(), x_NI.data_ptr(), added, rows, panels.pointer, torch.get_num_threads())
 
 
 def _functions(library: ctypes.CDLL, name: str) -> _Functions:
