@@ -33,22 +33,7 @@ def resolve(
     validation: FileRef | None,
     continued: Trained | None = None,
 ) -> JobSpec:
-    """Turn a request into a complete specification. docs/hyperparameters.md has the sources of these rules.
-
-    - ``n_epochs``: 3.
-    - ``batch_size``: 16 examples, but few enough that an epoch has about 8 steps, and never more
-      than there are examples.
-    - ``learning_rate``: the base model's own from the registry × ``learning_rate_multiplier`` (1). A
-      given ``learning_rate`` stands as it is, and the multiplier says what it comes to.
-    - ``lora.alpha``: twice the rank.
-    - ``lora``, where the job goes on from an adapter: that adapter's shape, its dropout excepted.
-    - ``warmup_ratio``: 3 % of the steps, at least 5 but at most a tenth of them, as a share of the steps that
-      the file's examples make.
-    - ``weight_decay``: 0. ``max_grad_norm``: 1. ``loraplus_lr_ratio``: 1, which is plain LoRA.
-    - ``n_evals``: 4; with an early stopping patience p at least 2 (p + 1), so that it can run out half-way.
-    - ``load_best_model_at_end``: true with early stopping, which is of little use without; else false.
-    - ``max_length``: 2048 tokens, or the base model's context where that is shorter.
-    - ``seed``: drawn at random, and echoed in the job.
+    """Turn a request into a complete specification; docs/hyperparameters.md has the sources of the rules.
 
     Args:
         continued: the adapter that ``continue_from`` names.
@@ -59,8 +44,7 @@ def resolve(
     asked = _hyperparameters_of(request)
     learning_rate, multiplier = _learning_rate(request, asked, base.learning_rate)
     n_epochs = asked.n_epochs or N_EPOCHS
-    batch_size = min(asked.batch_size or _batch_size(training.examples), training.examples)
-    patience = request.early_stopping_patience
+    batch_size = _batch_size(asked, training.examples)
     return JobSpec(
         base_model=base.name,
         training_file=training,
@@ -75,7 +59,7 @@ def resolve(
         prompt_format=request.prompt_format,
         max_length=max_length_of(request, context_tokens),
         over_length=request.over_length,
-        seed=secrets.randbelow(2**31) if request.seed is None else request.seed,
+        seed=_given(request.seed, secrets.randbelow(2**31)),
         lr_scheduler_type=request.lr_scheduler_type,
         warmup_ratio=_warmup_ratio(request, training.examples, batch_size, n_epochs),
         weight_decay=_given(request.weight_decay, WEIGHT_DECAY),
@@ -83,15 +67,15 @@ def resolve(
         loraplus_lr_ratio=_given(request.loraplus_lr_ratio, LORAPLUS_LR_RATIO),
         neftune_noise_alpha=request.neftune_noise_alpha or 0.0,
         n_evals=_n_evals(request),
-        early_stopping_patience=patience,
-        load_best_model_at_end=_given(request.load_best_model_at_end, patience is not None),
+        early_stopping_patience=request.early_stopping_patience,
+        load_best_model_at_end=_loads_best(request),
         continue_from=None if continued is None else continued.ref,
         quantization=request.quantization,
     )
 
 
 def max_length_of(request: JobFields, context_tokens: int) -> int:
-    """Give how many tokens an example may have.
+    """Give how many tokens an example may have: 2048, or the base model's context where that is shorter.
 
     Raises:
         InvalidParameter: more are asked for than the base model's context holds.
@@ -111,6 +95,10 @@ def _hyperparameters_of(request: JobCreate) -> HyperparametersCreate:
 
 
 def _learning_rate(request: JobCreate, asked: HyperparametersCreate, own: float) -> tuple[float, float]:
+    """Give the rate and its multiplier: ``own``, the base model's from the registry, times the multiplier, 1.
+
+    A rate that was asked for stands as it is, and the multiplier says what it comes to.
+    """
     if request.learning_rate is None:
         multiplier = asked.learning_rate_multiplier or 1.0
         return own * multiplier, multiplier
@@ -119,8 +107,10 @@ def _learning_rate(request: JobCreate, asked: HyperparametersCreate, own: float)
     return request.learning_rate, request.learning_rate / own
 
 
-def _batch_size(examples: int) -> int:
-    return max(1, min(BATCH_SIZE, examples // STEPS_PER_EPOCH))
+def _batch_size(asked: HyperparametersCreate, examples: int) -> int:
+    """Few enough examples that an epoch has about 8 steps; whatever was asked for, never more than there are."""
+    usual = max(1, min(BATCH_SIZE, examples // STEPS_PER_EPOCH))
+    return min(asked.batch_size or usual, examples)
 
 
 def _given(value: T | None, rule: T) -> T:
@@ -150,6 +140,7 @@ def _continued_lora(asked: LoraCreate, continued: Trained) -> LoraSpec:
 
 
 def _warmup_ratio(request: JobCreate, examples: int, batch_size: int, n_epochs: int) -> float:
+    """3 % of the steps, at least 5 but at most a tenth of them, as a share of those that the file's examples make."""
     if request.warmup_ratio is not None:
         return request.warmup_ratio
     if request.validation_file is None:
@@ -159,6 +150,7 @@ def _warmup_ratio(request: JobCreate, examples: int, batch_size: int, n_epochs: 
 
 
 def _n_evals(request: JobCreate) -> int:
+    """4; with an early stopping patience p at least 2 (p + 1), so that it can run out half-way."""
     patience = request.early_stopping_patience
     if patience is None:
         return request.n_evals or EVALUATIONS
@@ -171,3 +163,8 @@ def _n_evals(request: JobCreate) -> int:
             "so that they would never end the run early; lower the patience, or raise n_evals",
         )
     return request.n_evals
+
+
+def _loads_best(request: JobCreate) -> bool:
+    """True with early stopping, which is of little use without."""
+    return _given(request.load_best_model_at_end, request.early_stopping_patience is not None)
