@@ -1,9 +1,6 @@
-"""`loramill lint`, run as a person runs it."""
+"""`loramill lint`: what it says of files, and its exit status."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -12,6 +9,7 @@ import pytest
 from app.cli import main
 from core.base_models import Folder
 from core.jobs import OverLength, TrainOn
+from tests.app.cli.command import Done, loramill, loramill_process
 from tests.byte_tokenizer import write_byte_tokenizer
 
 GOOD = '{"prompt": "Which is the largest?", "completion": " The blue one."}\n'
@@ -29,15 +27,8 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def lint(home: Path, *arguments: str, columns: int = 80) -> subprocess.CompletedProcess[str]:
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("LORAMILL_")},
-        "LORAMILL_HOME": str(home),
-        "LORAMILL_BASE_MODELS": "tiny",
-        "COLUMNS": str(columns),
-    }
-    command = [sys.executable, "-m", "app", "lint", *arguments]
-    return subprocess.run(command, env=environment, cwd=home, capture_output=True, text=True, timeout=120)
+def lint(home: Path, *arguments: str, columns: int = 80) -> Done:
+    return loramill(home, "lint", *arguments, columns=columns)
 
 
 def test_sound_data_exit_0_with_their_numbers(home: Path) -> None:
@@ -50,7 +41,7 @@ def test_sound_data_exit_0_with_their_numbers(home: Path) -> None:
 
 def test_an_error_exits_1_and_is_shown_with_line_and_remedy(home: Path) -> None:
     (home / "train.jsonl").write_text(GOOD + "{\n" + GOOD)
-    done = lint(home, "train.jsonl")
+    done = loramill_process(home, "lint", "train.jsonl")
     assert (done.returncode, done.stderr) == (1, "")
     shown = done.stdout.split()
     assert shown.index("malformed") < shown.index("duplicate")

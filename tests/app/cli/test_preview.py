@@ -1,9 +1,6 @@
-"""`loramill preview` run for real: in a pipe, as JSON, as a page, and its refusals."""
+"""`loramill preview` in a pipe, as JSON, as a page, and its refusals."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +11,7 @@ from core.text.examples import PromptCompletion
 from core.text.preview import preview
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
+from tests.app.cli.command import Done, loramill, loramill_process
 from tests.app.conftest import BASE
 from tests.byte_tokenizer import write_byte_tokenizer
 
@@ -41,20 +39,13 @@ def write(home: Path, *lines: object) -> Path:
     return path
 
 
-def loramill(home: Path, *arguments: str | Path, **environ: str) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("LORAMILL_")}
-    settings = {"LORAMILL_HOME": str(home), "LORAMILL_BASE_MODELS": BASE, "NO_COLOR": "1", "COLUMNS": "40"}
-    return subprocess.run(
-        [sys.executable, "-m", "app", "preview", *map(str, arguments)],
-        env={**clean, **settings, **environ},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+def run(home: Path, *arguments: str | Path) -> Done:
+    return loramill(home, "preview", *arguments, columns=40)
 
 
 def test_a_pipe_gets_words_and_bars_instead_of_colour(home: Path) -> None:
-    done = loramill(home, write(home, QA, QA), "--prompt-loss-weight", "0.1", "--limit", "1")
+    options = ("--prompt-loss-weight", "0.1", "--limit", "1")
+    done = loramill_process(home, "preview", write(home, QA, QA), *options, columns=40)
     assert done.stdout == (
         "w = 0.1: 2 completion tokens and 1 closing token are trained; 2 prompt tokens are trained with weight 0.1; "
         "1 first token, which nothing predicts, is seen and not trained.\n"
@@ -75,7 +66,7 @@ def test_a_pipe_gets_words_and_bars_instead_of_colour(home: Path) -> None:
 
 
 def test_json_is_what_the_api_answers(home: Path) -> None:
-    done = loramill(home, write(home, QA, QA, QA), "--json", "--after-line", "1", "--limit", "1")
+    done = run(home, write(home, QA, QA, QA), "--json", "--after-line", "1", "--limit", "1")
     body = json.loads(done.stdout)
     assert (body["object"], body["model"], body["has_more"]) == ("preview", BASE, True)
     (example,) = body["examples"]
@@ -85,7 +76,7 @@ def test_json_is_what_the_api_answers(home: Path) -> None:
 
 def test_the_page_is_written_to_a_file(home: Path) -> None:
     path = home / "preview.html"
-    done = loramill(home, write(home, QA | {"prompt": "<script>"}), "--html", path)
+    done = run(home, write(home, QA | {"prompt": "<script>"}), "--html", path)
     assert f"The same as a page: {path}" in done.stdout
     html = path.read_text("utf-8")
     assert "8 prompt tokens are seen and not trained" in html
@@ -95,12 +86,12 @@ def test_the_page_is_written_to_a_file(home: Path) -> None:
 def test_columns_are_shown_by_way_of_a_prompt_format_file(home: Path) -> None:
     made = home / "format.json"
     made.write_text('{"prompt": "{{q}}?", "completion": "{{a}}"}')
-    done = loramill(home, write(home, {"q": "x", "a": "y"}), "--prompt-format", made)
+    done = run(home, write(home, {"q": "x", "a": "y"}), "--prompt-format", made)
     assert "┊x┊?" in done.stdout
 
 
 def test_a_dropped_example_says_why(home: Path) -> None:
-    done = loramill(home, write(home, {"prompt": "p" * 20, "completion": "c"}, QA), "--max-length", "8")
+    done = run(home, write(home, {"prompt": "p" * 20, "completion": "c"}, QA), "--max-length", "8")
     assert (
         "line 1: 22 tokens, none trained\n  dropped: 22 tokens, max_length is 8\n  [cut off, never seen]" in done.stdout
     )
@@ -124,17 +115,17 @@ def test_a_dropped_example_says_why(home: Path) -> None:
     ],
 )
 def test_what_is_refused_is_one_sentence(home: Path, line: object, options: tuple[str, ...], sentence: str) -> None:
-    done = loramill(home, write(home, QA, line), *options)
+    done = run(home, write(home, QA, line), *options)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"loramill: {sentence}")
     assert done.stderr.count("\n") == 1
 
 
 def test_an_empty_file_and_a_malformed_prompt_format_are_refused(home: Path) -> None:
-    assert "holds no examples" in loramill(home, write(home)).stderr
+    assert "holds no examples" in run(home, write(home)).stderr
     made = home / "format.json"
     made.write_text('{"prompt": "p"}')
-    done = loramill(home, write(home, QA), "--prompt-format", made)
+    done = run(home, write(home, QA), "--prompt-format", made)
     assert done.stderr == f"loramill: prompt_format.completion: {made}: field required\n"
 
 
