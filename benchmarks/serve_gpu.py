@@ -1,13 +1,14 @@
 """Our engine on one CUDA GPU, with a Phi-2 of random weights at its full size.
 
 ``python -m benchmarks.serve_gpu`` needs torch, transformers and peft, and what ``worker.inference`` imports. Prints
-a JSON object: steps of base rows and of rows with 8 adapters, the time to a first token, and the share of the memory's
-rate that is reached.
+a JSON object: steps of base rows and of rows with 8 adapters, with CUDA graphs and without, the time to a first token,
+and the share of the memory's rate that is reached.
 """
 
 import argparse
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,13 +20,15 @@ from benchmarks.serving.steps import Measured, interleave, time_decode, time_pre
 from benchmarks.training import machine
 from benchmarks.training.processes import run_module
 from worker.inference.lora import Adapter
+from worker.inference.runner import ModelRunner
 from worker.models.loading import load_base_model
 
 SHAPE: Final = "phi-2"
 PROMPT_TOKENS, PREFILL_TOKENS, STEPS = 100, 512, 64
 ROWS: Final = (1, 8, 32)
 RANKS: Final = (8, 16)
-OURS: Final = "plain"
+KV_BYTES: Final = 2**32  # 32 slots of 256 tokens take 2.7 GB
+VARIANTS: Final = {"graphs": True, "eager": False}  # by whether decode steps are recorded and replayed
 
 
 def measure(base: Path, repeats: int) -> dict[str, Any]:
@@ -33,41 +36,56 @@ def measure(base: Path, repeats: int) -> dict[str, Any]:
     weights = weight_bytes(load_base_model(base, dtype="bfloat16"))
     torch.cuda.empty_cache()
     before = probe("cuda", read_bytes=2**32, size=8192)
-    runner, loaded = build(base, native=True)
-    generator = torch.Generator().manual_seed(0)
-    prompts = torch.randint(0, 256, (max(ROWS), PROMPT_TOKENS), generator=generator).tolist()
-    long_prompt = torch.randint(0, 256, (PREFILL_TOKENS,), generator=generator).tolist()
+    built = {name: build(base, kv_bytes=KV_BYTES, graphs=graphs) for name, graphs in VARIANTS.items()}
+    runners = {name: runner for name, (runner, _) in built.items()}
+    _, loaded = built["graphs"]
     adapters = {rank: make_adapters(base, loaded, rank, 8) for rank in RANKS}
-    work: dict[str, Any] = {}
-    for rows in ROWS:
-        nobody: list[Adapter | None] = [None] * rows
-        work[f"{OURS} base {rows}"] = lambda n=rows, a=nobody: time_decode(runner, prompts[:n], a, STEPS)
-    for rank, several in adapters.items():
-        work[f"{OURS} r{rank} 8"] = lambda a=several: time_decode(runner, prompts[:8], a, STEPS)
-    work[f"{OURS} prefill base"] = lambda: time_prefill(runner, long_prompt, None)
-    work[f"{OURS} prefill r16"] = lambda: time_prefill(runner, long_prompt, adapters[16][0])
-    work["first token"] = lambda: time_prefill(runner, prompts[0], adapters[16][0])
-    measured = interleave(work, repeats)
-    cached = runner.kv.shape.bytes_per_token * (PROMPT_TOKENS + STEPS // 2)
+    measured = interleave(steps_of(runners, adapters), repeats)
+    cached = runners["graphs"].kv.shape.bytes_per_token * (PROMPT_TOKENS + STEPS // 2)
     steps = {name: one.as_dict() for name, one in measured.items()}
     read_bytes = {rows: weights + rows * cached for rows in ROWS}
     return {
         "probe": before.as_dict(),
         "steps": steps,
         "tokens_per_s": speeds(measured),
+        "graphs_gain": gains(measured),
         "first_token_ms": steps["first token"]["median_ms"],
-        "tax": taxes(measured, (OURS,)),
-        "roof": roofs(steps, (OURS,), read_bytes, before.read_gb_per_s),
+        "tax": taxes(measured, tuple(VARIANTS)),
+        "roof": roofs(steps, tuple(VARIANTS), read_bytes, before.read_gb_per_s),
     }
+
+
+def steps_of(runners: dict[str, ModelRunner], adapters: dict[int, list[Adapter]]) -> dict[str, Callable[[], float]]:
+    """Give what takes each measurement, by the runner's name and the kind of step."""
+    generator = torch.Generator().manual_seed(0)
+    prompts = torch.randint(0, 256, (max(ROWS), PROMPT_TOKENS), generator=generator).tolist()
+    long_prompt = torch.randint(0, 256, (PREFILL_TOKENS,), generator=generator).tolist()
+    work: dict[str, Any] = {}
+    for name, runner in runners.items():
+        for rows in ROWS:
+            nobody: list[Adapter | None] = [None] * rows
+            work[f"{name} base {rows}"] = lambda r=runner, n=rows, a=nobody: time_decode(r, prompts[:n], a, STEPS)
+        for rank, several in adapters.items():
+            work[f"{name} r{rank} 8"] = lambda r=runner, a=several: time_decode(r, prompts[:8], a, STEPS)
+        work[f"{name} prefill base"] = lambda r=runner: time_prefill(r, long_prompt, None)
+        work[f"{name} prefill r16"] = lambda r=runner: time_prefill(r, long_prompt, adapters[16][0])
+    work["first token"] = lambda: time_prefill(runners["graphs"], prompts[0], adapters[16][0])
+    return work
 
 
 def speeds(measured: dict[str, Measured]) -> dict[str, float]:
     """Give tokens a second of each kind of step; its name ends with its number of rows."""
     return {
-        name.removeprefix(f"{OURS} "): int(name.rsplit(" ", 1)[1]) / one.median_s
+        name: int(name.rsplit(" ", 1)[1]) / one.median_s
         for name, one in measured.items()
         if name.rsplit(" ", 1)[1].isdigit()
     }
+
+
+def gains(measured: dict[str, Measured]) -> dict[str, float]:
+    """Give how many times as long each kind of decode step takes without graphs."""
+    kinds = [name.removeprefix("graphs ") for name in speeds(measured) if name.startswith("graphs ")]
+    return {kind: measured[f"eager {kind}"].median_s / measured[f"graphs {kind}"].median_s for kind in kinds}
 
 
 def main() -> None:

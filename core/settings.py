@@ -106,6 +106,9 @@ class Settings(BaseSettings):
         "model", description="How the base model's weights are held: as they are stored, or in 8 bits."
     )
     engine_native: bool = Field(True, description="Compute with compiled kernels where the machine can build them.")
+    engine_cuda_graphs: bool = Field(
+        True, description="On a GPU, record decode steps and replay them, rather than launch each operation."
+    )
     engine_stall_s: float = Field(
         60.0, gt=0, description="Seconds that one step of an engine may take before its process is ended."
     )

@@ -46,9 +46,18 @@ WEIGHTS: Final[tuple[Literal["model", "int8"], ...]] = ("model", "int8")
 VARIANTS: Final = {"plain": False, "with_compiler": True}  # by whether native kernels may be used
 
 
-def build(base: Path, *, native: bool, weights: Literal["model", "int8"] = "model") -> tuple[ModelRunner, LoadedModel]:
+def build(
+    base: Path,
+    *,
+    native: bool = True,
+    weights: Literal["model", "int8"] = "model",
+    kv_bytes: int = 2**30,
+    graphs: bool = True,
+) -> tuple[ModelRunner, LoadedModel]:
     """Build the engine's runner over a model of its own, with a cache no larger than is needed."""
-    settings = Settings(engine_native=native, engine_weights=weights, engine_kv_bytes=2**30)
+    settings = Settings(
+        engine_native=native, engine_weights=weights, engine_kv_bytes=kv_bytes, engine_cuda_graphs=graphs
+    )
     loaded = load_base_model(base, dtype="bfloat16")
     runner = ModelRunner.build(loaded, settings)
     gc.collect()

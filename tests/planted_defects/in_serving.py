@@ -6,6 +6,7 @@ RUNNER = "tests/worker/inference/test_runner.py"
 MIX = f"{RUNNER}::test_each_row_of_any_mix_has_its_own_adapters_logits"
 LORA = "tests/worker/inference/test_lora.py"
 KV = "tests/worker/inference/test_kv.py"
+GRAPHS = "tests/worker/inference/test_graphs.py"
 OTHERS = "tests/worker/inference/test_prefix.py::test_what_others_left_is_not_found"
 
 DEFECTS = (
@@ -71,5 +72,28 @@ DEFECTS = (
         '        hidden_PL = torch.zeros(n_places, width).masked_fill_(torch.arange(width) >= ends, float("-inf"))\n',
         "        hidden_PL = torch.zeros(n_places, width)\n",
         (MIX,),
+    ),
+    Defect(
+        "a recorded step writes into the slots of rows that take no part",
+        "worker/inference/graphs.py",
+        "        positions = [*held, *[0] * (kind.places - len(held))]\n",
+        "        positions = [0] * kind.places\n"
+        "        for row in rows:\n"
+        "            positions[row.slot.place] = row.slot.length\n",
+        (f"{GRAPHS}::test_places_without_a_row_keep_all_that_their_slots_hold",),
+    ),
+    Defect(
+        "a recording is replayed over tensors that were given up",
+        "worker/inference/kv.py",
+        "        self.version += 1\n",
+        "",
+        (f"{GRAPHS}::test_an_arena_that_was_made_anew_is_the_one_that_is_used",),
+    ),
+    Defect(
+        "a recording leaves out layers that got their columns after it was made",
+        "worker/inference/lora.py",
+        "                    self.version += 1\n",
+        "                    self.version = 1\n",
+        (f"{GRAPHS}::test_layers_that_a_later_adapter_changes_take_part",),
     ),
 )

@@ -47,10 +47,15 @@ class Slot:
 
 
 class Arena:
-    """All slots of one length: per layer keys_SGDL, which decoding multiplies from the left, and values_SGLD."""
+    """All slots of one length: per layer keys_SGDL, which decoding multiplies from the left, and values_SGLD.
+
+    Attributes:
+        version: changes when the tensors are made anew.
+    """
 
     def __init__(self, shape: KvShape, length: int) -> None:
         self.length = length
+        self.version = 0
         self.slots: list[Slot] = []
         self._shape = shape
         self.keys: list[Tensor] = []
@@ -68,6 +73,7 @@ class Arena:
     def resize(self, capacity: int) -> None:
         """Allocate anew and keep the used slots; both exist for the time of the copy, one layer at a time."""
         assert capacity >= len(self.slots)
+        self.version += 1
         used = len(self.slots)
         for layer in range(self._shape.layers):
             for kind in (self.keys, self.values):

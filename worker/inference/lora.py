@@ -63,6 +63,11 @@ class Adapter:
         """The largest rank of its layers."""
         return max(pair.rank for pair in self.pairs.values())
 
+    @cached_property
+    def is_stretched(self) -> bool:
+        """Whether it is DoRA's."""
+        return any(pair.gain_O is not None for pair in self.pairs.values())
+
 
 class LoraGroup:
     """Layers that share an input: their names, and where the outputs of each begin among all of theirs.
@@ -149,12 +154,17 @@ class _Placement:
 
 
 class LoraBank:
-    """Columns for the adapters in use; those that nobody uses stay until their columns are needed."""
+    """Columns for the adapters in use; those that nobody uses stay until their columns are needed.
+
+    Attributes:
+        version: changes when a group's tensors are made; 0 before the first are.
+    """
 
     def __init__(self, groups: Sequence[LoraGroup], columns: int, biases: dict[str, Tensor]) -> None:
         self._groups = tuple(groups)
         self.columns = columns
         self._biases = biases  # by layer name; what DoRA does not stretch
+        self.version = 0
         self._placements: OrderedDict[str, _Placement] = OrderedDict()  # least recently used first
 
     @property
@@ -169,6 +179,15 @@ class LoraBank:
     @property
     def pinned(self) -> int:
         return sum(placement.pins for placement in self._placements.values())
+
+    @property
+    def layers(self) -> frozenset[str]:
+        """The layers that have columns: each that any adapter has changed so far, and those beside it."""
+        return frozenset(name for group in self._groups if group.a_SRI is not None for name in group.names)
+
+    def columns_of(self, adapter: Adapter) -> slice:
+        """Give the columns of an adapter that was reserved."""
+        return self._placements[adapter.digest].columns
 
     def fits(self, adapter: Adapter) -> bool:
         """Tell whether the adapter could ever have columns."""
@@ -200,7 +219,10 @@ class LoraBank:
                 if limit_bytes <= 0:
                     return True
                 group = self._groups[placement.copied_groups]
+                before = group.a_SRI
                 limit_bytes -= group.copy(placement.adapter, placement.columns, self.columns)
+                if group.a_SRI is not before:
+                    self.version += 1
                 placement.copied_groups += 1
                 if placement.copied_groups == len(self._groups):
                     placement.adapter = None

@@ -79,9 +79,8 @@ def make_plan(spans: Sequence[Span], places: Mapping[str, slice], biases: dict[s
         elif columns is not None:
             parts.append(Columns(tokens, columns, None, is_shared=False))
         if span.adapter is not None:
-            first = next(iter(span.adapter.pairs.values()))
-            like = first.a_RI
-            if first.gain_O is not None:
+            like = next(iter(span.adapter.pairs.values())).a_RI
+            if span.adapter.is_stretched:
                 stretched.append((tokens, span.adapter))
     if like is not None and any(columns is not None for _, columns in shared):
         parts.insert(0, _share(shared, like))

@@ -17,6 +17,7 @@ from core.errors import BaseModelInvalid
 from core.settings import Settings
 from worker.inference.blocks import OwnPass, knows
 from worker.inference.forward import Row
+from worker.inference.graphs import CudaRecorder, DecodeGraphs, Recorder
 from worker.inference.kv import KvPool, KvShape
 from worker.inference.lora import LoraBank, LoraGroup
 from worker.inference.native.build import load
@@ -42,12 +43,23 @@ _FULL_BATCHES: Final = 2  # batches of requests over the whole context that the 
 class ModelRunner:
     """Implements ``forward.Runner`` with a model in this process."""
 
-    def __init__(self, model: PreTrainedModel, vocab_size: int, way: Pass, kv: KvPool, columns: int) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        vocab_size: int,
+        way: Pass,
+        kv: KvPool,
+        columns: int,
+        *,
+        recorder: Recorder | None = None,
+    ) -> None:
+        """Take a way that was made; without a ``recorder`` every step is taken without graphs."""
         self._way = way
         self._device = model.device
         self._vocab_size = vocab_size
         self.kv = kv
         self.bank = LoraBank(all_groups(way.projections), columns, biases_of(model))
+        self._graphs = None if recorder is None else DecodeGraphs(way, self.bank, recorder, model.device)
 
     @classmethod
     def build(cls, loaded: LoadedModel, settings: Settings) -> "ModelRunner":
@@ -66,12 +78,13 @@ class ModelRunner:
         ops = TorchOps() if kernels is None else NativeOps(kernels)
         make = maker(settings.engine_weights, kernels)
         with torch.inference_mode():
-            _try(loaded, ops)
+            _try(loaded, ops, _make_recorder(loaded, settings))
             way = _make_way(loaded.model, make, ops, loaded.context_tokens)
         shape = kv_shape(loaded.model)
         kv = KvPool(shape, _kv_bytes(shape, loaded, settings), loaded.context_tokens)
         logger.info("%s: %s over %s", type(loaded.model).__name__, type(way).__name__, type(ops).__name__)
-        return cls(loaded.model, loaded.tokenizer.vocab_size, way, kv, settings.engine_lora_columns)
+        columns, recorder = settings.engine_lora_columns, _make_recorder(loaded, settings)
+        return cls(loaded.model, loaded.tokenizer.vocab_size, way, kv, columns, recorder=recorder)
 
     @property
     def layers(self) -> Mapping[str, "TargetLayer"]:
@@ -87,13 +100,15 @@ class ModelRunner:
 
     def forward(self, rows: Sequence[Row]) -> Tensor:
         """See ``forward.Runner.forward``."""
-        step = make_step(rows, self._device)
-        blocks = self.bank.plan(step.spans)
-        head = blocks if step.is_wanted_whole or not blocks.layers else self.bank.plan(step.wanted_spans)
-        logits_WV = self._way(step, StepLora(blocks, head))[:, : self._vocab_size].float()
+        logits_WV = None if self._graphs is None else self._graphs.forward(rows)
+        if logits_WV is None:
+            step = make_step(rows, self._device)
+            blocks = self.bank.plan(step.spans)
+            head = blocks if step.is_wanted_whole or not blocks.layers else self.bank.plan(step.wanted_spans)
+            logits_WV = self._way(step, StepLora(blocks, head))
         for row in rows:
             row.slot.length += len(row.tokens)
-        return logits_WV
+        return logits_WV[:, : self._vocab_size].float()
 
 
 class TargetLayer:
@@ -110,8 +125,14 @@ def _make_way(model: PreTrainedModel, make: Make, ops: Ops, context_tokens: int)
     return TransformersPass(model, make)
 
 
-def _try(loaded: LoadedModel, ops: Ops) -> None:
-    """Feed the probes, the first in three parts, and hold what follows them against transformers."""
+def _make_recorder(loaded: LoadedModel, settings: Settings) -> Recorder | None:
+    """Make what records steps; None where they are taken without graphs."""
+    is_recorded = settings.engine_cuda_graphs and loaded.device.type == "cuda" and knows(loaded.model)
+    return CudaRecorder() if is_recorded else None
+
+
+def _try(loaded: LoadedModel, ops: Ops, recorder: Recorder | None) -> None:
+    """Feed the probes in parts, their last two tokens alike, and hold what follows them against transformers."""
     if not loaded.model._supports_attention_backend:
         raise BaseModelInvalid(
             f"{type(loaded.model).__name__} cannot be served: it attends in a way of its own, not through "
@@ -126,15 +147,16 @@ def _try(loaded: LoadedModel, ops: Ops) -> None:
     room = len(_PROBES) * shape.bytes_per_token * loaded.context_tokens
     kv = KvPool(shape, room, loaded.context_tokens)
     vocab_size = len(expected[0])
-    runner = ModelRunner(
-        model, vocab_size, _make_way(model, maker("model", None), ops, loaded.context_tokens), kv, columns=0
-    )
+    way = _make_way(model, maker("model", None), ops, loaded.context_tokens)
+    runner = ModelRunner(model, vocab_size, way, kv, columns=0, recorder=recorder)
     first, second = (kv.take(len(probe)) for probe in _PROBES)
     assert first is not None, "there is room for all probes"
     assert second is not None, "there is room for all probes"
     long, short = _PROBES
-    runner.forward([Row(first, long[:4], None, 0)])
-    runner.forward([Row(first, long[4:6], None, 0), Row(second, short[:-1], None, 0)])
+    runner.forward([Row(first, long[:3], None, 0)])
+    runner.forward([Row(first, long[3:5], None, 0), Row(second, short[:-2], None, 0)])
+    # two of a kind: where steps are recorded, the second replays the first
+    runner.forward([Row(second, short[-2:-1], None, 1), Row(first, long[5:6], None, 1)])
     found_WV = runner.forward([Row(second, short[-1:], None, 1), Row(first, long[6:], None, 1)])
     for logits_V, right_V in zip(found_WV, reversed(expected), strict=True):
         error = (logits_V - right_V).abs().max() / right_V.std()
@@ -142,6 +164,7 @@ def _try(loaded: LoadedModel, ops: Ops) -> None:
             raise BaseModelInvalid(
                 f"{type(loaded.model).__name__} cannot be served: the engine computes other logits than "
                 f"transformers does (by {float(error):.2g} of their spread)"
+                + ("" if recorder is None else "; try LORAMILL_ENGINE_CUDA_GRAPHS=false")
             )
 
 

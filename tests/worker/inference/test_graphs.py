@@ -1,0 +1,342 @@
+"""Recorded decode steps: the logits of steps taken without, whatever happened since, and no trace in others' slots."""
+
+import itertools
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from core.errors import BaseModelInvalid
+from core.settings import Settings
+from tests.worker.inference.adapter_files import load_fp32
+from tests.worker.inference.tape import BrokenRecorder, StuckRecorder, Tape
+from worker.inference import graphs, runner
+from worker.inference.blocks import OwnPass
+from worker.inference.forward import Row
+from worker.inference.graphs import Recorder
+from worker.inference.kv import KvPool, Slot
+from worker.inference.lora import Adapter, LoraPair
+from worker.inference.ops import TorchOps
+from worker.inference.projection import maker
+from worker.inference.runner import ModelRunner, kv_shape
+
+TOLERANCE = 2e-4  # of logits whose spread is about 1
+COLUMNS = 64
+
+
+@pytest.fixture(autouse=True)
+def _inference() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(params=["tiny-phi", "tiny-llama"])
+def folder(request: pytest.FixtureRequest) -> Path:
+    found: Path = request.getfixturevalue(f"{request.param.replace('-', '_')}_folder")
+    return found
+
+
+def make_runner(folder: Path, recorder: Recorder | None, *, device: str | None = None) -> ModelRunner:
+    loaded = load_fp32(folder)
+    model: Any = loaded.model
+    if device is not None:
+        model.to(device)
+    way = OwnPass(model, maker("model", None), TorchOps(), loaded.context_tokens)
+    shape = kv_shape(model)
+    kv = KvPool(shape, 4096 * shape.bytes_per_token, loaded.context_tokens)
+    return ModelRunner(model, loaded.tokenizer.vocab_size, way, kv, COLUMNS, recorder=recorder)
+
+
+@dataclass(eq=False)
+class Request:
+    """One request in both runners."""
+
+    plain: Slot
+    graphed: Slot
+    adapter: Adapter | None
+    ids: Iterator[int] = field(default_factory=lambda: itertools.cycle(range(7, 250, 11)))
+
+    def next_ids(self, count: int) -> list[int]:
+        return list(itertools.islice(self.ids, count))
+
+
+class Twins:
+    """A model twice, with the same requests and adapters: one takes every step without graphs."""
+
+    def __init__(self, plain: ModelRunner, graphed: ModelRunner) -> None:
+        self.plain, self.graphed = plain, graphed
+        self._numbers = itertools.count()
+
+    def adapter(self, rank: int, *targets: str, is_stretched: bool = False) -> Adapter:
+        """Make a random adapter of the layers whose names end so, by default all, and place it."""
+        number = next(self._numbers)
+        generator = torch.Generator().manual_seed(number)
+
+        def draw(*sizes: int) -> Tensor:
+            return torch.randn(*sizes, generator=generator).to(self.graphed.kv.shape.device) * 0.2
+
+        pairs = {
+            name: LoraPair(
+                draw(rank, layer.in_features),
+                draw(rank, layer.out_features),
+                1 + draw(layer.out_features) if is_stretched else None,
+            )
+            for name, layer in self.graphed.layers.items()
+            if not targets or name.split(".")[-1] in targets
+        }
+        adapter = Adapter(f"digest-{number}", pairs, None, 0)  # type: ignore[arg-type] # nothing is rendered here
+        self.place(adapter)
+        return adapter
+
+    def place(self, adapter: Adapter) -> None:
+        for each in (self.plain, self.graphed):
+            assert each.bank.reserve(adapter)
+            assert not each.bank.copy_some(2**40)
+
+    def displace(self, adapter: Adapter) -> None:
+        for each in (self.plain, self.graphed):
+            each.bank.unpin(adapter)
+            each.bank.drop(adapter.digest)
+
+    def begin(self, adapter: Adapter | None = None, *, prompt: int = 4, room: int = 100) -> Request:
+        plain, graphed = self.plain.kv.take(room), self.graphed.kv.take(room)
+        assert plain is not None
+        assert graphed is not None
+        request = Request(plain, graphed, adapter)
+        self.feed((request, prompt, 0))
+        return request
+
+    def end(self, request: Request) -> None:
+        self.plain.kv.release(request.plain)
+        self.graphed.kv.release(request.graphed)
+
+    def feed(self, *fed: tuple[Request, int, int]) -> Tensor:
+        """Feed each request so many tokens and want so many logits, from both runners alike; give the graphed one's."""
+        parts = [(request, request.next_ids(tokens), wanted) for request, tokens, wanted in fed]
+        expected = self.plain.forward([Row(r.plain, ids, r.adapter, wanted) for r, ids, wanted in parts])
+        found = self.graphed.forward([Row(r.graphed, ids, r.adapter, wanted) for r, ids, wanted in parts])
+        torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0)
+        return found
+
+    def step(self, *requests: Request) -> Tensor:
+        return self.feed(*((request, 1, 1) for request in requests))
+
+
+@pytest.fixture
+def tape() -> Tape:
+    return Tape()
+
+
+@pytest.fixture
+def twins(folder: Path, tape: Tape) -> Twins:
+    return Twins(make_runner(folder, None), make_runner(folder, tape))
+
+
+def run_mix(twins: Twins, turns: int) -> None:
+    """Let requests of several adapters come and go, and step those that are there in any order."""
+    rng = random.Random(5)
+    adapters = [None, twins.adapter(8), twins.adapter(3), twins.adapter(16, "q_proj", "v_proj"), None]
+    running: list[Request] = []
+    for _ in range(turns):
+        if len(running) < 7 and rng.random() < 0.3:
+            running.append(twins.begin(rng.choice(adapters), prompt=rng.randint(1, 30)))
+        if running and rng.random() < 0.15:
+            twins.end(running.pop(rng.randrange(len(running))))
+        if running:
+            twins.step(*rng.sample(running, rng.choice([len(running), rng.randint(1, len(running))])))
+
+
+def test_any_mix_of_adapters_gets_the_logits_of_steps_without(twins: Twins, tape: Tape) -> None:
+    run_mix(twins, 60)
+    assert 2 < tape.recorded < tape.replayed / 2
+
+
+def test_a_text_that_outgrows_a_width_is_seen_whole(twins: Twins, tape: Tape) -> None:
+    request = twins.begin(prompt=120, room=200)
+    for _ in range(16):
+        twins.step(request)
+    assert (tape.recorded, tape.replayed) == (2, 16)
+
+
+def test_an_arena_that_was_made_anew_is_the_one_that_is_used(twins: Twins, tape: Tape) -> None:
+    first = twins.begin()
+    twins.step(first)
+    twins.step(first)
+    second = twins.begin()
+    for _ in range(3):
+        twins.step(first)
+        twins.step(second, first)
+    assert tape.recorded == 3
+    assert tape.kept == 2
+
+
+def test_layers_that_a_later_adapter_changes_take_part(twins: Twins, tape: Tape) -> None:
+    first, second = twins.begin(twins.adapter(8, "q_proj")), twins.begin()
+    twins.step(first, second)
+    second.adapter = twins.adapter(8)
+    twins.step(first, second)
+    twins.step(first, second)
+    assert (tape.recorded, tape.replayed) == (2, 3)
+
+
+def test_an_adapter_in_other_columns_needs_no_new_recording(twins: Twins, tape: Tape) -> None:
+    first, second = twins.adapter(8), twins.adapter(8)
+    requests = [twins.begin(first), twins.begin(second)]
+    twins.step(*requests)
+    twins.displace(first)
+    twins.displace(second)
+    twins.place(second)
+    twins.place(first)
+    assert twins.graphed.bank.columns_of(second).start == 0
+    twins.step(*requests)
+    assert (tape.recorded, tape.replayed) == (1, 2)
+
+
+def test_rows_of_the_base_model_do_without_columns(twins: Twins, tape: Tape) -> None:
+    adapted, base = twins.begin(twins.adapter(8)), twins.begin()
+    twins.step(adapted, base)
+    twins.step(base, adapted)
+    assert tape.recorded == 1
+    twins.end(adapted)
+    twins.step(base)
+    twins.adapter(4)
+    twins.step(base)
+    assert tape.recorded == 2
+
+
+def test_places_without_a_row_keep_all_that_their_slots_hold(twins: Twins) -> None:
+    adapter = twins.adapter(8)
+    requests = [twins.begin(adapter, prompt=5 + number) for number in range(5)]
+    elsewhere = twins.begin(prompt=150, room=200)
+    stepped, waiting = [requests[0], requests[3]], [requests[1], requests[2], requests[4], elsewhere]
+    held = [twins.graphed.kv.read(request.graphed, 0, request.graphed.length) for request in waiting]
+    for _ in range(3):
+        twins.step(*stepped)
+    for request, before in zip(waiting, held, strict=True):
+        assert torch.equal(twins.graphed.kv.read(request.graphed, 0, request.graphed.length), before)
+    for _ in range(2):
+        twins.step(*requests)
+    twins.step(elsewhere)
+
+
+def test_logits_stay_as_they_were_when_the_next_step_is_taken(twins: Twins) -> None:
+    request = twins.begin()
+    logits_WV = twins.step(request)
+    before = logits_WV.clone()
+    twins.step(request)
+    assert torch.equal(logits_WV, before)
+
+
+def two_arenas(twins: Twins) -> Sequence[tuple[Request, int, int]]:
+    return (twins.begin(), 1, 1), (twins.begin(room=200), 1, 1)
+
+
+def stretched(twins: Twins) -> Sequence[tuple[Request, int, int]]:
+    return (twins.begin(twins.adapter(4, is_stretched=True)), 1, 1), (twins.begin(), 1, 1)
+
+
+def two_tokens(twins: Twins) -> Sequence[tuple[Request, int, int]]:
+    return (twins.begin(), 1, 1), (twins.begin(), 2, 1)
+
+
+def part_of_a_prompt(twins: Twins) -> Sequence[tuple[Request, int, int]]:
+    return (twins.begin(), 1, 1), (twins.begin(), 20, 1)
+
+
+def nothing_wanted(twins: Twins) -> Sequence[tuple[Request, int, int]]:
+    return (twins.begin(), 1, 1), (twins.begin(), 1, 0)
+
+
+def full_neighbour(twins: Twins) -> Sequence[tuple[Request, int, int]]:
+    twins.begin(prompt=128, room=128)
+    return ((twins.begin(), 1, 1),)
+
+
+@pytest.mark.parametrize(
+    "prepare", [two_arenas, stretched, two_tokens, part_of_a_prompt, nothing_wanted, full_neighbour]
+)
+def test_other_steps_are_taken_without(
+    prepare: Callable[[Twins], Sequence[tuple[Request, int, int]]], twins: Twins, tape: Tape
+) -> None:
+    twins.feed(*prepare(twins))
+    assert tape.recorded == 0
+
+
+def test_an_engine_tries_replayed_steps_when_it_starts(
+    folder: Path, tape: Tape, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(home=tmp_path, engine_native=False)
+    monkeypatch.setattr(runner, "_make_recorder", lambda *_: tape)
+    ModelRunner.build(load_fp32(folder), settings)
+    assert (tape.recorded, tape.replayed) == (1, 2)
+    monkeypatch.setattr(runner, "_make_recorder", lambda *_: StuckRecorder())
+    with pytest.raises(BaseModelInvalid, match="try LORAMILL_ENGINE_CUDA_GRAPHS=false"):
+        ModelRunner.build(load_fp32(folder), settings)
+
+
+def test_what_cannot_be_recorded_is_taken_without_and_said(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    twins = Twins(make_runner(folder, None), make_runner(folder, BrokenRecorder()))
+    request = twins.begin()
+    twins.step(request)
+    twins.step(request)
+    assert [record.message for record in caplog.records] == [
+        "Decode steps are taken without graphs from now on: operation not permitted when stream is capturing"
+    ]
+
+
+def test_the_recording_that_was_replayed_last_makes_room(
+    twins: Twins, tape: Tape, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graphs, "MOST_GRAPHS", 2)
+    first, second, third = (twins.begin() for _ in range(3))
+    twins.step(first)
+    twins.step(first, second)
+    twins.step(first)
+    twins.step(first, second, third)
+    assert (tape.recorded, tape.kept) == (3, 2)
+    twins.step(first)
+    assert tape.recorded == 3
+    twins.step(first, second)
+    assert tape.recorded == 4
+
+
+def test_a_recording_asks_the_device_for_nothing(folder: Path, tape: Tape) -> None:
+    valueless = make_runner(folder, tape, device="meta")
+    adapter = Twins(valueless, valueless).adapter(8)
+    slots = [valueless.kv.take(100) for _ in range(3)]
+    logits_WV = valueless.forward([Row(slot, [5], adapter, 1) for slot in slots if slot is not None])
+    assert logits_WV.shape == (3, valueless._vocab_size)
+    assert (tape.recorded, tape.replayed) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda x: x[x > 0],
+        lambda x: x[torch.tensor([0])],
+        lambda x: x[: int(x.sum())],
+        lambda x: x if x.all() else -x,
+        lambda x: x[x.nonzero()],
+    ],
+)
+def test_the_tape_refuses_what_waits_for_the_device(work: Callable[[Tensor], Tensor], tape: Tape) -> None:
+    with pytest.raises(RuntimeError, match="cannot be recorded"):
+        tape.record(lambda: work(torch.ones(2)))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_cuda_graphs_give_the_logits_of_steps_without(folder: Path, tmp_path: Path) -> None:
+    plain, graphed = (
+        ModelRunner.build(load_fp32(folder), Settings(home=tmp_path, engine_cuda_graphs=wanted))
+        for wanted in (False, True)
+    )
+    twins = Twins(plain, graphed)
+    run_mix(twins, 200)
+    test_places_without_a_row_keep_all_that_their_slots_hold(twins)
+    assert graphed._graphs is not None
+    assert graphed._graphs._recorded, "recording failed; the log says why"
