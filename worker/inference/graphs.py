@@ -9,7 +9,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from worker.inference.kv import SHORTEST, Arena
 from worker.inference.lora import LoraBank
 from worker.inference.lora_plan import Columns, LoraPlan
 from worker.inference.passes import Pass, StepLora
+from worker.inference.recording import Recorder
 from worker.inference.step import DecodeRows, Step
 
 logger = logging.getLogger(__name__)
@@ -29,49 +30,6 @@ FEWEST_COLUMNS: Final = 32
 MOST_GRAPHS: Final = 64
 _NO_NUMBERS: Final = torch.empty(0, dtype=torch.int32)  # what only compiled kernels read
 _NOBODY: Final = LoraPlan((), (), {}, _NO_NUMBERS, _NO_NUMBERS)
-
-
-class Recorder(Protocol):
-    """Records what a function launches."""
-
-    def record(self, work: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        """Give what launches the same again: over the same tensors, whatever Python names them by now.
-
-        It gives the same tensor each time, written anew. ``work`` is run, perhaps more than once; it must not wait
-        for the device, so it may not ask for a value, nor for a shape that depends on one.
-
-        Raises:
-            RuntimeError: ``work`` cannot be recorded, or there is no memory for it.
-        """
-        ...
-
-
-class CudaRecorder:
-    """CUDA graphs in one pool of memory: only one of them runs at a time."""
-
-    def __init__(self) -> None:
-        self._pool = torch.cuda.graph_pool_handle()
-        self._stream = torch.cuda.Stream()
-
-    def record(self, work: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        before = torch.cuda.current_stream()
-        self._stream.wait_stream(before)
-        with torch.cuda.stream(self._stream):
-            work()  # what is only done the first time, as loading a kernel, cannot be recorded
-        before.wait_stream(self._stream)
-        graph = torch.cuda.CUDAGraph()
-        try:
-            # Other threads may allocate meanwhile: they load adapters.
-            with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
-                result = work()
-        finally:
-            torch.cuda.set_stream(before)  # torch leaves the other one where it cannot end a recording
-
-        def replay() -> Tensor:
-            graph.replay()
-            return result
-
-        return replay
 
 
 @dataclass(frozen=True)

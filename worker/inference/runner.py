@@ -17,7 +17,7 @@ from core.errors import BaseModelInvalid
 from core.settings import Settings
 from worker.inference.blocks import OwnPass, knows
 from worker.inference.forward import Row
-from worker.inference.graphs import CudaRecorder, DecodeGraphs, Recorder
+from worker.inference.graphs import DecodeGraphs
 from worker.inference.kv import KvPool, KvShape
 from worker.inference.lora import LoraBank, LoraGroup
 from worker.inference.native.build import load
@@ -25,6 +25,7 @@ from worker.inference.native_ops import NativeOps
 from worker.inference.ops import Ops, TorchOps
 from worker.inference.passes import Pass, StepLora, TransformersPass, all_groups, biases_of
 from worker.inference.projection import Make, can_quantize, maker
+from worker.inference.recording import CudaRecorder, Recorder
 from worker.inference.step import make_step
 from worker.models.loading import LoadedModel
 

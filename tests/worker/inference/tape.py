@@ -20,7 +20,7 @@ _NOT_RECORDED: Final = frozenset(
 
 
 class Tape:
-    """Implements ``graphs.Recorder``.
+    """Implements ``recording.Recorder``.
 
     Attributes:
         recorded: how many functions.
@@ -55,7 +55,7 @@ class Tape:
 
 
 class StuckRecorder:
-    """Implements ``graphs.Recorder`` for a device whose recordings do not read their inputs again."""
+    """Implements ``recording.Recorder`` for a device whose recordings do not read their inputs again."""
 
     def record(self, work: Callable[[], Tensor]) -> Callable[[], Tensor]:
         result = work()
@@ -63,7 +63,7 @@ class StuckRecorder:
 
 
 class BrokenRecorder:
-    """Implements ``graphs.Recorder`` for a device that can do so no more."""
+    """Implements ``recording.Recorder`` for a device that can do so no more."""
 
     def record(self, work: Callable[[], Tensor]) -> Callable[[], Tensor]:
         work()

@@ -18,11 +18,11 @@ from tests.worker.inference.tape import BrokenRecorder, StuckRecorder, Tape
 from worker.inference import graphs, runner
 from worker.inference.blocks import OwnPass
 from worker.inference.forward import Row
-from worker.inference.graphs import Recorder
 from worker.inference.kv import KvPool, Slot
 from worker.inference.lora import Adapter, LoraPair
 from worker.inference.ops import TorchOps
 from worker.inference.projection import maker
+from worker.inference.recording import Recorder
 from worker.inference.runner import ModelRunner, kv_shape
 
 TOLERANCE = 2e-4  # of logits whose spread is about 1
