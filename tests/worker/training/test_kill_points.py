@@ -20,10 +20,12 @@ from tests.worker.training.runs import Killed, RecordingReporter, write_run
 from worker.messages import CheckpointWritten, Evaluated, Finished, Message, StepDone
 from worker.run_folder import ADAPTER, RESULTS
 from worker.training import run as run_module
+from worker.training import samples
 from worker.training.run import run
 
 KILLS = 20
 TOKEN_BUDGET = 96  # of a micro-batch, so that a step has several
+ANSWER_TOKENS = 2  # of a sample: else more than half of all points would lie in answers, which nothing depends on
 JOBS: dict[str, dict[str, Any]] = {
     "no dropout": {},
     "dropout": {"lora": LoraSpec(rank=4, alpha=8, dropout=0.3)},
@@ -127,14 +129,15 @@ def _run(folder: Path, deadly: int | None = None) -> tuple[RecordingReporter, Po
 
 
 @pytest.fixture(params=JOBS)
-def job(request: pytest.FixtureRequest) -> dict[str, Any]:
+def job(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.setattr(run_module, "choose_token_budget", lambda *_, **__: TOKEN_BUDGET)
+    monkeypatch.setattr(samples, "MAX_NEW_TOKENS", ANSWER_TOKENS)
     return JOBS[request.param]
 
 
 def test_resumed_at_twenty_random_points_a_run_equals_the_undisturbed_one_to_the_bit(
-    tmp_path: Path, tiny_phi: Path, job: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny_phi: Path, job: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(run_module, "choose_token_budget", lambda *_, **__: TOKEN_BUDGET)
     whole = write_run(tmp_path / "whole", tiny_phi, **job)
     reporter, points = _run(whole)
     expected, log = result_of(whole), log_of(reporter.messages)
@@ -148,10 +151,9 @@ def test_resumed_at_twenty_random_points_a_run_equals_the_undisturbed_one_to_the
 
 
 def test_killed_again_and_again_a_run_still_ends_at_the_same_bits(
-    tmp_path: Path, tiny_phi: Path, job: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny_phi: Path, job: dict[str, Any]
 ) -> None:
     """Each process gets a little further, or not even that: some are killed before they reach a checkpoint."""
-    monkeypatch.setattr(run_module, "choose_token_budget", lambda *_, **__: TOKEN_BUDGET)
     whole = write_run(tmp_path / "whole", tiny_phi, **job)
     reporter, points = _run(whole)
     folder, chance = write_run(tmp_path / "killed", tiny_phi, **job), Random(1)
