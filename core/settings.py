@@ -86,10 +86,14 @@ class Settings(BaseSettings):
     engine_kv_bytes: int | None = Field(
         None,
         gt=0,
-        description="Memory for keys and values of running requests; unset: chosen from what is free at start.",
+        description="Memory for keys and values of running requests; unset: half of what is free at the start, less "
+        "LORAMILL_ENGINE_PREFIX_BYTES, up to two full batches.",
     )
     engine_prefix_bytes: int = Field(
-        2**28, ge=0, description="Memory for keys and values of answered prompts, kept for prompts that begin alike."
+        2**28,
+        ge=0,
+        description="Memory for keys and values of answered prompts, kept for prompts that begin alike; with "
+        "LORAMILL_ENGINE_KV_BYTES unset no more than running requests have.",
     )
     engine_lora_columns: int = Field(
         256, ge=1, description="Sum of the ranks of all adapters that an engine can compute with at once."

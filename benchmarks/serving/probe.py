@@ -1,17 +1,20 @@
-"""What this machine can do, measured in the process of what is compared with it: the roof moves between runs."""
+"""What this machine can do, measured in the process of what is compared with it: the roof moves between runs.
+
+As the engine measures it when it starts, but for longer, and in both types.
+"""
 
 import json
 import os
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import torch
 
-READ_BYTES: Final = 512 * 2**20  # far beyond any level of cache
+from worker.inference import probe as engine_probe
+
+READ_BYTES: Final = 512 * 2**20
 SIZE: Final = 2048  # of a square product
-REPEATS: Final = 7
+BUDGET_S: Final = 0.5  # for each measurement
 
 
 @dataclass(frozen=True)
@@ -27,38 +30,18 @@ class Probe:
         return asdict(self)
 
 
-def probe(device: str = "cpu", *, read_bytes: int = READ_BYTES, size: int = SIZE, repeats: int = REPEATS) -> Probe:
+def probe(device: str = "cpu", *, read_bytes: int = READ_BYTES, size: int = SIZE, budget_s: float = BUDGET_S) -> Probe:
     """Measure how fast memory is read and matrices are multiplied, with as many threads as torch has now."""
-    return Probe(
-        threads=torch.get_num_threads(),
-        read_gb_per_s=probe_read(device, read_bytes=read_bytes, repeats=repeats),
-        bf16_gflop_per_s=_probe_product(device, torch.bfloat16, size, repeats),
-        fp32_gflop_per_s=_probe_product(device, torch.float32, size, repeats),
+    bf16, fp32 = (
+        engine_probe.probe_product(torch.device(device), dtype, size, budget_s) / 1e9
+        for dtype in (torch.bfloat16, torch.float32)
     )
+    return Probe(torch.get_num_threads(), probe_read(device, read_bytes=read_bytes, budget_s=budget_s), bf16, fp32)
 
 
-def probe_read(device: str = "cpu", *, read_bytes: int = READ_BYTES, repeats: int = REPEATS) -> float:
-    """Give GB/s of reading a buffer, by the faster of two ways that convert nothing: a conversion would be measured."""
-    numbers = torch.ones(read_bytes // 4, device=device)
-    whole = numbers.view(torch.int64)
-    ways = (lambda: torch.dot(numbers, numbers), lambda: whole.sum())
-    return read_bytes / 1e9 / min(_best_s(way, device, repeats) for way in ways)
-
-
-def _probe_product(device: str, dtype: torch.dtype, size: int, repeats: int) -> float:
-    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    return 2 * size**3 / 1e9 / _best_s(lambda: left @ right, device, repeats)
-
-
-def _best_s(work: Callable[[], Any], device: str, repeats: int) -> float:
-    best_s = float("inf")
-    for _ in range(repeats + 1):  # the first one warms up, and is hardly ever the best
-        begin = time.perf_counter()
-        work()
-        if device != "cpu":
-            torch.cuda.synchronize()
-        best_s = min(best_s, time.perf_counter() - begin)
-    return best_s
+def probe_read(device: str = "cpu", *, read_bytes: int = READ_BYTES, budget_s: float = BUDGET_S) -> float:
+    """Give GB/s of reading a buffer."""
+    return engine_probe.probe_read(torch.device(device), read_bytes, budget_s) / 1e9
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from core.store.blobs import LocalBlobStore
 from worker.inference.engine import LocalEngine
 from worker.inference.huge_pages import use_huge_pages
 from worker.inference.metrics import EngineMetrics
+from worker.inference.probe import probe
 from worker.inference.server import create_app
 from worker.inference.watchdog import Watchdog
 from worker.models.loading import load_base_model
@@ -84,6 +85,7 @@ def _build(base_model: str, settings: Settings, metrics: EngineMetrics, on_death
     engine = LocalEngine(entry.name, loaded, blobs, settings, metrics=metrics, on_death=on_death)
     if loaded.device.type == "cpu":
         use_huge_pages()
+    metrics.steps.probed(probe(loaded.device, loaded.dtype))
     return engine
 
 

@@ -22,6 +22,8 @@ from worker.inference.forward import Runner
 from worker.inference.metrics import EngineMetrics
 from worker.inference.prefix import PrefixCache
 from worker.inference.sampling import Choice, choose, score_prompt
+from worker.inference.step_meter import StepMeter
+from worker.inference.step_timer import Part
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +60,10 @@ class Batch:
         self._prefixes = prefixes
         self._feeding = feeding
         self._metrics = metrics
+        self._meter = StepMeter(runner, metrics.steps)
         self._max_rows = max_rows
         self._step_s = 0.0  # of the last step
+        self._placing: dict[str | None, float] = {}  # since when rows wait for an adapter's factors, by its digest
         self.rows: tuple[RunningRow, ...] = ()  # in the order they came; replaced, so that others may read it
 
     @property
@@ -70,6 +74,11 @@ class Batch:
     @property
     def keys(self) -> frozenset[Key]:
         return frozenset(row.answer.key for row in self.rows)
+
+    @property
+    def cached_bytes(self) -> int:
+        """Keys and values of the rows' tokens, of what is reserved for them."""
+        return sum(row.slot.length for row in self.rows) * self._runner.kv.shape.bytes_per_token
 
     def seat(self, answer: Answer) -> bool:
         """Give a request all that it can need; False where something of it is taken by others at present."""
@@ -102,6 +111,7 @@ class Batch:
         feeds = self._feeding.plan([row for row in self.rows if self._is_ready(row)])
         if not feeds:
             return None
+        self._meter.begin()
         began_s = time.monotonic()
         try:
             logits_WV = self._runner.forward([feed.as_row() for feed in feeds])
@@ -111,6 +121,7 @@ class Batch:
             self._fail([feed.row for feed in feeds], error)
             return StepReport(time.monotonic() - began_s, len(feeds), error=error)
         self._step_s = time.monotonic() - began_s
+        self._meter.end(feeds, self._step_s)
         prefill_tokens = sum(len(feed.tokens) for feed in feeds if feed.reads_prompt)
         return StepReport(self._step_s, len(feeds), prefill_tokens, generated, completed)
 
@@ -130,10 +141,16 @@ class Batch:
 
     def _copy_factors(self) -> None:
         """Copy factors of adapters that rows wait for: all at once where no other row waits for it."""
-        ready = [self._is_ready(row) for row in self.rows]
-        if not all(ready):
-            limit = max(COPIED_BYTES, int(COPIED_BYTES_PER_S * self._step_s)) if any(ready) else sys.maxsize
-            self._runner.bank.copy_some(limit)
+        waiting = [row for row in self.rows if not self._is_ready(row)]
+        now_s = time.monotonic()
+        self._placing = {row.answer.key.adapter: self._placing.get(row.answer.key.adapter, now_s) for row in waiting}
+        if not waiting:
+            return
+        are_alone = len(waiting) == len(self.rows)
+        limit = sys.maxsize if are_alone else max(COPIED_BYTES, int(COPIED_BYTES_PER_S * self._step_s))
+        self._runner.bank.copy_some(limit)
+        for digest in {row.answer.key.adapter for row in waiting if self._is_ready(row)}:
+            self._metrics.placed(time.monotonic() - self._placing[digest])
 
     def _take(self, feeds: Sequence[Feed], logits_WV: Tensor) -> Counter[Key]:
         """Give each answer the tokens that follow what was fed; tell how many tokens each line got."""
@@ -155,7 +172,8 @@ class Batch:
         numbers = [number for _, wanted in choosing for number in wanted]
         samplers = [feed.row.answer.sampler for feed, wanted in choosing for _ in wanted]
         everything = len(numbers) == len(logits_WV)
-        choices = iter(choose(samplers, logits_WV if everything else logits_WV[numbers]) if numbers else ())
+        with self._runner.timer.part(Part.SAMPLE):
+            choices = iter(choose(samplers, logits_WV if everything else logits_WV[numbers]) if numbers else ())
         generated: Counter[Key] = Counter()
         for feed, wanted in choosing:
             generated[feed.row.answer.key] += self._advance(feed, [next(choices) for _ in wanted])

@@ -19,6 +19,8 @@ from worker.inference.ops import Heads, Ops, Rotation
 from worker.inference.passes import StepLora
 from worker.inference.projection import AdaptedProjection, Make
 from worker.inference.step import Step
+from worker.inference.step_timer import NO_TIMER, StepTimer
+from worker.inference.timed_ops import TimedOps
 
 # Of which the angles do not depend on how long a text is.
 _FIXED_ROTATIONS: Final = frozenset({"default", "linear", "llama3", "yarn"})
@@ -118,18 +120,19 @@ class OwnPass:
         self._head = maker.make("", model, "lm_head")
         self.projections |= maker.made
 
-    def __call__(self, step: Step, lora: StepLora) -> Tensor:
+    def __call__(self, step: Step, lora: StepLora, timer: StepTimer = NO_TIMER) -> Tensor:
+        ops = TimedOps(self._ops, timer) if timer.is_on else self._ops
         angles = (self._cos_LR, self._sin_LR, self._signed_sin_LR)
         rotation = Rotation(*(values_LR[step.positions_N] for values_LR in angles))
-        inputs = BlockInputs(step, rotation, lora.blocks, self._ops)
+        inputs = BlockInputs(step, rotation, lora.blocks, ops)
         states_NH = embedding(step.ids_N, self._embedding_VH)
         for block in self._blocks:
             states_NH = block(states_NH, inputs)
         if not step.is_wanted_whole:
             states_NH = states_NH[step.wanted_W]
         normed = self._normed(states_NH)
-        logits_WV = self._head(normed)
-        self._ops.add_lora(self._head.group, normed, logits_WV, lora.head)
+        logits_WV = ops.project(self._head, normed)
+        ops.add_lora(self._head.group, normed, logits_WV, lora.head)
         return logits_WV
 
     def _normed(self, states_NH: Tensor) -> Tensor:
@@ -181,7 +184,7 @@ class _Maker:
 
 
 def _project(projection: AdaptedProjection, x_NI: Tensor, inputs: BlockInputs) -> Tensor:
-    y_NO = projection(x_NI)
+    y_NO = inputs.ops.project(projection, x_NI)
     inputs.ops.add_lora(projection.group, x_NI, y_NO, inputs.lora)
     return y_NO
 
@@ -190,7 +193,7 @@ def _project_onto(states_NH: Tensor, projection: AdaptedProjection, x_NI: Tensor
     """Add a projection to what is there already, in one operation where nothing stretches its outputs."""
     if inputs.lora.stretched:
         return states_NH + _project(projection, x_NI, inputs)
-    sum_NH = projection.onto(states_NH, x_NI)
+    sum_NH = inputs.ops.project_onto(states_NH, projection, x_NI)
     inputs.ops.add_lora(projection.group, x_NI, sum_NH, inputs.lora)
     return sum_NH
 

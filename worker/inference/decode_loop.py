@@ -21,6 +21,7 @@ from worker.inference.answers import Answer
 from worker.inference.batch import Batch, StepReport
 from worker.inference.feeding import Feeding
 from worker.inference.forward import Runner
+from worker.inference.kv_budget import prefix_bytes
 from worker.inference.metrics import EngineMetrics
 from worker.inference.prefix import PrefixCache
 from worker.inference.speed import Speed
@@ -61,9 +62,10 @@ class DecodeLoop:
         self._is_stopping = False
         self._is_over = False
         self._beat_s: float | None = None  # when the loop last came round; None while it has nothing to do
+        self._prefixes = PrefixCache(runner.kv, prefix_bytes(settings, runner.kv.limit_bytes))
         self._batch = Batch(
             runner,
-            PrefixCache(runner.kv, settings.engine_prefix_bytes),
+            self._prefixes,
             Feeding(
                 runner.kv.shape.device,
                 beside_tokens=settings.engine_prefill_tokens,
@@ -103,6 +105,17 @@ class DecodeLoop:
     def waiting(self) -> Load:
         with self._wake:
             return self._load()
+
+    @property
+    def waiting_by_adapter(self) -> dict[str | None, Load]:
+        """What waits for each adapter, by its digest; None is the base model."""
+        with self._wake:
+            waiting = [(answer.key.adapter, answer.prompt_tokens) for answer in self._queue]
+        loads: dict[str | None, Load] = {}
+        for adapter, prompt_tokens in waiting:
+            load = loads.get(adapter, Load(0, 0))
+            loads[adapter] = Load(load.requests + 1, load.prompt_tokens + prompt_tokens)
+        return loads
 
     @property
     def running_count(self) -> int:
@@ -159,6 +172,7 @@ class DecodeLoop:
             spread = self._queue.spread
         self._metrics.callers_spread(spread)
         self._metrics.columns(self._runner.bank.used_columns, self._runner.bank.columns)
+        self._metrics.cached(self._batch.cached_bytes, self._prefixes.used_bytes)
         if report is not None:
             self._note(report)
 

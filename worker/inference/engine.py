@@ -15,6 +15,7 @@ from torch import Tensor
 from core.errors import ServiceError
 from core.generation import Delta, EngineInfo, GenerationRequest, PromptSource, Rendering, RenderRequest
 from core.prompts import render
+from core.serving.admission import Load
 from core.settings import Settings
 from core.store.blobs import BlobStore
 from core.text.rendering import RenderedPrompt, Renderer
@@ -84,6 +85,11 @@ class LocalEngine:
     def last_beat_age_s(self) -> float:
         """How long the step under way has taken; 0 when there is nothing to do."""
         return self._loop.last_beat_age_s
+
+    @property
+    def waiting_by_adapter(self) -> Mapping[str | None, Load]:
+        """What waits for each adapter, by its digest; None is the base model."""
+        return self._loop.waiting_by_adapter
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         """See ``core.generation.Engine.generate``; also raises InvalidParameter for ids that are no tokens.

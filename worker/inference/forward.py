@@ -12,6 +12,7 @@ from torch import Tensor
 
 from worker.inference.kv import KvPool, Slot
 from worker.inference.lora import Adapter, LoraBank
+from worker.inference.step_timer import StepTimer
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,21 @@ class Row:
     wanted: int
 
 
+@dataclass(frozen=True)
+class ModelSize:
+    """What a step has to do with a model's linear layers.
+
+    Attributes:
+        weight_bytes: of all of them, as they are held; every step reads them once.
+        block_weights: the numbers in them that every token is multiplied with.
+        head_weights: those that only tokens whose logits are wanted are multiplied with.
+    """
+
+    weight_bytes: int
+    block_weights: int
+    head_weights: int
+
+
 class Runner(Protocol):
     """A model with its cache and its adapters; only the engine's thread uses it, inside ``torch.inference_mode()``."""
 
@@ -38,6 +54,14 @@ class Runner(Protocol):
 
     @property
     def bank(self) -> LoraBank: ...
+
+    @property
+    def size(self) -> ModelSize: ...
+
+    @property
+    def timer(self) -> StepTimer:
+        """What ``forward`` tells of its parts, in a step that is taken apart."""
+        ...
 
     def forward(self, rows: Sequence[Row]) -> Tensor:
         """Feed all rows at once; give float32 logits_WV, row by row, without the ids that no token has.

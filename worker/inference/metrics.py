@@ -6,12 +6,16 @@ few values, whatever happens: a name that is not short and plain, or is one too 
 
 import re
 import threading
+from collections.abc import Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from core.generation import EngineInfo
+from core.serving.admission import Load
+from worker.inference.adapter_queue import AdapterQueue
 from worker.inference.adapter_usage import AdapterUsage
+from worker.inference.step_metrics import StepMetrics
 
 MOST_NAMES: Final = 16  # values of one label
 OTHER: Final = "other"
@@ -25,12 +29,19 @@ _ROWS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 
 
 class EngineMetrics:
-    """One engine's numbers, in a registry of its own. Any thread may call any method."""
+    """One engine's numbers, in a registry of its own. Any thread may call any method.
+
+    Attributes:
+        steps: what steps take and reach.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._usage = AdapterUsage()
         self.registry.register(self._usage)
+        self._queue = AdapterQueue()
+        self.registry.register(self._queue)
+        self.steps = StepMetrics(self.registry)
         self._make_steps()
         self._make_requests()
         self._make_adapters()
@@ -80,6 +91,10 @@ class EngineMetrics:
         self._load_seconds.observe(seconds)
         self._loaded_bytes.inc(size_bytes)
 
+    def placed(self, seconds: float) -> None:
+        """Tell how long rows waited until an adapter's factors stood in the bank."""
+        self._place_seconds.observe(seconds)
+
     def evicted(self) -> None:
         """Tell that an adapter was given up to make room."""
         self._evictions.inc()
@@ -92,6 +107,15 @@ class EngineMetrics:
         """Tell how many columns of the bank hold adapters' factors."""
         self._columns_used.set(used)
         self._columns.set(total)
+
+    def cached(self, used_bytes: int, prefix_bytes: int) -> None:
+        """Tell the bytes of running requests' keys and values, and of those that are kept of answered prompts."""
+        self._kv_used_bytes.set(used_bytes)
+        self._prefix_bytes.set(prefix_bytes)
+
+    def waiting(self, by_adapter: Mapping[str | None, Load]) -> None:
+        """Tell what waits, by the adapter's digest; None is the base model."""
+        self._queue.show(by_adapter)
 
     def callers_spread(self, tokens: float) -> None:
         """Tell how far apart the waiting callers' token counters are: the most served less the least."""
@@ -137,6 +161,7 @@ class EngineMetrics:
 
     def _make_adapters(self) -> None:
         self._load_seconds = self._histogram("adapter_load_seconds", "Reading and checking an adapter.", _LOAD_S)
+        self._place_seconds = self._histogram("adapter_place_seconds", "Waiting for an adapter's columns.", _LOAD_S)
         self._loaded_bytes = self._counter("adapter_loaded_bytes", "Bytes of adapters that were loaded.")
         self._evictions = self._counter("adapter_evictions", "Adapters given up to make room.")
         self._verify_failures = self._named("adapter_refusals", "Adapters refused, by what is wrong.", "reason")
@@ -151,6 +176,8 @@ class EngineMetrics:
         self._waiting_tokens = self._gauge("waiting_tokens", "Prompt tokens that wait.")
         self._running_requests = self._gauge("running_requests", "Requests that are answered.")
         self._kv_bytes = self._gauge("kv_reserved_bytes", "Keys and values reserved by running requests.")
+        self._kv_used_bytes = self._gauge("kv_used_bytes", "Keys and values of running requests' tokens.")
+        self._prefix_bytes = self._gauge("prefix_bytes", "Keys and values that are kept of answered prompts.")
         self._kv_limit_bytes = self._gauge("kv_limit_bytes", "What may be reserved.")
         self._prefill_speed = self._gauge("prefill_tokens_per_second", "Prompt tokens per second of work, lately.")
         self._decode_speed = self._gauge("decode_tokens_per_second", "Chosen tokens per second of work, lately.")

@@ -1,6 +1,7 @@
-"""The operations of a decoder block other than its products: what a block of our own asks for, and torch's answer.
+"""The operations of a decoder block: what a block of our own asks for, and torch's answer.
 
-``native_ops`` has the same in compiled code. Rotary embedding: Su 2021, 2104.09864; halves are paired as in GPT-NeoX.
+Products are the projections' own; ``native_ops`` has the others in compiled code. Rotary embedding: Su 2021,
+2104.09864; halves are paired as in GPT-NeoX.
 """
 
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch.nn.functional import gelu, layer_norm, rms_norm, silu
 from worker.inference.attention import attend
 from worker.inference.lora import LoraGroup
 from worker.inference.lora_plan import LoraPlan
+from worker.inference.projection import AdaptedProjection
 from worker.inference.step import Step
 
 
@@ -45,6 +47,10 @@ class Rotation:
 class Ops(Protocol):
     """What both ways can do; results agree up to rounding. ``gelu_tanh`` may write over its input."""
 
+    def project(self, projection: AdaptedProjection, x_NI: Tensor) -> Tensor: ...
+
+    def project_onto(self, states_NO: Tensor, projection: AdaptedProjection, x_NI: Tensor) -> Tensor: ...
+
     def rms_norm(self, x_NH: Tensor, weight_H: Tensor, epsilon: float) -> Tensor: ...
 
     def layer_norm(self, x_NH: Tensor, weight_H: Tensor, bias_H: Tensor, epsilon: float) -> Tensor: ...
@@ -64,6 +70,12 @@ class Ops(Protocol):
 
 class TorchOps:
     """Plain torch, on any device."""
+
+    def project(self, projection: AdaptedProjection, x_NI: Tensor) -> Tensor:
+        return projection(x_NI)
+
+    def project_onto(self, states_NO: Tensor, projection: AdaptedProjection, x_NI: Tensor) -> Tensor:
+        return projection.onto(states_NO, x_NI)
 
     def rms_norm(self, x_NH: Tensor, weight_H: Tensor, epsilon: float) -> Tensor:
         return rms_norm(x_NH, weight_H.shape, weight_H, epsilon)

@@ -8,14 +8,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from worker.inference.attention import attend
+from worker.inference.forward import ModelSize
 from worker.inference.lora import LoraGroup
 from worker.inference.lora_plan import LoraPlan
-from worker.inference.projection import AdaptedProjection, Make
+from worker.inference.projection import AdaptedProjection, Make, Weights
 from worker.inference.step import Step
+from worker.inference.step_timer import NO_TIMER, Part, StepTimer
 
 ATTENTION: Final = "loramill_slots"  # in transformers' registry of attention functions
 
@@ -34,8 +37,8 @@ class Pass(Protocol):
     @property
     def projections(self) -> Mapping[str, AdaptedProjection]: ...
 
-    def __call__(self, step: Step, lora: StepLora) -> Tensor:
-        """Give logits_WV of the wanted tokens, in the model's type."""
+    def __call__(self, step: Step, lora: StepLora, timer: StepTimer = NO_TIMER) -> Tensor:
+        """Give logits_WV of the wanted tokens, in the model's type; the timer is told of the step's parts."""
         ...
 
 
@@ -53,8 +56,8 @@ class TransformersPass:
             model.set_submodule(name, _Served(projection, self._current, is_head=layer is head))
         model.config._attn_implementation = ATTENTION
 
-    def __call__(self, step: Step, lora: StepLora) -> Tensor:
-        self._current.lora = lora
+    def __call__(self, step: Step, lora: StepLora, timer: StepTimer = NO_TIMER) -> Tensor:
+        self._current.lora, self._current.timer = lora, timer
         logits_1WV: Tensor = self._model(
             input_ids=step.ids_N[None],
             position_ids=step.positions_N[None],
@@ -62,6 +65,7 @@ class TransformersPass:
             use_cache=False,
             logits_to_keep=step.wanted_W,
             loramill_step=step,
+            loramill_timer=timer,
         ).logits
         return logits_1WV[0]
 
@@ -70,6 +74,7 @@ class _Current:
     """The step that is computed, for modules that transformers calls without it."""
 
     lora: StepLora
+    timer: StepTimer
 
 
 class _Served(nn.Module):
@@ -88,9 +93,11 @@ class _Served(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x_NI = x.reshape(-1, x.shape[-1])
-        y_NO = self._projection(x_NI)
-        lora = self._current.lora
-        self._projection.group.add(x_NI, y_NO, lora.head if self._is_head else lora.blocks)
+        lora, timer = self._current.lora, self._current.timer
+        with timer.part(Part.LINEAR):
+            y_NO = self._projection(x_NI)
+        with timer.part(Part.LORA):
+            self._projection.group.add(x_NI, y_NO, lora.head if self._is_head else lora.blocks)
         return y_NO.view(*x.shape[:-1], self.out_features)
 
 
@@ -102,6 +109,7 @@ def _attend_in_slots(
     attention_mask: Tensor | None,
     *,
     loramill_step: Step,
+    loramill_timer: StepTimer,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
@@ -111,7 +119,9 @@ def _attend_in_slots(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     layer: Any = module.layer_idx
     query_NHD, key_NGD, value_NGD = (states[0].transpose(0, 1) for states in (query, key, value))
-    return attend(query_NHD, key_NGD, value_NGD, loramill_step, layer, scale, sliding_window, softcap)[None], None
+    with loramill_timer.part(Part.ATTENTION):
+        attended_NHD = attend(query_NHD, key_NGD, value_NGD, loramill_step, layer, scale, sliding_window, softcap)
+    return attended_NHD[None], None
 
 
 AttentionInterface.register(ATTENTION, _attend_in_slots)
@@ -120,6 +130,20 @@ AttentionInterface.register(ATTENTION, _attend_in_slots)
 def all_groups(projections: Mapping[str, AdaptedProjection]) -> tuple[LoraGroup, ...]:
     """Give each projection's group once, in the order in which the model computes them."""
     return tuple({id(projection): projection.group for projection in projections.values()}.values())
+
+
+def size_of(model: PreTrainedModel, projections: Mapping[str, AdaptedProjection], weights: Weights) -> ModelSize:
+    """Give the size of a model of which a way was made."""
+    head = model.get_output_embeddings()
+    [head_name] = [name for name, module in model.named_modules() if module is head]
+    numbers = sum(_numbers(group) for group in all_groups(projections))
+    head_numbers = _numbers(projections[head_name].group)
+    width = torch.int8.itemsize if weights == "int8" else model.dtype.itemsize
+    return ModelSize(numbers * width, numbers - head_numbers, head_numbers)
+
+
+def _numbers(group: LoraGroup) -> int:
+    return group.in_features * group.offsets[-1]
 
 
 def biases_of(model: nn.Module) -> dict[str, Tensor]:

@@ -19,14 +19,16 @@ from worker.inference.blocks import OwnPass, knows
 from worker.inference.forward import Row
 from worker.inference.graphs import DecodeGraphs
 from worker.inference.kv import KvPool, KvShape
+from worker.inference.kv_budget import running_bytes
 from worker.inference.lora import LoraBank, LoraGroup
 from worker.inference.native.build import load
 from worker.inference.native_ops import NativeOps
 from worker.inference.ops import Ops, TorchOps
-from worker.inference.passes import Pass, StepLora, TransformersPass, all_groups, biases_of
-from worker.inference.projection import Make, can_quantize, maker
+from worker.inference.passes import Pass, StepLora, TransformersPass, all_groups, biases_of, size_of
+from worker.inference.projection import Make, Weights, can_quantize, maker
 from worker.inference.recording import CudaRecorder, Recorder
 from worker.inference.step import make_step
+from worker.inference.step_timer import StepTimer
 from worker.models.loading import LoadedModel
 
 logger = logging.getLogger(__name__)
@@ -37,8 +39,6 @@ _PROBES: Final = ((1, 2, 3, 5, 8, 13, 21), (8, 5, 3, 2, 1))
 # rounding that two right ways agree in nothing on a text as meaningless as the probes.
 _PROBED_BLOCKS: Final = 2
 _TOLERANCE: Final = 1e-3  # of the logits' spread
-_KV_SHARE: Final = 0.5  # of the memory that is free when the engine starts
-_FULL_BATCHES: Final = 2  # batches of requests over the whole context that the cache is at most made for
 
 
 class ModelRunner:
@@ -52,6 +52,7 @@ class ModelRunner:
         kv: KvPool,
         columns: int,
         *,
+        weights: Weights = "model",
         recorder: Recorder | None = None,
     ) -> None:
         """Take a way that was made; without a ``recorder`` every step is taken without graphs."""
@@ -60,6 +61,8 @@ class ModelRunner:
         self._vocab_size = vocab_size
         self.kv = kv
         self.bank = LoraBank(all_groups(way.projections), columns, biases_of(model))
+        self.size = size_of(model, way.projections, weights)
+        self.timer = StepTimer(model.device)
         self._graphs = None if recorder is None else DecodeGraphs(way, self.bank, recorder, model.device)
 
     @classmethod
@@ -84,8 +87,15 @@ class ModelRunner:
         shape = kv_shape(loaded.model)
         kv = KvPool(shape, _kv_bytes(shape, loaded, settings), loaded.context_tokens)
         logger.info("%s: %s over %s", type(loaded.model).__name__, type(way).__name__, type(ops).__name__)
-        columns, recorder = settings.engine_lora_columns, _make_recorder(loaded, settings)
-        return cls(loaded.model, loaded.tokenizer.vocab_size, way, kv, columns, recorder=recorder)
+        return cls(
+            loaded.model,
+            loaded.tokenizer.vocab_size,
+            way,
+            kv,
+            settings.engine_lora_columns,
+            weights=settings.engine_weights,
+            recorder=_make_recorder(loaded, settings),
+        )
 
     @property
     def layers(self) -> Mapping[str, "TargetLayer"]:
@@ -101,12 +111,13 @@ class ModelRunner:
 
     def forward(self, rows: Sequence[Row]) -> Tensor:
         """See ``forward.Runner.forward``."""
-        logits_WV = None if self._graphs is None else self._graphs.forward(rows)
+        # a step that is taken apart is computed operation by operation
+        logits_WV = None if self._graphs is None or self.timer.is_on else self._graphs.forward(rows)
         if logits_WV is None:
             step = make_step(rows, self._device)
             blocks = self.bank.plan(step.spans)
             head = blocks if step.is_wanted_whole or not blocks.layers else self.bank.plan(step.wanted_spans)
-            logits_WV = self._way(step, StepLora(blocks, head))
+            logits_WV = self._way(step, StepLora(blocks, head), self.timer)
         for row in rows:
             row.slot.length += len(row.tokens)
         return logits_WV[:, : self._vocab_size].float()
@@ -195,8 +206,5 @@ def kv_shape(model: PreTrainedModel) -> KvShape:
 
 
 def _kv_bytes(shape: KvShape, loaded: LoadedModel, settings: Settings) -> int:
-    if settings.engine_kv_bytes is not None:
-        return settings.engine_kv_bytes
     free = torch.cuda.mem_get_info()[0] if loaded.device.type == "cuda" else psutil.virtual_memory().available
-    full = shape.bytes_per_token * loaded.context_tokens * settings.engine_max_batch
-    return min(int(free * _KV_SHARE), _FULL_BATCHES * full)
+    return running_bytes(settings, free, shape.bytes_per_token * loaded.context_tokens * settings.engine_max_batch)

@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 from core.errors import Conflict, EngineBusy, InvalidInput, InvalidParameter, NotFound, ServiceError, Unavailable
 from core.generation import Delta, Engine, GenerationRequest, RenderRequest
 from core.jobs import Frozen
+from core.serving.admission import Load
 from worker.inference.metrics import EngineMetrics
 
 # The first class that an error belongs to gives its status; an error of none is answered 500.
@@ -49,6 +50,11 @@ class ServedEngine(Engine, Protocol):
     @property
     def last_beat_age_s(self) -> float:
         """How long the step under way has taken; 0 when there is nothing to do."""
+        ...
+
+    @property
+    def waiting_by_adapter(self) -> Mapping[str | None, Load]:
+        """What waits for each adapter, by its digest; None is the base model."""
         ...
 
     async def close(self) -> None: ...
@@ -118,6 +124,7 @@ class _Handlers:
     async def metrics(self, _request: Request) -> Response:
         self._metrics.observe(await self._engine.info())
         self._metrics.beat_age(self._engine.last_beat_age_s)
+        self._metrics.waiting(self._engine.waiting_by_adapter)
         return Response(self._metrics.exposition(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     async def readyz(self, _request: Request) -> Response:

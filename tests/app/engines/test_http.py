@@ -38,6 +38,7 @@ from core.generation import (
     Usage,
     Variables,
 )
+from core.serving.admission import Load
 from tests.app.conftest import serving
 from tests.stub_engine import StubEngine
 from worker.inference.metrics import EngineMetrics
@@ -239,6 +240,10 @@ class ServedStub(StubEngine):
 
     is_alive = True
     last_beat_age_s = 0.0
+
+    @property
+    def waiting_by_adapter(self) -> dict[str | None, Load]:
+        return {}
 
     def start(self) -> None:
         return

@@ -197,6 +197,8 @@ class WatchedRunner:
         self.bank = runner.bank
         self.layers = runner.layers
         self.weight_of = runner.weight_of
+        self.size = runner.size
+        self.timer = runner.timer
         self.forwards = 0
         self.failures = failures
         self.reached = threading.Event()

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
-from worker.inference.forward import Row
+from worker.inference.forward import ModelSize, Row
 from worker.inference.kv import KvPool, KvShape, Slot
 from worker.inference.lora import Adapter, LoraBank, LoraGroup, LoraPair
+from worker.inference.step_timer import StepTimer
 
 CONTEXT_TOKENS: Final = 256
 SHAPE: Final = KvShape(layers=2, kv_heads=1, head_dim=2, dtype=torch.float32, device=torch.device("cpu"))
@@ -41,6 +42,8 @@ class FakeRunner:
     ) -> None:
         self.kv = KvPool(SHAPE, kv_slots * 128 * SHAPE.bytes_per_token, CONTEXT_TOKENS)
         self.bank = LoraBank([LoraGroup([LAYER], WIDTH, [WIDTH]) for _ in range(groups)], columns, {})
+        self.size = ModelSize(weight_bytes=4 * WIDTH**2, block_weights=WIDTH**2, head_weights=0)
+        self.timer = StepTimer(SHAPE.device)
         self.fed: list[list[tuple[tuple[int, ...], int]]] = []
         self.failures = 0
         self.poisoned: set[str | None] = set()

@@ -1,5 +1,6 @@
 """What a step feeds and what comes of it: joining, leaving, parts of prompts, guesses, failures."""
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -242,6 +243,27 @@ def test_an_adapter_that_nobody_else_waits_for_is_copied_at_once(tmp_path: Path)
     asked = desk.ask("x", desk.adapter("cold"))
     desk.turn()
     assert len(asked.ids) == 1
+
+
+def test_the_wait_for_an_adapters_columns_is_told_once_for_all_that_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.inference.batch.COPIED_BYTES", 1)
+    monkeypatch.setattr("worker.inference.batch.COPIED_BYTES_PER_S", 0)
+    desk = Desk(tmp_path, runner={"groups": 5})
+    desk.ask("first", max_tokens=50)
+    desk.turn()
+    cold = desk.adapter("cold")
+    asked = [desk.ask("x", cold, caller=caller) for caller in ("1", "2")]
+    placed = functools.partial(desk.metrics.registry.get_sample_value, "loramill_engine_adapter_place_seconds_count")
+    desk.turn(4)
+    assert placed() == 0
+    desk.turn()
+    assert placed() == 1
+    assert [len(one.ids) for one in asked] == [1, 1]
+    desk.ask("again", cold)
+    desk.finish()
+    assert placed() == 1
 
 
 def test_a_request_is_complete_when_its_place_is_free(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The decode loop by itself: its queue, fair turns, its thread, and whom a cancellation, a failure or a stop ends."""
 
+import functools
 import random
 import time
 from collections import Counter
@@ -10,7 +11,9 @@ import pytest
 
 from core.errors import EngineBusy, EngineUnavailable, GenerationFailed
 from core.generation import FinishReason
+from core.serving.admission import Load
 from tests.worker.inference.desk import Asked, Desk
+from tests.worker.inference.fake_runner import SHAPE
 
 
 @pytest.fixture
@@ -190,6 +193,33 @@ def test_an_adapter_is_dropped_when_its_last_request_is_answered(tmp_path: Path)
     desk.finish()
     assert asked.reason is FinishReason.LENGTH
     assert len(desk.runner.bank.placed) == 0
+
+
+def test_what_waits_is_told_by_adapter(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, engine_max_batch=1)
+    adapter = desk.adapter("a")
+    desk.ask("runs")
+    desk.turn()
+    for prompt, whose in (("base", None), ("one", adapter), ("three", adapter)):
+        desk.ask(prompt, whose)
+    assert desk.loop.waiting_by_adapter == {None: Load(1, 4), adapter.digest: Load(2, 8)}
+    desk.finish()
+    assert desk.loop.waiting_by_adapter == {}
+
+
+def test_the_loop_tells_what_memory_its_tokens_and_kept_prompts_take(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    told = [
+        functools.partial(desk.metrics.registry.get_sample_value, f"loramill_engine_{name}_bytes")
+        for name in ("kv_used", "prefix")
+    ]
+    desk.ask("p" * 20, max_tokens=3)
+    desk.turn()
+    assert [read() for read in told] == [20 * SHAPE.bytes_per_token, 16 * SHAPE.bytes_per_token]
+    desk.turn()
+    assert told[0]() == 21 * SHAPE.bytes_per_token
+    desk.finish()
+    assert [read() for read in told] == [0, 16 * SHAPE.bytes_per_token]
 
 
 def test_the_loop_measures_its_speed(tmp_path: Path) -> None:

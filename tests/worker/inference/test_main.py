@@ -108,6 +108,9 @@ def test_it_tells_what_it_has_done(home: Path) -> None:
         lines = client.get("/metrics").text.splitlines()
     told = ('finished_requests_total{reason="length"} 1.0', "prefill_tokens_total 3.0", "waiting_requests 0.0")
     assert set(lines) >= {f"loramill_engine_{line}" for line in told}
+    numbers = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    for name in ("probe_read_bytes_per_second", "probe_flops_per_second", "prefill_flops_ratio_sum"):
+        assert float(numbers[f"loramill_engine_{name}"]) > 0
 
 
 def test_a_base_model_that_is_not_imported_is_named(tmp_path: Path) -> None:

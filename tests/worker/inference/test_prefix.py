@@ -143,6 +143,16 @@ def test_another_caller_or_adapter_reads_a_prompt_anew(tmp_path: Path) -> None:
     assert [asked.answer.cached_tokens for asked in answers] == [0] * 6
 
 
+def test_kept_prompts_take_no_more_than_running_requests_where_the_engine_chose_their_limit(tmp_path: Path) -> None:
+    used = []
+    for name, settings in (("chosen", {}), ("told", {"engine_kv_bytes": 2**20})):
+        desk = Desk(tmp_path / name, runner={"kv_slots": 1}, **settings)
+        for number in range(20):
+            desk.answer_alone(f"{number:02}" + "a prompt of many that are kept, each of three blocks")
+        used.append(desk.loop._prefixes.used_bytes)
+    assert used == [128 * SHAPE.bytes_per_token, 20 * 3 * BLOCK_BYTES]
+
+
 def test_an_unloaded_adapter_leaves_no_prompts(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     adapter = desk.adapter("a")

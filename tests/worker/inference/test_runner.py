@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -40,6 +41,7 @@ from worker.inference.lora import Adapter, LoraPair
 from worker.inference.native.build import load
 from worker.inference.native_ops import NativeOps
 from worker.inference.runner import ModelRunner
+from worker.inference.step_timer import Part, StepTimer
 from worker.models.loading import LoadedModel
 
 SIZES: dict[str, Any] = {
@@ -194,6 +196,42 @@ def test_each_row_of_any_mix_has_its_own_adapters_logits(make: object, native: b
             torch.testing.assert_close(found_WV[begin : begin + wanted[row]], right, atol=TOLERANCE, rtol=0)
             begin += wanted[row]
         assert begin == len(found_WV)
+
+
+@pytest.mark.parametrize(("make", "native"), [(phi, False), (llama, True), (qwen2, False)])
+def test_a_step_that_is_taken_apart_computes_the_same(make: object, native: bool, tokenizer: TextTokenizer) -> None:
+    house = House(make, tokenizer, engine_native=native)
+    adapter = house.adapter(1, 8)
+    found = []
+    for every in (1, 1000):
+        house.runner.timer = StepTimer(torch.device("cpu"), every=every)
+        slots = [house.runner.kv.take(20) for _ in range(2)]
+        house.runner.timer.begin()
+        rows = [Row(slots[0], [5, 6, 7], adapter, 1), Row(slots[1], list(range(12)), None, 3)]  # type: ignore[arg-type]
+        found.append(house.runner.forward(rows))
+        parts = house.runner.timer.end()
+        assert (parts is None) == (every == 1000)
+        if parts is not None:
+            assert [part for part in Part if parts[part] > 0] == [Part.LINEAR, Part.ATTENTION, Part.LORA]
+    assert torch.equal(*found)
+
+
+def test_a_models_size_is_that_of_its_linear_layers(tokenizer: TextTokenizer) -> None:
+    hidden, inner, kv, vocab = 48, 96, 24, 320
+    blocks = 3 * (2 * hidden * hidden + 2 * hidden * kv + 3 * hidden * inner)
+    for make in (llama, qwen2):  # one by our own blocks, one by transformers'
+        size = House(make, tokenizer).runner.size
+        assert (size.block_weights, size.head_weights) == (blocks, hidden * vocab)
+        assert size.weight_bytes == 4 * (blocks + hidden * vocab)
+
+
+def test_requests_and_kept_prompts_share_what_is_free_at_the_start(
+    tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=2**20))
+    limits = [House(llama, tokenizer, engine_prefix_bytes=size).runner.kv.limit_bytes for size in (0, 2**17, 2**20)]
+    assert limits == [2**19, 2**19 - 2**17, 2**18]
+    assert House(llama, tokenizer, engine_kv_bytes=2**21).runner.kv.limit_bytes == 2**21
 
 
 @pytest.mark.parametrize("make", [phi, llama])

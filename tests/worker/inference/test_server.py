@@ -23,6 +23,7 @@ from core.errors import (
     ServiceError,
 )
 from core.generation import Delta, EngineInfo, FinishReason, GenerationRequest, Rendering, RenderRequest, Token, Usage
+from core.serving.admission import Load
 from tests.worker.inference.bench import Bench, gather, make_request
 from worker.inference.metrics import EngineMetrics
 from worker.inference.server import ServedEngine, create_app
@@ -39,6 +40,7 @@ class StubEngine:
         self.script = script
         self.is_alive = True
         self.last_beat_age_s = 0.0
+        self.waiting_by_adapter: dict[str | None, Load] = {None: Load(1, 5), "a" * 64: Load(2, 25)}
         self.reached_wait = threading.Event()
         self.cancelled = threading.Event()
         self.warmed: list[str] = []
@@ -241,5 +243,11 @@ def test_metrics_are_the_engines_own_and_its_present_load() -> None:
         response = client.get("/metrics")
     assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
     lines = response.text.splitlines()
-    for name, value in (("waiting_requests", 3), ("heartbeat_age_seconds", 1.5), ("adapter_evictions_total", 1)):
+    for name, value in (
+        ("waiting_requests", 3),
+        ("heartbeat_age_seconds", 1.5),
+        ("adapter_evictions_total", 1),
+        ('queued_tokens{adapter="none"}', 5),
+        ('queued_requests{adapter="aaaaaaaaaaaa"}', 2),
+    ):
         assert f"loramill_engine_{name} {float(value)}" in lines

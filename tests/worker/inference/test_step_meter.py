@@ -1,0 +1,173 @@
+"""What steps had to read and multiply, and where their time went, from the requests in them and from a real model."""
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.worker.inference.adapter_files import load_fp32
+from tests.worker.inference.bench import Bench, complete, make_request
+from tests.worker.inference.desk import Desk
+from tests.worker.inference.fake_runner import SHAPE
+from worker.inference.engine import LocalEngine
+from worker.inference.feeding import Feed, RunningRow
+from worker.inference.forward import ModelSize
+from worker.inference.kv import KvPool
+from worker.inference.lora import Adapter, LoraBank
+from worker.inference.metrics import EngineMetrics
+from worker.inference.probe import Probe
+from worker.inference.runner import ModelRunner
+from worker.inference.step_meter import StepMeter
+from worker.inference.step_metrics import StepMetrics
+from worker.inference.step_timer import Part, StepTimer
+
+SIZE = ModelSize(weight_bytes=1000, block_weights=30, head_weights=7)
+NEVER = 10**9
+
+
+class Heard(StepMetrics):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Mapping[Part, float], float]] = []
+        self.decode_rates: list[float] = []
+        self.prefill_rates: list[float] = []
+
+    def parts(self, parts: Mapping[Part, float], seconds: float) -> None:
+        self.told.append((parts, seconds))
+
+    def decode_rate(self, bytes_per_s: float) -> None:
+        self.decode_rates.append(bytes_per_s)
+
+    def prefill_rate(self, flops_per_s: float) -> None:
+        self.prefill_rates.append(flops_per_s)
+
+
+class Sized:
+    """As much of a runner as the meter asks, over the fake one's shape."""
+
+    def __init__(self, every: int) -> None:
+        self.size = SIZE
+        self.timer = StepTimer(SHAPE.device, every=every)
+        self.kv = KvPool(SHAPE, 2**20, 256)
+        self.bank = LoraBank([], 0, {})
+
+    def forward(self, _rows: object) -> torch.Tensor:
+        raise AssertionError("the meter computes nothing")
+
+
+class Gauge:
+    """A meter, what it told, and rows for it."""
+
+    def __init__(self, home: Path, every: int = NEVER) -> None:
+        self.desk = Desk(home)
+        self.heard = Heard()
+        self.runner = Sized(every)
+        self.meter = StepMeter(self.runner, self.heard)
+
+    def answers(self, held: int, adapter: Adapter | None = None) -> Feed:
+        return self._feed(held, adapter, reads_prompt=False, tokens=1, wanted=1)
+
+    def reads(self, tokens: int, wanted: int) -> Feed:
+        return self._feed(0, None, reads_prompt=True, tokens=tokens, wanted=wanted)
+
+    def step(self, *feeds: Feed, seconds: float = 2.0) -> None:
+        self.meter.begin()
+        self.meter.end(feeds, seconds)
+
+    def _feed(self, held: int, adapter: Adapter | None, *, reads_prompt: bool, tokens: int, wanted: int) -> Feed:
+        slot = self.runner.kv.take(200)
+        assert slot is not None
+        slot.length = held
+        row = RunningRow(self.desk.prepare("x", adapter).answer, slot)
+        return Feed(row, [1] * tokens, wanted, reads_prompt=reads_prompt)
+
+
+def test_a_step_that_answers_reads_the_weights_its_rows_cache_and_each_adapter_once(tmp_path: Path) -> None:
+    gauge = Gauge(tmp_path)
+    small, large = gauge.desk.adapter("small"), gauge.desk.adapter("large", rank=16)
+    gauge.step(gauge.answers(10, small), gauge.answers(20, small), gauge.answers(30, large), gauge.answers(40))
+    right = SIZE.weight_bytes + 100 * SHAPE.bytes_per_token + small.bytes + large.bytes
+    assert gauge.heard.decode_rates == [right / 2]
+    assert gauge.heard.prefill_rates == []
+
+
+def test_a_step_that_reads_prompts_multiplies_all_tokens_with_the_blocks_and_the_wanted_with_the_head(
+    tmp_path: Path,
+) -> None:
+    gauge = Gauge(tmp_path)
+    gauge.step(gauge.reads(50, 1), gauge.reads(10, 10))
+    assert gauge.heard.prefill_rates == [2 * (30 * 60 + 7 * 11) / 2]
+    assert gauge.heard.decode_rates == []
+
+
+def test_parts_of_prompts_count_with_the_step_that_waits_for_the_device(tmp_path: Path) -> None:
+    gauge = Gauge(tmp_path)
+    gauge.step(gauge.reads(512, 0), seconds=0.5)
+    gauge.step(gauge.reads(512, 0), seconds=0.5)
+    assert gauge.heard.prefill_rates == []
+    gauge.step(gauge.reads(6, 1), seconds=3.0)
+    gauge.step(gauge.reads(4, 1), seconds=1.0)
+    assert gauge.heard.prefill_rates == [2 * (30 * 1030 + 7) / 4, 2 * (30 * 4 + 7)]
+
+
+def test_a_step_of_both_kinds_has_no_rate_and_ends_what_was_counted(tmp_path: Path) -> None:
+    gauge = Gauge(tmp_path)
+    gauge.step(gauge.reads(512, 0), seconds=0.5)
+    gauge.step(gauge.reads(512, 0), gauge.answers(5))
+    gauge.step(gauge.reads(4, 1), seconds=1.0)
+    assert gauge.heard.prefill_rates == [2 * (30 * 4 + 7)]
+    assert gauge.heard.decode_rates == []
+
+
+def test_a_step_that_is_taken_apart_tells_its_parts_and_has_no_rate(tmp_path: Path) -> None:
+    gauge = Gauge(tmp_path, every=2)
+    for _ in range(4):
+        gauge.step(gauge.answers(5))
+    assert gauge.heard.told == [(dict.fromkeys(Part, 0.0), 2.0)] * 2
+    assert len(gauge.heard.decode_rates) == 2
+
+
+class Served:
+    """A real model that answers two requests, and what its metrics say then."""
+
+    def __init__(self, bench: Bench, *, every: int) -> None:
+        loaded = load_fp32(bench.base_folder)
+        runner = ModelRunner.build(loaded, bench.settings())
+        runner.timer = StepTimer(loaded.device, every=every)
+        self._metrics = EngineMetrics()
+        self._metrics.steps.probed(Probe(read_bytes_per_s=1e9, flops_per_s=1e9))
+        engine = LocalEngine(
+            "tiny", loaded, bench.blobs, bench.settings(), self._metrics, on_death=pytest.fail, runner=runner
+        )
+        engine.start()
+        asyncio.run(self._answer(engine, bench.add_adapter()))
+
+    def read(self, name: str, **labels: str) -> float:
+        value = self._metrics.registry.get_sample_value(f"loramill_engine_{name}", labels)
+        assert value is not None
+        return value
+
+    async def _answer(self, engine: LocalEngine, adapter: str) -> None:
+        try:
+            for digest in (adapter, None):
+                await complete(engine, make_request("prompt", adapter=digest, max_tokens=8, ignore_end=True))
+        finally:
+            await engine.close()
+
+
+def test_the_parts_of_a_real_models_steps_all_take_time_and_together_no_more_than_the_steps(each_bench: Bench) -> None:
+    served = Served(each_bench, every=1)
+    parts = [served.read("step_part_seconds_total", part=part) for part in (*Part, "rest")]
+    assert min(parts) > 0
+    # were the parts of a step longer than the step, there would be no rest to make up for it
+    assert sum(parts) == pytest.approx(served.read("step_seconds_sum"))
+
+
+def test_a_real_models_steps_are_held_against_the_probe(each_bench: Bench) -> None:
+    served = Served(each_bench, every=NEVER)
+    for name in ("decode_bandwidth_ratio", "prefill_flops_ratio"):
+        assert served.read(f"{name}_count") > 0
+        assert 0 < served.read(f"{name}_sum") < float("inf")

@@ -1,0 +1,45 @@
+"""The operations of a decoder block with the time of each told to the step's timer; what computes them is given."""
+
+from torch import Tensor
+
+from worker.inference.lora import LoraGroup
+from worker.inference.lora_plan import LoraPlan
+from worker.inference.ops import Heads, Ops, Rotation
+from worker.inference.projection import AdaptedProjection
+from worker.inference.step import Step
+from worker.inference.step_timer import Part, StepTimer
+
+
+class TimedOps:
+    """Implements ``ops.Ops`` for a step that is taken apart."""
+
+    def __init__(self, ops: Ops, timer: StepTimer) -> None:
+        self._ops, self._timer = ops, timer
+
+    def project(self, projection: AdaptedProjection, x_NI: Tensor) -> Tensor:
+        with self._timer.part(Part.LINEAR):
+            return self._ops.project(projection, x_NI)
+
+    def project_onto(self, states_NO: Tensor, projection: AdaptedProjection, x_NI: Tensor) -> Tensor:
+        with self._timer.part(Part.LINEAR):
+            return self._ops.project_onto(states_NO, projection, x_NI)
+
+    def attend(self, qkv_NO: Tensor, heads: Heads, rotation: Rotation, step: Step, layer: int) -> Tensor:
+        with self._timer.part(Part.ATTENTION):
+            return self._ops.attend(qkv_NO, heads, rotation, step, layer)
+
+    def add_lora(self, group: LoraGroup, x_NI: Tensor, y_NO: Tensor, plan: LoraPlan) -> None:
+        with self._timer.part(Part.LORA):
+            self._ops.add_lora(group, x_NI, y_NO, plan)
+
+    def rms_norm(self, x_NH: Tensor, weight_H: Tensor, epsilon: float) -> Tensor:
+        return self._ops.rms_norm(x_NH, weight_H, epsilon)
+
+    def layer_norm(self, x_NH: Tensor, weight_H: Tensor, bias_H: Tensor, epsilon: float) -> Tensor:
+        return self._ops.layer_norm(x_NH, weight_H, bias_H, epsilon)
+
+    def gated_silu(self, gate_up_NI: Tensor) -> Tensor:
+        return self._ops.gated_silu(gate_up_NI)
+
+    def gelu_tanh(self, x_NI: Tensor) -> Tensor:
+        return self._ops.gelu_tanh(x_NI)
