@@ -12,7 +12,7 @@ from worker.models.loading import load_base_model
 from worker.training.lora import LoraModel, add_lora
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def one_thread() -> Iterator[None]:
     """Sums in one order, here and in the processes that compare with it."""
     before = torch.get_num_threads()

@@ -1,6 +1,6 @@
 """The ways through a decoder: each gives transformers' result, and no segment looks at another."""
 
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -81,17 +81,31 @@ def _error(found: dict[str, Tensor], expected: dict[str, Tensor]) -> tuple[float
     return float((ours - theirs).norm() / theirs.norm()), 1 - float(torch.cosine_similarity(ours, theirs, dim=0))
 
 
+@dataclass(frozen=True)
+class Expected:
+    """A tiny base, examples, and the gradients of its adapter over them."""
+
+    base: Path
+    examples: ExampleSet
+    gradients: dict[str, Tensor]
+
+
+@pytest.fixture(scope="module", params=["tiny_phi", "tiny_llama"])
+def expected(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Expected:
+    base: Path = request.getfixturevalue(request.param)
+    folder = tmp_path_factory.mktemp("examples")
+    examples = render(folder, base, SUMS, validation=[], prompt_loss_weight=0.1).training
+    return Expected(base, examples, _reference(_model(base), examples))
+
+
 class TestGradients:
-    @BASES
     @pytest.mark.parametrize("token_budget", [1, 100, 100_000])
     @pytest.mark.parametrize("techniques", EVERY, ids=EVERY_ID)
     def test_in_float32_equal_those_of_one_example_at_a_time(
-        self, tmp_path: Path, request: pytest.FixtureRequest, base: str, techniques: Techniques, token_budget: int
+        self, expected: Expected, techniques: Techniques, token_budget: int
     ) -> None:
-        folder: Path = request.getfixturevalue(base)
-        examples = render(tmp_path, folder, SUMS, validation=[], prompt_loss_weight=0.1).training
-        expected = _reference(_model(folder), examples)
-        assert _error(_gradients(_model(folder, techniques), examples, token_budget), expected)[0] < 1e-6
+        found = _gradients(_model(expected.base, techniques), expected.examples, token_budget)
+        assert _error(found, expected.gradients)[0] < 1e-6
 
     @pytest.mark.parametrize("token_budget", [1, 100_000])
     def test_in_bfloat16_have_the_direction_of_float32(self, tmp_path: Path, tiny_phi: Path, token_budget: int) -> None:

@@ -1,3 +1,4 @@
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ from worker.run_folder import ADAPTER, CHECKPOINTS
 from worker.training import loop as loop_module
 from worker.training.lora import LoraModel
 
-DROPOUT = {"rank": 4, "alpha": 8, "dropout": 0.3}
+PLAIN = {"rank": 4, "alpha": 8}
+DROPOUT = PLAIN | {"dropout": 0.3}
 TOTAL_STEPS = 10  # of a run over SUMS with the defaults of make_job
 
 
@@ -142,34 +144,53 @@ class TestTraining:
         assert losses[-1] < losses[0]
 
 
+@dataclass(frozen=True)
+class Whole:
+    """A run that nobody disturbed."""
+
+    folder: Path
+    reporter: RecordingReporter
+    lora: dict[str, Any]
+
+
+def _undisturbed(folder: Path, base: Path, lora: dict[str, Any]) -> Whole:
+    write_run(folder, base, lora=lora)
+    return Whole(folder, train(folder), lora)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, tiny_phi: Path) -> Whole:
+    return _undisturbed(tmp_path_factory.mktemp("undisturbed") / "whole", tiny_phi, PLAIN)
+
+
+@pytest.fixture(scope="module", params=[PLAIN, DROPOUT], ids=["no dropout", "dropout"])
+def either(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny_phi: Path) -> Whole:
+    return _undisturbed(tmp_path_factory.mktemp("undisturbed") / "whole", tiny_phi, request.param)
+
+
 class TestResume:
-    @pytest.mark.parametrize("lora", [{"rank": 4, "alpha": 8}, DROPOUT], ids=["no dropout", "dropout"])
     @pytest.mark.parametrize("killed_after", [3, 7])
     def test_equals_the_uninterrupted_run_to_the_bit(
-        self, tmp_path: Path, tiny_phi: Path, lora: dict[str, Any], killed_after: int
+        self, tmp_path: Path, tiny_phi: Path, either: Whole, killed_after: int
     ) -> None:
-        whole = write_run(tmp_path / "whole", tiny_phi, lora=lora)
-        expected = train(whole)
-        folder = write_run(tmp_path / "killed", tiny_phi, lora=lora)
+        folder = write_run(tmp_path / "killed", tiny_phi, lora=either.lora)
         with pytest.raises(Killed):
             train(folder, kill_after(killed_after))
         reporter = train(folder)
         (resumed,) = reporter.of(Resumed)
         assert 0 < resumed.step < killed_after
-        assert _adapter(folder) == _adapter(whole)
-        assert _steps(reporter) == _steps(expected)[resumed.step :]
-        assert (folder / ADAPTER / MANIFEST).read_bytes() == (whole / ADAPTER / MANIFEST).read_bytes()
+        assert _adapter(folder) == _adapter(either.folder)
+        assert _steps(reporter) == _steps(either.reporter)[resumed.step :]
+        assert (folder / ADAPTER / MANIFEST).read_bytes() == (either.folder / ADAPTER / MANIFEST).read_bytes()
 
-    def test_a_stop_loses_no_step(self, tmp_path: Path, tiny_phi: Path) -> None:
-        whole = write_run(tmp_path / "whole", tiny_phi)
-        expected = train(whole)
+    def test_a_stop_loses_no_step(self, tmp_path: Path, tiny_phi: Path, whole: Whole) -> None:
         folder = write_run(tmp_path / "stopped", tiny_phi)
         first = stop_after(folder, step=4)
         assert first.of(CheckpointWritten)[-1].step == 4
         second = train(folder)
         assert second.of(Resumed)[0].step == 4
-        assert _steps(first, second) == _steps(expected)
-        assert _adapter(folder) == _adapter(whole)
+        assert _steps(first, second) == _steps(whole.reporter)
+        assert _adapter(folder) == _adapter(whole.folder)
 
     def test_a_stop_while_evaluating_evaluates_again(self, tmp_path: Path, tiny_phi: Path) -> None:
         folder = write_run(tmp_path / "run", tiny_phi)
@@ -179,27 +200,23 @@ class TestResume:
         assert [evaluated.step for evaluated in second.of(Evaluated)] == [5, 8, TOTAL_STEPS]
         assert second.of(CheckpointWritten)[0].metrics["valid_loss"] == second.of(Evaluated)[0].loss
 
-    def test_goes_on_from_an_earlier_attempts_checkpoint(self, tmp_path: Path, tiny_phi: Path) -> None:
-        whole = write_run(tmp_path / "whole", tiny_phi)
-        train(whole)
+    def test_goes_on_from_an_earlier_attempts_checkpoint(self, tmp_path: Path, tiny_phi: Path, whole: Whole) -> None:
         first = write_run(tmp_path / "a1", tiny_phi)
         stop_after(first, step=4)
         checkpoints = sorted((first / CHECKPOINTS).iterdir(), reverse=True)
         second = write_run(tmp_path / "a2", tiny_phi, resume_from=tuple(checkpoints))
         reporter = train(second)
         assert reporter.of(Resumed)[0].folder == str(checkpoints[0])
-        assert _adapter(second) == _adapter(whole)
+        assert _adapter(second) == _adapter(whole.folder)
 
-    def test_a_damaged_newest_checkpoint_is_passed_over(self, tmp_path: Path, tiny_phi: Path) -> None:
-        whole = write_run(tmp_path / "whole", tiny_phi)
-        train(whole)
+    def test_a_damaged_newest_checkpoint_is_passed_over(self, tmp_path: Path, tiny_phi: Path, whole: Whole) -> None:
         folder = write_run(tmp_path / "damaged", tiny_phi)
         stop_after(folder, step=4)
         (folder / CHECKPOINTS / "step-000004" / ADAPTER / WEIGHTS).write_bytes(b"torn")
         reporter = train(folder)
         assert reporter.of(Resumed)[0].step == 2
         assert any("step-000004" in note.message for note in reporter.of(Note))
-        assert _adapter(folder) == _adapter(whole)
+        assert _adapter(folder) == _adapter(whole.folder)
 
     @pytest.mark.parametrize(
         ("change", "named"),

@@ -18,13 +18,14 @@ from core.errors import BaseModelInvalid, LossNotFinite
 from tests.tiny_models import write_tiny_phi
 from tests.worker.training.conftest import MakeModel
 from tests.worker.training.runs import Killed, RecordingReporter, train, write_run
-from tests.worker.training.test_kill_points import TOKEN_BUDGET, assert_same_log, log_of, result_of
+from tests.worker.training.test_kill_points import ANSWER_TOKENS, TOKEN_BUDGET, assert_same_log, log_of, result_of
 from worker.messages import CheckpointWritten, Finished, Message, Resumed, StepDone
 from worker.models import precision
 from worker.models.loading import load_base_model
 from worker.run_folder import ADAPTER, CHECKPOINTS
 from worker.training import loop as loop_module
 from worker.training import run as run_module
+from worker.training import samples
 from worker.training.loop import TrainingLoop
 from worker.training.lora import restore_adapter, save_adapter
 from worker.training.run import run
@@ -47,6 +48,7 @@ def die_at_checkpoint(step: int) -> RecordingReporter:
 def checkpoints_after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop_module, "CHECKPOINT_INTERVAL_S", 0.0)
     monkeypatch.setattr(run_module, "choose_token_budget", lambda *_, **__: TOKEN_BUDGET)
+    monkeypatch.setattr(samples, "MAX_NEW_TOKENS", ANSWER_TOKENS)
 
 
 @pytest.mark.usefixtures("checkpoints_after_every_step")
