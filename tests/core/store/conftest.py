@@ -13,6 +13,7 @@ from core.jobs import FileRef, JobSpec, LoraSpec
 from core.store import files, jobs, migrate
 from core.store.db import Database, create_db_engine, sqlite_file
 from core.store.tables import FileRecord, FileStatus, JobRecord, Record
+from tests.core.store.leased import claim
 from tests.postgres import PostgresServer, running_postgres
 
 MakeFile = Callable[..., FileRecord]
@@ -154,3 +155,11 @@ def job_spec(file: FileRecord, base_model: str = "tiny") -> JobSpec:
         over_length="drop",
         seed=0,
     )
+
+
+@pytest.fixture
+def running(database: Database, make_job: MakeJob) -> JobRecord:
+    make_job()
+    job = claim(database)
+    assert job is not None
+    return job
