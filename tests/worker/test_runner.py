@@ -4,7 +4,6 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,34 +12,17 @@ from core.adapter_format import MANIFEST, WEIGHTS, digest_file, parse_manifest
 from core.base_models import IMPORTED_FILE
 from core.errors import DatabaseUnavailable
 from core.jobs import AdapterRef, JobStatus
-from core.settings import Settings
 from core.store import files, leases
 from core.store.steering import Wish
-from core.store.tables import EventRecord, FileStatus
+from core.store.tables import FileStatus
 from tests import fake_trainer
 from tests.fake_trainer import MEASURED
 from tests.worker.conftest import BASE_MODEL, NOW, Home
+from tests.worker.running import in_background, run, wait_for
 from worker.run_folder import CONTINUE_FROM, LOG, SPEC
-from worker.runner import run_next, run_queued
+from worker.runner import run_queued
 from worker.slot import Slot
 from worker.stop import Stop
-
-
-def run(home: Home, settings: Settings | None = None, stop: Stop | None = None) -> bool:
-    return run_next(home.runtime(settings), stop or Stop())
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline_s, "it never happened"
-        time.sleep(0.02)
-
-
-def in_background(home: Home, settings: Settings | None = None, stop: Stop | None = None) -> threading.Thread:
-    thread = threading.Thread(target=run, args=(home, settings, stop))
-    thread.start()
-    return thread
 
 
 def test_nothing_runs_when_nothing_is_queued(home: Home) -> None:
@@ -208,152 +190,6 @@ class TestDeadTrainer:
         assert "said nothing for 0.5 s" in str(job.error_message)
 
 
-class TestStop:
-    def test_releases_the_job_with_its_last_step_and_counts_no_attempt(self, home: Home) -> None:
-        job_id = home.queue(steps=1000, step_s=0.05)
-        stop = Stop()
-        thread = in_background(home, stop=stop)
-        wait_for(lambda: bool(home.events(job_id)))
-        stop.request()
-        thread.join()
-
-        job = home.job(job_id)
-        assert (job.status, job.attempts) == (JobStatus.QUEUED, 0)
-        [attempt] = home.attempts(job_id)
-        assert attempt.outcome == "released"
-        [checkpoint] = home.checkpoints(job_id)[-1:]
-        assert checkpoint.step == attempt.last_step
-
-    def test_kills_a_trainer_that_does_not_listen(self, home: Home) -> None:
-        job_id = home.queue(steps=1000, step_s=0.05, deaf=True)
-        settings = home.settings.model_copy(update={"stop_grace_s": 0.3})
-        stop = Stop()
-        thread = in_background(home, settings, stop)
-        wait_for(lambda: bool(home.events(job_id)))
-        stop.request()
-        thread.join()
-
-        assert home.job(job_id).status is JobStatus.QUEUED
-        assert home.attempts(job_id)[0].exit_signal == 9
-
-
-class TestCancel:
-    def test_of_a_queued_job_means_it_never_runs(self, home: Home) -> None:
-        job_id = home.queue()
-        home.cancel(job_id)
-
-        assert not run(home)
-        assert home.job(job_id).status is JobStatus.CANCELLED
-
-    @pytest.mark.parametrize("deaf", [False, True])
-    def test_of_a_running_job_ends_its_trainer(self, home: Home, deaf: bool) -> None:
-        job_id = home.queue(steps=1000, step_s=0.05, deaf=deaf)
-        settings = home.settings.model_copy(update={"stop_grace_s": 0.3 if deaf else 5})
-        thread = in_background(home, settings)
-        wait_for(lambda: bool(home.events(job_id)))
-        home.cancel(job_id)
-        thread.join()
-
-        assert home.job(job_id).status is JobStatus.CANCELLED
-        assert home.attempts(job_id)[0].outcome == "cancelled"
-        assert home.adapters(job_id) == []
-        assert [event.message for event in home.events(job_id)].count("The job was cancelled") == 1
-
-
-class TestPause:
-    def test_of_a_queued_job_means_it_does_not_run_until_resumed(self, home: Home) -> None:
-        job_id = home.queue()
-        home.pause(job_id)
-
-        assert not run(home)
-        assert home.job(job_id).status is JobStatus.PAUSED
-
-        home.resume(job_id)
-        assert run(home)
-        assert home.job(job_id).status is JobStatus.SUCCEEDED
-
-    def test_of_a_running_job_keeps_its_last_step_and_goes_on_from_there(self, home: Home) -> None:
-        job_id = home.queue(steps=60, step_s=0.02, checkpoint_every=1000)
-        pause_in_the_middle(home, job_id)
-
-        job = home.job(job_id)
-        assert (job.status, job.owner, job.attempts, job.finished_at) == (JobStatus.PAUSED, None, 0, None)
-        [checkpoint] = home.checkpoints(job_id)
-        [first] = home.attempts(job_id)
-        assert (first.outcome, first.last_step, first.exit_signal) == ("paused", checkpoint.step, None)
-        told = home.events(job_id)[-1]
-        assert told.message == f"The job was paused; its newest checkpoint is of step {checkpoint.step}"
-        assert told.data == {"step": checkpoint.step}
-
-        assert not run(home)
-        home.resume(job_id)
-        assert run(home)
-
-        assert home.job(job_id).status is JobStatus.SUCCEEDED
-        second = home.attempts(job_id)[1]
-        assert (second.outcome, second.resumed_from_step) == ("succeeded", checkpoint.step)
-        steps = [event.data["step"] for event in home.events(job_id) if event.type == "metrics" and event.data]
-        assert steps == list(range(1, 61))
-
-    def test_counts_no_attempt_however_often(self, home: Home) -> None:
-        job_id = home.queue(steps=1000, step_s=0.02)
-        settings = home.settings.model_copy(update={"max_attempts": 1})
-        for _ in range(3):
-            pause_in_the_middle(home, job_id, settings)
-            assert (home.job(job_id).status, home.job(job_id).attempts) == (JobStatus.PAUSED, 0)
-            home.resume(job_id)
-
-        assert [attempt.outcome for attempt in home.attempts(job_id)] == ["paused"] * 3
-
-    def test_kills_a_trainer_that_does_not_listen(self, home: Home) -> None:
-        job_id = home.queue(steps=1000, step_s=0.05, deaf=True)
-        pause_in_the_middle(home, job_id, home.settings.model_copy(update={"stop_grace_s": 0.3}))
-
-        assert (home.job(job_id).status, home.job(job_id).attempts) == (JobStatus.PAUSED, 0)
-        assert home.attempts(job_id)[0].exit_signal == 9
-
-    def test_that_comes_too_late_changes_nothing(self, home: Home) -> None:
-        job_id = home.queue(steps=10, step_s=0.05, deaf=True)
-        pause_in_the_middle(home, job_id)
-
-        assert home.job(job_id).status is JobStatus.SUCCEEDED
-
-    def test_that_is_withdrawn_while_the_trainer_stops_lets_the_job_go_on(self, home: Home) -> None:
-        job_id = home.queue(steps=1000, step_s=0.05, deaf=True)
-        settings = home.settings.model_copy(update={"stop_grace_s": 3})
-        thread = in_background(home, settings)
-        wait_for(lambda: bool(home.events(job_id)))
-        home.pause(job_id)
-        seen = home.job(job_id).hb_seq
-        wait_for(lambda: home.job(job_id).hb_seq > seen + 1)  # the worker has read it by now
-        home.resume(job_id)
-        thread.join()
-
-        assert (home.job(job_id).status, home.job(job_id).attempts) == (JobStatus.QUEUED, 0)
-        assert home.events(job_id)[-1].message == "The pause was withdrawn; the job waits for its next turn"
-
-    def test_gives_way_to_a_cancellation(self, home: Home) -> None:
-        job_id = home.queue(steps=1000, step_s=0.05)
-        pause_in_the_middle(home, job_id)
-        home.cancel(job_id)
-
-        assert not run(home)
-        assert home.job(job_id).status is JobStatus.CANCELLED
-
-
-def pause_in_the_middle(home: Home, job_id: str, settings: Settings | None = None) -> None:
-    """Run the job, have it paused after a step of this attempt, and wait until its worker is done with it."""
-    steps_before = len(metrics_of(home, job_id))
-    thread = in_background(home, settings)
-    wait_for(lambda: len(metrics_of(home, job_id)) > steps_before)
-    home.pause(job_id)
-    thread.join()
-
-
-def metrics_of(home: Home, job_id: str) -> list[EventRecord]:
-    return [event for event in home.events(job_id) if event.type == "metrics"]
-
-
 class TestLostLease:
     def test_ends_the_trainer_and_changes_nothing(self, home: Home) -> None:
         job_id = home.queue(steps=1000, step_s=0.05)
@@ -394,7 +230,7 @@ class TestLostLease:
 
 class TestDatabaseOutage:
     def test_loses_no_event(self, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-        job_id = home.queue(steps=40, step_s=0.05)
+        job_id = home.queue(steps=20, step_s=0.05)
         calls = iter(range(1_000_000))
         heartbeat = leases.heartbeat
 
@@ -408,7 +244,7 @@ class TestDatabaseOutage:
 
         assert home.job(job_id).status is JobStatus.SUCCEEDED
         steps = [event.data["step"] for event in home.events(job_id) if event.type == "metrics" and event.data]
-        assert steps == list(range(1, 41))
+        assert steps == list(range(1, 21))
 
 
 class TestSlot:
