@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 from core.settings import Settings
+from core.store.tables import EventRecord
 from tests.worker.conftest import Home
 from worker.runner import run_next
 from worker.stop import Stop
@@ -25,3 +26,16 @@ def in_background(home: Home, settings: Settings | None = None, stop: Stop | Non
     thread = threading.Thread(target=run, args=(home, settings, stop))
     thread.start()
     return thread
+
+
+def pause_in_the_middle(home: Home, job_id: str, settings: Settings | None = None) -> None:
+    """Run the job, have it paused after a step of this attempt, and wait until its worker is done with it."""
+    steps_before = len(metrics_of(home, job_id))
+    thread = in_background(home, settings)
+    wait_for(lambda: len(metrics_of(home, job_id)) > steps_before)
+    home.pause(job_id)
+    thread.join()
+
+
+def metrics_of(home: Home, job_id: str) -> list[EventRecord]:
+    return [event for event in home.events(job_id) if event.type == "metrics"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from core.jobs import JobStatus
 from tests.worker.conftest import Home
-from tests.worker.test_runner import pause_in_the_middle, wait_for
+from tests.worker.running import pause_in_the_middle, wait_for
 from worker.background import poll
 from worker.leftovers import drop_leftovers
 from worker.run_folder import LOG, SPEC

@@ -3,10 +3,8 @@
 import pytest
 
 from core.jobs import JobStatus
-from core.settings import Settings
-from core.store.tables import EventRecord
 from tests.worker.conftest import Home
-from tests.worker.running import in_background, run, wait_for
+from tests.worker.running import in_background, pause_in_the_middle, run, wait_for
 from worker.stop import Stop
 
 
@@ -141,16 +139,3 @@ class TestPause:
 
         assert not run(home)
         assert home.job(job_id).status is JobStatus.CANCELLED
-
-
-def pause_in_the_middle(home: Home, job_id: str, settings: Settings | None = None) -> None:
-    """Run the job, have it paused after a step of this attempt, and wait until its worker is done with it."""
-    steps_before = len(metrics_of(home, job_id))
-    thread = in_background(home, settings)
-    wait_for(lambda: len(metrics_of(home, job_id)) > steps_before)
-    home.pause(job_id)
-    thread.join()
-
-
-def metrics_of(home: Home, job_id: str) -> list[EventRecord]:
-    return [event for event in home.events(job_id) if event.type == "metrics"]

@@ -277,7 +277,7 @@ class TestDrop:
             cache.unpin("a")
             assert cache.resident == ("a",)
             cache.unpin("a")
-            assert cache.resident == ()
+            assert cache.resident_bytes == 0
 
         run(work)
         assert files.reads == ["a"]
@@ -293,7 +293,7 @@ class TestDrop:
             assert (await waiting).digest == "a"
             assert cache.resident == ("a",)
             cache.unpin("a")
-            assert cache.resident == ()
+            assert cache.resident_bytes == 0
 
         run(work)
 
