@@ -1,4 +1,4 @@
-"""The operations of a decoder block in compiled code, where a step's rows are few; torch's for parts of prompts.
+"""The operations of a decoder block in compiled code.
 
 Compiled code spares what costs most with small models: the starts of many small operations. The kernels are
 ``native``'s.
@@ -9,11 +9,10 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from worker.inference.attention import attend_chunk
 from worker.inference.lora import LoraGroup
 from worker.inference.lora_plan import Columns, LoraPlan
 from worker.inference.native.kernels import AttentionRows, Kernels, LoraRows, LoraSite
-from worker.inference.ops import Heads, Rotation, TorchOps, split_heads
+from worker.inference.ops import Heads, Rotation, TorchOps
 from worker.inference.step import Step
 
 # Of a part of a prompt. The kernel goes token by token and so reads nothing twice; from about so many tokens on torch's
@@ -56,9 +55,12 @@ class NativeOps(TorchOps):
             tokens = slice(rows.begin, rows.end)
             self._kernels.decode_attention(attended_NO[tokens], qkv_NO[tokens], keys, values, prepared, heads.scale)
         for chunk in step.chunks:
+            keys, values = (kind[layer][chunk.slot.place] for kind in (chunk.slot.arena.keys, chunk.slot.arena.values))
             tokens = slice(chunk.begin, chunk.end)
-            query, key, value = split_heads(qkv_NO[tokens], heads, rotation.of(tokens))
-            attended_NO[tokens] = attend_chunk(query, key, value, chunk, layer, heads.scale).flatten(1)
+            turn = rotation.of(tokens)
+            self._kernels.chunk_attention(
+                attended_NO[tokens], qkv_NO[tokens], keys, values, turn.cos_NR, turn.sin_NR, chunk.past, heads.scale
+            )
         return attended_NO
 
     def add_lora(self, group: LoraGroup, x_NI: Tensor, y_NO: Tensor, plan: LoraPlan) -> None:

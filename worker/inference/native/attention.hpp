@@ -73,25 +73,31 @@ inline void softmax(float* scores, int64_t count) {
     each(0, count, [&](int64_t at, auto lanes) { store(scores + at, load(scores + at, lanes) * factor, lanes); });
 }
 
-// Weighted values of B heads, BLOCKS * 16 of their D numbers, or the first `count` where that is less than 16.
+// Weighted values of B heads: BLOCKS * 16 of their D numbers from `d` on, or `count` where that is less than 16.
 template <class T, int B, int BLOCKS, class Count>
-inline void mix(T* out, const float* weights, int64_t stride, const T* values_LD, int64_t places, int64_t head_dim,
-                Count count) {
+inline void mix(T* const* out, int64_t d, const float* weights, int64_t stride, const T* values_LD, int64_t places,
+                int64_t head_dim, Count count) {
     F sums[B][BLOCKS] = {};
     for (int64_t place = 0; place < places; ++place)
         for (int block = 0; block < BLOCKS; ++block) {
-            F lanes = load(values_LD + place * head_dim + block * LANES, count);
+            F lanes = load(values_LD + place * head_dim + d + block * LANES, count);
             for (int head = 0; head < B; ++head) sums[head][block] += weights[head * stride + place] * lanes;
         }
     for (int head = 0; head < B; ++head)
-        for (int block = 0; block < BLOCKS; ++block)
-            store(out + head * head_dim + block * LANES, sums[head][block], count);
+        for (int block = 0; block < BLOCKS; ++block) store(out[head] + d + block * LANES, sums[head][block], count);
 }
 
-// B query heads over `count` places of their kv head. Keys are read past `count`, but not past L: unused scores.
+// Queries over places of one kv head: each sees `counts` of them, the last sees the most.
+struct Queries {
+    const float* q;
+    int64_t counts[4];
+};
+
+// B of them, each with its own out. Keys are read past the counts, but not past L: unused scores.
 template <class T, int B>
-void attend(T* out, const float* q, const T* keys, const T* values, int64_t count, float* scores, const Attention& of) {
-    int64_t stride = (of.places + LANES - 1) / LANES * LANES, D = of.head_dim, at = 0;
+void attend(T* const* out, const Queries& queries, const T* keys, const T* values, float* scores, const Attention& of) {
+    int64_t stride = (of.places + LANES - 1) / LANES * LANES, D = of.head_dim, at = 0, count = queries.counts[B - 1];
+    const float* q = queries.q;
     while (at < count) {
         if (count - at > LANES && at + 4 * LANES <= of.places) {
             score<T, B, 4>(scores + at, stride, q, keys + at, of), at += 4 * LANES;
@@ -106,14 +112,27 @@ void attend(T* out, const float* q, const T* keys, const T* values, int64_t coun
             ++at;
         }
     }
-    for (int head = 0; head < B; ++head) softmax(scores + head * stride, count);
+    for (int head = 0; head < B; ++head) {
+        softmax(scores + head * stride, queries.counts[head]);
+        std::fill(scores + head * stride + queries.counts[head], scores + head * stride + count, 0.0f);
+    }
     int64_t d = 0;
     if (D % (5 * LANES) == 0)  // Phi's 80 in one pass
-        for (; d < D; d += 5 * LANES) mix<T, B, 5>(out + d, scores, stride, values + d, count, D, All());
-    for (; d + 4 * LANES <= D; d += 4 * LANES) mix<T, B, 4>(out + d, scores, stride, values + d, count, D, All());
+        for (; d < D; d += 5 * LANES) mix<T, B, 5>(out, d, scores, stride, values, count, D, All());
+    for (; d + 4 * LANES <= D; d += 4 * LANES) mix<T, B, 4>(out, d, scores, stride, values, count, D, All());
     each(d, D, [&](int64_t from, auto lanes) {
-        mix<T, B, 1>(out + from, scores, stride, values + from, count, D, lanes);
+        mix<T, B, 1>(out, from, scores, stride, values, count, D, lanes);
     });
+}
+
+// `left` of them or four, whichever is less.
+template <class T>
+void attend_some(int64_t left, T* const* out, const Queries& queries, const T* keys, const T* values, float* scores,
+                 const Attention& of) {
+    if (left >= 4) attend<T, 4>(out, queries, keys, values, scores, of);
+    else if (left == 3) attend<T, 3>(out, queries, keys, values, scores, of);
+    else if (left == 2) attend<T, 2>(out, queries, keys, values, scores, of);
+    else attend<T, 1>(out, queries, keys, values, scores, of);
 }
 
 // One row's kv head: rotates, writes the new key and value, lets its query heads attend, four to a read of the cache.
@@ -129,21 +148,13 @@ void attend_group(T* out, const T* qkv, const float* cos, const float* sin, T* k
             __builtin_prefetch(reinterpret_cast<const char*>(keys + d * of.places) + line);
     for (int64_t head = 0; head < shared; ++head) rotate(q + head * D, qkv + (first + head) * D, cos, sin, of);
     rotate(k, qkv + (of.query_heads + group) * D, cos, sin, of);
-    T stored[LANES];
-    each(0, D, [&](int64_t at, auto count) {
-        store(stored, load(k + at, count));
-        for (int lane = 0; lane < count; ++lane) keys[(at + lane) * of.places + length] = stored[lane];
-    });
+    for (int64_t d = 0; d < D; ++d) put(keys + d * of.places + length, k[d]);
     std::memcpy(values + length * D, qkv + (of.query_heads + of.kv_heads + group) * D, D * sizeof(T));
-    for (int64_t head = 0; head < shared;) {
+    const int64_t count = length + 1;
+    for (int64_t head = 0; head < shared; head += 4) {
         T* to = out + (first + head) * D;
-        const float* from = q + head * D;
-        int64_t left = shared - head;
-        if (left >= 4) attend<T, 4>(to, from, keys, values, length + 1, scores, of);
-        else if (left == 3) attend<T, 3>(to, from, keys, values, length + 1, scores, of);
-        else if (left == 2) attend<T, 2>(to, from, keys, values, length + 1, scores, of);
-        else attend<T, 1>(to, from, keys, values, length + 1, scores, of);
-        head += 4;
+        T* const outs[4] = {to, to + D, to + 2 * D, to + 3 * D};
+        attend_some<T>(shared - head, outs, {q + head * D, {count, count, count, count}}, keys, values, scores, of);
     }
 }
 

@@ -26,6 +26,7 @@ def find_difference(kernels: Kernels) -> str | None:
         "gated_silu": _gated_silu,
         "gelu_tanh": _gelu_tanh,
         "decode_attention": _decode_attention,
+        "chunk_attention": _chunk_attention,
         "lora": _lora,
     }
     numbers = torch.randn(4096, generator=torch.Generator().manual_seed(0))
@@ -89,6 +90,21 @@ def _decode_attention(kernels: Kernels, numbers: Tensor) -> tuple[Tensor, Tensor
     all_keys = torch.cat([keys[..., :cached].transpose(2, 3).float(), k], dim=2)
     all_values = torch.cat([values[:, :, :cached].float(), v], dim=2)
     return out, scaled_dot_product_attention(q, all_keys, all_values, enable_gqa=True).view(1, -1)
+
+
+def _chunk_attention(kernels: Kernels, numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """Three tokens of three query heads on one kv head of 20, unrotated, behind 37 cached tokens."""
+    past, head_dim = 37, 20
+    keys, values = _take(numbers, 1, head_dim, 48), _take(numbers.flip(0), 1, 48, head_dim)
+    qkv, unturned = _take(numbers, ROWS, 5 * head_dim), (torch.ones(ROWS, head_dim), torch.zeros(ROWS, head_dim))
+    out = qkv.new_empty(ROWS, 3 * head_dim)
+    kernels.chunk_attention(out, qkv, keys, values, *unturned, past, head_dim**-0.5)
+    q, k, v = qkv.float().view(ROWS, 5, head_dim).transpose(0, 1).split([3, 1, 1])
+    all_keys = torch.cat([keys[..., :past].transpose(1, 2).float(), k], dim=1)
+    all_values = torch.cat([values[:, :past].float(), v], dim=1)
+    seen = torch.ones(ROWS, past + ROWS, dtype=torch.bool).tril(past)
+    attended = scaled_dot_product_attention(q[None], all_keys[None], all_values[None], seen, enable_gqa=True)
+    return out, attended[0].transpose(0, 1).reshape(ROWS, -1)
 
 
 def _lora(kernels: Kernels, numbers: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 // Nothing here knows a model, checks an argument or allocates what outlives a call: kernels.py has seen to both.
 
 #include "attention.hpp"
+#include "chunk_attention.hpp"
 #include "elementwise.hpp"
 #include "lora.hpp"
 #include "product.hpp"
@@ -27,6 +28,13 @@
                                             int64_t head_dim, int64_t places, float scale, int threads) {              \
         const Attention of = {query_heads, kv_heads, head_dim, places, rows->rotary, scale};                           \
         decode_attention(out, qkv, qkv_stride, keys, values, *rows, of, threads);                                      \
+    }                                                                                                                  \
+    extern "C" void chunk_attention_##NAME(T* out, const T* qkv, int64_t qkv_stride, T* keys, T* values,               \
+                                           const float* cos, const float* sin, int64_t rotary, int64_t count,          \
+                                           int64_t past, int64_t query_heads, int64_t kv_heads, int64_t head_dim,      \
+                                           int64_t places, float scale, int threads) {                                 \
+        const Attention of = {query_heads, kv_heads, head_dim, places, rotary, scale};                                 \
+        chunk_attention<T>({out, qkv, qkv_stride, cos, sin, keys, values, count, past}, of, threads);                  \
     }                                                                                                                  \
     extern "C" void lora_##NAME(T* y, int64_t y_stride, const T* x, int64_t x_stride, const LoraSite* site,            \
                                 const LoraRows* rows, int threads) {                                                   \

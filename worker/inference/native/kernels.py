@@ -23,6 +23,7 @@ _SIGNATURES: Final = {
     "gated_silu": (*[_POINTER] * 2, _NUMBER, _NUMBER, _COUNT),
     "gelu_tanh": (*[_POINTER] * 2, _NUMBER, _NUMBER, _COUNT),
     "decode_attention": (*[_POINTER] * 2, _NUMBER, *[_POINTER] * 3, *[_NUMBER] * 4, _REAL, _COUNT),
+    "chunk_attention": (*[_POINTER] * 2, _NUMBER, *[_POINTER] * 4, *[_NUMBER] * 7, _REAL, _COUNT),
     "lora": (_POINTER, _NUMBER, _POINTER, _NUMBER, _POINTER, _POINTER, _COUNT),
 }
 _PRODUCT_SIGNATURE: Final = (*[_POINTER] * 3, _NUMBER, _POINTER, _COUNT)
@@ -150,6 +151,7 @@ class Kernels:
         self._gated_silu = _functions(library, "gated_silu")
         self._gelu_tanh = _functions(library, "gelu_tanh")
         self._decode_attention = _functions(library, "decode_attention")
+        self._chunk_attention = _functions(library, "chunk_attention")
         self._lora = _functions(library, "lora")
         self.can_multiply = hasattr(library, "product_bf16")
         if self.can_multiply:
@@ -212,6 +214,50 @@ class Kernels:
             keys_PGDL.data_ptr(),
             values_PGLD.data_ptr(),
             rows.pointer,
+            query_heads,
+            kv_heads,
+            head_dim,
+            places,
+            scale,
+            torch.get_num_threads(),
+        )
+
+    def chunk_attention(
+        self,
+        out: Tensor,
+        qkv: Tensor,
+        keys_GDL: Tensor,
+        values_GLD: Tensor,
+        cos_NR: Tensor,
+        sin_NR: Tensor,
+        past: int,
+        scale: float,
+    ) -> None:
+        """As `decode_attention`, for several tokens of one slot, in their order, behind the ``past`` that it has."""
+        (kv_heads, head_dim, places), (count, query_numbers) = keys_GDL.shape, out.shape
+        (qkv_stride, one), rotary = qkv.stride(), cos_NR.shape[1]
+        query_heads = query_numbers // head_dim
+        assert qkv.shape[0] == cos_NR.shape[0] == sin_NR.shape[0] == count
+        assert rotary <= head_dim
+        assert rotary % 2 == 0
+        assert past + count <= places == values_GLD.shape[1]
+        assert query_heads % kv_heads == 0
+        assert qkv.shape[1] >= query_numbers + 2 * kv_heads * head_dim
+        assert one == 1
+        assert _alike(keys_GDL, values_GLD, out)
+        assert cos_NR.dtype == torch.float32
+        assert _alike(cos_NR, sin_NR)
+        self._chunk_attention[qkv.dtype](
+            out.data_ptr(),
+            qkv.data_ptr(),
+            qkv_stride,
+            keys_GDL.data_ptr(),
+            values_GLD.data_ptr(),
+            cos_NR.data_ptr(),
+            sin_NR.data_ptr(),
+            rotary,
+            count,
+            past,
             query_heads,
             kv_heads,
             head_dim,

@@ -115,6 +115,10 @@ inline F kept(F lanes, int count) {  // zeros behind the first `count`
     return load(part, count);
 }
 
+// One number that storage can hold.
+inline void put(float* to, float stored) { *to = stored; }
+inline void put(Bf16* to, float stored) { to->bits = static_cast<uint16_t>(bits_of<uint32_t>(stored) >> 16); }
+
 inline float value_of(float stored) { return stored; }
 inline float value_of(Bf16 stored) { return bits_of<float>(static_cast<uint32_t>(stored.bits) << 16); }
 

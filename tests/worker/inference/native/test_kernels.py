@@ -145,6 +145,52 @@ class TestDecodeAttention:
         assert out.isfinite().all()
 
 
+@DTYPES
+@pytest.mark.usefixtures("threads")
+class TestChunkAttention:
+    @pytest.mark.parametrize(
+        ("query_heads", "kv_heads", "head_dim", "rotary", "places", "past", "count"),
+        [
+            (9, 3, 64, 64, 128, 0, 100),  # SmolLM2
+            (4, 4, 80, 32, 256, 30, 33),  # Phi-2
+            (7, 1, 72, 10, 131, 100, 31),  # up to the slot's last place
+            (2, 1, 20, 20, 9, 0, 9),
+            (6, 3, 16, 8, 300, 250, 1),
+        ],
+    )
+    def test_each_token_attends_as_if_it_came_alone(
+        self,
+        kernels: Kernels,
+        dtype: torch.dtype,
+        query_heads: int,
+        kv_heads: int,
+        head_dim: int,
+        rotary: int,
+        places: int,
+        past: int,
+        count: int,
+    ) -> None:
+        keys = torch.randn(kv_heads, head_dim, places).to(dtype)
+        values = torch.randn(kv_heads, places, head_dim).to(dtype)
+        padded = torch.randn(count, (query_heads + 2 * kv_heads) * head_dim + 3).to(dtype)  # rows may lie apart
+        qkv, angles = padded[:, :-3], torch.randn(count, rotary // 2).repeat(1, 2)
+        wanted_keys, wanted_values = keys.clone(), values.clone()
+        wanted = torch.cat([_attend(qkv[n], angles[n], wanted_keys, wanted_values, past + n) for n in range(count)])
+        out = torch.empty(count, query_heads * head_dim, dtype=dtype)
+        kernels.chunk_attention(out, padded, keys, values, angles.cos(), angles.sin(), past, head_dim**-0.5)
+        assert_like(out, wanted)
+        assert_like(keys, wanted_keys)
+        assert values.equal(wanted_values)
+
+    def test_what_lies_behind_is_not_seen(self, kernels: Kernels, dtype: torch.dtype) -> None:
+        keys, values = torch.randn(1, 16, 128).to(dtype), torch.randn(1, 128, 16).to(dtype)
+        keys[..., 23:], values[:, 23:] = float("nan"), float("nan")
+        qkv, angles = torch.randn(3, 48).to(dtype), torch.randn(3, 16)
+        out = torch.empty(3, 16, dtype=dtype)
+        kernels.chunk_attention(out, qkv, keys, values, angles.cos(), angles.sin(), 20, 0.25)
+        assert out.isfinite().all()
+
+
 def _attend(qkv: Tensor, angles_R: Tensor, keys_GDL: Tensor, values_GLD: Tensor, length: int) -> Tensor:
     """Give one row's (1, H·D) in float32, of keys rounded to storage, and write its key and value into the cache."""
     kv_heads, head_dim, _ = keys_GDL.shape
