@@ -101,7 +101,7 @@ class Settings(BaseSettings):
     engine_prefill_tokens: int | None = Field(
         None,
         ge=1,
-        description="Prompt tokens that a step reads while others are answered; unset: few on a CPU, many on a GPU.",
+        description="Prompt tokens that a step reads while others are answered; unset: found by steps at start.",
     )
     engine_speculation: bool = Field(
         True, description="Guess tokens from the prompt and check several at once; the answers stay the same."

@@ -86,6 +86,7 @@ def _build(base_model: str, settings: Settings, metrics: EngineMetrics, on_death
     if loaded.device.type == "cpu":
         use_huge_pages()
     metrics.steps.probed(probe(loaded.device, loaded.dtype))
+    engine.find_pace()
     return engine
 
 

@@ -23,6 +23,7 @@ from worker.inference.feeding import Feeding
 from worker.inference.forward import Runner
 from worker.inference.kv_budget import prefix_bytes
 from worker.inference.metrics import EngineMetrics
+from worker.inference.pace import UNTRIED, Pace
 from worker.inference.prefix import PrefixCache
 from worker.inference.speed import Speed
 
@@ -62,20 +63,25 @@ class DecodeLoop:
         self._is_stopping = False
         self._is_over = False
         self._beat_s: float | None = None  # when the loop last came round; None while it has nothing to do
+        self._feeding = Feeding(
+            UNTRIED[runner.kv.shape.device.type],
+            beside_tokens=settings.engine_prefill_tokens,
+            speculates=settings.engine_speculation,
+        )
         self._prefixes = PrefixCache(runner.kv, prefix_bytes(settings, runner.kv.limit_bytes))
         self._batch = Batch(
             runner,
             self._prefixes,
-            Feeding(
-                runner.kv.shape.device,
-                beside_tokens=settings.engine_prefill_tokens,
-                speculates=settings.engine_speculation,
-            ),
+            self._feeding,
             metrics,
             max_rows=settings.engine_max_batch,
         )
         self._failures = 0  # in a row
         self._thread = threading.Thread(target=self._run, name="decode-loop", daemon=True)
+
+    def keep_pace(self, pace: Pace) -> None:
+        """Give steps as much to do as was found to be right here; before the thread is started."""
+        self._feeding.pace = pace
 
     def start(self) -> None:
         self._thread.start()

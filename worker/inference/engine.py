@@ -26,6 +26,7 @@ from worker.inference.decode_loop import DecodeLoop
 from worker.inference.forward import Runner
 from worker.inference.lora import Adapter
 from worker.inference.metrics import EngineMetrics
+from worker.inference.pace import find_pace
 from worker.inference.request_checks import check_adapter, check_length, check_prompt_ids, check_room, check_sampling
 from worker.inference.runner import ModelRunner
 from worker.inference.sampling import RowSampler
@@ -71,6 +72,10 @@ class LocalEngine:
         self._adapters = _adapter_cache(loaded, self._runner, blobs, settings, metrics)
         self._preparing = 0  # requests whose adapter is loaded, or that are rendered
         self._loop = DecodeLoop(self._runner, settings, metrics, base_model=base_model, on_death=on_death)
+
+    def find_pace(self) -> None:
+        """See by steps of the model how much a step had best do on this machine; before `start`."""
+        self._loop.keep_pace(find_pace(self._runner))
 
     def start(self) -> None:
         """Begin to answer; ``on_death`` is called, in another thread, should that end by itself."""

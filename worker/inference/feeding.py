@@ -7,18 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-import torch
-
 from worker.inference.answers import Answer
 from worker.inference.forward import Row
 from worker.inference.kv import Slot
+from worker.inference.pace import Pace
 from worker.inference.sampling import Choice
-from worker.inference.speculation import CHEAP_TOKENS, PromptLookup
+from worker.inference.speculation import PromptLookup
 
-# Prompt tokens of a step. While rows are answered, each waits for them; a CPU reads its weights once for them all,
-# so that a few cost little, and a GPU computes many in the time of that reading.
-ALONE_TOKENS: Final = 512
-BESIDE_TOKENS: Final = {"cpu": 32, "cuda": 512}
+ALONE_TOKENS: Final = 512  # of prompts, in a step in which nobody waits for the next token of an answer
 
 
 class RunningRow:
@@ -81,19 +77,19 @@ class Feed:
 
 
 class Feeding:
-    """How much a step feeds. ``beside_tokens`` of prompts while rows are answered; None leaves it to the device."""
+    """How much a step feeds. ``beside_tokens`` of prompts while rows are answered; None leaves it to the pace."""
 
-    def __init__(self, device: torch.device, *, beside_tokens: int | None, speculates: bool) -> None:
-        self._beside_tokens = beside_tokens or BESIDE_TOKENS[device.type]
+    def __init__(self, pace: Pace, *, beside_tokens: int | None, speculates: bool) -> None:
+        self.pace = pace
+        self._beside_tokens = beside_tokens
         self._speculates = speculates
 
     def plan(self, rows: Sequence[RunningRow]) -> list[Feed]:
         """Divide a step among rows, of which those that came first read their prompts first."""
         answered = [row for row in rows if not row.reads_prompt]
-        prompts = self._read_prompts(
-            [row for row in rows if row.reads_prompt], self._beside_tokens if answered else ALONE_TOKENS
-        )
-        spare = CHEAP_TOKENS - len(answered) - sum(len(feed.tokens) for feed in prompts)
+        beside = self._beside_tokens or self.pace.beside_tokens
+        prompts = self._read_prompts([row for row in rows if row.reads_prompt], beside if answered else ALONE_TOKENS)
+        spare = self.pace.cheap_tokens - len(answered) - sum(len(feed.tokens) for feed in prompts)
         return [*self._go_on(answered, spare if self._speculates else 0), *prompts]
 
     def _go_on(self, rows: Sequence[RunningRow], spare: int) -> list[Feed]:

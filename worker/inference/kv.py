@@ -123,6 +123,11 @@ class KvPool:
         self._arenas = {length: Arena(shape, length) for length in lengths}
 
     @property
+    def longest(self) -> int:
+        """Tokens of the longest slot: the context."""
+        return max(self._arenas)
+
+    @property
     def used_bytes(self) -> int:
         """Bytes of the slots that requests have."""
         return sum(len(arena.slots) * arena.slot_bytes for arena in self._arenas.values())

@@ -80,6 +80,7 @@ class LoraGroup:
         self.in_features = in_features
         self.out_features = tuple(out_features)
         self.offsets = (0, *accumulate(out_features))
+        self.numbers_per_column = in_features * len(names) + self.offsets[-1]
         self.a_SRI: Tensor | None = None
         self.b_RO: tuple[Tensor, ...] = ()
 
@@ -132,7 +133,7 @@ class LoraGroup:
                     factor[:rank] = values
                 if rank < len(factor):
                     factor[rank:] = 0
-        return _width(columns) * (self.in_features * len(self.names) + sum(self.out_features)) * self.a_SRI.itemsize
+        return _width(columns) * self.numbers_per_column * self.a_SRI.itemsize
 
     def _allocate(self, columns: int, like: Tensor) -> None:
         self.a_SRI = like.new_zeros(len(self.names), columns, self.in_features)

@@ -4,6 +4,8 @@ Compiled code spares what costs most with small models: the starts of many small
 ``native``'s.
 """
 
+import time
+from collections.abc import Callable
 from typing import Final
 
 import torch
@@ -15,18 +17,21 @@ from worker.inference.native.kernels import AttentionRows, Kernels, LoraRows, Lo
 from worker.inference.ops import Heads, Rotation, TorchOps
 from worker.inference.step import Step
 
-# Of a part of a prompt. The kernel goes token by token and so reads nothing twice; from about so many tokens on torch's
-# products, which are bound by arithmetic, are as fast (measured on two Zen 4 cores at widths of 576).
-MOST_TOKENS: Final = 64
+# What is tried to find where torch's products become the faster ones, and within what that can be.
+_TRIED_TOKENS: Final = (64, 256)
+_TRIED_WIDTH, _TRIED_RANK, _REPEATS = 1024, 16, 7
+_LEAST, _MOST = 10**6, 10**8
 
 
 class NativeOps(TorchOps):
     """Implements ``ops.Ops`` on a CPU."""
 
-    def __init__(self, kernels: Kernels) -> None:
+    def __init__(self, kernels: Kernels, crossover: int) -> None:
+        """Leave a part of a prompt to torch's products where it takes more than so many multiply-adds for a layer."""
         self._kernels = kernels
+        self._crossover = crossover
         self._sites: dict[LoraGroup, LoraSite] = {}
-        self._planned: tuple[LoraPlan, tuple[LoraRows | None, ...]] | None = None
+        self._planned: tuple[LoraPlan, tuple[LoraRows, ...]] | None = None
         self._stepped: tuple[Step, tuple[AttentionRows, ...]] | None = None
 
     def rms_norm(self, x_NH: Tensor, weight_H: Tensor, epsilon: float) -> Tensor:
@@ -67,7 +72,8 @@ class NativeOps(TorchOps):
         if not plan.touches(group.names):
             return
         for part, rows in zip(plan.parts, self._lora_rows(plan), strict=True):
-            if rows is None:
+            work = rows.count * (part.columns.stop - part.columns.start) * group.numbers_per_column
+            if not part.is_shared and work > self._crossover * len(group.names):
                 group.add_part(x_NI, y_NO, part)
             else:
                 self._kernels.lora(y_NO[part.tokens], x_NI[part.tokens], self._site(group), rows)
@@ -89,18 +95,51 @@ class NativeOps(TorchOps):
             self._stepped = (step, tuple(made))
         return self._stepped[1]
 
-    def _lora_rows(self, plan: LoraPlan) -> tuple[LoraRows | None, ...]:
-        """Give what the kernel needs for each part; None for one that is left to torch."""
+    def _lora_rows(self, plan: LoraPlan) -> tuple[LoraRows, ...]:
+        """Give what the kernel needs for each part."""
         if self._planned is None or self._planned[0] is not plan:
             self._planned = (plan, tuple(_prepare(part, plan) for part in plan.parts))
         return self._planned[1]
 
 
-def _prepare(part: Columns, plan: LoraPlan) -> LoraRows | None:
+def _prepare(part: Columns, plan: LoraPlan) -> LoraRows:
     if part.is_shared:
         return LoraRows(plan.begins, plan.ranks[None])
     count = part.tokens.stop - part.tokens.start
-    if count > MOST_TOKENS:
-        return None
     begin, rank = part.columns.start, part.columns.stop - part.columns.start
     return LoraRows(torch.full((count,), begin, dtype=torch.int32), torch.full((1, count), rank, dtype=torch.int32))
+
+
+def find_crossover(kernels: Kernels, dtype: torch.dtype) -> int:
+    """Give the multiply-adds for one layer from which torch's two products are faster than the kernel, on this machine.
+
+    Products take a while to start, and then do more at a time: how long both take for two lengths says from where on
+    that pays. A few milliseconds.
+    """
+    group = LoraGroup(["tried"], _TRIED_WIDTH, [_TRIED_WIDTH])
+    a_RI, b_RO = torch.ones(_TRIED_RANK, _TRIED_WIDTH, dtype=dtype), torch.ones(_TRIED_RANK, _TRIED_WIDTH, dtype=dtype)
+    site = LoraSite(a_RI[None], [b_RO], [0])
+    group.a_SRI, group.b_RO = a_RI[None], (b_RO,)
+    kernel_s, products_s = [], []
+    for tokens in _TRIED_TOKENS:
+        x_NI, y_NO = torch.ones(tokens, _TRIED_WIDTH, dtype=dtype), torch.ones(tokens, _TRIED_WIDTH, dtype=dtype)
+        part = Columns(slice(0, tokens), slice(0, _TRIED_RANK), None, is_shared=False)
+        begins, ranks = torch.zeros(tokens, dtype=torch.int32), torch.full((1, tokens), _TRIED_RANK, dtype=torch.int32)
+        rows = LoraRows(begins, ranks)
+        kernel_s.append(_shortest(lambda x=x_NI, y=y_NO, rows=rows: kernels.lora(y, x, site, rows)))
+        products_s.append(_shortest(lambda x=x_NI, y=y_NO, part=part: group.add_part(x, y, part)))
+    few, many = (tokens * _TRIED_RANK * group.numbers_per_column for tokens in _TRIED_TOKENS)
+    slope = max(0.0, (products_s[1] - products_s[0]) / (many - few))
+    start_s, saved = products_s[0] - slope * few, kernel_s[1] / many - slope
+    if saved <= 0:
+        return _MOST
+    return int(min(max(start_s / saved, _LEAST), _MOST))
+
+
+def _shortest(work: Callable[[], None]) -> float:
+    lengths = []
+    for _ in range(_REPEATS):
+        began_s = time.perf_counter()
+        work()
+        lengths.append(time.perf_counter() - began_s)
+    return min(lengths)

@@ -22,7 +22,7 @@ from worker.inference.kv import KvPool, KvShape
 from worker.inference.kv_budget import running_bytes
 from worker.inference.lora import LoraBank, LoraGroup
 from worker.inference.native.build import load
-from worker.inference.native_ops import NativeOps
+from worker.inference.native_ops import NativeOps, find_crossover
 from worker.inference.ops import Ops, TorchOps
 from worker.inference.passes import Pass, StepLora, TransformersPass, all_groups, biases_of, size_of
 from worker.inference.projection import Make, Weights, can_quantize, maker
@@ -79,9 +79,9 @@ class ModelRunner:
                 f"{loaded.dtype} on {loaded.device}: leave the setting out"
             )
         kernels = load(settings.kernels_folder) if settings.engine_native and loaded.device.type == "cpu" else None
-        ops = TorchOps() if kernels is None else NativeOps(kernels)
         make = maker(settings.engine_weights, kernels)
         with torch.inference_mode():
+            ops = TorchOps() if kernels is None else NativeOps(kernels, find_crossover(kernels, loaded.dtype))
             _try(loaded, ops, _make_recorder(loaded, settings))
             way = _make_way(loaded.model, make, ops, loaded.context_tokens)
         shape = kv_shape(loaded.model)

@@ -13,9 +13,6 @@ LONGEST_GUESS: Final = 12
 FIRST_PAUSE: Final = 8  # steps
 LONGEST_PAUSE: Final = 256
 
-# Tokens of one step up to which a few more cost little, because the weights are read once for all of them.
-CHEAP_TOKENS: Final = 16
-
 
 class PromptLookup:
     """One row's guesses. How many tokens are guessed follows from how many were right.

@@ -1,0 +1,88 @@
+"""How much a step is given to do: prompt tokens beside the rows that are answered, and guesses to be checked.
+
+Both follow from how a step's length grows with its tokens, which is tried once on this machine before requests come: a
+step reads all weights whatever it computes, so a few tokens more cost little, until arithmetic takes longer than that.
+Knows steps, not requests.
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+from worker.inference.forward import Row, Runner
+
+logger = logging.getLogger(__name__)
+
+TRIED: Final = (1, 4, 8, 16, 32, 64, 128, 256, 512)  # tokens
+LEAST_PART: Final = 16
+REPEATS: Final = 3
+LONGEST_STEP_S: Final = 0.1  # that a prompt's part may make of a step in which others wait for their next token
+ENOUGH: Final = 0.85  # of the best rate of tokens that any part reaches
+CHEAP: Final = 1.5  # times the length of a step of one token
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What a step is given.
+
+    Attributes:
+        beside_tokens: prompt tokens, while rows are answered: each of these waits for them.
+        cheap_tokens: tokens of a step up to which a few more, such as guesses, cost little.
+    """
+
+    beside_tokens: int
+    cheap_tokens: int
+
+
+UNTRIED: Final = {"cpu": Pace(32, 16), "cuda": Pace(512, 64)}  # by the device's type; what has been seen to do
+
+
+def find_pace(runner: Runner) -> Pace:
+    """Take steps of growing length, about a second of them in all; before requests come."""
+    with torch.inference_mode():
+        seconds = _take_steps(runner)
+    pace = choose_pace(seconds)
+    lengths = ", ".join(f"{tokens}: {length * 1e3:.1f}" for tokens, length in seconds.items())
+    logger.info("%s, by the milliseconds of a step of so many tokens (%s)", pace, lengths)
+    return pace
+
+
+def choose_pace(seconds: Mapping[int, float]) -> Pace:
+    """Choose by the lengths of steps, by their tokens; that of one token is among them.
+
+    The least part of a prompt that is read at nearly the best rate, but none that makes a step too long.
+    """
+    parts = {tokens: length for tokens, length in seconds.items() if tokens >= LEAST_PART} or seconds
+    bearable = {tokens: length for tokens, length in parts.items() if length <= LONGEST_STEP_S}
+    if not bearable:
+        beside = min(parts)
+    else:
+        rates = {tokens: tokens / length for tokens, length in bearable.items()}
+        beside = min(tokens for tokens, rate in rates.items() if rate >= ENOUGH * max(rates.values()))
+    cheap = max(tokens for tokens, length in seconds.items() if length <= CHEAP * seconds[1])
+    return Pace(beside, cheap)
+
+
+def _take_steps(runner: Runner) -> dict[int, float]:
+    found: dict[int, float] = {}
+    for tokens in TRIED:
+        slot = runner.kv.take(tokens) if tokens <= runner.kv.longest else None
+        if slot is None:
+            break
+        lengths = []
+        try:
+            for _ in range(REPEATS + 1):  # the first is slower than those to come
+                began_s = time.perf_counter()
+                runner.forward([Row(slot, [1] * tokens, None, 1)]).sum().item()  # waits for a device
+                lengths.append(time.perf_counter() - began_s)
+                slot.truncate(0)
+        finally:
+            runner.kv.release(slot)
+        found[tokens] = min(lengths[1:])
+        if tokens >= LEAST_PART and found[tokens] > LONGEST_STEP_S:
+            break
+    return found
