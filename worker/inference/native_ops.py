@@ -6,6 +6,7 @@ Compiled code spares what costs most with small models: the starts of many small
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import torch
@@ -126,8 +127,8 @@ def find_crossover(kernels: Kernels, dtype: torch.dtype) -> int:
         part = Columns(slice(0, tokens), slice(0, _TRIED_RANK), None, is_shared=False)
         begins, ranks = torch.zeros(tokens, dtype=torch.int32), torch.full((1, tokens), _TRIED_RANK, dtype=torch.int32)
         rows = LoraRows(begins, ranks)
-        kernel_s.append(_shortest(lambda x=x_NI, y=y_NO, rows=rows: kernels.lora(y, x, site, rows)))
-        products_s.append(_shortest(lambda x=x_NI, y=y_NO, part=part: group.add_part(x, y, part)))
+        kernel_s.append(_shortest(partial(kernels.lora, y_NO, x_NI, site, rows)))
+        products_s.append(_shortest(partial(group.add_part, x_NI, y_NO, part)))
     few, many = (tokens * _TRIED_RANK * group.numbers_per_column for tokens in _TRIED_TOKENS)
     slope = max(0.0, (products_s[1] - products_s[0]) / (many - few))
     start_s, saved = products_s[0] - slope * few, kernel_s[1] / many - slope

@@ -7,7 +7,7 @@ head's width, P slots, L places of a slot.
 
 import ctypes
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ _SIGNATURES: Final = {
     "chunk_attention": (*[_POINTER] * 2, _NUMBER, *[_POINTER] * 4, *[_NUMBER] * 7, _REAL, _COUNT),
     "lora": (_POINTER, _NUMBER, _POINTER, _NUMBER, _POINTER, _POINTER, _COUNT),
 }
-_PRODUCT_SIGNATURE: Final = (*[_POINTER] * 3, _NUMBER, _POINTER, _COUNT)
+_PRODUCT_SIGNATURE: Final[tuple[Any, ...]] = (*[_POINTER] * 3, _NUMBER, _POINTER, _COUNT)
 _SUFFIXES: Final = {torch.bfloat16: "bf16", torch.float32: "f32"}
 
 _Functions = dict[torch.dtype, Callable[..., None]]
