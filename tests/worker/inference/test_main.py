@@ -20,13 +20,13 @@ from tests.kernels import share_kernels
 from tests.tiny_models import write_tiny_phi
 from tests.worker.inference.bench import PeftOracle, gather, make_request
 
-# The real process, except for what every step does.
+# The real process, except for what every step does once it answers.
 BROKEN = """
 import sys, time
 from worker.inference import __main__ as process
-from worker.inference.runner import ModelRunner
+from worker.inference.engine import LocalEngine
 
-build = ModelRunner.build
+find_pace = LocalEngine.find_pace
 
 def fail(_rows):
     raise RuntimeError("injected")
@@ -34,12 +34,11 @@ def fail(_rows):
 def hang(_rows):
     time.sleep(3600)
 
-def build_broken(loaded, settings):
-    runner = build(loaded, settings)
-    runner.forward = {step}
-    return runner
+def find_pace_and_break(engine):
+    find_pace(engine)
+    engine._runner.forward = {step}
 
-ModelRunner.build = build_broken
+LocalEngine.find_pace = find_pace_and_break
 sys.exit(process.main())
 """
 
