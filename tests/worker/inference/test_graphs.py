@@ -267,6 +267,14 @@ def test_other_steps_are_taken_without(
     assert tape.recorded == 0
 
 
+def test_a_step_that_is_taken_apart_is_taken_without(twins: Twins, tape: Tape) -> None:
+    request = twins.begin()
+    while not twins.graphed.timer.is_on:
+        twins.graphed.timer.begin()
+    twins.step(request)
+    assert tape.recorded == 0
+
+
 def test_an_engine_tries_replayed_steps_when_it_starts(
     folder: Path, tape: Tape, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
