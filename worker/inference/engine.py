@@ -23,10 +23,9 @@ from worker.inference.adapters import AdapterCache
 from worker.inference.answers import Answer
 from worker.inference.constraints import ConstraintCompiler, ConstraintState
 from worker.inference.decode_loop import DecodeLoop
-from worker.inference.forward import Runner
 from worker.inference.lora import Adapter
 from worker.inference.metrics import EngineMetrics
-from worker.inference.pace import find_pace
+from worker.inference.pace import TunableRunner, find_longest_shared, find_pace
 from worker.inference.request_checks import check_adapter, check_length, check_prompt_ids, check_room, check_sampling
 from worker.inference.runner import ModelRunner
 from worker.inference.sampling import RowSampler
@@ -36,7 +35,7 @@ from worker.models.loading import LoadedModel
 Read = TypeVar("Read")
 
 
-class AdaptableRunner(Runner, Protocol):
+class AdaptableRunner(TunableRunner, Protocol):
     """A runner that says which layers adapters can change."""
 
     @property
@@ -74,7 +73,8 @@ class LocalEngine:
         self._loop = DecodeLoop(self._runner, settings, metrics, base_model=base_model, on_death=on_death)
 
     def find_pace(self) -> None:
-        """See by steps of the model how much a step had best do on this machine; before `start`."""
+        """See by steps of the model how much a step had best do on this machine, and how; before `start`."""
+        find_longest_shared(self._runner)
         self._loop.keep_pace(find_pace(self._runner))
 
     def start(self) -> None:

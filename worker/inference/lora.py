@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from core.text.rendering import Renderer
-from worker.inference.lora_plan import Columns, LoraPlan, Span, make_plan
+from worker.inference.lora_plan import LONGEST_SHARED, Columns, LoraPlan, Span, make_plan
 
 WIDTH_MULTIPLE: Final = 8  # of columns: rows of a factor then begin at 16 bytes, as matrix kernels like it
 
@@ -245,10 +245,13 @@ class LoraBank:
         if not placement.pins:
             del self._placements[digest]
 
-    def plan(self, spans: Sequence[Span]) -> LoraPlan:
-        """Say which columns each token of a step uses; ``spans`` cover the tokens in order, short ones first."""
+    def plan(self, spans: Sequence[Span], longest_shared: int = LONGEST_SHARED) -> LoraPlan:
+        """Say which columns each token of a step uses; ``spans`` cover the tokens in order, short ones first.
+
+        Those of no more than ``longest_shared`` tokens are short.
+        """
         places = {digest: placement.columns for digest, placement in self._placements.items()}
-        return make_plan(spans, places, self._biases)
+        return make_plan(spans, places, self._biases, longest_shared)
 
     def _find_columns(self, width: int) -> slice | None:
         """Find room: free columns if there are any, else those whose users were all gone the longest."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from worker.inference.lora import Adapter
 
 # Tokens up to which a row is short: its work in the shared product grows with the columns of all adapters, its launches
-# do not; and attention goes token by token.
+# do not; and attention goes token by token. Where nothing better is known of a machine.
 LONGEST_SHARED: Final = 8
 
 
@@ -63,7 +63,9 @@ class LoraPlan:
         return not self.layers.isdisjoint(names)
 
 
-def make_plan(spans: Sequence[Span], places: Mapping[str, slice], biases: dict[str, Tensor]) -> LoraPlan:
+def make_plan(
+    spans: Sequence[Span], places: Mapping[str, slice], biases: dict[str, Tensor], longest_shared: int
+) -> LoraPlan:
     """Plan a step whose tokens the spans cover in order; the first ones share a product as long as they are short."""
     parts: list[Columns] = []
     stretched: list[tuple[slice, Adapter]] = []
@@ -74,7 +76,7 @@ def make_plan(spans: Sequence[Span], places: Mapping[str, slice], biases: dict[s
         columns = None if span.adapter is None else places[span.adapter.digest]
         tokens = slice(begin, begin + span.tokens)
         begin = tokens.stop
-        if span.tokens <= LONGEST_SHARED and tokens.start == sum(tokens for tokens, _ in shared):
+        if span.tokens <= longest_shared and tokens.start == sum(tokens for tokens, _ in shared):
             shared.append((span.tokens, columns))
         elif columns is not None:
             parts.append(Columns(tokens, columns, None, is_shared=False))

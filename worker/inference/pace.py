@@ -2,27 +2,40 @@
 
 Both follow from how a step's length grows with its tokens, which is tried once on this machine before requests come: a
 step reads all weights whatever it computes, so a few tokens more cost little, until arithmetic takes longer than that.
-Knows steps, not requests.
+Up to how many tokens rows are computed together is tried as well. Knows steps, not requests.
 """
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import torch
 
 from worker.inference.forward import Row, Runner
+from worker.inference.kv import Slot
 
 logger = logging.getLogger(__name__)
 
 TRIED: Final = (1, 4, 8, 16, 32, 64, 128, 256, 512)  # tokens
 LEAST_PART: Final = 16
+SHARED_TRIED: Final = (2, 4, 8, 16)  # tokens of a row
+SHARED_ROWS: Final = 4
 REPEATS: Final = 3
 LONGEST_STEP_S: Final = 0.1  # that a prompt's part may make of a step in which others wait for their next token
 ENOUGH: Final = 0.85  # of the best rate of tokens that any part reaches
 CHEAP: Final = 1.5  # times the length of a step of one token
+
+
+class TunableRunner(Runner, Protocol):
+    """A runner that can compute rows of a few tokens in two ways.
+
+    Attributes:
+        longest_shared: rows of up to so many tokens are computed together, token by token, longer ones one by one.
+    """
+
+    longest_shared: int
 
 
 @dataclass(frozen=True)
@@ -51,6 +64,32 @@ def find_pace(runner: Runner) -> Pace:
     return pace
 
 
+def find_longest_shared(runner: TunableRunner) -> None:
+    """Let the runner compute rows of a few tokens together as long as that is the faster way, and else one by one."""
+    best = 1
+    with torch.inference_mode():
+        for tokens in SHARED_TRIED:
+            together_s, apart_s = (_take_step(runner, tokens, longest) for longest in (tokens, tokens - 1))
+            if together_s is None or apart_s is None or together_s > apart_s:
+                break
+            best = tokens
+    runner.longest_shared = best
+    logger.info("rows of up to %d tokens are computed together", best)
+
+
+def _take_step(runner: TunableRunner, tokens: int, longest_shared: int) -> float | None:
+    """Give the length of a step of some rows of so many tokens; None where there is no room for them."""
+    runner.longest_shared = longest_shared
+    slots = [slot for slot in (runner.kv.take(tokens) for _ in range(SHARED_ROWS)) if slot is not None]
+    try:
+        if len(slots) < SHARED_ROWS:
+            return None
+        return _shortest(runner, slots, tokens)
+    finally:
+        for slot in slots:
+            runner.kv.release(slot)
+
+
 def choose_pace(seconds: Mapping[int, float]) -> Pace:
     """Choose by the lengths of steps, by their tokens; that of one token is among them.
 
@@ -73,16 +112,22 @@ def _take_steps(runner: Runner) -> dict[int, float]:
         slot = runner.kv.take(tokens) if tokens <= runner.kv.longest else None
         if slot is None:
             break
-        lengths = []
         try:
-            for _ in range(REPEATS + 1):  # the first is slower than those to come
-                began_s = time.perf_counter()
-                runner.forward([Row(slot, [1] * tokens, None, 1)]).sum().item()  # waits for a device
-                lengths.append(time.perf_counter() - began_s)
-                slot.truncate(0)
+            found[tokens] = _shortest(runner, [slot], tokens)
         finally:
             runner.kv.release(slot)
-        found[tokens] = min(lengths[1:])
         if tokens >= LEAST_PART and found[tokens] > LONGEST_STEP_S:
             break
     return found
+
+
+def _shortest(runner: Runner, slots: Sequence[Slot], tokens: int) -> float:
+    """Give the length of the fastest of some steps with so many tokens for each slot."""
+    lengths = []
+    for _ in range(REPEATS + 1):
+        began_s = time.perf_counter()
+        runner.forward([Row(slot, [1] * tokens, None, 1) for slot in slots]).sum().item()  # waits for a device
+        lengths.append(time.perf_counter() - began_s)
+        for slot in slots:
+            slot.truncate(0)
+    return min(lengths[1:])  # the first is slower than those to come

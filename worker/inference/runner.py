@@ -21,6 +21,7 @@ from worker.inference.graphs import DecodeGraphs
 from worker.inference.kv import KvPool, KvShape
 from worker.inference.kv_budget import running_bytes
 from worker.inference.lora import LoraBank, LoraGroup
+from worker.inference.lora_plan import LONGEST_SHARED
 from worker.inference.native.build import load
 from worker.inference.native_ops import NativeOps, find_crossover
 from worker.inference.ops import Ops, TorchOps
@@ -60,6 +61,7 @@ class ModelRunner:
         self._device = model.device
         self._vocab_size = vocab_size
         self.kv = kv
+        self.longest_shared = LONGEST_SHARED
         self.bank = LoraBank(all_groups(way.projections), columns, biases_of(model))
         self.size = size_of(model, way.projections, weights)
         self.timer = StepTimer(model.device)
@@ -114,9 +116,11 @@ class ModelRunner:
         # a step that is taken apart is computed operation by operation
         logits_WV = None if self._graphs is None or self.timer.is_on else self._graphs.forward(rows)
         if logits_WV is None:
-            step = make_step(rows, self._device)
-            blocks = self.bank.plan(step.spans)
-            head = blocks if step.is_wanted_whole or not blocks.layers else self.bank.plan(step.wanted_spans)
+            step = make_step(rows, self._device, self.longest_shared)
+            blocks = self.bank.plan(step.spans, self.longest_shared)
+            head = blocks
+            if blocks.layers and not step.is_wanted_whole:
+                head = self.bank.plan(step.wanted_spans, self.longest_shared)
             logits_WV = self._way(step, StepLora(blocks, head), self.timer)
         for row in rows:
             row.slot.length += len(row.tokens)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from worker.inference.forward import Row
 from worker.inference.kv import Arena, Slot
-from worker.inference.lora_plan import LONGEST_SHARED, Span
+from worker.inference.lora_plan import Span
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,10 @@ class Step:
     is_wanted_whole: bool
 
 
-def make_step(rows: Sequence[Row], device: torch.device) -> Step:
-    """Lay out a step's tokens."""
+def make_step(rows: Sequence[Row], device: torch.device, longest_shared: int) -> Step:
+    """Lay out a step's tokens; rows of no more than ``longest_shared`` are short."""
     layout = _Layout(rows)
-    short = sorted((row for row in rows if len(row.tokens) <= LONGEST_SHARED), key=_place)
+    short = sorted((row for row in rows if len(row.tokens) <= longest_shared), key=_place)
     decode: list[DecodeRows] = []
     for number in range(max((len(row.tokens) for row in short), default=0)):
         in_round = [row for row in short if len(row.tokens) > number]
@@ -91,7 +91,7 @@ def make_step(rows: Sequence[Row], device: torch.device) -> Step:
             layout.put(row, number, number + 1)
     chunks = []
     for row in rows:
-        if len(row.tokens) > LONGEST_SHARED:
+        if len(row.tokens) > longest_shared:
             begin = len(layout.ids)
             layout.put(row, 0, len(row.tokens))
             chunks.append(Chunk(row.slot, begin, len(layout.ids), row.slot.length))

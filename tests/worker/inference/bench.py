@@ -199,6 +199,7 @@ class WatchedRunner:
         self.weight_of = runner.weight_of
         self.size = runner.size
         self.timer = runner.timer
+        self.longest_shared = runner.longest_shared
         self.forwards = 0
         self.failures = failures
         self.reached = threading.Event()

@@ -1,9 +1,17 @@
 """How much a step is given to do, by the lengths of steps."""
 
+from pathlib import Path
+
 import torch
 
+from core.settings import Settings
+from tests.kernels import home_with_kernels
+from tests.tiny_models import write_tiny_phi
 from tests.worker.inference.fake_runner import FakeRunner
-from worker.inference.pace import LONGEST_STEP_S, TRIED, Pace, choose_pace, find_pace
+from worker.inference.forward import Row
+from worker.inference.pace import LONGEST_STEP_S, TRIED, Pace, choose_pace, find_longest_shared, find_pace
+from worker.inference.runner import ModelRunner
+from worker.models.loading import load_base_model
 
 
 def lengths(start_s: float, token_s: float) -> dict[int, float]:
@@ -47,3 +55,25 @@ def test_finding_it_leaves_no_slot_behind() -> None:
     assert runner.kv.used_slots == 0
     assert pace.beside_tokens in TRIED
     assert not torch.is_inference_mode_enabled()
+
+
+def test_whether_rows_are_computed_together_changes_no_logits(tmp_path: Path) -> None:
+    loaded = load_base_model(write_tiny_phi(tmp_path / "base"), dtype="float32")
+    runner = ModelRunner.build(loaded, Settings(home=home_with_kernels()))
+    find_longest_shared(runner)
+    assert runner.longest_shared in (1, 2, 4, 8, 16)
+    assert runner.kv.used_slots == 0
+    with torch.inference_mode():
+        together, apart = _feed(runner, longest_shared=8), _feed(runner, longest_shared=1)
+    torch.testing.assert_close(together, apart, atol=1e-5, rtol=1e-5)
+
+
+def _feed(runner: ModelRunner, *, longest_shared: int) -> torch.Tensor:
+    """Feed three rows of unequal length in two steps; give the logits that follow."""
+    runner.longest_shared = longest_shared
+    slots = [slot for slot in (runner.kv.take(20) for _ in range(3)) if slot is not None]
+    for tokens in ([3, 1, 4, 1, 5], [9, 2, 6]):
+        logits = runner.forward([Row(slot, tokens[number:], None, 1) for number, slot in enumerate(slots)])
+    for slot in slots:
+        runner.kv.release(slot)
+    return logits
