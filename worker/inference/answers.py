@@ -134,12 +134,12 @@ class Answer:
             stop=self._stop,
         )
         self._pending, self._prompt = _Pending(), None
-        self._deliver(delta)
-        if reason is not None:
+        if reason is not None:  # before the asker knows, who then finds it counted and its adapter free
             self._metrics.finished(
                 reason.value, self.key.adapter, self.prompt_tokens, self.completion_tokens, self.cached_tokens
             )
             self.end()
+        self._deliver(delta)
 
     def end(self, error: ServiceError | None = None) -> None:
         """Take no further token. Whatever ended it first counts; later calls do nothing."""
