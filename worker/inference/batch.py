@@ -28,7 +28,7 @@ from worker.inference.step_timer import Part
 logger = logging.getLogger(__name__)
 
 # Factors copied between two steps while other rows are answered: some per cent of a step's time at a memory's speed.
-COPIED_BYTES: Final = 2**24
+COPIED_BYTES: Final = 3 * 2**23
 COPIED_BYTES_PER_S: Final = 200 * 2**20  # of the last step
 
 

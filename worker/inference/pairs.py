@@ -107,8 +107,9 @@ class PairReader:
             case "lora_A":
                 return tensor.to(self._dtype, copy=True)
             case "lora_B":
-                # scaled in float32, so that it is rounded once; turned last, where torch turns blocks at a time
-                return tensor.to(torch.float32, copy=True).mul_(scale).to(self._dtype).t().contiguous()
+                # torch multiplies in float32, so it is rounded once; turned last, where torch turns blocks at a time
+                wide = tensor if tensor.dtype == self._dtype else tensor.to(torch.float32)
+                return wide.mul(scale).to(self._dtype).t().contiguous()
             case _:
                 return tensor.to(torch.float32, copy=True)
 
