@@ -1,13 +1,18 @@
-"""Asks the kernel to put the process's memory on huge pages: weights are then read with fewer misses of the TLB.
+"""Asks the kernel to put memory on huge pages: weights are then read with fewer misses of the TLB.
 
 Linux only (6.1 and later); elsewhere nothing happens. What the memory holds is not known here.
 """
 
+import contextlib
 import ctypes
 import logging
+import mmap
 import sys
 from pathlib import Path
 from typing import Final
+
+import torch
+from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +36,15 @@ def use_huge_pages() -> int:
                 taken += HUGE_PAGE_BYTES
     logger.info("%d MiB of memory are on huge pages", taken // 2**20)
     return taken
+
+
+def lazy_zeros(numbers: int, dtype: torch.dtype) -> Tensor:
+    """Give a row of zeros that takes memory only as far as it is touched, on huge pages where the kernel has some."""
+    memory = mmap.mmap(-1, max(1, numbers) * dtype.itemsize)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype, count=numbers)  # keeps the mapping alive
 
 
 def _anonymous_memory() -> list[tuple[int, int]]:

@@ -5,8 +5,9 @@ range of columns everywhere, so mixed ranks need no padding. Axis letters: N tok
 I inputs, O outputs. Where adapters come from and whether they fit the model is not known here.
 """
 
+import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
@@ -16,9 +17,12 @@ import torch
 from torch import Tensor
 
 from core.text.rendering import Renderer
+from worker.inference.huge_pages import lazy_zeros
 from worker.inference.lora_plan import LONGEST_SHARED, Columns, LoraPlan, Span, make_plan
 
 WIDTH_MULTIPLE: Final = 8  # of columns: rows of a factor then begin at 16 bytes, as matrix kernels like it
+
+_ALIGNED: Final = 32  # numbers: a tensor begins at a line of the cache
 
 
 @dataclass(frozen=True)
@@ -114,14 +118,17 @@ class LoraGroup:
                 bias = 0.0 if bias_O is None else bias_O.float()
                 outputs.copy_((outputs.float() - bias) * pair.gain_O + bias)
 
-    def copy(self, adapter: Adapter, columns: slice, bank_columns: int) -> int:
-        """Write an adapter's factors into its columns, zeros where it has none; give the bytes written."""
+    def copy(self, adapter: Adapter, columns: slice, bank_columns: int, make: "_Zeros") -> int:
+        """Write an adapter's factors into its columns, zeros where it has none; give the bytes written.
+
+        ``make`` makes the group's tensors, for the first adapter that changes one of its layers.
+        """
         pairs = [adapter.pairs.get(name) for name in self.names]
         if self.a_SRI is None:
             first = next((pair for pair in pairs if pair is not None), None)
             if first is None:
                 return 0
-            self._allocate(bank_columns, first.a_RI)
+            self._allocate(bank_columns, first.a_RI, make)
         assert self.a_SRI is not None
         for number, pair in enumerate(pairs):
             for factor, values in (
@@ -135,9 +142,12 @@ class LoraGroup:
                     factor[rank:] = 0
         return _width(columns) * self.numbers_per_column * self.a_SRI.itemsize
 
-    def _allocate(self, columns: int, like: Tensor) -> None:
-        self.a_SRI = like.new_zeros(len(self.names), columns, self.in_features)
-        self.b_RO = tuple(like.new_zeros(columns, out) for out in self.out_features)
+    def _allocate(self, columns: int, like: Tensor, make: "_Zeros") -> None:
+        self.a_SRI = make((len(self.names), columns, self.in_features), like)
+        self.b_RO = tuple(make((columns, out), like) for out in self.out_features)
+
+
+_Zeros = Callable[[Sequence[int], Tensor], Tensor]  # of a shape, on the device and in the type of a tensor
 
 
 @dataclass
@@ -166,6 +176,7 @@ class LoraBank:
         self.columns = columns
         self._biases = biases  # by layer name; what DoRA does not stretch
         self.version = 0
+        self._memory: Tensor | None = None  # on a CPU: what is left of it for groups that have no tensors yet
         self._placements: OrderedDict[str, _Placement] = OrderedDict()  # least recently used first
 
     @property
@@ -221,13 +232,25 @@ class LoraBank:
                     return True
                 group = self._groups[placement.copied_groups]
                 before = group.a_SRI
-                limit_bytes -= group.copy(placement.adapter, placement.columns, self.columns)
+                limit_bytes -= group.copy(placement.adapter, placement.columns, self.columns, self._zeros)
                 if group.a_SRI is not before:
                     self.version += 1
                 placement.copied_groups += 1
                 if placement.copied_groups == len(self._groups):
                     placement.adapter = None
         return False
+
+    def _zeros(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Make a group's tensor. On a CPU all lie in one piece: huge pages are larger than one of them."""
+        if like.device.type != "cpu":
+            return like.new_zeros(*shape)
+        if self._memory is None:
+            tensors = sum(len(group.names) * 2 for group in self._groups)
+            numbers = self.columns * sum(group.numbers_per_column for group in self._groups) + tensors * _ALIGNED
+            self._memory = lazy_zeros(numbers, like.dtype)
+        numbers = math.prod(shape)
+        made, self._memory = self._memory[:numbers].view(*shape), self._memory[numbers + -numbers % _ALIGNED :]
+        return made
 
     def unpin(self, adapter: Adapter) -> None:
         placement = self._placements[adapter.digest]

@@ -77,7 +77,9 @@ class NativeOps(TorchOps):
             if not part.is_shared and work > self._crossover * len(group.names):
                 group.add_part(x_NI, y_NO, part)
             else:
-                self._kernels.lora(y_NO[part.tokens], x_NI[part.tokens], self._site(group), rows)
+                is_whole = rows.count == len(x_NI)  # two slices take as long as the call
+                y, x = (y_NO, x_NI) if is_whole else (y_NO[part.tokens], x_NI[part.tokens])
+                self._kernels.lora(y, x, self._site(group), rows)
         group.stretch(y_NO, plan)
 
     def _site(self, group: LoraGroup) -> LoraSite:
