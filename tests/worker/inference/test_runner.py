@@ -1,7 +1,8 @@
 """One step of any rows: every row gets what transformers and PEFT compute for it alone, for each architecture."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from types import SimpleNamespace
 from typing import Any
 
@@ -290,3 +291,22 @@ def test_a_model_in_8_bits_is_near_the_one_it_was_made_from(tokenizer: TextToken
     right = plain(input_ids=torch.tensor([ids])).logits[0, :, : found.shape[1]].float()
     error = (found - right).norm() / right.norm()
     assert 1e-4 < error < 0.1
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("make", ARCHITECTURES)
+def test_in_bfloat16_each_architecture_is_near_its_own_float32(
+    make: Callable[[], PreTrainedModel], native: bool, tokenizer: TextTokenizer
+) -> None:
+    torch.manual_seed(0)
+    plain = make().eval()
+    served = deepcopy(plain).bfloat16()
+    loaded = LoadedModel(served, tokenizer, 128, "fingerprint", torch.device("cpu"), torch.bfloat16)
+    runner = ModelRunner.build(loaded, Settings(home=home_with_kernels(), engine_native=native))
+    slot = runner.kv.take(20)
+    assert slot is not None
+    ids = list(range(20, 40))
+    found = torch.cat([runner.forward([Row(slot, ids[:15], None, 15)]), runner.forward([Row(slot, ids[15:], None, 5)])])
+    right = plain(input_ids=torch.tensor([ids])).logits[0, :, : found.shape[1]]
+    error = (found - right).norm() / right.norm()
+    assert 1e-5 < error < 0.05
