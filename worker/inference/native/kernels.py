@@ -14,7 +14,7 @@ from torch import Tensor
 
 from worker.inference.native.panels import Panels
 
-MOST_SECTIONS: Final = 8  # as in lora_factors.hpp
+MOST_SECTIONS: Final = 8  # as in lora_site.hpp
 
 _POINTER, _NUMBER, _REAL, _COUNT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
 _SIGNATURES: Final = {
@@ -33,7 +33,7 @@ _Functions = dict[torch.dtype, Callable[..., None]]
 
 
 class _LoraSite(ctypes.Structure):
-    """As LoraSite in lora_factors.hpp."""
+    """As LoraSite in lora_site.hpp."""
 
     _fields_ = (
         ("a", _POINTER),
@@ -112,7 +112,7 @@ class AttentionRows:
 
 
 class _LoraRows(ctypes.Structure):
-    """As LoraRows in lora_factors.hpp."""
+    """As LoraRows in lora_site.hpp."""
 
     _fields_ = (("begins", _POINTER), ("ranks", _POINTER), ("ranks_stride", _NUMBER), ("count", _NUMBER))
 

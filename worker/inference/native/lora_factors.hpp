@@ -4,33 +4,12 @@
 
 #include <algorithm>
 
-#include "lanes.hpp"
+#include "lora_site.hpp"
+#include "lora_tiles.hpp"
 
 namespace {
 
-// Modules that share an input: a_SRI, and of each its b_RO and where its outputs lie in y. As kernels.py's LoraSite.
-constexpr int MOST_SECTIONS = 8;
 constexpr int64_t MOST_OUTPUTS = 1024;  // a chunk's sums of four rows fit in the first-level cache
-struct LoraSite {
-    const void* a;
-    int64_t sections, columns, inputs;
-    const void* b[MOST_SECTIONS];
-    int64_t offsets[MOST_SECTIONS], widths[MOST_SECTIONS];
-};
-
-// As kernels.py's LoraRows: which columns of the bank each row uses, of each section where `ranks_stride` is not 0.
-struct LoraRows {
-    const int32_t *begins, *ranks;
-    int64_t ranks_stride, count;
-};
-
-// Rows of one adapter in one module: they share the reads of its factors. h_MR is what lies between the two.
-struct LoraPart {
-    int64_t section, begin, rank;
-    const int32_t* rows;
-    int64_t count;
-    float* h;
-};
 
 // Dots of C rows of `a` with x.
 template <int C, class T>
@@ -49,7 +28,7 @@ inline void dot(float* dots, const Bf16* x, const Bf16* a, int64_t inputs) {
     __m512 sums[C];
     for (int row = 0; row < C; ++row) sums[row] = _mm512_setzero_ps();
     for (int64_t at = 0; at < inputs; at += 32) {
-        __mmask32 mask = at + 32 <= inputs ? 0xffffffffu : (1u << (inputs - at)) - 1;
+        __mmask32 mask = first(inputs - at);
         __m512bh lanes = (__m512bh)_mm512_maskz_loadu_epi16(mask, x + at);
         for (int row = 0; row < C; ++row) {
             __m512bh factors = (__m512bh)_mm512_maskz_loadu_epi16(mask, a + row * inputs + at);
@@ -67,7 +46,12 @@ void shrink(const LoraPart& part, int64_t from, int64_t to, const T* x, int64_t 
     const T* a = static_cast<const T*>(site.a) + (part.section * site.columns + part.begin) * site.inputs;
     for (int64_t column = from; column < to;) {
         int64_t step = to - column >= 4 ? 4 : 1;
-        for (int64_t row = 0; row < part.count; ++row) {
+        int64_t begin = step == 4 ? dot_rows(part, column, x, x_stride, a + column * site.inputs, site.inputs) : 0;
+        for (int64_t row = 0; row < begin; ++row) {
+            float* h = part.h + row * part.rank + column;
+            for (int64_t at = 0; at < step; ++at) h[at] = as_stored<T>(h[at]);
+        }
+        for (int64_t row = begin; row < part.count; ++row) {
             const T* in = x + part.rows[row] * x_stride;
             float* h = part.h + row * part.rank + column;
             if (step == 4) dot<4>(h, in, a + column * site.inputs, site.inputs);
@@ -105,8 +89,6 @@ inline void weigh(float* sums, int64_t sums_stride, const float* h, int64_t h_st
 }
 
 #ifdef __AVX512BF16__
-inline __mmask32 first(int64_t count) { return count >= 32 ? 0xffffffffu : (1u << count) - 1; }
-
 inline void take_up(float* sums, const Bf16* y, int64_t width) {
     for (int64_t at = 0; at < width; at += 32) {
         __m512i low = _mm512_setzero_si512(), lanes = _mm512_maskz_loadu_epi16(first(width - at), y + at);
@@ -183,11 +165,12 @@ void expand_rows(const LoraPart& part, int64_t row, int64_t at, int64_t width, T
     for (int which = 0; which < M; ++which) put_down(places[which], sums + which * CHUNK, width);
 }
 
-// Outputs [from, to) of a part: b is read in runs of a chunk, once for up to four rows.
+// Outputs [from, to) of a part: b is read in runs of a chunk, once for up to four rows; of many rows in tiles.
 template <class T>
 void expand(const LoraPart& part, int64_t from, int64_t to, T* y, int64_t y_stride, const LoraSite& site) {
+    const int64_t begin = expand_tiles(part, from, to, y, y_stride, site);
     for (int64_t at = from; at < to; at += MOST_OUTPUTS)
-        for (int64_t row = 0; row < part.count; row += 4) {
+        for (int64_t row = begin; row < part.count; row += 4) {
             int64_t width = std::min(MOST_OUTPUTS, to - at), left = part.count - row;
             if (left >= 4) expand_rows<4>(part, row, at, width, y, y_stride, site);
             else if (left == 3) expand_rows<3>(part, row, at, width, y, y_stride, site);
