@@ -46,6 +46,7 @@ class Residence:
         self._base_folder = base_folder
         self._server = server
         self._files = files
+        self._asking = asyncio.Lock()
         self._served: Served | None = None
         self._listed: frozenset[str] = frozenset()  # the server's names when it was last asked
         self._entries: dict[str, _Entry] = {}
@@ -67,7 +68,8 @@ class Residence:
         Raises:
             EngineUnavailable: it cannot be reached, or serves something else.
         """
-        return self._served or await self.look()
+        async with self._asking:  # an answer that is older than a load would take the load back
+            return self._served or await self.look()
 
     async def look(self) -> Served:
         """Ask the server what it holds, and forget what it no longer has; raises as `served`."""

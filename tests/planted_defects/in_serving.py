@@ -6,7 +6,6 @@ RUNNER = "tests/worker/inference/test_runner.py"
 MIX = f"{RUNNER}::test_each_row_of_any_mix_has_its_own_adapters_logits"
 LORA = "tests/worker/inference/test_lora.py"
 KV = "tests/worker/inference/test_kv.py"
-KERNELS = "tests/worker/inference/native/test_kernels.py"
 GRAPHS = "tests/worker/inference/test_graphs.py"
 OTHERS = "tests/worker/inference/test_prefix.py::test_what_others_left_is_not_found"
 
@@ -73,20 +72,6 @@ DEFECTS = (
         '        hidden_PL = torch.zeros(n_places, width).masked_fill_(torch.arange(width) >= ends, float("-inf"))\n',
         "        hidden_PL = torch.zeros(n_places, width)\n",
         (MIX,),
-    ),
-    Defect(
-        "a token of a prompt's part sees the one after it",
-        "worker/inference/native/chunk_attention.hpp",
-        "        queries.counts[which] = chunk.past + token + 1;\n",
-        "        queries.counts[which] = chunk.past + token + 2;\n",
-        (f"{KERNELS}::TestChunkAttention::test_each_token_attends_as_if_it_came_alone",),
-    ),
-    Defect(
-        "rows of a product beyond the first run read the first run's inputs",
-        "worker/inference/native/product.hpp",
-        "        from[which] = x + (row + which) * x_stride;\n",
-        "        from[which] = x + which * x_stride;\n",
-        (f"{KERNELS}::TestProduct::test_it_is_torchs_linear",),
     ),
     Defect(
         "a recorded step writes into the slots of rows that take no part",
