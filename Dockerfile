@@ -36,7 +36,7 @@ ENTRYPOINT ["loramill"]
 
 FROM runtime AS gpu
 USER root
-# engines compile their kernels for the CPU that they find; without them decoding on a CPU takes twice as long
+# engines compile their kernels for the CPU that they find; without them decoding on a CPU takes two to three times as long
 RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 USER 1000:1000
 COPY --from=gpu-installed /opt/loramill /opt/loramill

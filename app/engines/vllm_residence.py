@@ -46,7 +46,6 @@ class Residence:
         self._base_folder = base_folder
         self._server = server
         self._files = files
-        self._asking = asyncio.Lock()
         self._served: Served | None = None
         self._listed: frozenset[str] = frozenset()  # the server's names when it was last asked
         self._entries: dict[str, _Entry] = {}
@@ -68,11 +67,11 @@ class Residence:
         Raises:
             EngineUnavailable: it cannot be reached, or serves something else.
         """
-        async with self._asking:  # an answer that is older than a load would take the load back
-            return self._served or await self.look()
+        return self._served or await self.look()
 
     async def look(self) -> Served:
         """Ask the server what it holds, and forget what it no longer has; raises as `served`."""
+        loads = {digest: entry.load for digest, entry in self._entries.items() if _is_loaded(entry)}
         cards = await self._server.list_models()
         base = next((card for card in cards if card.parent is None), None)
         if base is None or base.max_model_len is None:
@@ -82,8 +81,10 @@ class Residence:
                 self._base_model, f"it serves {base.root}; start it with --model {self._base_folder}"
             )
         self._listed = frozenset(card.id for card in cards if card.parent is not None)
-        for digest, entry in self._entries.items():
-            if _is_loaded(entry) and name_of(digest) not in self._listed:
+        for digest, load in loads.items():
+            entry = self._entries[digest]
+            # one that was loaded after the question cannot be in the answer
+            if entry.load is load and name_of(digest) not in self._listed:
                 entry.load = None
         self._served = Served(base.id, base.max_model_len)
         return self._served

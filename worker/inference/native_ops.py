@@ -14,7 +14,8 @@ from torch import Tensor
 
 from worker.inference.lora import LoraGroup
 from worker.inference.lora_plan import Columns, LoraPlan
-from worker.inference.native.kernels import AttentionRows, Kernels, LoraRows, LoraSite
+from worker.inference.native.kernels import Kernels
+from worker.inference.native.rows import AttentionRows, LoraRows, LoraSite
 from worker.inference.ops import Heads, Rotation, TorchOps
 from worker.inference.step import Step
 

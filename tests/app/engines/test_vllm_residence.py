@@ -8,7 +8,7 @@ import pytest
 
 from app.engines.vllm_adapters import AdapterFiles, read_base
 from app.engines.vllm_residence import Residence, name_of
-from app.engines.vllm_server import VllmServer
+from app.engines.vllm_server import Card, VllmServer
 from core.errors import EngineUnavailable
 from tests.app.engines.conftest import BASE, Deployment
 from tests.fake_vllm import FakeVllm
@@ -16,9 +16,25 @@ from tests.fake_vllm import FakeVllm
 Run = Callable[[Callable[[Residence], Awaitable[None]]], None]
 
 
+class HeldServer(VllmServer):
+    """A server of which one answer about what it has can be kept back: until ``hold``, where there is one, is set."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(BASE, url)
+        self.hold: asyncio.Event | None = None
+        self.answered = asyncio.Event()
+
+    async def list_models(self) -> list[Card]:
+        hold, self.hold = self.hold, None
+        cards = await super().list_models()
+        if hold is not None:
+            self.answered.set()
+            await hold.wait()
+        return cards
+
+
 @asynccontextmanager
-async def residing(deployment: Deployment, url: str) -> AsyncIterator[Residence]:
-    server = VllmServer(BASE, url)
+async def residing(deployment: Deployment, server: VllmServer) -> AsyncIterator[Residence]:
     base = read_base(deployment.base_folder)
     files = AdapterFiles(deployment.blobs, deployment.settings.vllm_adapters_folder, base)
     residence = Residence(BASE, deployment.base_folder, server, files)
@@ -35,7 +51,7 @@ def run(deployment: Deployment, vllm_url: str) -> Run:
 
     def run(work: Callable[[Residence], Awaitable[None]]) -> None:
         async def with_residence() -> None:
-            async with residing(deployment, vllm_url) as residence:
+            async with residing(deployment, VllmServer(BASE, vllm_url)) as residence:
                 await work(residence)
 
         asyncio.run(with_residence())
@@ -119,7 +135,7 @@ def test_what_another_process_loaded_meanwhile_is_taken_as_it_is(
 ) -> None:
     async def work(residence: Residence) -> None:
         await residence.served()
-        async with residing(deployment, vllm_url) as other:
+        async with residing(deployment, VllmServer(BASE, vllm_url)) as other:
             await use(other, digest)
             await use(residence, digest)
 
@@ -136,4 +152,26 @@ def test_many_that_lose_the_server_together_load_once(digest: str, vllm: FakeVll
             await asyncio.gather(*(residence.ensure(digest) for _ in range(5)))
 
     run(work)
+    assert vllm.loads == [name_of(digest)] * 2
+
+
+def test_an_answer_that_is_older_than_a_load_does_not_take_it_back(
+    deployment: Deployment, digest: str, vllm: FakeVllm, vllm_url: str
+) -> None:
+    async def work() -> None:
+        server = HeldServer(vllm_url)
+        async with residing(deployment, server) as residence:
+            with residence.using(digest):
+                await residence.ensure(digest)
+                vllm.restart()
+                server.hold = hold = asyncio.Event()
+                late = asyncio.create_task(residence.look())
+                await server.answered.wait()
+                await residence.look()
+                await residence.ensure(digest)
+                hold.set()
+                await late
+                await residence.ensure(digest)
+
+    asyncio.run(work())
     assert vllm.loads == [name_of(digest)] * 2

@@ -16,7 +16,7 @@ struct Attention {
     float scale;
 };
 
-// As kernels.py's AttentionRows.
+// As rows.py's AttentionRows.
 struct AttentionRows {
     const float *cos, *sin;
     const int32_t *slots, *lengths;

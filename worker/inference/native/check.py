@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, rms_norm, scaled_dot_product_attention, silu
 
-from worker.inference.native.kernels import AttentionRows, Kernels, LoraRows, LoraSite
+from worker.inference.native.kernels import Kernels
 from worker.inference.native.panels import Panels
+from worker.inference.native.rows import AttentionRows, LoraRows, LoraSite
 
 # Of the largest number: float32 sums differ by their order; bfloat16 keeps 8 bits, and may be rounded twice here.
 TOLERANCES: Final = {torch.float32: 1e-5, torch.bfloat16: 2**-6}

@@ -6,15 +6,14 @@ head's width, P slots, L places of a slot.
 """
 
 import ctypes
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
 
 from worker.inference.native.panels import Panels
-
-MOST_SECTIONS: Final = 8  # as in lora_site.hpp
+from worker.inference.native.rows import AttentionRows, LoraRows, LoraSite
 
 _POINTER, _NUMBER, _REAL, _COUNT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
 _SIGNATURES: Final = {
@@ -30,112 +29,6 @@ _PRODUCT_SIGNATURE: Final[tuple[Any, ...]] = (*[_POINTER] * 3, _NUMBER, _POINTER
 _SUFFIXES: Final = {torch.bfloat16: "bf16", torch.float32: "f32"}
 
 _Functions = dict[torch.dtype, Callable[..., None]]
-
-
-class _LoraSite(ctypes.Structure):
-    """As LoraSite in lora_site.hpp."""
-
-    _fields_ = (
-        ("a", _POINTER),
-        ("sections", _NUMBER),
-        ("columns", _NUMBER),
-        ("inputs", _NUMBER),
-        ("b", _POINTER * MOST_SECTIONS),
-        ("offsets", _NUMBER * MOST_SECTIONS),
-        ("widths", _NUMBER * MOST_SECTIONS),
-    )
-
-
-class LoraSite:
-    """The LoRA bank's factors of layers that share an input, as `Kernels.lora` reads them; built once, not per call.
-
-    It keeps the tensors alive, and stands for their memory: what is written into them later counts.
-    """
-
-    def __init__(self, a_SRI: Tensor, b_RO: Sequence[Tensor], offsets: Sequence[int]) -> None:
-        """Section s adds to the outputs from offsets[s] on; its B, transposed, is b_RO[s], as wide as its outputs."""
-        sections, columns, inputs = a_SRI.shape
-        assert sections == len(b_RO) == len(offsets) <= MOST_SECTIONS
-        assert a_SRI.is_contiguous()
-        assert a_SRI.device.type == "cpu"
-        for b in b_RO:
-            assert b.is_contiguous()
-            assert b.dtype == a_SRI.dtype
-            assert b.shape[0] == columns
-        widths = [b.shape[1] for b in b_RO]
-        self.dtype = a_SRI.dtype
-        self.sections = sections
-        self.inputs = inputs
-        self.outputs = max(offset + width for offset, width in zip(offsets, widths, strict=True))
-        self._tensors = (a_SRI, *b_RO)
-        self._site = _LoraSite(a_SRI.data_ptr(), sections, columns, inputs)
-        for section, b in enumerate(b_RO):
-            self._site.b[section] = b.data_ptr()
-            self._site.offsets[section] = offsets[section]
-            self._site.widths[section] = widths[section]
-        self.pointer = ctypes.addressof(self._site)
-
-
-class _AttentionRows(ctypes.Structure):
-    """As AttentionRows in attention.hpp."""
-
-    _fields_ = (
-        ("cos", _POINTER),
-        ("sin", _POINTER),
-        ("slots", _POINTER),
-        ("lengths", _POINTER),
-        ("count", _NUMBER),
-        ("rotary", _NUMBER),
-    )
-
-
-class AttentionRows:
-    """Where each row of a step has its keys and values, and how it is rotated; built once a step for all layers."""
-
-    def __init__(self, cos_NR: Tensor, sin_NR: Tensor, slots_N: Tensor, lengths_N: Tensor) -> None:
-        """Rotate the first R numbers of each head, halves against each other as in GPT-NeoX, by float32 cos and sin.
-
-        ``slots_N``, int32, are all different; ``lengths_N``, int32, are the tokens in each before this one, below L.
-        """
-        count, rotary = cos_NR.shape
-        assert sin_NR.shape == (count, rotary)
-        assert rotary % 2 == 0
-        assert slots_N.shape == lengths_N.shape == (count,)
-        assert cos_NR.dtype == sin_NR.dtype == torch.float32
-        assert slots_N.dtype == lengths_N.dtype == torch.int32
-        self._tensors = (cos_NR, sin_NR, slots_N, lengths_N)
-        assert all(tensor.is_contiguous() for tensor in self._tensors)
-        self.count = count
-        self.rotary = rotary
-        self._rows = _AttentionRows(*(tensor.data_ptr() for tensor in self._tensors), count, rotary)
-        self.pointer = ctypes.addressof(self._rows)
-
-
-class _LoraRows(ctypes.Structure):
-    """As LoraRows in lora_site.hpp."""
-
-    _fields_ = (("begins", _POINTER), ("ranks", _POINTER), ("ranks_stride", _NUMBER), ("count", _NUMBER))
-
-
-class LoraRows:
-    """Which columns of the bank each row of a step uses; built once a step for all layers, as far as they agree."""
-
-    def __init__(self, begins_N: Tensor, ranks_SN: Tensor) -> None:
-        """Row n uses, in section s, ranks_SN[s, n] columns from begins_N[n] on; of rank 0 it stays as it is.
-
-        Both are int32. Rows that begin at one column share one read of the factors. S is 1 where all sections agree.
-        """
-        (count,) = begins_N.shape
-        self.count = count
-        self.sections = ranks_SN.shape[0]
-        assert begins_N.dtype == ranks_SN.dtype == torch.int32
-        assert ranks_SN.shape == (self.sections, count)
-        assert begins_N.is_contiguous()
-        assert ranks_SN.is_contiguous()
-        self._tensors = (begins_N, ranks_SN)
-        ranks_stride = 0 if self.sections == 1 else count
-        self._rows = _LoraRows(begins_N.data_ptr(), ranks_SN.data_ptr(), ranks_stride, count)
-        self.pointer = ctypes.addressof(self._rows)
 
 
 class Kernels:
@@ -196,28 +89,17 @@ class Kernels:
 
         ``out`` is (N, H·D), ``qkv`` (N, (H + 2G)·D or more), each row q | k | v; its rows may lie apart.
         """
-        _, kv_heads, head_dim, places = keys_PGDL.shape
-        (count, query_numbers), (qkv_stride, one) = out.shape, qkv.stride()
-        dtype, query_heads = qkv.dtype, query_numbers // head_dim
-        assert count == qkv.shape[0] == rows.count
-        assert rows.rotary <= head_dim
-        assert query_heads % kv_heads == 0
-        assert qkv.shape[1] >= query_numbers + 2 * kv_heads * head_dim
-        assert one == 1
-        assert values_PGLD.shape[2] == places
-        assert _alike(keys_PGDL, values_PGLD, out)
-        assert keys_PGDL.dtype == dtype
-        self._decode_attention[dtype](
+        sizes = _sizes_of(out, qkv, keys_PGDL, values_PGLD)
+        assert len(out) == rows.count
+        assert rows.rotary <= sizes.head_dim
+        self._decode_attention[qkv.dtype](
             out.data_ptr(),
             qkv.data_ptr(),
-            qkv_stride,
+            qkv.stride(0),
             keys_PGDL.data_ptr(),
             values_PGLD.data_ptr(),
             rows.pointer,
-            query_heads,
-            kv_heads,
-            head_dim,
-            places,
+            *sizes,
             scale,
             torch.get_num_threads(),
         )
@@ -234,23 +116,17 @@ class Kernels:
         scale: float,
     ) -> None:
         """As `decode_attention`, for several tokens of one slot, in their order, behind the ``past`` that it has."""
-        (kv_heads, head_dim, places), (count, query_numbers) = keys_GDL.shape, out.shape
-        (qkv_stride, one), rotary = qkv.stride(), cos_NR.shape[1]
-        query_heads = query_numbers // head_dim
-        assert qkv.shape[0] == cos_NR.shape[0] == sin_NR.shape[0] == count
-        assert rotary <= head_dim
+        sizes, count, rotary = _sizes_of(out, qkv, keys_GDL, values_GLD), len(out), cos_NR.shape[1]
+        assert len(cos_NR) == len(sin_NR) == count
+        assert rotary <= sizes.head_dim
         assert rotary % 2 == 0
-        assert past + count <= places == values_GLD.shape[1]
-        assert query_heads % kv_heads == 0
-        assert qkv.shape[1] >= query_numbers + 2 * kv_heads * head_dim
-        assert one == 1
-        assert _alike(keys_GDL, values_GLD, out)
+        assert past + count <= sizes.places
         assert cos_NR.dtype == torch.float32
         assert _alike(cos_NR, sin_NR)
         self._chunk_attention[qkv.dtype](
             out.data_ptr(),
             qkv.data_ptr(),
-            qkv_stride,
+            qkv.stride(0),
             keys_GDL.data_ptr(),
             values_GLD.data_ptr(),
             cos_NR.data_ptr(),
@@ -258,10 +134,7 @@ class Kernels:
             rotary,
             count,
             past,
-            query_heads,
-            kv_heads,
-            head_dim,
-            places,
+            *sizes,
             scale,
             torch.get_num_threads(),
         )
@@ -292,9 +165,33 @@ class Kernels:
         assert inputs == panels.inputs
         assert out_NO.shape == (rows, panels.outputs)
         assert added_NO is None or added_NO.shape == out_NO.shape
-        assert _alike(out_NO, x_NI, *(() if added_NO is None else (added_NO,)))
+        assert _alike(out_NO, x_NI, added_NO)
         added = None if added_NO is None else added_NO.data_ptr()
         self._product(out_NO.data_ptr(), x_NI.data_ptr(), added, rows, panels.pointer, torch.get_num_threads())
+
+
+class _Sizes(NamedTuple):
+    """In the order in which both kernels of attention take them."""
+
+    query_heads: int
+    kv_heads: int
+    head_dim: int
+    places: int
+
+
+def _sizes_of(out: Tensor, qkv: Tensor, keys_GDL: Tensor, values_GLD: Tensor) -> _Sizes:
+    """Read the sizes of one attention, of one slot or of all of an arena."""
+    kv_heads, head_dim, places = keys_GDL.shape[-3:]
+    count, query_numbers = out.shape
+    query_heads = query_numbers // head_dim
+    assert len(qkv) == count
+    assert query_heads % kv_heads == 0
+    assert qkv.shape[1] >= query_numbers + 2 * kv_heads * head_dim
+    assert qkv.stride(1) == 1
+    assert values_GLD.shape[-2] == places
+    assert _alike(keys_GDL, values_GLD, out)
+    assert keys_GDL.dtype == qkv.dtype
+    return _Sizes(query_heads, kv_heads, head_dim, places)
 
 
 def _functions(library: ctypes.CDLL, name: str) -> _Functions:
@@ -306,8 +203,8 @@ def _functions(library: ctypes.CDLL, name: str) -> _Functions:
     return functions
 
 
-def _alike(first: Tensor, *others: Tensor) -> bool:
-    """Tell whether all are contiguous and of one dtype."""
+def _alike(first: Tensor, *others: Tensor | None) -> bool:
+    """Tell whether all that are there are contiguous and of one dtype."""
     dtype = first.dtype
     return first.is_contiguous() and all(
         other is None or (other.dtype == dtype and other.is_contiguous()) for other in others

@@ -6,7 +6,7 @@
 
 namespace {
 
-// Modules that share an input: a_SRI, and of each its b_RO and where its outputs lie in y. As kernels.py's LoraSite.
+// Modules that share an input: a_SRI, and of each its b_RO and where its outputs lie in y. As rows.py's LoraSite.
 constexpr int MOST_SECTIONS = 8;
 struct LoraSite {
     const void* a;
@@ -15,7 +15,7 @@ struct LoraSite {
     int64_t offsets[MOST_SECTIONS], widths[MOST_SECTIONS];
 };
 
-// As kernels.py's LoraRows: which columns of the bank each row uses, of each section where `ranks_stride` is not 0.
+// As rows.py's LoraRows: which columns of the bank each row uses, of each section where `ranks_stride` is not 0.
 struct LoraRows {
     const int32_t *begins, *ranks;
     int64_t ranks_stride, count;

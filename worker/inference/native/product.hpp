@@ -1,4 +1,4 @@
-// Rows times a layer's weights, which lie in panels as kernels.py's Panels has them: 32 outputs side by side, of two
+// Rows times a layer's weights, which lie in panels as panels.py's Panels has them: 32 outputs side by side, of two
 // inputs after each other, so that dpbf16 takes two inputs of sixteen outputs at once and no sum crosses lanes.
 //
 // Each sum runs over the inputs in their order, however many rows there are: a row's result does not depend on others.

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention, silu
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from worker.inference.native.kernels import AttentionRows, Kernels, LoraRows, LoraSite
+from worker.inference.native.kernels import Kernels
 from worker.inference.native.panels import Panels
+from worker.inference.native.rows import AttentionRows, LoraRows, LoraSite
 
 RELATIVE = {torch.float32: 1e-5, torch.bfloat16: 2**-7}
 DTYPES = pytest.mark.parametrize("dtype", list(RELATIVE))
