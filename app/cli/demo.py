@@ -17,12 +17,12 @@ from typing import Any
 
 from rich.console import Console
 
-from app.cli.address import openable_url
 from app.cli.client import Client
 from app.cli.columns import align
-from app.cli.preparation import refuse_contradictions, refuse_taken_port
 from app.cli.progress import training_display, waiting
-from app.cli.supervisor import start_bound
+from app.cli.stack.address import openable_url
+from app.cli.stack.preparation import refuse_contradictions, refuse_taken_port
+from app.cli.stack.supervisor import start_bound
 from core.errors import StartRefused
 from core.jobs import TERMINAL, JobStatus
 from core.settings import Settings

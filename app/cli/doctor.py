@@ -18,10 +18,10 @@ from pathlib import Path
 import psutil
 import typer
 
-from app.cli.address import is_ready, openable_url
 from app.cli.base_models import find_damage
 from app.cli.columns import align
-from app.cli.preparation import refuse_contradictions, refuse_taken_port
+from app.cli.stack.address import is_ready, openable_url
+from app.cli.stack.preparation import refuse_contradictions, refuse_taken_port
 from core.base_models import Registry, folder_of
 from core.errors import ServiceError
 from core.settings import PREFIX, Settings

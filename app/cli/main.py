@@ -53,7 +53,7 @@ def cli() -> None:
 def up() -> None:
     """Run the whole service on this machine until Ctrl-C: broker, engines, worker and API."""
     from app.cli.config import read_settings
-    from app.cli.stack import run_stack
+    from app.cli.stack.stack import run_stack
 
     run_stack(read_settings())
 
@@ -236,7 +236,7 @@ def add_base_model(
 def import_base_models(names: Annotated[list[str], typer.Argument(help="Names in the registry.")]) -> None:
     """Bring base models' files into the home folder; does nothing for those already there."""
     from app.cli.config import read_settings
-    from app.cli.preparation import import_model
+    from app.cli.stack.preparation import import_model
 
     current = read_settings()
     for name in names:

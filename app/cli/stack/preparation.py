@@ -1,6 +1,6 @@
 """What must hold before the embedded stack starts: free port, own home folder, base models, database.
 
-Starts nothing that stays; ``app.cli.stack`` does.
+Starts nothing that stays; ``app.cli.stack.stack`` does.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import filelock
 
-from app.cli.supervisor import start_bound
+from app.cli.stack.supervisor import start_bound
 from app.exposure import refuse_unprotected
 from core.base_models import Registry, folder_of, read_imported
 from core.errors import BaseModelInvalid, SettingsInvalid, StartRefused

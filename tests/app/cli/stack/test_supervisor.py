@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from app.cli.process_log import ProcessLog, Terminal
-from app.cli.supervisor import Backoff, Child, ChildSpec, Stop, Supervisor
+from app.cli.stack.process_log import ProcessLog, Terminal
+from app.cli.stack.supervisor import Backoff, Child, ChildSpec, Stop, Supervisor
 
 QUICK = Backoff(first_s=0.05, longest_s=0.1, healthy_after_s=60)
 DEADLINE_S = 20.0
@@ -41,8 +41,8 @@ STUBBORN = (
 SUPERVISOR = f"""
 import os, sys
 from pathlib import Path
-from app.cli.process_log import ProcessLog, Terminal
-from app.cli.supervisor import Backoff, Child, ChildSpec, Stop, Supervisor
+from app.cli.stack.process_log import ProcessLog, Terminal
+from app.cli.stack.supervisor import Backoff, Child, ChildSpec, Stop, Supervisor
 folder = Path(sys.argv[1])
 terminal = Terminal(sys.stdout, ["a", "b"])
 sleep = (sys.executable, "-c", "import time; time.sleep(600)")

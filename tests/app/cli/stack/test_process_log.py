@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from app.cli import process_log
-from app.cli.process_log import ProcessLog, Terminal
+from app.cli.stack import process_log
+from app.cli.stack.process_log import ProcessLog, Terminal
 
 
 class Tty(io.StringIO):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from redis import Redis
 
-from app.cli.address import openable_url
-from app.cli.stack import child_environ, child_specs, valkey_command
+from app.cli.stack.address import openable_url
+from app.cli.stack.stack import child_environ, child_specs, valkey_command
 from core.settings import Settings
 
 

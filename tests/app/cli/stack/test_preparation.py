@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.preparation import hold_home, refuse_taken_port, run_to_end, runtime_folder
+from app.cli.stack.preparation import hold_home, refuse_taken_port, run_to_end, runtime_folder
 from core.errors import StartRefused
 from core.settings import Settings
 
@@ -35,7 +35,7 @@ def test_a_home_is_held_by_one_stack(tmp_path: Path) -> None:
 
 def test_a_killed_holder_leaves_no_lock(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from app.cli.preparation import hold_home\n"
+        "import sys; from pathlib import Path; from app.cli.stack.preparation import hold_home\n"
         "with hold_home(Path(sys.argv[1])):\n    print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

@@ -1,6 +1,6 @@
 """Keeps a group of processes running: starts, restarts with growing delay, and stops them in order.
 
-Knows nothing of what the processes do; ``app.cli.stack`` says which there are.
+Knows nothing of what the processes do; ``app.cli.stack.stack`` says which there are.
 """
 
 import os
@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from app.cli.process_log import ProcessLog
+from app.cli.stack.process_log import ProcessLog
 from core.bound import bound
 
 TICK_S = 0.1
