@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from app.engines.http import HttpEngine
-from app.engines.vllm import VllmEngine
+from app.engines.vllm.engine import VllmEngine
 from core.errors import EngineUnavailable
 from core.generation import Engine
 from core.settings import Settings

@@ -6,7 +6,7 @@ import pytest
 
 from app.engines.http import HttpEngine
 from app.engines.routing import Engines
-from app.engines.vllm import VllmEngine
+from app.engines.vllm.engine import VllmEngine
 from core.errors import EngineUnavailable
 from tests.app.engines.conftest import BASE, Deployment
 

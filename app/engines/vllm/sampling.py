@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final
 
-from app.engines.vllm_server import Refusal
+from app.engines.vllm.server import Refusal
 from core.errors import GenerationFailed, InvalidParameter, ServiceError, UnsupportedParameter
 from core.generation import Constraint, SamplingParams
 from core.text.tokenizer import TextTokenizer

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import pytest
 import uvicorn
 
-from app.engines.vllm import VllmEngine
-from app.engines.vllm_residence import name_of
+from app.engines.vllm.engine import VllmEngine
+from app.engines.vllm.residence import name_of
 from core.errors import (
     AdapterInvalid,
     AdapterMismatch,

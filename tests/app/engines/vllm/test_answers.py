@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.engines.vllm_answers import VllmAnswer
+from app.engines.vllm.answers import VllmAnswer
 from core.errors import GenerationFailed
 from core.generation import SamplingParams
 from core.text.tokenizer import TextTokenizer

@@ -21,8 +21,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from app.engines.vllm import VllmEngine
-from app.engines.vllm_residence import name_of
+from app.engines.vllm.engine import VllmEngine
+from app.engines.vllm.residence import name_of
 from core.adapter_format import CONFIG, MANIFEST, WEIGHTS, write_manifest
 from core.base_models import Folder, ImportedModel, compute_fingerprint, read_imported
 from core.bound import bound

@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from app.engines.vllm_adapters import AdapterFiles, read_base
-from app.engines.vllm_residence import Residence, name_of
-from app.engines.vllm_server import Card, VllmServer
+from app.engines.vllm.adapters import AdapterFiles, read_base
+from app.engines.vllm.residence import Residence, name_of
+from app.engines.vllm.server import Card, VllmServer
 from core.errors import EngineUnavailable
 from tests.app.engines.conftest import BASE, Deployment
 from tests.fake_vllm import FakeVllm

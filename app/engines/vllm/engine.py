@@ -11,12 +11,12 @@ from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
 
-from app.engines.vllm_adapters import AdapterFiles, Base, read_base
-from app.engines.vllm_admission import Admission
-from app.engines.vllm_answers import VllmAnswer
-from app.engines.vllm_residence import Residence, name_of
-from app.engines.vllm_sampling import completion_body, error_of
-from app.engines.vllm_server import Disconnected, Refusal, VllmServer
+from app.engines.vllm.adapters import AdapterFiles, Base, read_base
+from app.engines.vllm.admission import Admission
+from app.engines.vllm.answers import VllmAnswer
+from app.engines.vllm.residence import Residence, name_of
+from app.engines.vllm.sampling import completion_body, error_of
+from app.engines.vllm.server import Disconnected, Refusal, VllmServer
 from core.base_models import folder_of
 from core.errors import GenerationFailed, PromptTooLong
 from core.generation import Delta, EngineInfo, GenerationRequest, Rendering, RenderRequest

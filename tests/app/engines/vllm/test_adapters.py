@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app.engines.vllm_adapters import AdapterFiles, read_base
+from app.engines.vllm.adapters import AdapterFiles, read_base
 from core.adapter_format import CONFIG, WEIGHTS, digest_file
 from core.errors import AdapterInvalid
 from core.store.blobs import LocalBlobStore

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from app.engines.vllm_adapters import AdapterFiles
-from app.engines.vllm_server import Refusal, VllmServer
+from app.engines.vllm.adapters import AdapterFiles
+from app.engines.vllm.server import Refusal, VllmServer
 from core.errors import AdapterInvalid, EngineUnavailable, ServiceError
 
 logger = logging.getLogger(__name__)

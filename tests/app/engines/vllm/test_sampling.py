@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from app.engines.vllm_sampling import completion_body, error_of
-from app.engines.vllm_server import Refusal
+from app.engines.vllm.sampling import completion_body, error_of
+from app.engines.vllm.server import Refusal
 from core.errors import GenerationFailed, InvalidParameter, UnsupportedParameter
 from core.generation import Constraint, SamplingParams
 from core.text.tokenizer import TextTokenizer
