@@ -5,9 +5,10 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from fastapi import FastAPI
 
-from app import deps, errors
-from app.metrics import RequestMetrics
-from app.middleware import RequestEdge
+from app.http import deps, errors
+from app.http.metrics import RequestMetrics
+from app.http.middleware import RequestEdge
+from app.http.runtime import Runtime, open_runtime
 from app.routes import (
     api_description,
     chat,
@@ -24,7 +25,6 @@ from app.routes import (
     render,
     server_info,
 )
-from app.runtime import Runtime, open_runtime
 from core.settings import Settings
 
 Opener = Callable[[Settings], AbstractAsyncContextManager[Runtime]]

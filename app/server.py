@@ -2,7 +2,7 @@
 
 import uvicorn
 
-from app.exposure import refuse_unprotected
+from app.http.exposure import refuse_unprotected
 from app.main import create_app
 from core.settings import Settings
 
@@ -27,7 +27,7 @@ def uvicorn_config(settings: Settings) -> uvicorn.Config:
         backlog=512,
         proxy_headers=False,
         server_header=False,
-        access_log=False,  # app.middleware writes one, without query strings
+        access_log=False,  # app.http.middleware writes one, without query strings
         log_config=None,  # core.logs has set logging up
     )
 

@@ -11,7 +11,7 @@
     ├ TrainingError         a job failed; becomes the job's error, never an HTTP status
     └ StartRefused          a process or a command cannot start as things are; never an HTTP status
 
-HTTP statuses are ``app.errors``'s. Errors cross process borders, so they keep all in ``args`` and pickle.
+HTTP statuses are ``app.http.errors``'s. Errors cross process borders, so they keep all in ``args`` and pickle.
 """
 
 from typing import ClassVar

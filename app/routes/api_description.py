@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 
-from app.auth import require_caller
+from app.http.auth import require_caller
 
 router = APIRouter(dependencies=[Depends(require_caller)])
 

@@ -5,11 +5,11 @@ import time
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from app import sse
-from app.auth import CallerDep, require_caller
-from app.deps import RuntimeDep
-from app.errors import Wire
-from app.json_body import JsonRoute
+from app.http import sse
+from app.http.auth import CallerDep, require_caller
+from app.http.deps import RuntimeDep
+from app.http.errors import Wire
+from app.http.json_body import JsonRoute
 from app.schemas.chat import ChatCreate, ChatOut
 from app.services.chat import Chat
 from app.services.models import look_up

@@ -4,9 +4,9 @@ import time
 
 from fastapi import APIRouter, Depends
 
-from app.auth import require_caller
-from app.deps import BlobsDep, ReadSession, RegistryDep, SettingsDep
-from app.json_body import JsonRoute
+from app.http.auth import require_caller
+from app.http.deps import BlobsDep, ReadSession, RegistryDep, SettingsDep
+from app.http.json_body import JsonRoute
 from app.schemas.estimates import EstimateOut
 from app.schemas.fine_tuning import JobCreate
 from app.services import estimates, fine_tuning

@@ -5,8 +5,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 
-from app.auth import require_caller
-from app.deps import BlobsDep, DatabaseDep, SettingsDep
+from app.http.auth import require_caller
+from app.http.deps import BlobsDep, DatabaseDep, SettingsDep
 from app.schemas.file_reports import FileReportOut, FileReportQuery
 from app.services import file_reports
 

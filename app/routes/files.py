@@ -8,12 +8,12 @@ from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request
 from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 from fastapi.responses import StreamingResponse
 
-from app.auth import CallerDep, require_caller
-from app.deps import BlobsDep, DatabaseDep, ReadSession, RuntimeDep, WriteSession
-from app.multipart import read_form
-from app.runtime import Runtime
+from app.http.auth import CallerDep, require_caller
+from app.http.deps import BlobsDep, DatabaseDep, ReadSession, RuntimeDep, WriteSession
+from app.http.multipart import read_form
+from app.http.runtime import Runtime
+from app.http.wire import Deleted, Page, page
 from app.schemas.files import FileOut, FilesQuery
-from app.schemas.wire import Deleted, Page, page
 from app.services import files as file_service
 from core.store import files
 

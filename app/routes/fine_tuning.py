@@ -6,11 +6,11 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, BackgroundTasks, Depends, Header, Query, Request
 
-from app.auth import CallerDep, require_caller
-from app.deps import BlobsDep, DatabaseDep, DoorbellDep, ReadSession, RegistryDep, SettingsDep, WriteSession
-from app.json_body import JsonRoute
+from app.http.auth import CallerDep, require_caller
+from app.http.deps import BlobsDep, DatabaseDep, DoorbellDep, ReadSession, RegistryDep, SettingsDep, WriteSession
+from app.http.json_body import JsonRoute
+from app.http.wire import Page, page
 from app.schemas.fine_tuning import CheckpointOut, CheckpointsQuery, EventOut, EventsQuery, JobCreate, JobOut
-from app.schemas.wire import Page, page
 from app.services import fine_tuning
 from core.errors import UnsupportedParameter
 from core.jobs import JobStatus

@@ -6,12 +6,12 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
-from app import sse
-from app.auth import CallerDep, require_caller
-from app.deps import RuntimeDep
-from app.errors import Wire
-from app.json_body import JsonRoute
-from app.runtime import Runtime
+from app.http import sse
+from app.http.auth import CallerDep, require_caller
+from app.http.deps import RuntimeDep
+from app.http.errors import Wire
+from app.http.json_body import JsonRoute
+from app.http.runtime import Runtime
 from app.schemas.generate import GenerateCreate, GenerateOut
 from app.services.generate_parameters import model_name
 from app.services.models import look_up

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter, Response
 
-from app.deps import RuntimeDep
+from app.http.deps import RuntimeDep
 from app.schemas.health import Alive, Readiness
 from app.services import readiness
 

@@ -5,8 +5,8 @@ from typing import Protocol, runtime_checkable
 from fastapi import APIRouter, Depends, Response
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
-from app.auth import require_caller
-from app.deps import EnginesDep, MetricsDep
+from app.http.auth import require_caller
+from app.http.deps import EnginesDep, MetricsDep
 from core.errors import NotFound
 
 # They name models and tell the load, so they want the key as all the rest does.

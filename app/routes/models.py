@@ -2,10 +2,10 @@
 
 from fastapi import APIRouter, BackgroundTasks, Depends
 
-from app.auth import require_caller
-from app.deps import EnginesDep, ReadSession, SettingsDep, WriteSession
+from app.http.auth import require_caller
+from app.http.deps import EnginesDep, ReadSession, SettingsDep, WriteSession
+from app.http.wire import Deleted
 from app.schemas.models import ModelOut, ModelsOut
-from app.schemas.wire import Deleted
 from app.services import models
 
 router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[Depends(require_caller)])

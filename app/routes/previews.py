@@ -5,9 +5,9 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Depends, Header
 from fastapi.responses import HTMLResponse, Response
 
-from app.auth import require_caller
-from app.deps import BlobsDep, DatabaseDep, RegistryDep, SettingsDep
-from app.json_body import JsonRoute
+from app.http.auth import require_caller
+from app.http.deps import BlobsDep, DatabaseDep, RegistryDep, SettingsDep
+from app.http.json_body import JsonRoute
 from app.schemas.previews import PreviewCreate, PreviewOut
 from app.services import previews
 from app.web.preview_page import POLICY, page

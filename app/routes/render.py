@@ -3,10 +3,10 @@
 from fastapi import APIRouter, Depends, Request
 from fastapi.concurrency import run_in_threadpool
 
-from app import sse
-from app.auth import require_caller
-from app.deps import RuntimeDep
-from app.json_body import JsonRoute
+from app.http import sse
+from app.http.auth import require_caller
+from app.http.deps import RuntimeDep
+from app.http.json_body import JsonRoute
 from app.schemas.render import RenderCreate, RenderOut
 from app.services import rendering
 from app.services.models import look_up

@@ -3,9 +3,9 @@
 from fastapi import APIRouter, Depends, Response
 from fastapi.concurrency import run_in_threadpool
 
-from app.auth import require_caller
-from app.deps import RuntimeDep
-from app.json_body import JsonRoute
+from app.http.auth import require_caller
+from app.http.deps import RuntimeDep
+from app.http.json_body import JsonRoute
 from app.schemas.server_info import InfoOut, TokenizeCreate, TokenPieceOut
 from app.services import server_info
 from app.services.generate_parameters import only_base_model

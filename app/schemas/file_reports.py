@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from app.schemas.wire import AutoInt, Body, Out, StoredText
+from app.http.wire import AutoInt, Body, Out, StoredText
 from core.jobs import OverLength, TrainOn
 from core.text.lint.findings import FileRole
 from core.text.lint.kinds import Severity

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from app.schemas.wire import Body, Out
+from app.http.wire import Body, Out
 from core.store.tables import FileRecord
 
 

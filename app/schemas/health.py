@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from app.schemas.wire import Out
+from app.http.wire import Out
 
 
 class Alive(Out):

@@ -4,8 +4,8 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
+from app.http.wire import Out, StoredText
 from app.schemas.fine_tuning import JobFields
-from app.schemas.wire import Out, StoredText
 from core.text.preview import Preview
 from core.text.rendering import Reason
 

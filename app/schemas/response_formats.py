@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from app.schemas.wire import Body
+from app.http.wire import Body
 
 
 class JsonSchema(Body):

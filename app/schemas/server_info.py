@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from app.schemas.wire import Body, Out, StoredText
+from app.http.wire import Body, Out, StoredText
 
 
 class InfoOut(Out):

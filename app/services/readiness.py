@@ -2,7 +2,7 @@
 
 import asyncio
 
-from app.runtime import Runtime
+from app.http.runtime import Runtime
 from app.schemas.health import Part, Readiness
 from core.errors import DatabaseUnavailable, ServiceError
 from core.store import leases

@@ -4,7 +4,7 @@ import asyncio
 from importlib.metadata import version
 from typing import Final
 
-from app.runtime import Runtime
+from app.http.runtime import Runtime
 from app.schemas.sampling import MAX_CHOICES
 from app.schemas.server_info import InfoOut, TokenizeCreate, TokenPieceOut
 from app.services.models import ServedModel

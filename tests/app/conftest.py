@@ -17,8 +17,8 @@ from starlette.testclient import TestClient
 from starlette.types import ASGIApp
 
 from app.engines.routing import Engines
+from app.http.runtime import Runtime
 from app.main import create_app
-from app.runtime import Runtime
 from core.base_models import BaseModelEntry, Folder, Registry
 from core.settings import Settings
 from core.store.blobs import BlobStore, LocalBlobStore

@@ -16,7 +16,7 @@ from pathlib import Path
 import filelock
 
 from app.cli.stack.supervisor import start_bound
-from app.exposure import refuse_unprotected
+from app.http.exposure import refuse_unprotected
 from core.base_models import Registry, folder_of, read_imported
 from core.errors import BaseModelInvalid, SettingsInvalid, StartRefused
 from core.settings import PREFIX, Settings

@@ -8,7 +8,7 @@ from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
 import core.errors
-from app.errors import STATUS, Wire, problem_of, status_of
+from app.http.errors import STATUS, Wire, problem_of, status_of
 from core.errors import FileTooLarge, InvalidParameter, ServiceError, StartRefused, TrainingError
 from tests.app.conftest import House
 

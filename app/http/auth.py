@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import Depends
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from app.deps import SettingsDep
+from app.http.deps import SettingsDep
 from core.errors import AuthenticationFailed
 
 ANONYMOUS = "anonymous"

@@ -9,8 +9,8 @@ from typing import Annotated, cast
 from fastapi import Depends, FastAPI, Request
 
 from app.engines.routing import Engines
-from app.metrics import RequestMetrics
-from app.runtime import Ringer, Runtime
+from app.http.metrics import RequestMetrics
+from app.http.runtime import Ringer, Runtime
 from core.base_models import Registry
 from core.settings import Settings
 from core.store.blobs import BlobStore

@@ -8,7 +8,7 @@ from fastapi.routing import APIRoute, iter_route_contexts
 from pydantic import SecretStr
 from starlette.testclient import TestClient
 
-from app.auth import require_caller
+from app.http.auth import require_caller
 from core.store import files
 from tests.app.conftest import BASE, House, upload
 
