@@ -5,6 +5,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from fastapi import FastAPI
 
+from app.files import report_routes
+from app.files import routes as files
 from app.http import deps, errors
 from app.http.metrics import RequestMetrics
 from app.http.middleware import RequestEdge
@@ -14,8 +16,6 @@ from app.routes import (
     chat,
     completions,
     estimates,
-    file_reports,
-    files,
     fine_tuning,
     generate,
     health,
@@ -54,7 +54,7 @@ def create_app(settings: Settings, opener: Opener = open_runtime) -> FastAPI:
     errors.install(app)
     for routes in (
         files,
-        file_reports,
+        report_routes,
         fine_tuning,
         estimates,
         previews,

@@ -9,9 +9,9 @@ from rich.padding import Padding
 from rich.text import Text
 
 from app.cli.columns import align
-from app.schemas.file_reports import FileReportOut
+from app.files import report_service
+from app.files.report_schemas import FileReportOut
 from app.schemas.fine_tuning import JobFields
-from app.services import file_reports
 from core.settings import Settings
 from core.text.data_files import HEAD_BYTES, file_type_of
 from core.text.lint.findings import LINES_NAMED, Finding
@@ -37,7 +37,7 @@ def run_lint(settings: Settings, fields: JobFields, file: Path, validation: Path
             None if path is None else _open(opened.enter_context(path.open("rb")), path) for path in (file, validation)
         )
         assert training is not None
-        report = file_reports.report(fields, training, held_out, settings=settings)
+        report = report_service.report(fields, training, held_out, settings=settings)
     if as_json:
         print(FileReportOut.of(report, file=str(file), model=fields.model).model_dump_json(indent=2))
     else:
@@ -45,10 +45,10 @@ def run_lint(settings: Settings, fields: JobFields, file: Path, validation: Path
     return not report.count(Severity.ERROR)
 
 
-def _open(content: BinaryIO, path: Path) -> file_reports.Source:
+def _open(content: BinaryIO, path: Path) -> report_service.Source:
     head = content.read(HEAD_BYTES)
     content.seek(0)
-    return file_reports.Source(content, file_type_of(path.name, head))
+    return report_service.Source(content, file_type_of(path.name, head))
 
 
 def show(report: Report, name: str, model: str) -> RenderableType:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.services.files import Received, receive
+from app.files.service import Received, receive
 from core.settings import Settings
 from core.store.blobs import LocalBlobStore
 from core.text.data_files import FileType

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from app import parquet_check
-from app.parquet_check import check_parquet
+from app.files import parquet_check
+from app.files.parquet_check import check_parquet
 from core.text.file_check import FileReport
 from tests.tables import parquet_of, repeated
 
@@ -65,7 +65,7 @@ def test_a_reader_that_dies_or_hangs_is_a_problem_of_the_file(
 
 def test_the_reader_may_not_take_more_memory_than_it_is_given(tmp_path: Path) -> None:
     code = (
-        "import sys, app.parquet_check as it\n"
+        "import sys, app.files.parquet_check as it\n"
         "it.check_file = lambda *_: bytearray(it.MEMORY_BYTES)\n"
         "sys.argv = ['', '1']\n"
         "it.main()"

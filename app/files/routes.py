@@ -8,13 +8,13 @@ from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request
 from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 from fastapi.responses import StreamingResponse
 
+from app.files import service as file_service
+from app.files.schemas import FileOut, FilesQuery
 from app.http.auth import CallerDep, require_caller
 from app.http.deps import BlobsDep, DatabaseDep, ReadSession, RuntimeDep, WriteSession
 from app.http.multipart import read_form
 from app.http.runtime import Runtime
 from app.http.wire import Deleted, Page, page
-from app.schemas.files import FileOut, FilesQuery
-from app.services import files as file_service
 from core.store import files
 
 router = APIRouter(prefix="/v1/files", tags=["files"], dependencies=[Depends(require_caller)])

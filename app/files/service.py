@@ -8,7 +8,7 @@ from typing import BinaryIO, Final
 
 import structlog
 
-from app.parquet_check import check_parquet
+from app.files.parquet_check import check_parquet
 from core.errors import DatabaseUnavailable, FileTooLarge, InvalidParameter, UnsupportedParameter
 from core.settings import Settings
 from core.store import files

@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 from pydantic import ValidationError
 
-from app.schemas.file_reports import FileReportQuery
+from app.files.report_schemas import FileReportQuery
 from app.schemas.fine_tuning import JobFields
 from app.services import fine_tuning, hyperparameters
 from app.services.tokenizers import tokenizer_of

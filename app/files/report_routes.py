@@ -5,10 +5,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 
+from app.files import report_service
+from app.files.report_schemas import FileReportOut, FileReportQuery
 from app.http.auth import require_caller
 from app.http.deps import BlobsDep, DatabaseDep, SettingsDep
-from app.schemas.file_reports import FileReportOut, FileReportQuery
-from app.services import file_reports
 
 router = APIRouter(prefix="/v1/files/{file_id}/report", tags=["files"], dependencies=[Depends(require_caller)])
 
@@ -26,9 +26,9 @@ def get_file_report(
     Each finding has a stable code, a severity, the first lines at fault, and a remedy. The whole file is read
     each time: some 2,500 short examples a second.
     """
-    fields = file_reports.job_fields(query)
+    fields = report_service.job_fields(query)
     with ExitStack() as opened:
         with database.read() as session:
-            sources = opened.enter_context(file_reports.open_files(session, blobs, file_id, query))
-        found = file_reports.report(fields, *sources, settings=settings)
+            sources = opened.enter_context(report_service.open_files(session, blobs, file_id, query))
+        found = report_service.report(fields, *sources, settings=settings)
     return FileReportOut.of(found, file=file_id, model=query.model)

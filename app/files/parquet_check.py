@@ -33,7 +33,7 @@ def check_parquet(content: BinaryIO, max_line_bytes: int) -> FileReport:
     Args:
         content: a real file at its beginning, because a process inherits it.
     """
-    command = bound([sys.executable, "-m", "app.parquet_check", str(max_line_bytes)])
+    command = bound([sys.executable, "-m", "app.files.parquet_check", str(max_line_bytes)])
     # Arrow's own pools reserve address space in gigabytes, which the limit would count
     environ = os.environ | {"ARROW_DEFAULT_MEMORY_POOL": "system", "OMP_NUM_THREADS": "1"}
     with _AT_ONCE:
