@@ -7,24 +7,13 @@ from fastapi import FastAPI
 
 from app.files import report_routes
 from app.files import routes as files
+from app.fine_tuning import estimate_routes, preview_routes
+from app.fine_tuning import routes as fine_tuning
 from app.http import deps, errors
 from app.http.metrics import RequestMetrics
 from app.http.middleware import RequestEdge
 from app.http.runtime import Runtime, open_runtime
-from app.routes import (
-    api_description,
-    chat,
-    completions,
-    estimates,
-    fine_tuning,
-    generate,
-    health,
-    metrics,
-    models,
-    previews,
-    render,
-    server_info,
-)
+from app.routes import api_description, chat, completions, generate, health, metrics, models, render, server_info
 from core.settings import Settings
 
 Opener = Callable[[Settings], AbstractAsyncContextManager[Runtime]]
@@ -56,8 +45,8 @@ def create_app(settings: Settings, opener: Opener = open_runtime) -> FastAPI:
         files,
         report_routes,
         fine_tuning,
-        estimates,
-        previews,
+        estimate_routes,
+        preview_routes,
         models,
         completions,
         chat,

@@ -1,7 +1,7 @@
 """What a fine-tuning job will take and what it took, under the same names; how the one is derived from the other.
 
 Pure arithmetic on counts, shapes and earlier runs' figures. Who counts tokens and looks up earlier runs is
-``app.services.estimates``; the trainer measures.
+``app.fine_tuning.estimates``; the trainer measures.
 """
 
 from collections.abc import Mapping, Sequence

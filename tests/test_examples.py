@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.schemas.fine_tuning import JobCreate
+from app.fine_tuning.schemas import JobCreate
 from core.base_models import Registry
 from core.text.data_files import read_examples
 from core.text.examples import PromptCompletion

@@ -11,7 +11,7 @@ from rich.text import Text
 from app.cli.columns import align
 from app.files import report_service
 from app.files.report_schemas import FileReportOut
-from app.schemas.fine_tuning import JobFields
+from app.fine_tuning.schemas import JobFields
 from core.settings import Settings
 from core.text.data_files import HEAD_BYTES, file_type_of
 from core.text.lint.findings import LINES_NAMED, Finding

@@ -136,7 +136,7 @@ def lint(
     from app.cli.config import read_settings
     from app.cli.lint import run_lint
     from app.cli.prompt_format import read_prompt_format
-    from app.schemas.fine_tuning import JobFields
+    from app.fine_tuning.schemas import JobFields
 
     current = read_settings()
     fields = JobFields(
@@ -169,7 +169,7 @@ def preview(
     from app.cli.config import read_settings
     from app.cli.preview import run_preview
     from app.cli.prompt_format import read_prompt_format
-    from app.schemas.fine_tuning import JobFields
+    from app.fine_tuning.schemas import JobFields
 
     current = read_settings()
     fields = JobFields(

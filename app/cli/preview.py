@@ -8,10 +8,10 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from app.schemas.fine_tuning import JobFields
-from app.schemas.previews import PreviewOut
-from app.services import fine_tuning, hyperparameters, previews
-from app.services.tokenizers import tokenizer_of
+from app.fine_tuning import hyperparameters, preview_service, service
+from app.fine_tuning.preview_schemas import PreviewOut
+from app.fine_tuning.schemas import JobFields
+from app.fine_tuning.tokenizers import tokenizer_of
 from app.web.preview_page import page
 from app.web.preview_words import LINE_END, Mark, Run, Unit, facts, runs, sentence, visible
 from core.errors import InvalidInput
@@ -51,18 +51,18 @@ def run_preview(
         BaseModelNotReady: the base model is not imported yet.
     """
     tokenizer = tokenizer_of(settings, fields.model)
-    max_length = hyperparameters.max_length_of(fields, fine_tuning.context_tokens_of(settings, fields.model))
+    max_length = hyperparameters.max_length_of(fields, service.context_tokens_of(settings, fields.model))
     with file.open("rb") as content:
         file_type = file_type_of(file.name, content.read(HEAD_BYTES))
         content.seek(0)
-        examples = previews.checked(scan_examples(content, file_type, settings.max_line_bytes))
+        examples = preview_service.checked(scan_examples(content, file_type, settings.max_line_bytes))
         first = next(examples, None)
         if first is None:
             raise InvalidInput(f"{file} holds no examples")
         columns = tuple(first.values) if isinstance(first, Columns) else ()
-        fine_tuning.check_format(fields, format_of(first), columns, name=str(file))
+        service.check_format(fields, format_of(first), columns, name=str(file))
         later = (example for example in chain([first], examples) if example.line > after_line)
-        found = previews.render(later, fields, tokenizer, max_length=max_length, limit=limit)
+        found = preview_service.render(later, fields, tokenizer, max_length=max_length, limit=limit)
     weight = fields.prompt_loss_weight
     if html is not None:
         _write(html, page(found, model=fields.model, prompt_loss_weight=weight, max_length=max_length))

@@ -8,9 +8,9 @@ from typing import BinaryIO
 from pydantic import ValidationError
 
 from app.files.report_schemas import FileReportQuery
-from app.schemas.fine_tuning import JobFields
-from app.services import fine_tuning, hyperparameters
-from app.services.tokenizers import tokenizer_of
+from app.fine_tuning import hyperparameters, service
+from app.fine_tuning.schemas import JobFields
+from app.fine_tuning.tokenizers import tokenizer_of
 from core.errors import BaseModelInvalid, BaseModelNotReady, FileNotStored, InvalidParameter
 from core.jobs import PromptFormat
 from core.settings import Settings
@@ -82,7 +82,7 @@ def report(fields: JobFields, training: Source, validation: Source | None, *, se
         BaseModelNotReady: the base model is not imported yet, or its chat template is malformed.
     """
     tokenizer = tokenizer_of(settings, fields.model)
-    max_length = hyperparameters.max_length_of(fields, fine_tuning.context_tokens_of(settings, fields.model))
+    max_length = hyperparameters.max_length_of(fields, service.context_tokens_of(settings, fields.model))
     try:
         renderer = Renderer(
             tokenizer,

@@ -4,11 +4,11 @@ import asyncio
 from importlib.metadata import version
 from typing import Final
 
+from app.fine_tuning.tokenizers import tokenizer_of
 from app.http.runtime import Runtime
 from app.schemas.sampling import MAX_CHOICES
 from app.schemas.server_info import InfoOut, TokenizeCreate, TokenPieceOut
 from app.services.models import ServedModel
-from app.services.tokenizers import tokenizer_of
 from core.settings import Settings
 
 MAX_STOP_SEQUENCES: Final = 16

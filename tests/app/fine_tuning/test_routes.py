@@ -8,7 +8,7 @@ from starlette.testclient import TestClient
 from core.jobs import JobSpec
 from core.store import jobs
 from tests.app.conftest import BASE, COLUMNS, LEARNING_RATE, House, upload
-from tests.app.routes.created import create
+from tests.app.fine_tuning.created import create
 
 PLAIN_LORA = {"dropout": 0.0, "target_modules": None, "use_rslora": False, "use_dora": False}
 FORMAT = {"prompt": "{{question}}", "completion": "{{answer}}"}

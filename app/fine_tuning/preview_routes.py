@@ -5,11 +5,11 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Depends, Header
 from fastapi.responses import HTMLResponse, Response
 
+from app.fine_tuning import preview_service
+from app.fine_tuning.preview_schemas import PreviewCreate, PreviewOut
 from app.http.auth import require_caller
 from app.http.deps import BlobsDep, DatabaseDep, RegistryDep, SettingsDep
 from app.http.json_body import JsonRoute
-from app.schemas.previews import PreviewCreate, PreviewOut
-from app.services import previews
 from app.web.preview_page import POLICY, page
 
 router = APIRouter(
@@ -39,8 +39,8 @@ def create_preview(
     fail over one of these examples, is refused here. ``Accept: text/html`` gives a page for people.
     """
     with database.read() as session:
-        source = previews.find_source(session, request, settings=settings, registry=registry)
-    shown, max_length = previews.show(request, source, settings=settings, blobs=blobs)
+        source = preview_service.find_source(session, request, settings=settings, registry=registry)
+    shown, max_length = preview_service.show(request, source, settings=settings, blobs=blobs)
     if not prefers_html(accept):
         response.headers.update(_VARY)
         return PreviewOut.of(request.model, shown)

@@ -6,12 +6,12 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, BackgroundTasks, Depends, Header, Query, Request
 
+from app.fine_tuning import service
+from app.fine_tuning.schemas import CheckpointOut, CheckpointsQuery, EventOut, EventsQuery, JobCreate, JobOut
 from app.http.auth import CallerDep, require_caller
 from app.http.deps import BlobsDep, DatabaseDep, DoorbellDep, ReadSession, RegistryDep, SettingsDep, WriteSession
 from app.http.json_body import JsonRoute
 from app.http.wire import Page, page
-from app.schemas.fine_tuning import CheckpointOut, CheckpointsQuery, EventOut, EventsQuery, JobCreate, JobOut
-from app.services import fine_tuning
 from core.errors import UnsupportedParameter
 from core.jobs import JobStatus
 from core.settings import Settings
@@ -57,14 +57,14 @@ def create_job(
     machine's memory cannot hold is refused. The same Idempotency-Key gives the same job again.
     """
     now = int(time.time())
-    asking = fine_tuning.Asking(caller, idempotency_key, is_retry=x_stainless_retry_count > 0)
+    asking = service.Asking(caller, idempotency_key, is_retry=x_stainless_retry_count > 0)
     with database.read() as session:
-        job = fine_tuning.find_earlier(session, request, asking, now)
+        job = service.find_earlier(session, request, asking, now)
         if job is not None:
             return _job_out(session, settings, job)
-        drafted = fine_tuning.draft(session, request, settings=settings, registry=registry, blobs=blobs, now=now)
+        drafted = service.draft(session, request, settings=settings, registry=registry, blobs=blobs, now=now)
     with database.write() as session:  # apart, because counting tokens must not keep the workers' heartbeats waiting
-        job = fine_tuning.create(session, request, drafted, asking, now=now)
+        job = service.create(session, request, drafted, asking, now=now)
         created = _job_out(session, settings, job)
     background.add_task(doorbell.ring, created.id)
     return created

@@ -7,7 +7,7 @@ from starlette.testclient import TestClient
 
 from core.store import leases
 from tests.app.conftest import BASE, House
-from tests.app.routes.created import create
+from tests.app.fine_tuning.created import create
 
 
 def test_cancelling_is_done_at_once_and_can_be_repeated(client: TestClient, file_id: str) -> None:

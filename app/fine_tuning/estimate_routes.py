@@ -4,12 +4,12 @@ import time
 
 from fastapi import APIRouter, Depends
 
+from app.fine_tuning import estimates, service
+from app.fine_tuning.estimate_schemas import EstimateOut
+from app.fine_tuning.schemas import JobCreate
 from app.http.auth import require_caller
 from app.http.deps import BlobsDep, ReadSession, RegistryDep, SettingsDep
 from app.http.json_body import JsonRoute
-from app.schemas.estimates import EstimateOut
-from app.schemas.fine_tuning import JobCreate
-from app.services import estimates, fine_tuning
 
 router = APIRouter(
     prefix="/v1/fine_tuning/estimates",
@@ -29,7 +29,7 @@ def create_estimate(
     learnt from finished jobs of the base model, or assumed where there are none. What cannot be said is null, and
     ``problems`` says why.
     """
-    spec = fine_tuning.specify(session, request, settings, registry)
+    spec = service.specify(session, request, settings, registry)
     found = estimates.estimate(
         session, spec, entry=registry.get(spec.base_model), settings=settings, blobs=blobs, now=int(time.time())
     )

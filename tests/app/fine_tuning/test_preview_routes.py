@@ -7,7 +7,7 @@ import httpx2
 import pytest
 from starlette.testclient import TestClient
 
-from app.routes.previews import prefers_html
+from app.fine_tuning.preview_routes import prefers_html
 from tests.app.conftest import BASE, COLUMNS, House, upload
 
 URL = "/v1/fine_tuning/preview"

@@ -7,7 +7,7 @@ import psutil
 import pytest
 from starlette.testclient import TestClient
 
-from app.services import machines, token_counts
+from app.fine_tuning import machines, token_counts
 from core.jobs import JobStatus
 from core.store import jobs, leases
 from core.store.db import Session

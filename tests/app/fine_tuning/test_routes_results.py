@@ -9,7 +9,7 @@ from core.events import EventLevel, EventType
 from core.jobs import AdapterRef, JobSpec
 from core.store import adapters, events, jobs, leases
 from tests.app.conftest import BASE, House
-from tests.app.routes.created import create
+from tests.app.fine_tuning.created import create
 from tests.finished_job import finish
 
 

@@ -19,7 +19,7 @@ Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)]
 
 
 class HyperparametersCreate(Body):
-    """Each "auto" is resolved when the job is created; see ``app.services.hyperparameters``."""
+    """Each "auto" is resolved when the job is created; see ``app.fine_tuning.hyperparameters``."""
 
     n_epochs: AutoInt = Field(None, ge=1, le=50)
     batch_size: AutoInt = Field(None, ge=1, le=256)

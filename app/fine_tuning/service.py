@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import structlog
 
-from app.schemas.fine_tuning import JobCreate, JobFields
-from app.services import estimates, hyperparameters
+from app.fine_tuning import estimates, hyperparameters
+from app.fine_tuning.schemas import JobCreate, JobFields
 from core.base_models import BaseModelEntry, Registry, folder_of, read_imported
 from core.errors import (
     BaseModelInvalid,

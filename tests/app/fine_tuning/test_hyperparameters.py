@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from app.schemas.fine_tuning import HyperparametersCreate, JobCreate, LoraCreate
-from app.services.hyperparameters import resolve
+from app.fine_tuning.hyperparameters import resolve
+from app.fine_tuning.schemas import HyperparametersCreate, JobCreate, LoraCreate
 from core.base_models import BaseModelEntry, Hub
 from core.jobs import FileRef, JobSpec
 

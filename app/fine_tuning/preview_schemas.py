@@ -4,8 +4,8 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
+from app.fine_tuning.schemas import JobFields
 from app.http.wire import Out, StoredText
-from app.schemas.fine_tuning import JobFields
 from core.text.preview import Preview
 from core.text.rendering import Reason
 

@@ -10,9 +10,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from app.services.machines import KnownMachine, machine_of
-from app.services.token_counts import StoredFile, count
-from app.services.tokenizers import tokenizer_of
+from app.fine_tuning.machines import KnownMachine, machine_of
+from app.fine_tuning.token_counts import StoredFile, count
+from app.fine_tuning.tokenizers import tokenizer_of
 from core.base_models import BaseModelEntry, folder_of, read_imported
 from core.errors import BaseModelInvalid, BaseModelNotReady, InvalidParameter, JobDoesNotFit, TargetModulesUnmatched
 from core.estimate import (

@@ -4,7 +4,7 @@ import math
 import secrets
 from typing import Final, TypeVar
 
-from app.schemas.fine_tuning import HyperparametersCreate, JobCreate, JobFields, LoraCreate
+from app.fine_tuning.schemas import HyperparametersCreate, JobCreate, JobFields, LoraCreate
 from core.base_models import BaseModelEntry
 from core.errors import InvalidParameter
 from core.jobs import EVALUATIONS, FileRef, JobSpec, LoraSpec

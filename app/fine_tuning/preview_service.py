@@ -5,10 +5,10 @@ from typing import Final, NamedTuple
 
 import orjson
 
-from app.schemas.fine_tuning import JobFields
-from app.schemas.previews import PreviewCreate
-from app.services import fine_tuning, hyperparameters
-from app.services.tokenizers import tokenizer_of
+from app.fine_tuning import hyperparameters, service
+from app.fine_tuning.preview_schemas import PreviewCreate
+from app.fine_tuning.schemas import JobFields
+from app.fine_tuning.tokenizers import tokenizer_of
 from core.base_models import Registry
 from core.errors import BaseModelInvalid, BaseModelNotReady, ExampleInvalid, ExampleOverLength, InvalidParameter
 from core.jobs import FileRef
@@ -42,13 +42,13 @@ def find_source(session: Session, request: PreviewCreate, *, settings: Settings,
         ModelNotFound: the deployment does not train this base model.
         InvalidParameter: an example or a file, or how fields fit it, is at fault.
     """
-    fine_tuning.find_base(settings, registry, request.model)
+    service.find_base(settings, registry, request.model)
     if request.examples is not None and request.training_file is None:
         return _written_out(request, request.examples, settings.max_line_bytes)
     if request.training_file is None or request.examples is not None:
         raise InvalidParameter("training_file", "give either training_file or examples")
-    file = fine_tuning.find_file(session, request.training_file, "training_file", request)
-    return fine_tuning.file_ref(file)
+    file = service.find_file(session, request.training_file, "training_file", request)
+    return service.file_ref(file)
 
 
 def show(request: PreviewCreate, source: Source, *, settings: Settings, blobs: BlobStore) -> Shown:
@@ -68,7 +68,7 @@ def show(request: PreviewCreate, source: Source, *, settings: Settings, blobs: B
 
 def _show(request: PreviewCreate, examples: Iterable[Example], limit: int, settings: Settings) -> Shown:
     tokenizer = tokenizer_of(settings, request.model)
-    max_length = hyperparameters.max_length_of(request, fine_tuning.context_tokens_of(settings, request.model))
+    max_length = hyperparameters.max_length_of(request, service.context_tokens_of(settings, request.model))
     later = (example for example in examples if example.line > request.after_line)
     try:
         return Shown(render(later, request, tokenizer, max_length=max_length, limit=limit), max_length)
@@ -124,7 +124,7 @@ def _written_out(request: PreviewCreate, values: Sequence[object], max_bytes: in
         raise InvalidParameter(_place(error), str(error)) from error
     columns = [example.values for example in examples if isinstance(example, Columns)]
     common = [name for name in columns[0] if all(name in other for other in columns)] if columns else []
-    fine_tuning.check_format(request, format_of(examples[0]), common, name="examples")
+    service.check_format(request, format_of(examples[0]), common, name="examples")
     return examples
 
 
