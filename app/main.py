@@ -9,11 +9,12 @@ from app.files import report_routes
 from app.files import routes as files
 from app.fine_tuning import estimate_routes, preview_routes
 from app.fine_tuning import routes as fine_tuning
+from app.generation import render_routes
 from app.http import deps, errors
 from app.http.metrics import RequestMetrics
 from app.http.middleware import RequestEdge
 from app.http.runtime import Runtime, open_runtime
-from app.routes import api_description, chat, completions, generate, health, metrics, models, render, server_info
+from app.routes import api_description, chat, completions, generate, health, metrics, models, server_info
 from core.settings import Settings
 
 Opener = Callable[[Settings], AbstractAsyncContextManager[Runtime]]
@@ -52,7 +53,7 @@ def create_app(settings: Settings, opener: Opener = open_runtime) -> FastAPI:
         chat,
         generate,
         server_info,
-        render,
+        render_routes,
         health,
         metrics,
         api_description,

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
+from app.generation.schemas import SamplingFields, UsageOut
 from app.http.wire import Body, Out, StoredText, only
-from app.schemas.sampling import SamplingFields, UsageOut
 from core.generation import MAX_TOP_LOGPROBS
 from core.text.examples import MAX_MESSAGES
 

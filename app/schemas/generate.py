@@ -4,9 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from app.generation.response_formats import Grammar, ResponseFormat
+from app.generation.schemas import MAX_CHOICES
 from app.http.wire import Body, Out, Stops, StoredText, only
-from app.schemas.response_formats import Grammar, ResponseFormat
-from app.schemas.sampling import MAX_CHOICES
 from core.generation import MAX_TOP_LOGPROBS, Values
 
 

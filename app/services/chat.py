@@ -4,6 +4,8 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Final
 
+from app.generation.choices import Answer, Choices
+from app.generation.sampling import sampling_of, whose
 from app.schemas.chat import (
     ChatChoiceOut,
     ChatChunkChoiceOut,
@@ -18,10 +20,8 @@ from app.schemas.chat import (
     TextDelta,
 )
 from app.services import logprobs
-from app.services.choices import Answer, Choices
 from app.services.models import ServedModel
 from app.services.openai_answers import FINGERPRINT, FINISH, usage_out
-from app.services.sampling import sampling_of, whose
 from core.errors import InvalidParameter
 from core.generation import Conversation, Delta, Engine, FinishReason, Token, Turn
 from core.ids import new_id

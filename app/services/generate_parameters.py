@@ -3,8 +3,8 @@
 import secrets
 from typing import Final
 
+from app.generation import constraints
 from app.schemas.generate import GenerateCreate, Parameters
-from app.services import constraints
 from core.errors import InvalidParameter, UnsupportedParameter
 from core.generation import Constraint, Conversation, PromptSource, SamplingParams, Turn, Variables
 from core.settings import Settings

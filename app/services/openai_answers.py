@@ -3,7 +3,7 @@
 from importlib.metadata import version
 from typing import Final, Literal
 
-from app.schemas.sampling import PromptTokensDetailsOut, UsageOut
+from app.generation.schemas import PromptTokensDetailsOut, UsageOut
 from core.generation import FinishReason, Usage
 
 # Equal seeds can give other answers where this differs.

@@ -5,8 +5,8 @@ from importlib.metadata import version
 from typing import Final
 
 from app.fine_tuning.tokenizers import tokenizer_of
+from app.generation.schemas import MAX_CHOICES
 from app.http.runtime import Runtime
-from app.schemas.sampling import MAX_CHOICES
 from app.schemas.server_info import InfoOut, TokenizeCreate, TokenPieceOut
 from app.services.models import ServedModel
 from core.settings import Settings

@@ -6,6 +6,7 @@ from contextlib import aclosing
 from typing import Final
 from urllib.parse import quote
 
+from app.generation.choices import Answer, Choices, Prompt, likeliest
 from app.schemas.generate import (
     DetailsOut,
     FinishOut,
@@ -18,7 +19,6 @@ from app.schemas.generate import (
     StreamEventOut,
     TopTokensOut,
 )
-from app.services.choices import Answer, Choices, Prompt, likeliest
 from app.services.generate_parameters import best_of, prompt_of, refuse_in_stream, sampling_of
 from app.services.generate_tokens import prefill_of, tokens_of, top_of
 from app.services.models import ServedModel

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from app.schemas.response_formats import Grammar, ResponseFormat
+from app.generation.response_formats import Grammar, ResponseFormat
 from core.errors import InvalidParameter
 from core.generation import MAX_CONSTRAINT_CHARS, Constraint
 from core.text.examples import LineProblem, refuse_deep

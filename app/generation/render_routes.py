@@ -3,12 +3,12 @@
 from fastapi import APIRouter, Depends, Request
 from fastapi.concurrency import run_in_threadpool
 
+from app.generation import render_service
+from app.generation.render_schemas import RenderCreate, RenderOut
 from app.http import sse
 from app.http.auth import require_caller
 from app.http.deps import RuntimeDep
 from app.http.json_body import JsonRoute
-from app.schemas.render import RenderCreate, RenderOut
-from app.services import rendering
 from app.services.models import look_up
 
 router = APIRouter(
@@ -24,4 +24,4 @@ async def render_prompt(body: RenderCreate, request: Request, runtime: RuntimeDe
     """Show what a model is fed for a prompt, for the variables of its prompt format, or for a conversation."""
     model = await run_in_threadpool(look_up, runtime.database, runtime.settings, body.model)
     engine = runtime.engines.get(model.base_model)
-    return await sse.while_connected(request, rendering.render(body, model, engine))
+    return await sse.while_connected(request, render_service.render(body, model, engine))

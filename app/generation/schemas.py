@@ -8,8 +8,8 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field, StringConstraints
 
+from app.generation.response_formats import ResponseFormat
 from app.http.wire import Body, Out, Stops, StoredText, only
-from app.schemas.response_formats import ResponseFormat
 
 MAX_CHOICES: Final = 16  # of one prompt
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]

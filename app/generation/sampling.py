@@ -2,8 +2,8 @@
 
 from typing import Final
 
-from app.schemas.sampling import SamplingFields
-from app.services import constraints
+from app.generation import constraints
+from app.generation.schemas import SamplingFields
 from core.errors import InvalidParameter
 from core.generation import Constraint, SamplingParams
 
