@@ -10,11 +10,12 @@ from app.files import routes as files
 from app.fine_tuning import estimate_routes, preview_routes
 from app.fine_tuning import routes as fine_tuning
 from app.generation import render_routes
+from app.generation.openai import chat_routes, completions_routes
 from app.http import deps, errors
 from app.http.metrics import RequestMetrics
 from app.http.middleware import RequestEdge
 from app.http.runtime import Runtime, open_runtime
-from app.routes import api_description, chat, completions, generate, health, metrics, models, server_info
+from app.routes import api_description, generate, health, metrics, models, server_info
 from core.settings import Settings
 
 Opener = Callable[[Settings], AbstractAsyncContextManager[Runtime]]
@@ -49,8 +50,8 @@ def create_app(settings: Settings, opener: Opener = open_runtime) -> FastAPI:
         estimate_routes,
         preview_routes,
         models,
-        completions,
-        chat,
+        completions_routes,
+        chat_routes,
         generate,
         server_info,
         render_routes,

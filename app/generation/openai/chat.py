@@ -5,8 +5,9 @@ from contextlib import aclosing
 from typing import Final
 
 from app.generation.choices import Answer, Choices
-from app.generation.sampling import sampling_of, whose
-from app.schemas.chat import (
+from app.generation.openai import logprobs
+from app.generation.openai.answers import FINGERPRINT, FINISH, usage_out
+from app.generation.openai.chat_schemas import (
     ChatChoiceOut,
     ChatChunkChoiceOut,
     ChatChunkOut,
@@ -19,9 +20,8 @@ from app.schemas.chat import (
     RoleDelta,
     TextDelta,
 )
-from app.services import logprobs
+from app.generation.sampling import sampling_of, whose
 from app.services.models import ServedModel
-from app.services.openai_answers import FINGERPRINT, FINISH, usage_out
 from core.errors import InvalidParameter
 from core.generation import Conversation, Delta, Engine, FinishReason, Token, Turn
 from core.ids import new_id

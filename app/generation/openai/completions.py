@@ -5,12 +5,12 @@ from contextlib import aclosing
 from typing import Final
 
 from app.generation.choices import Choices, likeliest
+from app.generation.openai import logprobs
+from app.generation.openai.answers import FINGERPRINT, FINISH, usage_out
+from app.generation.openai.completions_schemas import MAX_PROMPTS, ChoiceOut, CompletionCreate, CompletionOut
+from app.generation.openai.logprobs import Offsets
 from app.generation.sampling import sampling_of, whose
-from app.schemas.completions import MAX_PROMPTS, ChoiceOut, CompletionCreate, CompletionOut
-from app.services import logprobs
-from app.services.logprobs import Offsets
 from app.services.models import ServedModel
-from app.services.openai_answers import FINGERPRINT, FINISH, usage_out
 from core.errors import InvalidParameter, UnsupportedParameter
 from core.generation import Delta, Engine, FinishReason
 from core.ids import new_id

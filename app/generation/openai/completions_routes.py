@@ -5,13 +5,13 @@ import time
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
+from app.generation.openai.completions import Completion
+from app.generation.openai.completions_schemas import CompletionCreate, CompletionOut
 from app.http import sse
 from app.http.auth import CallerDep, require_caller
 from app.http.deps import RuntimeDep
 from app.http.errors import Wire
 from app.http.json_body import JsonRoute
-from app.schemas.completions import CompletionCreate, CompletionOut
-from app.services.completions import Completion
 from app.services.models import look_up
 
 router = APIRouter(

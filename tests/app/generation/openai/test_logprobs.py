@@ -1,7 +1,7 @@
 """Where tokens stand in a text that grows, in OpenAI's two shapes."""
 
-from app.services import logprobs
-from app.services.logprobs import Offsets
+from app.generation.openai import logprobs
+from app.generation.openai.logprobs import Offsets
 from core.generation import Alternative, PromptToken, Token
 
 

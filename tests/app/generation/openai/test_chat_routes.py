@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 from core.errors import GenerationFailed, InvalidParameter
 from core.generation import Constraint, Conversation, Turn
 from tests.app.conftest import BASE, House
-from tests.app.routes.test_completions import events_of
+from tests.app.generation.openai.test_completions_routes import events_of
 from tests.published_model import publish
 from tests.stub_engine import CONTEXT_TOKENS
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Final
 
-from app.schemas.chat import ChatLogprobsOut, TokenLogprobOut, TopLogprobOut
-from app.schemas.completions import LogprobsOut
+from app.generation.openai.chat_schemas import ChatLogprobsOut, TokenLogprobOut, TopLogprobOut
+from app.generation.openai.completions_schemas import LogprobsOut
 from core.generation import Alternative, PromptToken, Token
 from core.text.tokenizer import REPLACEMENT
 
