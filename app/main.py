@@ -11,11 +11,13 @@ from app.fine_tuning import estimate_routes, preview_routes
 from app.fine_tuning import routes as fine_tuning
 from app.generation import render_routes
 from app.generation.openai import chat_routes, completions_routes
+from app.generation.tgi import info_routes
+from app.generation.tgi import routes as generate
 from app.http import deps, errors
 from app.http.metrics import RequestMetrics
 from app.http.middleware import RequestEdge
 from app.http.runtime import Runtime, open_runtime
-from app.routes import api_description, generate, health, metrics, models, server_info
+from app.routes import api_description, health, metrics, models
 from core.settings import Settings
 
 Opener = Callable[[Settings], AbstractAsyncContextManager[Runtime]]
@@ -53,7 +55,7 @@ def create_app(settings: Settings, opener: Opener = open_runtime) -> FastAPI:
         completions_routes,
         chat_routes,
         generate,
-        server_info,
+        info_routes,
         render_routes,
         health,
         metrics,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from app.schemas.generate import AlternativeOut, Parameters, PrefillTokenOut, TokenOut, TopTokenOut
+from app.generation.tgi.schemas import AlternativeOut, Parameters, PrefillTokenOut, TokenOut, TopTokenOut
 from core.generation import Delta, PromptToken, Token
 
 

@@ -6,16 +6,16 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
+from app.generation.tgi.parameters import model_name
+from app.generation.tgi.schemas import GenerateCreate, GenerateOut
+from app.generation.tgi.service import Generation
 from app.http import sse
 from app.http.auth import CallerDep, require_caller
 from app.http.deps import RuntimeDep
 from app.http.errors import Wire
 from app.http.json_body import JsonRoute
 from app.http.runtime import Runtime
-from app.schemas.generate import GenerateCreate, GenerateOut
-from app.services.generate_parameters import model_name
 from app.services.models import look_up
-from app.services.text_generation import Generation
 
 router = APIRouter(tags=["generation"], dependencies=[Depends(require_caller)], route_class=JsonRoute)
 

@@ -6,8 +6,8 @@ from typing import Final
 
 from app.fine_tuning.tokenizers import tokenizer_of
 from app.generation.schemas import MAX_CHOICES
+from app.generation.tgi.info_schemas import InfoOut, TokenizeCreate, TokenPieceOut
 from app.http.runtime import Runtime
-from app.schemas.server_info import InfoOut, TokenizeCreate, TokenPieceOut
 from app.services.models import ServedModel
 from core.settings import Settings
 

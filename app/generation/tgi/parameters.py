@@ -4,7 +4,7 @@ import secrets
 from typing import Final
 
 from app.generation import constraints
-from app.schemas.generate import GenerateCreate, Parameters
+from app.generation.tgi.schemas import GenerateCreate, Parameters
 from core.errors import InvalidParameter, UnsupportedParameter
 from core.generation import Constraint, Conversation, PromptSource, SamplingParams, Turn, Variables
 from core.settings import Settings

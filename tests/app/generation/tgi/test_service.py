@@ -1,9 +1,9 @@
 import asyncio
 from collections.abc import AsyncGenerator
 
-from app.schemas.generate import GenerateCreate
+from app.generation.tgi.schemas import GenerateCreate
+from app.generation.tgi.service import Generation
 from app.services.models import ServedModel
-from app.services.text_generation import Generation
 from core.generation import Delta, FinishReason, GenerationRequest, Token, Usage
 from tests.stub_engine import StubEngine
 

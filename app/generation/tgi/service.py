@@ -7,7 +7,8 @@ from typing import Final
 from urllib.parse import quote
 
 from app.generation.choices import Answer, Choices, Prompt, likeliest
-from app.schemas.generate import (
+from app.generation.tgi.parameters import best_of, prompt_of, refuse_in_stream, sampling_of
+from app.generation.tgi.schemas import (
     DetailsOut,
     FinishOut,
     GenerateCreate,
@@ -19,8 +20,7 @@ from app.schemas.generate import (
     StreamEventOut,
     TopTokensOut,
 )
-from app.services.generate_parameters import best_of, prompt_of, refuse_in_stream, sampling_of
-from app.services.generate_tokens import prefill_of, tokens_of, top_of
+from app.generation.tgi.tokens import prefill_of, tokens_of, top_of
 from app.services.models import ServedModel
 from core.generation import Delta, Engine, FinishReason, Rendering, RenderRequest, Usage
 from core.ids import new_id
