@@ -17,7 +17,8 @@ from app.http import deps, errors
 from app.http.metrics import RequestMetrics
 from app.http.middleware import RequestEdge
 from app.http.runtime import Runtime, open_runtime
-from app.routes import api_description, health, metrics, models
+from app.models import routes as models
+from app.routes import api_description, health, metrics
 from core.settings import Settings
 
 Opener = Callable[[Settings], AbstractAsyncContextManager[Runtime]]

@@ -9,7 +9,7 @@ from app.http import sse
 from app.http.auth import require_caller
 from app.http.deps import RuntimeDep
 from app.http.json_body import JsonRoute
-from app.services.models import look_up
+from app.models.service import look_up
 
 router = APIRouter(
     prefix="/v1/render",

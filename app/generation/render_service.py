@@ -1,7 +1,7 @@
 """What a model is fed for a prompt, asked from the engine that would feed it."""
 
 from app.generation.render_schemas import RenderCreate, RenderOut
-from app.services.models import ServedModel
+from app.models.service import ServedModel
 from core.errors import InvalidParameter
 from core.generation import Conversation, Engine, PromptSource, RenderRequest, Turn, Variables
 

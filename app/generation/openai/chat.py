@@ -21,7 +21,7 @@ from app.generation.openai.chat_schemas import (
     TextDelta,
 )
 from app.generation.sampling import sampling_of, whose
-from app.services.models import ServedModel
+from app.models.service import ServedModel
 from core.errors import InvalidParameter
 from core.generation import Conversation, Delta, Engine, FinishReason, Token, Turn
 from core.ids import new_id

@@ -12,7 +12,7 @@ from app.http.auth import CallerDep, require_caller
 from app.http.deps import RuntimeDep
 from app.http.errors import Wire
 from app.http.json_body import JsonRoute
-from app.services.models import look_up
+from app.models.service import look_up
 
 router = APIRouter(
     prefix="/v1/chat/completions",

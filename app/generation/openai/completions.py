@@ -10,7 +10,7 @@ from app.generation.openai.answers import FINGERPRINT, FINISH, usage_out
 from app.generation.openai.completions_schemas import MAX_PROMPTS, ChoiceOut, CompletionCreate, CompletionOut
 from app.generation.openai.logprobs import Offsets
 from app.generation.sampling import sampling_of, whose
-from app.services.models import ServedModel
+from app.models.service import ServedModel
 from core.errors import InvalidParameter, UnsupportedParameter
 from core.generation import Delta, Engine, FinishReason
 from core.ids import new_id

@@ -8,7 +8,7 @@ from app.fine_tuning.tokenizers import tokenizer_of
 from app.generation.schemas import MAX_CHOICES
 from app.generation.tgi.info_schemas import InfoOut, TokenizeCreate, TokenPieceOut
 from app.http.runtime import Runtime
-from app.services.models import ServedModel
+from app.models.service import ServedModel
 from core.settings import Settings
 
 MAX_STOP_SEQUENCES: Final = 16

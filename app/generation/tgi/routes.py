@@ -15,7 +15,7 @@ from app.http.deps import RuntimeDep
 from app.http.errors import Wire
 from app.http.json_body import JsonRoute
 from app.http.runtime import Runtime
-from app.services.models import look_up
+from app.models.service import look_up
 
 router = APIRouter(tags=["generation"], dependencies=[Depends(require_caller)], route_class=JsonRoute)
 

@@ -21,7 +21,7 @@ from app.generation.tgi.schemas import (
     TopTokensOut,
 )
 from app.generation.tgi.tokens import prefill_of, tokens_of, top_of
-from app.services.models import ServedModel
+from app.models.service import ServedModel
 from core.generation import Delta, Engine, FinishReason, Rendering, RenderRequest, Usage
 from core.ids import new_id
 

@@ -7,7 +7,7 @@ from typing import Final
 import structlog
 
 from app.engines.routing import Engines
-from app.schemas.models import ModelOut
+from app.models.schemas import ModelOut
 from core.base_models import IMPORTED_FILE, folder_of
 from core.errors import BaseModelNotServed, BaseModelProtected, ModelNotFound, ServiceError
 from core.settings import Settings

@@ -5,8 +5,8 @@ from fastapi import APIRouter, BackgroundTasks, Depends
 from app.http.auth import require_caller
 from app.http.deps import EnginesDep, ReadSession, SettingsDep, WriteSession
 from app.http.wire import Deleted
-from app.schemas.models import ModelOut, ModelsOut
-from app.services import models
+from app.models import service
+from app.models.schemas import ModelOut, ModelsOut
 
 router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[Depends(require_caller)])
 
@@ -14,14 +14,14 @@ router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[Depends(r
 @router.get("")
 def list_models(session: ReadSession, settings: SettingsDep) -> ModelsOut:
     """List all models; ``parent`` tells a fine-tuned model's base."""
-    return ModelsOut(object="list", data=models.list_all(session, settings))
+    return ModelsOut(object="list", data=service.list_all(session, settings))
 
 
 # A path, because clients send a "/" inside a name as %2F, which servers decode before routing.
 @router.get("/{name:path}")
 def get_model(name: str, session: ReadSession, settings: SettingsDep) -> ModelOut:
     """Look up a model."""
-    return models.get(session, settings, name)
+    return service.get(session, settings, name)
 
 
 @router.delete("/{name:path}")
@@ -29,6 +29,6 @@ def delete_model(
     name: str, session: WriteSession, settings: SettingsDep, engines: EnginesDep, afterwards: BackgroundTasks
 ) -> Deleted:
     """Delete a fine-tuned model; base models cannot be deleted."""
-    unserved = models.delete(session, settings, name)
-    afterwards.add_task(models.unload, unserved, engines)  # runs after the response, and so after the commit
+    unserved = service.delete(session, settings, name)
+    afterwards.add_task(service.unload, unserved, engines)  # runs after the response, and so after the commit
     return Deleted(id=name, object="model", deleted=True)
