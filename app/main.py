@@ -18,7 +18,7 @@ from app.http.metrics import RequestMetrics
 from app.http.middleware import RequestEdge
 from app.http.runtime import Runtime, open_runtime
 from app.models import routes as models
-from app.routes import api_description, health, metrics
+from app.operations import api_description, health, metrics
 from core.settings import Settings
 
 Opener = Callable[[Settings], AbstractAsyncContextManager[Runtime]]
@@ -37,7 +37,7 @@ def create_app(settings: Settings, opener: Opener = open_runtime) -> FastAPI:
         title="Loramill",
         summary="Fine-tuning of small language models, and serving of the result.",
         lifespan=lifespan,
-        openapi_url=None,  # app.routes.api_description serves it to those who have a key
+        openapi_url=None,  # app.operations.api_description serves it to those who have a key
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from starlette.routing import Route
 
-from app.routes import health
+from app.operations import health
 from core.settings import PREFIX, Settings
 from worker.inference.metrics import EngineMetrics
 from worker.inference.server import create_app

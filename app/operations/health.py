@@ -3,8 +3,8 @@
 from fastapi import APIRouter, Response
 
 from app.http.deps import RuntimeDep
-from app.schemas.health import Alive, Readiness
-from app.services import readiness
+from app.operations import readiness
+from app.operations.health_schemas import Alive, Readiness
 
 router = APIRouter(tags=["health"])
 

@@ -3,7 +3,7 @@
 import asyncio
 
 from app.http.runtime import Runtime
-from app.schemas.health import Part, Readiness
+from app.operations.health_schemas import Part, Readiness
 from core.errors import DatabaseUnavailable, ServiceError
 from core.store import leases
 
