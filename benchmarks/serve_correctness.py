@@ -26,7 +26,7 @@ from benchmarks.serving.mixes import Expected, Mix, Tally, judge, make_mixes, ma
 from benchmarks.serving.oracle import PeftOracle
 from benchmarks.serving.servers import ServerFailed, running
 from benchmarks.training.processes import ROOT
-from core.base_models import read_imported
+from core.base_models.registry import read_imported
 from core.settings import Settings
 from core.store.blobs import LocalBlobStore
 from core.text.tokenizer import TextTokenizer

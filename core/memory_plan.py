@@ -7,8 +7,8 @@ The trainer takes its limits from here; what a token leaves behind it measures o
 import math
 from typing import Final, Literal
 
+from core.base_models.shape import LinearLayer, ModelShape
 from core.jobs import Frozen, LoraSpec, Quantization
-from core.model_shape import LinearLayer, ModelShape
 
 ComputeType = Literal["bfloat16", "float32"]
 VALUE_BYTES: Final[dict[ComputeType, int]] = {"bfloat16": 2, "float32": 4}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app.fine_tuning.schemas import JobCreate
-from core.base_models import Registry
+from core.base_models.registry import Registry
 from core.text.data_files import read_examples
 from core.text.examples import PromptCompletion
 from examples import generate

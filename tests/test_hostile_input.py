@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
-from core.base_models import BaseModelEntry, Folder, Registry
+from core.base_models.registry import BaseModelEntry, Folder, Registry
 from core.bound import bound
 from core.store.migrate import upgrade
 from tests.hostile import BOMBS, COLUMNS, UPLOADS, File, Form, malformed_template

@@ -9,7 +9,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PhiConfig, PhiForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from core.base_models import IMPORTED_FILE, Folder, ImportedModel, compute_fingerprint
+from core.base_models.registry import IMPORTED_FILE, Folder, ImportedModel, compute_fingerprint
 from tests.byte_tokenizer import END_OF_TEXT, write_byte_tokenizer
 
 CONTEXT_TOKENS = 256

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from core.base_models import DType
+from core.base_models.registry import DType
 from core.jobs import Frozen, JobSpec
 
 SPEC = "spec.json"

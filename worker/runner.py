@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from core.base_models import Registry, folder_of, read_imported
+from core.base_models.registry import Registry, folder_of, read_imported
 from core.errors import DatabaseUnavailable, ServiceError, StorageFull, WorkerLost
 from core.events import EventLevel
 from core.jobs import JobSpec, model_name

@@ -7,7 +7,7 @@ import typer
 from pydantic import ValidationError
 
 from app.cli.columns import align
-from core.base_models import (
+from core.base_models.registry import (
     BaseModelEntry,
     Folder,
     GgufPackage,

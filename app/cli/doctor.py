@@ -22,7 +22,7 @@ from app.cli.base_models import find_damage
 from app.cli.columns import align
 from app.cli.stack.address import is_ready, openable_url
 from app.cli.stack.preparation import refuse_contradictions, refuse_taken_port
-from core.base_models import Registry, folder_of
+from core.base_models.registry import Registry, folder_of
 from core.errors import ServiceError
 from core.settings import PREFIX, Settings
 from core.store.schema import check_schema

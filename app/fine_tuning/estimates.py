@@ -13,7 +13,8 @@ from typing import Final
 from app.fine_tuning.machines import KnownMachine, machine_of
 from app.fine_tuning.token_counts import StoredFile, count
 from app.fine_tuning.tokenizers import tokenizer_of
-from core.base_models import BaseModelEntry, folder_of, read_imported
+from core.base_models.registry import BaseModelEntry, folder_of, read_imported
+from core.base_models.shape import ModelShape, read_shape
 from core.errors import BaseModelInvalid, BaseModelNotReady, InvalidParameter, JobDoesNotFit, TargetModulesUnmatched
 from core.estimate import (
     Basis,
@@ -33,7 +34,6 @@ from core.estimate import (
 )
 from core.jobs import FileRef, JobSpec, JobStatus
 from core.memory_plan import Memory, plan_memory
-from core.model_shape import ModelShape, read_shape
 from core.settings import Settings
 from core.store import files, jobs
 from core.store.blobs import BlobStore

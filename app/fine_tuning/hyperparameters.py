@@ -5,7 +5,7 @@ import secrets
 from typing import Final, TypeVar
 
 from app.fine_tuning.schemas import HyperparametersCreate, JobCreate, JobFields, LoraCreate
-from core.base_models import BaseModelEntry
+from core.base_models.registry import BaseModelEntry
 from core.errors import InvalidParameter
 from core.jobs import EVALUATIONS, FileRef, JobSpec, LoraSpec
 from core.learning_rate import usual_warmup_steps

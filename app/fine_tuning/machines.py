@@ -9,7 +9,7 @@ from typing import Final
 
 import psutil
 
-from core.base_models import DType
+from core.base_models.registry import DType
 from core.estimate import EstimatedMachine, PastRun
 from core.memory_plan import ComputeType
 from core.settings import Settings

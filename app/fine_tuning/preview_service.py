@@ -9,7 +9,7 @@ from app.fine_tuning import hyperparameters, service
 from app.fine_tuning.preview_schemas import PreviewCreate
 from app.fine_tuning.schemas import JobFields
 from app.fine_tuning.tokenizers import tokenizer_of
-from core.base_models import Registry
+from core.base_models.registry import Registry
 from core.errors import BaseModelInvalid, BaseModelNotReady, ExampleInvalid, ExampleOverLength, InvalidParameter
 from core.jobs import FileRef
 from core.settings import Settings

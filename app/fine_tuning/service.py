@@ -10,7 +10,7 @@ import structlog
 
 from app.fine_tuning import estimates, hyperparameters
 from app.fine_tuning.schemas import JobCreate, JobFields
-from core.base_models import BaseModelEntry, Registry, folder_of, read_imported
+from core.base_models.registry import BaseModelEntry, Registry, folder_of, read_imported
 from core.errors import (
     BaseModelInvalid,
     BaseModelNotReady,

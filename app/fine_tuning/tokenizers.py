@@ -3,7 +3,7 @@
 from functools import lru_cache
 from pathlib import Path
 
-from core.base_models import folder_of, read_imported
+from core.base_models.registry import folder_of, read_imported
 from core.errors import BaseModelInvalid, BaseModelNotReady, ModelNotFound
 from core.settings import Settings
 from core.text.tokenizer import TextTokenizer

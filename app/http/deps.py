@@ -11,7 +11,7 @@ from fastapi import Depends, FastAPI, Request
 from app.engines.routing import Engines
 from app.http.metrics import RequestMetrics
 from app.http.runtime import Ringer, Runtime
-from core.base_models import Registry
+from core.base_models.registry import Registry
 from core.settings import Settings
 from core.store.blobs import BlobStore
 from core.store.db import Database, Session

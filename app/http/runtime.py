@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from app.engines.routing import Engines
-from core.base_models import Registry
+from core.base_models.registry import Registry
 from core.queue import Doorbell
 from core.settings import Settings
 from core.store.blobs import BlobStore, LocalBlobStore

@@ -8,7 +8,7 @@ import structlog
 
 from app.engines.routing import Engines
 from app.models.schemas import ModelOut
-from core.base_models import IMPORTED_FILE, folder_of
+from core.base_models.registry import IMPORTED_FILE, folder_of
 from core.errors import BaseModelNotServed, BaseModelProtected, ModelNotFound, ServiceError
 from core.settings import Settings
 from core.store import adapters

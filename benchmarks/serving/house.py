@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from benchmarks.serving.adapter_spec import AdapterSpec
 from benchmarks.serving.servers import Server, free_port
 from benchmarks.training.processes import run_module
-from core.base_models import BaseModelEntry, Folder, Registry, read_imported
+from core.base_models.registry import BaseModelEntry, Folder, Registry, read_imported
 from core.settings import Settings
 from core.store import migrate
 from core.store.blobs import LocalBlobStore

@@ -15,7 +15,7 @@ from transformers import PhiConfig, PhiForCausalLM, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
 from benchmarks.training.rows import CLOSING_ID
-from core.base_models import IMPORTED_FILE, Folder, ImportedModel, compute_fingerprint
+from core.base_models.registry import IMPORTED_FILE, Folder, ImportedModel, compute_fingerprint
 
 CLOSING_TEXT: Final = "<|endoftext|>"
 

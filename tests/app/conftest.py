@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 from app.engines.routing import Engines
 from app.http.runtime import Runtime
 from app.main import create_app
-from core.base_models import BaseModelEntry, Folder, Registry
+from core.base_models.registry import BaseModelEntry, Folder, Registry
 from core.settings import Settings
 from core.store.blobs import BlobStore, LocalBlobStore
 from core.store.db import Database

@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 
+from core.base_models.shape import ModelShape, read_shape
 from core.estimate import (
     EFFICIENCY,
     Measured,
@@ -14,7 +15,6 @@ from core.estimate import (
     work_of,
 )
 from core.jobs import LoraSpec
-from core.model_shape import ModelShape, read_shape
 from tests.fake_trainer import MEASURED
 from tests.tiny_shapes import TINY_LLAMA, write_shapes
 

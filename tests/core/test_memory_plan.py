@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from core.base_models.shape import ModelShape, read_shape
 from core.jobs import LoraSpec
 from core.memory_plan import (
     FREE_SHARE,
@@ -16,7 +17,6 @@ from core.memory_plan import (
     plan_memory,
     token_budget,
 )
-from core.model_shape import ModelShape, read_shape
 from tests.tiny_shapes import TINY_LLAMA, TINY_PHI, write_shapes
 
 PLENTY_BYTES = 2**40

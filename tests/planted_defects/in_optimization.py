@@ -30,7 +30,7 @@ DEFECTS = (
     ),
     Defect(
         "21 float16 can be asked for",
-        "core/base_models.py",
+        "core/base_models/registry.py",
         'DType = Literal["auto", "bfloat16", "float32"]\n',
         'DType = Literal["auto", "bfloat16", "float16", "float32"]\n',
         (f"{BASE}::TestTrap21::test_trap_21_float16_cannot_be_asked_for",),
@@ -123,14 +123,14 @@ DEFECTS = (
     ),
     Defect(
         "32 the built-in learning rate is one for all weights",
-        "core/base_models.py",
+        "core/base_models/registry.py",
         "        learning_rate=1e-3,\n",
         "        learning_rate=2e-5,\n",
         (f"{OBJECTIVE}::TestTrap32::test_trap_32_at_the_default_rate_eight_examples_are_soon_known_by_heart",),
     ),
     Defect(
         "32 the default learning rate is one for all weights",
-        "core/base_models.py",
+        "core/base_models/registry.py",
         "    learning_rate: float = Field(2e-4, gt=0, lt=1)",
         "    learning_rate: float = Field(2e-5, gt=0, lt=1)",
         (f"{OBJECTIVE}::TestTrap32::test_trap_32_the_default_rate_is_ten_times_that_for_all_weights",),

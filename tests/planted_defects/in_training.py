@@ -119,7 +119,7 @@ DEFECTS = (
     ),
     Defect(
         "30 the default target modules are a library's, without k_proj and dense",
-        "core/model_shape.py",
+        "core/base_models/shape.py",
         "        return tuple(last_parts)\n",
         '        return tuple(part for part in last_parts if part not in ("k_proj", "dense"))\n',
         (f"{TRAPS}::TestTrap30::test_trap_30_every_linear_layer_but_the_head_is_adapted",),
@@ -133,7 +133,7 @@ DEFECTS = (
     ),
     Defect(
         "30 a name that matches nothing is ignored",
-        "core/model_shape.py",
+        "core/base_models/shape.py",
         "    if unmatched:\n",
         "    if False:\n",
         (f"{TRAPS}::TestTrap30::test_trap_30_a_name_that_matches_nothing_is_refused",),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from core.base_models import IMPORTED_FILE, Folder, ImportedModel
+from core.base_models.registry import IMPORTED_FILE, Folder, ImportedModel
 from core.jobs import AdapterRef, FileRef, JobSpec, LoraSpec
 from core.settings import Settings
 from core.store import files, jobs, migrate, steering

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from core.adapter_format import WEIGHTS
-from core.base_models import BaseModelEntry, Folder, Registry, folder_of, read_imported
+from core.base_models.registry import BaseModelEntry, Folder, Registry, folder_of, read_imported
 from core.generation import FinishReason
 from core.jobs import LoraSpec
 from core.store.blobs import LocalBlobStore

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from core.adapter_format import MANIFEST, WEIGHTS, digest_file, parse_manifest
-from core.base_models import IMPORTED_FILE
+from core.base_models.registry import IMPORTED_FILE
 from core.errors import DatabaseUnavailable
 from core.jobs import AdapterRef, JobStatus
 from core.store import files, leases

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import uvicorn
 
-from core.base_models import Registry, folder_of
+from core.base_models.registry import Registry, folder_of
 from core.errors import ServiceError
 from core.logs import setup
 from core.settings import Settings, load_settings

@@ -14,7 +14,7 @@ from gguf import GGUFReader
 from tokenizers.pre_tokenizers import ByteLevel, Digits, PreTokenizer, Sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-from core.base_models import GgufPackage, read_config, stable_config
+from core.base_models.registry import GgufPackage, read_config, stable_config
 from core.errors import BaseModelInvalid
 
 # GGUF only names the pre-tokenizer, and transformers' conversion takes every name for plain byte level.

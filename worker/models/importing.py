@@ -1,7 +1,7 @@
 """Brings a registered base model into the base-models folder, whole or not at all.
 
 Run as ``python -m worker.models.importing``. Sources are a hub repository, a folder, or a GGUF file
-in a package (``worker.models.gguf``). The result's layout is ``core.base_models``.
+in a package (``worker.models.gguf``). The result's layout is ``core.base_models.registry``.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from huggingface_hub import snapshot_download
 from transformers import AutoConfig, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from core.base_models import (
+from core.base_models.registry import (
     IMPORTED_FILE,
     BaseModelEntry,
     Folder,

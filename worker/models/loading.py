@@ -1,6 +1,6 @@
 """Loads a base model's folder for training and for inference alike: offline, safetensors only, no remote code.
 
-What a folder must hold and how its fingerprint is made is ``core.base_models``.
+What a folder must hold and how its fingerprint is made is ``core.base_models.registry``.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from core.base_models import DType, read_imported
+from core.base_models.registry import DType, read_imported
 from core.errors import BaseModelInvalid
 from core.jobs import Quantization
 from core.text.tokenizer import TextTokenizer

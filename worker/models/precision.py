@@ -6,7 +6,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from core.base_models import DType
+from core.base_models.registry import DType
 
 # A matrix product in bfloat16 must be at least this much faster than in float32 to be worth its
 # rounding; where the CPU has no such instructions it is several times slower.

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from torch import nn
 
-from core.model_shape import Input, find_input
+from core.base_models.shape import Input, find_input
 from worker.training.data import ExampleSet
 from worker.training.lora import LoraModel
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from transformers.activations import GELUTanh, NewGELUActivation
 
 from core.adapter_format import CONFIG, WEIGHTS
+from core.base_models.shape import resolve_targets
 from core.errors import BaseModelInvalid
 from core.jobs import LoraSpec
-from core.model_shape import resolve_targets
 from worker.models.loading import LoadedModel
 from worker.training.batches import MicroBatch, collate
 from worker.training.data import TokenizedExample

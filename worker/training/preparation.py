@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from core.base_models import DType, read_imported
+from core.base_models.registry import DType, read_imported
 from core.errors import BaseModelInvalid
 from core.events import EventLevel
 from core.jobs import JobSpec

@@ -17,7 +17,7 @@ import filelock
 
 from app.cli.stack.supervisor import start_bound
 from app.http.exposure import refuse_unprotected
-from core.base_models import Registry, folder_of, read_imported
+from core.base_models.registry import Registry, folder_of, read_imported
 from core.errors import BaseModelInvalid, SettingsInvalid, StartRefused
 from core.settings import PREFIX, Settings
 

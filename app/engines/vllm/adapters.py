@@ -23,7 +23,7 @@ from core.adapter_format import (
     digest_text,
     parse_manifest,
 )
-from core.base_models import read_imported
+from core.base_models.registry import read_imported
 from core.errors import (
     AdapterInvalid,
     AdapterMismatch,

@@ -17,7 +17,7 @@ from app.engines.vllm.answers import VllmAnswer
 from app.engines.vllm.residence import Residence, name_of
 from app.engines.vllm.sampling import completion_body, error_of
 from app.engines.vllm.server import Disconnected, Refusal, VllmServer
-from core.base_models import folder_of
+from core.base_models.registry import folder_of
 from core.errors import GenerationFailed, PromptTooLong
 from core.generation import Delta, EngineInfo, GenerationRequest, Rendering, RenderRequest
 from core.prompts import render

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.cli import base_models
-from core.base_models import Folder, Registry
+from core.base_models.registry import Folder, Registry
 from core.errors import ModelNotFound, SettingsInvalid
 from core.settings import Settings
 from tests.tiny_models import write_tiny_llama

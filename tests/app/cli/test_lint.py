@@ -7,7 +7,7 @@ from typing import get_args, get_type_hints
 import pytest
 
 from app.cli import main
-from core.base_models import Folder
+from core.base_models.registry import Folder
 from core.jobs import OverLength, TrainOn
 from tests.app.cli.command import Done, loramill, loramill_process
 from tests.byte_tokenizer import write_byte_tokenizer

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from core.adapter_format import CONFIG, MANIFEST, WEIGHTS, write_manifest
-from core.base_models import Folder
+from core.base_models.registry import Folder
 from core.jobs import LoraSpec
 from core.settings import Settings
 from core.store.blobs import LocalBlobStore

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from core.base_models import BaseModelEntry, Folder, Registry
+from core.base_models.registry import BaseModelEntry, Folder, Registry
 from core.estimate import Measured
 from core.jobs import JobSpec
 from core.store import jobs

@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from core.adapter_format import CONFIG, MANIFEST, WEIGHTS, write_manifest
-from core.base_models import read_imported
+from core.base_models.registry import read_imported
 from core.jobs import LoraSpec
 from core.store.blobs import LocalBlobStore
 from core.text.tokenizer import TextTokenizer

@@ -14,7 +14,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from core.base_models import read_imported
+from core.base_models.registry import read_imported
 from core.generation import Delta, FinishReason, GenerationRequest, SamplingParams, Usage
 from core.settings import Settings
 from core.store.blobs import LocalBlobStore

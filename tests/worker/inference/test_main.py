@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from core.base_models import BaseModelEntry, Folder, Registry
+from core.base_models.registry import BaseModelEntry, Folder, Registry
 from core.generation import Delta
 from tests.conftest import ROOT
 from tests.kernels import share_kernels

@@ -20,7 +20,7 @@ import torch
 from tokenizers import Tokenizer, pre_tokenizers
 from transformers import PhiConfig, PhiForCausalLM
 
-from core.base_models import (
+from core.base_models.registry import (
     BUILT_IN,
     IMPORTED_FILE,
     BaseModelEntry,

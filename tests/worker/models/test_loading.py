@@ -7,7 +7,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 from transformers.activations import GELUTanh, NewGELUActivation
 
-from core.base_models import read_imported
+from core.base_models.registry import read_imported
 from core.errors import BaseModelInvalid
 from tests.tiny_models import write_tiny_llama, write_tiny_phi
 from worker.models import precision

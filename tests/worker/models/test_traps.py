@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
-from core.base_models import BaseModelEntry, Folder, Registry, folder_of, read_config
+from core.base_models.registry import BaseModelEntry, Folder, Registry, folder_of, read_config
 from core.errors import BaseModelInvalid
 from tests.tiny_models import write_tiny_phi
 from worker.models import precision

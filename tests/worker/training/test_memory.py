@@ -5,10 +5,10 @@ import psutil
 import pytest
 import torch
 
+from core.base_models.shape import read_shape
 from core.jobs import LoraSpec
 from core.memory_plan import MAX_TOKENS_CPU, MIN_TOKENS, VALUE_BYTES, ComputeType
 from core.memory_plan import activation_bytes_per_token as planned_bytes_per_token
-from core.model_shape import read_shape
 from tests.worker.training.conftest import MakeModel
 from worker.models.loading import load_base_model
 from worker.training.lora import add_lora

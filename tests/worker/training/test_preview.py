@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from core.base_models import read_imported
+from core.base_models.registry import read_imported
 from core.jobs import OverLength, PromptFormat, TrainOn
 from core.text.data_files import read_examples
 from core.text.preview import Preview, preview

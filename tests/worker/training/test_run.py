@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PhiConfig, PhiForCausalLM
 
 from core.adapter_format import CONFIG, MANIFEST, WEIGHTS, parse_manifest
-from core.base_models import IMPORTED_FILE, Folder, ImportedModel, compute_fingerprint
+from core.base_models.registry import IMPORTED_FILE, Folder, ImportedModel, compute_fingerprint
 from core.errors import (
     AdapterUnchanged,
     AllExamplesDropped,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
-from core.base_models import IMPORTED_FILE, Folder, ImportedModel, compute_fingerprint
+from core.base_models.registry import IMPORTED_FILE, Folder, ImportedModel, compute_fingerprint
 from core.errors import LabelsMismatch, LossNotFinite, TargetModulesUnmatched
 from core.jobs import LoraSpec
 from core.text.rendering import Renderer

@@ -24,7 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from app.engines.vllm.engine import VllmEngine
 from app.engines.vllm.residence import name_of
 from core.adapter_format import CONFIG, MANIFEST, WEIGHTS, write_manifest
-from core.base_models import Folder, ImportedModel, compute_fingerprint, read_imported
+from core.base_models.registry import Folder, ImportedModel, compute_fingerprint, read_imported
 from core.bound import bound
 from core.errors import AdapterInvalid, InvalidParameter
 from core.generation import Constraint, Delta, FinishReason, GenerationRequest, SamplingParams

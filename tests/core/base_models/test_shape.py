@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from core.base_models.shape import read_shape, resolve_targets
 from core.errors import BaseModelInvalid, TargetModulesUnmatched
 from core.jobs import LoraSpec
-from core.model_shape import read_shape, resolve_targets
 from tests.tiny_shapes import TINY_LLAMA, TINY_PHI, write_shapes
 
 

@@ -12,10 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final, Literal
 
-from core.base_models import read_config, weight_files
+from core.base_models.registry import read_config, weight_files
+from core.base_models.tensor_files import StoredTensor, list_tensors
 from core.errors import BaseModelInvalid, TargetModulesUnmatched
 from core.jobs import LoraSpec
-from core.tensor_files import StoredTensor, list_tensors
 
 # Which text a linear layer of a transformer block reads. Layers that read the same keep it once for backward.
 Input = Literal["attention", "attention_output", "mlp", "mlp_output"]

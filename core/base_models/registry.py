@@ -14,9 +14,9 @@ from typing import Annotated, Any, Final, Literal
 from filelock import FileLock
 from pydantic import Field, StringConstraints, ValidationError, field_validator
 
+from core.base_models.tensor_files import list_tensors, update_with_bytes
 from core.errors import BaseModelInvalid, InvalidParameter, ModelNotFound
 from core.jobs import Frozen
-from core.tensor_files import list_tensors, update_with_bytes
 
 OPERATOR_FILE: Final = "base_models.toml"
 IMPORTED_FILE: Final = "loramill.json"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from core.base_models import (
+from core.base_models.registry import (
     BUILT_IN,
     IMPORTED_FILE,
     OPERATOR_FILE,
@@ -26,8 +26,8 @@ from core.base_models import (
     read_imported,
     weight_files,
 )
+from core.base_models.tensor_files import MAX_HEADER_BYTES, list_tensors
 from core.errors import BaseModelInvalid, InvalidParameter, ModelNotFound
-from core.tensor_files import MAX_HEADER_BYTES, list_tensors
 
 COMMIT = "a" * 40
 
@@ -236,5 +236,5 @@ class TestReadImported:
 
 
 def test_reading_the_registry_loads_no_model_library() -> None:
-    code = "import sys, core.base_models; print({'torch', 'transformers', 'safetensors', 'numpy'} & set(sys.modules))"
+    code = "import sys, core.base_models.registry; print({'torch', 'transformers', 'safetensors', 'numpy'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "set()\n"
