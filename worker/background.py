@@ -8,9 +8,9 @@ import threading
 
 import structlog
 
-from core.queue import Doorbell
+from core.dispatch.doorbell import Doorbell
+from core.dispatch.sweeper import Sweeper
 from core.settings import Settings
-from core.sweeper import Sweeper
 from worker.leftovers import drop_leftovers
 from worker.runner import run_queued
 from worker.runtime import Runtime, open_runtime

@@ -8,7 +8,7 @@ from celery import Celery, bootsteps
 from celery.signals import setup_logging
 
 from core import logs
-from core.queue import celery_config
+from core.dispatch.doorbell import celery_config
 from core.settings import load_settings
 from worker.background import Background
 

@@ -9,16 +9,16 @@ from typing import Protocol
 
 from app.engines.routing import Engines
 from core.base_models.registry import Registry
-from core.queue import Doorbell
+from core.dispatch.doorbell import Doorbell
+from core.dispatch.sweeper import Bell, Sweeper
 from core.settings import Settings
 from core.store.blobs import BlobStore, LocalBlobStore
 from core.store.db import Database
 from core.store.schema import check_schema
-from core.sweeper import Bell, Sweeper
 
 
 class Ringer(Bell, Protocol):
-    """What the API asks of `core.queue.Doorbell`."""
+    """What the API asks of `core.dispatch.doorbell.Doorbell`."""
 
     def reaches_broker(self) -> bool: ...
 

@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from core.bound import bound
+from core.dispatch.doorbell import Doorbell
 from core.jobs import JobStatus
-from core.queue import Doorbell
 from core.settings import Settings
 from tests.valkey import Valkey
 from tests.worker.conftest import Home

@@ -26,7 +26,7 @@ _log = structlog.stdlib.get_logger(__name__)
 
 
 class Bell(Protocol):
-    """What the sweeper rings; `core.queue.Doorbell` is the one there is."""
+    """What the sweeper rings; `core.dispatch.doorbell.Doorbell` is the one there is."""
 
     def ring(self, job_id: str) -> bool: ...
 

@@ -5,12 +5,12 @@ from contextlib import contextmanager
 
 import pytest
 
+from core.dispatch.sweeper import Sweeper
 from core.errors import DatabaseUnavailable
 from core.jobs import JobStatus
 from core.settings import Settings
 from core.store import jobs, leases
 from core.store.db import Session
-from core.sweeper import Sweeper
 from tests.worker.conftest import BASE_MODEL, NOW, Home
 from tests.worker.conftest import home as home
 from tests.worker.conftest import settings as settings

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from core.queue import MOST_WAITING_BELLS, QUEUE, TASK_NAME, Doorbell, celery_config
+from core.dispatch.doorbell import MOST_WAITING_BELLS, QUEUE, TASK_NAME, Doorbell, celery_config
 from core.settings import Settings
 from tests.valkey import Valkey
 
