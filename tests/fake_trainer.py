@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from core.adapter_format import CONFIG, WEIGHTS, write_manifest
-from core.estimate import Machine, Measured, Seconds
+from core.estimates.estimate import Machine, Measured, Seconds
 from core.events import EventLevel
 from worker.messages import (
     CheckpointWritten,

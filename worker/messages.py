@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from core.estimate import Measured
+from core.estimates.estimate import Measured
 from core.events import EventLevel
 from core.jobs import Frozen
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from core.estimate import Estimate
+from core.estimates.estimate import Estimate
 
 
 class EstimateOut(Estimate):

@@ -1,7 +1,7 @@
 """What a job would take on this deployment: its tokens, memory, time and wait, and whether it fits.
 
 Brings together what is counted, what earlier jobs took and what is known of the machine; the arithmetic is
-``core.estimate`` and ``core.memory_plan``.
+``core.estimates.estimate`` and ``core.estimates.memory_plan``.
 """
 
 import math
@@ -16,7 +16,7 @@ from app.fine_tuning.tokenizers import tokenizer_of
 from core.base_models.registry import BaseModelEntry, folder_of, read_imported
 from core.base_models.shape import ModelShape, read_shape
 from core.errors import BaseModelInvalid, BaseModelNotReady, InvalidParameter, JobDoesNotFit, TargetModulesUnmatched
-from core.estimate import (
+from core.estimates.estimate import (
     Basis,
     Counts,
     Estimate,
@@ -32,8 +32,8 @@ from core.estimate import (
     seconds_of,
     work_of,
 )
+from core.estimates.memory_plan import Memory, plan_memory
 from core.jobs import FileRef, JobSpec, JobStatus
-from core.memory_plan import Memory, plan_memory
 from core.settings import Settings
 from core.store import files, jobs
 from core.store.blobs import BlobStore

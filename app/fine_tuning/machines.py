@@ -10,8 +10,8 @@ from typing import Final
 import psutil
 
 from core.base_models.registry import DType
-from core.estimate import EstimatedMachine, PastRun
-from core.memory_plan import ComputeType
+from core.estimates.estimate import EstimatedMachine, PastRun
+from core.estimates.memory_plan import ComputeType
 from core.settings import Settings
 
 _NVIDIA_DRIVER: Final = Path("/proc/driver/nvidia/version")

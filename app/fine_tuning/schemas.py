@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, StringConstraints
 
 from app.http.wire import AutoBool, AutoFloat, AutoInt, Body, Out, StoredText, only
-from core.estimate import Estimate, Measured
+from core.estimates.estimate import Estimate, Measured
 from core.jobs import JobSpec, JobStatus, LoraSpec, OverLength, PromptFormat, Quantization, TrainOn
 from core.learning_rate import LrSchedulerType
 from core.store.steering import is_pausing

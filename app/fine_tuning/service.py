@@ -20,7 +20,7 @@ from core.errors import (
     InvalidParameter,
     ModelNotFound,
 )
-from core.estimate import Estimate
+from core.estimates.estimate import Estimate
 from core.jobs import FileRef, JobSpec
 from core.settings import Settings
 from core.store import adapters, files, jobs

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import BinaryIO, Final
 
 from core.errors import ExampleInvalid, ExampleOverLength, InvalidParameter
-from core.estimate import Counts
+from core.estimates.estimate import Counts
 from core.jobs import JobSpec, OverLength
 from core.store.blobs import BlobStore
 from core.text.data_files import FileType, scan_examples

@@ -1,7 +1,7 @@
 """What a base model is made of, read from its config and the headers of its weight files; no weight is loaded.
 
-Names, shapes and what follows from them. What they cost in memory and time is ``core.memory_plan`` and
-``core.estimate``.
+Names, shapes and what follows from them. What they cost in memory and time is ``core.estimates.memory_plan`` and
+``core.estimates.estimate``.
 """
 
 import math

@@ -13,7 +13,7 @@ from sqlalchemy import exists, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from core.errors import FileNotStored, IdempotencyInProgress, JobNotFound
-from core.estimate import Estimate
+from core.estimates.estimate import Estimate
 from core.ids import new_id
 from core.jobs import TERMINAL, JobSpec, JobStatus
 from core.store.db import Session

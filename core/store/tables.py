@@ -102,7 +102,7 @@ class JobRecord(Record):
     spec_sha256: Mapped[str] = mapped_column(_Digest)
     request_sha256: Mapped[str] = mapped_column(_Digest)
     suffix: Mapped[str | None]
-    estimate: Mapped[dict[str, Any] | None]  # core.estimate.Estimate as it was when the job was made
+    estimate: Mapped[dict[str, Any] | None]  # core.estimates.estimate.Estimate as it was when the job was made
     job_metadata: Mapped[dict[str, Any] | None]
     training_file_id: Mapped[str] = mapped_column(_Id)
     validation_file_id: Mapped[str | None] = mapped_column(_Id)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.memory_plan import TILE_ROWS
+from core.estimates.memory_plan import TILE_ROWS
 
 ROWS_MULTIPLE = 16  # lengths are padded to it, so that segments of similar length share one product
 TILE_BYTES = 4 * 2**20  # of float32 scores at a time; more would not stay in the cache between operations

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.memory_plan import CHUNK_ROWS, SOFTMAX_ROWS
+from core.estimates.memory_plan import CHUNK_ROWS, SOFTMAX_ROWS
 from worker.training.batches import MicroBatch
 from worker.training.techniques import ALL, Techniques
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from core.errors import OutOfMemory
-from core.estimate import Machine
-from core.memory_plan import MIN_TOKENS, ComputeType, checkpointed_blocks, token_budget
+from core.estimates.estimate import Machine
+from core.estimates.memory_plan import MIN_TOKENS, ComputeType, checkpointed_blocks, token_budget
 from worker.training.data import TokenizedExample
 from worker.training.lora import LoraModel
 

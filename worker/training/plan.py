@@ -13,7 +13,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from core.estimate import evaluated_after
+from core.estimates.estimate import evaluated_after
 from core.jobs import EVALUATIONS
 
 PLAN_VERSION = 2  # a checkpoint of another version is not resumed

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.estimate import Measured
+from core.estimates.estimate import Measured
 from core.events import EventLevel
 from worker.messages import Finished, Phase, Resumed
 from worker.models.loading import LoadedModel

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from core.memory_plan import MIN_TOKENS
+from core.estimates.memory_plan import MIN_TOKENS
 from worker.training.batches import MicroBatch
 from worker.training.data import ExampleSet
 from worker.training.label_check import require_labels

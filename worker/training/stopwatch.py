@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal, get_args
 
-from core.estimate import Seconds
+from core.estimates.estimate import Seconds
 
 Phase = Literal["starting", "rendering", "loading", "training", "evaluating", "sampling", "saving"]
 

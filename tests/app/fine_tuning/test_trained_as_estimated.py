@@ -8,7 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from core.base_models.registry import BaseModelEntry, Folder, Registry
-from core.estimate import Measured
+from core.estimates.estimate import Measured
 from core.jobs import JobSpec
 from core.store import jobs
 from tests.app.conftest import BASE, House, upload

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from core.base_models.shape import ModelShape, read_shape
-from core.jobs import LoraSpec
-from core.memory_plan import (
+from core.estimates.memory_plan import (
     FREE_SHARE,
     MAX_TOKENS_CPU,
     MAX_TOKENS_CUDA,
@@ -17,6 +16,7 @@ from core.memory_plan import (
     plan_memory,
     token_budget,
 )
+from core.jobs import LoraSpec
 from tests.tiny_shapes import TINY_LLAMA, TINY_PHI, write_shapes
 
 PLENTY_BYTES = 2**40

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from core.base_models.shape import ModelShape, read_shape
-from core.estimate import (
+from core.estimates.estimate import (
     EFFICIENCY,
     Measured,
     PastRun,
