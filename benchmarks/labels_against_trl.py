@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, DataCollatorForLanguageModeling, LlamaCo
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from core.jobs import PromptFormat
+from core.jobs.spec import PromptFormat
 from core.text.examples import Columns, Example, PromptCompletion
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer

@@ -15,7 +15,7 @@ from pydantic import Field, StringConstraints, ValidationError
 
 from core.errors import AdapterInvalid
 from core.generation import PromptSource
-from core.jobs import Frozen, LoraSpec, PromptFormat
+from core.jobs.spec import Frozen, LoraSpec, PromptFormat
 from core.text.examples import ExampleFormat
 
 WEIGHTS = "adapter_model.safetensors"

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-from core.jobs import Frozen
+from core.jobs.spec import Frozen
 from core.text.examples import MAX_MESSAGES, LineProblem, refuse_deep
 
 

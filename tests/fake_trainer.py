@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from core.adapter_format import CONFIG, WEIGHTS, write_manifest
 from core.estimates.estimate import Machine, Measured, Seconds
-from core.events import EventLevel
+from core.jobs.events import EventLevel
 from worker.messages import (
     CheckpointWritten,
     Failed,

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel, ConfigDict
 
-from core.jobs import OverLength, PromptFormat, TrainOn
+from core.jobs.spec import OverLength, PromptFormat, TrainOn
 from core.text.examples import Message
 from core.text.rendering import RenderedExample
 

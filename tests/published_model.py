@@ -1,6 +1,6 @@
 """Puts a fine-tuned model into a database without training one."""
 
-from core.jobs import FileRef, JobSpec, LoraSpec
+from core.jobs.spec import FileRef, JobSpec, LoraSpec
 from core.store import files, jobs, leases
 from core.store.db import Session
 from core.store.tables import FileStatus

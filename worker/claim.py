@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from core.jobs import JobStatus
+from core.jobs.spec import JobStatus
 from core.store import adapters, events, files, leases
 from core.store.db import Database
 from core.store.steering import Wish

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, assert_never
 
-from core.events import EventLevel, EventType
+from core.jobs.events import EventLevel, EventType
 from worker.messages import (
     Alive,
     CheckpointWritten,

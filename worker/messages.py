@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from core.estimates.estimate import Measured
-from core.events import EventLevel
-from core.jobs import Frozen
+from core.jobs.events import EventLevel
+from core.jobs.spec import Frozen
 
 
 class Phase(Frozen):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from core.base_models.registry import DType
-from core.jobs import Frozen, JobSpec
+from core.jobs.spec import Frozen, JobSpec
 
 SPEC = "spec.json"
 LOG = "trainer.log"

@@ -15,8 +15,8 @@ import structlog
 
 from core.base_models.registry import Registry, folder_of, read_imported
 from core.errors import DatabaseUnavailable, ServiceError, StorageFull, WorkerLost
-from core.events import EventLevel
-from core.jobs import JobSpec, model_name
+from core.jobs.events import EventLevel
+from core.jobs.spec import JobSpec, model_name
 from core.store import leases
 from core.store.leases import LeaseLost
 from core.store.tables import JobRecord

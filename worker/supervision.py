@@ -12,8 +12,8 @@ from typing import Final
 import structlog
 
 from core.errors import AdapterInvalid, DatabaseUnavailable, StorageFull
-from core.events import EventLevel
-from core.jobs import checkpoint_name
+from core.jobs.events import EventLevel
+from core.jobs.spec import checkpoint_name
 from core.settings import Settings
 from core.store.blobs import BlobStore
 from core.store.steering import Wish

@@ -28,7 +28,7 @@ app.add_typer(base_models, name="base-models")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
-# A job's fields as options. core.jobs, which has their types, would load pydantic for every --help.
+# A job's fields as options. core.jobs.spec, which has their types, would load pydantic for every --help.
 ExamplesFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="File of examples.")]
 BaseModelName = Annotated[str | None, typer.Option(help="Base model; left out: the first that is served.")]
 MaxLength = Annotated[int | None, typer.Option(min=8, help="Tokens of one example.")]

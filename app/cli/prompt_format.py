@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from core.errors import InvalidParameter
-from core.jobs import PromptFormat
+from core.jobs.spec import PromptFormat
 
 
 def read_prompt_format(path: Path | None) -> PromptFormat | None:

@@ -12,7 +12,7 @@ from app.fine_tuning import hyperparameters, service
 from app.fine_tuning.schemas import JobFields
 from app.fine_tuning.tokenizers import tokenizer_of
 from core.errors import BaseModelInvalid, BaseModelNotReady, FileNotStored, InvalidParameter
-from core.jobs import PromptFormat
+from core.jobs.spec import PromptFormat
 from core.settings import Settings
 from core.store import files
 from core.store.blobs import BlobStore

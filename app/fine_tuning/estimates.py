@@ -33,7 +33,7 @@ from core.estimates.estimate import (
     work_of,
 )
 from core.estimates.memory_plan import Memory, plan_memory
-from core.jobs import FileRef, JobSpec, JobStatus
+from core.jobs.spec import FileRef, JobSpec, JobStatus
 from core.settings import Settings
 from core.store import files, jobs
 from core.store.blobs import BlobStore

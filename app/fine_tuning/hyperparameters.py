@@ -7,8 +7,8 @@ from typing import Final, TypeVar
 from app.fine_tuning.schemas import HyperparametersCreate, JobCreate, JobFields, LoraCreate
 from core.base_models.registry import BaseModelEntry
 from core.errors import InvalidParameter
-from core.jobs import EVALUATIONS, FileRef, JobSpec, LoraSpec
-from core.learning_rate import usual_warmup_steps
+from core.jobs.learning_rate import usual_warmup_steps
+from core.jobs.spec import EVALUATIONS, FileRef, JobSpec, LoraSpec
 from core.store.adapters import Trained
 from core.text.split import HELD_OUT_ONE_IN
 

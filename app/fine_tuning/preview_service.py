@@ -11,7 +11,7 @@ from app.fine_tuning.schemas import JobFields
 from app.fine_tuning.tokenizers import tokenizer_of
 from core.base_models.registry import Registry
 from core.errors import BaseModelInvalid, BaseModelNotReady, ExampleInvalid, ExampleOverLength, InvalidParameter
-from core.jobs import FileRef
+from core.jobs.spec import FileRef
 from core.settings import Settings
 from core.store.blobs import BlobStore
 from core.store.db import Session

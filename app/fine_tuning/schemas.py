@@ -6,8 +6,8 @@ from pydantic import BeforeValidator, Field, StringConstraints
 
 from app.http.wire import AutoBool, AutoFloat, AutoInt, Body, Out, StoredText, only
 from core.estimates.estimate import Estimate, Measured
-from core.jobs import JobSpec, JobStatus, LoraSpec, OverLength, PromptFormat, Quantization, TrainOn
-from core.learning_rate import LrSchedulerType
+from core.jobs.learning_rate import LrSchedulerType
+from core.jobs.spec import JobSpec, JobStatus, LoraSpec, OverLength, PromptFormat, Quantization, TrainOn
 from core.store.steering import is_pausing
 from core.store.tables import CheckpointRecord, EventRecord, JobRecord
 

@@ -21,7 +21,7 @@ from core.errors import (
     ModelNotFound,
 )
 from core.estimates.estimate import Estimate
-from core.jobs import FileRef, JobSpec
+from core.jobs.spec import FileRef, JobSpec
 from core.settings import Settings
 from core.store import adapters, files, jobs
 from core.store.adapters import Trained

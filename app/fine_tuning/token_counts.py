@@ -10,7 +10,7 @@ from typing import BinaryIO, Final
 
 from core.errors import ExampleInvalid, ExampleOverLength, InvalidParameter
 from core.estimates.estimate import Counts
-from core.jobs import JobSpec, OverLength
+from core.jobs.spec import JobSpec, OverLength
 from core.store.blobs import BlobStore
 from core.text.data_files import FileType, scan_examples
 from core.text.examples import Example, LineProblem

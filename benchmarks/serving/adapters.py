@@ -25,7 +25,7 @@ from torch import Tensor
 from benchmarks.serving.adapter_spec import AdapterSpec
 from core.adapter_format import CONFIG, WEIGHTS, write_manifest
 from core.base_models.registry import read_imported, weight_files
-from core.jobs import LoraSpec
+from core.jobs.spec import LoraSpec
 from core.text.tokenizer import TextTokenizer
 
 _LAYER: Final = re.compile(r"(?P<name>model\.layers\.\d+\..+)\.weight")

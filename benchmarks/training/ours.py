@@ -11,7 +11,7 @@ from benchmarks.training.adapters import ALPHA, RANK
 from benchmarks.training.measurement import Request, StepClock
 from benchmarks.training.roofline import Roofline
 from benchmarks.training.rows import Row
-from core.jobs import FileRef, JobSpec, LoraSpec
+from core.jobs.spec import FileRef, JobSpec, LoraSpec
 from worker.models.loading import load_base_model
 from worker.training.data import ExampleSet
 from worker.training.lora import add_lora, save_adapter

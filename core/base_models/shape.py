@@ -15,7 +15,7 @@ from typing import Final, Literal
 from core.base_models.registry import read_config, weight_files
 from core.base_models.tensor_files import StoredTensor, list_tensors
 from core.errors import BaseModelInvalid, TargetModulesUnmatched
-from core.jobs import LoraSpec
+from core.jobs.spec import LoraSpec
 
 # Which text a linear layer of a transformer block reads. Layers that read the same keep it once for backward.
 Input = Literal["attention", "attention_output", "mlp", "mlp_output"]

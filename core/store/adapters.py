@@ -11,7 +11,7 @@ from sqlalchemy import or_, select, update
 
 from core.errors import InvalidParameter, ModelNotFound
 from core.ids import new_id
-from core.jobs import TERMINAL, AdapterRef, JobSpec, LoraSpec
+from core.jobs.spec import TERMINAL, AdapterRef, JobSpec, LoraSpec
 from core.store import leases
 from core.store.db import Session
 from core.store.tables import AdapterRecord, AdapterState, CheckpointRecord, JobRecord

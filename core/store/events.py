@@ -9,9 +9,9 @@ from typing import Any
 from sqlalchemy import select, update
 
 from core.errors import InvalidParameter, JobNotFound
-from core.events import EventLevel, EventType
 from core.ids import new_id
-from core.jobs import TERMINAL
+from core.jobs.events import EventLevel, EventType
+from core.jobs.spec import TERMINAL
 from core.store.db import Session
 from core.store.tables import EventRecord, JobRecord
 

@@ -11,7 +11,7 @@ from sqlalchemy import exists, or_, select
 
 from core.errors import FileInUse, FileNotStored
 from core.ids import new_id
-from core.jobs import TERMINAL
+from core.jobs.spec import TERMINAL
 from core.store.db import Session
 from core.store.tables import AdapterRecord, AdapterState, CheckpointRecord, FileRecord, FileStatus, JobRecord
 from core.text.data_files import FileType

@@ -12,9 +12,9 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, func, select, update
 
 from core.errors import WorkerLost
-from core.events import EventLevel
 from core.ids import new_id
-from core.jobs import JobStatus
+from core.jobs.events import EventLevel
+from core.jobs.spec import JobStatus
 from core.store.db import Session
 from core.store.steering import WISHES, Wish, told_of_pause, wish_of
 from core.store.tables import AdapterRecord, AdapterState, AttemptRecord, JobRecord

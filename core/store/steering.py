@@ -10,8 +10,8 @@ from typing import Final
 from sqlalchemy import func, select
 
 from core.errors import JobHasEnded, JobNotFound
-from core.events import EventLevel
-from core.jobs import TERMINAL, JobStatus
+from core.jobs.events import EventLevel
+from core.jobs.spec import TERMINAL, JobStatus
 from core.store.db import Session
 from core.store.tables import CheckpointRecord, JobRecord
 from core.store.transitions import Told, move

@@ -10,8 +10,8 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, Enum, ForeignKey, Index, Integer, MetaData, String, Text, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from core.events import EventLevel, EventType
-from core.jobs import JobStatus
+from core.jobs.events import EventLevel, EventType
+from core.jobs.spec import JobStatus
 from core.text.data_files import FileType
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, update
 
-from core.events import EventLevel, EventType
-from core.jobs import TERMINAL, JobStatus, statuses_before
+from core.jobs.events import EventLevel, EventType
+from core.jobs.spec import TERMINAL, JobStatus, statuses_before
 from core.store import events
 from core.store.db import Session
 from core.store.tables import JobRecord

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from core.jobs import OverLength
+from core.jobs.spec import OverLength
 from core.text.examples import Example
 from core.text.rendering import Reason, RenderedExample, Renderer
 from core.text.tokenizer import Span, TextTokenizer

@@ -13,7 +13,7 @@ from itertools import groupby
 from typing import Any, TypeVar
 
 from core.errors import ExampleInvalid, ExampleOverLength, InvalidParameter
-from core.jobs import OverLength, PromptFormat, TrainOn
+from core.jobs.spec import OverLength, PromptFormat, TrainOn
 from core.text.chat_template import ChatTemplate, ChatTemplateProblem
 from core.text.examples import Chat, Columns, Example, MaskSpan, Message, PromptCompletion
 from core.text.mustache import PromptTemplates, TemplateProblem

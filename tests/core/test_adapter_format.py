@@ -16,7 +16,7 @@ from core.adapter_format import (
 )
 from core.errors import AdapterInvalid
 from core.generation import Conversation, Turn, Variables
-from core.jobs import LoraSpec, PromptFormat
+from core.jobs.spec import LoraSpec, PromptFormat
 
 PROMPTS = (
     TrainedPrompt(source="Grüße", text="Grüße", ids=(71, 114)),

@@ -8,10 +8,10 @@ _STOPPING = "tests/worker/training/test_early_stopping.py"
 DEFECTS = (
     Defect(
         "a given warm-up is of the steps that are left after it",
-        "core/learning_rate.py",
+        "core/jobs/learning_rate.py",
         "round(self.warmup_ratio * self.total_steps)",
         "round(self.warmup_ratio / (1 + self.warmup_ratio) * self.total_steps)",
-        ("tests/core/test_learning_rate.py::test_a_given_ratio_is_of_all_steps_but_leaves_one",),
+        ("tests/core/jobs/test_learning_rate.py::test_a_given_ratio_is_of_all_steps_but_leaves_one",),
     ),
     Defect(
         "LoRA+ speeds A up",

@@ -116,7 +116,7 @@ DEFECTS = (
     ),
     Defect(
         "31 adapters have a dropout by default",
-        "core/jobs.py",
+        "core/jobs/spec.py",
         "    dropout: float = Field(0.0, ge=0, lt=1)\n",
         "    dropout: float = Field(0.05, ge=0, lt=1)\n",
         (f"{OBJECTIVE}::test_trap_31_by_default_nothing_is_drawn_while_training",),

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select
 
 from core.base_models.registry import IMPORTED_FILE, Folder, ImportedModel
-from core.jobs import AdapterRef, FileRef, JobSpec, LoraSpec
+from core.jobs.spec import AdapterRef, FileRef, JobSpec, LoraSpec
 from core.settings import Settings
 from core.store import files, jobs, migrate, steering
 from core.store.blobs import LocalBlobStore

@@ -14,7 +14,7 @@ import pytest
 
 from core.bound import bound
 from core.dispatch.doorbell import Doorbell
-from core.jobs import JobStatus
+from core.jobs.spec import JobStatus
 from core.settings import Settings
 from tests.valkey import Valkey
 from tests.worker.conftest import Home

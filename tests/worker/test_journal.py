@@ -1,6 +1,6 @@
 from typing import Any
 
-from core.events import EventType
+from core.jobs.events import EventType
 from tests.worker.step_messages import step_done
 from worker.journal import Event, Journal
 from worker.messages import Evaluated, Message, Sample, Sampled

@@ -3,7 +3,7 @@
 import threading
 from pathlib import Path
 
-from core.jobs import JobStatus
+from core.jobs.spec import JobStatus
 from tests.worker.conftest import Home
 from tests.worker.running import pause_in_the_middle, wait_for
 from worker.background import poll

@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from core.events import EventLevel
+from core.jobs.events import EventLevel
 from tests.fake_trainer import MEASURED
 from tests.worker.step_messages import step_done
 from worker.messages import (

@@ -17,7 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 from core.adapter_format import WEIGHTS
 from core.base_models.registry import BaseModelEntry, Folder, Registry, folder_of, read_imported
 from core.generation import FinishReason
-from core.jobs import LoraSpec
+from core.jobs.spec import LoraSpec
 from core.store.blobs import LocalBlobStore
 from tests.worker.inference.bench import Bench, Completion, complete, make_request, store_adapter
 from tests.worker.training.runs import Line, train, write_run

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from core.jobs import FileRef, JobSpec, LoraSpec, PromptFormat
+from core.jobs.spec import FileRef, JobSpec, LoraSpec, PromptFormat
 from worker.run_folder import SPEC, RunSpec, read_spec, write_spec
 
 

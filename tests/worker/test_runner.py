@@ -11,7 +11,7 @@ import pytest
 from core.adapter_format import MANIFEST, WEIGHTS, digest_file, parse_manifest
 from core.base_models.registry import IMPORTED_FILE
 from core.errors import DatabaseUnavailable
-from core.jobs import AdapterRef, JobStatus
+from core.jobs.spec import AdapterRef, JobStatus
 from core.store import files, leases
 from core.store.steering import Wish
 from core.store.tables import FileStatus

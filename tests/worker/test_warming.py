@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from core.jobs import JobStatus
+from core.jobs.spec import JobStatus
 from tests.worker.conftest import BASE_MODEL, Home
 from worker import runner
 from worker.runner import run_next

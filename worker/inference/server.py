@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from core.errors import Conflict, EngineBusy, InvalidInput, InvalidParameter, NotFound, ServiceError, Unavailable
 from core.generation import Delta, Engine, GenerationRequest, RenderRequest
-from core.jobs import Frozen
+from core.jobs.spec import Frozen
 from core.serving.admission import Load
 from worker.inference.metrics import EngineMetrics
 

@@ -15,7 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from core.base_models.registry import DType, read_imported
 from core.errors import BaseModelInvalid
-from core.jobs import Quantization
+from core.jobs.spec import Quantization
 from core.text.tokenizer import TextTokenizer
 from worker.models.precision import resolve_dtype
 from worker.models.quantization import quantized

@@ -11,7 +11,7 @@ import torch
 from transformers import BitsAndBytesConfig
 
 from core.errors import QuantizationUnavailable
-from core.jobs import Quantization
+from core.jobs.spec import Quantization
 
 
 def quantized(kind: Quantization, dtype: torch.dtype) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from core.adapter_format import FileDigest, canonical_json, digest_file, write_durably
 from core.errors import CheckpointInvalid
-from core.events import EventLevel
-from core.jobs import Frozen
+from core.jobs.events import EventLevel
+from core.jobs.spec import Frozen
 from worker.messages import Evaluated
 from worker.run_folder import ADAPTER
 from worker.training.early_stopping import Standing

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from core.adapter_format import MANIFEST, digest_file, parse_manifest
 from core.errors import AdapterInvalid
-from core.jobs import AdapterRef
+from core.jobs.spec import AdapterRef
 from worker.training.lora import LoraModel, restore_adapter
 
 

@@ -5,7 +5,7 @@ Knows numbers only; where the best checkpoint's adapter lies is ``worker.trainin
 
 from collections.abc import Iterator
 
-from core.jobs import Frozen
+from core.jobs.spec import Frozen
 from worker.messages import Evaluated
 
 

@@ -18,7 +18,7 @@ from transformers.activations import GELUTanh, NewGELUActivation
 from core.adapter_format import CONFIG, WEIGHTS
 from core.base_models.shape import resolve_targets
 from core.errors import BaseModelInvalid
-from core.jobs import LoraSpec
+from core.jobs.spec import LoraSpec
 from worker.models.loading import LoadedModel
 from worker.training.batches import MicroBatch, collate
 from worker.training.data import TokenizedExample

@@ -1,6 +1,6 @@
 """AdamW over the adapter's parameters, their learning rates, and its state as plain tensors.
 
-How the rate moves over a run is ``core.learning_rate``.
+How the rate moves over a run is ``core.jobs.learning_rate``.
 """
 
 import math
@@ -8,8 +8,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from core.jobs import JobSpec
-from core.learning_rate import Schedule
+from core.jobs.learning_rate import Schedule
+from core.jobs.spec import JobSpec
 
 # AdamW's published defaults (Loshchilov and Hutter 2019; torch.optim.AdamW).
 BETAS = (0.9, 0.999)

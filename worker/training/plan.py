@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core.estimates.estimate import evaluated_after
-from core.jobs import EVALUATIONS
+from core.jobs.spec import EVALUATIONS
 
 PLAN_VERSION = 2  # a checkpoint of another version is not resumed
 

@@ -9,8 +9,8 @@ import torch
 
 from core.base_models.registry import DType, read_imported
 from core.errors import BaseModelInvalid
-from core.events import EventLevel
-from core.jobs import JobSpec
+from core.jobs.events import EventLevel
+from core.jobs.spec import JobSpec
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 from worker.models.loading import LoadedModel, choose_device, load_base_model

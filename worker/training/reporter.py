@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from core.events import EventLevel
+from core.jobs.events import EventLevel
 from worker.messages import Alive, Failed, Message, Note, format_line
 from worker.run_folder import EXIT_AGAIN
 

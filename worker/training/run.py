@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.estimates.estimate import Measured
-from core.events import EventLevel
+from core.jobs.events import EventLevel
 from worker.messages import Finished, Phase, Resumed
 from worker.models.loading import LoadedModel
 from worker.run_folder import ADAPTER, CHECKPOINTS, CONTINUE_FROM, RESULTS, RunSpec, read_spec

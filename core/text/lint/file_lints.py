@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from core.errors import ExampleInvalid, ExampleOverLength
-from core.jobs import OverLength
+from core.jobs.spec import OverLength
 from core.text.examples import (
     Chat,
     Columns,

@@ -6,7 +6,7 @@ How the report is shown is the caller's.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from core.jobs import OverLength
+from core.jobs.spec import OverLength
 from core.text.lint.file_lints import Found, TrainingLint, ValidationLint
 from core.text.lint.findings import Finding
 from core.text.lint.kinds import Severity

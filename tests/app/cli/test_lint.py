@@ -8,7 +8,7 @@ import pytest
 
 from app.cli import main
 from core.base_models.registry import Folder
-from core.jobs import OverLength, TrainOn
+from core.jobs.spec import OverLength, TrainOn
 from tests.app.cli.command import Done, loramill, loramill_process
 from tests.byte_tokenizer import write_byte_tokenizer
 

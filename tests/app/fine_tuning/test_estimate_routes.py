@@ -8,7 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from app.fine_tuning import machines, token_counts
-from core.jobs import JobStatus
+from core.jobs.spec import JobStatus
 from core.store import jobs, leases
 from core.store.db import Session
 from tests.app.conftest import BASE, House, upload

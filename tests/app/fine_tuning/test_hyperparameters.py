@@ -8,7 +8,7 @@ import pytest
 from app.fine_tuning.hyperparameters import resolve
 from app.fine_tuning.schemas import HyperparametersCreate, JobCreate, LoraCreate
 from core.base_models.registry import BaseModelEntry, Hub
-from core.jobs import FileRef, JobSpec
+from core.jobs.spec import FileRef, JobSpec
 
 BASE = BaseModelEntry(name="base", source=Hub(id="a/b", revision="0" * 40), learning_rate=1e-3)
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from core.jobs import JobSpec
+from core.jobs.spec import JobSpec
 from core.store import jobs
 from tests.app.conftest import BASE, COLUMNS, LEARNING_RATE, House, upload
 from tests.app.fine_tuning.created import create

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from core.events import EventLevel, EventType
-from core.jobs import AdapterRef, JobSpec
+from core.jobs.events import EventLevel, EventType
+from core.jobs.spec import AdapterRef, JobSpec
 from core.store import adapters, events, jobs, leases
 from tests.app.conftest import BASE, House
 from tests.app.fine_tuning.created import create

@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 
 from core.base_models.registry import BaseModelEntry, Folder, Registry
 from core.estimates.estimate import Measured
-from core.jobs import JobSpec
+from core.jobs.spec import JobSpec
 from core.store import jobs
 from tests.app.conftest import BASE, House, upload
 from tests.tiny_models import write_tiny_phi

@@ -6,7 +6,7 @@ import pytest
 
 from core.base_models.shape import read_shape, resolve_targets
 from core.errors import BaseModelInvalid, TargetModulesUnmatched
-from core.jobs import LoraSpec
+from core.jobs.spec import LoraSpec
 from tests.tiny_shapes import TINY_LLAMA, TINY_PHI, write_shapes
 
 

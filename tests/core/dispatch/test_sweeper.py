@@ -7,7 +7,7 @@ import pytest
 
 from core.dispatch.sweeper import Sweeper
 from core.errors import DatabaseUnavailable
-from core.jobs import JobStatus
+from core.jobs.spec import JobStatus
 from core.settings import Settings
 from core.store import jobs, leases
 from core.store.db import Session

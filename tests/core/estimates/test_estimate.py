@@ -14,7 +14,7 @@ from core.estimates.estimate import (
     seconds_of,
     work_of,
 )
-from core.jobs import LoraSpec
+from core.jobs.spec import LoraSpec
 from tests.fake_trainer import MEASURED
 from tests.tiny_shapes import TINY_LLAMA, write_shapes
 

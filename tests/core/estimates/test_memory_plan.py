@@ -16,7 +16,7 @@ from core.estimates.memory_plan import (
     plan_memory,
     token_budget,
 )
-from core.jobs import LoraSpec
+from core.jobs.spec import LoraSpec
 from tests.tiny_shapes import TINY_LLAMA, TINY_PHI, write_shapes
 
 PLENTY_BYTES = 2**40

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from core.jobs import FileRef, JobSpec, LoraSpec
+from core.jobs.spec import FileRef, JobSpec, LoraSpec
 from core.store import files, jobs, migrate
 from core.store.db import Database, create_db_engine, sqlite_file
 from core.store.tables import FileRecord, FileStatus, JobRecord, Record

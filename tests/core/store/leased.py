@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import text
 
-from core.events import EventLevel
+from core.jobs.events import EventLevel
 from core.store import events, jobs, leases
 from core.store.db import Database, Session
 from core.store.tables import AttemptRecord, JobRecord

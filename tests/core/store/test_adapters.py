@@ -1,7 +1,7 @@
 import pytest
 
 from core.errors import InvalidParameter, ModelNotFound
-from core.jobs import AdapterRef, JobSpec, JobStatus
+from core.jobs.spec import AdapterRef, JobSpec, JobStatus
 from core.store import adapters, files, jobs, leases
 from core.store.db import Database
 from core.store.tables import CheckpointRecord, JobRecord

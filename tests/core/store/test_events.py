@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from core.errors import InvalidParameter, JobNotFound
-from core.events import EventLevel, EventType
+from core.jobs.events import EventLevel, EventType
 from core.store import events
 from core.store.db import Database, Session
 from core.store.tables import EventRecord

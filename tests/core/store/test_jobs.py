@@ -5,7 +5,7 @@ import pytest
 from sqlalchemy import func, select
 
 from core.errors import FileNotStored, IdempotencyInProgress, JobNotFound
-from core.jobs import JobSpec, JobStatus
+from core.jobs.spec import JobSpec, JobStatus
 from core.store import files, jobs, leases, steering
 from core.store.db import Database
 from core.store.tables import JobRecord

@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
-from core.events import EventLevel
-from core.jobs import JobStatus
+from core.jobs.events import EventLevel
+from core.jobs.spec import JobStatus
 from core.store import adapters, jobs, leases, steering
 from core.store.db import Database
 from core.store.leases import LeaseLost

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from core.errors import JobNotFound
-from core.events import EventLevel, EventType
-from core.jobs import JobStatus
+from core.jobs.events import EventLevel, EventType
+from core.jobs.spec import JobStatus
 from core.store import adapters, events, leases
 from core.store.db import Database, Session
 from core.store.leases import LeaseLost

@@ -4,8 +4,8 @@ import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
-from core.events import EventLevel
-from core.jobs import JobStatus
+from core.jobs.events import EventLevel
+from core.jobs.spec import JobStatus
 from core.store import leases, steering
 from core.store.db import Database
 from core.store.leases import Lease

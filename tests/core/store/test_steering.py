@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from core.errors import FileInUse, JobHasEnded, JobNotFound
-from core.jobs import TERMINAL, JobStatus
+from core.jobs.spec import TERMINAL, JobStatus
 from core.store import adapters, events, files, jobs, leases, steering
 from core.store.db import Database, Session
 from core.store.steering import Wish

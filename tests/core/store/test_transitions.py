@@ -1,8 +1,8 @@
 import pytest
 from sqlalchemy import update
 
-from core.events import EventLevel
-from core.jobs import NEXT, JobStatus
+from core.jobs.events import EventLevel
+from core.jobs.spec import NEXT, JobStatus
 from core.store import events, jobs
 from core.store.db import Database
 from core.store.tables import JobRecord

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import FileTypeUnclear
-from core.jobs import PromptFormat
+from core.jobs.spec import PromptFormat
 from core.text.data_files import FileType, file_type_of, read_examples
 from core.text.examples import Columns, LineProblem, PromptCompletion
 from core.text.mustache import PromptTemplates

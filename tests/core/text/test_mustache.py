@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pystache.context import ContextStack
 
 from core.errors import InvalidParameter
-from core.jobs import PromptFormat
+from core.jobs.spec import PromptFormat
 from core.text.mustache import (
     LOOKUP_CHARS,
     MAX_RENDERED_CHARS,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from core.errors import ExampleInvalid, ExampleOverLength
-from core.jobs import OverLength, PromptFormat
+from core.jobs.spec import OverLength, PromptFormat
 from core.text import preview as module
 from core.text.examples import Chat, Columns, Example, Message, PromptCompletion
 from core.text.preview import Preview, PreviewedExample, preview

@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from core.jobs import PromptFormat
+from core.jobs.spec import PromptFormat
 from core.text.examples import Chat, Columns, Message, PromptCompletion
 from core.text.mustache import PromptTemplates
 from core.text.rendering import Reason, RenderedExample, Renderer

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import ExampleInvalid, ExampleOverLength, InvalidParameter
-from core.jobs import PromptFormat
+from core.jobs.spec import PromptFormat
 from core.text.examples import Chat, Columns, Message, PromptCompletion
 from core.text.rendering import ANSWER, Reason, RenderedExample, Renderer
 from core.text.tokenizer import TextTokenizer

@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 
 from core.adapter_format import CONFIG, MANIFEST, WEIGHTS, write_manifest
 from core.base_models.registry import read_imported
-from core.jobs import LoraSpec
+from core.jobs.spec import LoraSpec
 from core.store.blobs import LocalBlobStore
 from core.text.tokenizer import TextTokenizer
 from worker.models.loading import LoadedModel, load_base_model

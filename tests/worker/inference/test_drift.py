@@ -13,7 +13,7 @@ import pytest
 from core.adapter_format import MANIFEST, TrainedPrompt
 from core.errors import AdapterInvalid, InvalidParameter, PromptTooLong
 from core.generation import Conversation, PromptSource, Rendering, RenderRequest, Turn, Variables
-from core.jobs import PromptFormat
+from core.jobs.spec import PromptFormat
 from core.store.blobs import LocalBlobStore
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer

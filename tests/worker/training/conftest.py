@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.jobs import LoraSpec
+from core.jobs.spec import LoraSpec
 from tests.tiny_models import write_tiny_llama, write_tiny_phi
 from worker.models.loading import load_base_model
 from worker.training.lora import LoraModel, add_lora

@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 
-from core.events import EventLevel
+from core.jobs.events import EventLevel
 from worker.messages import Failed, Message, Note, format_line
 from worker.run_folder import EXIT_AGAIN, EXIT_FAILED
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import pytest
 
 from core.base_models.registry import read_imported
-from core.jobs import FileRef, JobSpec, LoraSpec, OverLength, PromptFormat
+from core.jobs.spec import FileRef, JobSpec, LoraSpec, OverLength, PromptFormat
 from core.text.data_files import FileType
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer

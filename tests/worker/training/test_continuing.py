@@ -11,7 +11,7 @@ import pytest
 
 from core.adapter_format import MANIFEST, WEIGHTS, parse_manifest
 from core.errors import AdapterInvalid, AdapterUnchanged, CheckpointInvalid
-from core.jobs import AdapterRef
+from core.jobs.spec import AdapterRef
 from tests.worker.training.runs import SUMS, Killed, kill_after, train, write_run
 from worker.messages import Evaluated, Finished, Note, StepDone
 from worker.run_folder import ADAPTER, CHECKPOINTS, CONTINUE_FROM

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from core.errors import AllExamplesDropped, EndNeverTrained, ExampleInvalid, ExampleOverLength, NoTrainedTokens
-from core.jobs import PromptFormat
+from core.jobs.spec import PromptFormat
 from core.text.examples import Example
 from core.text.rendering import RenderedExample, Renderer
 from tests.byte_tokenizer import END_OF_TEXT

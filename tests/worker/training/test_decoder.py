@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PhiConfig, PhiForCausalLM
 
-from core.jobs import LoraSpec
+from core.jobs.spec import LoraSpec
 from tests.worker.training.conftest import MakeModel
 from tests.worker.training.runs import SUMS, render
 from worker.models.loading import LoadedModel, load_base_model

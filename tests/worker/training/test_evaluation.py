@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from core.jobs import LoraSpec
+from core.jobs.spec import LoraSpec
 from tests.worker.training.conftest import MakeModel
 from tests.worker.training.runs import SUMS, never_stop, render
 from worker.training.evaluation import evaluate

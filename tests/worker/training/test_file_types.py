@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from core.errors import ExampleInvalid, ParquetNotInstalled
-from core.jobs import PromptFormat
+from core.jobs.spec import PromptFormat
 from core.text.data_files import FileType
 from tests.tables import parquet_of
 from tests.worker.training.runs import file_ref, train, write_run

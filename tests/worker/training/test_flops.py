@@ -10,7 +10,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from core.jobs import LoraSpec
+from core.jobs.spec import LoraSpec
 from tests.tiny_models import write_tiny_llama, write_tiny_phi
 from tests.worker.training.runs import never_stop, render, train, write_run
 from worker.messages import StepDone

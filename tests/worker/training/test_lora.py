@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from core.adapter_format import CONFIG, WEIGHTS
 from core.errors import BaseModelInvalid, TargetModulesUnmatched
-from core.jobs import LoraSpec
+from core.jobs.spec import LoraSpec
 from tests.worker.training.conftest import MakeModel
 from worker.models.loading import load_base_model
 from worker.training.batches import collate

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from core.jobs import LoraSpec
+from core.jobs.spec import LoraSpec
 from tests.worker.training.conftest import MakeModel
 from worker.training.lora import LoraModel
 from worker.training.lora_linear import project

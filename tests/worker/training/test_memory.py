@@ -8,7 +8,7 @@ import torch
 from core.base_models.shape import read_shape
 from core.estimates.memory_plan import MAX_TOKENS_CPU, MIN_TOKENS, VALUE_BYTES, ComputeType
 from core.estimates.memory_plan import activation_bytes_per_token as planned_bytes_per_token
-from core.jobs import LoraSpec
+from core.jobs.spec import LoraSpec
 from tests.worker.training.conftest import MakeModel
 from worker.models.loading import load_base_model
 from worker.training.lora import add_lora

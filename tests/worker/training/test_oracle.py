@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
 
-from core.jobs import LoraSpec
+from core.jobs.spec import LoraSpec
 from tests.golden_files import IGNORE_INDEX
 from tests.worker.training.conftest import MakeModel
 from tests.worker.training.runs import SUMS, never_stop, render, train, write_run

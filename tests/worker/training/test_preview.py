@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from core.base_models.registry import read_imported
-from core.jobs import OverLength, PromptFormat, TrainOn
+from core.jobs.spec import OverLength, PromptFormat, TrainOn
 from core.text.data_files import read_examples
 from core.text.preview import Preview, preview
 from core.text.rendering import Reason, Renderer

@@ -7,7 +7,7 @@ import pytest
 
 from core.adapter_format import MANIFEST_LIMIT_BYTES, TrainedPrompt, canonical_json
 from core.generation import Conversation, Turn, Variables
-from core.jobs import PromptFormat
+from core.jobs.spec import PromptFormat
 from core.text.examples import example_of
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer

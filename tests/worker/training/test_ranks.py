@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from core.adapter_format import WEIGHTS
-from core.jobs import LoraSpec
+from core.jobs.spec import LoraSpec
 from tests.worker.training.ranked import (
     after_step,
     checkpoint_each_step,

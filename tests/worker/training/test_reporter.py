@@ -1,6 +1,6 @@
 import os
 
-from core.events import EventLevel
+from core.jobs.events import EventLevel
 from tests.worker.training.runs import RecordingReporter
 from worker.messages import Alive, Note, Phase, parse
 from worker.training.reporter import ALIVE_INTERVAL_S, PipeReporter, note

@@ -19,7 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from core.base_models.registry import IMPORTED_FILE, Folder, ImportedModel, compute_fingerprint
 from core.errors import LabelsMismatch, LossNotFinite, TargetModulesUnmatched
-from core.jobs import LoraSpec
+from core.jobs.spec import LoraSpec
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 from tests.golden_files import read_golden

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from core.base_models.registry import BUILT_IN, BaseModelEntry, Folder
-from core.jobs import LoraSpec
+from core.jobs.spec import LoraSpec
 from tests.worker.training.conftest import MakeModel
 from tests.worker.training.runs import SUMS, Line, make_job, never_stop, render, train, write_run
 from tests.worker.training.stock import (

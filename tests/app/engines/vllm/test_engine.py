@@ -22,7 +22,7 @@ from core.errors import (
 )
 from core.generation import Conversation, Delta, FinishReason, GenerationRequest, RenderRequest, Turn, Variables
 from core.generation import SamplingParams as Sampling
-from core.jobs import LoraSpec, PromptFormat
+from core.jobs.spec import LoraSpec, PromptFormat
 from tests.app.conftest import serving
 from tests.app.engines.conftest import BASE, CONTEXT_TOKENS, FINGERPRINT, Deployment
 from tests.byte_tokenizer import END_OF_TEXT, TURN_END, TURN_START

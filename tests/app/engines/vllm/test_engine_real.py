@@ -28,7 +28,7 @@ from core.base_models.registry import Folder, ImportedModel, compute_fingerprint
 from core.bound import bound
 from core.errors import AdapterInvalid, InvalidParameter
 from core.generation import Constraint, Delta, FinishReason, GenerationRequest, SamplingParams
-from core.jobs import LoraSpec
+from core.jobs.spec import LoraSpec
 from core.settings import Settings
 from core.store.blobs import LocalBlobStore
 from core.text.tokenizer import TextTokenizer

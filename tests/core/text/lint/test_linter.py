@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import core.text
-from core.jobs import PromptFormat
+from core.jobs.spec import PromptFormat
 from core.text.data_files import scan_examples
 from core.text.examples import Chat, Columns, Example, LineProblem, Message, PromptCompletion
 from core.text.lint import file_lints

@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from core.learning_rate import LrSchedulerType
+from core.jobs.learning_rate import LrSchedulerType
 from core.text.data_files import FileType
 
 
@@ -120,7 +120,7 @@ class JobSpec(Frozen):
     over_length: OverLength
     seed: int
     lr_scheduler_type: LrSchedulerType = "linear"
-    warmup_ratio: float | None = None  # None: `core.learning_rate.usual_warmup_steps`
+    warmup_ratio: float | None = None  # None: `core.jobs.learning_rate.usual_warmup_steps`
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0  # 0: gradients are not clipped
     loraplus_lr_ratio: float = 1.0  # of B's learning rate to A's

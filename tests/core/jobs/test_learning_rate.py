@@ -1,6 +1,6 @@
 import pytest
 
-from core.learning_rate import LrSchedulerType, Schedule, usual_warmup_steps
+from core.jobs.learning_rate import LrSchedulerType, Schedule, usual_warmup_steps
 
 KINDS: tuple[LrSchedulerType, ...] = ("linear", "cosine", "constant")
 
