@@ -28,7 +28,7 @@ def uvicorn_config(settings: Settings) -> uvicorn.Config:
         proxy_headers=False,
         server_header=False,
         access_log=False,  # app.http.middleware writes one, without query strings
-        log_config=None,  # core.logs has set logging up
+        log_config=None,  # core.process.logs has set logging up
     )
 
 

@@ -18,7 +18,7 @@ import psutil
 from openai import OpenAI
 
 from core.base_models.registry import BaseModelEntry, Folder, Registry
-from core.bound import bound
+from core.process.bound import bound
 from tests.kernels import share_kernels
 from tests.tiny_models import write_tiny_llama
 

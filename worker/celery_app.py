@@ -7,8 +7,8 @@ from typing import Any
 from celery import Celery, bootsteps
 from celery.signals import setup_logging
 
-from core import logs
 from core.dispatch.doorbell import celery_config
+from core.process import logs
 from core.settings import load_settings
 from worker.background import Background
 

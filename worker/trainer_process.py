@@ -14,8 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from core.bound import bound
-from core.threads import IDLE_THREADS_SLEEP
+from core.process.bound import bound
+from core.process.threads import IDLE_THREADS_SLEEP
 from worker import run_folder
 from worker.messages import Message, parse
 from worker.stop import Stop

@@ -63,7 +63,7 @@ def api() -> None:
     """Run the API alone."""
     from app.cli.config import read_settings
     from app.server import run
-    from core.logs import setup
+    from core.process.logs import setup
 
     settings = read_settings()
     setup(settings, "api")

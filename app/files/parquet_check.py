@@ -15,7 +15,7 @@ from typing import BinaryIO, Final
 import orjson
 import structlog
 
-from core.bound import bound
+from core.process.bound import bound
 from core.text.examples import LineProblem
 from core.text.file_check import FileReport, check_file
 

@@ -17,7 +17,7 @@ from typing import Final
 import httpx2
 
 from benchmarks.training.processes import ROOT
-from core.bound import bound
+from core.process.bound import bound
 
 HOST: Final = "127.0.0.1"
 STOPPED_WITHIN_S: Final = 40.0

@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from core.bound import bound
 from core.dispatch.doorbell import Doorbell
 from core.jobs.spec import JobStatus
+from core.process.bound import bound
 from core.settings import Settings
 from tests.valkey import Valkey
 from tests.worker.conftest import Home

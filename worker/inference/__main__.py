@@ -18,7 +18,7 @@ import uvicorn
 
 from core.base_models.registry import Registry, folder_of
 from core.errors import ServiceError
-from core.logs import setup
+from core.process.logs import setup
 from core.settings import Settings, load_settings
 from core.store.blobs import LocalBlobStore
 from worker.inference.engine import LocalEngine

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
-from core.bound import bound
+from core.process.bound import bound
 from worker.run_folder import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, EXIT_PEER_LOST
 
 TRAINER: Final = (sys.executable, "-m", "worker.training")

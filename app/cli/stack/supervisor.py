@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from app.cli.stack.process_log import ProcessLog
-from core.bound import bound
+from core.process.bound import bound
 
 TICK_S = 0.1
 DRAIN_S = 2.0  # how long a dead process's last lines are waited for
