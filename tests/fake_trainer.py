@@ -10,9 +10,9 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from core.adapter_format import CONFIG, WEIGHTS, write_manifest
 from core.estimates.estimate import Machine, Measured, Seconds
 from core.jobs.events import EventLevel
+from core.serving.adapter_format import CONFIG, WEIGHTS, write_manifest
 from worker.messages import (
     CheckpointWritten,
     Failed,

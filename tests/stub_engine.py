@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 from core.errors import InvalidParameter, PromptTooLong, ServiceError
-from core.generation import (
+from core.serving.generation import (
     Alternative,
     Constraint,
     Delta,
@@ -29,7 +29,7 @@ CONSTRAINED = {"json_schema": '{"answer":"one"}', "json_object": "{}", "regex": 
 
 
 class StubEngine:
-    """Fulfils `core.generation.Engine`: a prompt of n words (or ids) has n tokens, and so has a reply.
+    """Fulfils `core.serving.generation.Engine`: a prompt of n words (or ids) has n tokens, and so has a reply.
 
     The reply is ``" one two three"`` word by word, then the end token; ``script`` gives other replies for the
     next requests, each with its tokens' logprob. Stop sequences are honoured where one is a whole word of the

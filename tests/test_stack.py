@@ -15,7 +15,7 @@ import pytest
 from openai import APIError, AuthenticationError, NotFoundError, OpenAI
 from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 
-from core.adapter_format import parse_manifest
+from core.serving.adapter_format import parse_manifest
 from core.settings import Settings
 from core.store import adapters
 from core.store.blobs import LocalBlobStore

@@ -8,8 +8,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.adapter_format import MANIFEST, MANIFEST_LIMIT_BYTES, parse_manifest
 from core.errors import AdapterInvalid
+from core.serving.adapter_format import MANIFEST, MANIFEST_LIMIT_BYTES, parse_manifest
 from core.store.blobs import Blob, BlobStore
 
 

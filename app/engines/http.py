@@ -18,7 +18,7 @@ from core.errors import (
     PromptTooLong,
     ServiceError,
 )
-from core.generation import Delta, EngineInfo, GenerationRequest, Rendering, RenderRequest
+from core.serving.generation import Delta, EngineInfo, GenerationRequest, Rendering, RenderRequest
 
 # What an engine may answer; anything else it says is a failure of the engine.
 _ERRORS: Final[dict[str, type[ServiceError]]] = {

@@ -6,7 +6,7 @@ from typing import Protocol
 from app.engines.http import HttpEngine
 from app.engines.vllm.engine import VllmEngine
 from core.errors import EngineUnavailable
-from core.generation import Engine
+from core.serving.generation import Engine
 from core.settings import Settings
 from core.store.blobs import BlobStore
 

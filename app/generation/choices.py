@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from core.errors import InvalidParameter, PromptTooLong
-from core.generation import (
+from core.serving.generation import (
     Delta,
     Engine,
     FinishReason,
@@ -106,7 +106,7 @@ class Choices:
         """Generate all answers, and give what is added to each, with the answer's number.
 
         Raises:
-            ServiceError: as `core.generation.Engine.generate`.
+            ServiceError: as `core.serving.generation.Engine.generate`.
         """
         streams = [
             _within_context(self._engine, request) if self._fits else self._engine.generate(request)

@@ -10,7 +10,7 @@ import orjson
 
 from app.generation.response_formats import Grammar, ResponseFormat
 from core.errors import InvalidParameter
-from core.generation import MAX_CONSTRAINT_CHARS, Constraint
+from core.serving.generation import MAX_CONSTRAINT_CHARS, Constraint
 from core.text.examples import LineProblem, refuse_deep
 
 

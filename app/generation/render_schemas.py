@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from app.http.wire import Body, Out, StoredText
-from core.generation import Values
+from core.serving.generation import Values
 from core.text.examples import MAX_MESSAGES
 
 

@@ -3,7 +3,7 @@
 from app.generation.render_schemas import RenderCreate, RenderOut
 from app.models.service import ServedModel
 from core.errors import InvalidParameter
-from core.generation import Conversation, Engine, PromptSource, RenderRequest, Turn, Variables
+from core.serving.generation import Conversation, Engine, PromptSource, RenderRequest, Turn, Variables
 
 
 async def render(request: RenderCreate, model: ServedModel, engine: Engine) -> RenderOut:
@@ -11,7 +11,7 @@ async def render(request: RenderCreate, model: ServedModel, engine: Engine) -> R
 
     Raises:
         InvalidParameter: there is not exactly one prompt.
-        ServiceError: as `core.generation.Engine.render`.
+        ServiceError: as `core.serving.generation.Engine.render`.
     """
     rendering = await engine.render(RenderRequest(prompt=_prompt_of(request), adapter=model.adapter))
     return RenderOut(

@@ -5,7 +5,7 @@ from typing import Final
 from app.generation import constraints
 from app.generation.schemas import SamplingFields
 from core.errors import InvalidParameter
-from core.generation import Constraint, SamplingParams
+from core.serving.generation import Constraint, SamplingParams
 
 TEMPERATURE: Final = 1.0  # OpenAI's default; SamplingParams has another
 

@@ -23,9 +23,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks.serving.adapter_spec import AdapterSpec
-from core.adapter_format import CONFIG, WEIGHTS, write_manifest
 from core.base_models.registry import read_imported, weight_files
 from core.jobs.spec import LoraSpec
+from core.serving.adapter_format import CONFIG, WEIGHTS, write_manifest
 from core.text.tokenizer import TextTokenizer
 
 _LAYER: Final = re.compile(r"(?P<name>model\.layers\.\d+\..+)\.weight")

@@ -18,7 +18,7 @@ from benchmarks.peers.peft_models import BASE, load_adapters
 from benchmarks.serving.mixes import Mix, MixRow
 from benchmarks.serving.steps import greedy
 from core.errors import ServiceError
-from core.generation import Engine, GenerationRequest, SamplingParams
+from core.serving.generation import Engine, GenerationRequest, SamplingParams
 
 Outcome = list[int] | Exception
 

@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
-from core.adapter_format import WEIGHTS
 from core.base_models.registry import BaseModelEntry, Folder, Registry, folder_of, read_imported
-from core.generation import FinishReason
 from core.jobs.spec import LoraSpec
+from core.serving.adapter_format import WEIGHTS
+from core.serving.generation import FinishReason
 from core.store.blobs import LocalBlobStore
 from tests.worker.inference.bench import Bench, Completion, complete, make_request, store_adapter
 from tests.worker.training.runs import Line, train, write_run

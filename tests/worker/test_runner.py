@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from core.adapter_format import MANIFEST, WEIGHTS, digest_file, parse_manifest
 from core.base_models.registry import IMPORTED_FILE
 from core.errors import DatabaseUnavailable
 from core.jobs.spec import AdapterRef, JobStatus
+from core.serving.adapter_format import MANIFEST, WEIGHTS, digest_file, parse_manifest
 from core.store import files, leases
 from core.store.steering import Wish
 from core.store.tables import FileStatus

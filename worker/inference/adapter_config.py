@@ -10,8 +10,8 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from core.adapter_format import CONFIG
 from core.errors import AdapterInvalid
+from core.serving.adapter_format import CONFIG
 from worker.inference.strict_json import parse_object, shown
 
 MAX_RANK: Final = 256

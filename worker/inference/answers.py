@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from core.errors import ServiceError
-from core.generation import Alternative, Delta, FinishReason, GenerationRequest, PromptToken, Token, Usage
 from core.serving.fairness import Key
+from core.serving.generation import Alternative, Delta, FinishReason, GenerationRequest, PromptToken, Token, Usage
 from core.text.tokenizer import TextTokenizer
 from worker.inference.lora import Adapter
 from worker.inference.metrics import EngineMetrics

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.errors import GenerationFailed, InvalidParameter
-from core.generation import Constraint
+from core.serving.generation import Constraint
 from core.text.tokenizer import TextTokenizer
 
 CACHED_CONSTRAINTS: Final = 64

@@ -13,9 +13,9 @@ from typing import Protocol, TypeVar
 from torch import Tensor
 
 from core.errors import ServiceError
-from core.generation import Delta, EngineInfo, GenerationRequest, PromptSource, Rendering, RenderRequest
-from core.prompts import render
 from core.serving.admission import Load
+from core.serving.generation import Delta, EngineInfo, GenerationRequest, PromptSource, Rendering, RenderRequest
+from core.serving.prompts import render
 from core.settings import Settings
 from core.store.blobs import BlobStore
 from core.text.rendering import RenderedPrompt, Renderer
@@ -45,7 +45,7 @@ class AdaptableRunner(TunableRunner, Protocol):
 
 
 class LocalEngine:
-    """Implements ``core.generation.Engine`` with a model in this process; used from one event loop.
+    """Implements ``core.serving.generation.Engine`` with a model in this process; used from one event loop.
 
     ``runner`` is what runs the model; by default one is made of it.
     """
@@ -97,7 +97,7 @@ class LocalEngine:
         return self._loop.waiting_by_adapter
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
-        """See ``core.generation.Engine.generate``; also raises InvalidParameter for ids that are no tokens.
+        """See ``core.serving.generation.Engine.generate``; also raises InvalidParameter for ids that are no tokens.
 
         Deltas wait for a reader that is slow; they are at most as many as the tokens that were asked for.
         """
@@ -119,7 +119,7 @@ class LocalEngine:
             self._loop.cancel(answer)
 
     async def render(self, request: RenderRequest) -> Rendering:
-        """See ``core.generation.Engine.render``."""
+        """See ``core.serving.generation.Engine.render``."""
         read = functools.partial(self._rendered, request.prompt, max_tokens=1)
         adapter, rendered = await self._take_in(request.adapter, read)
         if adapter is not None:
@@ -127,13 +127,13 @@ class LocalEngine:
         return Rendering(text=rendered.text, ids=rendered.ids, moved=rendered.moved)
 
     async def warm(self, adapter: str) -> None:
-        """See ``core.generation.Engine.warm``."""
+        """See ``core.serving.generation.Engine.warm``."""
         loaded = await self._adapters.pin(adapter)
         self._adapters.unpin(adapter)
         check_adapter(loaded, self._runner.bank)
 
     async def unload(self, adapter: str) -> None:
-        """See ``core.generation.Engine.unload``; what it has read of prompts is forgotten with it."""
+        """See ``core.serving.generation.Engine.unload``; what it has read of prompts is forgotten with it."""
         self._adapters.drop(adapter)
         self._loop.drop_adapter(adapter)
 

@@ -11,8 +11,8 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from core.generation import EngineInfo
 from core.serving.admission import Load
+from core.serving.generation import EngineInfo
 from worker.inference.adapter_queue import AdapterQueue
 from worker.inference.adapter_usage import AdapterUsage
 from worker.inference.step_metrics import StepMetrics

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from core.generation import SamplingParams
+from core.serving.generation import SamplingParams
 
 
 class Penalties:

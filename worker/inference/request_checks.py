@@ -1,12 +1,12 @@
 """Refuses, before it is queued, a request that could never be answered here; each refusal names the field at fault.
 
-What the fields may be by themselves, ``core.generation`` has seen to. How many requests may wait is ``core.serving``'s.
+What the fields may be by themselves, ``core.serving.generation`` has seen to. How many requests may wait is ``core.serving``'s.
 """
 
 from collections.abc import Iterable, Sequence
 
 from core.errors import AdapterInvalid, InvalidParameter, PromptTooLong
-from core.generation import SamplingParams
+from core.serving.generation import SamplingParams
 from worker.inference.kv import KvPool
 from worker.inference.lora import Adapter, LoraBank
 from worker.models.loading import LoadedModel

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.generation import MAX_TOP_LOGPROBS, SamplingParams
+from core.serving.generation import MAX_TOP_LOGPROBS, SamplingParams
 from core.text.tokenizer import TextTokenizer
 from worker.inference.constraints import ConstraintState
 from worker.inference.penalties import Penalties

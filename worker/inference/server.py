@@ -1,6 +1,6 @@
 """The engine's internal HTTP: generate, render, warm, unload, info, metrics, readyz, on loopback or a private network.
 
-Translates between the wire and ``core.generation.Engine``; knows neither the model nor who asks.
+Translates between the wire and ``core.serving.generation.Engine``; knows neither the model nor who asks.
 """
 
 import asyncio
@@ -18,9 +18,9 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from core.errors import Conflict, EngineBusy, InvalidInput, InvalidParameter, NotFound, ServiceError, Unavailable
-from core.generation import Delta, Engine, GenerationRequest, RenderRequest
 from core.jobs.spec import Frozen
 from core.serving.admission import Load
+from core.serving.generation import Delta, Engine, GenerationRequest, RenderRequest
 from worker.inference.metrics import EngineMetrics
 
 # The first class that an error belongs to gives its status; an error of none is answered 500.

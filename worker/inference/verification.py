@@ -13,7 +13,8 @@ from typing import NoReturn, Protocol
 import torch
 from torch import Tensor
 
-from core.adapter_format import (
+from core.errors import AdapterInvalid, AdapterMismatch, BlobNotFound, InvalidParameter
+from core.serving.adapter_format import (
     CONFIG,
     MANIFEST,
     MANIFEST_LIMIT_BYTES,
@@ -23,12 +24,11 @@ from core.adapter_format import (
     digest_text,
     parse_manifest,
 )
-from core.errors import AdapterInvalid, AdapterMismatch, BlobNotFound, InvalidParameter
+from core.serving.rendering_check import find_drift
 from core.store.blobs import BlobStore
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 from worker.inference.adapter_config import parse_config, resolve_layers
-from worker.inference.drift import find_drift
 from worker.inference.lora import Adapter
 from worker.inference.pairs import PairReader, PairShape
 from worker.inference.strict_json import parse_object, shown

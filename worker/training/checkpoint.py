@@ -15,10 +15,10 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from core.adapter_format import FileDigest, canonical_json, digest_file, write_durably
 from core.errors import CheckpointInvalid
 from core.jobs.events import EventLevel
 from core.jobs.spec import Frozen
+from core.serving.adapter_format import FileDigest, canonical_json, digest_file, write_durably
 from worker.messages import Evaluated
 from worker.run_folder import ADAPTER
 from worker.training.early_stopping import Standing

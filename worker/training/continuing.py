@@ -1,14 +1,14 @@
 """Starts a run from the weights of an adapter that was trained before: verified, then taken over.
 
-Who puts the adapter's files into the run folder is the worker; what they hold is ``core.adapter_format``.
+Who puts the adapter's files into the run folder is the worker; what they hold is ``core.serving.adapter_format``.
 """
 
 import hashlib
 from pathlib import Path
 
-from core.adapter_format import MANIFEST, digest_file, parse_manifest
 from core.errors import AdapterInvalid
 from core.jobs.spec import AdapterRef
+from core.serving.adapter_format import MANIFEST, digest_file, parse_manifest
 from worker.training.lora import LoraModel, restore_adapter
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from core.adapter_format import TrainedPrompt
 from core.errors import AllExamplesDropped, EndNeverTrained, ExampleInvalid, NoTrainedTokens
 from core.jobs.spec import FileRef, JobSpec
+from core.serving.adapter_format import TrainedPrompt
 from core.text.data_files import read_examples
 from core.text.examples import Example, ExampleFormat, LineProblem
 from core.text.rendering import ANSWER, RenderedExample, Renderer

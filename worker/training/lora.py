@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.activations import GELUTanh, NewGELUActivation
 
-from core.adapter_format import CONFIG, WEIGHTS
 from core.base_models.shape import resolve_targets
 from core.errors import BaseModelInvalid
 from core.jobs.spec import LoraSpec
+from core.serving.adapter_format import CONFIG, WEIGHTS
 from worker.models.loading import LoadedModel
 from worker.training.batches import MicroBatch, collate
 from worker.training.data import TokenizedExample

@@ -3,10 +3,10 @@
 How prompts and examples are rendered is ``core.text.rendering``'s.
 """
 
-from core.adapter_format import MAX_PROMPTS, TrainedPrompt, canonical_json
-from core.generation import Conversation, PromptSource, Turn, Variables
 from core.jobs.spec import JobSpec
-from core.prompts import render
+from core.serving.adapter_format import MAX_PROMPTS, TrainedPrompt, canonical_json
+from core.serving.generation import Conversation, PromptSource, Turn, Variables
+from core.serving.prompts import render
 from core.text.examples import Chat, Columns, Example, ExampleFormat, PromptCompletion, format_of
 from core.text.mustache import PromptTemplates
 from core.text.rendering import RenderedExample, Renderer

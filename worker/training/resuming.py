@@ -10,7 +10,7 @@ import peft
 import torch
 import transformers
 
-from core.adapter_format import canonical_json
+from core.serving.adapter_format import canonical_json
 from worker.models.loading import LoadedModel
 from worker.run_folder import RunSpec
 from worker.training.checkpoint import Checkpoint

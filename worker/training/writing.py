@@ -1,14 +1,14 @@
 """Writes an adapter with everything that its manifest tells; refuses one that is broken or that did not change.
 
-The files' form is ``core.adapter_format``'s.
+The files' form is ``core.serving.adapter_format``'s.
 """
 
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.adapter_format import digest_text, write_manifest
 from core.errors import AdapterUnchanged, LossNotFinite
+from core.serving.adapter_format import digest_text, write_manifest
 from worker.models.loading import LoadedModel
 from worker.run_folder import ADAPTER, CONTINUE_FROM, RunSpec
 from worker.training.data import RunData

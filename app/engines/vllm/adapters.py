@@ -15,14 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from core.adapter_format import (
-    MANIFEST,
-    MANIFEST_LIMIT_BYTES,
-    Manifest,
-    digest_file,
-    digest_text,
-    parse_manifest,
-)
 from core.base_models.registry import read_imported
 from core.errors import (
     AdapterInvalid,
@@ -32,7 +24,15 @@ from core.errors import (
     BlobNotFound,
     InvalidParameter,
 )
-from core.prompts import render
+from core.serving.adapter_format import (
+    MANIFEST,
+    MANIFEST_LIMIT_BYTES,
+    Manifest,
+    digest_file,
+    digest_text,
+    parse_manifest,
+)
+from core.serving.prompts import render
 from core.store.blobs import BlobStore
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer

@@ -6,7 +6,7 @@ from typing import Any, Final
 from pydantic import BaseModel, ValidationError
 
 from core.errors import GenerationFailed
-from core.generation import Alternative, Delta, FinishReason, PromptToken, SamplingParams, Token, Usage
+from core.serving.generation import Alternative, Delta, FinishReason, PromptToken, SamplingParams, Token, Usage
 from core.text.tokenizer import TextTokenizer
 
 _TOKEN: Final = "token_id:"  # how vLLM spells tokens where it is asked for ids

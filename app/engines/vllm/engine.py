@@ -19,10 +19,10 @@ from app.engines.vllm.sampling import completion_body, error_of
 from app.engines.vllm.server import Disconnected, Refusal, VllmServer
 from core.base_models.registry import folder_of
 from core.errors import GenerationFailed, PromptTooLong
-from core.generation import Delta, EngineInfo, GenerationRequest, Rendering, RenderRequest
-from core.prompts import render
 from core.serving.admission import Limits
 from core.serving.fairness import Key
+from core.serving.generation import Delta, EngineInfo, GenerationRequest, Rendering, RenderRequest
+from core.serving.prompts import render
 from core.settings import Settings
 from core.store.blobs import BlobStore
 from core.text.rendering import Renderer
@@ -59,7 +59,7 @@ class VllmEngine:
         self._found: _Parts | None = None
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
-        """See ``core.generation.Engine.generate``; also raises BaseModelNotReady while that is not imported."""
+        """See ``core.serving.generation.Engine.generate``; also raises BaseModelNotReady while that is not imported."""
         self._admission.check_room()
         parts = await self._parts()
         prompt_ids = await self._prompt_ids(parts, request)
@@ -88,7 +88,7 @@ class VllmEngine:
         await (await self._parts()).residence.unload(adapter)
 
     async def info(self) -> EngineInfo:
-        """See ``core.generation.Engine.info``; what vLLM does not tell is 0 or ``unknown``."""
+        """See ``core.serving.generation.Engine.info``; what vLLM does not tell is 0 or ``unknown``."""
         parts = await self._parts()
         served = await parts.residence.look()
         waiting = self._admission.waiting

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from app.engines.vllm.server import Refusal
 from core.errors import GenerationFailed, InvalidParameter, ServiceError, UnsupportedParameter
-from core.generation import Constraint, SamplingParams
+from core.serving.generation import Constraint, SamplingParams
 from core.text.tokenizer import TextTokenizer
 
 # vllm/sampling_params.py: lower temperatures are raised to this one, larger biases are cut to this one.

@@ -4,7 +4,7 @@ from importlib.metadata import version
 from typing import Final, Literal
 
 from app.generation.schemas import PromptTokensDetailsOut, UsageOut
-from core.generation import FinishReason, Usage
+from core.serving.generation import FinishReason, Usage
 
 # Equal seeds can give other answers where this differs.
 FINGERPRINT: Final = f"loramill-{version('loramill')}"

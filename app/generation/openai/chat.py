@@ -23,8 +23,8 @@ from app.generation.openai.chat_schemas import (
 from app.generation.sampling import sampling_of, whose
 from app.models.service import ServedModel
 from core.errors import InvalidParameter
-from core.generation import Conversation, Delta, Engine, FinishReason, Token, Turn
 from core.ids import new_id
+from core.serving.generation import Conversation, Delta, Engine, FinishReason, Token, Turn
 
 # An answer without a limit of its own may be as long as the context leaves room for, and no longer than this:
 # an engine keeps memory for all that a request may become.
@@ -66,7 +66,7 @@ class Chat:
         """Generate to the end.
 
         Raises:
-            ServiceError: as `core.generation.Engine.generate`.
+            ServiceError: as `core.serving.generation.Engine.generate`.
         """
         answers = await self._choices.whole()
         return ChatOut(
@@ -83,7 +83,7 @@ class Chat:
         """Generate piece by piece: the role, the text, the finish reason, and with ``include_usage`` the usage.
 
         Raises:
-            ServiceError: as `core.generation.Engine.generate`.
+            ServiceError: as `core.serving.generation.Engine.generate`.
         """
         begun: set[int] = set()
         async with aclosing(self._choices.deltas()) as deltas:

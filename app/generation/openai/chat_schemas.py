@@ -7,7 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from app.generation.schemas import SamplingFields, UsageOut
 from app.http.wire import Body, Out, StoredText, only
-from core.generation import MAX_TOP_LOGPROBS
+from core.serving.generation import MAX_TOP_LOGPROBS
 from core.text.examples import MAX_MESSAGES
 
 

@@ -12,8 +12,8 @@ from app.generation.openai.logprobs import Offsets
 from app.generation.sampling import sampling_of, whose
 from app.models.service import ServedModel
 from core.errors import InvalidParameter, UnsupportedParameter
-from core.generation import Delta, Engine, FinishReason
 from core.ids import new_id
+from core.serving.generation import Delta, Engine, FinishReason
 
 MAX_TOKENS: Final = 16  # OpenAI's default
 
@@ -51,7 +51,7 @@ class Completion:
         """Generate to the end.
 
         Raises:
-            ServiceError: as `core.generation.Engine.generate`.
+            ServiceError: as `core.serving.generation.Engine.generate`.
         """
         answers = await self._choices.whole()
         if self._each > self._n:
@@ -65,7 +65,7 @@ class Completion:
         """Generate piece by piece; with ``include_usage``, a last chunk has the usage and no choices.
 
         Raises:
-            ServiceError: as `core.generation.Engine.generate`.
+            ServiceError: as `core.serving.generation.Engine.generate`.
         """
         offsets: dict[int, Offsets] = {}
         async with aclosing(self._choices.deltas()) as deltas:

@@ -5,7 +5,7 @@ from typing import Final
 
 from app.generation.openai.chat_schemas import ChatLogprobsOut, TokenLogprobOut, TopLogprobOut
 from app.generation.openai.completions_schemas import LogprobsOut
-from core.generation import Alternative, PromptToken, Token
+from core.serving.generation import Alternative, PromptToken, Token
 from core.text.tokenizer import REPLACEMENT
 
 # How far a token's text may stand behind the end of the one before: between them can lie characters whose tokens,

@@ -6,7 +6,7 @@ from typing import Final
 from app.generation import constraints
 from app.generation.tgi.schemas import GenerateCreate, Parameters
 from core.errors import InvalidParameter, UnsupportedParameter
-from core.generation import Constraint, Conversation, PromptSource, SamplingParams, Turn, Variables
+from core.serving.generation import Constraint, Conversation, PromptSource, SamplingParams, Turn, Variables
 from core.settings import Settings
 
 MAX_NEW_TOKENS: Final = 100  # text-generation-inference's default

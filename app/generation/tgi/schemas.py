@@ -7,7 +7,7 @@ from pydantic import Field
 from app.generation.response_formats import Grammar, ResponseFormat
 from app.generation.schemas import MAX_CHOICES
 from app.http.wire import Body, Out, Stops, StoredText, only
-from core.generation import MAX_TOP_LOGPROBS, Values
+from core.serving.generation import MAX_TOP_LOGPROBS, Values
 
 
 class Parameters(Body):

@@ -22,8 +22,8 @@ from app.generation.tgi.schemas import (
 )
 from app.generation.tgi.tokens import prefill_of, tokens_of, top_of
 from app.models.service import ServedModel
-from core.generation import Delta, Engine, FinishReason, Rendering, RenderRequest, Usage
 from core.ids import new_id
+from core.serving.generation import Delta, Engine, FinishReason, Rendering, RenderRequest, Usage
 
 _FINISH: Final[dict[FinishReason, FinishOut]] = {
     FinishReason.LENGTH: "length",
@@ -73,7 +73,7 @@ class Generation:
         """Generate to the end.
 
         Raises:
-            ServiceError: as `core.generation.Engine.generate`.
+            ServiceError: as `core.serving.generation.Engine.generate`.
         """
         choices = await self._choices()
         best, *others = likeliest(await choices.whole(), of=self._best_of, keep=self._best_of)
@@ -89,7 +89,7 @@ class Generation:
 
         Raises:
             UnsupportedParameter: something is asked for that only a whole answer can tell.
-            ServiceError: as `core.generation.Engine.generate`.
+            ServiceError: as `core.serving.generation.Engine.generate`.
         """
         refuse_in_stream(self._parameters)
         choices = await self._choices()

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from app.generation.tgi.schemas import AlternativeOut, Parameters, PrefillTokenOut, TokenOut, TopTokenOut
-from core.generation import Delta, PromptToken, Token
+from core.serving.generation import Delta, PromptToken, Token
 
 
 def tokens_of(delta: Delta, parameters: Parameters) -> list[TokenOut]:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from core.adapter_format import CONFIG, MANIFEST, WEIGHTS, write_manifest
 from core.base_models.registry import Folder
 from core.jobs.spec import LoraSpec
+from core.serving.adapter_format import CONFIG, MANIFEST, WEIGHTS, write_manifest
 from core.settings import Settings
 from core.store.blobs import LocalBlobStore
 from core.text.tokenizer import TextTokenizer

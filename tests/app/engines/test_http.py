@@ -25,7 +25,8 @@ from core.errors import (
     PromptTooLong,
     ServiceError,
 )
-from core.generation import (
+from core.serving.admission import Load
+from core.serving.generation import (
     Conversation,
     Delta,
     FinishReason,
@@ -38,7 +39,6 @@ from core.generation import (
     Usage,
     Variables,
 )
-from core.serving.admission import Load
 from tests.app.conftest import serving
 from tests.stub_engine import StubEngine
 from worker.inference.metrics import EngineMetrics

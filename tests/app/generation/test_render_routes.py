@@ -6,7 +6,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from core.errors import AdapterInvalid, EngineUnavailable
-from core.generation import Conversation, RenderRequest, Turn, Variables
+from core.serving.generation import Conversation, RenderRequest, Turn, Variables
 from tests.app.conftest import BASE, House
 from tests.published_model import publish
 

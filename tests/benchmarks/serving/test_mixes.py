@@ -7,7 +7,7 @@ import pytest
 from benchmarks.serving.contestants import OurEngine
 from benchmarks.serving.mixes import Expected, MixRow, Tally, judge, make_mixes, make_prompts, make_specs, power
 from core.errors import EngineBusy
-from core.generation import Delta, FinishReason, GenerationRequest, Token, Usage
+from core.serving.generation import Delta, FinishReason, GenerationRequest, Token, Usage
 from tests.stub_engine import StubEngine
 
 FAR = 1.0  # a margin that float32 does not cross

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 
-from core.adapter_format import CONFIG, MANIFEST, WEIGHTS, write_manifest
 from core.base_models.registry import read_imported
 from core.jobs.spec import LoraSpec
+from core.serving.adapter_format import CONFIG, MANIFEST, WEIGHTS, write_manifest
 from core.store.blobs import LocalBlobStore
 from core.text.tokenizer import TextTokenizer
 from worker.models.loading import LoadedModel, load_base_model

@@ -15,7 +15,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from core.base_models.registry import read_imported
-from core.generation import Delta, FinishReason, GenerationRequest, SamplingParams, Usage
+from core.serving.generation import Delta, FinishReason, GenerationRequest, SamplingParams, Usage
 from core.settings import Settings
 from core.store.blobs import LocalBlobStore
 from tests.kernels import share_kernels

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from core.errors import ServiceError
-from core.generation import Delta, FinishReason, GenerationRequest, SamplingParams
+from core.serving.generation import Delta, FinishReason, GenerationRequest, SamplingParams
 from core.settings import Settings
 from core.text.tokenizer import TextTokenizer
 from tests.byte_tokenizer import write_byte_tokenizer

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from core.adapter_format import WEIGHTS
 from core.errors import AdapterInvalid, AdapterMismatch
+from core.serving.adapter_format import WEIGHTS
 from core.store.blobs import LocalBlobStore
 from tests.worker.inference.adapter_files import complete_adapter, store_adapter
 from worker.inference.lora import Adapter

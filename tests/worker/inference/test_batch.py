@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import GenerationFailed
-from core.generation import FinishReason
+from core.serving.generation import FinishReason
 from tests.worker.inference.desk import Asked, Desk
 
 LONG = "the quick brown fox jumps over the lazy dog, twice. " * 3

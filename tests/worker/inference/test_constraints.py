@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from core.errors import GenerationFailed, InvalidParameter
-from core.generation import Constraint, SamplingParams
+from core.serving.generation import Constraint, SamplingParams
 from core.text.tokenizer import TextTokenizer
 from tests.byte_tokenizer import END_OF_TEXT, TURN_END, TURN_START, write_byte_tokenizer
 from worker.inference import constraints

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from core.errors import EngineBusy, EngineUnavailable, GenerationFailed
-from core.generation import FinishReason
 from core.serving.admission import Load
+from core.serving.generation import FinishReason
 from tests.worker.inference.desk import Asked, Desk
 from tests.worker.inference.fake_runner import SHAPE
 

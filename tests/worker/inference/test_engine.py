@@ -15,7 +15,7 @@ from core.errors import (
     InvalidParameter,
     PromptTooLong,
 )
-from core.generation import FinishReason, GenerationRequest
+from core.serving.generation import FinishReason, GenerationRequest
 from core.text.tokenizer import TextTokenizer
 from tests.worker.inference.bench import Bench, Completion, complete, load_fp32, make_request
 from worker.inference.engine import LocalEngine

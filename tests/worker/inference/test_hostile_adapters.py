@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file, save
 from torch import nn
 
-from core.adapter_format import CONFIG, MANIFEST, WEIGHTS
 from core.errors import AdapterInvalid, AdapterMismatch
+from core.serving.adapter_format import CONFIG, MANIFEST, WEIGHTS
 from core.store.blobs import LocalBlobStore
 from tests.worker.inference.adapter_files import load_fp32, store_adapter, write_adapter
 from tests.worker.inference.bench import Bench, Completion, complete, make_request

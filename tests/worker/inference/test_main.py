@@ -14,7 +14,7 @@ import httpx2
 import pytest
 
 from core.base_models.registry import BaseModelEntry, Folder, Registry
-from core.generation import Delta
+from core.serving.generation import Delta
 from tests.conftest import ROOT
 from tests.kernels import share_kernels
 from tests.tiny_models import write_tiny_phi

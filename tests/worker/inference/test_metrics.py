@@ -3,7 +3,7 @@
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from core.generation import EngineInfo
+from core.serving.generation import EngineInfo
 from worker.inference.adapter_usage import SHOWN
 from worker.inference.metrics import MOST_NAMES, EngineMetrics
 

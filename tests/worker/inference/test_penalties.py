@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import RepetitionPenaltyLogitsProcessor
 
-from core.generation import SamplingParams
+from core.serving.generation import SamplingParams
 from worker.inference.penalties import Penalties
 
 CPU = torch.device("cpu")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from core.generation import SamplingParams
+from core.serving.generation import SamplingParams
 from core.text.tokenizer import TextTokenizer
 from tests.byte_tokenizer import write_byte_tokenizer
 from worker.inference.sampling import NUCLEUS_HEAD, SCORED_ROWS, Choice, RowSampler, choose, score_prompt

@@ -22,8 +22,17 @@ from core.errors import (
     PromptTooLong,
     ServiceError,
 )
-from core.generation import Delta, EngineInfo, FinishReason, GenerationRequest, Rendering, RenderRequest, Token, Usage
 from core.serving.admission import Load
+from core.serving.generation import (
+    Delta,
+    EngineInfo,
+    FinishReason,
+    GenerationRequest,
+    Rendering,
+    RenderRequest,
+    Token,
+    Usage,
+)
 from tests.worker.inference.bench import Bench, gather, make_request
 from worker.inference.metrics import EngineMetrics
 from worker.inference.server import ServedEngine, create_app

@@ -16,8 +16,8 @@ from peft.tuners.lora import Linear
 from safetensors.torch import load_file
 from torch import nn
 
-from core.adapter_format import CONFIG, MANIFEST, WEIGHTS
 from core.errors import AdapterMismatch
+from core.serving.adapter_format import CONFIG, MANIFEST, WEIGHTS
 from tests.worker.inference.adapter_files import (
     edit_config,
     load_fp32,

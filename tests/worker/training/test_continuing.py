@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from core.adapter_format import MANIFEST, WEIGHTS, parse_manifest
 from core.errors import AdapterInvalid, AdapterUnchanged, CheckpointInvalid
 from core.jobs.spec import AdapterRef
+from core.serving.adapter_format import MANIFEST, WEIGHTS, parse_manifest
 from tests.worker.training.runs import SUMS, Killed, kill_after, train, write_run
 from worker.messages import Evaluated, Finished, Note, StepDone
 from worker.run_folder import ADAPTER, CHECKPOINTS, CONTINUE_FROM

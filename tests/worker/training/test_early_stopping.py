@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from core.adapter_format import MANIFEST, WEIGHTS, parse_manifest
+from core.serving.adapter_format import MANIFEST, WEIGHTS, parse_manifest
 from tests.worker.training.runs import Killed, kill_after, stop_after, train, write_run
 from worker.messages import Evaluated, Finished, Note, Resumed, StepDone
 from worker.run_folder import ADAPTER, CHECKPOINTS

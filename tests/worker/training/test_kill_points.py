@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from core.adapter_format import MANIFEST, WEIGHTS
 from core.jobs.spec import LoraSpec
+from core.serving.adapter_format import MANIFEST, WEIGHTS
 from tests.worker.training.runs import Killed, RecordingReporter, write_run
 from worker.messages import CheckpointWritten, Evaluated, Finished, Message, StepDone
 from worker.run_folder import ADAPTER, RESULTS

@@ -9,9 +9,9 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from core.adapter_format import CONFIG, WEIGHTS
 from core.errors import BaseModelInvalid, TargetModulesUnmatched
 from core.jobs.spec import LoraSpec
+from core.serving.adapter_format import CONFIG, WEIGHTS
 from tests.worker.training.conftest import MakeModel
 from worker.models.loading import load_base_model
 from worker.training.batches import collate

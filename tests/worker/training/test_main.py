@@ -11,7 +11,7 @@ from typing import IO
 
 import pytest
 
-from core.adapter_format import WEIGHTS
+from core.serving.adapter_format import WEIGHTS
 from tests.worker.training.runs import train, write_run
 from worker.messages import Failed, Finished, Message, Resumed, StepDone, parse
 from worker.run_folder import ADAPTER, EXIT_AGAIN, EXIT_DONE, EXIT_FAILED

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from core.adapter_format import MANIFEST_LIMIT_BYTES, TrainedPrompt, canonical_json
-from core.generation import Conversation, Turn, Variables
 from core.jobs.spec import PromptFormat
+from core.serving.adapter_format import MANIFEST_LIMIT_BYTES, TrainedPrompt, canonical_json
+from core.serving.generation import Conversation, Turn, Variables
 from core.text.examples import example_of
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from core.adapter_format import WEIGHTS
 from core.jobs.spec import LoraSpec
+from core.serving.adapter_format import WEIGHTS
 from tests.worker.training.ranked import (
     after_step,
     checkpoint_each_step,

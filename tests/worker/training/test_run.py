@@ -7,7 +7,6 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PhiConfig, PhiForCausalLM
 
-from core.adapter_format import CONFIG, MANIFEST, WEIGHTS, parse_manifest
 from core.base_models.registry import IMPORTED_FILE, Folder, ImportedModel, compute_fingerprint
 from core.errors import (
     AdapterUnchanged,
@@ -18,6 +17,7 @@ from core.errors import (
     OutOfMemory,
     TargetModulesUnmatched,
 )
+from core.serving.adapter_format import CONFIG, MANIFEST, WEIGHTS, parse_manifest
 from core.text.tokenizer import TextTokenizer
 from tests.worker.training.runs import (
     SUMS,

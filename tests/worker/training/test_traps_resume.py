@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from core.adapter_format import WEIGHTS
 from core.errors import BaseModelInvalid, LossNotFinite
+from core.serving.adapter_format import WEIGHTS
 from tests.tiny_models import write_tiny_phi
 from tests.worker.training.conftest import MakeModel
 from tests.worker.training.runs import Killed, RecordingReporter, train, write_run

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from app.engines.vllm.adapters import AdapterFiles, read_base
-from core.adapter_format import CONFIG, WEIGHTS, digest_file
 from core.errors import AdapterInvalid
+from core.serving.adapter_format import CONFIG, WEIGHTS, digest_file
 from core.store.blobs import LocalBlobStore
 from tests.app.engines.conftest import Deployment
 

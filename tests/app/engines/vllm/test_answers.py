@@ -6,7 +6,7 @@ import pytest
 
 from app.engines.vllm.answers import VllmAnswer
 from core.errors import GenerationFailed
-from core.generation import SamplingParams
+from core.serving.generation import SamplingParams
 from core.text.tokenizer import TextTokenizer
 from tests.app.engines.conftest import Deployment
 

@@ -23,12 +23,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from app.engines.vllm.engine import VllmEngine
 from app.engines.vllm.residence import name_of
-from core.adapter_format import CONFIG, MANIFEST, WEIGHTS, write_manifest
 from core.base_models.registry import Folder, ImportedModel, compute_fingerprint, read_imported
 from core.errors import AdapterInvalid, InvalidParameter
-from core.generation import Constraint, Delta, FinishReason, GenerationRequest, SamplingParams
 from core.jobs.spec import LoraSpec
 from core.process.bound import bound
+from core.serving.adapter_format import CONFIG, MANIFEST, WEIGHTS, write_manifest
+from core.serving.generation import Constraint, Delta, FinishReason, GenerationRequest, SamplingParams
 from core.settings import Settings
 from core.store.blobs import LocalBlobStore
 from core.text.tokenizer import TextTokenizer

@@ -7,7 +7,7 @@ import pytest
 from app.engines.vllm.sampling import completion_body, error_of
 from app.engines.vllm.server import Refusal
 from core.errors import GenerationFailed, InvalidParameter, UnsupportedParameter
-from core.generation import Constraint, SamplingParams
+from core.serving.generation import Constraint, SamplingParams
 from core.text.tokenizer import TextTokenizer
 from tests.app.engines.conftest import Deployment
 from tests.byte_tokenizer import END_OF_TEXT, TURN_END, VOCAB_SIZE

@@ -7,7 +7,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from core.errors import GenerationFailed, InvalidParameter
-from core.generation import Constraint, Conversation, Turn
+from core.serving.generation import Constraint, Conversation, Turn
 from tests.app.conftest import BASE, House
 from tests.app.generation.openai.test_completions_routes import events_of
 from tests.published_model import publish

@@ -7,7 +7,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from core.errors import AdapterMismatch, EngineBusy, EngineUnavailable, GenerationFailed
-from core.generation import Constraint
+from core.serving.generation import Constraint
 from tests.app.conftest import BASE, House
 from tests.published_model import publish
 from tests.stub_engine import CONTEXT_TOKENS

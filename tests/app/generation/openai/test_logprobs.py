@@ -2,7 +2,7 @@
 
 from app.generation.openai import logprobs
 from app.generation.openai.logprobs import Offsets
-from core.generation import Alternative, PromptToken, Token
+from core.serving.generation import Alternative, PromptToken, Token
 
 
 def token(text: str, *, special: bool = False, top: tuple[str, ...] = ()) -> Token:

@@ -7,7 +7,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from core.errors import EngineBusy, GenerationFailed, InvalidParameter
-from core.generation import Constraint, Conversation, RenderRequest, Turn, Variables
+from core.serving.generation import Constraint, Conversation, RenderRequest, Turn, Variables
 from tests.app.conftest import BASE, House
 from tests.published_model import publish
 from tests.stub_engine import CONTEXT_TOKENS

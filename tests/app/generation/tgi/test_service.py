@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 from app.generation.tgi.schemas import GenerateCreate
 from app.generation.tgi.service import Generation
 from app.models.service import ServedModel
-from core.generation import Delta, FinishReason, GenerationRequest, Token, Usage
+from core.serving.generation import Delta, FinishReason, GenerationRequest, Token, Usage
 from tests.stub_engine import StubEngine
 
 

@@ -3,7 +3,7 @@
 Trainer and engine both come here. What the prompt becomes is ``core.text.rendering``'s.
 """
 
-from core.generation import Conversation, PromptSource, Variables
+from core.serving.generation import Conversation, PromptSource, Variables
 from core.text.examples import Message
 from core.text.rendering import RenderedPrompt, Renderer
 

@@ -5,9 +5,9 @@ What is done about it is ``verification``'s matter.
 
 from collections.abc import Sequence
 
-from core.adapter_format import TrainedPrompt
 from core.errors import InvalidParameter
-from core.prompts import render
+from core.serving.adapter_format import TrainedPrompt
+from core.serving.prompts import render
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 

@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
-from core.adapter_format import (
+from core.errors import AdapterInvalid
+from core.jobs.spec import LoraSpec, PromptFormat
+from core.serving.adapter_format import (
     CONFIG,
     MANIFEST,
     WEIGHTS,
@@ -14,9 +16,7 @@ from core.adapter_format import (
     parse_manifest,
     write_manifest,
 )
-from core.errors import AdapterInvalid
-from core.generation import Conversation, Turn, Variables
-from core.jobs.spec import LoraSpec, PromptFormat
+from core.serving.generation import Conversation, Turn, Variables
 
 PROMPTS = (
     TrainedPrompt(source="Grüße", text="Grüße", ids=(71, 114)),

@@ -14,8 +14,8 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, ValidationError
 
 from core.errors import AdapterInvalid
-from core.generation import PromptSource
 from core.jobs.spec import Frozen, LoraSpec, PromptFormat
+from core.serving.generation import PromptSource
 from core.text.examples import ExampleFormat
 
 WEIGHTS = "adapter_model.safetensors"

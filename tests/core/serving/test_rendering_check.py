@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 
-from core.adapter_format import MANIFEST, TrainedPrompt
 from core.errors import AdapterInvalid, InvalidParameter, PromptTooLong
-from core.generation import Conversation, PromptSource, Rendering, RenderRequest, Turn, Variables
 from core.jobs.spec import PromptFormat
+from core.serving.adapter_format import MANIFEST, TrainedPrompt
+from core.serving.generation import Conversation, PromptSource, Rendering, RenderRequest, Turn, Variables
+from core.serving.rendering_check import find_drift
 from core.store.blobs import LocalBlobStore
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 from tests.tiny_models import CONTEXT_TOKENS
 from tests.worker.inference.bench import Bench, Completion, complete, make_request, store_adapter
 from tests.worker.training.runs import Line, render, train, write_run
-from worker.inference.drift import find_drift
 from worker.inference.engine import LocalEngine
 from worker.run_folder import ADAPTER
 
