@@ -21,7 +21,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from core.jobs.spec import PromptFormat
-from core.text.examples import Columns, Example, PromptCompletion
+from core.text.files.examples import Columns, Example, PromptCompletion
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 

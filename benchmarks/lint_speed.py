@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from core.text.data_files import scan_examples
+from core.text.files.read import scan_examples
 from core.text.lint.linter import lint
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer

@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 
 from core.jobs.spec import OverLength, PromptFormat, TrainOn
-from core.text.examples import Message
+from core.text.files.examples import Message
 from core.text.rendering import RenderedExample
 
 FOLDER = Path(__file__).parent / "golden"

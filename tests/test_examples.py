@@ -9,8 +9,8 @@ import pytest
 
 from app.fine_tuning.schemas import JobCreate
 from core.base_models.registry import Registry
-from core.text.data_files import read_examples
-from core.text.examples import PromptCompletion
+from core.text.files.examples import PromptCompletion
+from core.text.files.read import read_examples
 from examples import generate
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"

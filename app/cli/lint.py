@@ -13,7 +13,7 @@ from app.files import report_service
 from app.files.report_schemas import FileReportOut
 from app.fine_tuning.schemas import JobFields
 from core.settings import Settings
-from core.text.data_files import HEAD_BYTES, file_type_of
+from core.text.files.read import HEAD_BYTES, file_type_of
 from core.text.lint.findings import LINES_NAMED, Finding
 from core.text.lint.kinds import Severity
 from core.text.lint.linter import Report

@@ -16,8 +16,8 @@ from app.web.preview_page import page
 from app.web.preview_words import LINE_END, Mark, Run, Unit, facts, runs, sentence, visible
 from core.errors import InvalidInput
 from core.settings import Settings
-from core.text.data_files import HEAD_BYTES, file_type_of, scan_examples
-from core.text.examples import Columns, format_of
+from core.text.files.examples import Columns, format_of
+from core.text.files.read import HEAD_BYTES, file_type_of, scan_examples
 from core.text.preview import Preview
 
 INDENT: Final = "  "

@@ -16,8 +16,8 @@ import orjson
 import structlog
 
 from core.process.bound import bound
-from core.text.examples import LineProblem
-from core.text.file_check import FileReport, check_file
+from core.text.files.examples import LineProblem
+from core.text.files.file_check import FileReport, check_file
 
 MEMORY_BYTES: Final = 3 * 2**29  # of address space, libraries included
 CPU_S: Final = 300

@@ -18,7 +18,7 @@ from core.store import files
 from core.store.blobs import BlobStore
 from core.store.db import Session
 from core.store.tables import FileRecord, FileStatus
-from core.text.data_files import FileType, scan_examples
+from core.text.files.read import FileType, scan_examples
 from core.text.lint.linter import Report, lint
 from core.text.rendering import Renderer
 

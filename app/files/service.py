@@ -15,9 +15,9 @@ from core.store import files
 from core.store.blobs import Blob, BlobStore, BlobWriter
 from core.store.db import Database, Session
 from core.store.tables import FileRecord, FileStatus
-from core.text.data_files import HEAD_BYTES, FileType, file_type_of
-from core.text.file_check import FileReport, JsonlChecker, check_file
-from core.text.parquet_files import require_pyarrow
+from core.text.files.file_check import FileReport, JsonlChecker, check_file
+from core.text.files.parquet import require_pyarrow
+from core.text.files.read import HEAD_BYTES, FileType, file_type_of
 
 PURPOSE: Final = "fine-tune"
 _MAX_FILENAME_CHARS: Final = 255

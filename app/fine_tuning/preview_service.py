@@ -15,9 +15,9 @@ from core.jobs.spec import FileRef
 from core.settings import Settings
 from core.store.blobs import BlobStore
 from core.store.db import Session
-from core.text.data_files import scan_examples
-from core.text.examples import Columns, Example, LineProblem, format_of, refuse_deep
-from core.text.jsonl import parse_line, too_long
+from core.text.files.examples import Columns, Example, LineProblem, format_of, refuse_deep
+from core.text.files.jsonl import parse_line, too_long
+from core.text.files.read import scan_examples
 from core.text.preview import Preview, preview
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer

@@ -12,9 +12,9 @@ from core.errors import ExampleInvalid, ExampleOverLength, InvalidParameter
 from core.estimates.estimate import Counts
 from core.jobs.spec import JobSpec, OverLength
 from core.store.blobs import BlobStore
-from core.text.data_files import FileType, scan_examples
-from core.text.examples import Example, LineProblem
-from core.text.jsonl import parse_line, strip_line
+from core.text.files.examples import Example, LineProblem
+from core.text.files.jsonl import parse_line, strip_line
+from core.text.files.read import FileType, scan_examples
 from core.text.rendering import RenderedExample, Renderer
 from core.text.split import held_out, prompt_key
 

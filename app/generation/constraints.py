@@ -11,7 +11,7 @@ import orjson
 from app.generation.response_formats import Grammar, ResponseFormat
 from core.errors import InvalidParameter
 from core.serving.generation import MAX_CONSTRAINT_CHARS, Constraint
-from core.text.examples import LineProblem, refuse_deep
+from core.text.files.examples import LineProblem, refuse_deep
 
 
 def of_response_format(asked: ResponseFormat | None, param: str = "response_format") -> Constraint | None:

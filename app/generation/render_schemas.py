@@ -6,7 +6,7 @@ from pydantic import Field
 
 from app.http.wire import Body, Out, StoredText
 from core.serving.generation import Values
-from core.text.examples import MAX_MESSAGES
+from core.text.files.examples import MAX_MESSAGES
 
 
 class MessageIn(Body):

@@ -4,7 +4,7 @@ from itertools import islice
 from pathlib import Path
 
 from benchmarks.training.rows import Row, Rows
-from core.text.data_files import read_examples
+from core.text.files.read import read_examples
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 

@@ -11,7 +11,7 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from core.jobs.learning_rate import LrSchedulerType
-from core.text.data_files import FileType
+from core.text.files.read import FileType
 
 
 class JobStatus(StrEnum):

@@ -16,7 +16,7 @@ from pydantic import Field, StringConstraints, ValidationError
 from core.errors import AdapterInvalid
 from core.jobs.spec import Frozen, LoraSpec, PromptFormat
 from core.serving.generation import PromptSource
-from core.text.examples import ExampleFormat
+from core.text.files.examples import ExampleFormat
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"

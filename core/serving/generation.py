@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from core.jobs.spec import Frozen
-from core.text.examples import MAX_MESSAGES, LineProblem, refuse_deep
+from core.text.files.examples import MAX_MESSAGES, LineProblem, refuse_deep
 
 
 class FinishReason(StrEnum):

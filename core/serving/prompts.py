@@ -4,7 +4,7 @@ Trainer and engine both come here. What the prompt becomes is ``core.text.render
 """
 
 from core.serving.generation import Conversation, PromptSource, Variables
-from core.text.examples import Message
+from core.text.files.examples import Message
 from core.text.rendering import RenderedPrompt, Renderer
 
 

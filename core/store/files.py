@@ -14,7 +14,7 @@ from core.ids import new_id
 from core.jobs.spec import TERMINAL
 from core.store.db import Session
 from core.store.tables import AdapterRecord, AdapterState, CheckpointRecord, FileRecord, FileStatus, JobRecord
-from core.text.data_files import FileType
+from core.text.files.read import FileType
 
 RESULTS_PURPOSE: Final = "fine-tune-results"  # of a finished job's file of metrics; both names are OpenAI's
 RESULTS_FILENAME: Final = "step_metrics.csv"

@@ -12,7 +12,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from core.jobs.events import EventLevel, EventType
 from core.jobs.spec import JobStatus
-from core.text.data_files import FileType
+from core.text.files.read import FileType
 
 
 class FileStatus(StrEnum):
@@ -79,7 +79,7 @@ class FileRecord(Record):
     status: Mapped[FileStatus]
     status_details: Mapped[str | None]  # why it cannot be trained on
     file_type: Mapped[FileType] = mapped_column(Text)
-    example_format: Mapped[str | None]  # core.text.examples.ExampleFormat
+    example_format: Mapped[str | None]  # core.text.files.examples.ExampleFormat
     columns: Mapped[list[str] | None]
     examples: Mapped[int]
     created_at: Mapped[int] = mapped_column(BigInteger)

@@ -13,7 +13,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from core.errors import BaseModelInvalid
-from core.text.examples import Message
+from core.text.files.examples import Message
 
 MAX_RENDERED_CHARS = 2**22
 

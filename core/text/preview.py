@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from core.jobs.spec import OverLength
-from core.text.examples import Example
+from core.text.files.examples import Example
 from core.text.rendering import Reason, RenderedExample, Renderer
 from core.text.tokenizer import Span, TextTokenizer
 

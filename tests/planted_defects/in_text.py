@@ -112,14 +112,14 @@ DEFECTS = (
     ),
     Defect(
         "07 an empty completion is an example",
-        "core/text/examples.py",
+        "core/text/files/examples.py",
         '    if not value["completion"].strip():\n',
         "    if False:\n",
         (f"{TRAPS}::test_trap_07_an_empty_answer_is_no_example",),
     ),
     Defect(
         "07 an empty answer in a conversation is an example",
-        "core/text/examples.py",
+        "core/text/files/examples.py",
         "    if not content.strip():\n",
         "    if False:\n",
         (f"{TRAPS}::test_trap_07_an_empty_answer_is_no_example",),

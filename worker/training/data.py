@@ -16,8 +16,8 @@ import numpy.typing as npt
 from core.errors import AllExamplesDropped, EndNeverTrained, ExampleInvalid, NoTrainedTokens
 from core.jobs.spec import FileRef, JobSpec
 from core.serving.adapter_format import TrainedPrompt
-from core.text.data_files import read_examples
-from core.text.examples import Example, ExampleFormat, LineProblem
+from core.text.files.examples import Example, ExampleFormat, LineProblem
+from core.text.files.read import read_examples
 from core.text.rendering import ANSWER, RenderedExample, Renderer
 from core.text.split import held_out, prompt_key
 from worker.training.account import LINES_NAMED, Account

@@ -7,7 +7,7 @@ from core.jobs.spec import JobSpec
 from core.serving.adapter_format import MAX_PROMPTS, TrainedPrompt, canonical_json
 from core.serving.generation import Conversation, PromptSource, Turn, Variables
 from core.serving.prompts import render
-from core.text.examples import Chat, Columns, Example, ExampleFormat, PromptCompletion, format_of
+from core.text.files.examples import Chat, Columns, Example, ExampleFormat, PromptCompletion, format_of
 from core.text.mustache import PromptTemplates
 from core.text.rendering import RenderedExample, Renderer
 

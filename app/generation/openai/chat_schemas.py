@@ -8,7 +8,7 @@ from pydantic_core import PydanticCustomError
 from app.generation.schemas import SamplingFields, UsageOut
 from app.http.wire import Body, Out, StoredText, only
 from core.serving.generation import MAX_TOP_LOGPROBS
-from core.text.examples import MAX_MESSAGES
+from core.text.files.examples import MAX_MESSAGES
 
 
 def _as_text(value: Any) -> str:

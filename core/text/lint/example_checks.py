@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from core.text.examples import Chat, Columns, Example, PromptCompletion
+from core.text.files.examples import Chat, Columns, Example, PromptCompletion
 from core.text.lint.repetitions import ComparedText
 from core.text.rendering import ANSWER, MOVABLE, Reason, RenderedExample, Renderer
 

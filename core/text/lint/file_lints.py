@@ -9,7 +9,7 @@ from typing import Final
 
 from core.errors import ExampleInvalid, ExampleOverLength
 from core.jobs.spec import OverLength
-from core.text.examples import (
+from core.text.files.examples import (
     Chat,
     Columns,
     Example,

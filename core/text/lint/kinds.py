@@ -33,7 +33,7 @@ _OUTLIER_RULE: Final = (
     "quartile, and at least a factor of two."
 )
 
-# Codes that reading a line gives (`core.text.examples.LineProblem.code`), with their remedies.
+# Codes that reading a line gives (`core.text.files.examples.LineProblem.code`), with their remedies.
 _LINE_REMEDIES: Final[Mapping[str, str]] = {
     "malformed": "Correct these lines, or leave them out.",
     "not_an_object": "Write one JSON object on each line.",

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from app.cli.preview import show
-from core.text.examples import PromptCompletion
+from core.text.files.examples import PromptCompletion
 from core.text.preview import preview
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer

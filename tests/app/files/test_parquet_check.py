@@ -10,7 +10,7 @@ import pytest
 
 from app.files import parquet_check
 from app.files.parquet_check import check_parquet
-from core.text.file_check import FileReport
+from core.text.files.file_check import FileReport
 from tests.tables import parquet_of, repeated
 
 

@@ -7,7 +7,7 @@ import pytest
 from app.files.service import Received, receive
 from core.settings import Settings
 from core.store.blobs import LocalBlobStore
-from core.text.data_files import FileType
+from core.text.files.read import FileType
 from tests.app.conftest import EXAMPLES
 from tests.tables import parquet_of
 

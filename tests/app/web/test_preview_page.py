@@ -3,7 +3,7 @@
 from html.parser import HTMLParser
 
 from app.web.preview_page import POLICY, page
-from core.text.examples import PromptCompletion
+from core.text.files.examples import PromptCompletion
 from core.text.preview import preview
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer

@@ -3,7 +3,7 @@
 import pytest
 
 from app.web.preview_words import Mark, runs, sentence, visible
-from core.text.examples import Chat, Message, PromptCompletion
+from core.text.files.examples import Chat, Message, PromptCompletion
 from core.text.preview import Preview, preview
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer

@@ -8,7 +8,7 @@ import pytest
 from core.errors import ExampleInvalid, ExampleOverLength
 from core.jobs.spec import OverLength, PromptFormat
 from core.text import preview as module
-from core.text.examples import Chat, Columns, Example, Message, PromptCompletion
+from core.text.files.examples import Chat, Columns, Example, Message, PromptCompletion
 from core.text.preview import Preview, PreviewedExample, preview
 from core.text.rendering import Reason, Renderer
 from core.text.tokenizer import TextTokenizer

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from core.jobs.spec import PromptFormat
-from core.text.examples import Chat, Columns, Message, PromptCompletion
+from core.text.files.examples import Chat, Columns, Message, PromptCompletion
 from core.text.mustache import PromptTemplates
 from core.text.rendering import Reason, RenderedExample, Renderer
 from core.text.tokenizer import TextTokenizer

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from core.errors import ExampleInvalid
 from core.jobs.spec import PromptFormat
-from core.text.examples import Chat, Columns, Example, Message, PromptCompletion
+from core.text.files.examples import Chat, Columns, Example, Message, PromptCompletion
 from core.text.rendering import RenderedExample, Renderer
 from core.text.tokenizer import TextTokenizer
 

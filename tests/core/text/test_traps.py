@@ -12,7 +12,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from core.errors import ExampleOverLength
-from core.text.examples import LineProblem, example_of
+from core.text.files.examples import LineProblem, example_of
 from core.text.rendering import Reason, RenderedExample, Renderer
 from core.text.tokenizer import TextTokenizer
 from tests.byte_tokenizer import END_OF_TEXT, TURN_START, write_byte_tokenizer

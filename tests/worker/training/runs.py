@@ -9,7 +9,7 @@ import pytest
 
 from core.base_models.registry import read_imported
 from core.jobs.spec import FileRef, JobSpec, LoraSpec, OverLength, PromptFormat
-from core.text.data_files import FileType
+from core.text.files.read import FileType
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 from worker.messages import Message, StepDone

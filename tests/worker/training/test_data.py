@@ -6,7 +6,7 @@ import pytest
 
 from core.errors import AllExamplesDropped, EndNeverTrained, ExampleInvalid, ExampleOverLength, NoTrainedTokens
 from core.jobs.spec import PromptFormat
-from core.text.examples import Example
+from core.text.files.examples import Example
 from core.text.rendering import RenderedExample, Renderer
 from tests.byte_tokenizer import END_OF_TEXT
 from tests.worker.training.runs import render

@@ -10,7 +10,7 @@ import pytest
 
 from core.errors import ExampleInvalid, ParquetNotInstalled
 from core.jobs.spec import PromptFormat
-from core.text.data_files import FileType
+from core.text.files.read import FileType
 from tests.tables import parquet_of
 from tests.worker.training.runs import file_ref, train, write_run
 from worker.messages import Finished, StepDone

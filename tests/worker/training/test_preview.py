@@ -9,7 +9,7 @@ import pytest
 
 from core.base_models.registry import read_imported
 from core.jobs.spec import OverLength, PromptFormat, TrainOn
-from core.text.data_files import read_examples
+from core.text.files.read import read_examples
 from core.text.preview import Preview, preview
 from core.text.rendering import Reason, Renderer
 from core.text.tokenizer import TextTokenizer

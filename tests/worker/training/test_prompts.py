@@ -8,7 +8,7 @@ import pytest
 from core.jobs.spec import PromptFormat
 from core.serving.adapter_format import MANIFEST_LIMIT_BYTES, TrainedPrompt, canonical_json
 from core.serving.generation import Conversation, Turn, Variables
-from core.text.examples import example_of
+from core.text.files.examples import example_of
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 from tests.byte_tokenizer import write_byte_tokenizer

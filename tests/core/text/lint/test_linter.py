@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import core.text
 from core.jobs.spec import PromptFormat
-from core.text.data_files import scan_examples
-from core.text.examples import Chat, Columns, Example, LineProblem, Message, PromptCompletion
+from core.text.files.examples import Chat, Columns, Example, LineProblem, Message, PromptCompletion
+from core.text.files.read import scan_examples
 from core.text.lint import file_lints
 from core.text.lint.findings import LINES_NAMED, Finding
 from core.text.lint.kinds import CODES, Severity, kind_of

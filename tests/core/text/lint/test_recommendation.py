@@ -1,6 +1,6 @@
 import pytest
 
-from core.text.examples import PromptCompletion
+from core.text.files.examples import PromptCompletion
 from core.text.lint.recommendation import HUERTA_ENOCHIAN, SHI
 from tests.core.text.lint.conftest import Linting
 

@@ -1,6 +1,6 @@
 import pytest
 
-from core.text.examples import Chat, Message, PromptCompletion
+from core.text.files.examples import Chat, Message, PromptCompletion
 from core.text.lint.statistics import Totals
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer

@@ -5,8 +5,8 @@ import io
 import orjson
 import pytest
 
-from core.text.examples import MAX_COLUMNS, MAX_DEPTH, Columns, LineProblem, PromptCompletion
-from core.text.jsonl import parse_line, read_jsonl
+from core.text.files.examples import MAX_COLUMNS, MAX_DEPTH, Columns, LineProblem, PromptCompletion
+from core.text.files.jsonl import parse_line, read_jsonl
 
 GOOD = b'{"prompt": "a", "completion": "b"}'
 

@@ -7,9 +7,9 @@ from and where they are kept is the caller's.
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from core.text.data_files import FileType, scan_examples
-from core.text.examples import Columns, Example, ExampleFormat, LineProblem, format_of
-from core.text.jsonl import parse_line, strip_line, too_long
+from core.text.files.examples import Columns, Example, ExampleFormat, LineProblem, format_of
+from core.text.files.jsonl import parse_line, strip_line, too_long
+from core.text.files.read import FileType, scan_examples
 
 MAX_PROBLEMS = 20
 

@@ -1,7 +1,7 @@
 """Training examples as users upload them: which shapes there are, and what each may hold.
 
 Knows no tokenizer: whether an example fits a base model is decided when it is rendered. How an example
-is written in a file is ``core.text.jsonl``'s.
+is written in a file is ``core.text.files.jsonl``'s.
 """
 
 import difflib

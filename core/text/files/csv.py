@@ -9,8 +9,8 @@ import sys
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from core.text.examples import MAX_COLUMNS, Example, LineProblem, example_of, refuse_nul, shown
-from core.text.jsonl import BYTE_ORDER_MARK, not_utf8, too_long
+from core.text.files.examples import MAX_COLUMNS, Example, LineProblem, example_of, refuse_nul, shown
+from core.text.files.jsonl import BYTE_ORDER_MARK, not_utf8, too_long
 
 # The module's own limit is one for the whole process, and too small for texts; `_Lines` bounds whole records.
 csv.field_size_limit(sys.maxsize)

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.text.csv_files import read_csv
-from core.text.examples import MAX_COLUMNS, Columns, Example, LineProblem, PromptCompletion
+from core.text.files.csv import read_csv
+from core.text.files.examples import MAX_COLUMNS, Columns, Example, LineProblem, PromptCompletion
 
 
 def read(content: bytes, max_record_bytes: int = 2**20) -> list[Example | LineProblem]:

@@ -1,6 +1,6 @@
 """Reads a file of examples, whichever of the supported types it is, and tells which one it is.
 
-How each type is written is its reader's: ``core.text.jsonl``, ``core.text.csv_files``, ``core.text.parquet_files``.
+How each type is written is its reader's: ``core.text.files.jsonl``, ``core.text.files.csv``, ``core.text.files.parquet``.
 """
 
 from collections.abc import Iterator
@@ -8,11 +8,11 @@ from pathlib import Path, PurePath
 from typing import BinaryIO, Final, Literal
 
 from core.errors import FileTypeUnclear
-from core.text.csv_files import read_csv
-from core.text.examples import Example, LineProblem
-from core.text.jsonl import BYTE_ORDER_MARK, read_jsonl
-from core.text.parquet_files import MAGIC as PARQUET_MAGIC
-from core.text.parquet_files import read_parquet
+from core.text.files.csv import read_csv
+from core.text.files.examples import Example, LineProblem
+from core.text.files.jsonl import BYTE_ORDER_MARK, read_jsonl
+from core.text.files.parquet import MAGIC as PARQUET_MAGIC
+from core.text.files.parquet import read_parquet
 
 FileType = Literal["jsonl", "csv", "parquet"]
 

@@ -3,8 +3,8 @@ import pickle
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.text.examples import LineProblem
-from core.text.file_check import FileReport, JsonlChecker
+from core.text.files.examples import LineProblem
+from core.text.files.file_check import FileReport, JsonlChecker
 
 GOOD = b'{"prompt": "a", "completion": "b"}'
 MESSAGES = b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}'

@@ -4,8 +4,8 @@ import pytest
 
 from core.errors import FileTypeUnclear
 from core.jobs.spec import PromptFormat
-from core.text.data_files import FileType, file_type_of, read_examples
-from core.text.examples import Columns, LineProblem, PromptCompletion
+from core.text.files.examples import Columns, LineProblem, PromptCompletion
+from core.text.files.read import FileType, file_type_of, read_examples
 from core.text.mustache import PromptTemplates
 from tests.tables import parquet_of
 

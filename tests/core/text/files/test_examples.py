@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.text.data_files import read_examples
-from core.text.examples import MAX_MESSAGES, Chat, Columns, LineProblem, Message, PromptCompletion
-from core.text.jsonl import parse_line
+from core.text.files.examples import MAX_MESSAGES, Chat, Columns, LineProblem, Message, PromptCompletion
+from core.text.files.jsonl import parse_line
+from core.text.files.read import read_examples
 
 
 def reason_of(raw: bytes | str) -> str:

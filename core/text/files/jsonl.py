@@ -1,6 +1,6 @@
 """Reads one line of a JSONL file: strictly, so that no example is other than what its author sees.
 
-What the object on the line means is ``core.text.examples``'.
+What the object on the line means is ``core.text.files.examples``'.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from core.text.examples import (
+from core.text.files.examples import (
     MAX_DEPTH,
     Example,
     LineProblem,

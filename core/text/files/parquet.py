@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO, Final
 
 from core.errors import ParquetNotInstalled
-from core.text.examples import MAX_COLUMNS, MAX_DEPTH, Example, LineProblem, example_of, refuse_nul, shown
+from core.text.files.examples import MAX_COLUMNS, MAX_DEPTH, Example, LineProblem, example_of, refuse_nul, shown
 
 MAGIC: Final = b"PAR1"
 MAX_VALUES: Final = 2**23  # cells, each item of a list counting as one

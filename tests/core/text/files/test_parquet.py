@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from core.errors import ParquetNotInstalled
-from core.text import parquet_files
-from core.text.examples import MAX_COLUMNS, Chat, Columns, Example, LineProblem, Message, PromptCompletion
-from core.text.parquet_files import MAX_VALUES, read_parquet
+from core.text.files import parquet as parquet_files
+from core.text.files.examples import MAX_COLUMNS, Chat, Columns, Example, LineProblem, Message, PromptCompletion
+from core.text.files.parquet import MAX_VALUES, read_parquet
 from tests.tables import parquet_of, repeated
 
 
@@ -199,6 +199,6 @@ def test_where_pyarrow_is_missing_the_error_names_the_extra(monkeypatch: pytest.
 
 
 def test_nothing_loads_pyarrow_but_reading_a_parquet_file() -> None:
-    code = "import sys, app.main, worker.run_folder, core.text.data_files; print('pyarrow' in sys.modules)"
+    code = "import sys, app.main, worker.run_folder, core.text.files.read; print('pyarrow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
