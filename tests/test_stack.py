@@ -202,7 +202,7 @@ class TestFlow:
 # which process is killed, by a piece of its name and command line
 VICTIMS = {
     "trainer": ("-m", "worker.training"),
-    "worker": ("--app=worker.celery_app",),
+    "worker": ("--app=worker.queue.celery_app",),
     "api": ("-m", "app", "api"),
     "broker": ("valkey-server",),
     "engine": ("-m", "worker.inference"),

@@ -11,7 +11,7 @@ from core.store.schema import check_schema
 def worker_argv(settings: Settings) -> list[str]:
     """Give the arguments of Celery's own command."""
     return [
-        "--app=worker.celery_app",
+        "--app=worker.queue.celery_app",
         "--quiet",
         "worker",
         f"--loglevel={settings.log_level}",

@@ -11,7 +11,7 @@ from types import FrameType
 import structlog
 
 from core.dispatch.doorbell import TASK_NAME
-from worker.celery_app import app, settings
+from worker.queue.celery_app import app, settings
 from worker.runner import run_queued
 from worker.runtime import Runtime, open_runtime
 from worker.slot import Slot, slot_path

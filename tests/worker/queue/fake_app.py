@@ -2,7 +2,7 @@
 
 from tests import fake_trainer
 from worker import trainer_process
-from worker.celery_app import app as app
+from worker.queue.celery_app import app as app
 
 
 def _command_for(gpus: int) -> tuple[str, ...]:
