@@ -36,7 +36,7 @@ DEFECTS = (
     ),
     Defect(
         "the engine scales rank-stabilised adapters as plain ones",
-        "worker/inference/adapter_config.py",
+        "worker/inference/adapters/peft_config.py",
         "(math.sqrt(rank) if config.use_rslora else rank)",
         "rank",
         (

@@ -19,7 +19,8 @@ from core.serving.prompts import render
 from core.settings import Settings
 from core.store.blobs import BlobStore
 from core.text.rendering import RenderedPrompt, Renderer
-from worker.inference.adapters import AdapterCache
+from worker.inference.adapters.cache import AdapterCache
+from worker.inference.adapters.verification import Fit, TargetLayer, open_adapter
 from worker.inference.answers import Answer
 from worker.inference.constraints import ConstraintCompiler, ConstraintState
 from worker.inference.decode_loop import DecodeLoop
@@ -29,7 +30,6 @@ from worker.inference.pace import TunableRunner, find_longest_shared, find_pace
 from worker.inference.request_checks import check_adapter, check_length, check_prompt_ids, check_room, check_sampling
 from worker.inference.runner import ModelRunner
 from worker.inference.sampling import RowSampler
-from worker.inference.verification import Fit, TargetLayer, open_adapter
 from worker.models.loading import LoadedModel
 
 Read = TypeVar("Read")

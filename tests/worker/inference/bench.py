@@ -19,9 +19,9 @@ from core.serving.generation import Delta, FinishReason, GenerationRequest, Samp
 from core.settings import Settings
 from core.store.blobs import LocalBlobStore
 from tests.kernels import share_kernels
-from tests.worker.inference.adapter_files import load_fp32 as load_fp32
-from tests.worker.inference.adapter_files import store_adapter as store_adapter
-from tests.worker.inference.adapter_files import write_adapter
+from tests.worker.inference.adapters.adapter_files import load_fp32 as load_fp32
+from tests.worker.inference.adapters.adapter_files import store_adapter as store_adapter
+from tests.worker.inference.adapters.adapter_files import write_adapter
 from worker.inference.engine import LocalEngine
 from worker.inference.forward import Row
 from worker.inference.metrics import EngineMetrics

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from core.errors import BaseModelInvalid
 from core.settings import Settings
-from tests.worker.inference.adapter_files import load_fp32
+from tests.worker.inference.adapters.adapter_files import load_fp32
 from tests.worker.inference.tape import BrokenRecorder, StuckRecorder, Tape
 from worker.inference import graphs, runner
 from worker.inference.blocks import OwnPass

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.worker.inference.adapter_files import load_fp32
+from tests.worker.inference.adapters.adapter_files import load_fp32
 from tests.worker.inference.bench import Bench, complete, make_request
 from tests.worker.inference.desk import Desk
 from tests.worker.inference.fake_runner import SHAPE

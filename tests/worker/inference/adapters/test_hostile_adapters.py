@@ -20,12 +20,12 @@ from torch import nn
 from core.errors import AdapterInvalid, AdapterMismatch
 from core.serving.adapter_format import CONFIG, MANIFEST, WEIGHTS
 from core.store.blobs import LocalBlobStore
-from tests.worker.inference.adapter_files import load_fp32, store_adapter, write_adapter
+from tests.worker.inference.adapters.adapter_files import load_fp32, store_adapter, write_adapter
 from tests.worker.inference.bench import Bench, Completion, complete, make_request
-from worker.inference.adapters import AdapterCache
+from worker.inference.adapters.cache import AdapterCache
+from worker.inference.adapters.verification import Fit, open_adapter
 from worker.inference.engine import LocalEngine
 from worker.inference.metrics import EngineMetrics
-from worker.inference.verification import Fit, open_adapter
 
 SEEDS: Final = range(300)
 MIB: Final = 2**20

@@ -28,11 +28,11 @@ from core.serving.rendering_check import find_drift
 from core.store.blobs import BlobStore
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
-from worker.inference.adapter_config import parse_config, resolve_layers
+from worker.inference.adapters.peft_config import parse_config, resolve_layers
+from worker.inference.adapters.strict_json import parse_object, shown
+from worker.inference.adapters.weights import PairReader, PairShape
+from worker.inference.adapters.weights_file import HEADER_LIMIT_BYTES, WeightsFile
 from worker.inference.lora import Adapter
-from worker.inference.pairs import PairReader, PairShape
-from worker.inference.strict_json import parse_object, shown
-from worker.inference.weights_file import HEADER_LIMIT_BYTES, WeightsFile
 
 CONFIG_LIMIT_BYTES = 2**16
 

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from core.errors import AdapterInvalid, AdapterMismatch
 from core.serving.adapter_format import WEIGHTS
 from core.store.blobs import LocalBlobStore
-from tests.worker.inference.adapter_files import complete_adapter, store_adapter
+from tests.worker.inference.adapters.adapter_files import complete_adapter, store_adapter
+from worker.inference.adapters.verification import Fit, open_adapter
 from worker.inference.lora import Adapter
-from worker.inference.verification import Fit, open_adapter
 
 Tensors = dict[str, torch.Tensor]
 

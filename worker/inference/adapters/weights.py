@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from core.errors import AdapterInvalid
+from worker.inference.adapters.strict_json import shown
+from worker.inference.adapters.weights_file import TensorEntry, WeightsFile
 from worker.inference.lora import LoraPair, gain_of
-from worker.inference.strict_json import shown
-from worker.inference.weights_file import TensorEntry, WeightsFile
 
 A, B, LENGTH = "lora_A", "lora_B", "lora_magnitude_vector"  # PEFT's names
 

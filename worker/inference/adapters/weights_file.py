@@ -16,7 +16,7 @@ from torch import Tensor
 
 from core.errors import AdapterInvalid
 from core.serving.adapter_format import WEIGHTS, FileDigest
-from worker.inference.strict_json import parse_object, shown
+from worker.inference.adapters.strict_json import parse_object, shown
 
 HEADER_LIMIT_BYTES: Final = 2**20  # a LoRA on every layer of a 7 B model needs about 100 kB
 

@@ -18,14 +18,14 @@ from torch import nn
 
 from core.errors import AdapterMismatch
 from core.serving.adapter_format import CONFIG, MANIFEST, WEIGHTS
-from tests.worker.inference.adapter_files import (
+from tests.worker.inference.adapters.adapter_files import (
     edit_config,
     load_fp32,
     write_adapter,
 )
+from tests.worker.inference.adapters.spoiled_adapter import Suspect, Tensors
 from tests.worker.inference.bench import Bench, make_request
-from tests.worker.inference.suspect import Suspect, Tensors
-from worker.inference.verification import Fit
+from worker.inference.adapters.verification import Fit
 
 FIRST = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 FIRST_B = FIRST.replace("_A", "_B")
