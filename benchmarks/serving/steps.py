@@ -14,7 +14,7 @@ import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from worker.inference.forward import Row, Runner
-from worker.inference.kv import Slot
+from worker.inference.kv_cache.slots import Slot
 from worker.inference.lora import Adapter
 
 COPIED_AT_ONCE = 2**30

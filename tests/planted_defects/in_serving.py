@@ -5,9 +5,9 @@ from tests.planted_defects.defect import Defect
 RUNNER = "tests/worker/inference/test_runner.py"
 MIX = f"{RUNNER}::test_each_row_of_any_mix_has_its_own_adapters_logits"
 LORA = "tests/worker/inference/test_lora.py"
-KV = "tests/worker/inference/test_kv.py"
+KV = "tests/worker/inference/kv_cache/test_slots.py"
 GRAPHS = "tests/worker/inference/test_graphs.py"
-OTHERS = "tests/worker/inference/test_prefix.py::test_what_others_left_is_not_found"
+OTHERS = "tests/worker/inference/kv_cache/test_prefix.py::test_what_others_left_is_not_found"
 
 DEFECTS = (
     Defect(
@@ -40,21 +40,21 @@ DEFECTS = (
     ),
     Defect(
         "a slot that moves to a free place leaves its values behind",
-        "worker/inference/kv.py",
+        "worker/inference/kv_cache/slots.py",
         "            values[slot.place, :, : last.length] = values[last.place, :, : last.length]\n",
         "",
         (f"{KV}::test_any_order_of_requests_keeps_each_ones_values_side_by_side_and_within_the_limit",),
     ),
     Defect(
         "cached prompts are shared across adapters",
-        "worker/inference/prefix.py",
+        "worker/inference/kv_cache/prefix.py",
         'whose + (adapter or "base").encode()',
         "whose",
         (OTHERS,),
     ),
     Defect(
         "cached prompts are shared across callers",
-        "worker/inference/prefix.py",
+        "worker/inference/kv_cache/prefix.py",
         "    whose = caller.encode()\n",
         '    whose = b""\n',
         (OTHERS,),
@@ -84,7 +84,7 @@ DEFECTS = (
     ),
     Defect(
         "a recording is replayed over tensors that were given up",
-        "worker/inference/kv.py",
+        "worker/inference/kv_cache/slots.py",
         "        self.version += 1\n",
         "",
         (f"{GRAPHS}::test_an_arena_that_was_made_anew_is_the_one_that_is_used",),

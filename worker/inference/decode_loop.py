@@ -21,10 +21,10 @@ from worker.inference.answers import Answer
 from worker.inference.batch import Batch, StepReport
 from worker.inference.feeding import Feeding
 from worker.inference.forward import Runner
-from worker.inference.kv_budget import prefix_bytes
+from worker.inference.kv_cache.budget import prefix_bytes
+from worker.inference.kv_cache.prefix import PrefixCache
 from worker.inference.metrics import EngineMetrics
 from worker.inference.pace import UNTRIED, Pace
-from worker.inference.prefix import PrefixCache
 from worker.inference.speed import Speed
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import Final
 
 from worker.inference.answers import Answer
 from worker.inference.forward import Row
-from worker.inference.kv import Slot
+from worker.inference.kv_cache.slots import Slot
 from worker.inference.pace import Pace
 from worker.inference.sampling import Choice
 from worker.inference.speculation import PromptLookup

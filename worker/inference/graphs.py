@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from worker.inference.forward import Row
-from worker.inference.kv import SHORTEST, Arena
+from worker.inference.kv_cache.slots import SHORTEST, Arena
 from worker.inference.lora import LoraBank
 from worker.inference.lora_plan import Columns, LoraPlan
 from worker.inference.passes import Pass, StepLora

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 import torch
 
 from worker.inference.forward import Row, Runner
-from worker.inference.kv import Slot
+from worker.inference.kv_cache.slots import Slot
 
 logger = logging.getLogger(__name__)
 

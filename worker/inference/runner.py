@@ -18,8 +18,8 @@ from core.settings import Settings
 from worker.inference.blocks import OwnPass, knows
 from worker.inference.forward import Row
 from worker.inference.graphs import DecodeGraphs
-from worker.inference.kv import KvPool, KvShape
-from worker.inference.kv_budget import running_bytes
+from worker.inference.kv_cache.budget import running_bytes
+from worker.inference.kv_cache.slots import KvPool, KvShape
 from worker.inference.lora import LoraBank, LoraGroup
 from worker.inference.lora_plan import LONGEST_SHARED
 from worker.inference.native.build import load

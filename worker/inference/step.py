@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from worker.inference.forward import Row
-from worker.inference.kv import Arena, Slot
+from worker.inference.kv_cache.slots import Arena, Slot
 from worker.inference.lora_plan import Span
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 from worker.inference.forward import ModelSize, Row
-from worker.inference.kv import KvPool, KvShape, Slot
+from worker.inference.kv_cache.slots import KvPool, KvShape, Slot
 from worker.inference.lora import Adapter, LoraBank, LoraGroup, LoraPair
 from worker.inference.step_timer import StepTimer
 

@@ -18,7 +18,7 @@ from tests.worker.inference.tape import BrokenRecorder, StuckRecorder, Tape
 from worker.inference import graphs, runner
 from worker.inference.blocks import OwnPass
 from worker.inference.forward import Row
-from worker.inference.kv import KvPool, Slot
+from worker.inference.kv_cache.slots import KvPool, Slot
 from worker.inference.lora import Adapter, LoraPair
 from worker.inference.ops import TorchOps
 from worker.inference.projection import maker

@@ -7,7 +7,7 @@ import pytest
 from core.errors import AdapterInvalid, InvalidParameter
 from tests.worker.inference.desk import Desk
 from tests.worker.inference.fake_runner import SHAPE
-from worker.inference.kv import KvPool
+from worker.inference.kv_cache.slots import KvPool
 from worker.inference.request_checks import check_adapter, check_room
 
 

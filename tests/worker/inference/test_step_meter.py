@@ -14,7 +14,7 @@ from tests.worker.inference.fake_runner import SHAPE
 from worker.inference.engine import LocalEngine
 from worker.inference.feeding import Feed, RunningRow
 from worker.inference.forward import ModelSize
-from worker.inference.kv import KvPool
+from worker.inference.kv_cache.slots import KvPool
 from worker.inference.lora import Adapter, LoraBank
 from worker.inference.metrics import EngineMetrics
 from worker.inference.probe import Probe

@@ -6,8 +6,8 @@ import pytest
 
 from tests.worker.inference.desk import Desk
 from tests.worker.inference.fake_runner import SHAPE, read_slot
-from worker.inference.kv import KvPool, Slot
-from worker.inference.prefix import BLOCK_TOKENS, PrefixCache
+from worker.inference.kv_cache.prefix import BLOCK_TOKENS, PrefixCache
+from worker.inference.kv_cache.slots import KvPool, Slot
 
 PROMPT = [*range(1, 51)]  # three blocks and two tokens
 BLOCK_BYTES = BLOCK_TOKENS * SHAPE.bytes_per_token

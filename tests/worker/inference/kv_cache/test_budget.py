@@ -5,7 +5,7 @@ import random
 import pytest
 
 from core.settings import Settings
-from worker.inference.kv_budget import FULL_BATCHES, prefix_bytes, running_bytes
+from worker.inference.kv_cache.budget import FULL_BATCHES, prefix_bytes, running_bytes
 
 LARGE = 2**50  # a batch larger than any memory
 

@@ -15,7 +15,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from worker.inference.kv import KvPool, Slot
+from worker.inference.kv_cache.slots import KvPool, Slot
 
 BLOCK_TOKENS: Final = 16
 

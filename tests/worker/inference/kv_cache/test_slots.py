@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from worker.inference.kv import KvPool, KvShape, Slot
+from worker.inference.kv_cache.slots import KvPool, KvShape, Slot
 
 SHAPE = KvShape(layers=2, kv_heads=3, head_dim=4, dtype=torch.float32, device=torch.device("cpu"))
 
