@@ -33,7 +33,7 @@ from core.settings import Settings
 from core.text.rendering import Renderer
 from worker.inference.forward import Runner
 from worker.inference.huge_pages import use_huge_pages
-from worker.inference.lora import Adapter, LoraPair
+from worker.inference.lora.bank import Adapter, LoraPair
 from worker.inference.runner import ModelRunner
 from worker.models.loading import LoadedModel, load_base_model
 

@@ -15,7 +15,7 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 
 from worker.inference.forward import Row, Runner
 from worker.inference.kv_cache.slots import Slot
-from worker.inference.lora import Adapter
+from worker.inference.lora.bank import Adapter
 
 COPIED_AT_ONCE = 2**30
 

@@ -46,10 +46,10 @@ DEFECTS = (
     ),
     Defect(
         "the engine stretches the bias by DoRA's gain, too",
-        "worker/inference/lora.py",
+        "worker/inference/lora/bank.py",
         "(outputs.float() - bias) * pair.gain_O + bias",
         "outputs.float() * pair.gain_O",
-        ("tests/worker/inference/test_lora.py::test_doras_outputs_are_stretched_but_not_their_bias",),
+        ("tests/worker/inference/lora/test_bank.py::test_doras_outputs_are_stretched_but_not_their_bias",),
     ),
     Defect(
         "the count of evaluations without improvement begins anew with every attempt",

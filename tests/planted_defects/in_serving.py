@@ -4,7 +4,7 @@ from tests.planted_defects.defect import Defect
 
 RUNNER = "tests/worker/inference/test_runner.py"
 MIX = f"{RUNNER}::test_each_row_of_any_mix_has_its_own_adapters_logits"
-LORA = "tests/worker/inference/test_lora.py"
+LORA = "tests/worker/inference/lora/test_bank.py"
 KV = "tests/worker/inference/kv_cache/test_slots.py"
 GRAPHS = "tests/worker/inference/test_graphs.py"
 OTHERS = "tests/worker/inference/kv_cache/test_prefix.py::test_what_others_left_is_not_found"
@@ -12,7 +12,7 @@ OTHERS = "tests/worker/inference/kv_cache/test_prefix.py::test_what_others_left_
 DEFECTS = (
     Defect(
         "base rows of a mixed batch get what the adapters in it add",
-        "worker/inference/lora_plan.py",
+        "worker/inference/lora/plan.py",
         "    mask_NR = None if bool(mask.all()) else mask.to(like.device, like.dtype)\n",
         "    mask_NR = None\n",
         (f"{LORA}::test_every_token_of_any_mix_gets_its_own_adapters_delta", MIX),
@@ -26,14 +26,14 @@ DEFECTS = (
     ),
     Defect(
         "columns keep what an adapter of larger rank left there",
-        "worker/inference/lora.py",
+        "worker/inference/lora/bank.py",
         "                    factor[rank:] = 0\n",
         "                    pass\n",
         (f"{LORA}::test_columns_that_another_adapter_had_leave_nothing_behind",),
     ),
     Defect(
         "an adapter in use loses its columns to another",
-        "worker/inference/lora.py",
+        "worker/inference/lora/bank.py",
         "            if any(placement.pins for _, placement in inside):\n",
         "            if False:\n",
         (f"{LORA}::test_an_adapter_in_use_is_never_displaced_and_the_least_recently_used_goes_first",),
@@ -91,7 +91,7 @@ DEFECTS = (
     ),
     Defect(
         "a recording leaves out layers that got their columns after it was made",
-        "worker/inference/lora.py",
+        "worker/inference/lora/bank.py",
         "                    self.version += 1\n",
         "                    self.version = 1\n",
         (f"{GRAPHS}::test_layers_that_a_later_adapter_changes_take_part",),

@@ -14,7 +14,7 @@ from torch.nn.functional import embedding
 from transformers import PreTrainedModel
 from transformers.activations import GELUTanh, SiLUActivation
 
-from worker.inference.lora_plan import LoraPlan
+from worker.inference.lora.plan import LoraPlan
 from worker.inference.ops import Heads, Ops, Rotation
 from worker.inference.passes import StepLora
 from worker.inference.projection import AdaptedProjection, Make

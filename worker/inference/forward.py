@@ -11,7 +11,7 @@ from typing import Protocol
 from torch import Tensor
 
 from worker.inference.kv_cache.slots import KvPool, Slot
-from worker.inference.lora import Adapter, LoraBank
+from worker.inference.lora.bank import Adapter, LoraBank
 from worker.inference.step_timer import StepTimer
 
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from worker.inference.forward import Row
 from worker.inference.kv_cache.slots import SHORTEST, Arena
-from worker.inference.lora import LoraBank
-from worker.inference.lora_plan import Columns, LoraPlan
+from worker.inference.lora.bank import LoraBank
+from worker.inference.lora.plan import Columns, LoraPlan
 from worker.inference.passes import Pass, StepLora
 from worker.inference.recording import Recorder
 from worker.inference.step import DecodeRows, Step

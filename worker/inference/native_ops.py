@@ -12,8 +12,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from worker.inference.lora import LoraGroup
-from worker.inference.lora_plan import Columns, LoraPlan
+from worker.inference.lora.bank import LoraGroup
+from worker.inference.lora.plan import Columns, LoraPlan
 from worker.inference.native.kernels import Kernels
 from worker.inference.native.rows import AttentionRows, LoraRows, LoraSite
 from worker.inference.ops import Heads, Rotation, TorchOps

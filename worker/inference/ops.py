@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, rms_norm, silu
 
 from worker.inference.attention import attend
-from worker.inference.lora import LoraGroup
-from worker.inference.lora_plan import LoraPlan
+from worker.inference.lora.bank import LoraGroup
+from worker.inference.lora.plan import LoraPlan
 from worker.inference.projection import AdaptedProjection
 from worker.inference.step import Step
 

@@ -14,8 +14,8 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from worker.inference.attention import attend
 from worker.inference.forward import ModelSize
-from worker.inference.lora import LoraGroup
-from worker.inference.lora_plan import LoraPlan
+from worker.inference.lora.bank import LoraGroup
+from worker.inference.lora.plan import LoraPlan
 from worker.inference.projection import AdaptedProjection, Make, Weights
 from worker.inference.step import Step
 from worker.inference.step_timer import NO_TIMER, Part, StepTimer

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from worker.inference.lora import LoraGroup
+from worker.inference.lora.bank import LoraGroup
 from worker.inference.native.kernels import Kernels
 from worker.inference.native.panels import Panels, fits
 

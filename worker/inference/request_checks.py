@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from core.errors import AdapterInvalid, InvalidParameter, PromptTooLong
 from core.serving.generation import SamplingParams
 from worker.inference.kv_cache.slots import KvPool
-from worker.inference.lora import Adapter, LoraBank
+from worker.inference.lora.bank import Adapter, LoraBank
 from worker.models.loading import LoadedModel
 
 

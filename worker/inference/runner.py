@@ -20,8 +20,8 @@ from worker.inference.forward import Row
 from worker.inference.graphs import DecodeGraphs
 from worker.inference.kv_cache.budget import running_bytes
 from worker.inference.kv_cache.slots import KvPool, KvShape
-from worker.inference.lora import LoraBank, LoraGroup
-from worker.inference.lora_plan import LONGEST_SHARED
+from worker.inference.lora.bank import LoraBank, LoraGroup
+from worker.inference.lora.plan import LONGEST_SHARED
 from worker.inference.native.build import load
 from worker.inference.native_ops import NativeOps, find_crossover
 from worker.inference.ops import Ops, TorchOps

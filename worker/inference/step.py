@@ -13,7 +13,7 @@ from torch import Tensor
 
 from worker.inference.forward import Row
 from worker.inference.kv_cache.slots import Arena, Slot
-from worker.inference.lora_plan import Span
+from worker.inference.lora.plan import Span
 
 
 @dataclass(frozen=True)

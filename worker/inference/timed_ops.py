@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from worker.inference.lora import LoraGroup
-from worker.inference.lora_plan import LoraPlan
+from worker.inference.lora.bank import LoraGroup
+from worker.inference.lora.plan import LoraPlan
 from worker.inference.ops import Heads, Ops, Rotation
 from worker.inference.projection import AdaptedProjection
 from worker.inference.step import Step

@@ -14,7 +14,7 @@ from tests.byte_tokenizer import write_byte_tokenizer
 from tests.worker.inference.fake_runner import FakeRunner, make_adapter
 from worker.inference.answers import Answer
 from worker.inference.decode_loop import DecodeLoop
-from worker.inference.lora import Adapter
+from worker.inference.lora.bank import Adapter
 from worker.inference.metrics import EngineMetrics
 from worker.inference.sampling import RowSampler
 

@@ -16,7 +16,7 @@ from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 from worker.inference.forward import ModelSize, Row
 from worker.inference.kv_cache.slots import KvPool, KvShape, Slot
-from worker.inference.lora import Adapter, LoraBank, LoraGroup, LoraPair
+from worker.inference.lora.bank import Adapter, LoraBank, LoraGroup, LoraPair
 from worker.inference.step_timer import StepTimer
 
 CONTEXT_TOKENS: Final = 256

@@ -19,7 +19,7 @@ from worker.inference import graphs, runner
 from worker.inference.blocks import OwnPass
 from worker.inference.forward import Row
 from worker.inference.kv_cache.slots import KvPool, Slot
-from worker.inference.lora import Adapter, LoraPair
+from worker.inference.lora.bank import Adapter, LoraPair
 from worker.inference.ops import TorchOps
 from worker.inference.projection import maker
 from worker.inference.recording import Recorder

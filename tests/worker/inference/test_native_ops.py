@@ -5,8 +5,8 @@ import torch
 
 from core.settings import Settings
 from tests.kernels import home_with_kernels
-from worker.inference.lora import LoraGroup
-from worker.inference.lora_plan import Columns, LoraPlan
+from worker.inference.lora.bank import LoraGroup
+from worker.inference.lora.plan import Columns, LoraPlan
 from worker.inference.native.build import load
 from worker.inference.native.kernels import Kernels
 from worker.inference.native_ops import NativeOps, find_crossover

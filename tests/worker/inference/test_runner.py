@@ -38,7 +38,7 @@ from core.text.tokenizer import TextTokenizer
 from tests.byte_tokenizer import write_byte_tokenizer
 from tests.kernels import home_with_kernels
 from worker.inference.forward import Row
-from worker.inference.lora import Adapter, LoraPair
+from worker.inference.lora.bank import Adapter, LoraPair
 from worker.inference.native.build import load
 from worker.inference.native_ops import NativeOps
 from worker.inference.runner import ModelRunner

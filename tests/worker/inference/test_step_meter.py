@@ -15,7 +15,7 @@ from worker.inference.engine import LocalEngine
 from worker.inference.feeding import Feed, RunningRow
 from worker.inference.forward import ModelSize
 from worker.inference.kv_cache.slots import KvPool
-from worker.inference.lora import Adapter, LoraBank
+from worker.inference.lora.bank import Adapter, LoraBank
 from worker.inference.metrics import EngineMetrics
 from worker.inference.probe import Probe
 from worker.inference.runner import ModelRunner

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from worker.inference.lora import Adapter
+    from worker.inference.lora.bank import Adapter
 
 # Tokens up to which a row is short: its work in the shared product grows with the columns of all adapters, its launches
 # do not; and attention goes token by token. Where nothing better is known of a machine.

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from worker.inference.lora import Adapter, LoraBank, LoraGroup, LoraPair, gain_of
-from worker.inference.lora_plan import LONGEST_SHARED, Span
+from worker.inference.lora.bank import Adapter, LoraBank, LoraGroup, LoraPair, gain_of
+from worker.inference.lora.plan import LONGEST_SHARED, Span
 
 INPUTS = 12
 OUTPUTS = {"q": 10, "v": 6}
