@@ -32,7 +32,7 @@ from core.store.blobs import LocalBlobStore
 from core.text.tokenizer import TextTokenizer
 from tests.tiny_models import write_tiny_llama, write_tiny_phi
 from worker.inference.engine import LocalEngine
-from worker.inference.metrics import EngineMetrics
+from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.models.loading import load_base_model
 from worker.publishing import store_adapter
 

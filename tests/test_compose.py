@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from app.operations import health
 from core.settings import PREFIX, Settings
-from worker.inference.metrics import EngineMetrics
+from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.server import create_app
 
 ROOT = Path(__file__).resolve().parents[1]

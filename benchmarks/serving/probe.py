@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import torch
 
-from worker.inference import probe as engine_probe
+from worker.inference.metrics import machine_probe as engine_probe
 
 READ_BYTES: Final = 512 * 2**20
 SIZE: Final = 2048  # of a square product

@@ -23,8 +23,8 @@ from core.settings import Settings, load_settings
 from core.store.blobs import LocalBlobStore
 from worker.inference.engine import LocalEngine
 from worker.inference.huge_pages import use_huge_pages
-from worker.inference.metrics import EngineMetrics
-from worker.inference.probe import probe
+from worker.inference.metrics.engine_metrics import EngineMetrics
+from worker.inference.metrics.machine_probe import probe
 from worker.inference.server import create_app
 from worker.inference.watchdog import Watchdog
 from worker.models.loading import load_base_model

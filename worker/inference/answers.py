@@ -12,7 +12,7 @@ from core.serving.fairness import Key
 from core.serving.generation import Alternative, Delta, FinishReason, GenerationRequest, PromptToken, Token, Usage
 from core.text.tokenizer import TextTokenizer
 from worker.inference.lora.bank import Adapter
-from worker.inference.metrics import EngineMetrics
+from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.sampling import Choice, RowSampler
 from worker.inference.text import AnswerText
 

@@ -20,7 +20,7 @@ from worker.inference.answers import Answer
 from worker.inference.feeding import Feed, Feeding, RunningRow
 from worker.inference.forward import Runner
 from worker.inference.kv_cache.prefix import PrefixCache
-from worker.inference.metrics import EngineMetrics
+from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.sampling import Choice, choose, score_prompt
 from worker.inference.step_meter import StepMeter
 from worker.inference.step_timer import Part

@@ -23,7 +23,7 @@ from worker.inference.feeding import Feeding
 from worker.inference.forward import Runner
 from worker.inference.kv_cache.budget import prefix_bytes
 from worker.inference.kv_cache.prefix import PrefixCache
-from worker.inference.metrics import EngineMetrics
+from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.pace import UNTRIED, Pace
 from worker.inference.speed import Speed
 

@@ -21,7 +21,7 @@ from core.errors import Conflict, EngineBusy, InvalidInput, InvalidParameter, No
 from core.jobs.spec import Frozen
 from core.serving.admission import Load
 from core.serving.generation import Delta, Engine, GenerationRequest, RenderRequest
-from worker.inference.metrics import EngineMetrics
+from worker.inference.metrics.engine_metrics import EngineMetrics
 
 # The first class that an error belongs to gives its status; an error of none is answered 500.
 STATUS_OF: Final[Mapping[type[ServiceError], int]] = {

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from worker.inference.feeding import Feed
 from worker.inference.forward import Runner
-from worker.inference.step_metrics import StepMetrics
+from worker.inference.metrics.step_metrics import StepMetrics
 
 
 class StepMeter:

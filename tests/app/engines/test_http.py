@@ -41,7 +41,7 @@ from core.serving.generation import (
 )
 from tests.app.conftest import serving
 from tests.stub_engine import StubEngine
-from worker.inference.metrics import EngineMetrics
+from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.server import create_app as create_engine_app
 
 Told = TypeVar("Told")

@@ -24,7 +24,7 @@ from tests.worker.inference.adapters.adapter_files import store_adapter as store
 from tests.worker.inference.adapters.adapter_files import write_adapter
 from worker.inference.engine import LocalEngine
 from worker.inference.forward import Row
-from worker.inference.metrics import EngineMetrics
+from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.runner import ModelRunner
 from worker.models.loading import LoadedModel
 

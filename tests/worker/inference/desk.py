@@ -15,7 +15,7 @@ from tests.worker.inference.fake_runner import FakeRunner, make_adapter
 from worker.inference.answers import Answer
 from worker.inference.decode_loop import DecodeLoop
 from worker.inference.lora.bank import Adapter
-from worker.inference.metrics import EngineMetrics
+from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.sampling import RowSampler
 
 

@@ -34,7 +34,7 @@ from core.serving.generation import (
     Usage,
 )
 from tests.worker.inference.bench import Bench, gather, make_request
-from worker.inference.metrics import EngineMetrics
+from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.server import ServedEngine, create_app
 
 ONE = Delta(text="a", tokens=(Token(id=97, text="a", logprob=-0.5, special=False),))

@@ -16,11 +16,11 @@ from worker.inference.feeding import Feed, RunningRow
 from worker.inference.forward import ModelSize
 from worker.inference.kv_cache.slots import KvPool
 from worker.inference.lora.bank import Adapter, LoraBank
-from worker.inference.metrics import EngineMetrics
-from worker.inference.probe import Probe
+from worker.inference.metrics.engine_metrics import EngineMetrics
+from worker.inference.metrics.machine_probe import Probe
+from worker.inference.metrics.step_metrics import StepMetrics
 from worker.inference.runner import ModelRunner
 from worker.inference.step_meter import StepMeter
-from worker.inference.step_metrics import StepMetrics
 from worker.inference.step_timer import Part, StepTimer
 
 SIZE = ModelSize(weight_bytes=1000, block_weights=30, head_weights=7)

@@ -45,7 +45,7 @@ class Opened(Protocol):
 
 
 class LoadMetrics(Protocol):
-    """What is counted of loads; ``worker.inference.metrics`` exposes it."""
+    """What is counted of loads; ``worker.inference.metrics.engine_metrics`` exposes it."""
 
     def loaded(self, seconds: float, size_bytes: int) -> None: ...
     def evicted(self) -> None: ...

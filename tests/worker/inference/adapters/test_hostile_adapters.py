@@ -25,7 +25,7 @@ from tests.worker.inference.bench import Bench, Completion, complete, make_reque
 from worker.inference.adapters.cache import AdapterCache
 from worker.inference.adapters.verification import Fit, open_adapter
 from worker.inference.engine import LocalEngine
-from worker.inference.metrics import EngineMetrics
+from worker.inference.metrics.engine_metrics import EngineMetrics
 
 SEEDS: Final = range(300)
 MIB: Final = 2**20

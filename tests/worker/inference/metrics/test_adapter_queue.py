@@ -1,8 +1,8 @@
 """What waits is told by adapter, in few series."""
 
 from core.serving.admission import Load
-from worker.inference.adapter_queue import AdapterQueue
-from worker.inference.adapter_usage import SHOWN
+from worker.inference.metrics.adapter_queue import AdapterQueue
+from worker.inference.metrics.adapter_usage import SHOWN
 
 
 def read(queue: AdapterQueue) -> dict[str, dict[str, float]]:

@@ -9,7 +9,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from core.serving.admission import Load
-from worker.inference.adapter_usage import BASE_MODEL, OTHER, PREFIX_LENGTH, SHOWN
+from worker.inference.metrics.adapter_usage import BASE_MODEL, OTHER, PREFIX_LENGTH, SHOWN
 
 
 class AdapterQueue(Collector):

@@ -13,9 +13,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from core.serving.admission import Load
 from core.serving.generation import EngineInfo
-from worker.inference.adapter_queue import AdapterQueue
-from worker.inference.adapter_usage import AdapterUsage
-from worker.inference.step_metrics import StepMetrics
+from worker.inference.metrics.adapter_queue import AdapterQueue
+from worker.inference.metrics.adapter_usage import AdapterUsage
+from worker.inference.metrics.step_metrics import StepMetrics
 
 MOST_NAMES: Final = 16  # values of one label
 OTHER: Final = "other"

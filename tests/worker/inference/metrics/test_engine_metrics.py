@@ -4,8 +4,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from core.serving.generation import EngineInfo
-from worker.inference.adapter_usage import SHOWN
-from worker.inference.metrics import MOST_NAMES, EngineMetrics
+from worker.inference.metrics.adapter_usage import SHOWN
+from worker.inference.metrics.engine_metrics import MOST_NAMES, EngineMetrics
 
 INFO = EngineInfo(
     base_model="tiny",

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from worker.inference import probe as probing
-from worker.inference.probe import probe, probe_product, probe_read
+from worker.inference.metrics import machine_probe as probing
+from worker.inference.metrics.machine_probe import probe, probe_product, probe_read
 
 CPU = torch.device("cpu")
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from worker.inference.probe import Probe
+from worker.inference.metrics.machine_probe import Probe
 from worker.inference.step_timer import Part
 
 REST: Final = "rest"  # of a step: norms, activations, and what Python does
