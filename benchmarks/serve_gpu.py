@@ -20,7 +20,7 @@ from benchmarks.serving.steps import Measured, interleave, time_decode, time_pre
 from benchmarks.training import machine
 from benchmarks.training.processes import run_module
 from worker.inference.lora.bank import Adapter
-from worker.inference.runner import ModelRunner
+from worker.inference.model.runner import ModelRunner
 from worker.models.loading import load_base_model
 
 SHAPE: Final = "phi-2"

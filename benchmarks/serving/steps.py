@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
-from worker.inference.forward import Row, Runner
 from worker.inference.kv_cache.slots import Slot
 from worker.inference.lora.bank import Adapter
+from worker.inference.model.contract import Row, Runner
 
 COPIED_AT_ONCE = 2**30
 

@@ -2,11 +2,11 @@
 
 from tests.planted_defects.defect import Defect
 
-RUNNER = "tests/worker/inference/test_runner.py"
+RUNNER = "tests/worker/inference/model/test_runner.py"
 MIX = f"{RUNNER}::test_each_row_of_any_mix_has_its_own_adapters_logits"
 LORA = "tests/worker/inference/lora/test_bank.py"
 KV = "tests/worker/inference/kv_cache/test_slots.py"
-GRAPHS = "tests/worker/inference/test_graphs.py"
+GRAPHS = "tests/worker/inference/model/test_cuda_graphs.py"
 OTHERS = "tests/worker/inference/kv_cache/test_prefix.py::test_what_others_left_is_not_found"
 
 DEFECTS = (
@@ -19,7 +19,7 @@ DEFECTS = (
     ),
     Defect(
         "compiled kernels give each row the first adapter's columns",
-        "worker/inference/native_ops.py",
+        "worker/inference/model/native_ops.py",
         "        return LoraRows(plan.begins, plan.ranks[None])\n",
         "        return LoraRows(plan.begins * 0 + plan.begins[0], plan.ranks[None])\n",
         (MIX,),
@@ -68,14 +68,14 @@ DEFECTS = (
     ),
     Defect(
         "a token of a short row sees tokens that come after it",
-        "worker/inference/step.py",
+        "worker/inference/model/layout.py",
         '        hidden_PL = torch.zeros(n_places, width).masked_fill_(torch.arange(width) >= ends, float("-inf"))\n',
         "        hidden_PL = torch.zeros(n_places, width)\n",
         (MIX,),
     ),
     Defect(
         "a recorded step writes into the slots of rows that take no part",
-        "worker/inference/graphs.py",
+        "worker/inference/model/cuda_graphs.py",
         "        positions = [*held, *[0] * (kind.places - len(held))]\n",
         "        positions = [0] * kind.places\n"
         "        for row in rows:\n"

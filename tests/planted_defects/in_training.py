@@ -95,7 +95,7 @@ DEFECTS = (
     ),
     Defect(
         "13 ids that no token has can be generated",
-        "worker/inference/runner.py",
+        "worker/inference/model/runner.py",
         "[:, : self._vocab_size].float()",
         ".float()",
         ("tests/worker/inference/test_engine.py::test_ids_beyond_the_tokenizers_vocabulary_are_never_chosen",),

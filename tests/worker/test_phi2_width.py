@@ -19,7 +19,7 @@ from core.jobs.spec import LoraSpec
 from core.serving.adapter_format import WEIGHTS
 from core.serving.generation import FinishReason
 from core.store.blobs import LocalBlobStore
-from tests.worker.inference.bench import Bench, Completion, complete, make_request, store_adapter
+from tests.worker.inference.engine_harness import Bench, Completion, complete, make_request, store_adapter
 from tests.worker.training.runs import Line, train, write_run
 from worker.messages import Evaluated, StepDone
 from worker.models.importing import import_base_model

@@ -18,12 +18,12 @@ from core.errors import GenerationFailed, ServiceError
 from core.serving.fairness import Key
 from worker.inference.answers import Answer
 from worker.inference.feeding import Feed, Feeding, RunningRow
-from worker.inference.forward import Runner
 from worker.inference.kv_cache.prefix import PrefixCache
 from worker.inference.metrics.engine_metrics import EngineMetrics
+from worker.inference.model.contract import Runner
+from worker.inference.model.step_timer import Part
 from worker.inference.sampling import Choice, choose, score_prompt
 from worker.inference.step_meter import StepMeter
-from worker.inference.step_timer import Part
 
 logger = logging.getLogger(__name__)
 

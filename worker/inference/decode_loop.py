@@ -20,10 +20,10 @@ from core.settings import Settings
 from worker.inference.answers import Answer
 from worker.inference.batch import Batch, StepReport
 from worker.inference.feeding import Feeding
-from worker.inference.forward import Runner
 from worker.inference.kv_cache.budget import prefix_bytes
 from worker.inference.kv_cache.prefix import PrefixCache
 from worker.inference.metrics.engine_metrics import EngineMetrics
+from worker.inference.model.contract import Runner
 from worker.inference.pace import UNTRIED, Pace
 from worker.inference.speed import Speed
 

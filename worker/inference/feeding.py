@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from worker.inference.answers import Answer
-from worker.inference.forward import Row
 from worker.inference.kv_cache.slots import Slot
+from worker.inference.model.contract import Row
 from worker.inference.pace import Pace
 from worker.inference.sampling import Choice
 from worker.inference.speculation import PromptLookup

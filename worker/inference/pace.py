@@ -13,8 +13,8 @@ from typing import Final, Protocol
 
 import torch
 
-from worker.inference.forward import Row, Runner
 from worker.inference.kv_cache.slots import Slot
+from worker.inference.model.contract import Row, Runner
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from core.settings import Settings
 from core.text.tokenizer import TextTokenizer
 from tests.tiny_models import write_tiny_phi
 from worker.inference.lora.bank import Adapter
-from worker.inference.runner import ModelRunner
+from worker.inference.model.runner import ModelRunner
 from worker.models.loading import LoadedModel, load_base_model
 
 PROMPTS = [[1, 2, 3, 4], [5, 6, 7, 8]]

@@ -19,7 +19,7 @@ from core.store.blobs import LocalBlobStore
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 from tests.tiny_models import CONTEXT_TOKENS
-from tests.worker.inference.bench import Bench, Completion, complete, make_request, store_adapter
+from tests.worker.inference.engine_harness import Bench, Completion, complete, make_request, store_adapter
 from tests.worker.training.runs import Line, render, train, write_run
 from worker.inference.engine import LocalEngine
 from worker.run_folder import ADAPTER

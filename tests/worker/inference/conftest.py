@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.tiny_models import write_tiny_llama, write_tiny_phi
-from tests.worker.inference.bench import Bench
+from tests.worker.inference.engine_harness import Bench
 
 
 @pytest.fixture(autouse=True)

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
-from worker.inference.forward import ModelSize, Row
 from worker.inference.kv_cache.slots import KvPool, KvShape, Slot
 from worker.inference.lora.bank import Adapter, LoraBank, LoraGroup, LoraPair
-from worker.inference.step_timer import StepTimer
+from worker.inference.model.contract import ModelSize, Row
+from worker.inference.model.step_timer import StepTimer
 
 CONTEXT_TOKENS: Final = 256
 SHAPE: Final = KvShape(layers=2, kv_heads=1, head_dim=2, dtype=torch.float32, device=torch.device("cpu"))

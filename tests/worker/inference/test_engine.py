@@ -17,7 +17,7 @@ from core.errors import (
 )
 from core.serving.generation import FinishReason, GenerationRequest
 from core.text.tokenizer import TextTokenizer
-from tests.worker.inference.bench import Bench, Completion, complete, load_fp32, make_request
+from tests.worker.inference.engine_harness import Bench, Completion, complete, load_fp32, make_request
 from worker.inference.engine import LocalEngine
 
 PROMPTS = (b"a", b"what is near the Crowne Plaza?", b"0123456789" * 9, b"name[Alimentum]", b"zz top")

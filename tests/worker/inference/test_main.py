@@ -18,7 +18,7 @@ from core.serving.generation import Delta
 from tests.conftest import ROOT
 from tests.kernels import share_kernels
 from tests.tiny_models import write_tiny_phi
-from tests.worker.inference.bench import PeftOracle, gather, make_request
+from tests.worker.inference.engine_harness import PeftOracle, gather, make_request
 
 # The real process, except for what every step does once it answers.
 BROKEN = """

@@ -33,7 +33,7 @@ from core.serving.generation import (
     Token,
     Usage,
 )
-from tests.worker.inference.bench import Bench, gather, make_request
+from tests.worker.inference.engine_harness import Bench, gather, make_request
 from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.server import ServedEngine, create_app
 

@@ -8,20 +8,20 @@ import pytest
 import torch
 
 from tests.worker.inference.adapters.adapter_files import load_fp32
-from tests.worker.inference.bench import Bench, complete, make_request
 from tests.worker.inference.desk import Desk
+from tests.worker.inference.engine_harness import Bench, complete, make_request
 from tests.worker.inference.fake_runner import SHAPE
 from worker.inference.engine import LocalEngine
 from worker.inference.feeding import Feed, RunningRow
-from worker.inference.forward import ModelSize
 from worker.inference.kv_cache.slots import KvPool
 from worker.inference.lora.bank import Adapter, LoraBank
 from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.metrics.machine_probe import Probe
 from worker.inference.metrics.step_metrics import StepMetrics
-from worker.inference.runner import ModelRunner
+from worker.inference.model.contract import ModelSize
+from worker.inference.model.runner import ModelRunner
+from worker.inference.model.step_timer import Part, StepTimer
 from worker.inference.step_meter import StepMeter
-from worker.inference.step_timer import Part, StepTimer
 
 SIZE = ModelSize(weight_bytes=1000, block_weights=30, head_weights=7)
 NEVER = 10**9

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from core.jobs.spec import LoraSpec
 from core.serving.adapter_format import MANIFEST, WEIGHTS, parse_manifest
-from tests.worker.inference.bench import Bench, PeftOracle, make_request, store_adapter
+from tests.worker.inference.engine_harness import Bench, PeftOracle, make_request, store_adapter
 from tests.worker.training.conftest import MakeModel
 from tests.worker.training.runs import Killed, kill_after, train, write_run
 from worker.messages import Finished, StepDone

@@ -9,7 +9,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from worker.inference.metrics.machine_probe import Probe
-from worker.inference.step_timer import Part
+from worker.inference.model.step_timer import Part
 
 REST: Final = "rest"  # of a step: norms, activations, and what Python does
 _SHARES: Final = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)

@@ -21,7 +21,7 @@ from core.errors import AdapterInvalid, AdapterMismatch
 from core.serving.adapter_format import CONFIG, MANIFEST, WEIGHTS
 from core.store.blobs import LocalBlobStore
 from tests.worker.inference.adapters.adapter_files import load_fp32, store_adapter, write_adapter
-from tests.worker.inference.bench import Bench, Completion, complete, make_request
+from tests.worker.inference.engine_harness import Bench, Completion, complete, make_request
 from worker.inference.adapters.cache import AdapterCache
 from worker.inference.adapters.verification import Fit, open_adapter
 from worker.inference.engine import LocalEngine

@@ -24,7 +24,7 @@ from tests.worker.inference.adapters.adapter_files import (
     write_adapter,
 )
 from tests.worker.inference.adapters.spoiled_adapter import Suspect, Tensors
-from tests.worker.inference.bench import Bench, make_request
+from tests.worker.inference.engine_harness import Bench, make_request
 from worker.inference.adapters.verification import Fit
 
 FIRST = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"

@@ -5,7 +5,7 @@ from prometheus_client import CollectorRegistry
 
 from worker.inference.metrics.machine_probe import Probe
 from worker.inference.metrics.step_metrics import StepMetrics
-from worker.inference.step_timer import Part
+from worker.inference.model.step_timer import Part
 
 PARTS = {Part.LINEAR: 0.5, Part.ATTENTION: 0.25, Part.LORA: 0.125, Part.SAMPLE: 0.0}
 

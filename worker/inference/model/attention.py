@@ -10,7 +10,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from worker.inference.step import Chunk, DecodeRows, Step
+from worker.inference.model.layout import Chunk, DecodeRows, Step
 
 TILE_ROWS: Final = 64  # queries at a time: the scores of more would not stay in the cache between operations
 

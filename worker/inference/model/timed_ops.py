@@ -4,10 +4,10 @@ from torch import Tensor
 
 from worker.inference.lora.bank import LoraGroup
 from worker.inference.lora.plan import LoraPlan
-from worker.inference.ops import Heads, Ops, Rotation
-from worker.inference.projection import AdaptedProjection
-from worker.inference.step import Step
-from worker.inference.step_timer import Part, StepTimer
+from worker.inference.model.layout import Step
+from worker.inference.model.ops import Heads, Ops, Rotation
+from worker.inference.model.projection import AdaptedProjection
+from worker.inference.model.step_timer import Part, StepTimer
 
 
 class TimedOps:

@@ -9,8 +9,7 @@ from torch.nn.functional import linear
 
 from core.settings import Settings
 from tests.kernels import home_with_kernels
-from worker.inference.native.build import load
-from worker.inference.projection import (
+from worker.inference.model.projection import (
     MAX_INT8_ROWS,
     AdaptedProjection,
     Int8Projection,
@@ -21,6 +20,7 @@ from worker.inference.projection import (
     can_pack,
     maker,
 )
+from worker.inference.native.build import load
 
 Maker = Callable[[Tensor, Tensor | None], Projection]
 

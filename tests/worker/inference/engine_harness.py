@@ -23,9 +23,9 @@ from tests.worker.inference.adapters.adapter_files import load_fp32 as load_fp32
 from tests.worker.inference.adapters.adapter_files import store_adapter as store_adapter
 from tests.worker.inference.adapters.adapter_files import write_adapter
 from worker.inference.engine import LocalEngine
-from worker.inference.forward import Row
 from worker.inference.metrics.engine_metrics import EngineMetrics
-from worker.inference.runner import ModelRunner
+from worker.inference.model.contract import Row
+from worker.inference.model.runner import ModelRunner
 from worker.models.loading import LoadedModel
 
 T = TypeVar("T")

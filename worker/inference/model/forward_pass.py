@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
-from worker.inference.attention import attend
-from worker.inference.forward import ModelSize
 from worker.inference.lora.bank import LoraGroup
 from worker.inference.lora.plan import LoraPlan
-from worker.inference.projection import AdaptedProjection, Make, Weights
-from worker.inference.step import Step
-from worker.inference.step_timer import NO_TIMER, Part, StepTimer
+from worker.inference.model.attention import attend
+from worker.inference.model.contract import ModelSize
+from worker.inference.model.layout import Step
+from worker.inference.model.projection import AdaptedProjection, Make, Weights
+from worker.inference.model.step_timer import NO_TIMER, Part, StepTimer
 
 ATTENTION: Final = "loramill_slots"  # in transformers' registry of attention functions
 

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from worker.inference.lora.bank import LoraGroup
 from worker.inference.lora.plan import Columns, LoraPlan
+from worker.inference.model.layout import Step
+from worker.inference.model.ops import Heads, Rotation, TorchOps
 from worker.inference.native.kernels import Kernels
 from worker.inference.native.rows import AttentionRows, LoraRows, LoraSite
-from worker.inference.ops import Heads, Rotation, TorchOps
-from worker.inference.step import Step
 
 # What is tried to find where torch's products become the faster ones, and within what that can be.
 _TRIED_TOKENS: Final = (64, 256)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from worker.inference.step_timer import NO_TIMER, Part, StepTimer
+from worker.inference.model.step_timer import NO_TIMER, Part, StepTimer
 
 CPU = torch.device("cpu")
 

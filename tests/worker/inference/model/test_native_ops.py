@@ -7,10 +7,10 @@ from core.settings import Settings
 from tests.kernels import home_with_kernels
 from worker.inference.lora.bank import LoraGroup
 from worker.inference.lora.plan import Columns, LoraPlan
+from worker.inference.model.native_ops import NativeOps, find_crossover
+from worker.inference.model.ops import TorchOps
 from worker.inference.native.build import load
 from worker.inference.native.kernels import Kernels
-from worker.inference.native_ops import NativeOps, find_crossover
-from worker.inference.ops import TorchOps
 
 
 @pytest.fixture(scope="module")

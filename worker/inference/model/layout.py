@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worker.inference.forward import Row
 from worker.inference.kv_cache.slots import Arena, Slot
 from worker.inference.lora.plan import Span
+from worker.inference.model.contract import Row
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from worker.inference.forward import Row
 from worker.inference.kv_cache.slots import SHORTEST, Arena
 from worker.inference.lora.bank import LoraBank
 from worker.inference.lora.plan import Columns, LoraPlan
-from worker.inference.passes import Pass, StepLora
-from worker.inference.recording import Recorder
-from worker.inference.step import DecodeRows, Step
+from worker.inference.model.contract import Row
+from worker.inference.model.cuda_recorder import Recorder
+from worker.inference.model.forward_pass import Pass, StepLora
+from worker.inference.model.layout import DecodeRows, Step
 
 logger = logging.getLogger(__name__)
 

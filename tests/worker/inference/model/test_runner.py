@@ -37,12 +37,12 @@ from core.settings import Settings
 from core.text.tokenizer import TextTokenizer
 from tests.byte_tokenizer import write_byte_tokenizer
 from tests.kernels import home_with_kernels
-from worker.inference.forward import Row
 from worker.inference.lora.bank import Adapter, LoraPair
+from worker.inference.model.contract import Row
+from worker.inference.model.native_ops import NativeOps
+from worker.inference.model.runner import ModelRunner
+from worker.inference.model.step_timer import Part, StepTimer
 from worker.inference.native.build import load
-from worker.inference.native_ops import NativeOps
-from worker.inference.runner import ModelRunner
-from worker.inference.step_timer import Part, StepTimer
 from worker.models.loading import LoadedModel
 
 SIZES: dict[str, Any] = {

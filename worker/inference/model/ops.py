@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, rms_norm, silu
 
-from worker.inference.attention import attend
 from worker.inference.lora.bank import LoraGroup
 from worker.inference.lora.plan import LoraPlan
-from worker.inference.projection import AdaptedProjection
-from worker.inference.step import Step
+from worker.inference.model.attention import attend
+from worker.inference.model.layout import Step
+from worker.inference.model.projection import AdaptedProjection
 
 
 @dataclass(frozen=True)

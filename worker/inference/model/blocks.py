@@ -15,12 +15,12 @@ from transformers import PreTrainedModel
 from transformers.activations import GELUTanh, SiLUActivation
 
 from worker.inference.lora.plan import LoraPlan
-from worker.inference.ops import Heads, Ops, Rotation
-from worker.inference.passes import StepLora
-from worker.inference.projection import AdaptedProjection, Make
-from worker.inference.step import Step
-from worker.inference.step_timer import NO_TIMER, StepTimer
-from worker.inference.timed_ops import TimedOps
+from worker.inference.model.forward_pass import StepLora
+from worker.inference.model.layout import Step
+from worker.inference.model.ops import Heads, Ops, Rotation
+from worker.inference.model.projection import AdaptedProjection, Make
+from worker.inference.model.step_timer import NO_TIMER, StepTimer
+from worker.inference.model.timed_ops import TimedOps
 
 # Of which the angles do not depend on how long a text is.
 _FIXED_ROTATIONS: Final = frozenset({"default", "linear", "llama3", "yarn"})

@@ -14,16 +14,16 @@ from torch import Tensor
 from core.errors import BaseModelInvalid
 from core.settings import Settings
 from tests.worker.inference.adapters.adapter_files import load_fp32
-from tests.worker.inference.tape import BrokenRecorder, StuckRecorder, Tape
-from worker.inference import graphs, runner
-from worker.inference.blocks import OwnPass
-from worker.inference.forward import Row
+from tests.worker.inference.model.replaying_recorder import BrokenRecorder, StuckRecorder, Tape
 from worker.inference.kv_cache.slots import KvPool, Slot
 from worker.inference.lora.bank import Adapter, LoraPair
-from worker.inference.ops import TorchOps
-from worker.inference.projection import maker
-from worker.inference.recording import Recorder
-from worker.inference.runner import ModelRunner, kv_shape
+from worker.inference.model import cuda_graphs, runner
+from worker.inference.model.blocks import OwnPass
+from worker.inference.model.contract import Row
+from worker.inference.model.cuda_recorder import Recorder
+from worker.inference.model.ops import TorchOps
+from worker.inference.model.projection import maker
+from worker.inference.model.runner import ModelRunner, kv_shape
 
 TOLERANCE = 2e-4  # of logits whose spread is about 1
 COLUMNS = 64
@@ -300,7 +300,7 @@ def test_what_cannot_be_recorded_is_taken_without_and_said(folder: Path, caplog:
 def test_the_recording_that_was_replayed_last_makes_room(
     twins: Twins, tape: Tape, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(graphs, "MOST_GRAPHS", 2)
+    monkeypatch.setattr(cuda_graphs, "MOST_GRAPHS", 2)
     first, second, third = (twins.begin() for _ in range(3))
     twins.step(first)
     twins.step(first, second)

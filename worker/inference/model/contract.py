@@ -12,7 +12,7 @@ from torch import Tensor
 
 from worker.inference.kv_cache.slots import KvPool, Slot
 from worker.inference.lora.bank import Adapter, LoraBank
-from worker.inference.step_timer import StepTimer
+from worker.inference.model.step_timer import StepTimer
 
 
 @dataclass(frozen=True)
