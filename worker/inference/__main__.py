@@ -22,9 +22,9 @@ from core.process.logs import setup
 from core.settings import Settings, load_settings
 from core.store.blobs import LocalBlobStore
 from worker.inference.engine import LocalEngine
-from worker.inference.huge_pages import use_huge_pages
 from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.metrics.machine_probe import probe
+from worker.inference.native.huge_pages import use_huge_pages
 from worker.inference.server import create_app
 from worker.inference.watchdog import Watchdog
 from worker.models.loading import load_base_model

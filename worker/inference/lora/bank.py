@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from core.text.rendering import Renderer
-from worker.inference.huge_pages import lazy_zeros
 from worker.inference.lora.plan import LONGEST_SHARED, Columns, LoraPlan, Span, make_plan
+from worker.inference.native.huge_pages import lazy_zeros
 
 WIDTH_MULTIPLE: Final = 8  # of columns: rows of a factor then begin at 16 bytes, as matrix kernels like it
 

@@ -6,7 +6,7 @@ import psutil
 import pytest
 import torch
 
-from worker.inference.huge_pages import HUGE_PAGE_BYTES, lazy_zeros, use_huge_pages
+from worker.inference.native.huge_pages import HUGE_PAGE_BYTES, lazy_zeros, use_huge_pages
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's call is Linux's")
