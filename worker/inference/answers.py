@@ -13,7 +13,7 @@ from core.serving.generation import Alternative, Delta, FinishReason, Generation
 from core.text.tokenizer import TextTokenizer
 from worker.inference.lora.bank import Adapter
 from worker.inference.metrics.engine_metrics import EngineMetrics
-from worker.inference.sampling import Choice, RowSampler
+from worker.inference.sampling.sampler import Choice, RowSampler
 from worker.inference.text import AnswerText
 
 

@@ -22,7 +22,7 @@ from worker.inference.kv_cache.prefix import PrefixCache
 from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.model.contract import Runner
 from worker.inference.model.step_timer import Part
-from worker.inference.sampling import Choice, choose, score_prompt
+from worker.inference.sampling.sampler import Choice, choose, score_prompt
 from worker.inference.step_meter import StepMeter
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from worker.inference.answers import Answer
 from worker.inference.kv_cache.slots import Slot
 from worker.inference.model.contract import Row
 from worker.inference.pace import Pace
-from worker.inference.sampling import Choice
+from worker.inference.sampling.sampler import Choice
 from worker.inference.speculation import PromptLookup
 
 ALONE_TOKENS: Final = 512  # of prompts, in a step in which nobody waits for the next token of an answer

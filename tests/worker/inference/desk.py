@@ -16,7 +16,7 @@ from worker.inference.answers import Answer
 from worker.inference.decode_loop import DecodeLoop
 from worker.inference.lora.bank import Adapter
 from worker.inference.metrics.engine_metrics import EngineMetrics
-from worker.inference.sampling import RowSampler
+from worker.inference.sampling.sampler import RowSampler
 
 
 @dataclass

@@ -7,7 +7,7 @@ import torch
 from transformers import RepetitionPenaltyLogitsProcessor
 
 from core.serving.generation import SamplingParams
-from worker.inference.penalties import Penalties
+from worker.inference.sampling.penalties import Penalties
 
 CPU = torch.device("cpu")
 

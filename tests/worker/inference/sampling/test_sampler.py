@@ -10,7 +10,7 @@ import torch
 from core.serving.generation import SamplingParams
 from core.text.tokenizer import TextTokenizer
 from tests.byte_tokenizer import write_byte_tokenizer
-from worker.inference.sampling import NUCLEUS_HEAD, SCORED_ROWS, Choice, RowSampler, choose, score_prompt
+from worker.inference.sampling.sampler import NUCLEUS_HEAD, SCORED_ROWS, Choice, RowSampler, choose, score_prompt
 
 CPU = torch.device("cpu")
 PROBABILITIES = torch.tensor([0.05, 0.4, 0.1, 0.25, 0.2])

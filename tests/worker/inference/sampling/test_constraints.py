@@ -14,9 +14,9 @@ from core.errors import GenerationFailed, InvalidParameter
 from core.serving.generation import Constraint, SamplingParams
 from core.text.tokenizer import TextTokenizer
 from tests.byte_tokenizer import END_OF_TEXT, TURN_END, TURN_START, write_byte_tokenizer
-from worker.inference import constraints
-from worker.inference.constraints import ConstraintCompiler, ConstraintState
-from worker.inference.sampling import RowSampler, choose
+from worker.inference.sampling import constraints
+from worker.inference.sampling.constraints import ConstraintCompiler, ConstraintState
+from worker.inference.sampling.sampler import RowSampler, choose
 
 CPU = torch.device("cpu")
 

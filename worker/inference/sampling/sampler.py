@@ -14,8 +14,8 @@ from torch import Tensor
 
 from core.serving.generation import MAX_TOP_LOGPROBS, SamplingParams
 from core.text.tokenizer import TextTokenizer
-from worker.inference.constraints import ConstraintState
-from worker.inference.penalties import Penalties
+from worker.inference.sampling.constraints import ConstraintState
+from worker.inference.sampling.penalties import Penalties
 
 # Sorting a whole vocabulary for top_p costs a multiple of a selection of its head. The head nearly
 # always holds the mass; where it does not, everything is sorted.
