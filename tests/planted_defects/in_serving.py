@@ -61,10 +61,10 @@ DEFECTS = (
     ),
     Defect(
         "a rejected guess stays in the cache",
-        "worker/inference/feeding.py",
+        "worker/inference/scheduler/step_plan.py",
         "        self.slot.truncate(len(self.answer.ids) - 1)\n",
         "",
-        ("tests/worker/inference/test_batch.py::test_guesses_change_no_answer_and_save_steps",),
+        ("tests/worker/inference/scheduler/test_batch.py::test_guesses_change_no_answer_and_save_steps",),
     ),
     Defect(
         "a token of a short row sees tokens that come after it",

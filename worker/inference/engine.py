@@ -21,15 +21,21 @@ from core.store.blobs import BlobStore
 from core.text.rendering import RenderedPrompt, Renderer
 from worker.inference.adapters.cache import AdapterCache
 from worker.inference.adapters.verification import Fit, TargetLayer, open_adapter
-from worker.inference.answers import Answer
-from worker.inference.decode_loop import DecodeLoop
 from worker.inference.lora.bank import Adapter
 from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.model.runner import ModelRunner
-from worker.inference.pace import TunableRunner, find_longest_shared, find_pace
-from worker.inference.request_checks import check_adapter, check_length, check_prompt_ids, check_room, check_sampling
 from worker.inference.sampling.constraints import ConstraintCompiler, ConstraintState
 from worker.inference.sampling.sampler import RowSampler
+from worker.inference.scheduler.admission import (
+    check_adapter,
+    check_length,
+    check_prompt_ids,
+    check_room,
+    check_sampling,
+)
+from worker.inference.scheduler.loop import DecodeLoop
+from worker.inference.scheduler.request import Answer
+from worker.inference.scheduler.step_budget import TunableRunner, find_longest_shared, find_pace
 from worker.models.loading import LoadedModel
 
 Read = TypeVar("Read")

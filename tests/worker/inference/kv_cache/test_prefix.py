@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.worker.inference.desk import Desk
-from tests.worker.inference.fake_runner import SHAPE, read_slot
+from tests.worker.inference.scheduler.fake_runner import SHAPE, read_slot
+from tests.worker.inference.scheduler.loop_harness import Desk
 from worker.inference.kv_cache.prefix import BLOCK_TOKENS, PrefixCache
 from worker.inference.kv_cache.slots import KvPool, Slot
 

@@ -7,10 +7,17 @@ import torch
 from core.settings import Settings
 from tests.kernels import home_with_kernels
 from tests.tiny_models import write_tiny_phi
-from tests.worker.inference.fake_runner import FakeRunner
+from tests.worker.inference.scheduler.fake_runner import FakeRunner
 from worker.inference.model.contract import Row
 from worker.inference.model.runner import ModelRunner
-from worker.inference.pace import LONGEST_STEP_S, TRIED, Pace, choose_pace, find_longest_shared, find_pace
+from worker.inference.scheduler.step_budget import (
+    LONGEST_STEP_S,
+    TRIED,
+    Pace,
+    choose_pace,
+    find_longest_shared,
+    find_pace,
+)
 from worker.models.loading import load_base_model
 
 

@@ -11,12 +11,12 @@ from core.serving.generation import Delta, FinishReason, GenerationRequest, Samp
 from core.settings import Settings
 from core.text.tokenizer import TextTokenizer
 from tests.byte_tokenizer import write_byte_tokenizer
-from tests.worker.inference.fake_runner import FakeRunner, make_adapter
-from worker.inference.answers import Answer
-from worker.inference.decode_loop import DecodeLoop
+from tests.worker.inference.scheduler.fake_runner import FakeRunner, make_adapter
 from worker.inference.lora.bank import Adapter
 from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.sampling.sampler import RowSampler
+from worker.inference.scheduler.loop import DecodeLoop
+from worker.inference.scheduler.request import Answer
 
 
 @dataclass

@@ -6,9 +6,9 @@ matter, and what the machine can do is ``probe``'s.
 
 from collections.abc import Sequence
 
-from worker.inference.feeding import Feed
 from worker.inference.metrics.step_metrics import StepMetrics
 from worker.inference.model.contract import Runner
+from worker.inference.scheduler.step_plan import Feed
 
 
 class StepMeter:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from worker.inference.answers import Answer
 from worker.inference.kv_cache.slots import Slot
 from worker.inference.model.contract import Row
-from worker.inference.pace import Pace
 from worker.inference.sampling.sampler import Choice
-from worker.inference.speculation import PromptLookup
+from worker.inference.scheduler.request import Answer
+from worker.inference.scheduler.speculation import PromptLookup
+from worker.inference.scheduler.step_budget import Pace
 
 ALONE_TOKENS: Final = 512  # of prompts, in a step in which nobody waits for the next token of an answer
 

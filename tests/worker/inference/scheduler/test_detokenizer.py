@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from core.text.tokenizer import TextStream, TextTokenizer
 from tests.byte_tokenizer import write_byte_tokenizer
-from worker.inference.text import AnswerText
+from worker.inference.scheduler.detokenizer import AnswerText
 
 
 @pytest.fixture(scope="module")

@@ -17,15 +17,15 @@ from core.errors import EngineUnavailable, GenerationFailed
 from core.serving.admission import Limits, Load
 from core.serving.fairness import FairQueue, Key, Ticket
 from core.settings import Settings
-from worker.inference.answers import Answer
-from worker.inference.batch import Batch, StepReport
-from worker.inference.feeding import Feeding
 from worker.inference.kv_cache.budget import prefix_bytes
 from worker.inference.kv_cache.prefix import PrefixCache
 from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.model.contract import Runner
-from worker.inference.pace import UNTRIED, Pace
-from worker.inference.speed import Speed
+from worker.inference.scheduler.batch import Batch, StepReport
+from worker.inference.scheduler.request import Answer
+from worker.inference.scheduler.step_budget import UNTRIED, Pace
+from worker.inference.scheduler.step_plan import Feeding
+from worker.inference.scheduler.throughput import Speed
 
 logger = logging.getLogger(__name__)
 

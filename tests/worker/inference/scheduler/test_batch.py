@@ -7,7 +7,7 @@ import pytest
 
 from core.errors import GenerationFailed
 from core.serving.generation import FinishReason
-from tests.worker.inference.desk import Asked, Desk
+from tests.worker.inference.scheduler.loop_harness import Asked, Desk
 
 LONG = "the quick brown fox jumps over the lazy dog, twice. " * 3
 FEW = 47  # states of a text, which then soon repeats itself: by the ninth token, every four
@@ -224,8 +224,8 @@ def test_what_fails_in_one_answer_ends_that_answer_alone(tmp_path: Path, monkeyp
 def test_an_adapter_is_copied_in_parts_while_others_are_answered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.inference.batch.COPIED_BYTES", 1)
-    monkeypatch.setattr("worker.inference.batch.COPIED_BYTES_PER_S", 0)
+    monkeypatch.setattr("worker.inference.scheduler.batch.COPIED_BYTES", 1)
+    monkeypatch.setattr("worker.inference.scheduler.batch.COPIED_BYTES_PER_S", 0)
     desk = Desk(tmp_path, runner={"groups": 5})
     first = desk.ask("first", max_tokens=50)
     desk.turn()
@@ -248,8 +248,8 @@ def test_an_adapter_that_nobody_else_waits_for_is_copied_at_once(tmp_path: Path)
 def test_the_wait_for_an_adapters_columns_is_told_once_for_all_that_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.inference.batch.COPIED_BYTES", 1)
-    monkeypatch.setattr("worker.inference.batch.COPIED_BYTES_PER_S", 0)
+    monkeypatch.setattr("worker.inference.scheduler.batch.COPIED_BYTES", 1)
+    monkeypatch.setattr("worker.inference.scheduler.batch.COPIED_BYTES_PER_S", 0)
     desk = Desk(tmp_path, runner={"groups": 5})
     desk.ask("first", max_tokens=50)
     desk.turn()

@@ -16,14 +16,14 @@ from torch import Tensor
 
 from core.errors import GenerationFailed, ServiceError
 from core.serving.fairness import Key
-from worker.inference.answers import Answer
-from worker.inference.feeding import Feed, Feeding, RunningRow
 from worker.inference.kv_cache.prefix import PrefixCache
 from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.model.contract import Runner
 from worker.inference.model.step_timer import Part
 from worker.inference.sampling.sampler import Choice, choose, score_prompt
-from worker.inference.step_meter import StepMeter
+from worker.inference.scheduler.request import Answer
+from worker.inference.scheduler.step_meter import StepMeter
+from worker.inference.scheduler.step_plan import Feed, Feeding, RunningRow
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 import itertools
 
-from worker.inference.speculation import FIRST_GUESS, FIRST_PAUSE, LONGEST_GUESS, LONGEST_PAUSE, PromptLookup
+from worker.inference.scheduler.speculation import FIRST_GUESS, FIRST_PAUSE, LONGEST_GUESS, LONGEST_PAUSE, PromptLookup
 
 
 def test_what_followed_the_last_tokens_before_is_guessed() -> None:

@@ -1,6 +1,6 @@
 """How fast the engine is, by its steps."""
 
-from worker.inference.speed import Speed
+from worker.inference.scheduler.throughput import Speed
 
 
 def test_what_waits_takes_its_prompts_reading_and_answers_as_long_as_lately() -> None:

@@ -8,11 +8,10 @@ import pytest
 import torch
 
 from tests.worker.inference.adapters.adapter_files import load_fp32
-from tests.worker.inference.desk import Desk
 from tests.worker.inference.engine_harness import Bench, complete, make_request
-from tests.worker.inference.fake_runner import SHAPE
+from tests.worker.inference.scheduler.fake_runner import SHAPE
+from tests.worker.inference.scheduler.loop_harness import Desk
 from worker.inference.engine import LocalEngine
-from worker.inference.feeding import Feed, RunningRow
 from worker.inference.kv_cache.slots import KvPool
 from worker.inference.lora.bank import Adapter, LoraBank
 from worker.inference.metrics.engine_metrics import EngineMetrics
@@ -21,7 +20,8 @@ from worker.inference.metrics.step_metrics import StepMetrics
 from worker.inference.model.contract import ModelSize
 from worker.inference.model.runner import ModelRunner
 from worker.inference.model.step_timer import Part, StepTimer
-from worker.inference.step_meter import StepMeter
+from worker.inference.scheduler.step_meter import StepMeter
+from worker.inference.scheduler.step_plan import Feed, RunningRow
 
 SIZE = ModelSize(weight_bytes=1000, block_weights=30, head_weights=7)
 NEVER = 10**9

@@ -12,8 +12,8 @@ import pytest
 from core.errors import EngineBusy, EngineUnavailable, GenerationFailed
 from core.serving.admission import Load
 from core.serving.generation import FinishReason
-from tests.worker.inference.desk import Asked, Desk
-from tests.worker.inference.fake_runner import SHAPE
+from tests.worker.inference.scheduler.fake_runner import SHAPE
+from tests.worker.inference.scheduler.loop_harness import Asked, Desk
 
 
 @pytest.fixture

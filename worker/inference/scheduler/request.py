@@ -14,7 +14,7 @@ from core.text.tokenizer import TextTokenizer
 from worker.inference.lora.bank import Adapter
 from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.sampling.sampler import Choice, RowSampler
-from worker.inference.text import AnswerText
+from worker.inference.scheduler.detokenizer import AnswerText
 
 
 @dataclass
