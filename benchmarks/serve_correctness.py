@@ -33,8 +33,8 @@ from core.text.tokenizer import TextTokenizer
 from tests.tiny_models import write_tiny_llama, write_tiny_phi
 from worker.inference.engine import LocalEngine
 from worker.inference.metrics.engine_metrics import EngineMetrics
+from worker.jobs.publishing import store_adapter
 from worker.models.loading import load_base_model
-from worker.publishing import store_adapter
 
 MIXES, SMOLLM2_MIXES, PEER_MIXES = 1000, 40, 60
 SMOLLM2: Final = ROOT / "var" / "base-models" / "smollm2-135m-instruct"

@@ -1,6 +1,6 @@
 """The trainer as a process: starts it in a run folder, reads its pipes, and ends it.
 
-Knows neither database nor what a message means for the job; that is ``worker.supervision``.
+Knows neither database nor what a message means for the job; that is ``worker.jobs.supervision``.
 """
 
 import contextlib

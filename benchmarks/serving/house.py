@@ -19,7 +19,7 @@ from core.store import migrate
 from core.store.blobs import LocalBlobStore
 from core.store.db import Database
 from tests.published_model import publish
-from worker.publishing import StoredAdapter, store_adapter
+from worker.jobs.publishing import StoredAdapter, store_adapter
 
 
 @dataclass(frozen=True)

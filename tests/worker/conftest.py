@@ -16,7 +16,7 @@ from core.store.blobs import LocalBlobStore
 from core.store.db import Database
 from core.store.tables import AdapterRecord, AttemptRecord, CheckpointRecord, EventRecord, FileStatus, JobRecord
 from tests import fake_trainer
-from worker.runtime import Runtime
+from worker.jobs.runtime import Runtime
 
 BASE_MODEL = "smollm2-135m-instruct"
 NOW = 1_800_000_000

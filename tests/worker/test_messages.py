@@ -3,7 +3,7 @@ from pydantic import ValidationError
 
 from core.jobs.events import EventLevel
 from tests.fake_trainer import MEASURED
-from tests.worker.step_messages import step_done
+from tests.worker.jobs.step_messages import step_done
 from worker.messages import (
     Alive,
     CheckpointWritten,

@@ -11,10 +11,10 @@ import structlog
 from core.dispatch.doorbell import Doorbell
 from core.dispatch.sweeper import Sweeper
 from core.settings import Settings
-from worker.leftovers import drop_leftovers
-from worker.runner import run_queued
-from worker.runtime import Runtime, open_runtime
-from worker.slot import Slot, slot_path
+from worker.jobs.run_folder_gc import drop_leftovers
+from worker.jobs.runner import run_queued
+from worker.jobs.runtime import Runtime, open_runtime
+from worker.jobs.slot import Slot, slot_path
 from worker.stop import Stop
 
 _log = structlog.stdlib.get_logger(__name__)

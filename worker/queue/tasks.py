@@ -11,10 +11,10 @@ from types import FrameType
 import structlog
 
 from core.dispatch.doorbell import TASK_NAME
+from worker.jobs.runner import run_queued
+from worker.jobs.runtime import Runtime, open_runtime
+from worker.jobs.slot import Slot, slot_path
 from worker.queue.celery_app import app, settings
-from worker.runner import run_queued
-from worker.runtime import Runtime, open_runtime
-from worker.slot import Slot, slot_path
 from worker.stop import Stop
 
 _log = structlog.stdlib.get_logger(__name__)

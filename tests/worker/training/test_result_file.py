@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.worker.step_messages import step_done
+from tests.worker.jobs.step_messages import step_done
 from tests.worker.training.runs import Killed, kill_after, train, write_run
 from worker.messages import Evaluated, StepDone
 from worker.run_folder import RESULTS

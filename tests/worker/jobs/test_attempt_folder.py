@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from worker.attempt_folder import drop_large_files, earlier_checkpoints, make_folder
+from worker.jobs.attempt_folder import drop_large_files, earlier_checkpoints, make_folder
 
 
 def test_checkpoints_come_newest_attempt_and_step_first(tmp_path: Path) -> None:

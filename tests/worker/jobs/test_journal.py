@@ -1,8 +1,8 @@
 from typing import Any
 
 from core.jobs.events import EventType
-from tests.worker.step_messages import step_done
-from worker.journal import Event, Journal
+from tests.worker.jobs.step_messages import step_done
+from worker.jobs.journal import Event, Journal
 from worker.messages import Evaluated, Message, Sample, Sampled
 
 EVALUATED = Evaluated(step=5, loss=0.5, token_accuracy=0.75, tokens=9, examples=3)

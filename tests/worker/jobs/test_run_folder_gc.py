@@ -5,11 +5,11 @@ from pathlib import Path
 
 from core.jobs.spec import JobStatus
 from tests.worker.conftest import Home
-from tests.worker.running import pause_in_the_middle, wait_for
-from worker.leftovers import drop_leftovers
+from tests.worker.jobs.running import pause_in_the_middle, wait_for
+from worker.jobs.run_folder_gc import drop_leftovers
+from worker.jobs.slot import Slot
 from worker.queue.background import poll
 from worker.run_folder import LOG, SPEC
-from worker.slot import Slot
 from worker.stop import Stop
 
 

@@ -1,7 +1,7 @@
 """A job while this process runs it: every write carries the claim's token, so a stale one changes nothing.
 
-The methods are short transactions; what leads to them is ``worker.supervision`` and
-``worker.runner``.
+The methods are short transactions; what leads to them is ``worker.jobs.supervision`` and
+``worker.jobs.runner``.
 """
 
 import time
@@ -13,8 +13,8 @@ from core.jobs.spec import JobStatus
 from core.store import adapters, events, files, leases
 from core.store.db import Database
 from core.store.steering import Wish
-from worker.journal import Event
-from worker.publishing import StoredAdapter, StoredResults
+from worker.jobs.journal import Event
+from worker.jobs.publishing import StoredAdapter, StoredResults
 
 # A worker gives up its trainer this much before another may take the job.
 _SELF_FENCE_SHARE: Final = 0.6

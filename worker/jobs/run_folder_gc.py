@@ -1,12 +1,12 @@
 """Frees the disk from jobs that ended while no worker had them, such as paused ones that were cancelled.
 
-What a worker's own job leaves when it ends is dropped by ``worker.runner``.
+What a worker's own job leaves when it ends is dropped by ``worker.jobs.runner``.
 """
 
 from core.store import jobs
-from worker.attempt_folder import drop_large_files
+from worker.jobs.attempt_folder import drop_large_files
+from worker.jobs.runtime import Runtime
 from worker.run_folder import TRAINING_FILE
-from worker.runtime import Runtime
 
 
 def drop_leftovers(runtime: Runtime) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from core.settings import Settings
 from core.store.tables import EventRecord
 from tests.worker.conftest import Home
-from worker.runner import run_next
+from worker.jobs.runner import run_next
 from worker.stop import Stop
 
 

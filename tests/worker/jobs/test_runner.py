@@ -18,10 +18,10 @@ from core.store.tables import FileStatus
 from tests import fake_trainer
 from tests.fake_trainer import MEASURED
 from tests.worker.conftest import BASE_MODEL, NOW, Home
-from tests.worker.running import in_background, run, wait_for
+from tests.worker.jobs.running import in_background, run, wait_for
+from worker.jobs.runner import run_queued
+from worker.jobs.slot import Slot
 from worker.run_folder import CONTINUE_FROM, LOG, SPEC
-from worker.runner import run_queued
-from worker.slot import Slot
 from worker.stop import Stop
 
 
@@ -140,7 +140,7 @@ class TestFailure:
         def break_down(*_arguments: object) -> None:
             raise RuntimeError("a mistake")
 
-        monkeypatch.setattr("worker.runner.write_spec", break_down)
+        monkeypatch.setattr("worker.jobs.runner.write_spec", break_down)
         job_id = home.queue()
 
         assert run(home)

@@ -1,6 +1,6 @@
 """Watches one trainer from its start to its end: heartbeats, what it says, and why it must stop.
 
-What its end means for the job is ``worker.runner``.
+What its end means for the job is ``worker.jobs.runner``.
 """
 
 import time
@@ -18,10 +18,10 @@ from core.settings import Settings
 from core.store.blobs import BlobStore
 from core.store.steering import Wish
 from worker import run_folder
-from worker.claim import AttemptEnd, Claim, StoredCheckpoint
-from worker.journal import Event, Journal
+from worker.jobs.claim import AttemptEnd, Claim, StoredCheckpoint
+from worker.jobs.journal import Event, Journal
+from worker.jobs.publishing import store_adapter
 from worker.messages import CheckpointWritten, Message
-from worker.publishing import store_adapter
 from worker.stop import Stop
 from worker.trainer_process import TrainerProcess
 

@@ -14,10 +14,10 @@ from structlog.testing import capture_logs
 
 from core.jobs.spec import JobStatus
 from tests.worker.conftest import BASE_MODEL, Home
-from worker import runner
-from worker.runner import run_next
+from worker.jobs import runner
+from worker.jobs.prefetch import warm_in_background
+from worker.jobs.runner import run_next
 from worker.stop import Stop
-from worker.warming import warm_in_background
 
 DIGEST = "d" * 64
 

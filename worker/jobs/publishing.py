@@ -1,7 +1,7 @@
 """Moves what a run made into the content-addressed store, and an adapter back: its files first, its manifest last.
 
 An adapter is visible only when a database row names its manifest's digest, and a result file when one names
-its own; writing those rows is ``worker.claim``.
+its own; writing those rows is ``worker.jobs.claim``.
 """
 
 import hashlib

@@ -20,11 +20,15 @@ from core.jobs.spec import JobSpec, model_name
 from core.store import leases
 from core.store.leases import LeaseLost
 from core.store.tables import JobRecord
-from worker.attempt_folder import drop_large_files, earlier_checkpoints, make_folder
-from worker.claim import AttemptEnd, Claim
-from worker.journal import Event
+from worker.jobs.attempt_folder import drop_large_files, earlier_checkpoints, make_folder
+from worker.jobs.claim import AttemptEnd, Claim
+from worker.jobs.journal import Event
+from worker.jobs.prefetch import warm_in_background
+from worker.jobs.publishing import fetch_adapter, store_adapter, store_results
+from worker.jobs.runtime import Runtime
+from worker.jobs.slot import Slot
+from worker.jobs.supervision import Reason, Supervision
 from worker.messages import Failed, Finished
-from worker.publishing import fetch_adapter, store_adapter, store_results
 from worker.run_folder import (
     ADAPTER,
     CONTINUE_FROM,
@@ -35,12 +39,8 @@ from worker.run_folder import (
     RunSpec,
     write_spec,
 )
-from worker.runtime import Runtime
-from worker.slot import Slot
 from worker.stop import Stop
-from worker.supervision import Reason, Supervision
 from worker.trainer_process import TrainerProcess
-from worker.warming import warm_in_background
 
 _RETRY_S: Final = 0.5
 _LOG_LINES: Final = 12
