@@ -1,4 +1,4 @@
-"""A trainer without torch that speaks ``worker.messages``; the training file's first line says how it behaves."""
+"""A trainer without torch that speaks ``worker.trainer_process.messages``; the training file's first line says how it behaves."""
 
 import argparse
 import json
@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from core.estimates.estimate import Machine, Measured, Seconds
 from core.jobs.events import EventLevel
 from core.serving.adapter_format import CONFIG, WEIGHTS, write_manifest
-from worker.messages import (
+from worker.trainer_process.messages import (
     CheckpointWritten,
     Failed,
     Finished,
@@ -25,7 +25,16 @@ from worker.messages import (
     StepSeconds,
     format_line,
 )
-from worker.run_folder import ADAPTER, CHECKPOINTS, EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, RESULTS, RunSpec, read_spec
+from worker.trainer_process.run_folder import (
+    ADAPTER,
+    CHECKPOINTS,
+    EXIT_AGAIN,
+    EXIT_DONE,
+    EXIT_FAILED,
+    RESULTS,
+    RunSpec,
+    read_spec,
+)
 
 COMMAND = (sys.executable, "-m", "tests.fake_trainer")
 RESULT_FILE = b"step,train_loss\n1,1.0\n"

@@ -21,10 +21,10 @@ from core.serving.generation import FinishReason
 from core.store.blobs import LocalBlobStore
 from tests.worker.inference.engine_harness import Bench, Completion, complete, make_request, store_adapter
 from tests.worker.training.runs import Line, train, write_run
-from worker.messages import Evaluated, StepDone
 from worker.models.importing import import_base_model
 from worker.models.loading import LoadedModel, load_base_model
-from worker.run_folder import ADAPTER
+from worker.trainer_process.messages import Evaluated, StepDone
+from worker.trainer_process.run_folder import ADAPTER
 
 WIDTH, MLP_WIDTH, HEADS, VOCAB_ROWS = 2560, 10240, 32, 51_200
 LAYERS = 2

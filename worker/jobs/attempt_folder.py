@@ -1,6 +1,6 @@
 """Folders of a job's attempts, ``<runs>/<job id>/a<token>``: no two attempts ever write the same file.
 
-What lies in one is ``worker.run_folder``.
+What lies in one is ``worker.trainer_process.run_folder``.
 """
 
 import re
@@ -8,7 +8,14 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from worker.run_folder import ADAPTER, CHECKPOINTS, CONTINUE_FROM, RESULTS, TRAINING_FILE, VALIDATION_FILE
+from worker.trainer_process.run_folder import (
+    ADAPTER,
+    CHECKPOINTS,
+    CONTINUE_FROM,
+    RESULTS,
+    TRAINING_FILE,
+    VALIDATION_FILE,
+)
 
 _ATTEMPT: Final = re.compile(r"a(\d+)")
 _STEP: Final = re.compile(r".*?(\d+)")

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, assert_never
 
 from core.jobs.events import EventLevel, EventType
-from worker.messages import (
+from worker.trainer_process.messages import (
     Alive,
     CheckpointWritten,
     Evaluated,

@@ -6,7 +6,7 @@ What a worker's own job leaves when it ends is dropped by ``worker.jobs.runner``
 from core.store import jobs
 from worker.jobs.attempt_folder import drop_large_files
 from worker.jobs.runtime import Runtime
-from worker.run_folder import TRAINING_FILE
+from worker.trainer_process.run_folder import TRAINING_FILE
 
 
 def drop_leftovers(runtime: Runtime) -> None:

@@ -28,8 +28,9 @@ from worker.jobs.publishing import fetch_adapter, store_adapter, store_results
 from worker.jobs.runtime import Runtime
 from worker.jobs.slot import Slot
 from worker.jobs.supervision import Reason, Supervision
-from worker.messages import Failed, Finished
-from worker.run_folder import (
+from worker.trainer_process.messages import Failed, Finished
+from worker.trainer_process.process import TrainerProcess
+from worker.trainer_process.run_folder import (
     ADAPTER,
     CONTINUE_FROM,
     EXIT_DONE,
@@ -39,8 +40,7 @@ from worker.run_folder import (
     RunSpec,
     write_spec,
 )
-from worker.stop import Stop
-from worker.trainer_process import TrainerProcess
+from worker.trainer_process.stop import Stop
 
 _RETRY_S: Final = 0.5
 _LOG_LINES: Final = 12

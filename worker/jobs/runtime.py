@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from core.settings import Settings
 from core.store.blobs import BlobStore, LocalBlobStore
 from core.store.db import Database
-from worker import trainer_process
-from worker.gpus import count_gpus
+from worker.trainer_process import process
+from worker.trainer_process.gpus import count_gpus
 
 
 @dataclass(frozen=True)
@@ -30,5 +30,5 @@ class Runtime:
 
 def open_runtime(settings: Settings) -> Runtime:
     """Open the stores, from which nothing is read yet, and count the GPUs that a trainer is started on."""
-    command = trainer_process.command_for(count_gpus(trainer_process.trainer_environment(dict(os.environ))))
+    command = process.command_for(count_gpus(process.trainer_environment(dict(os.environ))))
     return Runtime(settings, Database(settings.database), LocalBlobStore(settings.store_folder), command)

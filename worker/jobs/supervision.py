@@ -17,13 +17,13 @@ from core.jobs.spec import checkpoint_name
 from core.settings import Settings
 from core.store.blobs import BlobStore
 from core.store.steering import Wish
-from worker import run_folder
 from worker.jobs.claim import AttemptEnd, Claim, StoredCheckpoint
 from worker.jobs.journal import Event, Journal
 from worker.jobs.publishing import store_adapter
-from worker.messages import CheckpointWritten, Message
-from worker.stop import Stop
-from worker.trainer_process import TrainerProcess
+from worker.trainer_process import run_folder
+from worker.trainer_process.messages import CheckpointWritten, Message
+from worker.trainer_process.process import TrainerProcess
+from worker.trainer_process.stop import Stop
 
 _TICK_S: Final = 0.2  # longest wait between two looks at the deadlines
 _WRITE_S: Final = 1.0  # shortest time between two writes of events

@@ -15,7 +15,7 @@ from worker.jobs.runner import run_queued
 from worker.jobs.runtime import Runtime, open_runtime
 from worker.jobs.slot import Slot, slot_path
 from worker.queue.celery_app import app, settings
-from worker.stop import Stop
+from worker.trainer_process.stop import Stop
 
 _log = structlog.stdlib.get_logger(__name__)
 

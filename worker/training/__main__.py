@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 
 from core.errors import ServiceError, TrainingError
-from worker.messages import Failed
-from worker.run_folder import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, EXIT_PEER_LOST
+from worker.trainer_process.messages import Failed
+from worker.trainer_process.run_folder import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, EXIT_PEER_LOST
 from worker.training.ranks import PeerLost, Ranks
 from worker.training.reporter import LastWords, PipeReporter
 from worker.training.run import run

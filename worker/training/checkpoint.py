@@ -19,8 +19,8 @@ from core.errors import CheckpointInvalid
 from core.jobs.events import EventLevel
 from core.jobs.spec import Frozen
 from core.serving.adapter_format import FileDigest, canonical_json, digest_file, write_durably
-from worker.messages import Evaluated
-from worker.run_folder import ADAPTER
+from worker.trainer_process.messages import Evaluated
+from worker.trainer_process.run_folder import ADAPTER
 from worker.training.early_stopping import Standing
 from worker.training.reporter import Reporter, note
 

@@ -6,7 +6,7 @@ Knows numbers only; where the best checkpoint's adapter lies is ``worker.trainin
 from collections.abc import Iterator
 
 from core.jobs.spec import Frozen
-from worker.messages import Evaluated
+from worker.trainer_process.messages import Evaluated
 
 
 class Standing(Frozen):

@@ -2,7 +2,7 @@
 
 import torch
 
-from worker.messages import Evaluated
+from worker.trainer_process.messages import Evaluated
 from worker.training.data import ExampleSet
 from worker.training.lora import LoraModel
 from worker.training.loss import LossSums, weighted_loss

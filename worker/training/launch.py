@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from core.process.bound import bound
-from worker.run_folder import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, EXIT_PEER_LOST
+from worker.trainer_process.run_folder import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, EXIT_PEER_LOST
 
 TRAINER: Final = (sys.executable, "-m", "worker.training")
 GRACE_S: Final = 5.0  # for the others to end by themselves once one has, such as to say why

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from core.errors import LossNotFinite
-from worker.messages import CheckpointWritten
+from worker.trainer_process.messages import CheckpointWritten
 from worker.training.data import RunData
 from worker.training.evaluation import evaluate
 from worker.training.lora import LoraModel

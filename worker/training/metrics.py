@@ -8,7 +8,7 @@ from typing import Final
 
 import torch
 
-from worker.messages import Evaluated, StepDone, StepSeconds
+from worker.trainer_process.messages import Evaluated, StepDone, StepSeconds
 from worker.training.data import ExampleSet
 from worker.training.early_stopping import Standing
 from worker.training.flops import Amounts, TrainingFlops, count_flops

@@ -14,7 +14,7 @@ from core.jobs.spec import JobSpec
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 from worker.models.loading import LoadedModel, choose_device, load_base_model
-from worker.run_folder import CHECKPOINTS, RunSpec
+from worker.trainer_process.run_folder import CHECKPOINTS, RunSpec
 from worker.training.account import name_lines
 from worker.training.checkpoint import CheckpointFolder, recorded_environment
 from worker.training.data import RunData, load_data

@@ -1,4 +1,4 @@
-"""The trainer's voice: messages onto the worker's pipe. What they mean is ``worker.messages``."""
+"""The trainer's voice: messages onto the worker's pipe. What they mean is ``worker.trainer_process.messages``."""
 
 import logging
 import os
@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from core.jobs.events import EventLevel
-from worker.messages import Alive, Failed, Message, Note, format_line
-from worker.run_folder import EXIT_AGAIN
+from worker.trainer_process.messages import Alive, Failed, Message, Note, format_line
+from worker.trainer_process.run_folder import EXIT_AGAIN
 
 logger = logging.getLogger(__name__)
 

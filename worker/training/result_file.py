@@ -8,7 +8,7 @@ import csv
 from pathlib import Path
 from typing import Final
 
-from worker.messages import Evaluated, StepDone
+from worker.trainer_process.messages import Evaluated, StepDone
 
 # As OpenAI's guide to fine-tuning names them; its accuracies are shares of completion tokens, its losses nats per one.
 OPENAI_COLUMNS: Final = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")

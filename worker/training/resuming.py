@@ -12,7 +12,7 @@ import transformers
 
 from core.serving.adapter_format import canonical_json
 from worker.models.loading import LoadedModel
-from worker.run_folder import RunSpec
+from worker.trainer_process.run_folder import RunSpec
 from worker.training.checkpoint import Checkpoint
 from worker.training.data import RunData
 from worker.training.lora import LoraModel, restore_adapter

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from core.estimates.estimate import Measured
 from core.jobs.events import EventLevel
-from worker.messages import Finished, Phase, Resumed
 from worker.models.loading import LoadedModel
-from worker.run_folder import ADAPTER, CHECKPOINTS, CONTINUE_FROM, RESULTS, RunSpec, read_spec
+from worker.trainer_process.messages import Finished, Phase, Resumed
+from worker.trainer_process.run_folder import ADAPTER, CHECKPOINTS, CONTINUE_FROM, RESULTS, RunSpec, read_spec
 from worker.training.checkpoint import Checkpoint, CheckpointFolder, CheckpointState, find_resumable
 from worker.training.continuing import start_from
 from worker.training.data import RunData

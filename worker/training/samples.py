@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from core.text.tokenizer import TextTokenizer
-from worker.messages import Sample, Sampled
+from worker.trainer_process.messages import Sample, Sampled
 from worker.training.data import ExampleSet, TokenizedExample
 from worker.training.lora import LoraModel
 from worker.training.stopping import CheckStop

@@ -14,8 +14,8 @@ from core.store import jobs
 from tests.app.conftest import BASE, House, upload
 from tests.tiny_models import write_tiny_phi
 from tests.worker.training.runs import SUMS, RecordingReporter, never_stop
-from worker.messages import Finished
-from worker.run_folder import TRAINING_FILE, VALIDATION_FILE, RunSpec, write_spec
+from worker.trainer_process.messages import Finished
+from worker.trainer_process.run_folder import TRAINING_FILE, VALIDATION_FILE, RunSpec, write_spec
 from worker.training.run import run
 
 FOLDED = [line | {"completion": line["completion"] + "!" * 60} for line in SUMS[:3]]  # over max_length

@@ -22,7 +22,7 @@ from tests.tiny_models import CONTEXT_TOKENS
 from tests.worker.inference.engine_harness import Bench, Completion, complete, make_request, store_adapter
 from tests.worker.training.runs import Line, render, train, write_run
 from worker.inference.engine import LocalEngine
-from worker.run_folder import ADAPTER
+from worker.trainer_process.run_folder import ADAPTER
 
 SEED_FORMAT = PromptFormat(
     prompt="Question: {{question}}\nReferences:\n{{#references}}- {{title}}: {{text}}\n{{/references}}Answer:",

@@ -8,7 +8,7 @@ from core.settings import Settings
 from core.store.tables import EventRecord
 from tests.worker.conftest import Home
 from worker.jobs.runner import run_next
-from worker.stop import Stop
+from worker.trainer_process.stop import Stop
 
 
 def run(home: Home, settings: Settings | None = None, stop: Stop | None = None) -> bool:

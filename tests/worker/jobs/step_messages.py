@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from worker.messages import StepDone, StepSeconds
+from worker.trainer_process.messages import StepDone, StepSeconds
 
 _FIELDS: dict[str, Any] = {
     "step": 1,

@@ -3,7 +3,7 @@ from typing import Any
 from core.jobs.events import EventType
 from tests.worker.jobs.step_messages import step_done
 from worker.jobs.journal import Event, Journal
-from worker.messages import Evaluated, Message, Sample, Sampled
+from worker.trainer_process.messages import Evaluated, Message, Sample, Sampled
 
 EVALUATED = Evaluated(step=5, loss=0.5, token_accuracy=0.75, tokens=9, examples=3)
 STEP = step_done(step=5, total_steps=10, prompt_loss=2.0, mfu=0.4)

@@ -17,7 +17,7 @@ from tests.worker.conftest import BASE_MODEL, Home
 from worker.jobs import runner
 from worker.jobs.prefetch import warm_in_background
 from worker.jobs.runner import run_next
-from worker.stop import Stop
+from worker.trainer_process.stop import Stop
 
 DIGEST = "d" * 64
 

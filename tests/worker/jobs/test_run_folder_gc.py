@@ -9,8 +9,8 @@ from tests.worker.jobs.running import pause_in_the_middle, wait_for
 from worker.jobs.run_folder_gc import drop_leftovers
 from worker.jobs.slot import Slot
 from worker.queue.background import poll
-from worker.run_folder import LOG, SPEC
-from worker.stop import Stop
+from worker.trainer_process.run_folder import LOG, SPEC
+from worker.trainer_process.stop import Stop
 
 
 def large_files(home: Home, job_id: str) -> list[Path]:

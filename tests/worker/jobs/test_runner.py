@@ -21,8 +21,8 @@ from tests.worker.conftest import BASE_MODEL, NOW, Home
 from tests.worker.jobs.running import in_background, run, wait_for
 from worker.jobs.runner import run_queued
 from worker.jobs.slot import Slot
-from worker.run_folder import CONTINUE_FROM, LOG, SPEC
-from worker.stop import Stop
+from worker.trainer_process.run_folder import CONTINUE_FROM, LOG, SPEC
+from worker.trainer_process.stop import Stop
 
 
 def test_nothing_runs_when_nothing_is_queued(home: Home) -> None:

@@ -9,8 +9,8 @@ import sys
 import time
 
 from core.jobs.events import EventLevel
-from worker.messages import Failed, Message, Note, format_line
-from worker.run_folder import EXIT_AGAIN, EXIT_FAILED
+from worker.trainer_process.messages import Failed, Message, Note, format_line
+from worker.trainer_process.run_folder import EXIT_AGAIN, EXIT_FAILED
 
 TOLD = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK", "OMP_NUM_THREADS")
 

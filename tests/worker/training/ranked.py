@@ -16,7 +16,7 @@ from signal import Signals
 
 import torch
 
-from worker.messages import Message, Sampled, parse
+from worker.trainer_process.messages import Message, Sampled, parse
 from worker.training import __main__ as trainer
 from worker.training import loop
 from worker.training import run as run_module

@@ -6,7 +6,7 @@ import torch
 
 from core.errors import CheckpointInvalid
 from tests.worker.training.runs import RecordingReporter
-from worker.messages import Evaluated, Note
+from worker.trainer_process.messages import Evaluated, Note
 from worker.training.checkpoint import (
     MANIFEST,
     OPTIMIZER,

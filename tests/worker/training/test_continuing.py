@@ -13,8 +13,8 @@ from core.errors import AdapterInvalid, AdapterUnchanged, CheckpointInvalid
 from core.jobs.spec import AdapterRef
 from core.serving.adapter_format import MANIFEST, WEIGHTS, parse_manifest
 from tests.worker.training.runs import SUMS, Killed, kill_after, train, write_run
-from worker.messages import Evaluated, Finished, Note, StepDone
-from worker.run_folder import ADAPTER, CHECKPOINTS, CONTINUE_FROM
+from worker.trainer_process.messages import Evaluated, Finished, Note, StepDone
+from worker.trainer_process.run_folder import ADAPTER, CHECKPOINTS, CONTINUE_FROM
 
 NAME = "ft:tiny:local::1"
 ONE_EPOCH: dict[str, Any] = {"n_epochs": 1}

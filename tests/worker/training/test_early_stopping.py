@@ -9,8 +9,8 @@ import pytest
 
 from core.serving.adapter_format import MANIFEST, WEIGHTS, parse_manifest
 from tests.worker.training.runs import Killed, kill_after, stop_after, train, write_run
-from worker.messages import Evaluated, Finished, Note, Resumed, StepDone
-from worker.run_folder import ADAPTER, CHECKPOINTS
+from worker.trainer_process.messages import Evaluated, Finished, Note, Resumed, StepDone
+from worker.trainer_process.run_folder import ADAPTER, CHECKPOINTS
 from worker.training import loop as loop_module
 from worker.training.checkpoint import BEST
 from worker.training.early_stopping import Standing, describe_ending

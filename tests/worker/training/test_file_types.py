@@ -13,8 +13,8 @@ from core.jobs.spec import PromptFormat
 from core.text.files.read import FileType
 from tests.tables import parquet_of
 from tests.worker.training.runs import file_ref, train, write_run
-from worker.messages import Finished, StepDone
-from worker.run_folder import ADAPTER, TRAINING_FILE, VALIDATION_FILE
+from worker.trainer_process.messages import Finished, StepDone
+from worker.trainer_process.run_folder import ADAPTER, TRAINING_FILE, VALIDATION_FILE
 
 QUESTIONS = [{"question": f"{a}+{b}=", "answer": str(a + b)} for a in range(4) for b in range(4)]
 PLAIN = PromptFormat(prompt="{{question}}", completion="{{answer}}")

@@ -16,8 +16,8 @@ import pytest
 from tests.worker.training.runs import write_run
 from tests.worker.training.test_kill_points import JOBS, KILLS, assert_same_log, log_of, result_of
 from tests.worker.training.test_main import started
-from worker.messages import Message, Resumed, parse
-from worker.run_folder import EXIT_DONE
+from worker.trainer_process.messages import Message, Resumed, parse
+from worker.trainer_process.run_folder import EXIT_DONE
 
 # Checkpoints every few steps instead of every minute, so that a run of seconds is resumed in its midst.
 TRAINER = (

@@ -14,9 +14,9 @@ from tests.worker.training.ranked import checkpoint_each_step, run_ranks
 from tests.worker.training.runs import write_run
 from tests.worker.training.test_kill_points import result_of
 from tests.worker.training.test_main import started
-from worker.messages import Failed, Finished, Message, Note, Resumed, StepDone, parse
-from worker.run_folder import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, EXIT_PEER_LOST, LOG
-from worker.trainer_process import COMMAND, LAUNCHER, TrainerProcess, command_for
+from worker.trainer_process.messages import Failed, Finished, Message, Note, Resumed, StepDone, parse
+from worker.trainer_process.process import COMMAND, LAUNCHER, TrainerProcess, command_for
+from worker.trainer_process.run_folder import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, EXIT_PEER_LOST, LOG
 from worker.training.launch import choose_code
 
 KILLED = -signal.SIGKILL

@@ -15,9 +15,9 @@ from core.serving.adapter_format import MANIFEST, WEIGHTS, parse_manifest
 from tests.worker.inference.engine_harness import Bench, PeftOracle, make_request, store_adapter
 from tests.worker.training.conftest import MakeModel
 from tests.worker.training.runs import Killed, kill_after, train, write_run
-from worker.messages import Finished, StepDone
 from worker.models.loading import load_base_model
-from worker.run_folder import ADAPTER
+from worker.trainer_process.messages import Finished, StepDone
+from worker.trainer_process.run_folder import ADAPTER
 from worker.training.batches import MicroBatch
 from worker.training.data import TokenizedExample
 from worker.training.lora import LoraModel, add_lora, is_finite, restore_adapter, save_adapter

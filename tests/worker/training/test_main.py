@@ -13,8 +13,8 @@ import pytest
 
 from core.serving.adapter_format import WEIGHTS
 from tests.worker.training.runs import train, write_run
-from worker.messages import Failed, Finished, Message, Resumed, StepDone, parse
-from worker.run_folder import ADAPTER, EXIT_AGAIN, EXIT_DONE, EXIT_FAILED
+from worker.trainer_process.messages import Failed, Finished, Message, Resumed, StepDone, parse
+from worker.trainer_process.run_folder import ADAPTER, EXIT_AGAIN, EXIT_DONE, EXIT_FAILED
 
 ROOT = Path(__file__).resolve().parents[3]
 EPOCHS = 8  # long enough to be still running when a signal arrives

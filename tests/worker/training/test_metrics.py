@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.worker.training.runs import SUMS, train, write_run
-from worker.messages import Evaluated, StepDone
+from worker.trainer_process.messages import Evaluated, StepDone
 from worker.training.data import ExampleSet
 from worker.training.flops import TrainingFlops
 from worker.training.loss import LossSums

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.worker.training.runs import SUMS, render, train, write_run
-from worker.messages import Finished, StepDone
+from worker.trainer_process.messages import Finished, StepDone
 from worker.training.batches import collate
 from worker.training.noise import draw_noise
 

@@ -20,9 +20,9 @@ from tests.golden_files import IGNORE_INDEX
 from tests.worker.training.conftest import MakeModel
 from tests.worker.training.runs import SUMS, never_stop, render, train, write_run
 from tests.worker.training.stock import adapter_of, relative_error, stock_model, take_gradient
-from worker.messages import StepDone
 from worker.models.loading import load_base_model
-from worker.run_folder import ADAPTER
+from worker.trainer_process.messages import StepDone
+from worker.trainer_process.run_folder import ADAPTER
 from worker.training.data import ExampleSet
 from worker.training.lora import add_lora, restore_adapter
 from worker.training.plan import Plan

@@ -21,8 +21,17 @@ from tests.worker.training.ranked import (
 )
 from tests.worker.training.runs import SUMS, train, write_run
 from tests.worker.training.test_kill_points import assert_same_log, log_of, result_of
-from worker.messages import CheckpointWritten, Evaluated, Failed, Finished, Message, Note, Resumed, StepDone
-from worker.run_folder import ADAPTER, CHECKPOINTS, EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, EXIT_PEER_LOST
+from worker.trainer_process.messages import (
+    CheckpointWritten,
+    Evaluated,
+    Failed,
+    Finished,
+    Message,
+    Note,
+    Resumed,
+    StepDone,
+)
+from worker.trainer_process.run_folder import ADAPTER, CHECKPOINTS, EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, EXIT_PEER_LOST
 from worker.training import lora as lora_module
 from worker.training import run as run_module
 from worker.training.optimizer import AdapterOptimizer

@@ -2,7 +2,7 @@ import os
 
 from core.jobs.events import EventLevel
 from tests.worker.training.runs import RecordingReporter
-from worker.messages import Alive, Note, Phase, parse
+from worker.trainer_process.messages import Alive, Note, Phase, parse
 from worker.training.reporter import ALIVE_INTERVAL_S, PipeReporter, note
 
 

@@ -5,8 +5,8 @@ import pytest
 
 from tests.worker.jobs.step_messages import step_done
 from tests.worker.training.runs import Killed, kill_after, train, write_run
-from worker.messages import Evaluated, StepDone
-from worker.run_folder import RESULTS
+from worker.trainer_process.messages import Evaluated, StepDone
+from worker.trainer_process.run_folder import RESULTS
 from worker.training.result_file import COLUMNS, OPENAI_COLUMNS, ResultRows
 
 OPENAIS_HEADER = "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy"

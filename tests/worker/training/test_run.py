@@ -29,8 +29,8 @@ from tests.worker.training.runs import (
     train,
     write_run,
 )
-from worker.messages import CheckpointWritten, Evaluated, Finished, Note, Resumed, StepDone
-from worker.run_folder import ADAPTER, CHECKPOINTS
+from worker.trainer_process.messages import CheckpointWritten, Evaluated, Finished, Note, Resumed, StepDone
+from worker.trainer_process.run_folder import ADAPTER, CHECKPOINTS
 from worker.training import loop as loop_module
 from worker.training.lora import LoraModel
 

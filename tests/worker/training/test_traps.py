@@ -25,9 +25,9 @@ from core.text.tokenizer import TextTokenizer
 from tests.golden_files import read_golden
 from tests.worker.training.conftest import MakeModel
 from tests.worker.training.runs import SUMS, RecordingReporter, make_job, render, train, write_run
-from worker.messages import StepDone
 from worker.models.loading import LoadedModel, load_base_model
-from worker.run_folder import ADAPTER
+from worker.trainer_process.messages import StepDone
+from worker.trainer_process.run_folder import ADAPTER
 from worker.training.batches import MicroBatch, collate
 from worker.training.data import TokenizedExample
 from worker.training.label_check import require_labels

@@ -19,8 +19,8 @@ from tests.worker.training.stock import (
     stock_model,
     take_gradient,
 )
-from worker.messages import Evaluated, StepDone
 from worker.models.loading import load_base_model
+from worker.trainer_process.messages import Evaluated, StepDone
 from worker.training.data import ExampleSet
 from worker.training.evaluation import evaluate
 from worker.training.lora import LoraModel, add_lora

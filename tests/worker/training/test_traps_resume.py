@@ -19,10 +19,10 @@ from tests.tiny_models import write_tiny_phi
 from tests.worker.training.conftest import MakeModel
 from tests.worker.training.runs import Killed, RecordingReporter, train, write_run
 from tests.worker.training.test_kill_points import ANSWER_TOKENS, TOKEN_BUDGET, assert_same_log, log_of, result_of
-from worker.messages import CheckpointWritten, Finished, Message, Resumed, StepDone
 from worker.models import precision
 from worker.models.loading import load_base_model
-from worker.run_folder import ADAPTER, CHECKPOINTS
+from worker.trainer_process.messages import CheckpointWritten, Finished, Message, Resumed, StepDone
+from worker.trainer_process.run_folder import ADAPTER, CHECKPOINTS
 from worker.training import loop as loop_module
 from worker.training import run as run_module
 from worker.training import samples

@@ -199,6 +199,8 @@ def test_where_pyarrow_is_missing_the_error_names_the_extra(monkeypatch: pytest.
 
 
 def test_nothing_loads_pyarrow_but_reading_a_parquet_file() -> None:
-    code = "import sys, app.main, worker.run_folder, core.text.files.read; print('pyarrow' in sys.modules)"
+    code = (
+        "import sys, app.main, worker.trainer_process.run_folder, core.text.files.read; print('pyarrow' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -4,7 +4,7 @@ from pydantic import ValidationError
 from core.jobs.events import EventLevel
 from tests.fake_trainer import MEASURED
 from tests.worker.jobs.step_messages import step_done
-from worker.messages import (
+from worker.trainer_process.messages import (
     Alive,
     CheckpointWritten,
     Evaluated,

@@ -16,10 +16,10 @@ from typing import Final
 
 from core.process.bound import bound
 from core.process.threads import IDLE_THREADS_SLEEP
-from worker import run_folder
-from worker.messages import Message, parse
-from worker.stop import Stop
-from worker.trainer_log import TrainerLog
+from worker.trainer_process import run_folder
+from worker.trainer_process.log import TrainerLog
+from worker.trainer_process.messages import Message, parse
+from worker.trainer_process.stop import Stop
 
 COMMAND: Final = (sys.executable, "-m", "worker.training")
 LAUNCHER: Final = (sys.executable, "-m", "worker.training.launch")

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from core.jobs.spec import FileRef, JobSpec, LoraSpec, PromptFormat
-from worker.run_folder import SPEC, RunSpec, read_spec, write_spec
+from worker.trainer_process.run_folder import SPEC, RunSpec, read_spec, write_spec
 
 
 def test_a_specification_comes_back_whole(tmp_path: Path) -> None:

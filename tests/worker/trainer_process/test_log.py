@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from worker.trainer_log import TrainerLog
+from worker.trainer_process.log import TrainerLog
 
 
 def test_the_file_stops_at_its_cap_and_says_so(tmp_path: Path) -> None:

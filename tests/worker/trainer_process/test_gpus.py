@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.gpus import count_gpus, visible
+from worker.trainer_process.gpus import count_gpus, visible
 
 FOUR = "".join(f"GPU {number}: NVIDIA H100 80GB HBM3 (UUID: GPU-{number}a2b-77)\n" for number in range(4))
 SLICED = f"{FOUR}  MIG 1g.10gb Device 0: (UUID: MIG-3c5f)\n  MIG 1g.10gb Device 1: (UUID: MIG-9d01)\n"
