@@ -13,11 +13,11 @@ from benchmarks.training.roofline import Roofline
 from benchmarks.training.rows import Row
 from core.jobs.spec import FileRef, JobSpec, LoraSpec
 from worker.models.loading import load_base_model
-from worker.training.data import ExampleSet
+from worker.training.data.examples import ExampleSet
+from worker.training.data.plan import Plan
 from worker.training.lora import add_lora, save_adapter
 from worker.training.memory import choose_token_budget
 from worker.training.optimizer import AdapterOptimizer
-from worker.training.plan import Plan
 from worker.training.step import GradientAccumulator
 from worker.training.techniques import ALL, Techniques
 

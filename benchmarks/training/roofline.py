@@ -13,11 +13,11 @@ from typing import Final, Self
 import torch
 from torch import Tensor
 
-from worker.training.data import ExampleSet
+from worker.training.data.examples import ExampleSet
+from worker.training.data.plan import Plan
 from worker.training.flops import Amounts, count_flops, frozen_linear_layers
 from worker.training.gemm_probe import probe_flops_per_s
 from worker.training.lora import LoraModel
-from worker.training.plan import Plan
 
 DTYPES: Final = {"bf16": torch.bfloat16, "fp32": torch.float32}
 MIN_REPEATS, ENOUGH_S = 3, 0.3  # a product is repeated until both are reached; the fastest counts

@@ -29,7 +29,7 @@ DEFECTS = (
     ),
     Defect(
         "18 a segment's first token is predicted from the segment before it",
-        "worker/training/batches.py",
+        "worker/training/data/batches.py",
         "    scored = [np.flatnonzero(weights_T) for weights_T in weights]\n",
         "    scored = [np.r_[0, np.flatnonzero(weights_T)] for weights_T in weights]\n",
         (f"{DECODER}::TestSegments::test_trap_18_no_segments_first_token_is_a_target",),

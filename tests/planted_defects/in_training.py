@@ -7,7 +7,7 @@ TRAPS = "tests/worker/training/test_traps.py"
 DEFECTS = (
     Defect(
         "04 the trainer masks the closing token, as where padding has its id",
-        "worker/training/batches.py",
+        "worker/training/data/batches.py",
         "    scored = [np.flatnonzero(weights_T) for weights_T in weights]\n",
         "    scored = [np.flatnonzero(w * (e.ids_T != 256)) for w, e in zip(weights, examples)]\n"
         "    weights = [w * (e.ids_T != 256) for w, e in zip(weights, examples)]\n",
@@ -18,7 +18,7 @@ DEFECTS = (
     ),
     Defect(
         "05 targets with the padding's id are dropped",
-        "worker/training/batches.py",
+        "worker/training/data/batches.py",
         "    scored = [np.flatnonzero(weights_T) for weights_T in weights]\n",
         "    scored = [np.flatnonzero(w * (e.ids_T != PADDING_ID)) for w, e in zip(weights, examples)]\n",
         (f"{TRAPS}::TestTrap05::test_trap_05_an_id_that_padding_uses_stays_a_target",),
@@ -32,7 +32,7 @@ DEFECTS = (
     ),
     Defect(
         "07 an example without weights is trained on",
-        "worker/training/data.py",
+        "worker/training/data/examples.py",
         "elif not fitted.trained_tokens:",
         "elif False:",
         (f"{TRAPS}::TestTrap07::test_trap_07_an_example_without_weights_is_left_out_and_named",),
@@ -53,28 +53,28 @@ DEFECTS = (
     ),
     Defect(
         "08 targets are shifted twice",
-        "worker/training/batches.py",
+        "worker/training/data/batches.py",
         "flat([example.ids_T[at].astype(np.int64)",
         "flat([np.append(example.ids_T[1:], 0)[at].astype(np.int64)",
         (f"{TRAPS}::TestTrap08::test_trap_08_targets_are_shifted_once",),
     ),
     Defect(
         "08 targets are not shifted",
-        "worker/training/batches.py",
+        "worker/training/data/batches.py",
         "flat([begin + indices - 1 for",
         "flat([begin + indices.clip(max=indices[-1] - 1) for",
         (f"{TRAPS}::TestTrap08::test_trap_08_targets_are_shifted_once",),
     ),
     Defect(
         "09 labels are laid out beside the prompt",
-        "worker/training/batches.py",
+        "worker/training/data/batches.py",
         "flat([begin + indices - 1 for",
         "flat([begin + np.arange(len(indices)) for",
         (f"{TRAPS}::TestTrap09::test_trap_09_labels_laid_out_beside_the_prompt_are_refused",),
     ),
     Defect(
         "09 the check of labels passes everything",
-        "worker/training/label_check.py",
+        "worker/training/data/label_check.py",
         "    if wrong:\n",
         "    if False:\n",
         (f"{TRAPS}::TestTrap09::test_trap_09_labels_laid_out_beside_the_prompt_are_refused",),
@@ -147,18 +147,18 @@ DEFECTS = (
     ),
     Defect(
         "weights above 0 count as 1",
-        "worker/training/batches.py",
+        "worker/training/data/batches.py",
         "        weights_K=flat([weights_T[at] for",
         "        weights_K=flat([np.ceil(weights_T[at]) for",
         ("tests/worker/training/test_objective.py",),
     ),
     Defect(
         "a prompt with a weight counts as completion, so held-out examples are scored on it",
-        "worker/training/data.py",
+        "worker/training/data/examples.py",
         "is_completion = segment.reason in ANSWER and segment.weight > 0",
         "is_completion = segment.weight > 0",
         (
-            "tests/worker/training/test_data.py::TestWeights",
+            "tests/worker/training/data/test_examples.py::TestWeights",
             "tests/worker/training/test_loss.py::TestWeightedLoss::test_completion_loss_does_not_depend_on_the_prompts_weight",
         ),
     ),

@@ -15,9 +15,9 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from worker.training import attention
-from worker.training.batches import MicroBatch, collate
 from worker.training.blocks import BlockInputs, find_block
-from worker.training.data import TokenizedExample
+from worker.training.data.batches import MicroBatch, collate
+from worker.training.data.examples import TokenizedExample
 from worker.training.techniques import Techniques
 
 # Two segments of unequal length; a pass that lets one see the other is far off on the second.

@@ -3,7 +3,7 @@
 import torch
 
 from worker.trainer_process.messages import Evaluated
-from worker.training.data import ExampleSet
+from worker.training.data.examples import ExampleSet
 from worker.training.lora import LoraModel
 from worker.training.loss import LossSums, weighted_loss
 from worker.training.ranks import ALONE, Ranks

@@ -13,7 +13,7 @@ import numpy as np
 from torch import nn
 
 from core.base_models.shape import Input, find_input
-from worker.training.data import ExampleSet
+from worker.training.data.examples import ExampleSet
 from worker.training.lora import LoraModel
 
 _BLOCK: Final = re.compile(r"(?:^|\.)layers\.(\d+)\.")

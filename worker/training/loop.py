@@ -1,6 +1,6 @@
 """The training loop: steps, evaluations and checkpoints, in an order that makes a resumed run equal.
 
-What a step learns from is ``worker.training.plan``; what the loss is, ``worker.training.loss``.
+What a step learns from is ``worker.training.data.plan``; what the loss is, ``worker.training.loss``.
 """
 
 import math
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 from core.errors import LossNotFinite
 from worker.trainer_process.messages import CheckpointWritten
-from worker.training.data import RunData
+from worker.training.data.examples import RunData
+from worker.training.data.plan import Plan
 from worker.training.evaluation import evaluate
 from worker.training.lora import LoraModel
 from worker.training.metrics import Meter, Progress
 from worker.training.optimizer import AdapterOptimizer
-from worker.training.plan import Plan
 from worker.training.ranks import ALONE, Ranks
 from worker.training.reporter import Reporter
 from worker.training.result_file import ResultRows

@@ -20,10 +20,10 @@ from core.errors import BaseModelInvalid
 from core.jobs.spec import LoraSpec
 from core.serving.adapter_format import CONFIG, WEIGHTS
 from worker.models.loading import LoadedModel
-from worker.training.batches import MicroBatch, collate
-from worker.training.data import TokenizedExample
+from worker.training.data.batches import MicroBatch, collate
+from worker.training.data.examples import TokenizedExample
+from worker.training.data.plan import pack, pack_padded
 from worker.training.decoder import DecoderPass, choose_pass
-from worker.training.plan import pack, pack_padded
 from worker.training.techniques import ALL, Techniques
 
 PEFT_NAME = "default"  # PEFT's name for a model's only adapter; its files leave it out
@@ -47,7 +47,7 @@ class LoraModel:
     techniques: Techniques
 
     def pack(self, lengths: Sequence[int], token_budget: int, *, ranks: int = 1) -> list[list[int]]:
-        """Share examples out over micro-batches as this model's pass needs them; see ``worker.training.plan``."""
+        """Share examples out over micro-batches as this model's pass needs them; see ``worker.training.data.plan``."""
         if self.decoder_pass.padded:
             return pack_padded(lengths, token_budget)
         return pack(lengths, token_budget, ranks=ranks)

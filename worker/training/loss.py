@@ -1,6 +1,6 @@
 """The objective: weighted next-token loss over the positions that have a weight, and only those.
 
-Axes: K scored positions, H hidden width, V vocabulary. Shifting is done in ``worker.training.batches``.
+Axes: K scored positions, H hidden width, V vocabulary. Shifting is done in ``worker.training.data.batches``.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from core.estimates.memory_plan import CHUNK_ROWS, SOFTMAX_ROWS
-from worker.training.batches import MicroBatch
+from worker.training.data.batches import MicroBatch
 from worker.training.techniques import ALL, Techniques
 
 

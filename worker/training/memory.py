@@ -13,7 +13,7 @@ from torch import Tensor
 from core.errors import OutOfMemory
 from core.estimates.estimate import Machine
 from core.estimates.memory_plan import MIN_TOKENS, ComputeType, checkpointed_blocks, token_budget
-from worker.training.data import TokenizedExample
+from worker.training.data.examples import TokenizedExample
 from worker.training.lora import LoraModel
 
 PROBE_TOKENS = 64

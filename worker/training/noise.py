@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from worker.training.batches import MicroBatch
+from worker.training.data.batches import MicroBatch
 
 
 def draw_noise(batch: MicroBatch, seeds: Sequence[int], *, alpha: float, width: int) -> Tensor:

@@ -15,9 +15,9 @@ from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 from worker.models.loading import LoadedModel, choose_device, load_base_model
 from worker.trainer_process.run_folder import CHECKPOINTS, RunSpec
-from worker.training.account import name_lines
 from worker.training.checkpoint import CheckpointFolder, recorded_environment
-from worker.training.data import RunData, load_data
+from worker.training.data.examples import RunData, load_data
+from worker.training.data.summary import name_lines
 from worker.training.reporter import Reporter, note
 from worker.training.stopping import CheckStop
 
@@ -26,7 +26,7 @@ def load_run_data(run_folder: Path, spec: RunSpec, reporter: Reporter, check_sto
     """Render the run's examples, and say what they come to.
 
     Raises:
-        TrainingError: as ``worker.training.data.load_data`` says.
+        TrainingError: as ``worker.training.data.examples.load_data`` says.
         Stopped: the trainer was told to stop.
     """
     folder = Path(spec.base_model_folder)

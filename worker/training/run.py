@@ -10,7 +10,8 @@ from worker.trainer_process.messages import Finished, Phase, Resumed
 from worker.trainer_process.run_folder import ADAPTER, CHECKPOINTS, CONTINUE_FROM, RESULTS, RunSpec, read_spec
 from worker.training.checkpoint import Checkpoint, CheckpointFolder, CheckpointState, find_resumable
 from worker.training.continuing import start_from
-from worker.training.data import RunData
+from worker.training.data.examples import RunData
+from worker.training.data.plan import Plan
 from worker.training.early_stopping import describe_ending
 from worker.training.loop import TrainingLoop
 from worker.training.lora import LoraModel, add_lora
@@ -23,7 +24,6 @@ from worker.training.memory import (
 )
 from worker.training.metrics import Meter, Progress, metrics_of
 from worker.training.optimizer import AdapterOptimizer
-from worker.training.plan import Plan
 from worker.training.preparation import load_run_base, load_run_data
 from worker.training.ranks import ALONE, Ranks
 from worker.training.reporter import Reporter, note

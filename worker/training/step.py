@@ -1,6 +1,6 @@
 """The gradient of one optimizer step, added up over the micro-batches that its examples are cut into.
 
-Which examples a step has is ``worker.training.plan``'s; what is done with the gradient, ``worker.training.loop``'s.
+Which examples a step has is ``worker.training.data.plan``'s; what is done with the gradient, ``worker.training.loop``'s.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from core.estimates.memory_plan import MIN_TOKENS
-from worker.training.batches import MicroBatch
-from worker.training.data import ExampleSet
-from worker.training.label_check import require_labels
+from worker.training.data.batches import MicroBatch
+from worker.training.data.examples import ExampleSet
+from worker.training.data.label_check import require_labels
+from worker.training.data.plan import Plan, mix
 from worker.training.lora import LoraModel
 from worker.training.loss import LossSums, weighted_loss
 from worker.training.memory import is_out_of_memory
 from worker.training.noise import draw_noise
-from worker.training.plan import Plan, mix
 from worker.training.ranks import ALONE, Ranks
 from worker.training.step_times import StepTimes
 from worker.training.stopping import CheckStop

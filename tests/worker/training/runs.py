@@ -14,7 +14,7 @@ from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 from worker.trainer_process.messages import Message, StepDone
 from worker.trainer_process.run_folder import TRAINING_FILE, VALIDATION_FILE, RunSpec, write_spec
-from worker.training.data import RunData, load_data
+from worker.training.data.examples import RunData, load_data
 from worker.training.run import run
 from worker.training.stopping import Stopped
 

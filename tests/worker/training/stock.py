@@ -13,7 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from worker.training.data import TokenizedExample
+from worker.training.data.examples import TokenizedExample
 from worker.training.lora import LoraModel
 
 Gradient = dict[str, Tensor]

@@ -15,7 +15,7 @@ from tests.worker.training.conftest import MakeModel
 from tests.worker.training.runs import SUMS, render
 from worker.models.loading import LoadedModel, load_base_model
 from worker.training.blocks import rms_norm
-from worker.training.data import ExampleSet, TokenizedExample
+from worker.training.data.examples import ExampleSet, TokenizedExample
 from worker.training.decoder import OwnPass, PackedPass, PaddedPass, choose_pass
 from worker.training.lora import LoraModel, add_lora
 from worker.training.loss import weighted_loss

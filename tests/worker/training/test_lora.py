@@ -14,8 +14,8 @@ from core.jobs.spec import LoraSpec
 from core.serving.adapter_format import CONFIG, WEIGHTS
 from tests.worker.training.conftest import MakeModel
 from worker.models.loading import load_base_model
-from worker.training.batches import collate
-from worker.training.data import TokenizedExample
+from worker.training.data.batches import collate
+from worker.training.data.examples import TokenizedExample
 from worker.training.lora import LoraModel, add_lora, is_finite, is_unchanged, restore_adapter, save_adapter
 from worker.training.techniques import ALL
 

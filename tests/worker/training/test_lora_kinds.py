@@ -18,8 +18,8 @@ from tests.worker.training.runs import Killed, kill_after, train, write_run
 from worker.models.loading import load_base_model
 from worker.trainer_process.messages import Finished, StepDone
 from worker.trainer_process.run_folder import ADAPTER
-from worker.training.batches import MicroBatch
-from worker.training.data import TokenizedExample
+from worker.training.data.batches import MicroBatch
+from worker.training.data.examples import TokenizedExample
 from worker.training.lora import LoraModel, add_lora, is_finite, restore_adapter, save_adapter
 
 KINDS: dict[str, dict[str, Any]] = {

@@ -7,11 +7,11 @@ import torch
 
 from tests.worker.training.runs import SUMS, train, write_run
 from worker.trainer_process.messages import Evaluated, StepDone
-from worker.training.data import ExampleSet
+from worker.training.data.examples import ExampleSet
+from worker.training.data.plan import Plan
 from worker.training.flops import TrainingFlops
 from worker.training.loss import LossSums
 from worker.training.metrics import Meter, Progress, Speed
-from worker.training.plan import Plan
 from worker.training.step import StepSums
 from worker.training.step_times import StepTimes
 

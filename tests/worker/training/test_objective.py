@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from tests.golden_files import IGNORE_INDEX
 from tests.worker.training.runs import Line, render
 from worker.models.loading import LoadedModel, load_base_model
-from worker.training.batches import collate
-from worker.training.data import TokenizedExample
+from worker.training.data.batches import collate
+from worker.training.data.examples import TokenizedExample
 from worker.training.loss import LossSums, weighted_loss
 
 LINES: tuple[Line, ...] = (

@@ -23,9 +23,9 @@ from tests.worker.training.stock import adapter_of, relative_error, stock_model,
 from worker.models.loading import load_base_model
 from worker.trainer_process.messages import StepDone
 from worker.trainer_process.run_folder import ADAPTER
-from worker.training.data import ExampleSet
+from worker.training.data.examples import ExampleSet
+from worker.training.data.plan import Plan
 from worker.training.lora import add_lora, restore_adapter
-from worker.training.plan import Plan
 from worker.training.step import GradientAccumulator
 
 # An old name of transformers' that TRL still sets, in the first argument class made

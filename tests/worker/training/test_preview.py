@@ -14,7 +14,7 @@ from core.text.preview import Preview, preview
 from core.text.rendering import Reason, Renderer
 from core.text.tokenizer import TextTokenizer
 from tests.worker.training.runs import Line, make_job, never_stop
-from worker.training.data import RunData, load_data
+from worker.training.data.examples import RunData, load_data
 
 PROMPTS: tuple[Line, ...] = (
     {"prompt": "What is 2 + 2?\nAnswer:", "completion": " 4"},

@@ -12,7 +12,7 @@ from tests.tiny_models import CONTEXT_TOKENS
 from tests.worker.training.conftest import MakeModel
 from tests.worker.training.runs import Line, never_stop, render, train, write_run
 from worker.trainer_process.messages import Evaluated, Sample, Sampled, StepDone
-from worker.training.data import ExampleSet
+from worker.training.data.examples import ExampleSet
 from worker.training.samples import MARGIN_TOKENS, MAX_NEW_TOKENS, SAMPLES, Question, Sampler, choose_questions
 from worker.training.stopping import Stopped
 

@@ -28,9 +28,9 @@ from tests.worker.training.runs import SUMS, RecordingReporter, make_job, render
 from worker.models.loading import LoadedModel, load_base_model
 from worker.trainer_process.messages import StepDone
 from worker.trainer_process.run_folder import ADAPTER
-from worker.training.batches import MicroBatch, collate
-from worker.training.data import TokenizedExample
-from worker.training.label_check import require_labels
+from worker.training.data.batches import MicroBatch, collate
+from worker.training.data.examples import TokenizedExample
+from worker.training.data.label_check import require_labels
 from worker.training.lora import LoraModel, add_lora
 from worker.training.loss import LossSums, weighted_loss
 

@@ -21,11 +21,11 @@ from tests.worker.training.stock import (
 )
 from worker.models.loading import load_base_model
 from worker.trainer_process.messages import Evaluated, StepDone
-from worker.training.data import ExampleSet
+from worker.training.data.examples import ExampleSet
+from worker.training.data.plan import Plan
 from worker.training.evaluation import evaluate
 from worker.training.lora import LoraModel, add_lora
 from worker.training.optimizer import AdapterOptimizer
-from worker.training.plan import Plan
 from worker.training.step import GradientAccumulator, StepSums
 
 ONE_EXAMPLE = 1  # tokens of a micro-batch, so that every example has its own

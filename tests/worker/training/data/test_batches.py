@@ -4,7 +4,7 @@ import torch
 
 from tests.byte_tokenizer import END_OF_TEXT
 from tests.worker.training.runs import render
-from worker.training.batches import PADDING_ID, MicroBatch, collate
+from worker.training.data.batches import PADDING_ID, MicroBatch, collate
 
 CPU = torch.device("cpu")
 LINES = [{"prompt": "ab", "completion": "c"}, {"prompt": "d", "completion": "efg"}]

@@ -1,6 +1,6 @@
 """What a run trains on: counted once per example, and said in a sentence.
 
-Which examples these are is ``worker.training.data``'s.
+Which examples these are is ``worker.training.data.examples``'s.
 """
 
 from collections.abc import Sequence

@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from worker.training.plan import MICRO_BATCH_COST_TOKENS, Plan, epoch_order, mix, pack, pack_padded
+from worker.training.data.plan import MICRO_BATCH_COST_TOKENS, Plan, epoch_order, mix, pack, pack_padded
 
 
 class TestEpochOrder:

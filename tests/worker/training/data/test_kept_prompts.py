@@ -13,7 +13,7 @@ from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 from tests.byte_tokenizer import write_byte_tokenizer
 from tests.worker.training.runs import Line, make_job, render
-from worker.training.prompts import PROMPT_LIMIT_BYTES, PromptKeeper
+from worker.training.data.kept_prompts import PROMPT_LIMIT_BYTES, PromptKeeper
 
 PAIRS: list[Line] = [{"prompt": f"p{number}", "completion": "c"} for number in range(100)]
 

@@ -1,4 +1,4 @@
-from worker.training.account import LINES_NAMED, Account, name_lines
+from worker.training.data.summary import LINES_NAMED, Account, name_lines
 
 
 def test_says_what_the_adapter_is_trained_on() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worker.training.data import TokenizedExample
+from worker.training.data.examples import TokenizedExample
 
 PADDING_ID = 0  # any valid id: padding stands behind all inputs, and attention only looks back
 # Few different sizes: a CPU's matrix library keeps compiled kernels per size, and a GPU's tiles are that wide.

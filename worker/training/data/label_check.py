@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from core.errors import LabelsMismatch
-from worker.training.batches import MicroBatch
-from worker.training.data import TokenizedExample
+from worker.training.data.batches import MicroBatch
+from worker.training.data.examples import TokenizedExample
 
 
 def require_labels(batch: MicroBatch, examples: Sequence[TokenizedExample], lines: Sequence[int]) -> None:

@@ -7,9 +7,9 @@ import torch
 
 from core.errors import LabelsMismatch
 from tests.worker.training.runs import render
-from worker.training.batches import MicroBatch, collate
-from worker.training.data import ExampleSet
-from worker.training.label_check import require_labels
+from worker.training.data.batches import MicroBatch, collate
+from worker.training.data.examples import ExampleSet
+from worker.training.data.label_check import require_labels
 
 LINES = [{"prompt": "ab", "completion": "cd"}, {"prompt": "efgh", "completion": "i"}, {"prompt": "", "completion": "j"}]
 

@@ -1,7 +1,7 @@
 """The examples of a run as token ids and weights in flat arrays: those trained on, and those held out.
 
 What text becomes which ids and weights is ``core.text.rendering``; in which order examples are
-trained on is ``worker.training.plan``.
+trained on is ``worker.training.data.plan``.
 """
 
 import hashlib
@@ -20,8 +20,8 @@ from core.text.files.examples import Example, ExampleFormat, LineProblem
 from core.text.files.read import read_examples
 from core.text.rendering import ANSWER, RenderedExample, Renderer
 from core.text.split import held_out, prompt_key
-from worker.training.account import LINES_NAMED, Account
-from worker.training.prompts import PromptKeeper
+from worker.training.data.kept_prompts import PromptKeeper
+from worker.training.data.summary import LINES_NAMED, Account
 from worker.training.stopping import CheckStop
 
 
