@@ -1,7 +1,7 @@
 """The physical limit of a run: the operations it needs, at the rate of this machine's matrix products.
 
-Measured in the process that trained, right after it. What a run needs is ``worker.training.flops``'s, and the peak
-``worker.training.gemm_probe``'s, as in the trainer's own metrics; here every product's own rate is added.
+Measured in the process that trained, right after it. What a run needs is ``worker.training.measure.flops``'s, and the peak
+``worker.training.measure.gemm_probe``'s, as in the trainer's own metrics; here every product's own rate is added.
 """
 
 import time
@@ -15,9 +15,9 @@ from torch import Tensor
 
 from worker.training.data.examples import ExampleSet
 from worker.training.data.plan import Plan
-from worker.training.flops import Amounts, count_flops, frozen_linear_layers
-from worker.training.gemm_probe import probe_flops_per_s
 from worker.training.lora import LoraModel
+from worker.training.measure.flops import Amounts, count_flops, frozen_linear_layers
+from worker.training.measure.gemm_probe import probe_flops_per_s
 
 DTYPES: Final = {"bf16": torch.bfloat16, "fp32": torch.float32}
 MIN_REPEATS, ENOUGH_S = 3, 0.3  # a product is repeated until both are reached; the fastest counts

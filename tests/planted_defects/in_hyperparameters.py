@@ -3,7 +3,7 @@
 from tests.planted_defects.defect import Defect
 
 _KINDS = "tests/worker/training/test_lora_kinds.py"
-_STOPPING = "tests/worker/training/test_early_stopping.py"
+_STOPPING = "tests/worker/training/measure/test_early_stopping.py"
 
 DEFECTS = (
     Defect(

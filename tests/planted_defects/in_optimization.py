@@ -75,7 +75,7 @@ DEFECTS = (
     ),
     Defect(
         "26 a score is the mean of its micro-batches' means",
-        "worker/training/evaluation.py",
+        "worker/training/measure/evaluation.py",
         "                sums.add(weighted_loss(hidden_KH, model.head, batch, total_weight=1.0)[1])\n",
         "                part = weighted_loss(hidden_KH, model.head, batch, total_weight=1.0)[1]\n"
         "                sums.add(LossSums(completion_nll=part.completion_loss, completion_tokens=1))\n",
@@ -146,10 +146,10 @@ DEFECTS = (
     ),
     Defect(
         "40 the head is counted as if its weights were trained",
-        "worker/training/flops.py",
+        "worker/training/measure/flops.py",
         "per_scored + 4 * model.head.weight.numel()",
         "per_scored + 6 * model.head.weight.numel()",
-        ("tests/worker/training/test_flops.py::test_trap_40_the_operations_are_those_that_torch_counts",),
+        ("tests/worker/training/measure/test_flops.py::test_trap_40_the_operations_are_those_that_torch_counts",),
     ),
     Defect(
         "the learning rate is applied a step late",

@@ -171,11 +171,11 @@ DEFECTS = (
     ),
     Defect(
         "a sample counts as exact though the model would have gone on",
-        "worker/training/samples.py",
+        "worker/training/measure/samples.py",
         "exact=stopped and tuple(got) ==",
         "exact=tuple(got) ==",
         (
-            "tests/worker/training/test_samples.py::TestComparison"
+            "tests/worker/training/measure/test_samples.py::TestComparison"
             "::test_exact_is_the_completion_itself_and_nothing_behind_it",
         ),
     ),
@@ -184,6 +184,8 @@ DEFECTS = (
         "worker/training/run.py",
         "ResultRows.read(checkpoint.folder / RESULTS)",
         "ResultRows()",
-        ("tests/worker/training/test_result_file.py::test_a_resumed_runs_file_is_the_undisturbed_runs_to_the_byte",),
+        (
+            "tests/worker/training/measure/test_result_file.py::test_a_resumed_runs_file_is_the_undisturbed_runs_to_the_byte",
+        ),
     ),
 )

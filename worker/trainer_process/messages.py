@@ -30,7 +30,7 @@ class Note(Frozen):
 
 
 class StepSeconds(Frozen):
-    """Where a step's time went, in seconds; on a GPU see ``worker.training.step_times`` for what these mean."""
+    """Where a step's time went, in seconds; on a GPU see ``worker.training.measure.step_times`` for what these mean."""
 
     total: float
     data: float

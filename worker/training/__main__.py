@@ -15,11 +15,11 @@ import psutil
 from core.errors import ServiceError, TrainingError
 from worker.trainer_process.messages import Failed
 from worker.trainer_process.run_folder import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, EXIT_PEER_LOST
+from worker.training.measure.stopwatch import Stopwatch
 from worker.training.ranks import PeerLost, Ranks
 from worker.training.reporter import LastWords, PipeReporter
 from worker.training.run import run
 from worker.training.stopping import Stopped, StopSignal
-from worker.training.stopwatch import Stopwatch
 
 logger = logging.getLogger("loramill.trainer")
 

@@ -21,7 +21,7 @@ from core.jobs.spec import Frozen
 from core.serving.adapter_format import FileDigest, canonical_json, digest_file, write_durably
 from worker.trainer_process.messages import Evaluated
 from worker.trainer_process.run_folder import ADAPTER
-from worker.training.early_stopping import Standing
+from worker.training.measure.early_stopping import Standing
 from worker.training.reporter import Reporter, note
 
 MANIFEST = "manifest.json"

@@ -12,17 +12,17 @@ from core.errors import LossNotFinite
 from worker.trainer_process.messages import CheckpointWritten
 from worker.training.data.examples import RunData
 from worker.training.data.plan import Plan
-from worker.training.evaluation import evaluate
 from worker.training.lora import LoraModel
+from worker.training.measure.evaluation import evaluate
+from worker.training.measure.result_file import ResultRows
+from worker.training.measure.samples import Sampler
+from worker.training.measure.stopwatch import Stopwatch
 from worker.training.metrics import Meter, Progress
 from worker.training.optimizer import AdapterOptimizer
 from worker.training.ranks import ALONE, Ranks
 from worker.training.reporter import Reporter
-from worker.training.result_file import ResultRows
-from worker.training.samples import Sampler
 from worker.training.step import GradientAccumulator
 from worker.training.stopping import CheckStop, Stopped
-from worker.training.stopwatch import Stopwatch
 
 CHECKPOINT_INTERVAL_S = 60.0
 

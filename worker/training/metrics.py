@@ -11,10 +11,10 @@ import torch
 from worker.trainer_process.messages import Evaluated, StepDone, StepSeconds
 from worker.training.data.examples import ExampleSet
 from worker.training.data.plan import Plan
-from worker.training.early_stopping import Standing
-from worker.training.flops import Amounts, TrainingFlops, count_flops
-from worker.training.gemm_probe import probe_flops_per_s
 from worker.training.lora import LoraModel
+from worker.training.measure.early_stopping import Standing
+from worker.training.measure.flops import Amounts, TrainingFlops, count_flops
+from worker.training.measure.gemm_probe import probe_flops_per_s
 from worker.training.memory import peak_memory_bytes
 from worker.training.ranks import ALONE, Ranks
 from worker.training.step import StepSums

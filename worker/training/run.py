@@ -12,9 +12,12 @@ from worker.training.checkpoint import Checkpoint, CheckpointFolder, CheckpointS
 from worker.training.continuing import start_from
 from worker.training.data.examples import RunData
 from worker.training.data.plan import Plan
-from worker.training.early_stopping import describe_ending
 from worker.training.loop import TrainingLoop
 from worker.training.lora import LoraModel, add_lora
+from worker.training.measure.early_stopping import describe_ending
+from worker.training.measure.result_file import ResultRows
+from worker.training.measure.samples import Sampler, choose_questions
+from worker.training.measure.stopwatch import Stopwatch
 from worker.training.memory import (
     checkpoint_what_does_not_fit,
     choose_token_budget,
@@ -27,12 +30,9 @@ from worker.training.optimizer import AdapterOptimizer
 from worker.training.preparation import load_run_base, load_run_data
 from worker.training.ranks import ALONE, Ranks
 from worker.training.reporter import Reporter, note
-from worker.training.result_file import ResultRows
 from worker.training.resuming import environment_of, identity_of, restore
-from worker.training.samples import Sampler, choose_questions
 from worker.training.step import GradientAccumulator
 from worker.training.stopping import CheckStop
-from worker.training.stopwatch import Stopwatch
 from worker.training.writing import AdapterWriter
 
 

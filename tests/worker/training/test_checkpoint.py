@@ -16,7 +16,7 @@ from worker.training.checkpoint import (
     find_resumable,
     read_checkpoint,
 )
-from worker.training.early_stopping import Standing
+from worker.training.measure.early_stopping import Standing
 
 IDENTITY = {"specification": "1", "data set": "2"}
 

@@ -20,7 +20,7 @@ from tests.worker.training.runs import Killed, RecordingReporter, write_run
 from worker.trainer_process.messages import CheckpointWritten, Evaluated, Finished, Message, StepDone
 from worker.trainer_process.run_folder import ADAPTER, RESULTS
 from worker.training import run as run_module
-from worker.training import samples
+from worker.training.measure import samples
 from worker.training.run import run
 
 KILLS = 20

@@ -23,8 +23,8 @@ from worker.models.loading import load_base_model
 from worker.trainer_process.messages import Evaluated, StepDone
 from worker.training.data.examples import ExampleSet
 from worker.training.data.plan import Plan
-from worker.training.evaluation import evaluate
 from worker.training.lora import LoraModel, add_lora
+from worker.training.measure.evaluation import evaluate
 from worker.training.optimizer import AdapterOptimizer
 from worker.training.step import GradientAccumulator, StepSums
 

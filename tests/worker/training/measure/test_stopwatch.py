@@ -1,4 +1,4 @@
-from worker.training.stopwatch import Stopwatch
+from worker.training.measure.stopwatch import Stopwatch
 
 
 class Clock:

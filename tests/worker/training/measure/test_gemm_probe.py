@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from tests.worker.training.conftest import MakeModel
-from worker.training import gemm_probe
-from worker.training.gemm_probe import probe_flops_per_s
+from worker.training.measure import gemm_probe
+from worker.training.measure.gemm_probe import probe_flops_per_s
 
 TOKENS = 16
 HIDDEN, INNER = 80, 160  # of the tiny Phi

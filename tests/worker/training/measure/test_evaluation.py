@@ -5,7 +5,7 @@ import pytest
 from core.jobs.spec import LoraSpec
 from tests.worker.training.conftest import MakeModel
 from tests.worker.training.runs import SUMS, never_stop, render
-from worker.training.evaluation import evaluate
+from worker.training.measure.evaluation import evaluate
 from worker.training.stopping import Stopped
 
 

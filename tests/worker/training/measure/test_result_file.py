@@ -7,7 +7,7 @@ from tests.worker.jobs.step_messages import step_done
 from tests.worker.training.runs import Killed, kill_after, train, write_run
 from worker.trainer_process.messages import Evaluated, StepDone
 from worker.trainer_process.run_folder import RESULTS
-from worker.training.result_file import COLUMNS, OPENAI_COLUMNS, ResultRows
+from worker.training.measure.result_file import COLUMNS, OPENAI_COLUMNS, ResultRows
 
 OPENAIS_HEADER = "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy"
 EVALUATED = Evaluated(step=1, loss=0.25, token_accuracy=0.75, tokens=4, examples=2, exact_match=0.5, stop_rate=1.0)

@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from worker.training.step_times import StepTimes
+from worker.training.measure.step_times import StepTimes
 
 
 def _times(*readings: float) -> StepTimes:

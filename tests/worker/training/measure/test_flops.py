@@ -15,11 +15,11 @@ from tests.tiny_models import write_tiny_llama, write_tiny_phi
 from tests.worker.training.runs import never_stop, render, train, write_run
 from worker.models.loading import load_base_model
 from worker.trainer_process.messages import StepDone
-from worker.training import flops as flops_module
 from worker.training.data.examples import ExampleSet
 from worker.training.data.plan import Plan
-from worker.training.flops import Amounts, TrainingFlops, count_flops
 from worker.training.lora import LoraModel, add_lora
+from worker.training.measure import flops as flops_module
+from worker.training.measure.flops import Amounts, TrainingFlops, count_flops
 from worker.training.step import GradientAccumulator
 from worker.training.techniques import ALL, Techniques
 
