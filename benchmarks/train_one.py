@@ -18,7 +18,7 @@ from benchmarks.training.adapters import score
 from benchmarks.training.measurement import Measured, Request, StepClock
 from benchmarks.training.roofline import Roofline
 from benchmarks.training.rows import Row, Rows, sample
-from worker.training.memory import peak_memory_bytes
+from worker.training.model.memory import peak_memory_bytes
 
 UNTRAINED = "untrained"  # the base model, scored without an adapter
 

@@ -1,6 +1,6 @@
 """LoRA on a base model as PEFT's users put it there, for our peers and for the scorer.
 
-Ours is put there by ``worker.training.lora``.
+Ours is put there by ``worker.training.model.lora``.
 """
 
 from pathlib import Path

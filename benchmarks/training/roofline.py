@@ -15,9 +15,9 @@ from torch import Tensor
 
 from worker.training.data.examples import ExampleSet
 from worker.training.data.plan import Plan
-from worker.training.lora import LoraModel
 from worker.training.measure.flops import Amounts, count_flops, frozen_linear_layers
 from worker.training.measure.gemm_probe import probe_flops_per_s
+from worker.training.model.lora import LoraModel
 
 DTYPES: Final = {"bf16": torch.bfloat16, "fp32": torch.float32}
 MIN_REPEATS, ENOUGH_S = 3, 0.3  # a product is repeated until both are reached; the fastest counts

@@ -34,7 +34,7 @@ _INPUTS: Final[dict[str, Input]] = {
     "down_proj": "mlp_output",
     "fc2": "mlp_output",
 }
-OWN_BLOCKS: Final = frozenset({"llama", "phi"})  # architectures of ``worker.training.blocks``
+OWN_BLOCKS: Final = frozenset({"llama", "phi"})  # architectures of ``worker.training.model.blocks``
 _GATES: Final = frozenset({"gate_proj", "gate_up_proj"})
 _BLOCK: Final = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 _HEADS: Final = ("lm_head.weight", "model.embed_tokens.weight")  # the second where they are tied

@@ -1,7 +1,7 @@
 """How much memory a training run takes, component by component, and how large its micro-batches may be.
 
 The trainer takes its limits from here; what a token leaves behind it measures on the model itself
-(``worker.training.memory``), and a test holds this module's formula to that. Pure arithmetic.
+(``worker.training.model.memory``), and a test holds this module's formula to that. Pure arithmetic.
 """
 
 import math

@@ -2,7 +2,7 @@
 
 from tests.planted_defects.defect import Defect
 
-_KINDS = "tests/worker/training/test_lora_kinds.py"
+_KINDS = "tests/worker/training/model/test_lora_kinds.py"
 _STOPPING = "tests/worker/training/measure/test_early_stopping.py"
 
 DEFECTS = (
@@ -15,24 +15,24 @@ DEFECTS = (
     ),
     Defect(
         "LoRA+ speeds A up",
-        "worker/training/optimizer.py",
+        "worker/training/model/optimizer.py",
         "1.0 if is_a else job.loraplus_lr_ratio",
         "job.loraplus_lr_ratio if is_a else 1.0",
-        ("tests/worker/training/test_optimizer.py::test_lora_plus_lets_b_learn_faster",),
+        ("tests/worker/training/model/test_optimizer.py::test_lora_plus_lets_b_learn_faster",),
     ),
     Defect(
         "weight decay shortens DoRA's lengths",
-        "worker/training/optimizer.py",
+        "worker/training/model/optimizer.py",
         "0.0 if is_length else job.weight_decay",
         "job.weight_decay",
-        ("tests/worker/training/test_optimizer.py::test_weight_decay_is_adamws_and_spares_lengths",),
+        ("tests/worker/training/model/test_optimizer.py::test_weight_decay_is_adamws_and_spares_lengths",),
     ),
     Defect(
         "a norm of 0 clips everything away",
-        "worker/training/optimizer.py",
+        "worker/training/model/optimizer.py",
         "self._clip_norm = job.max_grad_norm or math.inf",
         "self._clip_norm = max(job.max_grad_norm, 0 * math.e)",
-        ("tests/worker/training/test_optimizer.py::test_the_norm_that_gradients_are_clipped_to_is_the_jobs",),
+        ("tests/worker/training/model/test_optimizer.py::test_the_norm_that_gradients_are_clipped_to_is_the_jobs",),
     ),
     Defect(
         "the engine scales rank-stabilised adapters as plain ones",

@@ -83,14 +83,14 @@ DEFECTS = (
     ),
     Defect(
         "27 the adapter has the base's number type",
-        "worker/training/lora.py",
+        "worker/training/model/lora.py",
         "    peft = get_peft_model(causal, config)\n",
         "    peft = get_peft_model(causal, config, autocast_adapter_dtype=False)\n",
         (f"{OBJECTIVE}::TestTrap27::test_trap_27_adapters_are_float32_whatever_the_base_is",),
     ),
     Defect(
         "27 weights are rounded to bfloat16 after each step",
-        "worker/training/optimizer.py",
+        "worker/training/model/optimizer.py",
         "        self._adam.step()\n",
         "        self._adam.step()\n"
         "        for parameter in self._parameters.values():\n"
@@ -99,7 +99,7 @@ DEFECTS = (
     ),
     Defect(
         "27 steps are too small for AdamW's epsilon",
-        "worker/training/optimizer.py",
+        "worker/training/model/optimizer.py",
         "EPSILON = 1e-8\n",
         "EPSILON = 1e-4\n",
         (
@@ -109,10 +109,10 @@ DEFECTS = (
     ),
     Defect(
         "28 PEFT copies the input of each layer to float32",
-        "worker/training/lora.py",
+        "worker/training/model/lora.py",
         "            module.cast_input_dtype_enabled = False\n",
         "            module.cast_input_dtype_enabled = True\n",
-        ("tests/worker/training/test_lora.py::test_trap_28_bfloat16_gradients_do_not_need_pefts_float32_copies",),
+        ("tests/worker/training/model/test_lora.py::test_trap_28_bfloat16_gradients_do_not_need_pefts_float32_copies",),
     ),
     Defect(
         "31 adapters have a dropout by default",
@@ -137,7 +137,7 @@ DEFECTS = (
     ),
     Defect(
         "39 norms are trained beside the adapter",
-        "worker/training/lora.py",
+        "worker/training/model/lora.py",
         "    peft.train()\n",
         "    peft.train()\n"
         "    for name, parameter in peft.named_parameters():\n"
@@ -153,7 +153,7 @@ DEFECTS = (
     ),
     Defect(
         "the learning rate is applied a step late",
-        "worker/training/optimizer.py",
+        "worker/training/model/optimizer.py",
         "        self._adam.step()\n        self.drop_gradients()\n        return learning_rate\n",
         "        self._adam.step()\n        self.drop_gradients()\n"
         "        return self._peak_learning_rate * self._schedule.factor(max(0, step - 1))\n",

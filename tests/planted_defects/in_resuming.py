@@ -50,7 +50,7 @@ DEFECTS = (
     ),
     Defect(
         "34 a resumed adapter is rounded",
-        "worker/training/lora.py",
+        "worker/training/model/lora.py",
         "            parameter.copy_(tensors[name])\n",
         "            parameter.copy_(tensors[name].bfloat16())\n",
         (
@@ -60,7 +60,7 @@ DEFECTS = (
     ),
     Defect(
         "35 PEFT saves the adapter, and asks the hub for the base model's config",
-        "worker/training/lora.py",
+        "worker/training/model/lora.py",
         '    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})\n',
         '    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})\n'
         '    model.peft.peft_config[PEFT_NAME].base_model_name_or_path = "owner/base"\n'
@@ -83,7 +83,7 @@ DEFECTS = (
     ),
     Defect(
         "38 the adapter's start is drawn from wherever the generator stands",
-        "worker/training/lora.py",
+        "worker/training/model/lora.py",
         "    torch.manual_seed(seed)  # A is drawn in the order of the base's layers, on the CPU\n",
         "",
         (f"{RESUME}::test_trap_38_two_runs_are_equal_to_the_bit_whatever_was_drawn_before",),

@@ -25,7 +25,7 @@ DEFECTS = (
     ),
     Defect(
         "05 inputs with the padding's id are hidden",
-        "worker/training/decoder.py",
+        "worker/training/model/decoder.py",
         "        states = _embed(self._decoder, batch, noise_NH)\n",
         "        states = _embed(self._decoder, batch, noise_NH) * (batch.input_ids_N != 0)[:, None]\n",
         (f"{TRAPS}::TestTrap05::test_trap_05_an_id_that_padding_uses_stays_attended_to",),
@@ -39,7 +39,7 @@ DEFECTS = (
     ),
     Defect(
         "07 the mean of an empty micro-batch is 0/0",
-        "worker/training/loss.py",
+        "worker/training/model/loss.py",
         "        return (nll_K * scale_K).sum(), nll_K, hit_K\n",
         "        return (nll_K * scale_K).sum() / (scale_K > 0).sum() * (scale_K > 0).sum(), nll_K, hit_K\n",
         (f"{TRAPS}::TestTrap07::test_trap_07_an_empty_micro_batch_adds_a_zero_that_has_a_gradient",),
@@ -109,7 +109,7 @@ DEFECTS = (
     ),
     Defect(
         "15 the loss forgets the head's bias",
-        "worker/training/loss.py",
+        "worker/training/model/loss.py",
         "logits_CV = nn.functional.linear(hidden_KH[rows], weight_VH, bias_V)",
         "logits_CV = nn.functional.linear(hidden_KH[rows], weight_VH)",
         (
@@ -126,7 +126,7 @@ DEFECTS = (
     ),
     Defect(
         "30 the head is adapted too",
-        "worker/training/lora.py",
+        "worker/training/model/lora.py",
         "isinstance(module, nn.Linear) and module is not head]",
         "isinstance(module, nn.Linear)]",
         (f"{TRAPS}::TestTrap30",),
@@ -140,17 +140,17 @@ DEFECTS = (
     ),
     Defect(
         "each micro-batch is divided by its own weight: a mean of means",
-        "worker/training/loss.py",
+        "worker/training/model/loss.py",
         "    scale_K = batch.weights_K / total_weight\n",
         "    scale_K = batch.weights_K / batch.weights_K.sum()\n",
-        ("tests/worker/training/test_loss.py::test_a_step_is_normalised_by_its_own_weight_however_it_is_cut",),
+        ("tests/worker/training/model/test_loss.py::test_a_step_is_normalised_by_its_own_weight_however_it_is_cut",),
     ),
     Defect(
         "weights above 0 count as 1",
         "worker/training/data/batches.py",
         "        weights_K=flat([weights_T[at] for",
         "        weights_K=flat([np.ceil(weights_T[at]) for",
-        ("tests/worker/training/test_objective.py",),
+        ("tests/worker/training/model/test_objective.py",),
     ),
     Defect(
         "a prompt with a weight counts as completion, so held-out examples are scored on it",
@@ -159,7 +159,7 @@ DEFECTS = (
         "is_completion = segment.weight > 0",
         (
             "tests/worker/training/data/test_examples.py::TestWeights",
-            "tests/worker/training/test_loss.py::TestWeightedLoss::test_completion_loss_does_not_depend_on_the_prompts_weight",
+            "tests/worker/training/model/test_loss.py::TestWeightedLoss::test_completion_loss_does_not_depend_on_the_prompts_weight",
         ),
     ),
     Defect(
@@ -167,7 +167,7 @@ DEFECTS = (
         "worker/models/loading.py",
         "    _turn_dropout_off(model)\n",
         "",
-        ("tests/worker/training/test_lora.py::TestStart::test_the_bases_own_dropout_is_off_while_training",),
+        ("tests/worker/training/model/test_lora.py::TestStart::test_the_bases_own_dropout_is_off_while_training",),
     ),
     Defect(
         "a sample counts as exact though the model would have gone on",

@@ -1,6 +1,6 @@
 """The training loop: steps, evaluations and checkpoints, in an order that makes a resumed run equal.
 
-What a step learns from is ``worker.training.data.plan``; what the loss is, ``worker.training.loss``.
+What a step learns from is ``worker.training.data.plan``; what the loss is, ``worker.training.model.loss``.
 """
 
 import math
@@ -12,13 +12,13 @@ from core.errors import LossNotFinite
 from worker.trainer_process.messages import CheckpointWritten
 from worker.training.data.examples import RunData
 from worker.training.data.plan import Plan
-from worker.training.lora import LoraModel
 from worker.training.measure.evaluation import evaluate
 from worker.training.measure.result_file import ResultRows
 from worker.training.measure.samples import Sampler
 from worker.training.measure.stopwatch import Stopwatch
 from worker.training.metrics import Meter, Progress
-from worker.training.optimizer import AdapterOptimizer
+from worker.training.model.lora import LoraModel
+from worker.training.model.optimizer import AdapterOptimizer
 from worker.training.ranks import ALONE, Ranks
 from worker.training.reporter import Reporter
 from worker.training.step import GradientAccumulator

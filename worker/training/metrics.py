@@ -1,6 +1,6 @@
 """The numbers of a run: where it stands, and what a step's report says of its loss, speed and efficiency.
 
-How losses are summed is ``worker.training.loss``; what becomes of a report is its reader's matter.
+How losses are summed is ``worker.training.model.loss``; what becomes of a report is its reader's matter.
 """
 
 from dataclasses import dataclass, field
@@ -11,11 +11,11 @@ import torch
 from worker.trainer_process.messages import Evaluated, StepDone, StepSeconds
 from worker.training.data.examples import ExampleSet
 from worker.training.data.plan import Plan
-from worker.training.lora import LoraModel
 from worker.training.measure.early_stopping import Standing
 from worker.training.measure.flops import Amounts, TrainingFlops, count_flops
 from worker.training.measure.gemm_probe import probe_flops_per_s
-from worker.training.memory import peak_memory_bytes
+from worker.training.model.lora import LoraModel
+from worker.training.model.memory import peak_memory_bytes
 from worker.training.ranks import ALONE, Ranks
 from worker.training.step import StepSums
 

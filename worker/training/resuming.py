@@ -16,9 +16,9 @@ from worker.trainer_process.run_folder import RunSpec
 from worker.training.checkpoint import Checkpoint
 from worker.training.data.examples import RunData
 from worker.training.data.plan import PLAN_VERSION
-from worker.training.lora import LoraModel, restore_adapter
 from worker.training.metrics import Progress
-from worker.training.optimizer import AdapterOptimizer
+from worker.training.model.lora import LoraModel, restore_adapter
+from worker.training.model.optimizer import AdapterOptimizer
 from worker.training.ranks import Ranks
 
 

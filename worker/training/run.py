@@ -13,20 +13,20 @@ from worker.training.continuing import start_from
 from worker.training.data.examples import RunData
 from worker.training.data.plan import Plan
 from worker.training.loop import TrainingLoop
-from worker.training.lora import LoraModel, add_lora
 from worker.training.measure.early_stopping import describe_ending
 from worker.training.measure.result_file import ResultRows
 from worker.training.measure.samples import Sampler, choose_questions
 from worker.training.measure.stopwatch import Stopwatch
-from worker.training.memory import (
+from worker.training.metrics import Meter, Progress, metrics_of
+from worker.training.model.lora import LoraModel, add_lora
+from worker.training.model.memory import (
     checkpoint_what_does_not_fit,
     choose_token_budget,
     describe_machine,
     out_of_memory_named,
     peak_memory_bytes,
 )
-from worker.training.metrics import Meter, Progress, metrics_of
-from worker.training.optimizer import AdapterOptimizer
+from worker.training.model.optimizer import AdapterOptimizer
 from worker.training.preparation import load_run_base, load_run_data
 from worker.training.ranks import ALONE, Ranks
 from worker.training.reporter import Reporter, note

@@ -14,11 +14,11 @@ from worker.training.data.batches import MicroBatch
 from worker.training.data.examples import ExampleSet
 from worker.training.data.label_check import require_labels
 from worker.training.data.plan import Plan, mix
-from worker.training.lora import LoraModel
-from worker.training.loss import LossSums, weighted_loss
 from worker.training.measure.step_times import StepTimes
-from worker.training.memory import is_out_of_memory
-from worker.training.noise import draw_noise
+from worker.training.model.lora import LoraModel
+from worker.training.model.loss import LossSums, weighted_loss
+from worker.training.model.memory import is_out_of_memory
+from worker.training.model.noise import draw_noise
 from worker.training.ranks import ALONE, Ranks
 from worker.training.stopping import CheckStop
 

@@ -21,7 +21,7 @@ from worker.training import __main__ as trainer
 from worker.training import loop
 from worker.training import run as run_module
 from worker.training.measure.samples import Sampler
-from worker.training.optimizer import AdapterOptimizer
+from worker.training.model.optimizer import AdapterOptimizer
 from worker.training.stopping import CheckStop
 
 _FORKS = multiprocessing.get_context("forkserver")

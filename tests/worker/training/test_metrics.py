@@ -9,10 +9,10 @@ from tests.worker.training.runs import SUMS, train, write_run
 from worker.trainer_process.messages import Evaluated, StepDone
 from worker.training.data.examples import ExampleSet
 from worker.training.data.plan import Plan
-from worker.training.loss import LossSums
 from worker.training.measure.flops import TrainingFlops
 from worker.training.measure.step_times import StepTimes
 from worker.training.metrics import Meter, Progress, Speed
+from worker.training.model.loss import LossSums
 from worker.training.step import StepSums
 
 WEIGHTS = np.array([0, 0, 1, 1], dtype=np.float32)  # of each example: 3 inputs, 2 scored

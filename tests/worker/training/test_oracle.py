@@ -18,14 +18,14 @@ from transformers import AutoTokenizer, DataCollatorForSeq2Seq, Trainer, Trainer
 from core.jobs.spec import LoraSpec
 from tests.golden_files import IGNORE_INDEX
 from tests.worker.training.conftest import MakeModel
+from tests.worker.training.reference_model import adapter_of, relative_error, stock_model, take_gradient
 from tests.worker.training.runs import SUMS, never_stop, render, train, write_run
-from tests.worker.training.stock import adapter_of, relative_error, stock_model, take_gradient
 from worker.models.loading import load_base_model
 from worker.trainer_process.messages import StepDone
 from worker.trainer_process.run_folder import ADAPTER
 from worker.training.data.examples import ExampleSet
 from worker.training.data.plan import Plan
-from worker.training.lora import add_lora, restore_adapter
+from worker.training.model.lora import add_lora, restore_adapter
 from worker.training.step import GradientAccumulator
 
 # An old name of transformers' that TRL still sets, in the first argument class made

@@ -32,10 +32,10 @@ from worker.trainer_process.messages import (
     StepDone,
 )
 from worker.trainer_process.run_folder import ADAPTER, CHECKPOINTS, EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, EXIT_PEER_LOST
-from worker.training import lora as lora_module
 from worker.training import run as run_module
 from worker.training.data.plan import pack
-from worker.training.optimizer import AdapterOptimizer
+from worker.training.model import lora as lora_module
+from worker.training.model.optimizer import AdapterOptimizer
 
 TOKEN_BUDGET = 70  # of a micro-batch, so that a step has several
 BUDGETS = token_budgets(TOKEN_BUDGET, 90)  # the smaller one counts

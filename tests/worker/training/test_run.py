@@ -32,7 +32,7 @@ from tests.worker.training.runs import (
 from worker.trainer_process.messages import CheckpointWritten, Evaluated, Finished, Note, Resumed, StepDone
 from worker.trainer_process.run_folder import ADAPTER, CHECKPOINTS
 from worker.training import loop as loop_module
-from worker.training.lora import LoraModel
+from worker.training.model.lora import LoraModel
 
 PLAIN = {"rank": 4, "alpha": 8}
 DROPOUT = PLAIN | {"dropout": 0.3}

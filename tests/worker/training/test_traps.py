@@ -31,8 +31,8 @@ from worker.trainer_process.run_folder import ADAPTER
 from worker.training.data.batches import MicroBatch, collate
 from worker.training.data.examples import TokenizedExample
 from worker.training.data.label_check import require_labels
-from worker.training.lora import LoraModel, add_lora
-from worker.training.loss import LossSums, weighted_loss
+from worker.training.model.lora import LoraModel, add_lora
+from worker.training.model.loss import LossSums, weighted_loss
 
 CPU = torch.device("cpu")
 

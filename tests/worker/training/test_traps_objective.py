@@ -11,21 +11,21 @@ from torch import Tensor
 from core.base_models.registry import BUILT_IN, BaseModelEntry, Folder
 from core.jobs.spec import LoraSpec
 from tests.worker.training.conftest import MakeModel
-from tests.worker.training.runs import SUMS, Line, make_job, never_stop, render, train, write_run
-from tests.worker.training.stock import (
+from tests.worker.training.reference_model import (
     Gradient,
     relative_error,
     step_by_definition,
     stock_model,
     take_gradient,
 )
+from tests.worker.training.runs import SUMS, Line, make_job, never_stop, render, train, write_run
 from worker.models.loading import load_base_model
 from worker.trainer_process.messages import Evaluated, StepDone
 from worker.training.data.examples import ExampleSet
 from worker.training.data.plan import Plan
-from worker.training.lora import LoraModel, add_lora
 from worker.training.measure.evaluation import evaluate
-from worker.training.optimizer import AdapterOptimizer
+from worker.training.model.lora import LoraModel, add_lora
+from worker.training.model.optimizer import AdapterOptimizer
 from worker.training.step import GradientAccumulator, StepSums
 
 ONE_EXAMPLE = 1  # tokens of a micro-batch, so that every example has its own

@@ -26,8 +26,8 @@ from worker.trainer_process.run_folder import ADAPTER, CHECKPOINTS
 from worker.training import loop as loop_module
 from worker.training import run as run_module
 from worker.training.loop import TrainingLoop
-from worker.training.lora import restore_adapter, save_adapter
 from worker.training.measure import samples
+from worker.training.model.lora import restore_adapter, save_adapter
 from worker.training.run import run
 
 DROPOUT = {"rank": 4, "alpha": 8, "dropout": 0.3}

@@ -4,8 +4,8 @@ import torch
 
 from worker.trainer_process.messages import Evaluated
 from worker.training.data.examples import ExampleSet
-from worker.training.lora import LoraModel
-from worker.training.loss import LossSums, weighted_loss
+from worker.training.model.lora import LoraModel
+from worker.training.model.loss import LossSums, weighted_loss
 from worker.training.ranks import ALONE, Ranks
 from worker.training.stopping import CheckStop
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from core.base_models.shape import Input, find_input
 from worker.training.data.examples import ExampleSet
-from worker.training.lora import LoraModel
+from worker.training.model.lora import LoraModel
 
 _BLOCK: Final = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 _BASE_LAYER: Final = ".base_layer"  # under which PEFT keeps a layer that has an adapter

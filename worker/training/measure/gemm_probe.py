@@ -7,8 +7,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from worker.training.lora import LoraModel
 from worker.training.measure.flops import frozen_linear_layers
+from worker.training.model.lora import LoraModel
 
 MAX_TOKENS_CPU: Final = 512  # more rows are no faster there, and take longer
 _ROUNDS: Final = 3

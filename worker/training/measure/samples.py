@@ -15,7 +15,7 @@ from transformers import DynamicCache
 from core.text.tokenizer import TextTokenizer
 from worker.trainer_process.messages import Sample, Sampled
 from worker.training.data.examples import ExampleSet, TokenizedExample
-from worker.training.lora import LoraModel
+from worker.training.model.lora import LoraModel
 from worker.training.stopping import CheckStop
 
 SAMPLES: Final = 8

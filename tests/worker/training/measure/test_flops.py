@@ -17,11 +17,11 @@ from worker.models.loading import load_base_model
 from worker.trainer_process.messages import StepDone
 from worker.training.data.examples import ExampleSet
 from worker.training.data.plan import Plan
-from worker.training.lora import LoraModel, add_lora
 from worker.training.measure import flops as flops_module
 from worker.training.measure.flops import Amounts, TrainingFlops, count_flops
+from worker.training.model.lora import LoraModel, add_lora
+from worker.training.model.techniques import ALL, Techniques
 from worker.training.step import GradientAccumulator
-from worker.training.techniques import ALL, Techniques
 
 TRANSFORMERS = ALL.without("own_blocks").without("own_attention")
 PROMPT, COMPLETION, EXAMPLES = 31, 17, 8  # characters, which are tokens here

@@ -4,7 +4,7 @@ torch's CPU kernel takes four times as long backwards in bfloat16 as forwards. H
 other products are in the inputs' type, as in flash attention (Dao 2022, 2205.14135), from which the backward
 formula is: with P = softmax(S) and dP = dO V', dS = P * (dP - rowsum(dO * O)). P is kept for segments of one tile;
 for longer ones, where it would be large, backward computes it again. Knows nothing of models; the axes are those of
-``worker.training.attention``.
+``worker.training.model.attention``.
 """
 
 from collections import Counter

@@ -14,7 +14,7 @@ from core.errors import OutOfMemory
 from core.estimates.estimate import Machine
 from core.estimates.memory_plan import MIN_TOKENS, ComputeType, checkpointed_blocks, token_budget
 from worker.training.data.examples import TokenizedExample
-from worker.training.lora import LoraModel
+from worker.training.model.lora import LoraModel
 
 PROBE_TOKENS = 64
 

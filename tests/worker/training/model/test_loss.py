@@ -7,10 +7,10 @@ from transformers import AutoModelForCausalLM
 
 from tests.worker.training.conftest import MakeModel
 from tests.worker.training.runs import SUMS, render
-from worker.training import loss as loss_module
 from worker.training.data.examples import ExampleSet
-from worker.training.lora import LoraModel
-from worker.training.loss import LossSums, weighted_loss
+from worker.training.model import loss as loss_module
+from worker.training.model.lora import LoraModel
+from worker.training.model.loss import LossSums, weighted_loss
 
 Gradients = dict[str, Tensor]
 

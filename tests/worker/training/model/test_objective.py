@@ -11,7 +11,7 @@ from tests.worker.training.runs import Line, render
 from worker.models.loading import LoadedModel, load_base_model
 from worker.training.data.batches import collate
 from worker.training.data.examples import TokenizedExample
-from worker.training.loss import LossSums, weighted_loss
+from worker.training.model.loss import LossSums, weighted_loss
 
 LINES: tuple[Line, ...] = (
     {"prompt": "Question: What is the capital of France?\nAnswer:", "completion": " Paris"},

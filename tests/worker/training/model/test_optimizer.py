@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tests.worker.training.runs import make_job
-from worker.training.optimizer import AdapterOptimizer
+from worker.training.model.optimizer import AdapterOptimizer
 
 
 def _parameters() -> dict[str, nn.Parameter]:

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from worker.training import attention
-from worker.training.blocks import BlockInputs, find_block
 from worker.training.data.batches import MicroBatch, collate
 from worker.training.data.examples import TokenizedExample
-from worker.training.techniques import Techniques
+from worker.training.model import attention
+from worker.training.model.blocks import BlockInputs, find_block
+from worker.training.model.techniques import Techniques
 
 # Two segments of unequal length; a pass that lets one see the other is far off on the second.
 _PROBE_IDS: Final = ((1, 2, 3, 5, 8), (8, 5, 3, 2, 1, 4, 7))

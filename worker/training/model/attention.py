@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from worker.training.cpu_attention import PaddedSegments, own_attention
-from worker.training.techniques import Techniques
+from worker.training.model.cpu_attention import PaddedSegments, own_attention
+from worker.training.model.techniques import Techniques
 
 # Above it torch's CPU kernel is as fast: it works on blocks that stay in a core's own cache.
 LONGEST_OWN = 1024
@@ -66,7 +66,7 @@ class SdpaAttention:
 
 
 class CpuAttention:
-    """Our own function; see ``worker.training.cpu_attention``."""
+    """Our own function; see ``worker.training.model.cpu_attention``."""
 
     def __init__(self, lengths: tuple[int, ...], device: torch.device) -> None:
         self._segments = PaddedSegments(lengths, device)

@@ -11,8 +11,8 @@ from core.estimates.memory_plan import activation_bytes_per_token as planned_byt
 from core.jobs.spec import LoraSpec
 from tests.worker.training.conftest import MakeModel
 from worker.models.loading import load_base_model
-from worker.training.lora import add_lora
-from worker.training.memory import (
+from worker.training.model.lora import add_lora
+from worker.training.model.memory import (
     PROBE_TOKENS,
     activation_bytes_per_token,
     checkpoint_what_does_not_fit,

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from worker.training.data.examples import TokenizedExample
-from worker.training.lora import LoraModel
+from worker.training.model.lora import LoraModel
 
 Gradient = dict[str, Tensor]
 

@@ -6,7 +6,7 @@ import torch
 from tests.worker.training.runs import SUMS, render, train, write_run
 from worker.trainer_process.messages import Finished, StepDone
 from worker.training.data.batches import collate
-from worker.training.noise import draw_noise
+from worker.training.model.noise import draw_noise
 
 CPU = torch.device("cpu")
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import SiLUActivation
 
-from worker.training.attention import Attention
-from worker.training.lora_linear import project
-from worker.training.rotary import rotate
-from worker.training.techniques import Techniques
+from worker.training.model.attention import Attention
+from worker.training.model.lora_linear import project
+from worker.training.model.rotary import rotate
+from worker.training.model.techniques import Techniques
 
 
 @dataclass(frozen=True)
