@@ -15,14 +15,14 @@ DEFECTS = (
     ),
     Defect(
         "33 a resumed optimizer counts its steps from 0",
-        "worker/training/resuming.py",
+        "worker/training/output/resuming.py",
         "    optimizer.restore(checkpoint.optimizer_tensors(), state.step)\n",
         "    optimizer.restore(checkpoint.optimizer_tensors(), 0)\n",
         (f"{RESUME}::TestTrap33",),
     ),
     Defect(
         "33 a resumed optimizer has forgotten its moments",
-        "worker/training/resuming.py",
+        "worker/training/output/resuming.py",
         "    optimizer.restore(checkpoint.optimizer_tensors(), state.step)\n",
         "",
         (f"{RESUME}::TestTrap33",),
@@ -43,7 +43,7 @@ DEFECTS = (
     ),
     Defect(
         "34 a resumed run begins with a fresh adapter",
-        "worker/training/resuming.py",
+        "worker/training/output/resuming.py",
         "    restore_adapter(model, checkpoint.adapter_folder)\n",
         "",
         (f"{RESUME}::test_trap_34_a_resumed_run_begins_with_the_checkpoints_adapter_ready_to_train",),
@@ -90,14 +90,14 @@ DEFECTS = (
     ),
     Defect(
         "a checkpoint that was not finished stands in the way of the next",
-        "worker/training/checkpoint.py",
+        "worker/training/output/checkpoint.py",
         "            shutil.rmtree(unfinished)\n",
         "            pass\n",
         (KILLS,),
     ),
     Defect(
         "a resumed run counts its tokens anew",
-        "worker/training/resuming.py",
+        "worker/training/output/resuming.py",
         "        seen_tokens=state.seen_tokens,\n",
         "        seen_tokens=0,\n",
         (KILLS,),

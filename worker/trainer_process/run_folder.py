@@ -1,7 +1,7 @@
 """The folder of one attempt: what the worker writes for the trainer, and the trainer's exit codes.
 
 Torch-free, because the worker reads and writes it too. What the trainer says while it runs is
-``worker.trainer_process.messages``; what a checkpoint holds is ``worker.training.checkpoint``.
+``worker.trainer_process.messages``; what a checkpoint holds is ``worker.training.output.checkpoint``.
 """
 
 import os

@@ -15,9 +15,9 @@ from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 from worker.models.loading import LoadedModel, choose_device, load_base_model
 from worker.trainer_process.run_folder import CHECKPOINTS, RunSpec
-from worker.training.checkpoint import CheckpointFolder, recorded_environment
 from worker.training.data.examples import RunData, load_data
 from worker.training.data.summary import name_lines
+from worker.training.output.checkpoint import CheckpointFolder, recorded_environment
 from worker.training.reporter import Reporter, note
 from worker.training.stopping import CheckStop
 

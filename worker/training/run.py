@@ -8,8 +8,6 @@ from core.jobs.events import EventLevel
 from worker.models.loading import LoadedModel
 from worker.trainer_process.messages import Finished, Phase, Resumed
 from worker.trainer_process.run_folder import ADAPTER, CHECKPOINTS, CONTINUE_FROM, RESULTS, RunSpec, read_spec
-from worker.training.checkpoint import Checkpoint, CheckpointFolder, CheckpointState, find_resumable
-from worker.training.continuing import start_from
 from worker.training.data.examples import RunData
 from worker.training.data.plan import Plan
 from worker.training.loop import TrainingLoop
@@ -27,13 +25,15 @@ from worker.training.model.memory import (
     peak_memory_bytes,
 )
 from worker.training.model.optimizer import AdapterOptimizer
+from worker.training.output.adapter_writer import AdapterWriter
+from worker.training.output.checkpoint import Checkpoint, CheckpointFolder, CheckpointState, find_resumable
+from worker.training.output.continuing import start_from
+from worker.training.output.resuming import environment_of, identity_of, restore
 from worker.training.preparation import load_run_base, load_run_data
 from worker.training.ranks import ALONE, Ranks
 from worker.training.reporter import Reporter, note
-from worker.training.resuming import environment_of, identity_of, restore
 from worker.training.step import GradientAccumulator
 from worker.training.stopping import CheckStop
-from worker.training.writing import AdapterWriter
 
 
 @dataclass(frozen=True)

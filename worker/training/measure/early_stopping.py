@@ -1,6 +1,6 @@
 """Which evaluation was the best so far, and whether a run still has reason to go on.
 
-Knows numbers only; where the best checkpoint's adapter lies is ``worker.training.checkpoint``.
+Knows numbers only; where the best checkpoint's adapter lies is ``worker.training.output.checkpoint``.
 """
 
 from collections.abc import Iterator

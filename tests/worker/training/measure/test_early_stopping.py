@@ -12,9 +12,9 @@ from tests.worker.training.runs import Killed, kill_after, stop_after, train, wr
 from worker.trainer_process.messages import Evaluated, Finished, Note, Resumed, StepDone
 from worker.trainer_process.run_folder import ADAPTER, CHECKPOINTS
 from worker.training import loop as loop_module
-from worker.training.checkpoint import BEST
 from worker.training.measure.early_stopping import Standing, describe_ending
 from worker.training.measure.evaluation import evaluate
+from worker.training.output.checkpoint import BEST
 
 TOTAL_STEPS = 5  # of a run over SUMS with the batches of make_job and one epoch
 EACH_STEP: dict[str, Any] = {"n_epochs": 1, "n_evals": TOTAL_STEPS}

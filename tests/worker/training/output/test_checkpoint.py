@@ -7,7 +7,8 @@ import torch
 from core.errors import CheckpointInvalid
 from tests.worker.training.runs import RecordingReporter
 from worker.trainer_process.messages import Evaluated, Note
-from worker.training.checkpoint import (
+from worker.training.measure.early_stopping import Standing
+from worker.training.output.checkpoint import (
     MANIFEST,
     OPTIMIZER,
     STATE,
@@ -16,7 +17,6 @@ from worker.training.checkpoint import (
     find_resumable,
     read_checkpoint,
 )
-from worker.training.measure.early_stopping import Standing
 
 IDENTITY = {"specification": "1", "data set": "2"}
 

@@ -1,6 +1,6 @@
 """What a run is made of, so that another one's checkpoint is refused, and how it goes on from one of its own.
 
-Files and their verification are ``worker.training.checkpoint``'s.
+Files and their verification are ``worker.training.output.checkpoint``'s.
 """
 
 import hashlib
@@ -13,12 +13,12 @@ import transformers
 from core.serving.adapter_format import canonical_json
 from worker.models.loading import LoadedModel
 from worker.trainer_process.run_folder import RunSpec
-from worker.training.checkpoint import Checkpoint
 from worker.training.data.examples import RunData
 from worker.training.data.plan import PLAN_VERSION
 from worker.training.metrics import Progress
 from worker.training.model.lora import LoraModel, restore_adapter
 from worker.training.model.optimizer import AdapterOptimizer
+from worker.training.output.checkpoint import Checkpoint
 from worker.training.ranks import Ranks
 
 
