@@ -20,7 +20,7 @@ from core.serving.adapter_format import WEIGHTS
 from core.serving.generation import FinishReason
 from core.store.blobs import LocalBlobStore
 from tests.worker.inference.engine_harness import Bench, Completion, complete, make_request, store_adapter
-from tests.worker.training.runs import Line, train, write_run
+from tests.worker.training.run_folders import Line, train, write_run
 from worker.models.importing import import_base_model
 from worker.models.loading import LoadedModel, load_base_model
 from worker.trainer_process.messages import Evaluated, StepDone

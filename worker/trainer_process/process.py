@@ -22,7 +22,7 @@ from worker.trainer_process.messages import Message, parse
 from worker.trainer_process.stop import Stop
 
 COMMAND: Final = (sys.executable, "-m", "worker.training")
-LAUNCHER: Final = (sys.executable, "-m", "worker.training.launch")
+LAUNCHER: Final = (sys.executable, "-m", "worker.training.process.launch")
 
 # What a trainer may see of this process's environment: nothing that could carry a credential.
 _PASSED: Final = frozenset(

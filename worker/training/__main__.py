@@ -16,10 +16,10 @@ from core.errors import ServiceError, TrainingError
 from worker.trainer_process.messages import Failed
 from worker.trainer_process.run_folder import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, EXIT_PEER_LOST
 from worker.training.measure.stopwatch import Stopwatch
-from worker.training.ranks import PeerLost, Ranks
-from worker.training.reporter import LastWords, PipeReporter
+from worker.training.process.ranks import PeerLost, Ranks
+from worker.training.process.reporter import LastWords, PipeReporter
+from worker.training.process.stopping import Stopped, StopSignal
 from worker.training.run import run
-from worker.training.stopping import Stopped, StopSignal
 
 logger = logging.getLogger("loramill.trainer")
 

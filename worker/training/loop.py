@@ -19,10 +19,10 @@ from worker.training.measure.stopwatch import Stopwatch
 from worker.training.metrics import Meter, Progress
 from worker.training.model.lora import LoraModel
 from worker.training.model.optimizer import AdapterOptimizer
-from worker.training.ranks import ALONE, Ranks
-from worker.training.reporter import Reporter
+from worker.training.process.ranks import ALONE, Ranks
+from worker.training.process.reporter import Reporter
+from worker.training.process.stopping import CheckStop, Stopped
 from worker.training.step import GradientAccumulator
-from worker.training.stopping import CheckStop, Stopped
 
 CHECKPOINT_INTERVAL_S = 60.0
 

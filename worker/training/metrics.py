@@ -16,7 +16,7 @@ from worker.training.measure.flops import Amounts, TrainingFlops, count_flops
 from worker.training.measure.gemm_probe import probe_flops_per_s
 from worker.training.model.lora import LoraModel
 from worker.training.model.memory import peak_memory_bytes
-from worker.training.ranks import ALONE, Ranks
+from worker.training.process.ranks import ALONE, Ranks
 from worker.training.step import StepSums
 
 RATE_KEPT: Final = 0.9  # how much of what the rates are taken from outlives a step

@@ -18,8 +18,8 @@ from worker.trainer_process.run_folder import CHECKPOINTS, RunSpec
 from worker.training.data.examples import RunData, load_data
 from worker.training.data.summary import name_lines
 from worker.training.output.checkpoint import CheckpointFolder, recorded_environment
-from worker.training.reporter import Reporter, note
-from worker.training.stopping import CheckStop
+from worker.training.process.reporter import Reporter, note
+from worker.training.process.stopping import CheckStop
 
 
 def load_run_data(run_folder: Path, spec: RunSpec, reporter: Reporter, check_stop: CheckStop) -> RunData:

@@ -30,10 +30,10 @@ from worker.training.output.checkpoint import Checkpoint, CheckpointFolder, Chec
 from worker.training.output.continuing import start_from
 from worker.training.output.resuming import environment_of, identity_of, restore
 from worker.training.preparation import load_run_base, load_run_data
-from worker.training.ranks import ALONE, Ranks
-from worker.training.reporter import Reporter, note
+from worker.training.process.ranks import ALONE, Ranks
+from worker.training.process.reporter import Reporter, note
+from worker.training.process.stopping import CheckStop
 from worker.training.step import GradientAccumulator
-from worker.training.stopping import CheckStop
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from worker.training.model.lora import LoraModel
 from worker.training.model.loss import LossSums, weighted_loss
 from worker.training.model.memory import is_out_of_memory
 from worker.training.model.noise import draw_noise
-from worker.training.ranks import ALONE, Ranks
-from worker.training.stopping import CheckStop
+from worker.training.process.ranks import ALONE, Ranks
+from worker.training.process.stopping import CheckStop
 
 
 @dataclass(frozen=True)

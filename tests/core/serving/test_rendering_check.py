@@ -20,7 +20,7 @@ from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 from tests.tiny_models import CONTEXT_TOKENS
 from tests.worker.inference.engine_harness import Bench, Completion, complete, make_request, store_adapter
-from tests.worker.training.runs import Line, render, train, write_run
+from tests.worker.training.run_folders import Line, render, train, write_run
 from worker.inference.engine import LocalEngine
 from worker.trainer_process.run_folder import ADAPTER
 

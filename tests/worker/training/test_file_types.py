@@ -12,7 +12,7 @@ from core.errors import ExampleInvalid, ParquetNotInstalled
 from core.jobs.spec import PromptFormat
 from core.text.files.read import FileType
 from tests.tables import parquet_of
-from tests.worker.training.runs import file_ref, train, write_run
+from tests.worker.training.run_folders import file_ref, train, write_run
 from worker.trainer_process.messages import Finished, StepDone
 from worker.trainer_process.run_folder import ADAPTER, TRAINING_FILE, VALIDATION_FILE
 

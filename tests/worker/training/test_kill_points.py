@@ -16,7 +16,7 @@ import pytest
 
 from core.jobs.spec import LoraSpec
 from core.serving.adapter_format import MANIFEST, WEIGHTS
-from tests.worker.training.runs import Killed, RecordingReporter, write_run
+from tests.worker.training.run_folders import Killed, RecordingReporter, write_run
 from worker.trainer_process.messages import CheckpointWritten, Evaluated, Finished, Message, StepDone
 from worker.trainer_process.run_folder import ADAPTER, RESULTS
 from worker.training import run as run_module

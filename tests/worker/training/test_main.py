@@ -12,7 +12,7 @@ from typing import IO
 import pytest
 
 from core.serving.adapter_format import WEIGHTS
-from tests.worker.training.runs import train, write_run
+from tests.worker.training.run_folders import train, write_run
 from worker.trainer_process.messages import Failed, Finished, Message, Resumed, StepDone, parse
 from worker.trainer_process.run_folder import ADAPTER, EXIT_AGAIN, EXIT_DONE, EXIT_FAILED
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.worker.training.runs import SUMS, train, write_run
+from tests.worker.training.run_folders import SUMS, train, write_run
 from worker.trainer_process.messages import Evaluated, StepDone
 from worker.training.data.examples import ExampleSet
 from worker.training.data.plan import Plan

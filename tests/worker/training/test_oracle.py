@@ -19,7 +19,7 @@ from core.jobs.spec import LoraSpec
 from tests.golden_files import IGNORE_INDEX
 from tests.worker.training.conftest import MakeModel
 from tests.worker.training.reference_model import adapter_of, relative_error, stock_model, take_gradient
-from tests.worker.training.runs import SUMS, never_stop, render, train, write_run
+from tests.worker.training.run_folders import SUMS, never_stop, render, train, write_run
 from worker.models.loading import load_base_model
 from worker.trainer_process.messages import StepDone
 from worker.trainer_process.run_folder import ADAPTER

@@ -13,7 +13,7 @@ from core.text.files.read import read_examples
 from core.text.preview import Preview, preview
 from core.text.rendering import Reason, Renderer
 from core.text.tokenizer import TextTokenizer
-from tests.worker.training.runs import Line, make_job, never_stop
+from tests.worker.training.run_folders import Line, make_job, never_stop
 from worker.training.data.examples import RunData, load_data
 
 PROMPTS: tuple[Line, ...] = (

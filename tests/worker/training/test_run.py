@@ -19,7 +19,7 @@ from core.errors import (
 )
 from core.serving.adapter_format import CONFIG, MANIFEST, WEIGHTS, parse_manifest
 from core.text.tokenizer import TextTokenizer
-from tests.worker.training.runs import (
+from tests.worker.training.run_folders import (
     SUMS,
     Killed,
     RecordingReporter,

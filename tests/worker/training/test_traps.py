@@ -24,7 +24,7 @@ from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 from tests.golden_files import read_golden
 from tests.worker.training.conftest import MakeModel
-from tests.worker.training.runs import SUMS, RecordingReporter, make_job, render, train, write_run
+from tests.worker.training.run_folders import SUMS, RecordingReporter, make_job, render, train, write_run
 from worker.models.loading import LoadedModel, load_base_model
 from worker.trainer_process.messages import StepDone
 from worker.trainer_process.run_folder import ADAPTER

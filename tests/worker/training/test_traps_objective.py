@@ -18,7 +18,7 @@ from tests.worker.training.reference_model import (
     stock_model,
     take_gradient,
 )
-from tests.worker.training.runs import SUMS, Line, make_job, never_stop, render, train, write_run
+from tests.worker.training.run_folders import SUMS, Line, make_job, never_stop, render, train, write_run
 from worker.models.loading import load_base_model
 from worker.trainer_process.messages import Evaluated, StepDone
 from worker.training.data.examples import ExampleSet

@@ -17,7 +17,7 @@ from core.errors import BaseModelInvalid, LossNotFinite
 from core.serving.adapter_format import WEIGHTS
 from tests.tiny_models import write_tiny_phi
 from tests.worker.training.conftest import MakeModel
-from tests.worker.training.runs import Killed, RecordingReporter, train, write_run
+from tests.worker.training.run_folders import Killed, RecordingReporter, train, write_run
 from tests.worker.training.test_kill_points import ANSWER_TOKENS, TOKEN_BUDGET, assert_same_log, log_of, result_of
 from worker.models import precision
 from worker.models.loading import load_base_model

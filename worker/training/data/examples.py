@@ -22,7 +22,7 @@ from core.text.rendering import ANSWER, RenderedExample, Renderer
 from core.text.split import held_out, prompt_key
 from worker.training.data.kept_prompts import PromptKeeper
 from worker.training.data.summary import LINES_NAMED, Account
-from worker.training.stopping import CheckStop
+from worker.training.process.stopping import CheckStop
 
 
 @dataclass(frozen=True)

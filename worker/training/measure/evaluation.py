@@ -6,8 +6,8 @@ from worker.trainer_process.messages import Evaluated
 from worker.training.data.examples import ExampleSet
 from worker.training.model.lora import LoraModel
 from worker.training.model.loss import LossSums, weighted_loss
-from worker.training.ranks import ALONE, Ranks
-from worker.training.stopping import CheckStop
+from worker.training.process.ranks import ALONE, Ranks
+from worker.training.process.stopping import CheckStop
 
 
 def evaluate(

@@ -16,7 +16,7 @@ from core.text.tokenizer import TextTokenizer
 from worker.trainer_process.messages import Sample, Sampled
 from worker.training.data.examples import ExampleSet, TokenizedExample
 from worker.training.model.lora import LoraModel
-from worker.training.stopping import CheckStop
+from worker.training.process.stopping import CheckStop
 
 SAMPLES: Final = 8
 MAX_NEW_TOKENS: Final = 64

@@ -22,7 +22,7 @@ from core.serving.adapter_format import FileDigest, canonical_json, digest_file,
 from worker.trainer_process.messages import Evaluated
 from worker.trainer_process.run_folder import ADAPTER
 from worker.training.measure.early_stopping import Standing
-from worker.training.reporter import Reporter, note
+from worker.training.process.reporter import Reporter, note
 
 MANIFEST = "manifest.json"
 OPTIMIZER = "optimizer.safetensors"

@@ -19,7 +19,7 @@ from worker.training.metrics import Progress
 from worker.training.model.lora import LoraModel, restore_adapter
 from worker.training.model.optimizer import AdapterOptimizer
 from worker.training.output.checkpoint import Checkpoint
-from worker.training.ranks import Ranks
+from worker.training.process.ranks import Ranks
 
 
 def restore(checkpoint: Checkpoint, model: LoraModel, optimizer: AdapterOptimizer) -> Progress:

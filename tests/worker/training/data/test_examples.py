@@ -9,7 +9,7 @@ from core.jobs.spec import PromptFormat
 from core.text.files.examples import Example
 from core.text.rendering import RenderedExample, Renderer
 from tests.byte_tokenizer import END_OF_TEXT
-from tests.worker.training.runs import render
+from tests.worker.training.run_folders import render
 
 ONE = {"prompt": "ab", "completion": "cd"}
 MANY = [{"prompt": f"What is {number}?", "completion": f" {number}"} for number in range(200)]

@@ -12,7 +12,7 @@ from core.text.files.examples import example_of
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 from tests.byte_tokenizer import write_byte_tokenizer
-from tests.worker.training.runs import Line, make_job, render
+from tests.worker.training.run_folders import Line, make_job, render
 from worker.training.data.kept_prompts import PROMPT_LIMIT_BYTES, PromptKeeper
 
 PAIRS: list[Line] = [{"prompt": f"p{number}", "completion": "c"} for number in range(100)]

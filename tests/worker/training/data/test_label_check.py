@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from core.errors import LabelsMismatch
-from tests.worker.training.runs import render
+from tests.worker.training.run_folders import render
 from worker.training.data.batches import MicroBatch, collate
 from worker.training.data.examples import ExampleSet
 from worker.training.data.label_check import require_labels

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from core.serving.adapter_format import MANIFEST, WEIGHTS, parse_manifest
-from tests.worker.training.runs import Killed, kill_after, stop_after, train, write_run
+from tests.worker.training.run_folders import Killed, kill_after, stop_after, train, write_run
 from worker.trainer_process.messages import Evaluated, Finished, Note, Resumed, StepDone
 from worker.trainer_process.run_folder import ADAPTER, CHECKPOINTS
 from worker.training import loop as loop_module

@@ -4,9 +4,9 @@ import pytest
 
 from core.jobs.spec import LoraSpec
 from tests.worker.training.conftest import MakeModel
-from tests.worker.training.runs import SUMS, never_stop, render
+from tests.worker.training.run_folders import SUMS, never_stop, render
 from worker.training.measure.evaluation import evaluate
-from worker.training.stopping import Stopped
+from worker.training.process.stopping import Stopped
 
 
 def test_the_result_depends_neither_on_batching_nor_on_the_prompts_weight(

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from core.jobs.spec import LoraSpec
 from tests.tiny_models import write_tiny_llama, write_tiny_phi
-from tests.worker.training.runs import never_stop, render, train, write_run
+from tests.worker.training.run_folders import never_stop, render, train, write_run
 from worker.models.loading import load_base_model
 from worker.trainer_process.messages import StepDone
 from worker.training.data.examples import ExampleSet

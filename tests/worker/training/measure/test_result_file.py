@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from tests.worker.jobs.step_messages import step_done
-from tests.worker.training.runs import Killed, kill_after, train, write_run
+from tests.worker.training.run_folders import Killed, kill_after, train, write_run
 from worker.trainer_process.messages import Evaluated, StepDone
 from worker.trainer_process.run_folder import RESULTS
 from worker.training.measure.result_file import COLUMNS, OPENAI_COLUMNS, ResultRows

@@ -10,11 +10,11 @@ from transformers import AutoModelForCausalLM
 from core.text.tokenizer import TextTokenizer
 from tests.tiny_models import CONTEXT_TOKENS
 from tests.worker.training.conftest import MakeModel
-from tests.worker.training.runs import Line, never_stop, render, train, write_run
+from tests.worker.training.run_folders import Line, never_stop, render, train, write_run
 from worker.trainer_process.messages import Evaluated, Sample, Sampled, StepDone
 from worker.training.data.examples import ExampleSet
 from worker.training.measure.samples import MARGIN_TOKENS, MAX_NEW_TOKENS, SAMPLES, Question, Sampler, choose_questions
-from worker.training.stopping import Stopped
+from worker.training.process.stopping import Stopped
 
 PROMPTS = ("a", "Please add. 3+4=", "words of some length, then", "b?")
 

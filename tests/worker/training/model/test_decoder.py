@@ -12,7 +12,7 @@ from transformers import PhiConfig, PhiForCausalLM
 
 from core.jobs.spec import LoraSpec
 from tests.worker.training.conftest import MakeModel
-from tests.worker.training.runs import SUMS, render
+from tests.worker.training.run_folders import SUMS, render
 from worker.models.loading import LoadedModel, load_base_model
 from worker.training.data.examples import ExampleSet, TokenizedExample
 from worker.training.model.blocks import rms_norm

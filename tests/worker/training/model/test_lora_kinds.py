@@ -14,7 +14,7 @@ from core.jobs.spec import LoraSpec
 from core.serving.adapter_format import MANIFEST, WEIGHTS, parse_manifest
 from tests.worker.inference.engine_harness import Bench, PeftOracle, make_request, store_adapter
 from tests.worker.training.conftest import MakeModel
-from tests.worker.training.runs import Killed, kill_after, train, write_run
+from tests.worker.training.run_folders import Killed, kill_after, train, write_run
 from worker.models.loading import load_base_model
 from worker.trainer_process.messages import Finished, StepDone
 from worker.trainer_process.run_folder import ADAPTER

@@ -6,7 +6,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from tests.worker.training.conftest import MakeModel
-from tests.worker.training.runs import SUMS, render
+from tests.worker.training.run_folders import SUMS, render
 from worker.training.data.examples import ExampleSet
 from worker.training.model import loss as loss_module
 from worker.training.model.lora import LoraModel

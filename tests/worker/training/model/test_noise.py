@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.worker.training.runs import SUMS, render, train, write_run
+from tests.worker.training.run_folders import SUMS, render, train, write_run
 from worker.trainer_process.messages import Finished, StepDone
 from worker.training.data.batches import collate
 from worker.training.model.noise import draw_noise

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.worker.training.runs import make_job
+from tests.worker.training.run_folders import make_job
 from worker.training.model.optimizer import AdapterOptimizer
 
 

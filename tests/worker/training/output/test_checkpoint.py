@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from core.errors import CheckpointInvalid
-from tests.worker.training.runs import RecordingReporter
+from tests.worker.training.run_folders import RecordingReporter
 from worker.trainer_process.messages import Evaluated, Note
 from worker.training.measure.early_stopping import Standing
 from worker.training.output.checkpoint import (

@@ -12,7 +12,7 @@ import pytest
 from core.errors import AdapterInvalid, AdapterUnchanged, CheckpointInvalid
 from core.jobs.spec import AdapterRef
 from core.serving.adapter_format import MANIFEST, WEIGHTS, parse_manifest
-from tests.worker.training.runs import SUMS, Killed, kill_after, train, write_run
+from tests.worker.training.run_folders import SUMS, Killed, kill_after, train, write_run
 from worker.trainer_process.messages import Evaluated, Finished, Note, StepDone
 from worker.trainer_process.run_folder import ADAPTER, CHECKPOINTS, CONTINUE_FROM
 

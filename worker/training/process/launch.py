@@ -1,7 +1,7 @@
-"""Starts one trainer per GPU and makes them look like one: ``python -m worker.training.launch --ranks N RUN_DIR``.
+"""Starts one trainer per GPU and makes them look like one: ``python -m worker.training.process.launch --ranks N RUN_DIR``.
 
 Torch-free. Tells each its rank in torchrun's variables; unlike torchrun it lets the events' pipe and the exit codes
-through. What the trainers then agree on is ``worker.training.ranks``.
+through. What the trainers then agree on is ``worker.training.process.ranks``.
 """
 
 import argparse
@@ -53,7 +53,9 @@ class RankProcess:
 
 def main() -> int:
     """Run the trainers to their end; give the exit code that stands for all."""
-    parser = argparse.ArgumentParser(prog="python -m worker.training.launch", description="Train on several GPUs.")
+    parser = argparse.ArgumentParser(
+        prog="python -m worker.training.process.launch", description="Train on several GPUs."
+    )
     parser.add_argument("run_folder", type=Path, metavar="RUN_DIR")
     parser.add_argument("--ranks", type=int, required=True, help="number of trainers, one per GPU")
     parser.add_argument("--events-fd", type=int, default=1, help="file descriptor for messages (default: stdout)")

@@ -15,8 +15,8 @@ from core.text.tokenizer import TextTokenizer
 from worker.trainer_process.messages import Message, StepDone
 from worker.trainer_process.run_folder import TRAINING_FILE, VALIDATION_FILE, RunSpec, write_spec
 from worker.training.data.examples import RunData, load_data
+from worker.training.process.stopping import Stopped
 from worker.training.run import run
-from worker.training.stopping import Stopped
 
 M = TypeVar("M", bound=Message)
 Line = dict[str, Any]

@@ -10,20 +10,20 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.worker.training.ranked import checkpoint_each_step, run_ranks
-from tests.worker.training.runs import write_run
+from tests.worker.training.process.ranked import checkpoint_each_step, run_ranks
+from tests.worker.training.run_folders import write_run
 from tests.worker.training.test_kill_points import result_of
 from tests.worker.training.test_main import started
 from worker.trainer_process.messages import Failed, Finished, Message, Note, Resumed, StepDone, parse
 from worker.trainer_process.process import COMMAND, LAUNCHER, TrainerProcess, command_for
 from worker.trainer_process.run_folder import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, EXIT_PEER_LOST, LOG
-from worker.training.launch import choose_code
+from worker.training.process.launch import choose_code
 
 KILLED = -signal.SIGKILL
 PROGRAM = (
     "-c",
     "import sys; from worker.training import launch; launch.GRACE_S = 0.5; "
-    "launch.TRAINER = (sys.executable, '-m', 'tests.worker.training.fake_rank'); sys.exit(launch.main())",
+    "launch.TRAINER = (sys.executable, '-m', 'tests.worker.training.process.fake_rank'); sys.exit(launch.main())",
 )
 
 

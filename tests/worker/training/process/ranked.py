@@ -22,7 +22,7 @@ from worker.training import loop
 from worker.training import run as run_module
 from worker.training.measure.samples import Sampler
 from worker.training.model.optimizer import AdapterOptimizer
-from worker.training.stopping import CheckStop
+from worker.training.process.stopping import CheckStop
 
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload([__name__])

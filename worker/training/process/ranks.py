@@ -1,7 +1,7 @@
 """The processes that train one adapter together, one per GPU: what they share out, add up and agree on.
 
 Each holds the whole base model and all examples; what travels is the adapter's gradient, once a step, and single
-numbers. How they are started is ``worker.training.launch``, and with one of them nothing here does anything.
+numbers. How they are started is ``worker.training.process.launch``, and with one of them nothing here does anything.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from core.errors import RanksDiffer
 from worker.training.model.loss import LossSums
-from worker.training.stopping import CheckStop, Stopped
+from worker.training.process.stopping import CheckStop, Stopped
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ class Ranks:
 
     @classmethod
     def told(cls, environ: Mapping[str, str]) -> "Ranks":
-        """Read what `worker.training.launch` wrote; without it, there is one."""
+        """Read what `worker.training.process.launch` wrote; without it, there is one."""
         return cls(int(environ["RANK"]), int(environ["WORLD_SIZE"])) if "WORLD_SIZE" in environ else cls()
 
     def meet(self, environ: Mapping[str, str], store_fd: int | None = None) -> None:

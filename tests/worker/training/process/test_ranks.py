@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from core.jobs.spec import LoraSpec
 from core.serving.adapter_format import WEIGHTS
-from tests.worker.training.ranked import (
+from tests.worker.training.process.ranked import (
     after_step,
     checkpoint_each_step,
     run_ranks,
@@ -19,7 +19,7 @@ from tests.worker.training.ranked import (
     signal_while_sampling,
     token_budgets,
 )
-from tests.worker.training.runs import SUMS, train, write_run
+from tests.worker.training.run_folders import SUMS, train, write_run
 from tests.worker.training.test_kill_points import assert_same_log, log_of, result_of
 from worker.trainer_process.messages import (
     CheckpointWritten,

@@ -1,9 +1,9 @@
 import os
 
 from core.jobs.events import EventLevel
-from tests.worker.training.runs import RecordingReporter
+from tests.worker.training.run_folders import RecordingReporter
 from worker.trainer_process.messages import Alive, Note, Phase, parse
-from worker.training.reporter import ALIVE_INTERVAL_S, PipeReporter, note
+from worker.training.process.reporter import ALIVE_INTERVAL_S, PipeReporter, note
 
 
 class SetClock:
