@@ -8,8 +8,8 @@ from tests.app.test_huggingface_client import TestHuggingface  # noqa: F401  (co
 from tests.app.test_lorax_client import TestLorax  # noqa: F401
 from tests.app.test_openai_generation import TestOpenai  # noqa: F401
 from tests.app.test_text_generation_client import TestTextGeneration  # noqa: F401
-from tests.served import Served
-from tests.stack import TINY, eventually, running_stack, write_examples
+from tests.harness.served import Served
+from tests.harness.stack import TINY, eventually, running_stack, write_examples
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

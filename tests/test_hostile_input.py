@@ -21,9 +21,9 @@ import pytest
 from core.base_models.registry import BaseModelEntry, Folder, Registry
 from core.process.bound import bound
 from core.store.migrate import upgrade
-from tests.hostile import BOMBS, COLUMNS, UPLOADS, File, Form, malformed_template
-from tests.stack import TINY, command_environ, eventually, free_port, tail
-from tests.tiny_models import write_tiny_llama
+from tests.harness.hostile import BOMBS, COLUMNS, UPLOADS, File, Form, malformed_template
+from tests.harness.stack import TINY, command_environ, eventually, free_port, tail
+from tests.harness.tiny_models import write_tiny_llama
 
 SEED = 20261124
 EACH = 4  # files of each kind

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.golden_files import golden_names
+from tests.harness.golden_files import golden_names
 from tests.planted_defects import (
     in_hyperparameters,
     in_optimization,

@@ -20,8 +20,8 @@ from core.settings import Settings
 from core.store import adapters
 from core.store.blobs import LocalBlobStore
 from core.store.db import Database
-from tests.stack import TINY, Stack, command_environ, eventually, free_port, running_stack, write_examples
-from tests.tables import parquet_of
+from tests.harness.stack import TINY, Stack, command_environ, eventually, free_port, running_stack, write_examples
+from tests.harness.tables import parquet_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

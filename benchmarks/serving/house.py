@@ -18,7 +18,7 @@ from core.settings import Settings
 from core.store import migrate
 from core.store.blobs import LocalBlobStore
 from core.store.db import Database
-from tests.published_model import publish
+from tests.harness.published_model import publish
 from worker.jobs.publishing import StoredAdapter, store_adapter
 
 

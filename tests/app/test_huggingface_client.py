@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import BadRequestError, UnknownError, ValidationError
 
-from tests.served import JSON_TOKENS, PROMPT, SCHEMA, Served
+from tests.harness.served import JSON_TOKENS, PROMPT, SCHEMA, Served
 
 
 class TestHuggingface:

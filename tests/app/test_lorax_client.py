@@ -7,7 +7,7 @@ import pytest
 from lorax import AsyncClient, Client
 from lorax.errors import NotFoundError, UnknownError, ValidationError
 
-from tests.served import JSON_TOKENS, PROMPT, SCHEMA, Served
+from tests.harness.served import JSON_TOKENS, PROMPT, SCHEMA, Served
 
 
 @pytest.mark.filterwarnings("ignore:The `dict` method is deprecated:DeprecationWarning")  # the client's own

@@ -10,8 +10,8 @@ from pydantic import SecretStr
 from core.errors import EngineBusy, EngineUnavailable, GenerationFailed
 from core.store import adapters, files, leases
 from tests.app.conftest import BASE, EXAMPLES, House, serving
-from tests.finished_job import finish
-from tests.published_model import publish
+from tests.harness.finished_job import finish
+from tests.harness.published_model import publish
 
 KEY = "correct-horse-battery"
 

@@ -8,7 +8,7 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from tests.served import JSON_TOKENS, PROMPT, SCHEMA, Served
+from tests.harness.served import JSON_TOKENS, PROMPT, SCHEMA, Served
 
 MESSAGES: Any = [{"role": "developer", "content": "be brief"}, {"role": "user", "content": PROMPT}]
 

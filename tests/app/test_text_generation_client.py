@@ -10,7 +10,7 @@ from text_generation import Client
 from text_generation.errors import ValidationError
 from text_generation.types import Grammar, GrammarType, Message
 
-from tests.served import JSON_TOKENS, PROMPT, SCHEMA, Served
+from tests.harness.served import JSON_TOKENS, PROMPT, SCHEMA, Served
 
 
 @pytest.mark.filterwarnings("ignore:The `dict` method is deprecated:DeprecationWarning")  # the client's own

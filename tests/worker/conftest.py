@@ -15,7 +15,7 @@ from core.store import files, jobs, migrate, steering
 from core.store.blobs import LocalBlobStore
 from core.store.db import Database
 from core.store.tables import AdapterRecord, AttemptRecord, CheckpointRecord, EventRecord, FileStatus, JobRecord
-from tests import fake_trainer
+from tests.harness import fake_trainer
 from worker.jobs.runtime import Runtime
 
 BASE_MODEL = "smollm2-135m-instruct"

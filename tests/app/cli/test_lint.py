@@ -10,7 +10,7 @@ from app.cli import main
 from core.base_models.registry import Folder
 from core.jobs.spec import OverLength, TrainOn
 from tests.app.cli.command import Done, loramill, loramill_process
-from tests.byte_tokenizer import write_byte_tokenizer
+from tests.harness.byte_tokenizer import write_byte_tokenizer
 
 GOOD = '{"prompt": "Which is the largest?", "completion": " The blue one."}\n'
 OTHER = '{"prompt": "Where do they live?", "completion": " In the far north."}\n'

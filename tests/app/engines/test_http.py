@@ -40,7 +40,7 @@ from core.serving.generation import (
     Variables,
 )
 from tests.app.conftest import serving
-from tests.stub_engine import StubEngine
+from tests.harness.stub_engine import StubEngine
 from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.server import create_app as create_engine_app
 

@@ -14,7 +14,7 @@ from core.errors import StorageFull
 from core.settings import Settings
 from core.store.blobs import BlobWriter, LocalBlobStore
 from tests.app.conftest import BASE, COLUMNS, EXAMPLES, House, upload
-from tests.tables import parquet_of
+from tests.harness.tables import parquet_of
 
 
 def test_an_upload_is_checked_and_kept(client: TestClient) -> None:

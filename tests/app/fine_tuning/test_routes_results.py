@@ -10,7 +10,7 @@ from core.jobs.spec import AdapterRef, JobSpec
 from core.store import adapters, events, jobs, leases
 from tests.app.conftest import BASE, House
 from tests.app.fine_tuning.created import create
-from tests.finished_job import finish
+from tests.harness.finished_job import finish
 
 
 def test_jobs_are_paged_newest_first_and_filtered_by_metadata(client: TestClient, file_id: str) -> None:

@@ -8,7 +8,7 @@ from starlette.testclient import TestClient
 from core.errors import AdapterInvalid, EngineUnavailable
 from core.serving.generation import Conversation, RenderRequest, Turn, Variables
 from tests.app.conftest import BASE, House
-from tests.published_model import publish
+from tests.harness.published_model import publish
 
 MODEL = "ft:x"
 DIGEST = "e" * 64

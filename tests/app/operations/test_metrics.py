@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 
 from core.errors import GenerationFailed
 from tests.app.conftest import BASE, House, serving
-from tests.stub_engine import StubEngine
+from tests.harness.stub_engine import StubEngine
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 

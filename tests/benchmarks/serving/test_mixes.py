@@ -8,7 +8,7 @@ from benchmarks.serving.contestants import OurEngine
 from benchmarks.serving.mixes import Expected, MixRow, Tally, judge, make_mixes, make_prompts, make_specs, power
 from core.errors import EngineBusy
 from core.serving.generation import Delta, FinishReason, GenerationRequest, Token, Usage
-from tests.stub_engine import StubEngine
+from tests.harness.stub_engine import StubEngine
 
 FAR = 1.0  # a margin that float32 does not cross
 EXPECTED = {(model, 0): Expected(((model or 0) + 1,) * 4, (FAR,) * 4) for model in (None, 1, 2)}

@@ -11,7 +11,7 @@ from benchmarks.serving.oracle import PeftOracle
 from benchmarks.serving.steps import Measured, agreement, generate, interleave, time_decode, time_generate, time_prefill
 from core.settings import Settings
 from core.text.tokenizer import TextTokenizer
-from tests.tiny_models import write_tiny_phi
+from tests.harness.tiny_models import write_tiny_phi
 from worker.inference.lora.bank import Adapter
 from worker.inference.model.runner import ModelRunner
 from worker.models.loading import LoadedModel, load_base_model

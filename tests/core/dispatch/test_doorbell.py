@@ -12,7 +12,7 @@ import redis
 
 from core.dispatch.doorbell import MOST_WAITING_BELLS, QUEUE, TASK_NAME, Doorbell, celery_config
 from core.settings import Settings
-from tests.valkey import Valkey
+from tests.harness.valkey import Valkey
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from core.estimates.estimate import (
     work_of,
 )
 from core.jobs.spec import LoraSpec
-from tests.fake_trainer import MEASURED
-from tests.tiny_shapes import TINY_LLAMA, write_shapes
+from tests.harness.fake_trainer import MEASURED
+from tests.harness.tiny_shapes import TINY_LLAMA, write_shapes
 
 LORA = LoraSpec(rank=4, target_modules=("q_proj",))
 ADAPTER_PARAMETERS = 4 * (16 + 16)

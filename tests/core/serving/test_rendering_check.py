@@ -18,7 +18,7 @@ from core.serving.rendering_check import find_drift
 from core.store.blobs import LocalBlobStore
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
-from tests.tiny_models import CONTEXT_TOKENS
+from tests.harness.tiny_models import CONTEXT_TOKENS
 from tests.worker.inference.engine_harness import Bench, Completion, complete, make_request, store_adapter
 from tests.worker.training.run_folders import Line, render, train, write_run
 from worker.inference.engine import LocalEngine

@@ -14,7 +14,7 @@ from core.store import files, jobs, migrate
 from core.store.db import Database, create_db_engine, sqlite_file
 from core.store.tables import FileRecord, FileStatus, JobRecord, Record
 from tests.core.store.leased import claim
-from tests.postgres import PostgresServer, running_postgres
+from tests.harness.postgres import PostgresServer, running_postgres
 
 MakeFile = Callable[..., FileRecord]
 MakeJob = Callable[..., JobRecord]

@@ -12,7 +12,7 @@ from core.text.files.examples import Chat, Columns, Example, Message, PromptComp
 from core.text.preview import Preview, PreviewedExample, preview
 from core.text.rendering import Reason, Renderer
 from core.text.tokenizer import TextTokenizer
-from tests.byte_tokenizer import END_OF_TEXT
+from tests.harness.byte_tokenizer import END_OF_TEXT
 
 
 def show(

@@ -11,7 +11,7 @@ from core.text.files.examples import Chat, Columns, Message, PromptCompletion
 from core.text.mustache import PromptTemplates
 from core.text.rendering import Reason, RenderedExample, Renderer
 from core.text.tokenizer import TextTokenizer
-from tests.golden_files import IGNORE_INDEX, labels_of
+from tests.harness.golden_files import IGNORE_INDEX, labels_of
 
 same_tokenizer = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
 WEIGHTS = st.floats(0, 1)

@@ -11,8 +11,8 @@ from core.jobs.spec import PromptFormat
 from core.text.files.examples import Chat, Columns, Message, PromptCompletion
 from core.text.rendering import ANSWER, Reason, RenderedExample, Renderer
 from core.text.tokenizer import TextTokenizer
-from tests.byte_tokenizer import CHAT_TEMPLATE, END_OF_TEXT, TURN_END, TURN_START, write_byte_tokenizer
-from tests.golden_files import IGNORE_INDEX, labels_of
+from tests.harness.byte_tokenizer import CHAT_TEMPLATE, END_OF_TEXT, TURN_END, TURN_START, write_byte_tokenizer
+from tests.harness.golden_files import IGNORE_INDEX, labels_of
 
 CONVERSATION = (
     Message("user", "hi"),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.tiny_models import write_tiny_llama, write_tiny_phi
+from tests.harness.tiny_models import write_tiny_llama, write_tiny_phi
 from tests.worker.inference.engine_harness import Bench
 
 

@@ -15,8 +15,8 @@ from core.serving.adapter_format import MANIFEST, WEIGHTS, digest_file, parse_ma
 from core.store import files, leases
 from core.store.steering import Wish
 from core.store.tables import FileStatus
-from tests import fake_trainer
-from tests.fake_trainer import MEASURED
+from tests.harness import fake_trainer
+from tests.harness.fake_trainer import MEASURED
 from tests.worker.conftest import BASE_MODEL, NOW, Home
 from tests.worker.jobs.running import in_background, run, wait_for
 from worker.jobs.runner import run_queued

@@ -16,7 +16,7 @@ from core.dispatch.doorbell import Doorbell
 from core.jobs.spec import JobStatus
 from core.process.bound import bound
 from core.settings import Settings
-from tests.valkey import Valkey
+from tests.harness.valkey import Valkey
 from tests.worker.conftest import Home
 from worker.__main__ import worker_argv, worker_environment
 
@@ -84,7 +84,7 @@ class Worker:
 
 def is_trainer(process: psutil.Process) -> bool:
     try:
-        return "tests.fake_trainer" in process.cmdline()
+        return "tests.harness.fake_trainer" in process.cmdline()
     except psutil.NoSuchProcess:  # also a process that has ended and is yet to be waited for
         return False
 

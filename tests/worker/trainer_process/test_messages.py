@@ -2,7 +2,7 @@ import pytest
 from pydantic import ValidationError
 
 from core.jobs.events import EventLevel
-from tests.fake_trainer import MEASURED
+from tests.harness.fake_trainer import MEASURED
 from tests.worker.jobs.step_messages import step_done
 from worker.trainer_process.messages import (
     Alive,

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
 
 from core.jobs.spec import LoraSpec
-from tests.golden_files import IGNORE_INDEX
+from tests.harness.golden_files import IGNORE_INDEX
 from tests.worker.training.conftest import MakeModel
 from tests.worker.training.reference_model import adapter_of, relative_error, stock_model, take_gradient
 from tests.worker.training.run_folders import SUMS, never_stop, render, train, write_run

@@ -22,7 +22,7 @@ from core.errors import LabelsMismatch, LossNotFinite, TargetModulesUnmatched
 from core.jobs.spec import LoraSpec
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
-from tests.golden_files import read_golden
+from tests.harness.golden_files import read_golden
 from tests.worker.training.conftest import MakeModel
 from tests.worker.training.run_folders import SUMS, RecordingReporter, make_job, render, train, write_run
 from worker.models.loading import LoadedModel, load_base_model

@@ -25,8 +25,8 @@ from core.serving.generation import Conversation, Delta, FinishReason, Generatio
 from core.serving.generation import SamplingParams as Sampling
 from tests.app.conftest import serving
 from tests.app.engines.conftest import BASE, CONTEXT_TOKENS, FINGERPRINT, Deployment
-from tests.byte_tokenizer import END_OF_TEXT, TURN_END, TURN_START
-from tests.fake_vllm import LIKELIER, LOGPROB, FakeVllm
+from tests.harness.byte_tokenizer import END_OF_TEXT, TURN_END, TURN_START
+from tests.harness.fake_vllm import LIKELIER, LOGPROB, FakeVllm
 
 Got = TypeVar("Got")
 

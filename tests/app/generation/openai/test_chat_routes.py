@@ -10,8 +10,8 @@ from core.errors import GenerationFailed, InvalidParameter
 from core.serving.generation import Constraint, Conversation, Turn
 from tests.app.conftest import BASE, House
 from tests.app.generation.openai.test_completions_routes import events_of
-from tests.published_model import publish
-from tests.stub_engine import CONTEXT_TOKENS
+from tests.harness.published_model import publish
+from tests.harness.stub_engine import CONTEXT_TOKENS
 
 USAGE = {
     "prompt_tokens": 2,

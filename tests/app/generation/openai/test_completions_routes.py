@@ -9,8 +9,8 @@ from starlette.testclient import TestClient
 from core.errors import AdapterMismatch, EngineBusy, EngineUnavailable, GenerationFailed
 from core.serving.generation import Constraint
 from tests.app.conftest import BASE, House
-from tests.published_model import publish
-from tests.stub_engine import CONTEXT_TOKENS
+from tests.harness.published_model import publish
+from tests.harness.stub_engine import CONTEXT_TOKENS
 
 USAGE = {
     "prompt_tokens": 2,

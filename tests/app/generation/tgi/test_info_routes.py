@@ -5,8 +5,8 @@ from starlette.testclient import TestClient
 
 from core.errors import EngineUnavailable
 from tests.app.conftest import BASE, House
-from tests.published_model import publish
-from tests.stub_engine import CONTEXT_TOKENS
+from tests.harness.published_model import publish
+from tests.harness.stub_engine import CONTEXT_TOKENS
 
 
 def test_the_server_says_what_it_serves(client: TestClient, house: House) -> None:

@@ -5,7 +5,7 @@ from app.generation.tgi.schemas import GenerateCreate
 from app.generation.tgi.service import Generation
 from app.models.service import ServedModel
 from core.serving.generation import Delta, FinishReason, GenerationRequest, Token, Usage
-from tests.stub_engine import StubEngine
+from tests.harness.stub_engine import StubEngine
 
 
 class HoldsBackUntilTheEnd(StubEngine):

@@ -7,7 +7,7 @@ from core.jobs.spec import PromptFormat
 from core.text.files.examples import Columns, LineProblem, PromptCompletion
 from core.text.files.read import FileType, file_type_of, read_examples
 from core.text.mustache import PromptTemplates
-from tests.tables import parquet_of
+from tests.harness.tables import parquet_of
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import torch
 from core.errors import AdapterInvalid, AdapterMismatch
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
-from tests.byte_tokenizer import write_byte_tokenizer
+from tests.harness.byte_tokenizer import write_byte_tokenizer
 from tests.worker.inference.adapters.fake_adapter_files import Clock, Counts, FakeFiles
 from worker.inference.adapters.cache import READS_AT_ONCE, REFUSED_FOR_S, AdapterCache
 from worker.inference.lora.bank import Adapter

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from core.settings import Settings
-from tests.kernels import home_with_kernels
+from tests.harness.kernels import home_with_kernels
 from worker.inference.lora.bank import LoraGroup
 from worker.inference.lora.plan import Columns, LoraPlan
 from worker.inference.model.native_ops import NativeOps, find_crossover

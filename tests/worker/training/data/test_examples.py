@@ -8,7 +8,7 @@ from core.errors import AllExamplesDropped, EndNeverTrained, ExampleInvalid, Exa
 from core.jobs.spec import PromptFormat
 from core.text.files.examples import Example
 from core.text.rendering import RenderedExample, Renderer
-from tests.byte_tokenizer import END_OF_TEXT
+from tests.harness.byte_tokenizer import END_OF_TEXT
 from tests.worker.training.run_folders import render
 
 ONE = {"prompt": "ab", "completion": "cd"}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.golden_files import IGNORE_INDEX
+from tests.harness.golden_files import IGNORE_INDEX
 from tests.worker.training.run_folders import Line, render
 from worker.models.loading import LoadedModel, load_base_model
 from worker.training.data.batches import collate

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from tests.tables import parquet_of, repeated
+from tests.harness.tables import parquet_of, repeated
 
 
 @dataclass(frozen=True)

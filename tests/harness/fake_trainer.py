@@ -36,7 +36,7 @@ from worker.trainer_process.run_folder import (
     read_spec,
 )
 
-COMMAND = (sys.executable, "-m", "tests.fake_trainer")
+COMMAND = (sys.executable, "-m", "tests.harness.fake_trainer")
 RESULT_FILE = b"step,train_loss\n1,1.0\n"
 MEASURED = Measured(
     examples=1,

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PhiConfig, PhiForCausalL
 from transformers.utils.logging import disable_progress_bar
 
 from core.base_models.registry import IMPORTED_FILE, Folder, ImportedModel, compute_fingerprint
-from tests.byte_tokenizer import END_OF_TEXT, write_byte_tokenizer
+from tests.harness.byte_tokenizer import END_OF_TEXT, write_byte_tokenizer
 
 CONTEXT_TOKENS = 256
 # Ten times the usual: under a frozen head of small weights no adapter could make a token likely.
