@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.app.test_huggingface_client import TestHuggingface  # noqa: F401  (collected here once more)
-from tests.app.test_lorax_client import TestLorax  # noqa: F401
-from tests.app.test_openai_generation import TestOpenai  # noqa: F401
-from tests.app.test_text_generation_client import TestTextGeneration  # noqa: F401
+from tests.app.clients.test_huggingface_client import TestHuggingface  # noqa: F401  (collected here once more)
+from tests.app.clients.test_lorax_client import TestLorax  # noqa: F401
+from tests.app.clients.test_openai_generation import TestOpenai  # noqa: F401
+from tests.app.clients.test_text_generation_client import TestTextGeneration  # noqa: F401
 from tests.harness.served import Served
 from tests.harness.stack import TINY, eventually, running_stack, write_examples
 
