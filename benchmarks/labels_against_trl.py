@@ -20,8 +20,8 @@ from transformers import AutoTokenizer, DataCollatorForLanguageModeling, LlamaCo
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from core.jobs.spec import PromptFormat
 from core.text.files.examples import Columns, Example, PromptCompletion
+from core.text.render_settings import PromptFormat
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 

@@ -19,7 +19,7 @@ from benchmarks.serving.probe import probe
 from benchmarks.serving.steps import Measured, interleave, time_decode, time_prefill
 from benchmarks.training import machine
 from benchmarks.training.processes import run_module
-from worker.inference.lora.bank import Adapter
+from worker.inference.lora.adapter import Adapter
 from worker.inference.model.runner import ModelRunner
 from worker.models.loading import load_base_model
 

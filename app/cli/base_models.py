@@ -1,4 +1,4 @@
-"""`loramill base-models`: list, add and verify. Importing is the worker's side, started by ``app.cli.stack.preparation``."""
+"""`loramill base-models`: list, add and verify. Importing is the worker's side, which ``app.cli.stack`` starts."""
 
 import json
 from pathlib import Path

@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from core.errors import InvalidParameter
-from core.jobs.spec import PromptFormat
+from core.text.render_settings import PromptFormat
 
 
 def read_prompt_format(path: Path | None) -> PromptFormat | None:

@@ -5,10 +5,10 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 
 from app.http.wire import AutoInt, Body, Out, StoredText
-from core.jobs.spec import OverLength, TrainOn
 from core.text.lint.findings import FileRole
 from core.text.lint.kinds import Severity
 from core.text.lint.linter import Report
+from core.text.render_settings import OverLength, TrainOn
 
 
 class FileReportQuery(Body):

@@ -12,7 +12,6 @@ from app.fine_tuning import hyperparameters, service
 from app.fine_tuning.schemas import JobFields
 from app.fine_tuning.tokenizers import tokenizer_of
 from core.errors import BaseModelInvalid, BaseModelNotReady, FileNotStored, InvalidParameter
-from core.jobs.spec import PromptFormat
 from core.settings import Settings
 from core.store import files
 from core.store.blobs import BlobStore
@@ -20,6 +19,7 @@ from core.store.db import Session
 from core.store.tables import FileRecord, FileStatus
 from core.text.files.read import FileType, scan_examples
 from core.text.lint.linter import Report, lint
+from core.text.render_settings import PromptFormat
 from core.text.rendering import Renderer
 
 

@@ -7,9 +7,10 @@ from pydantic import BeforeValidator, Field, StringConstraints
 from app.http.wire import AutoBool, AutoFloat, AutoInt, Body, Out, StoredText, only
 from core.estimates.estimate import Estimate, Measured
 from core.jobs.learning_rate import LrSchedulerType
-from core.jobs.spec import JobSpec, JobStatus, LoraSpec, OverLength, PromptFormat, Quantization, TrainOn
+from core.jobs.spec import JobSpec, JobStatus, LoraSpec, Quantization
 from core.store.steering import is_pausing
 from core.store.tables import CheckpointRecord, EventRecord, JobRecord
+from core.text.render_settings import OverLength, PromptFormat, TrainOn
 
 # A part of the served model's name, between colons.
 Suffix = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]

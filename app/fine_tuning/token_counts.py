@@ -10,11 +10,12 @@ from typing import BinaryIO, Final
 
 from core.errors import ExampleInvalid, ExampleOverLength, InvalidParameter
 from core.estimates.estimate import Counts
-from core.jobs.spec import JobSpec, OverLength
+from core.jobs.spec import JobSpec
 from core.store.blobs import BlobStore
 from core.text.files.examples import Example, LineProblem
 from core.text.files.jsonl import parse_line, strip_line
 from core.text.files.read import FileType, scan_examples
+from core.text.render_settings import OverLength
 from core.text.rendering import RenderedExample, Renderer
 from core.text.split import held_out, prompt_key
 

@@ -31,7 +31,7 @@ from benchmarks.serving.steps import (
 from benchmarks.training.adapters import load
 from core.settings import Settings
 from core.text.rendering import Renderer
-from worker.inference.lora.bank import Adapter, LoraPair
+from worker.inference.lora.adapter import Adapter, LoraPair
 from worker.inference.model.contract import Runner
 from worker.inference.model.runner import ModelRunner
 from worker.inference.native.huge_pages import use_huge_pages

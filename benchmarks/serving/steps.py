@@ -14,7 +14,7 @@ import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from worker.inference.kv_cache.slots import Slot
-from worker.inference.lora.bank import Adapter
+from worker.inference.lora.adapter import Adapter
 from worker.inference.model.contract import Row, Runner
 
 COPIED_AT_ONCE = 2**30

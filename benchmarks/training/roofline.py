@@ -1,7 +1,8 @@
 """The physical limit of a run: the operations it needs, at the rate of this machine's matrix products.
 
-Measured in the process that trained, right after it. What a run needs is ``worker.training.measure.flops``'s, and the peak
-``worker.training.measure.gemm_probe``'s, as in the trainer's own metrics; here every product's own rate is added.
+Measured in the process that trained, right after it. What a run needs is found by
+``flops`` and the peak by ``gemm_probe`` of ``worker.training.measure``, as in the trainer's own metrics; here every
+product's own rate is added.
 """
 
 import time

@@ -16,7 +16,7 @@ from pydantic import Field, StringConstraints, ValidationError, field_validator
 
 from core.base_models.tensor_files import list_tensors, update_with_bytes
 from core.errors import BaseModelInvalid, InvalidParameter, ModelNotFound
-from core.jobs.spec import Frozen
+from core.values import Frozen
 
 OPERATOR_FILE: Final = "base_models.toml"
 IMPORTED_FILE: Final = "loramill.json"

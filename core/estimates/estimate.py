@@ -11,7 +11,8 @@ from typing import Any, Final, Literal
 
 from core.base_models.shape import ModelShape
 from core.estimates.memory_plan import VALUE_BYTES, ComputeType, Memory
-from core.jobs.spec import EVALUATIONS, Frozen, LoraSpec
+from core.jobs.spec import EVALUATIONS, LoraSpec
+from core.values import Frozen
 
 # A run's time before any has finished, from what one core multiplies at best and the share of it that training
 # of a small model reaches; and what starting and rendering take on the machines that this was measured on.

@@ -8,7 +8,8 @@ import math
 from typing import Final, Literal
 
 from core.base_models.shape import LinearLayer, ModelShape
-from core.jobs.spec import Frozen, LoraSpec, Quantization
+from core.jobs.spec import LoraSpec, Quantization
+from core.values import Frozen
 
 ComputeType = Literal["bfloat16", "float32"]
 VALUE_BYTES: Final[dict[ComputeType, int]] = {"bfloat16": 2, "float32": 4}

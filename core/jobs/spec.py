@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from core.jobs.learning_rate import LrSchedulerType
 from core.text.files.read import FileType
+from core.text.render_settings import OverLength, PromptFormat, TrainOn
+from core.values import Frozen
 
 
 class JobStatus(StrEnum):
@@ -43,19 +45,6 @@ TERMINAL = frozenset(status for status, allowed in NEXT.items() if not allowed)
 def statuses_before(to: JobStatus) -> frozenset[JobStatus]:
     """Give the statuses from which a job may become ``to``."""
     return frozenset(status for status, allowed in NEXT.items() if to in allowed)
-
-
-class Frozen(BaseModel):
-    """An immutable value that refuses fields it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class PromptFormat(Frozen):
-    """Two Mustache templates over a file's columns, for data that is not prompt and completion."""
-
-    prompt: str = Field(min_length=1, max_length=20_000)
-    completion: str = Field(min_length=1, max_length=20_000)
 
 
 class LoraSpec(Frozen):
@@ -90,8 +79,6 @@ class AdapterRef(Frozen):
     adapter_sha256: str  # of its manifest
 
 
-OverLength = Literal["drop", "truncate_prompt", "error"]
-TrainOn = Literal["all_assistant", "last_assistant"]  # which answers of a conversation
 Quantization = Literal["nf4"]  # 4-bit NormalFloat (2305.14314)
 
 

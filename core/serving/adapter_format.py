@@ -14,9 +14,11 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, ValidationError
 
 from core.errors import AdapterInvalid
-from core.jobs.spec import Frozen, LoraSpec, PromptFormat
+from core.jobs.spec import LoraSpec
 from core.serving.generation import PromptSource
 from core.text.files.examples import ExampleFormat
+from core.text.render_settings import PromptFormat
+from core.values import Frozen
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-from core.jobs.spec import Frozen
 from core.text.files.examples import MAX_MESSAGES, LineProblem, refuse_deep
+from core.values import Frozen
 
 
 class FinishReason(StrEnum):

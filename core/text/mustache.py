@@ -13,7 +13,7 @@ from pystache.parser import ParsingError, parse
 from pystache.renderengine import RenderEngine
 
 from core.errors import InvalidParameter
-from core.jobs.spec import PromptFormat
+from core.text.render_settings import PromptFormat
 
 MAX_RENDERED_CHARS = 2**22
 MAX_SECTIONS = 64  # also bounds how deep rendering recurses

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from core.jobs.spec import OverLength
 from core.text.files.examples import Example
+from core.text.render_settings import OverLength
 from core.text.rendering import Reason, RenderedExample, Renderer
 from core.text.tokenizer import Span, TextTokenizer
 

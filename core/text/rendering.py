@@ -13,10 +13,10 @@ from itertools import groupby
 from typing import Any, TypeVar
 
 from core.errors import ExampleInvalid, ExampleOverLength, InvalidParameter
-from core.jobs.spec import OverLength, PromptFormat, TrainOn
 from core.text.chat_template import ChatTemplate, ChatTemplateProblem
 from core.text.files.examples import Chat, Columns, Example, MaskSpan, Message, PromptCompletion
 from core.text.mustache import PromptTemplates, TemplateProblem
+from core.text.render_settings import OverLength, PromptFormat, TrainOn
 from core.text.rendered import ANSWER, Reason, RenderedExample, RenderedPrompt, Segment, ids_of, truncate
 from core.text.tokenizer import Span, TextTokenizer
 

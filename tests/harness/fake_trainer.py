@@ -1,4 +1,4 @@
-"""A trainer without torch that speaks ``worker.trainer_process.messages``; the training file's first line says how it behaves."""
+"""A trainer without torch that speaks the worker's messages; the training file's first line says how it behaves."""
 
 import argparse
 import json

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel, ConfigDict
 
-from core.jobs.spec import OverLength, PromptFormat, TrainOn
 from core.text.files.examples import Message
+from core.text.render_settings import OverLength, PromptFormat, TrainOn
 from core.text.rendering import RenderedExample
 
 FOLDER = Path(__file__).parent / "golden"

@@ -21,7 +21,7 @@ from core.store.blobs import BlobStore
 from core.text.rendering import RenderedPrompt, Renderer
 from worker.inference.adapters.cache import AdapterCache
 from worker.inference.adapters.verification import Fit, TargetLayer, open_adapter
-from worker.inference.lora.bank import Adapter
+from worker.inference.lora.adapter import Adapter
 from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.model.runner import ModelRunner
 from worker.inference.sampling.constraints import ConstraintCompiler, ConstraintState

@@ -18,9 +18,9 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from core.errors import Conflict, EngineBusy, InvalidInput, InvalidParameter, NotFound, ServiceError, Unavailable
-from core.jobs.spec import Frozen
 from core.serving.admission import Load
 from core.serving.generation import Delta, Engine, GenerationRequest, RenderRequest
+from core.values import Frozen
 from worker.inference.metrics.engine_metrics import EngineMetrics
 
 # The first class that an error belongs to gives its status; an error of none is answered 500.

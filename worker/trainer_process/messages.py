@@ -10,7 +10,7 @@ from pydantic import Field, TypeAdapter
 
 from core.estimates.estimate import Measured
 from core.jobs.events import EventLevel
-from core.jobs.spec import Frozen
+from core.values import Frozen
 
 
 class Phase(Frozen):

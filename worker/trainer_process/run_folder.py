@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from core.base_models.registry import DType
-from core.jobs.spec import Frozen, JobSpec
+from core.jobs.spec import JobSpec
+from core.values import Frozen
 
 SPEC = "spec.json"
 LOG = "trainer.log"

@@ -1,6 +1,6 @@
 """The gradient of one optimizer step, added up over the micro-batches that its examples are cut into.
 
-Which examples a step has is ``worker.training.data.plan``'s; what is done with the gradient, ``worker.training.loop``'s.
+Which examples a step has is ``worker.training.data.plan``'s; what is done with the gradient, the loop's.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,9 +16,10 @@ from worker.training.data.label_check import require_labels
 from worker.training.data.plan import Plan, mix
 from worker.training.measure.step_times import StepTimes
 from worker.training.model.lora import LoraModel
-from worker.training.model.loss import LossSums, weighted_loss
+from worker.training.model.loss import weighted_loss
 from worker.training.model.memory import is_out_of_memory
 from worker.training.model.noise import draw_noise
+from worker.training.process.loss_sums import LossSums
 from worker.training.process.ranks import ALONE, Ranks
 from worker.training.process.stopping import CheckStop
 

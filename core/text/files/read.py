@@ -1,6 +1,6 @@
 """Reads a file of examples, whichever of the supported types it is, and tells which one it is.
 
-How each type is written is its reader's: ``core.text.files.jsonl``, ``core.text.files.csv``, ``core.text.files.parquet``.
+How each type is written is its reader's: ``jsonl``, ``csv``, ``parquet``.
 """
 
 from collections.abc import Iterator

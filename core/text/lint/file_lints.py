@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from core.errors import ExampleInvalid, ExampleOverLength
-from core.jobs.spec import OverLength
 from core.text.files.examples import (
     Chat,
     Columns,
@@ -24,6 +23,7 @@ from core.text.lint.labels import IMBALANCE
 from core.text.lint.near_duplicates import NearDuplicates
 from core.text.lint.repetitions import ComparedText, Repetitions
 from core.text.lint.statistics import Counts
+from core.text.render_settings import OverLength
 from core.text.rendering import RenderedExample, Renderer
 
 COMPARED_EXAMPLES: Final = 200_000  # of the training file

@@ -6,12 +6,12 @@ How the report is shown is the caller's.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from core.jobs.spec import OverLength
 from core.text.lint.file_lints import Found, TrainingLint, ValidationLint
 from core.text.lint.findings import Finding
 from core.text.lint.kinds import Severity
 from core.text.lint.recommendation import Recommendation, recommend
 from core.text.lint.statistics import Statistics
+from core.text.render_settings import OverLength
 from core.text.rendering import Renderer
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from app.cli import main
 from core.base_models.registry import Folder
-from core.jobs.spec import OverLength, TrainOn
+from core.text.render_settings import OverLength, TrainOn
 from tests.app.cli.command import Done, loramill, loramill_process
 from tests.harness.byte_tokenizer import write_byte_tokenizer
 

@@ -236,5 +236,6 @@ class TestReadImported:
 
 
 def test_reading_the_registry_loads_no_model_library() -> None:
-    code = "import sys, core.base_models.registry; print({'torch', 'transformers', 'safetensors', 'numpy'} & set(sys.modules))"
+    heavy = "{'torch', 'transformers', 'safetensors', 'numpy'}"
+    code = f"import sys, core.base_models.registry; print({heavy} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "set()\n"

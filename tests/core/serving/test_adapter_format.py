@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from core.errors import AdapterInvalid
-from core.jobs.spec import LoraSpec, PromptFormat
+from core.jobs.spec import LoraSpec
 from core.serving.adapter_format import (
     CONFIG,
     MANIFEST,
@@ -17,6 +17,7 @@ from core.serving.adapter_format import (
     write_manifest,
 )
 from core.serving.generation import Conversation, Turn, Variables
+from core.text.render_settings import PromptFormat
 
 PROMPTS = (
     TrainedPrompt(source="Grüße", text="Grüße", ids=(71, 114)),

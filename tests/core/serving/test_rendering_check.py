@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from core.errors import AdapterInvalid, InvalidParameter, PromptTooLong
-from core.jobs.spec import PromptFormat
 from core.serving.adapter_format import MANIFEST, TrainedPrompt
 from core.serving.generation import Conversation, PromptSource, Rendering, RenderRequest, Turn, Variables
 from core.serving.rendering_check import find_drift
 from core.store.blobs import LocalBlobStore
+from core.text.render_settings import PromptFormat
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 from tests.harness.tiny_models import CONTEXT_TOKENS

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from pystache.context import ContextStack
 
 from core.errors import InvalidParameter
-from core.jobs.spec import PromptFormat
 from core.text.mustache import (
     LOOKUP_CHARS,
     MAX_RENDERED_CHARS,
@@ -17,6 +16,7 @@ from core.text.mustache import (
     TemplateProblem,
     check_prompt_format,
 )
+from core.text.render_settings import PromptFormat
 
 
 def test_renders_the_question_references_answer_text() -> None:

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from core.errors import ExampleInvalid, ExampleOverLength
-from core.jobs.spec import OverLength, PromptFormat
 from core.text import preview as module
 from core.text.files.examples import Chat, Columns, Example, Message, PromptCompletion
 from core.text.preview import Preview, PreviewedExample, preview
+from core.text.render_settings import OverLength, PromptFormat
 from core.text.rendering import Reason, Renderer
 from core.text.tokenizer import TextTokenizer
 from tests.harness.byte_tokenizer import END_OF_TEXT

@@ -6,9 +6,9 @@ from typing import Any
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from core.jobs.spec import PromptFormat
 from core.text.files.examples import Chat, Columns, Message, PromptCompletion
 from core.text.mustache import PromptTemplates
+from core.text.render_settings import PromptFormat
 from core.text.rendering import Reason, RenderedExample, Renderer
 from core.text.tokenizer import TextTokenizer
 from tests.harness.golden_files import IGNORE_INDEX, labels_of

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from core.errors import ExampleInvalid, ExampleOverLength, InvalidParameter
-from core.jobs.spec import PromptFormat
 from core.text.files.examples import Chat, Columns, Message, PromptCompletion
+from core.text.render_settings import PromptFormat
 from core.text.rendering import ANSWER, Reason, RenderedExample, Renderer
 from core.text.tokenizer import TextTokenizer
 from tests.harness.byte_tokenizer import CHAT_TEMPLATE, END_OF_TEXT, TURN_END, TURN_START, write_byte_tokenizer

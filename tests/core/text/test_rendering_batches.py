@@ -4,8 +4,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from core.errors import ExampleInvalid
-from core.jobs.spec import PromptFormat
 from core.text.files.examples import Chat, Columns, Example, Message, PromptCompletion
+from core.text.render_settings import PromptFormat
 from core.text.rendering import RenderedExample, Renderer
 from core.text.tokenizer import TextTokenizer
 

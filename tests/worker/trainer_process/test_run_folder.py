@@ -1,6 +1,7 @@
 from pathlib import Path
 
-from core.jobs.spec import FileRef, JobSpec, LoraSpec, PromptFormat
+from core.jobs.spec import FileRef, JobSpec, LoraSpec
+from core.text.render_settings import PromptFormat
 from worker.trainer_process.run_folder import SPEC, RunSpec, read_spec, write_spec
 
 

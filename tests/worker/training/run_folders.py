@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 import pytest
 
 from core.base_models.registry import read_imported
-from core.jobs.spec import FileRef, JobSpec, LoraSpec, OverLength, PromptFormat
+from core.jobs.spec import FileRef, JobSpec, LoraSpec
 from core.text.files.read import FileType
+from core.text.render_settings import OverLength, PromptFormat
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 from worker.trainer_process.messages import Message, StepDone

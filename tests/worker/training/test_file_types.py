@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from core.errors import ExampleInvalid, ParquetNotInstalled
-from core.jobs.spec import PromptFormat
 from core.text.files.read import FileType
+from core.text.render_settings import PromptFormat
 from tests.harness.tables import parquet_of
 from tests.worker.training.run_folders import file_ref, train, write_run
 from worker.trainer_process.messages import Finished, StepDone

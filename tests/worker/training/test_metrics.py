@@ -12,7 +12,7 @@ from worker.training.data.plan import Plan
 from worker.training.measure.flops import TrainingFlops
 from worker.training.measure.step_times import StepTimes
 from worker.training.metrics import Meter, Progress, Speed
-from worker.training.model.loss import LossSums
+from worker.training.process.loss_sums import LossSums
 from worker.training.step import StepSums
 
 WEIGHTS = np.array([0, 0, 1, 1], dtype=np.float32)  # of each example: 3 inputs, 2 scored

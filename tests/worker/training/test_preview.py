@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from core.base_models.registry import read_imported
-from core.jobs.spec import OverLength, PromptFormat, TrainOn
 from core.text.files.read import read_examples
 from core.text.preview import Preview, preview
+from core.text.render_settings import OverLength, PromptFormat, TrainOn
 from core.text.rendering import Reason, Renderer
 from core.text.tokenizer import TextTokenizer
 from tests.worker.training.run_folders import Line, make_job, never_stop

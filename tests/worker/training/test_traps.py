@@ -32,7 +32,8 @@ from worker.training.data.batches import MicroBatch, collate
 from worker.training.data.examples import TokenizedExample
 from worker.training.data.label_check import require_labels
 from worker.training.model.lora import LoraModel, add_lora
-from worker.training.model.loss import LossSums, weighted_loss
+from worker.training.model.loss import weighted_loss
+from worker.training.process.loss_sums import LossSums
 
 CPU = torch.device("cpu")
 

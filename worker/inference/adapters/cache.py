@@ -20,7 +20,7 @@ from typing import Final, Protocol
 import torch
 
 from core.errors import AdapterInvalid, AdapterMismatch
-from worker.inference.lora.bank import Adapter
+from worker.inference.lora.adapter import Adapter
 
 # Two, so that one on a slow disk does not hold up another; more would take the processor from decoding.
 READS_AT_ONCE: Final = 2

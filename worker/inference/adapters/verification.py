@@ -32,7 +32,7 @@ from worker.inference.adapters.peft_config import parse_config, resolve_layers
 from worker.inference.adapters.strict_json import parse_object, shown
 from worker.inference.adapters.weights import PairReader, PairShape
 from worker.inference.adapters.weights_file import HEADER_LIMIT_BYTES, WeightsFile
-from worker.inference.lora.bank import Adapter
+from worker.inference.lora.adapter import Adapter
 
 CONFIG_LIMIT_BYTES = 2**16
 

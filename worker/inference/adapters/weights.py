@@ -14,7 +14,7 @@ from torch import Tensor
 from core.errors import AdapterInvalid
 from worker.inference.adapters.strict_json import shown
 from worker.inference.adapters.weights_file import TensorEntry, WeightsFile
-from worker.inference.lora.bank import LoraPair, gain_of
+from worker.inference.lora.adapter import LoraPair, gain_of
 
 A, B, LENGTH = "lora_A", "lora_B", "lora_magnitude_vector"  # PEFT's names
 

@@ -6,13 +6,12 @@ own: few products instead of few columns. Long spans, parts of prompts, have a p
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from worker.inference.lora.bank import Adapter
+from worker.inference.lora.adapter import Adapter
 
 # Tokens up to which a row is short: its work in the shared product grows with the columns of all adapters, its launches
 # do not; and attention goes token by token. Where nothing better is known of a machine.
@@ -24,7 +23,7 @@ class Span:
     """Neighbouring tokens of a step that use one adapter; None is the base model."""
 
     tokens: int
-    adapter: "Adapter | None"
+    adapter: Adapter | None
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class LoraPlan:
     """
 
     parts: tuple[Columns, ...]
-    stretched: "tuple[tuple[slice, Adapter], ...]"
+    stretched: tuple[tuple[slice, Adapter], ...]
     biases: dict[str, Tensor]
     begins: Tensor
     ranks: Tensor

@@ -11,7 +11,8 @@ from typing import Protocol
 from torch import Tensor
 
 from worker.inference.kv_cache.slots import KvPool, Slot
-from worker.inference.lora.bank import Adapter, LoraBank
+from worker.inference.lora.adapter import Adapter
+from worker.inference.lora.bank import LoraBank
 from worker.inference.model.step_timer import StepTimer
 
 

@@ -20,7 +20,7 @@ from worker.inference.native.kernels import Kernels
 
 logger = logging.getLogger(__name__)
 
-SOURCES: Final = Path(__file__).parent  # kernels.cpp and the .hpp files that it includes
+SOURCES: Final = Path(__file__).parent / "cpp"  # kernels.cpp and the .hpp files that it includes
 COMPILERS: Final = ("g++", "clang++", "c++")
 FLAGS: Final = ("-std=c++17", "-O3", "-march=native", "-fPIC")
 BUILD_LIMIT_S: Final = 120.0  # it takes seconds; a compiler that waits for something must not keep the engine

@@ -1,6 +1,7 @@
 """Refuses, before it is queued, a request that could never be answered here; each refusal names the field at fault.
 
-What the fields may be by themselves, ``core.serving.generation`` has seen to. How many requests may wait is ``core.serving``'s.
+What the fields may be by themselves, ``core.serving.generation`` has seen to; how many requests may wait is
+``core.serving.admission``'s.
 """
 
 from collections.abc import Iterable, Sequence
@@ -8,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from core.errors import AdapterInvalid, InvalidParameter, PromptTooLong
 from core.serving.generation import SamplingParams
 from worker.inference.kv_cache.slots import KvPool
-from worker.inference.lora.bank import Adapter, LoraBank
+from worker.inference.lora.adapter import Adapter
+from worker.inference.lora.bank import LoraBank
 from worker.models.loading import LoadedModel
 
 

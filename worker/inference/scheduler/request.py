@@ -11,7 +11,7 @@ from core.errors import ServiceError
 from core.serving.fairness import Key
 from core.serving.generation import Alternative, Delta, FinishReason, GenerationRequest, PromptToken, Token, Usage
 from core.text.tokenizer import TextTokenizer
-from worker.inference.lora.bank import Adapter
+from worker.inference.lora.adapter import Adapter
 from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.sampling.sampler import Choice, RowSampler
 from worker.inference.scheduler.detokenizer import AnswerText

@@ -5,7 +5,7 @@ Knows numbers only; where the best checkpoint's adapter lies is ``worker.trainin
 
 from collections.abc import Iterator
 
-from core.jobs.spec import Frozen
+from core.values import Frozen
 from worker.trainer_process.messages import Evaluated
 
 

@@ -5,7 +5,8 @@ import torch
 from worker.trainer_process.messages import Evaluated
 from worker.training.data.examples import ExampleSet
 from worker.training.model.lora import LoraModel
-from worker.training.model.loss import LossSums, weighted_loss
+from worker.training.model.loss import weighted_loss
+from worker.training.process.loss_sums import LossSums
 from worker.training.process.ranks import ALONE, Ranks
 from worker.training.process.stopping import CheckStop
 

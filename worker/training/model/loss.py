@@ -3,7 +3,6 @@
 Axes: K scored positions, H hidden width, V vocabulary. Shifting is done in ``worker.training.data.batches``.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,50 +11,7 @@ from torch import Tensor, nn
 from core.estimates.memory_plan import CHUNK_ROWS, SOFTMAX_ROWS
 from worker.training.data.batches import MicroBatch
 from worker.training.model.techniques import ALL, Techniques
-
-
-@dataclass
-class LossSums:
-    """Sums over scored positions; whoever reports divides. All float64 on the CPU, so that order hardly matters."""
-
-    weighted_nll: float = 0.0
-    weight: float = 0.0
-    completion_nll: float = 0.0
-    completion_correct: int = 0
-    completion_tokens: int = 0
-    prompt_nll: float = 0.0  # of prompt tokens that have a weight
-    prompt_tokens: int = 0
-
-    def add(self, other: "LossSums") -> None:
-        self.weighted_nll += other.weighted_nll
-        self.weight += other.weight
-        self.completion_nll += other.completion_nll
-        self.completion_correct += other.completion_correct
-        self.completion_tokens += other.completion_tokens
-        self.prompt_nll += other.prompt_nll
-        self.prompt_tokens += other.prompt_tokens
-
-    @property
-    def scored_tokens(self) -> int:
-        """Tokens that have a weight."""
-        return self.completion_tokens + self.prompt_tokens
-
-    @property
-    def loss(self) -> float:
-        return self.weighted_nll / self.weight if self.weight else 0.0
-
-    @property
-    def completion_loss(self) -> float:
-        return self.completion_nll / self.completion_tokens if self.completion_tokens else 0.0
-
-    @property
-    def prompt_loss(self) -> float | None:
-        """Nats per prompt token that has a weight; None where none has one."""
-        return self.prompt_nll / self.prompt_tokens if self.prompt_tokens else None
-
-    @property
-    def token_accuracy(self) -> float:
-        return self.completion_correct / self.completion_tokens if self.completion_tokens else 0.0
+from worker.training.process.loss_sums import LossSums
 
 
 class _WeightedNll(torch.autograd.Function):

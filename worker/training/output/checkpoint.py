@@ -17,8 +17,8 @@ from torch import Tensor
 
 from core.errors import CheckpointInvalid
 from core.jobs.events import EventLevel
-from core.jobs.spec import Frozen
 from core.serving.adapter_format import FileDigest, canonical_json, digest_file, write_durably
+from core.values import Frozen
 from worker.trainer_process.messages import Evaluated
 from worker.trainer_process.run_folder import ADAPTER
 from worker.training.measure.early_stopping import Standing

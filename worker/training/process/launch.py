@@ -1,4 +1,4 @@
-"""Starts one trainer per GPU and makes them look like one: ``python -m worker.training.process.launch --ranks N RUN_DIR``.
+"""Starts one trainer per GPU and makes them look like one: ``python -m worker.training.process.launch``.
 
 Torch-free. Tells each its rank in torchrun's variables; unlike torchrun it lets the events' pipe and the exit codes
 through. What the trainers then agree on is ``worker.training.process.ranks``.

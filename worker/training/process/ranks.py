@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from core.errors import RanksDiffer
-from worker.training.model.loss import LossSums
+from worker.training.process.loss_sums import LossSums
 from worker.training.process.stopping import CheckStop, Stopped
 
 T = TypeVar("T")

@@ -20,9 +20,10 @@ from core.errors import (
     InvalidParameter,
     PromptTooLong,
 )
-from core.jobs.spec import LoraSpec, PromptFormat
+from core.jobs.spec import LoraSpec
 from core.serving.generation import Conversation, Delta, FinishReason, GenerationRequest, RenderRequest, Turn, Variables
 from core.serving.generation import SamplingParams as Sampling
+from core.text.render_settings import PromptFormat
 from tests.app.conftest import serving
 from tests.app.engines.conftest import BASE, CONTEXT_TOKENS, FINGERPRINT, Deployment
 from tests.harness.byte_tokenizer import END_OF_TEXT, TURN_END, TURN_START

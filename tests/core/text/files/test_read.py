@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 
 from core.errors import FileTypeUnclear
-from core.jobs.spec import PromptFormat
 from core.text.files.examples import Columns, LineProblem, PromptCompletion
 from core.text.files.read import FileType, file_type_of, read_examples
 from core.text.mustache import PromptTemplates
+from core.text.render_settings import PromptFormat
 from tests.harness.tables import parquet_of
 
 

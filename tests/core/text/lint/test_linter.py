@@ -12,13 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import core.text
-from core.jobs.spec import PromptFormat
 from core.text.files.examples import Chat, Columns, Example, LineProblem, Message, PromptCompletion
 from core.text.files.read import scan_examples
 from core.text.lint import file_lints
 from core.text.lint.findings import LINES_NAMED, Finding
 from core.text.lint.kinds import CODES, Severity, kind_of
 from core.text.lint.linter import Report, lint
+from core.text.render_settings import PromptFormat
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 from tests.core.text.lint.conftest import Linting

@@ -7,7 +7,7 @@ import torch
 
 from core.errors import AdapterInvalid, AdapterMismatch
 from core.text.rendering import Renderer
-from worker.inference.lora.bank import Adapter
+from worker.inference.lora.adapter import Adapter
 
 
 @dataclass

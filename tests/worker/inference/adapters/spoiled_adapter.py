@@ -13,7 +13,7 @@ from core.serving.adapter_format import WEIGHTS
 from core.store.blobs import LocalBlobStore
 from tests.worker.inference.adapters.adapter_files import complete_adapter, store_adapter
 from worker.inference.adapters.verification import Fit, open_adapter
-from worker.inference.lora.bank import Adapter
+from worker.inference.lora.adapter import Adapter
 
 Tensors = dict[str, torch.Tensor]
 

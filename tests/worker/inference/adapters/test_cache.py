@@ -16,7 +16,7 @@ from core.text.tokenizer import TextTokenizer
 from tests.harness.byte_tokenizer import write_byte_tokenizer
 from tests.worker.inference.adapters.fake_adapter_files import Clock, Counts, FakeFiles
 from worker.inference.adapters.cache import READS_AT_ONCE, REFUSED_FOR_S, AdapterCache
-from worker.inference.lora.bank import Adapter
+from worker.inference.lora.adapter import Adapter
 
 T = TypeVar("T")
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from worker.inference.lora.bank import Adapter, LoraBank, LoraGroup, LoraPair, gain_of
+from worker.inference.lora.adapter import Adapter, LoraPair, gain_of
+from worker.inference.lora.bank import LoraBank, LoraGroup
 from worker.inference.lora.plan import LONGEST_SHARED, Span
 
 INPUTS = 12

@@ -16,7 +16,7 @@ from core.settings import Settings
 from tests.worker.inference.adapters.adapter_files import load_fp32
 from tests.worker.inference.model.replaying_recorder import BrokenRecorder, StuckRecorder, Tape
 from worker.inference.kv_cache.slots import KvPool, Slot
-from worker.inference.lora.bank import Adapter, LoraPair
+from worker.inference.lora.adapter import Adapter, LoraPair
 from worker.inference.model import cuda_graphs, runner
 from worker.inference.model.blocks import OwnPass
 from worker.inference.model.contract import Row

@@ -37,7 +37,7 @@ from core.settings import Settings
 from core.text.tokenizer import TextTokenizer
 from tests.harness.byte_tokenizer import write_byte_tokenizer
 from tests.harness.kernels import home_with_kernels
-from worker.inference.lora.bank import Adapter, LoraPair
+from worker.inference.lora.adapter import Adapter, LoraPair
 from worker.inference.model.contract import Row
 from worker.inference.model.native_ops import NativeOps
 from worker.inference.model.runner import ModelRunner

@@ -15,7 +15,8 @@ from torch import Tensor
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 from worker.inference.kv_cache.slots import KvPool, KvShape, Slot
-from worker.inference.lora.bank import Adapter, LoraBank, LoraGroup, LoraPair
+from worker.inference.lora.adapter import Adapter, LoraPair
+from worker.inference.lora.bank import LoraBank, LoraGroup
 from worker.inference.model.contract import ModelSize, Row
 from worker.inference.model.step_timer import StepTimer
 

@@ -12,7 +12,7 @@ from core.settings import Settings
 from core.text.tokenizer import TextTokenizer
 from tests.harness.byte_tokenizer import write_byte_tokenizer
 from tests.worker.inference.scheduler.fake_runner import FakeRunner, make_adapter
-from worker.inference.lora.bank import Adapter
+from worker.inference.lora.adapter import Adapter
 from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.sampling.sampler import RowSampler
 from worker.inference.scheduler.loop import DecodeLoop

@@ -13,7 +13,8 @@ from tests.worker.inference.scheduler.fake_runner import SHAPE
 from tests.worker.inference.scheduler.loop_harness import Desk
 from worker.inference.engine import LocalEngine
 from worker.inference.kv_cache.slots import KvPool
-from worker.inference.lora.bank import Adapter, LoraBank
+from worker.inference.lora.adapter import Adapter
+from worker.inference.lora.bank import LoraBank
 from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.metrics.machine_probe import Probe
 from worker.inference.metrics.step_metrics import StepMetrics

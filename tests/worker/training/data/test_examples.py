@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from core.errors import AllExamplesDropped, EndNeverTrained, ExampleInvalid, ExampleOverLength, NoTrainedTokens
-from core.jobs.spec import PromptFormat
 from core.text.files.examples import Example
+from core.text.render_settings import PromptFormat
 from core.text.rendering import RenderedExample, Renderer
 from tests.harness.byte_tokenizer import END_OF_TEXT
 from tests.worker.training.run_folders import render

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from core.jobs.spec import PromptFormat
 from core.serving.adapter_format import MANIFEST_LIMIT_BYTES, TrainedPrompt, canonical_json
 from core.serving.generation import Conversation, Turn, Variables
 from core.text.files.examples import example_of
+from core.text.render_settings import PromptFormat
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 from tests.harness.byte_tokenizer import write_byte_tokenizer

@@ -10,7 +10,8 @@ from tests.worker.training.run_folders import SUMS, render
 from worker.training.data.examples import ExampleSet
 from worker.training.model import loss as loss_module
 from worker.training.model.lora import LoraModel
-from worker.training.model.loss import LossSums, weighted_loss
+from worker.training.model.loss import weighted_loss
+from worker.training.process.loss_sums import LossSums
 
 Gradients = dict[str, Tensor]
 

@@ -11,7 +11,8 @@ from tests.worker.training.run_folders import Line, render
 from worker.models.loading import LoadedModel, load_base_model
 from worker.training.data.batches import collate
 from worker.training.data.examples import TokenizedExample
-from worker.training.model.loss import LossSums, weighted_loss
+from worker.training.model.loss import weighted_loss
+from worker.training.process.loss_sums import LossSums
 
 LINES: tuple[Line, ...] = (
     {"prompt": "Question: What is the capital of France?\nAnswer:", "completion": " Paris"},
