@@ -11,7 +11,7 @@ from rich.text import Text
 from app.fine_tuning import hyperparameters, preview_service, service
 from app.fine_tuning.preview_schemas import PreviewOut
 from app.fine_tuning.schemas import JobFields
-from app.fine_tuning.tokenizers import tokenizer_of
+from app.tokenizers import tokenizer_of
 from app.web.preview_page import page
 from app.web.preview_words import LINE_END, Mark, Run, Unit, facts, runs, sentence, visible
 from core.errors import InvalidInput

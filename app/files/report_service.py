@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from app.files.report_schemas import FileReportQuery
 from app.fine_tuning import hyperparameters, service
 from app.fine_tuning.schemas import JobFields
-from app.fine_tuning.tokenizers import tokenizer_of
+from app.tokenizers import tokenizer_of
 from core.errors import BaseModelInvalid, BaseModelNotReady, FileNotStored, InvalidParameter
 from core.settings import Settings
 from core.store import files

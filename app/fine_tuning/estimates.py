@@ -12,7 +12,7 @@ from typing import Final
 
 from app.fine_tuning.machines import KnownMachine, machine_of
 from app.fine_tuning.token_counts import StoredFile, count
-from app.fine_tuning.tokenizers import tokenizer_of
+from app.tokenizers import tokenizer_of
 from core.base_models.registry import BaseModelEntry, folder_of, read_imported
 from core.base_models.shape import ModelShape, read_shape
 from core.errors import BaseModelInvalid, BaseModelNotReady, InvalidParameter, JobDoesNotFit, TargetModulesUnmatched

@@ -8,7 +8,7 @@ import orjson
 from app.fine_tuning import hyperparameters, service
 from app.fine_tuning.preview_schemas import PreviewCreate
 from app.fine_tuning.schemas import JobFields
-from app.fine_tuning.tokenizers import tokenizer_of
+from app.tokenizers import tokenizer_of
 from core.base_models.registry import Registry
 from core.errors import BaseModelInvalid, BaseModelNotReady, ExampleInvalid, ExampleOverLength, InvalidParameter
 from core.jobs.spec import FileRef

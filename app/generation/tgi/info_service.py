@@ -4,11 +4,11 @@ import asyncio
 from importlib.metadata import version
 from typing import Final
 
-from app.fine_tuning.tokenizers import tokenizer_of
 from app.generation.schemas import MAX_CHOICES
 from app.generation.tgi.info_schemas import InfoOut, TokenizeCreate, TokenPieceOut
 from app.http.runtime import Runtime
 from app.models.service import ServedModel
+from app.tokenizers import tokenizer_of
 from core.settings import Settings
 
 MAX_STOP_SEQUENCES: Final = 16
