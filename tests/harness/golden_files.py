@@ -15,7 +15,7 @@ from core.text.files.examples import Message
 from core.text.render_settings import OverLength, PromptFormat, TrainOn
 from core.text.rendering import RenderedExample
 
-FOLDER = Path(__file__).parent / "golden"
+FOLDER = Path(__file__).parents[1] / "golden"
 IGNORE_INDEX = -100  # the label of a token that is not trained on, as PyTorch has it
 
 
