@@ -1,6 +1,6 @@
 """What a fine-tune job is: its statuses, their transitions, and the resolved specification.
 
-Knows no database and no HTTP: ``core.store.jobs`` writes statuses, ``app.schemas`` reads
+Knows no database and no HTTP: ``core.store.jobs`` writes statuses, ``app.fine_tuning`` reads
 requests. A specification is complete: every "auto" was resolved when the job was made.
 """
 

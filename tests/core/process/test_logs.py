@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 PROGRAM = """
 import logging, structlog
-from core import logs
+from core.process import logs
 from core.settings import Settings
 settings = Settings(
     api_key="a-key-of-16-letters", database_url='postgresql+psycopg://me:p"w@db/x', log_json={as_json}

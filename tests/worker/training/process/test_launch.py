@@ -22,7 +22,7 @@ from worker.training.process.launch import choose_code
 KILLED = -signal.SIGKILL
 PROGRAM = (
     "-c",
-    "import sys; from worker.training import launch; launch.GRACE_S = 0.5; "
+    "import sys; from worker.training.process import launch; launch.GRACE_S = 0.5; "
     "launch.TRAINER = (sys.executable, '-m', 'tests.worker.training.process.fake_rank'); sys.exit(launch.main())",
 )
 
