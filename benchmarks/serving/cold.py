@@ -13,7 +13,7 @@ from rich.console import Console
 
 from benchmarks.serving.adapter_spec import AdapterSpec
 from benchmarks.serving.client import Answered, Ask, Plan, ask
-from benchmarks.serving.house import build_house
+from benchmarks.serving.home import build_home
 from benchmarks.serving.requests import OURS_MORE, body
 from benchmarks.serving.servers import running
 
@@ -29,10 +29,10 @@ MORE: Final = OURS_MORE | {"logit_bias": LETTERS}
 
 def run(console: Console, base: Path, folder: Path, *, adapters: int = ADAPTERS, rank: int = RANK) -> dict[str, Any]:
     """Measure it; each adapter is asked for twice, the second time while it is in use already."""
-    house = build_house(folder / "home", base)
-    names = house.publish([AdapterSpec(f"c{n}", rank, seed=n) for n in range(adapters)])
-    file_bytes = (house.adapters_folder / "c0" / "adapter_model.safetensors").stat().st_size
-    streams = [[Ask(body(house.base_model, [20 + n, *PROMPT], STREAM_TOKENS, **MORE))] for n in range(STREAMS)]
+    home = build_home(folder / "home", base)
+    names = home.publish([AdapterSpec(f"c{n}", rank, seed=n) for n in range(adapters)])
+    file_bytes = (home.adapters_folder / "c0" / "adapter_model.safetensors").stat().st_size
+    streams = [[Ask(body(home.base_model, [20 + n, *PROMPT], STREAM_TOKENS, **MORE))] for n in range(STREAMS)]
     asks = []
     for number, model in enumerate(names.values()):
         for second, prompt in enumerate((PROMPT, OTHER_PROMPT)):
@@ -40,9 +40,9 @@ def run(console: Console, base: Path, folder: Path, *, adapters: int = ADAPTERS,
             asks.append([Ask(body(model, prompt, 2, **MORE), at_s)])
     # a guess that comes true would bring several tokens in one step
     environ = {"LORAMILL_ENGINE_LORA_COLUMNS": str(max(256, 2 * rank)), "LORAMILL_ENGINE_SPECULATION": "false"}
-    server = house.server("cold", **environ)
+    server = home.server("cold", **environ)
     with running(server, folder):
-        ask(Plan(server.url, [[Ask(body(house.base_model, PROMPT, 8, **MORE))]]))
+        ask(Plan(server.url, [[Ask(body(home.base_model, PROMPT, 8, **MORE))]]))
         answered = ask(Plan(server.url, [*streams, *asks], seconds=FIRST_S + EVERY_S * (2 * adapters + 1)))
     found = {"adapter_file_bytes": file_bytes} | judge(answered, STREAMS)
     console.print("cold", found)

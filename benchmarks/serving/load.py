@@ -13,7 +13,7 @@ from rich.console import Console
 
 from benchmarks.serving.adapter_spec import AdapterSpec
 from benchmarks.serving.client import Answered, Ask, Plan, ask
-from benchmarks.serving.house import House, build_house
+from benchmarks.serving.home import ServedHome, build_home
 from benchmarks.serving.prompts import cut_texts
 from benchmarks.serving.requests import OURS_MORE, body, deal, jain, summarise
 from benchmarks.serving.servers import running
@@ -28,15 +28,15 @@ FEW_WAITING: Final = "16"
 
 def run(console: Console, base: Path, folder: Path, *, adapters: int = ADAPTERS, scale: float = 1.0) -> dict[str, Any]:
     """Measure all three; ``scale`` shortens them."""
-    house = build_house(folder / "home", base)
+    home = build_home(folder / "home", base)
     console.print(f"load: writing {adapters} adapters")
     specs = [AdapterSpec(f"z{n}", CACHE_RANK, seed=n, targets=CACHE_TARGETS) for n in range(adapters)]
-    models = list(house.publish(specs).values())
+    models = list(home.publish(specs).values())
     texts = cut_texts(base, max(8, int(CLIENTS * REQUESTS * scale)), PROMPT_TOKENS)
     found = {
-        "zipf": measure_zipf(house, models, texts, folder),
-        "fairness": measure_fairness(house, texts, folder, FAIRNESS_S * scale),
-        "overload": measure_overload(house, texts, folder, OVERLOAD_S * scale),
+        "zipf": measure_zipf(home, models, texts, folder),
+        "fairness": measure_fairness(home, texts, folder, FAIRNESS_S * scale),
+        "overload": measure_overload(home, texts, folder, OVERLOAD_S * scale),
     }
     for name, one in found.items():
         console.print(name, one)
@@ -49,15 +49,15 @@ def zipf(models: Sequence[str], count: int, *, seed: int) -> list[str]:
     return random.Random(seed).choices(models, weights, k=count)
 
 
-def measure_zipf(house: House, models: Sequence[str], texts: Sequence[str], logs: Path) -> dict[str, Any]:
+def measure_zipf(home: ServedHome, models: Sequence[str], texts: Sequence[str], logs: Path) -> dict[str, Any]:
     """Ask for adapters by Zipf's law, once with room for all of them in memory, once for a few."""
-    sizes = [file.stat().st_size for file in house.adapters_folder.glob("*/adapter_model.safetensors")]
+    sizes = [file.stat().st_size for file in home.adapters_folder.glob("*/adapter_model.safetensors")]
     one_bytes = max(sizes)
     asked = zipf(models, len(texts), seed=0)
     bodies = [body(model, text, NEW_TOKENS, **OURS_MORE) for model, text in zip(asked, texts, strict=True)]
     found: dict[str, Any] = {"adapters": len(models), "asked_for": len(set(asked)), "cached": CACHED}
     for name, cached in (("all_resident", len(models) + CACHED), ("small_cache", CACHED)):
-        server = house.server(f"zipf-{name}", LORAMILL_ADAPTER_CACHE_BYTES=str(one_bytes * cached))
+        server = home.server(f"zipf-{name}", LORAMILL_ADAPTER_CACHE_BYTES=str(one_bytes * cached))
         with running(server, logs):
             if name == "all_resident":
                 ask(deal(server.url, [body(model, texts[0], 1, **OURS_MORE) for model in sorted(set(asked))], CLIENTS))
@@ -65,18 +65,18 @@ def measure_zipf(house: House, models: Sequence[str], texts: Sequence[str], logs
     return found
 
 
-def measure_fairness(house: House, texts: Sequence[str], logs: Path, seconds: float) -> dict[str, Any]:
+def measure_fairness(home: ServedHome, texts: Sequence[str], logs: Path, seconds: float) -> dict[str, Any]:
     """Let one caller ask for far more than the others, and all for more than there is; give Jain's index."""
     callers = ["heavy"] * HEAVY + [f"light-{n}" for n in range(LIGHT_CALLERS) for _ in range(LIGHT)]
     most = 1 + int(10 * seconds)  # requests that one connection can make, and more
     clients = [
         [
-            Ask(body(house.base_model, texts[(number + n) % len(texts)], NEW_TOKENS, user=caller, **OURS_MORE))
+            Ask(body(home.base_model, texts[(number + n) % len(texts)], NEW_TOKENS, user=caller, **OURS_MORE))
             for n in range(most)
         ]
         for number, caller in enumerate(callers)
     ]
-    server = house.server("fairness")
+    server = home.server("fairness")
     with running(server, logs):
         answered = ask(Plan(server.url, clients, seconds))
     return {"seconds": seconds, "heavy_connections": HEAVY, "light_connections": LIGHT} | share_out(answered, callers)
@@ -97,12 +97,12 @@ def share_out(answered: Sequence[Answered], callers: Sequence[str]) -> dict[str,
     }
 
 
-def measure_overload(house: House, texts: Sequence[str], logs: Path, seconds: float) -> dict[str, Any]:
+def measure_overload(home: ServedHome, texts: Sequence[str], logs: Path, seconds: float) -> dict[str, Any]:
     """Send three times the requests that can be answered; what is answered should stay as much as before."""
     # its prompts come again and again, and none is to be answered from what an earlier one left
-    server = house.server("overload", LORAMILL_ENGINE_MAX_WAITING=FEW_WAITING, LORAMILL_ENGINE_PREFIX_BYTES="0")
+    server = home.server("overload", LORAMILL_ENGINE_MAX_WAITING=FEW_WAITING, LORAMILL_ENGINE_PREFIX_BYTES="0")
     with running(server, logs):
-        bodies = [body(house.base_model, text, NEW_TOKENS, **OURS_MORE) for text in texts]
+        bodies = [body(home.base_model, text, NEW_TOKENS, **OURS_MORE) for text in texts]
         capacity = summarise(ask(deal(server.url, bodies, CLIENTS)))
         rate = OVERLOAD * capacity["requests_per_s"]
         drawn, at_s = random.Random(0), 0.0

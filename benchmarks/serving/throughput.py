@@ -21,7 +21,7 @@ from rich.table import Table
 from benchmarks.peers.commands import find_vllm, peft_server, transformers_serve, vllm_server, write_endless_base
 from benchmarks.serving.adapter_spec import AdapterSpec
 from benchmarks.serving.client import ask
-from benchmarks.serving.house import House, build_house
+from benchmarks.serving.home import ServedHome, build_home
 from benchmarks.serving.prompts import cut_texts
 from benchmarks.serving.requests import OURS_MORE, body, deal, medians, summarise
 from benchmarks.serving.servers import Server, ServerFailed, running
@@ -53,14 +53,14 @@ class Contender:
     is_kept: bool = False
 
 
-def contenders(house: House, names: Mapping[str, str], folder: Path, vllm: Path | None) -> list[Contender]:
+def contenders(home: ServedHome, names: Mapping[str, str], folder: Path, vllm: Path | None) -> list[Contender]:
     """List ours and the peers; ``names`` are our models' by the adapters' own."""
-    base = house.base
+    base = home.base
     endless = write_endless_base(base, folder / base.name)
-    adapters = {name: house.adapters_folder / name for name in names}
-    own, ours = list(adapters), {BASE: [house.base_model], MIXED: list(names.values())}
+    adapters = {name: home.adapters_folder / name for name in names}
+    own, ours = list(adapters), {BASE: [home.base_model], MIXED: list(names.values())}
     listed = [
-        Contender("ours", house.server("ours"), ours, OURS_MORE),
+        Contender("ours", home.server("ours"), ours, OURS_MORE),
         Contender("transformers serve", transformers_serve(endless), {BASE: [str(endless)]}),
         Contender("PEFT, static batch", peft_server("batch", endless, adapters), {MIXED: own}, requests=3),
         Contender("PEFT, lock", peft_server("lock", endless, adapters), {MIXED: own}, requests=1, every=2),
@@ -77,9 +77,9 @@ def contenders(house: House, names: Mapping[str, str], folder: Path, vllm: Path 
 
 def run(console: Console, base: Path, folder: Path, *, vllm: Path | None, rounds: int = ROUNDS) -> dict[str, Any]:
     """Measure all contenders; give every round, the medians and the ratios."""
-    house = build_house(folder / "home", base)
-    names = house.publish([AdapterSpec(f"a{n}", RANK, seed=n) for n in range(ADAPTERS)])
-    everyone = contenders(house, names, folder / "endless", find_vllm(vllm))
+    home = build_home(folder / "home", base)
+    names = home.publish([AdapterSpec(f"a{n}", RANK, seed=n) for n in range(ADAPTERS)])
+    everyone = contenders(home, names, folder / "endless", find_vllm(vllm))
     texts = functools.partial(cut_texts, base, tokens=PROMPT_TOKENS)
     measured, absent = take_rounds(console, everyone, texts, rounds, folder)
     found = {name: {load: medians(several) for load, several in loads.items()} for name, loads in measured.items()}

@@ -53,7 +53,7 @@ class RecordingBell:
 
 
 @dataclass
-class House:
+class ApiHarness:
     """What an app under test works on; tests change it and look into it."""
 
     settings: Settings
@@ -100,17 +100,17 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def house(settings: Settings, empty_database: Path) -> Iterator[House]:
-    with _furnished(settings, empty_database) as house:
-        yield house
+def harness(settings: Settings, empty_database: Path) -> Iterator[ApiHarness]:
+    with _open_harness(settings, empty_database) as harness:
+        yield harness
 
 
 @contextmanager
-def _furnished(settings: Settings, empty_database: Path) -> Iterator[House]:
+def _open_harness(settings: Settings, empty_database: Path) -> Iterator[ApiHarness]:
     (settings.home / "loramill.db").write_bytes(empty_database.read_bytes())
     database = Database(settings.database)
     registry = Registry(settings.base_models_folder, (_import_base(settings),))
-    yield House(settings, database, LocalBlobStore(settings.store_folder), registry)
+    yield ApiHarness(settings, database, LocalBlobStore(settings.store_folder), registry)
     database.dispose()
 
 
@@ -131,8 +131,8 @@ def _import_base(settings: Settings) -> BaseModelEntry:
 
 
 @pytest.fixture
-def client(house: House) -> Iterator[TestClient]:
-    with TestClient(house.app()) as client:
+def client(harness: ApiHarness) -> Iterator[TestClient]:
+    with TestClient(harness.app()) as client:
         yield client
 
 
@@ -169,9 +169,9 @@ def serving(app: ASGIApp) -> Iterator[str]:
 def served(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Served]:
     """Give official clients a deployment on a socket, with a key and a fine-tuned model."""
     api_key, tuned = "correct-horse-battery", "ft:tiny:local:mine:1"
-    with _furnished(_settings_of(tmp_path_factory.mktemp("served")), empty_database) as house:
-        house.settings = house.settings.model_copy(update={"api_key": SecretStr(api_key)})
-        with house.database.write() as session:
+    with _open_harness(_settings_of(tmp_path_factory.mktemp("served")), empty_database) as harness:
+        harness.settings = harness.settings.model_copy(update={"api_key": SecretStr(api_key)})
+        with harness.database.write() as session:
             publish(session, tuned)
-        with serving(house.app()) as url:
+        with serving(harness.app()) as url:
             yield Served(url=url, api_key=api_key, base=BASE, tuned=tuned)

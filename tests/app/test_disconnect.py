@@ -9,15 +9,15 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.app.conftest import BASE, House, serving
+from tests.app.conftest import BASE, ApiHarness, serving
 
 TURNS = [{"role": "user", "content": "a"}]
 
 
 @pytest.fixture
-def address(house: House) -> Iterator[tuple[str, int]]:
-    house.engine.holds = asyncio.Event()  # never set: the engine says one word and then nothing
-    with serving(house.app()) as url:
+def address(harness: ApiHarness) -> Iterator[tuple[str, int]]:
+    harness.engine.holds = asyncio.Event()  # never set: the engine says one word and then nothing
+    with serving(harness.app()) as url:
         parts = urlsplit(url)
         assert parts.hostname
         assert parts.port
@@ -51,17 +51,17 @@ def wait_until(holds: Callable[[], bool]) -> None:
     ],
 )
 def test_the_engines_work_is_cancelled_when_the_client_leaves(
-    house: House, address: tuple[str, int], path: str, body: dict[str, object]
+    harness: ApiHarness, address: tuple[str, int], path: str, body: dict[str, object]
 ) -> None:
     expected = len(body["prompt"]) if isinstance(body.get("prompt"), list) else 1  # type: ignore[arg-type]
     with socket.create_connection(address) as client:
         client.sendall(request(path, body))
-        wait_until(lambda: len(house.engine.requests) == expected)
-    wait_until(lambda: len(house.engine.cancelled) == expected)
+        wait_until(lambda: len(harness.engine.requests) == expected)
+    wait_until(lambda: len(harness.engine.cancelled) == expected)
 
 
 def test_an_upload_that_says_it_is_too_large_is_refused_before_it_is_sent(
-    house: House, address: tuple[str, int]
+    harness: ApiHarness, address: tuple[str, int]
 ) -> None:
     head = (
         "POST /v1/files HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
@@ -70,10 +70,10 @@ def test_an_upload_that_says_it_is_too_large_is_refused_before_it_is_sent(
     with socket.create_connection(address) as client:
         client.sendall(head.encode())
         assert client.recv(4096).startswith(b"HTTP/1.1 413 ")
-    assert house.stored_bytes() == []
+    assert harness.stored_bytes() == []
 
 
-def test_an_upload_cut_off_leaves_nothing(house: House, address: tuple[str, int]) -> None:
+def test_an_upload_cut_off_leaves_nothing(harness: ApiHarness, address: tuple[str, int]) -> None:
     head = (
         "POST /v1/files HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
         "Content-Length: 60000\r\n\r\n"
@@ -81,5 +81,5 @@ def test_an_upload_cut_off_leaves_nothing(house: House, address: tuple[str, int]
     )
     with socket.create_connection(address) as client:
         client.sendall(head.encode() + b"x" * 1000)
-        wait_until(lambda: len(house.stored_bytes()) == 1)  # the unfinished one
-    wait_until(lambda: house.stored_bytes() == [])
+        wait_until(lambda: len(harness.stored_bytes()) == 1)  # the unfinished one
+    wait_until(lambda: harness.stored_bytes() == [])

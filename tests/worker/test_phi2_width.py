@@ -19,7 +19,7 @@ from core.jobs.spec import LoraSpec
 from core.serving.adapter_format import WEIGHTS
 from core.serving.generation import FinishReason
 from core.store.blobs import LocalBlobStore
-from tests.worker.inference.engine_harness import Bench, Completion, complete, make_request, store_adapter
+from tests.worker.inference.engine_harness import Completion, EngineHarness, complete, make_request, store_adapter
 from tests.worker.training.run_folders import Line, train, write_run
 from worker.models.importing import import_base_model
 from worker.models.loading import LoadedModel, load_base_model
@@ -66,7 +66,7 @@ def _answer(base: Path, loaded: LoadedModel, home: Path, adapter: Path) -> list[
     digest = store_adapter(adapter, LocalBlobStore(home / "store"))
 
     async def ask() -> list[list[Completion]]:
-        async with Bench(base, home).engine(loaded) as engine:
+        async with EngineHarness(base, home).engine(loaded) as engine:
             return [
                 [
                     await complete(engine, make_request(prompt, adapter=name, max_tokens=12, temperature=0))

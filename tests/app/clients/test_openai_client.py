@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from core.errors import EngineBusy, EngineUnavailable, GenerationFailed
 from core.store import adapters, files, leases
-from tests.app.conftest import BASE, EXAMPLES, House, serving
+from tests.app.conftest import BASE, EXAMPLES, ApiHarness, serving
 from tests.harness.finished_job import finish
 from tests.harness.published_model import publish
 
@@ -17,9 +17,9 @@ KEY = "correct-horse-battery"
 
 
 @pytest.fixture
-def client(house: House) -> Iterator[openai.OpenAI]:
-    house.settings = house.settings.model_copy(update={"api_key": SecretStr(KEY)})
-    with serving(house.app()) as url, openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0) as client:
+def client(harness: ApiHarness) -> Iterator[openai.OpenAI]:
+    harness.settings = harness.settings.model_copy(update={"api_key": SecretStr(KEY)})
+    with serving(harness.app()) as url, openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0) as client:
         yield client
 
 
@@ -39,12 +39,12 @@ def test_files(client: openai.OpenAI, file_id: str) -> None:
         client.files.retrieve(file_id)
 
 
-def test_a_file_over_the_limit_is_told_to_a_client_that_sends_first(client: openai.OpenAI, house: House) -> None:
+def test_a_file_over_the_limit_is_told_to_a_client_that_sends_first(client: openai.OpenAI, harness: ApiHarness) -> None:
     with pytest.raises(openai.APIStatusError) as raised:
-        client.files.create(file=("x", b"x" * (4 * house.settings.max_upload_bytes)), purpose="fine-tune")
+        client.files.create(file=("x", b"x" * (4 * harness.settings.max_upload_bytes)), purpose="fine-tune")
     assert raised.value.status_code == 413
     assert raised.value.code == "file_too_large"
-    assert house.stored_bytes() == []
+    assert harness.stored_bytes() == []
 
 
 def test_jobs(client: openai.OpenAI, file_id: str) -> None:
@@ -75,12 +75,12 @@ def test_jobs(client: openai.OpenAI, file_id: str) -> None:
     assert (event.level, event.type) == ("info", "message")
 
 
-def test_result_files(client: openai.OpenAI, house: House, file_id: str) -> None:
+def test_result_files(client: openai.OpenAI, harness: ApiHarness, file_id: str) -> None:
     job_id = client.fine_tuning.jobs.create(model=BASE, training_file=file_id).id
     assert client.fine_tuning.jobs.retrieve(job_id).result_files == []
     content = b"step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy\n1,1.5,0.5,,\n"
-    blob = house.blobs.put_bytes(content)
-    with house.database.write() as session:
+    blob = harness.blobs.put_bytes(content)
+    with harness.database.write() as session:
         assert leases.claim(session, owner="w", host="h", pid=1, base_models=(BASE,), now=1)
         file = files.create_results(
             session, job_id, bytes=blob.bytes, sha256=blob.sha256, columns=("step", "train_loss"), now=2
@@ -96,9 +96,9 @@ def test_result_files(client: openai.OpenAI, house: House, file_id: str) -> None
     assert client.files.delete(result_file).deleted is True
 
 
-def test_checkpoints_page_by_page(client: openai.OpenAI, house: House, file_id: str) -> None:
+def test_checkpoints_page_by_page(client: openai.OpenAI, harness: ApiHarness, file_id: str) -> None:
     job_id = client.fine_tuning.jobs.create(model=BASE, training_file=file_id).id
-    with house.database.write() as session:
+    with harness.database.write() as session:
         assert leases.claim(session, owner="w", host="h", pid=1, base_models=(BASE,), now=1)
         for step in (1, 2, 3):
             adapters.add_checkpoint(
@@ -108,8 +108,8 @@ def test_checkpoints_page_by_page(client: openai.OpenAI, house: House, file_id: 
     assert steps == [3, 2, 1]
 
 
-def test_models(client: openai.OpenAI, house: House) -> None:
-    with house.database.write() as session:
+def test_models(client: openai.OpenAI, harness: ApiHarness) -> None:
+    with harness.database.write() as session:
         publish(session, "ft:org/name")
     assert [model.id for model in client.models.list()] == [BASE, "ft:org/name"]
     assert client.models.retrieve("ft:org/name").id == "ft:org/name"
@@ -118,13 +118,15 @@ def test_models(client: openai.OpenAI, house: House) -> None:
     assert client.models.delete("ft:org/name").deleted is True
 
 
-def test_an_error_in_a_stream_is_raised(client: openai.OpenAI, house: House) -> None:
-    house.engine.fails_after = (1, GenerationFailed("x"))
+def test_an_error_in_a_stream_is_raised(client: openai.OpenAI, harness: ApiHarness) -> None:
+    harness.engine.fails_after = (1, GenerationFailed("x"))
     with pytest.raises(openai.APIError, match="generation failed: x"):
         list(client.completions.create(model=BASE, prompt="a", stream=True))
 
 
-def test_errors_have_their_classes_and_all_their_fields(client: openai.OpenAI, house: House, file_id: str) -> None:
+def test_errors_have_their_classes_and_all_their_fields(
+    client: openai.OpenAI, harness: ApiHarness, file_id: str
+) -> None:
     with pytest.raises(openai.BadRequestError) as bad:
         client.fine_tuning.jobs.create(model=BASE, training_file=file_id, extra_body={"lora": {"rank": 0}})
     assert (bad.value.param, bad.value.code, bad.value.type) == (
@@ -138,15 +140,15 @@ def test_errors_have_their_classes_and_all_their_fields(client: openai.OpenAI, h
     assert (missing.value.param, missing.value.code) == ("model", "model_not_found")
     with pytest.raises(openai.AuthenticationError):
         client.with_options(api_key="wrong").models.list()
-    house.engine.fails_before = EngineBusy(3, 2)
+    harness.engine.fails_before = EngineBusy(3, 2)
     with pytest.raises(openai.RateLimitError):
         client.completions.create(model=BASE, prompt="a")
-    house.engine.fails_before = EngineUnavailable(BASE, "no answer")
+    harness.engine.fails_before = EngineUnavailable(BASE, "no answer")
     with pytest.raises(openai.InternalServerError):
         client.completions.create(model=BASE, prompt="a")
 
 
-def test_what_cannot_succeed_is_not_retried(client: openai.OpenAI, house: House, file_id: str) -> None:
+def test_what_cannot_succeed_is_not_retried(client: openai.OpenAI, harness: ApiHarness, file_id: str) -> None:
     job_id = client.fine_tuning.jobs.create(model=BASE, training_file=file_id).id
     patient = client.with_options(max_retries=2)
     with pytest.raises(openai.ConflictError) as raised:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from tests.app.conftest import BASE, CONTEXT_TOKENS, House, upload
+from tests.app.conftest import BASE, CONTEXT_TOKENS, ApiHarness, upload
 from tests.harness.byte_tokenizer import write_byte_tokenizer
 from tests.harness.tables import parquet_of
 
@@ -15,8 +15,8 @@ AGAIN = GOOD + b'{"prompt": "Where do they live?", "completion": " In the far no
 
 
 @pytest.fixture(autouse=True)
-def _tokenizer(house: House) -> None:
-    write_byte_tokenizer(house.settings.base_models_folder / BASE)
+def _tokenizer(harness: ApiHarness) -> None:
+    write_byte_tokenizer(harness.settings.base_models_folder / BASE)
 
 
 def file_of(client: TestClient, content: bytes) -> str:
@@ -67,9 +67,9 @@ def test_a_file_with_wrong_lines_has_a_report_too(client: TestClient) -> None:
     assert body["examples"] == 1
 
 
-def test_over_long_lines_are_reported_without_being_read(client: TestClient, house: House) -> None:
-    house.settings = house.settings.model_copy(update={"max_line_bytes": 100, "max_upload_bytes": 10_000})
-    with TestClient(house.app()) as client:
+def test_over_long_lines_are_reported_without_being_read(client: TestClient, harness: ApiHarness) -> None:
+    harness.settings = harness.settings.model_copy(update={"max_line_bytes": 100, "max_upload_bytes": 10_000})
+    with TestClient(harness.app()) as client:
         file_id = file_of(client, GOOD + b'{"prompt": "%s", "completion": "c"}\n' % (b"a" * 500) + GOOD)
         body = report(client, file_id).json()
     assert (body["findings"][0]["code"], body["findings"][0]["lines"]) == ("line_too_long", [2])
@@ -148,7 +148,7 @@ def test_the_model_is_required(client: TestClient, file_id: str) -> None:
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "model")
 
 
-def test_a_base_model_that_is_not_imported_can_be_tried_again_later(client: TestClient, house: House) -> None:
+def test_a_base_model_that_is_not_imported_can_be_tried_again_later(client: TestClient, harness: ApiHarness) -> None:
     file_id = file_of(client, GOOD)
-    (house.settings.base_models_folder / BASE / "loramill.json").unlink()
+    (harness.settings.base_models_folder / BASE / "loramill.json").unlink()
     assert report(client, file_id).status_code == 503

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from core.errors import StorageFull
 from core.settings import Settings
 from core.store.blobs import BlobWriter, LocalBlobStore
-from tests.app.conftest import BASE, COLUMNS, EXAMPLES, House, upload
+from tests.app.conftest import BASE, COLUMNS, EXAMPLES, ApiHarness, upload
 from tests.harness.tables import parquet_of
 
 
@@ -43,11 +43,11 @@ def test_columns_of_every_example_are_told(client: TestClient) -> None:
     assert (file["format"], file["columns"]) == ("columns", ["question", "answer"])
 
 
-def test_a_file_larger_than_a_network_packet_arrives_whole(house: House) -> None:
+def test_a_file_larger_than_a_network_packet_arrives_whole(harness: ApiHarness) -> None:
     content = b'{"prompt": "' + b"x" * 1000 + b'", "completion": "y"}\n'
     content *= 1000
-    house.settings = house.settings.model_copy(update={"max_upload_bytes": 2 * 2**20})
-    with TestClient(house.app()) as client:
+    harness.settings = harness.settings.model_copy(update={"max_upload_bytes": 2 * 2**20})
+    with TestClient(harness.app()) as client:
         file = upload(client, content).json()
         assert (file["examples"], file["bytes"]) == (1000, len(content))
         assert client.get(f"/v1/files/{file['id']}/content").content == content
@@ -106,17 +106,17 @@ def test_broken_lines_of_csv_and_rows_of_parquet_are_named(client: TestClient) -
     ],
 )
 def test_a_file_that_is_not_what_its_name_says_is_refused_and_nothing_is_kept(
-    client: TestClient, house: House, filename: str, content: bytes
+    client: TestClient, harness: ApiHarness, filename: str, content: bytes
 ) -> None:
     response = upload(client, content, filename=filename)
     assert response.status_code == 400
     assert response.json()["error"]["code"] == "file_type_unclear"
     assert response.json()["error"]["param"] == "file"
-    assert house.stored_bytes() == []
+    assert harness.stored_bytes() == []
 
 
 def test_parquet_is_refused_where_its_reader_is_not_installed(
-    client: TestClient, house: House, monkeypatch: pytest.MonkeyPatch
+    client: TestClient, harness: ApiHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = parquet_of({"prompt": ["a"], "completion": ["b"]})
     monkeypatch.setitem(sys.modules, "pyarrow", None)
@@ -124,18 +124,18 @@ def test_parquet_is_refused_where_its_reader_is_not_installed(
     assert response.status_code == 400
     assert response.json()["error"]["code"] == "parquet_not_installed"
     assert "loramill[tables]" in response.json()["error"]["message"]
-    assert house.stored_bytes() == []
+    assert harness.stored_bytes() == []
 
 
 @pytest.mark.parametrize("purpose", ["batch", "fine_tune", ""])
-def test_other_purposes_are_refused_and_nothing_is_kept(client: TestClient, house: House, purpose: str) -> None:
+def test_other_purposes_are_refused_and_nothing_is_kept(client: TestClient, harness: ApiHarness, purpose: str) -> None:
     response = upload(client, purpose=purpose)
     assert response.status_code == 400
     assert response.json()["error"]["param"] == "purpose"
-    assert house.stored_bytes() == []
+    assert harness.stored_bytes() == []
 
 
-def test_expiry_is_refused_by_name(client: TestClient, house: House) -> None:
+def test_expiry_is_refused_by_name(client: TestClient, harness: ApiHarness) -> None:
     response = client.post(
         "/v1/files",
         files={"file": ("data.jsonl", EXAMPLES)},
@@ -144,7 +144,7 @@ def test_expiry_is_refused_by_name(client: TestClient, house: House) -> None:
     assert response.status_code == 400
     assert response.json()["error"]["param"] == "expires_after"
     assert response.json()["error"]["code"] == "unsupported_parameter"
-    assert house.stored_bytes() == []
+    assert harness.stored_bytes() == []
 
 
 def test_a_form_without_a_file_is_refused(client: TestClient) -> None:
@@ -162,11 +162,13 @@ def test_a_form_without_a_file_is_refused(client: TestClient) -> None:
         ("multipart/form-data; boundary=b", b'--b\r\nContent-Disposition: form-data; name="file"\r\n\r\ncut off'),
     ],
 )
-def test_what_is_not_a_whole_form_is_refused(client: TestClient, house: House, content_type: str, body: bytes) -> None:
+def test_what_is_not_a_whole_form_is_refused(
+    client: TestClient, harness: ApiHarness, content_type: str, body: bytes
+) -> None:
     response = client.post("/v1/files", content=body, headers={"content-type": content_type})
     assert response.status_code == 400
     assert response.json()["error"]["type"] == "invalid_request_error"
-    assert house.stored_bytes() == []
+    assert harness.stored_bytes() == []
 
 
 def test_a_file_name_cannot_be_a_path(client: TestClient) -> None:
@@ -176,7 +178,7 @@ def test_a_file_name_cannot_be_a_path(client: TestClient) -> None:
 
 @pytest.mark.parametrize("has_length", [True, False])
 def test_a_file_over_the_limit_is_refused_and_nothing_is_kept(
-    client: TestClient, house: House, settings: Settings, has_length: bool
+    client: TestClient, harness: ApiHarness, settings: Settings, has_length: bool
 ) -> None:
     line = b'{"prompt": "a", "completion": "b"}\n'
     body = (
@@ -189,7 +191,7 @@ def test_a_file_over_the_limit_is_refused_and_nothing_is_kept(
     response = client.post("/v1/files", content=pieces, headers={"content-type": "multipart/form-data; boundary=b"})
     assert response.status_code == 413
     assert response.json()["error"]["code"] == "file_too_large"
-    assert house.stored_bytes() == []
+    assert harness.stored_bytes() == []
 
 
 class FullStore(LocalBlobStore):
@@ -213,18 +215,18 @@ class FullWriter:
         raise AssertionError("what could not be written must not be committed")
 
 
-def test_a_full_disk_is_507_and_nothing_is_kept(house: House, settings: Settings) -> None:
-    house.blobs = FullStore(settings.store_folder)
-    with TestClient(house.app()) as client:
+def test_a_full_disk_is_507_and_nothing_is_kept(harness: ApiHarness, settings: Settings) -> None:
+    harness.blobs = FullStore(settings.store_folder)
+    with TestClient(harness.app()) as client:
         response = upload(client)
         assert response.status_code == 507
         assert response.json()["error"]["code"] == "storage_full"
         assert response.headers["x-should-retry"] == "false"
         assert client.get("/v1/files").json()["data"] == []
-    assert house.stored_bytes() == []
+    assert harness.stored_bytes() == []
 
 
-def test_a_client_that_leaves_mid_upload_leaves_nothing(house: House) -> None:
+def test_a_client_that_leaves_mid_upload_leaves_nothing(harness: ApiHarness) -> None:
     head = b'--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
     messages: list[dict[str, Any]] = [
         {"type": "http.request", "body": head + EXAMPLES, "more_body": True},
@@ -249,13 +251,13 @@ def test_a_client_that_leaves_mid_upload_leaves_nothing(house: House) -> None:
         sent.append(message)
 
     async def leave() -> None:
-        app = house.app()
+        app = harness.app()
         async with app.router.lifespan_context(app):
             await app(scope, receive, send)
 
     asyncio.run(leave())
     assert sent[0]["status"] == 499
-    assert house.stored_bytes() == []
+    assert harness.stored_bytes() == []
 
 
 def test_files_are_paged_in_both_orders(client: TestClient) -> None:
@@ -275,12 +277,12 @@ def test_an_unknown_query_parameter_is_refused(client: TestClient) -> None:
     assert response.json()["error"]["param"] == "colour"
 
 
-def test_deleted_bytes_go_only_with_their_last_file(client: TestClient, house: House) -> None:
+def test_deleted_bytes_go_only_with_their_last_file(client: TestClient, harness: ApiHarness) -> None:
     first, second = (upload(client).json()["id"] for _ in range(2))
     assert client.delete(f"/v1/files/{first}").json() == {"id": first, "object": "file", "deleted": True}
     assert client.get(f"/v1/files/{second}/content").content == EXAMPLES
     client.delete(f"/v1/files/{second}")
-    assert house.stored_bytes() == []
+    assert harness.stored_bytes() == []
     assert client.get(f"/v1/files/{second}").status_code == 404
 
 
@@ -302,6 +304,6 @@ def test_a_missing_file_is_404(client: TestClient) -> None:
         assert response.json()["error"]["code"] == "file_not_found"
 
 
-def test_the_store_is_where_the_settings_say(client: TestClient, house: House, file_id: str) -> None:
-    (stored,) = house.stored_bytes()
-    assert stored.is_relative_to(Path(house.settings.home) / "store" / "blobs")
+def test_the_store_is_where_the_settings_say(client: TestClient, harness: ApiHarness, file_id: str) -> None:
+    (stored,) = harness.stored_bytes()
+    assert stored.is_relative_to(Path(harness.settings.home) / "store" / "blobs")

@@ -11,7 +11,7 @@ from app.fine_tuning import machines, token_counts
 from core.jobs.spec import JobStatus
 from core.store import jobs, leases
 from core.store.db import Session
-from tests.app.conftest import BASE, House, upload
+from tests.app.conftest import BASE, ApiHarness, upload
 from tests.harness.fake_trainer import MEASURED
 from tests.harness.tiny_shapes import TINY_LLAMA, write_shapes
 
@@ -41,9 +41,9 @@ def lines(*examples: dict[str, Any]) -> bytes:
     return "".join(json.dumps(example) + "\n" for example in examples).encode()
 
 
-def finish(house: House, job_id: str, measured: Any = MEASURED) -> None:
+def finish(harness: ApiHarness, job_id: str, measured: Any = MEASURED) -> None:
     """End a queued job as a worker would."""
-    with house.database.write() as session:
+    with harness.database.write() as session:
         job = leases.claim(session, owner="w", host="h", pid=1, base_models=(BASE,), now=NOW)
         assert job is not None
         assert job.id == job_id
@@ -116,18 +116,18 @@ class TestEstimate:
         assert found["queue"] == {"place": 1, "seconds_ahead": 0}
         assert found["problems"] == []
 
-    def test_learns_from_finished_jobs(self, client: TestClient, house: House, file_id: str) -> None:
+    def test_learns_from_finished_jobs(self, client: TestClient, harness: ApiHarness, file_id: str) -> None:
         job_id = client.post(JOBS, json=body(file_id)).json()["id"]
-        finish(house, job_id)
+        finish(harness, job_id)
         found = estimate(client, file_id)
         assert (found["basis"]["kind"], found["basis"]["jobs"]) == ("jobs", [job_id])
         assert found["machine"]["source"] == f"job {job_id}"
         assert found["machine"]["memory_bytes"] == MEASURED.machine.memory_bytes
         assert found["seconds"]["loading"] == MEASURED.seconds.loading
 
-    def test_adds_up_the_jobs_ahead(self, client: TestClient, house: House, file_id: str) -> None:
+    def test_adds_up_the_jobs_ahead(self, client: TestClient, harness: ApiHarness, file_id: str) -> None:
         first, second = (client.post(JOBS, json=body(file_id)).json() for _ in range(2))
-        with house.database.write() as session:
+        with harness.database.write() as session:
             job = leases.claim(session, owner="w", host="h", pid=1, base_models=(BASE,), now=NOW)
             assert job is not None
             assert job.id == first["id"]
@@ -137,10 +137,10 @@ class TestEstimate:
         assert queue["seconds_ahead"] == pytest.approx(12.5 + second["estimate"]["seconds"]["total"])
 
     def test_does_not_wait_for_paused_jobs_nor_for_those_about_to_be(
-        self, client: TestClient, house: House, file_id: str
+        self, client: TestClient, harness: ApiHarness, file_id: str
     ) -> None:
         running, waiting = (client.post(JOBS, json=body(file_id)).json()["id"] for _ in range(2))
-        with house.database.write() as session:
+        with harness.database.write() as session:
             job = leases.claim(session, owner="w", host="h", pid=1, base_models=(BASE,), now=NOW)
             assert job is not None
             leases.heartbeat(session, running, job.token, {"eta_s": 12.5})
@@ -149,10 +149,10 @@ class TestEstimate:
         assert estimate(client, file_id)["queue"] == {"place": 1, "seconds_ahead": 0}
 
     def test_a_job_ahead_without_an_estimate_leaves_the_wait_open(
-        self, client: TestClient, house: House, file_id: str
+        self, client: TestClient, harness: ApiHarness, file_id: str
     ) -> None:
         client.post(JOBS, json=body(file_id))
-        with house.database.write() as session:
+        with harness.database.write() as session:
             for job in jobs.list_unfinished(session):
                 job.estimate = None
         assert estimate(client, file_id)["queue"] == {"place": 2, "seconds_ahead": None}
@@ -172,10 +172,10 @@ class TestEstimate:
         assert found["seen_tokens"] == pytest.approx(exact["seen_tokens"], rel=0.25)
 
     def test_an_unknown_architecture_leaves_memory_and_time_open(
-        self, client: TestClient, house: House, file_id: str
+        self, client: TestClient, harness: ApiHarness, file_id: str
     ) -> None:
         shapes = {name.replace("q_proj", "c_attn"): shape for name, shape in TINY_LLAMA.items()}
-        write_shapes(house.settings.base_models_folder / BASE, shapes, {"model_type": "strange"})
+        write_shapes(harness.settings.base_models_folder / BASE, shapes, {"model_type": "strange"})
         found = estimate(client, file_id)
         assert (found["memory"], found["seconds"], found["fits"]) == (None, None, None)
         assert found["examples"] > 0
@@ -245,16 +245,18 @@ class TestCertainFailures:
 
 
 class TestJob:
-    def test_keeps_the_estimate_as_it_was(self, client: TestClient, house: House, file_id: str) -> None:
+    def test_keeps_the_estimate_as_it_was(self, client: TestClient, harness: ApiHarness, file_id: str) -> None:
         found = estimate(client, file_id)
         job = client.post(JOBS, json=body(file_id)).json()
         assert job["estimate"] == {name: found[name] for name in found if name not in ("object", "model")}
-        finish(house, job["id"])
+        finish(harness, job["id"])
         assert client.get(f"{JOBS}/{job['id']}").json()["estimate"] == job["estimate"]
 
-    def test_shows_what_it_took_beside_the_estimate(self, client: TestClient, house: House, file_id: str) -> None:
+    def test_shows_what_it_took_beside_the_estimate(
+        self, client: TestClient, harness: ApiHarness, file_id: str
+    ) -> None:
         job_id = client.post(JOBS, json=body(file_id)).json()["id"]
-        finish(house, job_id)
+        finish(harness, job_id)
         job = client.get(f"{JOBS}/{job_id}").json()
         assert job["measured"] == MEASURED.model_dump(mode="json")
         shared = set(job["measured"]) & set(job["estimate"])
@@ -262,22 +264,22 @@ class TestJob:
         assert set(job["measured"]["seconds"]) == set(job["estimate"]["seconds"])
 
     def test_is_made_without_an_estimate_where_none_can_be_given(
-        self, client: TestClient, house: House, file_id: str
+        self, client: TestClient, harness: ApiHarness, file_id: str
     ) -> None:
-        (house.settings.base_models_folder / BASE / "tokenizer.json").write_text("{")
-        imported = house.settings.base_models_folder / BASE / "loramill.json"
+        (harness.settings.base_models_folder / BASE / "tokenizer.json").write_text("{")
+        imported = harness.settings.base_models_folder / BASE / "loramill.json"
         imported.write_text(imported.read_text().replace("0" * 64, "1" * 64))  # another model, so nothing is cached
         response = client.post(JOBS, json=body(file_id))
         assert (response.status_code, response.json()["estimate"]) == (200, None)
         assert client.post(ROUTE, json=body(file_id)).json()["error"]["code"] == "base_model_not_ready"
 
     def test_expects_its_end_by_the_estimate_before_its_first_step(
-        self, client: TestClient, house: House, file_id: str
+        self, client: TestClient, harness: ApiHarness, file_id: str
     ) -> None:
         job = client.post(JOBS, json=body(file_id)).json()
         assert job["estimated_finish"] is None
         later = 2 * 10**9
-        with house.database.write() as session:
+        with harness.database.write() as session:
             claimed = leases.claim(session, owner="w", host="h", pid=1, base_models=(BASE,), now=later)
             assert claimed is not None
             assert claimed.status is JobStatus.RUNNING

@@ -8,7 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from app.fine_tuning.preview_routes import prefers_html
-from tests.app.conftest import BASE, COLUMNS, House, upload
+from tests.app.conftest import BASE, COLUMNS, ApiHarness, upload
 
 URL = "/v1/fine_tuning/preview"
 QA = {"prompt": "Q:", "completion": " A"}
@@ -142,11 +142,11 @@ def test_a_wrong_example_is_400_under_its_place(client: TestClient, wrong: Any, 
     assert reason in response.json()["error"]["message"]
 
 
-def test_a_deep_or_long_example_is_refused_as_on_a_line(client: TestClient, house: House) -> None:
+def test_a_deep_or_long_example_is_refused_as_on_a_line(client: TestClient, harness: ApiHarness) -> None:
     deep = f'{{"model": "{BASE}", "examples": [{{"a": {"[" * 900}{"]" * 900}}}]}}'
     response = client.post(URL, content=deep, headers={"content-type": "application/json"})
     assert (response.status_code, response.json()["error"]["param"]) == (400, "examples[0]")
-    long = {"prompt": "p" * house.settings.max_line_bytes, "completion": "c"}
+    long = {"prompt": "p" * harness.settings.max_line_bytes, "completion": "c"}
     response = ask(client, examples=[QA, long])
     assert (response.status_code, response.json()["error"]["param"]) == (400, "examples[1]")
 
@@ -170,8 +170,8 @@ def test_an_unknown_base_model_is_404(client: TestClient) -> None:
     assert client.post(URL, json={"model": "phi-2", "examples": [QA]}).status_code == 404
 
 
-def test_a_base_model_that_is_not_imported_is_503(client: TestClient, house: House) -> None:
-    (house.settings.base_models_folder / BASE / "loramill.json").unlink()
+def test_a_base_model_that_is_not_imported_is_503(client: TestClient, harness: ApiHarness) -> None:
+    (harness.settings.base_models_folder / BASE / "loramill.json").unlink()
     assert ask(client, examples=[QA]).status_code == 503
 
 

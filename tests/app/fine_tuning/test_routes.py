@@ -7,7 +7,7 @@ from starlette.testclient import TestClient
 
 from core.jobs.spec import JobSpec
 from core.store import jobs
-from tests.app.conftest import BASE, COLUMNS, LEARNING_RATE, House, upload
+from tests.app.conftest import BASE, COLUMNS, LEARNING_RATE, ApiHarness, upload
 from tests.app.fine_tuning.created import create
 
 PLAIN_LORA = {"dropout": 0.0, "target_modules": None, "use_rslora": False, "use_dora": False}
@@ -105,13 +105,13 @@ KNOBS: dict[str, Any] = {
 
 
 def test_every_knob_that_is_given_is_kept_and_reaches_the_specification(
-    client: TestClient, house: House, file_id: str
+    client: TestClient, harness: ApiHarness, file_id: str
 ) -> None:
     lora = {"rank": 8, "alpha": 4.0, "dropout": 0.1, "use_rslora": True, "use_dora": True}
     job = create(client, file_id, **KNOBS, lora=lora | {"target_modules": "all-linear"}).json()
     assert {name: job[name] for name in KNOBS} == KNOBS
     assert job["lora"] == lora | {"target_modules": None}
-    with house.database.read() as session:
+    with harness.database.read() as session:
         spec = JobSpec.model_validate(jobs.get(session, job["id"]).spec)
     assert spec.model_dump(include=set(KNOBS)) == KNOBS
     assert (spec.lora.use_rslora, spec.lora.use_dora) == (True, True)
@@ -127,10 +127,10 @@ def test_auto_null_and_absence_mean_the_same(client: TestClient, file_id: str, n
 
 
 def test_a_job_that_was_stored_before_there_were_knobs_is_still_shown(
-    client: TestClient, house: House, file_id: str
+    client: TestClient, harness: ApiHarness, file_id: str
 ) -> None:
     job = create(client, file_id).json()
-    with house.database.write() as session:
+    with harness.database.write() as session:
         record = jobs.get(session, job["id"])
         kept = set(JobSpec.model_fields) - set(KNOBS) - {"continue_from"}
         lora = {key: record.spec["lora"][key] for key in ("rank", "alpha", "dropout", "target_modules")}
@@ -140,31 +140,31 @@ def test_a_job_that_was_stored_before_there_were_knobs_is_still_shown(
     assert shown["warmup_ratio"] is None
 
 
-def test_a_job_refers_to_its_file_by_content(client: TestClient, house: House, file_id: str) -> None:
+def test_a_job_refers_to_its_file_by_content(client: TestClient, harness: ApiHarness, file_id: str) -> None:
     job_id = create(client, file_id).json()["id"]
-    with house.database.read() as session:
+    with harness.database.read() as session:
         spec = JobSpec.model_validate(jobs.get(session, job_id).spec)
-    assert house.blobs.exists(spec.training_file.sha256)
+    assert harness.blobs.exists(spec.training_file.sha256)
 
 
-def test_the_doorbell_is_rung_for_a_job_that_is_already_committed(house: House) -> None:
+def test_the_doorbell_is_rung_for_a_job_that_is_already_committed(harness: ApiHarness) -> None:
     seen = []
 
     class LookingBell:
         def ring(self, job_id: str) -> bool:
-            with house.database.read() as session:
+            with harness.database.read() as session:
                 seen.append(jobs.get(session, job_id).id)
             return True
 
-    house.bell = LookingBell()  # type: ignore[assignment]
-    with TestClient(house.app()) as client:
+    harness.bell = LookingBell()  # type: ignore[assignment]
+    with TestClient(harness.app()) as client:
         job = create(client, upload(client).json()["id"]).json()
     assert seen == [job["id"]]
 
 
-def test_a_job_is_made_while_the_broker_is_away(house: House) -> None:
-    house.bell.reaches = False
-    with TestClient(house.app()) as client:
+def test_a_job_is_made_while_the_broker_is_away(harness: ApiHarness) -> None:
+    harness.bell.reaches = False
+    with TestClient(harness.app()) as client:
         assert create(client, upload(client).json()["id"]).status_code == 200
 
 
@@ -220,12 +220,12 @@ def test_a_job_is_made_while_the_broker_is_away(house: House) -> None:
     ],
 )
 def test_a_wrong_field_is_400_under_its_own_name(
-    client: TestClient, house: House, file_id: str, fields: dict[str, Any], param: str
+    client: TestClient, harness: ApiHarness, file_id: str, fields: dict[str, Any], param: str
 ) -> None:
     response = create(client, file_id, **fields)
     assert response.status_code == 400
     assert response.json()["error"]["param"] == param
-    assert house.bell.rung == []
+    assert harness.bell.rung == []
 
 
 @pytest.mark.parametrize("fields", [{"colour": 1}, {"method": {"type": "dpo"}}, {"integrations": [1]}])
@@ -274,8 +274,8 @@ def test_last_assistant_is_for_conversations(client: TestClient) -> None:
     assert (refused["param"], "holds columns" in refused["message"]) == ("train_on", True)
 
 
-def test_a_base_model_that_is_not_imported_is_503(client: TestClient, house: House, file_id: str) -> None:
-    (house.settings.base_models_folder / BASE / "loramill.json").unlink()
+def test_a_base_model_that_is_not_imported_is_503(client: TestClient, harness: ApiHarness, file_id: str) -> None:
+    (harness.settings.base_models_folder / BASE / "loramill.json").unlink()
     response = create(client, file_id)
     assert response.status_code == 503
     assert "loramill base-models import" in response.json()["error"]["message"]

@@ -8,7 +8,7 @@ from starlette.testclient import TestClient
 from core.jobs.events import EventLevel, EventType
 from core.jobs.spec import AdapterRef, JobSpec
 from core.store import adapters, events, jobs, leases
-from tests.app.conftest import BASE, House
+from tests.app.conftest import BASE, ApiHarness
 from tests.app.fine_tuning.created import create
 from tests.harness.finished_job import finish
 
@@ -25,15 +25,15 @@ def test_jobs_are_paged_newest_first_and_filtered_by_metadata(client: TestClient
 
 
 @pytest.fixture
-def finished_job(client: TestClient, house: House, file_id: str) -> str:
+def finished_job(client: TestClient, harness: ApiHarness, file_id: str) -> str:
     """Id of a job that a worker has run, with one checkpoint and a published adapter."""
     job_id = str(create(client, file_id).json()["id"])
-    with house.database.write() as session:
+    with harness.database.write() as session:
         job = leases.claim(session, owner="w", host="h", pid=1, base_models=(BASE,), now=10)
         assert job is not None
         leases.heartbeat(session, job_id, job.token, {"step": 5, "eta_s": 30.0})
     assert client.get(f"/v1/fine_tuning/jobs/{job_id}").json()["estimated_finish"] is not None
-    with house.database.write() as session:
+    with harness.database.write() as session:
         data = {"step": 5, "train_loss": 0.5}
         events.append(
             session, job_id, level=EventLevel.INFO, type=EventType.METRICS, message="Step 5", data=data, now=11
@@ -96,11 +96,11 @@ class TestContinuing:
     """A new job that goes on from what a finished one made."""
 
     @pytest.fixture
-    def earlier(self, client: TestClient, house: House, file_id: str) -> dict[str, Any]:
+    def earlier(self, client: TestClient, harness: ApiHarness, file_id: str) -> dict[str, Any]:
         """A job of rank 8 that has succeeded, with a checkpoint."""
         lora = {"rank": 8, "alpha": 4, "use_rslora": True, "target_modules": ["q_proj", "v_proj"], "dropout": 0.1}
         job_id = str(create(client, file_id, lora=lora).json()["id"])
-        with house.database.write() as session:
+        with harness.database.write() as session:
             assert leases.claim(session, owner="w", host="h", pid=1, base_models=(BASE,), now=10) is not None
             adapters.add_checkpoint(
                 session, job_id, 1, step=5, name="ft:x:ckpt-step-5", adapter_sha256="a" * 64, metrics={}, now=12
@@ -111,12 +111,12 @@ class TestContinuing:
 
     @pytest.mark.parametrize(("name", "sha256"), [("ft:x", "b" * 64), ("ft:x:ckpt-step-5", "a" * 64)])
     def test_it_takes_the_adapters_shape_and_names_it_by_content(
-        self, client: TestClient, house: House, file_id: str, earlier: dict[str, Any], name: str, sha256: str
+        self, client: TestClient, harness: ApiHarness, file_id: str, earlier: dict[str, Any], name: str, sha256: str
     ) -> None:
         job = create(client, file_id, continue_from=name).json()
         assert job["continue_from"] == name
         assert job["lora"] == earlier["lora"] | {"dropout": 0.0}
-        with house.database.read() as session:
+        with harness.database.read() as session:
             continued = JobSpec.model_validate(jobs.get(session, job["id"]).spec).continue_from
         assert continued == AdapterRef(name=name, adapter_sha256=sha256)
 

@@ -6,7 +6,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from core.store import leases
-from tests.app.conftest import BASE, House
+from tests.app.conftest import BASE, ApiHarness
 from tests.app.fine_tuning.created import create
 
 
@@ -31,21 +31,25 @@ class TestPause:
         assert (event["message"], event["data"]) == ("The job was paused; it has no checkpoint yet", {"step": 0})
         assert [job["status"] for job in client.get("/v1/fine_tuning/jobs").json()["data"]] == ["paused"]
 
-    def test_of_a_running_job_shows_until_it_is_done(self, client: TestClient, house: House, file_id: str) -> None:
+    def test_of_a_running_job_shows_until_it_is_done(
+        self, client: TestClient, harness: ApiHarness, file_id: str
+    ) -> None:
         job_id = create(client, file_id).json()["id"]
-        token = claim(house)
-        with house.database.write() as session:
+        token = claim(harness)
+        with harness.database.write() as session:
             leases.heartbeat(session, job_id, token, {"step": 5, "eta_s": 30.0})
         job = steer(client, job_id, "pause")
         assert (job["status"], job["pausing"], job["estimated_finish"]) == ("running", True, None)
-        with house.database.write() as session:
+        with harness.database.write() as session:
             leases.release(session, job_id, token, outcome=leases.PAUSED, now=20)
         job = client.get(f"/v1/fine_tuning/jobs/{job_id}").json()
         assert (job["status"], job["pausing"], job["progress"]["step"]) == ("paused", False, 5)
 
-    def test_of_a_job_that_is_being_cancelled_is_in_vain(self, client: TestClient, house: House, file_id: str) -> None:
+    def test_of_a_job_that_is_being_cancelled_is_in_vain(
+        self, client: TestClient, harness: ApiHarness, file_id: str
+    ) -> None:
         job_id = create(client, file_id).json()["id"]
-        claim(house)
+        claim(harness)
         steer(client, job_id, "cancel")
         assert steer(client, job_id, "pause")["pausing"] is False
 
@@ -64,35 +68,37 @@ class TestPause:
 
 
 class TestResume:
-    def test_queues_a_paused_job_and_rings_for_it(self, client: TestClient, house: House, file_id: str) -> None:
+    def test_queues_a_paused_job_and_rings_for_it(self, client: TestClient, harness: ApiHarness, file_id: str) -> None:
         job_id = create(client, file_id).json()["id"]
         other = create(client, file_id).json()["id"]
         steer(client, job_id, "pause")
         assert client.get(f"/v1/fine_tuning/jobs/{other}").json()["queue_position"] == 1
-        house.bell.rung.clear()
+        harness.bell.rung.clear()
         job = steer(client, job_id, "resume")
         assert (job["status"], job["queue_position"]) == ("queued", 1)
-        assert house.bell.rung == [job_id]
+        assert harness.bell.rung == [job_id]
 
-    def test_withdraws_a_pause_that_was_only_asked_for(self, client: TestClient, house: House, file_id: str) -> None:
-        job_id = create(client, file_id).json()["id"]
-        claim(house)
-        steer(client, job_id, "pause")
-        house.bell.rung.clear()
-        job = steer(client, job_id, "resume")
-        assert (job["status"], job["pausing"], house.bell.rung) == ("running", False, [])
-
-    def test_after_a_long_pause_does_not_promise_an_end_that_has_passed(
-        self, client: TestClient, house: House, file_id: str
+    def test_withdraws_a_pause_that_was_only_asked_for(
+        self, client: TestClient, harness: ApiHarness, file_id: str
     ) -> None:
         job_id = create(client, file_id).json()["id"]
-        first = claim(house)
+        claim(harness)
+        steer(client, job_id, "pause")
+        harness.bell.rung.clear()
+        job = steer(client, job_id, "resume")
+        assert (job["status"], job["pausing"], harness.bell.rung) == ("running", False, [])
+
+    def test_after_a_long_pause_does_not_promise_an_end_that_has_passed(
+        self, client: TestClient, harness: ApiHarness, file_id: str
+    ) -> None:
+        job_id = create(client, file_id).json()["id"]
+        first = claim(harness)
         assert client.get(f"/v1/fine_tuning/jobs/{job_id}").json()["estimated_finish"] is not None
         steer(client, job_id, "pause")
-        with house.database.write() as session:
+        with harness.database.write() as session:
             leases.release(session, job_id, first, outcome=leases.PAUSED, now=20)
         steer(client, job_id, "resume")
-        claim(house)
+        claim(harness)
         job = client.get(f"/v1/fine_tuning/jobs/{job_id}").json()
         assert (job["status"], job["estimated_finish"]) == ("running", None)
 
@@ -103,9 +109,9 @@ def steer(client: TestClient, job_id: str, verb: str) -> Any:
     return response.json()
 
 
-def claim(house: House) -> int:
+def claim(harness: ApiHarness) -> int:
     """Take the oldest queued job as a worker does; give its token."""
-    with house.database.write() as session:
+    with harness.database.write() as session:
         job = leases.claim(session, owner="w", host="h", pid=1, base_models=(BASE,), now=10)
     assert job is not None
     return job.token

@@ -11,7 +11,7 @@ from core.base_models.registry import BaseModelEntry, Folder, Registry
 from core.estimates.estimate import Measured
 from core.jobs.spec import JobSpec
 from core.store import jobs
-from tests.app.conftest import BASE, House, upload
+from tests.app.conftest import BASE, ApiHarness, upload
 from tests.harness.tiny_models import write_tiny_phi
 from tests.worker.training.run_folders import SUMS, RecordingReporter, never_stop
 from worker.trainer_process.messages import Finished
@@ -23,25 +23,25 @@ EXAMPLES = "".join(json.dumps(line) + "\n" for line in (*SUMS, *FOLDED)).encode(
 
 
 @pytest.fixture(autouse=True)
-def a_real_base(house: House) -> None:
+def a_real_base(harness: ApiHarness) -> None:
     """Put a Phi that can be trained where the API's tests have one of zeros."""
-    folder = house.settings.base_models_folder / BASE
+    folder = harness.settings.base_models_folder / BASE
     for file in folder.iterdir():
         file.unlink()
     write_tiny_phi(folder)
     entry = BaseModelEntry(name=BASE, source=Folder(path=folder), dtype="float32", learning_rate=1e-3)
-    house.registry = Registry(house.settings.base_models_folder, (entry,))
+    harness.registry = Registry(harness.settings.base_models_folder, (entry,))
 
 
-def train(house: House, job_id: str, folder: Path) -> Measured:
+def train(harness: ApiHarness, job_id: str, folder: Path) -> Measured:
     """Run the trainer on a queued job in this process, as the worker would have it run."""
-    with house.database.read() as session:
+    with harness.database.read() as session:
         spec = JobSpec.model_validate(jobs.get(session, job_id).spec)
     folder.mkdir()
-    house.blobs.fetch(spec.training_file.sha256, folder / TRAINING_FILE)
+    harness.blobs.fetch(spec.training_file.sha256, folder / TRAINING_FILE)
     if spec.validation_file is not None:
-        house.blobs.fetch(spec.validation_file.sha256, folder / VALIDATION_FILE)
-    base = house.settings.base_models_folder / BASE
+        harness.blobs.fetch(spec.validation_file.sha256, folder / VALIDATION_FILE)
+    base = harness.settings.base_models_folder / BASE
     fields: dict[str, Any] = {
         "job_id": job_id,
         "token": 1,
@@ -63,7 +63,7 @@ def train(house: House, job_id: str, folder: Path) -> Measured:
 @pytest.mark.parametrize("with_validation", [False, True])
 def test_the_trainer_does_what_was_estimated(
     client: TestClient,
-    house: House,
+    harness: ApiHarness,
     tmp_path: Path,
     with_validation: bool,
 ) -> None:
@@ -81,7 +81,7 @@ def test_the_trainer_does_what_was_estimated(
     assert response.status_code == 200, response.text
     estimate = response.json()["estimate"]
 
-    measured = train(house, response.json()["id"], tmp_path / "run")
+    measured = train(harness, response.json()["id"], tmp_path / "run")
 
     assert estimate["dropped_examples"] == len(FOLDED)
     counts = ("examples", "held_out_examples", "seen_tokens", "trained_tokens", "evaluated_tokens", "steps")
@@ -95,13 +95,13 @@ def test_the_trainer_does_what_was_estimated(
 
 def test_what_a_run_took_is_split_without_rest(
     client: TestClient,
-    house: House,
+    harness: ApiHarness,
     tmp_path: Path,
 ) -> None:
     file_id = upload(client, EXAMPLES).json()["id"]
     body = {"model": BASE, "training_file": file_id, "seed": 3, "hyperparameters": {"n_epochs": 1}}
     job_id = client.post("/v1/fine_tuning/jobs", json=body).json()["id"]
-    measured = train(house, job_id, tmp_path / "run")
+    measured = train(harness, job_id, tmp_path / "run")
     parts = measured.seconds.model_dump(exclude={"total", "starting"})
     assert all(seconds > 0 for seconds in parts.values())
     assert sum(parts.values()) + measured.seconds.starting == pytest.approx(measured.seconds.total)

@@ -7,7 +7,7 @@ from starlette.testclient import TestClient
 
 from core.errors import AdapterInvalid, EngineUnavailable
 from core.serving.generation import Conversation, RenderRequest, Turn, Variables
-from tests.app.conftest import BASE, House
+from tests.app.conftest import BASE, ApiHarness
 from tests.harness.published_model import publish
 
 MODEL = "ft:x"
@@ -15,8 +15,8 @@ DIGEST = "e" * 64
 
 
 @pytest.fixture(autouse=True)
-def _adapter(house: House) -> None:
-    with house.database.write() as session:
+def _adapter(harness: ApiHarness) -> None:
+    with harness.database.write() as session:
         publish(session, MODEL, digest=DIGEST)
 
 
@@ -24,7 +24,7 @@ def render(client: TestClient, model: str = MODEL, **prompt: Any) -> Any:
     return client.post("/v1/render", json={"model": model, **prompt})
 
 
-def test_text_and_ids_are_those_of_the_engine(client: TestClient, house: House) -> None:
+def test_text_and_ids_are_those_of_the_engine(client: TestClient, harness: ApiHarness) -> None:
     assert render(client, variables={"question": "why not"}).json() == {
         "object": "render",
         "model": MODEL,
@@ -34,21 +34,21 @@ def test_text_and_ids_are_those_of_the_engine(client: TestClient, house: House) 
         "prompt_tokens": 4,
     }
     variables = Variables(variables={"question": "why not"})
-    assert house.engine.renderings == [RenderRequest(prompt=variables, adapter=DIGEST)]
+    assert harness.engine.renderings == [RenderRequest(prompt=variables, adapter=DIGEST)]
 
 
-def test_prompts_and_messages_are_rendered_too(client: TestClient, house: House) -> None:
+def test_prompts_and_messages_are_rendered_too(client: TestClient, harness: ApiHarness) -> None:
     assert render(client, BASE, prompt=" a b ").json()["text"] == " a b "
     render(client, messages=[{"role": "user", "content": "a"}])
-    asked, conversed = house.engine.renderings
+    asked, conversed = harness.engine.renderings
     assert asked == RenderRequest(prompt=" a b ", adapter=None)
     assert conversed == RenderRequest(prompt=Conversation(messages=(Turn(role="user", content="a"),)), adapter=DIGEST)
 
 
-def test_numbers_and_nulls_reach_the_engine_as_they_are(client: TestClient, house: House) -> None:
+def test_numbers_and_nulls_reach_the_engine_as_they_are(client: TestClient, harness: ApiHarness) -> None:
     variables = {"question": 1, "b": 1.0, "c": True, "d": None, "e": [{"f": "é\u2028"}]}
     render(client, variables=variables)
-    prompt = house.engine.renderings[0].prompt
+    prompt = harness.engine.renderings[0].prompt
     assert isinstance(prompt, Variables)
     assert repr(prompt.variables) == repr(variables)
 
@@ -102,8 +102,8 @@ def test_an_unknown_model_is_not_found(client: TestClient) -> None:
         (AdapterInvalid(DIGEST, "its training prompt 1 is not rendered here as it was trained: …"), "adapter_invalid"),
     ],
 )
-def test_an_engine_that_cannot_render_is_503(client: TestClient, house: House, error: Any, code: str) -> None:
-    house.engine.fails_before = error
+def test_an_engine_that_cannot_render_is_503(client: TestClient, harness: ApiHarness, error: Any, code: str) -> None:
+    harness.engine.fails_before = error
     response = render(client, prompt="a")
     assert (response.status_code, response.json()["error"]["code"]) == (503, code)
     assert response.json()["error"]["message"] == str(error)

@@ -10,26 +10,26 @@ from starlette.testclient import TestClient
 
 from app.http.auth import require_caller
 from core.store import files
-from tests.app.conftest import BASE, House, upload
+from tests.app.conftest import BASE, ApiHarness, upload
 
 KEY = "correct-horse-battery"
 PUBLIC = {"/livez", "/readyz", "/health"}
 
 
 @pytest.fixture
-def locked_house(house: House) -> House:
-    house.settings = house.settings.model_copy(update={"api_key": SecretStr(KEY)})
-    return house
+def locked_harness(harness: ApiHarness) -> ApiHarness:
+    harness.settings = harness.settings.model_copy(update={"api_key": SecretStr(KEY)})
+    return harness
 
 
 def _requires_caller(dependant: Dependant) -> bool:
     return dependant.call is require_caller or any(map(_requires_caller, dependant.dependencies))
 
 
-def test_every_route_but_the_health_checks_depends_on_the_caller(house: House) -> None:
+def test_every_route_but_the_health_checks_depends_on_the_caller(harness: ApiHarness) -> None:
     open_paths: set[str | None] = set()
     closed_paths: set[str | None] = set()
-    for context in iter_route_contexts(house.app().routes):
+    for context in iter_route_contexts(harness.app().routes):
         dependant = context.dependant
         assert isinstance(context.original_route, APIRoute), f"{context.path} is not one of our own routes"
         (closed_paths if _requires_caller(dependant) else open_paths).add(context.path)
@@ -37,8 +37,8 @@ def test_every_route_but_the_health_checks_depends_on_the_caller(house: House) -
     assert {"/", "/generate", "/v1/files", "/v1/completions", "/openapi.json"} <= closed_paths
 
 
-def test_every_route_answers_401_without_the_key(locked_house: House) -> None:
-    app = locked_house.app()
+def test_every_route_answers_401_without_the_key(locked_harness: ApiHarness) -> None:
+    app = locked_harness.app()
     with TestClient(app) as client:
         for context in iter_route_contexts(app.routes):
             path = re.sub(r"\{.*?\}", "x", context.path or "")
@@ -50,8 +50,8 @@ def test_every_route_answers_401_without_the_key(locked_house: House) -> None:
 @pytest.mark.parametrize(
     "header", [None, "", f"Bearer {KEY}x", "Bearer ", f"Basic {KEY}", KEY, "Bearer ключ", f"Bearer  x {KEY}"]
 )
-def test_a_wrong_key_is_401_in_the_envelope(locked_house: House, header: str | None) -> None:
-    with TestClient(locked_house.app()) as client:
+def test_a_wrong_key_is_401_in_the_envelope(locked_harness: ApiHarness, header: str | None) -> None:
+    with TestClient(locked_harness.app()) as client:
         raw = None if header is None else header.encode()
         response = client.get("/v1/models", headers={} if raw is None else {b"Authorization": raw})
     assert response.status_code == 401
@@ -59,21 +59,21 @@ def test_a_wrong_key_is_401_in_the_envelope(locked_house: House, header: str | N
     assert response.headers["www-authenticate"] == "Bearer"
 
 
-def test_the_text_generation_wire_has_its_own_envelope(locked_house: House) -> None:
-    with TestClient(locked_house.app()) as client:
+def test_the_text_generation_wire_has_its_own_envelope(locked_harness: ApiHarness) -> None:
+    with TestClient(locked_harness.app()) as client:
         response = client.post("/generate", json={"inputs": "a"})
     assert (response.status_code, response.json()["error_type"]) == (401, "authentication")
 
 
-def test_the_right_key_names_the_caller_without_telling_the_key(locked_house: House) -> None:
-    with TestClient(locked_house.app(), headers={"Authorization": f"Bearer {KEY}"}) as client:
+def test_the_right_key_names_the_caller_without_telling_the_key(locked_harness: ApiHarness) -> None:
+    with TestClient(locked_harness.app(), headers={"Authorization": f"Bearer {KEY}"}) as client:
         file_id = upload(client).json()["id"]
         client.post("/v1/fine_tuning/jobs", json={"model": BASE, "training_file": file_id})
-    with locked_house.database.read() as session:
+    with locked_harness.database.read() as session:
         caller = files.get(session, file_id).caller
     assert re.fullmatch("[0-9a-f]{12}", caller)
 
 
-def test_without_a_key_everyone_is_anonymous(client: TestClient, house: House, file_id: str) -> None:
-    with house.database.read() as session:
+def test_without_a_key_everyone_is_anonymous(client: TestClient, harness: ApiHarness, file_id: str) -> None:
+    with harness.database.read() as session:
         assert files.get(session, file_id).caller == "anonymous"

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 import core.errors
 from app.http.errors import STATUS, Wire, problem_of, status_of
 from core.errors import FileTooLarge, InvalidParameter, ServiceError, StartRefused, TrainingError
-from tests.app.conftest import House
+from tests.app.conftest import ApiHarness
 
 ALL = [
     cls
@@ -76,12 +76,12 @@ def test_unknown_paths_and_methods_answer_in_the_envelope(
     ],
 )
 def test_a_malformed_body_is_400_and_never_500(
-    client: TestClient, house: House, content: bytes, content_type: str
+    client: TestClient, harness: ApiHarness, content: bytes, content_type: str
 ) -> None:
     response = client.post("/v1/completions", content=content, headers={"content-type": content_type})
     assert response.status_code == 400
     assert response.json()["error"]["type"] == "invalid_request_error"
-    assert house.engine.requests == []
+    assert harness.engine.requests == []
 
 
 def test_a_body_that_is_too_large_is_413_in_the_envelope(client: TestClient) -> None:
@@ -100,9 +100,9 @@ def test_every_response_has_a_request_id_of_its_own(client: TestClient) -> None:
     assert len(set(ids)) == 3
 
 
-def test_an_unexpected_error_is_logged_and_told_nothing_of(house: House) -> None:
-    house.engine.fails_before = KeyError("a secret")
-    with TestClient(house.app()) as client, capture_logs([merge_contextvars]) as logged:
+def test_an_unexpected_error_is_logged_and_told_nothing_of(harness: ApiHarness) -> None:
+    harness.engine.fails_before = KeyError("a secret")
+    with TestClient(harness.app()) as client, capture_logs([merge_contextvars]) as logged:
         response = client.post("/v1/completions", json={"model": "tiny", "prompt": "a"})
     assert response.status_code == 500
     assert response.json()["error"]["code"] == "internal_error"
@@ -112,10 +112,10 @@ def test_an_unexpected_error_is_logged_and_told_nothing_of(house: House) -> None
     assert entry["request_id"] == response.headers["x-request-id"]
 
 
-def test_a_database_that_is_away_is_503(house: House) -> None:
-    with TestClient(house.app()) as client:
-        (house.settings.home / "loramill.db").unlink()
-        (house.settings.home / "loramill.db").mkdir()
+def test_a_database_that_is_away_is_503(harness: ApiHarness) -> None:
+    with TestClient(harness.app()) as client:
+        (harness.settings.home / "loramill.db").unlink()
+        (harness.settings.home / "loramill.db").mkdir()
         response = client.get("/v1/files")
     assert response.status_code == 503
     assert response.json()["error"]["code"] == "database_unavailable"

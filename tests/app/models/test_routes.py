@@ -3,12 +3,12 @@
 from starlette.testclient import TestClient
 
 from core.errors import EngineUnavailable
-from tests.app.conftest import BASE, House
+from tests.app.conftest import BASE, ApiHarness
 from tests.harness.published_model import publish
 
 
-def test_base_models_come_first_and_tuned_ones_name_their_parent(client: TestClient, house: House) -> None:
-    with house.database.write() as session:
+def test_base_models_come_first_and_tuned_ones_name_their_parent(client: TestClient, harness: ApiHarness) -> None:
+    with harness.database.write() as session:
         publish(session, "ft:tiny:local:x:1")
     listed = client.get("/v1/models").json()
     assert listed["object"] == "list"
@@ -18,15 +18,15 @@ def test_base_models_come_first_and_tuned_ones_name_their_parent(client: TestCli
     assert client.get("/v1/models/ft:tiny:local:x:1").json() == tuned
 
 
-def test_a_name_with_a_slash_is_found_in_both_spellings(client: TestClient, house: House) -> None:
-    with house.database.write() as session:
+def test_a_name_with_a_slash_is_found_in_both_spellings(client: TestClient, harness: ApiHarness) -> None:
+    with harness.database.write() as session:
         publish(session, "ft:org/name")
     for spelling in ("ft:org/name", "ft:org%2Fname"):
         assert client.get(f"/v1/models/{spelling}").json()["id"] == "ft:org/name"
 
 
-def test_a_deleted_model_is_gone(client: TestClient, house: House) -> None:
-    with house.database.write() as session:
+def test_a_deleted_model_is_gone(client: TestClient, harness: ApiHarness) -> None:
+    with harness.database.write() as session:
         publish(session, "ft:x")
     assert client.delete("/v1/models/ft:x").json() == {"id": "ft:x", "object": "model", "deleted": True}
     for response in (
@@ -35,7 +35,7 @@ def test_a_deleted_model_is_gone(client: TestClient, house: House) -> None:
         client.post("/v1/completions", json={"model": "ft:x", "prompt": "a"}),
     ):
         assert (response.status_code, response.json()["error"]["code"]) == (404, "model_not_found")
-    assert house.engine.requests == []
+    assert harness.engine.requests == []
 
 
 def test_a_base_model_cannot_be_deleted(client: TestClient) -> None:
@@ -44,26 +44,28 @@ def test_a_base_model_cannot_be_deleted(client: TestClient) -> None:
     assert client.get(f"/v1/models/{BASE}").status_code == 200
 
 
-def test_an_engine_is_told_to_forget_a_deleted_model(client: TestClient, house: House) -> None:
-    with house.database.write() as session:
+def test_an_engine_is_told_to_forget_a_deleted_model(client: TestClient, harness: ApiHarness) -> None:
+    with harness.database.write() as session:
         publish(session, "ft:x", digest="e" * 64)
     client.delete("/v1/models/ft:x")
-    assert house.engine.unloaded == ["e" * 64]
+    assert harness.engine.unloaded == ["e" * 64]
 
 
-def test_what_another_name_still_leads_to_is_not_forgotten(client: TestClient, house: House) -> None:
-    with house.database.write() as session:
+def test_what_another_name_still_leads_to_is_not_forgotten(client: TestClient, harness: ApiHarness) -> None:
+    with harness.database.write() as session:
         publish(session, "ft:x", digest="e" * 64)
         publish(session, "ft:y", digest="e" * 64)
     client.delete("/v1/models/ft:x")
-    assert house.engine.unloaded == []
+    assert harness.engine.unloaded == []
     client.delete("/v1/models/ft:y")
-    assert house.engine.unloaded == ["e" * 64]
+    assert harness.engine.unloaded == ["e" * 64]
 
 
-def test_an_engine_that_is_away_does_not_keep_a_model_from_being_deleted(client: TestClient, house: House) -> None:
-    with house.database.write() as session:
+def test_an_engine_that_is_away_does_not_keep_a_model_from_being_deleted(
+    client: TestClient, harness: ApiHarness
+) -> None:
+    with harness.database.write() as session:
         publish(session, "ft:x")
-    house.engine.fails_before = EngineUnavailable(BASE, "no answer")
+    harness.engine.fails_before = EngineUnavailable(BASE, "no answer")
     assert client.delete("/v1/models/ft:x").status_code == 200
     assert client.get("/v1/models/ft:x").status_code == 404

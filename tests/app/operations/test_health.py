@@ -3,7 +3,7 @@
 from starlette.testclient import TestClient
 
 from core.errors import EngineUnavailable
-from tests.app.conftest import BASE, House
+from tests.app.conftest import BASE, ApiHarness
 
 
 def test_a_living_process_says_so(client: TestClient) -> None:
@@ -18,30 +18,30 @@ def test_ready_when_database_and_engine_answer(client: TestClient) -> None:
     assert response.json()["parts"][f"engine:{BASE}"]["ok"] is True
 
 
-def test_not_ready_while_an_engine_is_away(client: TestClient, house: House) -> None:
-    house.engine.info_error = EngineUnavailable(BASE, "no answer")
+def test_not_ready_while_an_engine_is_away(client: TestClient, harness: ApiHarness) -> None:
+    harness.engine.info_error = EngineUnavailable(BASE, "no answer")
     response = client.get("/readyz")
     assert response.status_code == 503
     assert response.json()["parts"][f"engine:{BASE}"]["ok"] is False
 
 
-def test_not_ready_while_the_database_is_away(client: TestClient, house: House) -> None:
-    (house.settings.home / "loramill.db").unlink()
-    (house.settings.home / "loramill.db").mkdir()
+def test_not_ready_while_the_database_is_away(client: TestClient, harness: ApiHarness) -> None:
+    (harness.settings.home / "loramill.db").unlink()
+    (harness.settings.home / "loramill.db").mkdir()
     response = client.get("/readyz")
     assert (response.status_code, response.json()["parts"]["database"]["ok"]) == (503, False)
 
 
-def test_a_base_model_without_an_engine_is_not_ready(house: House) -> None:
-    house.settings = house.settings.model_copy(update={"base_models": (BASE, "other")})
-    with TestClient(house.app()) as client:
+def test_a_base_model_without_an_engine_is_not_ready(harness: ApiHarness) -> None:
+    harness.settings = harness.settings.model_copy(update={"base_models": (BASE, "other")})
+    with TestClient(harness.app()) as client:
         response = client.get("/readyz")
     assert response.status_code == 503
     assert "LORAMILL_ENGINE_URLS" in response.json()["parts"]["engine:other"]["detail"]
 
 
-def test_a_missing_broker_is_reported_and_does_not_matter(client: TestClient, house: House) -> None:
-    house.bell.reaches = False
+def test_a_missing_broker_is_reported_and_does_not_matter(client: TestClient, harness: ApiHarness) -> None:
+    harness.bell.reaches = False
     response = client.get("/readyz")
     assert response.status_code == 200
     assert response.json()["parts"]["broker"]["ok"] is False

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from core.errors import GenerationFailed
-from tests.app.conftest import BASE, House, serving
+from tests.app.conftest import BASE, ApiHarness, serving
 from tests.harness.stub_engine import StubEngine
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
@@ -49,10 +49,10 @@ def test_made_up_paths_and_methods_add_no_labels(client: TestClient) -> None:
     ]
 
 
-def test_a_stream_is_open_until_its_last_event(house: House) -> None:
-    house.engine.holds = asyncio.Event()  # never set, so the stream stays open until the client leaves
+def test_a_stream_is_open_until_its_last_event(harness: ApiHarness) -> None:
+    harness.engine.holds = asyncio.Event()  # never set, so the stream stays open until the client leaves
     body = {"model": BASE, "prompt": "a", "max_tokens": 8, "stream": True}
-    with serving(house.app()) as url, httpx2.Client(base_url=url, timeout=30) as client:
+    with serving(harness.app()) as url, httpx2.Client(base_url=url, timeout=30) as client:
         with client.stream("POST", "/v1/completions", json=body) as response:
             lines = response.iter_lines()  # held, because without it the stream would be closed
             assert next(lines).startswith("data: ")
@@ -60,13 +60,13 @@ def test_a_stream_is_open_until_its_last_event(house: House) -> None:
             assert read(client, "open_requests") == {(): 2}  # and the one that asks
         while read(client, "open_streams") != {(): 0}:
             time.sleep(0.01)
-    assert house.engine.cancelled
+    assert harness.engine.cancelled
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_request_that_fails_is_not_left_open(house: House, stream: bool) -> None:
-    house.engine.fails_after = (1, GenerationFailed("injected"))
-    with TestClient(house.app()) as client:
+def test_a_request_that_fails_is_not_left_open(harness: ApiHarness, stream: bool) -> None:
+    harness.engine.fails_after = (1, GenerationFailed("injected"))
+    with TestClient(harness.app()) as client:
         complete(client, stream=stream)
         assert read(client, "open_streams") == {(): 0}
         assert read(client, "open_requests") == {(): 1}  # the one that asks
@@ -79,9 +79,9 @@ class CountingEngine(StubEngine):
         return b"loramill_engine_waiting_requests 3.0\n"
 
 
-def test_an_engines_numbers_are_passed_on(house: House) -> None:
-    house.engine = CountingEngine()
-    with TestClient(house.app()) as client:
+def test_an_engines_numbers_are_passed_on(harness: ApiHarness) -> None:
+    harness.engine = CountingEngine()
+    with TestClient(harness.app()) as client:
         response = client.get(f"/metrics/{BASE}")
     assert response.headers["content-type"] == TEXT
     assert response.text == "loramill_engine_waiting_requests 3.0\n"

@@ -12,7 +12,7 @@ from benchmarks.peers.peft_server import PeftService, create_app
 from benchmarks.serving.adapter_spec import AdapterSpec
 from benchmarks.serving.adapters import write_adapters
 from benchmarks.serving.contestants import PeftBatch
-from benchmarks.serving.house import build_house
+from benchmarks.serving.home import build_home
 from benchmarks.serving.mixes import MixRow
 from benchmarks.serving.oracle import PeftOracle
 from core.store import adapters
@@ -65,9 +65,9 @@ def test_pefts_mixed_batch_gives_each_row_what_its_adapter_gives_alone(base: Pat
 
 
 def test_a_published_adapter_has_a_name_and_its_files_in_the_store(base: Path, tmp_path: Path) -> None:
-    house = build_house(tmp_path / "home", base)
-    names = house.publish(SPECS)
-    database = Database(house.settings.database)
+    home = build_home(tmp_path / "home", base)
+    names = home.publish(SPECS)
+    database = Database(home.settings.database)
     with database.read() as session:
         found = {own: adapters.find_digest(session, name) for own, name in names.items()}
     database.dispose()
@@ -75,7 +75,7 @@ def test_a_published_adapter_has_a_name_and_its_files_in_the_store(base: Path, t
     for own, served in found.items():
         assert served is not None
         assert served[0] == "tiny-llama"
-        fetch_adapter(LocalBlobStore(house.settings.store_folder), served[1], tmp_path / own)
+        fetch_adapter(LocalBlobStore(home.settings.store_folder), served[1], tmp_path / own)
         assert (tmp_path / own / "adapter_config.json").exists()
 
 

@@ -1,4 +1,4 @@
-"""Tiny base models, written once, and a bench over each."""
+"""Tiny base models, written once, and a harness over each."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.harness.tiny_models import write_tiny_llama, write_tiny_phi
-from tests.worker.inference.engine_harness import Bench
+from tests.worker.inference.engine_harness import EngineHarness
 
 
 @pytest.fixture(autouse=True)
@@ -30,12 +30,12 @@ def tiny_llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def bench(tiny_phi_folder: Path, tmp_path: Path) -> Bench:
-    """A bench over the tiny Phi, whose attention is the quickest to run."""
-    return Bench(tiny_phi_folder, tmp_path)
+def harness(tiny_phi_folder: Path, tmp_path: Path) -> EngineHarness:
+    """A harness over the tiny Phi, whose attention is the quickest to run."""
+    return EngineHarness(tiny_phi_folder, tmp_path)
 
 
 @pytest.fixture(params=["tiny-phi", "tiny-llama"])
-def each_bench(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
-    """A bench over each architecture."""
-    return Bench(request.getfixturevalue(f"{request.param.replace('-', '_')}_folder"), tmp_path)
+def each_harness(request: pytest.FixtureRequest, tmp_path: Path) -> EngineHarness:
+    """A harness over each architecture."""
+    return EngineHarness(request.getfixturevalue(f"{request.param.replace('-', '_')}_folder"), tmp_path)

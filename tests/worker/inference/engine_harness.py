@@ -108,7 +108,7 @@ def gather(deltas: Sequence[Delta]) -> Completion:
     )
 
 
-class Bench:
+class EngineHarness:
     """A base model's folder with a store beside it, and engines over both."""
 
     def __init__(self, base_folder: Path, home: Path) -> None:

@@ -33,7 +33,7 @@ from core.serving.generation import (
     Token,
     Usage,
 )
-from tests.worker.inference.engine_harness import Bench, gather, make_request
+from tests.worker.inference.engine_harness import EngineHarness, gather, make_request
 from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.server import ServedEngine, create_app
 
@@ -135,15 +135,15 @@ def post(client: httpx2.Client, **sampling: Any) -> httpx2.Response:
     return client.post("/generate", json=make_request("x", **sampling).model_dump(mode="json"))
 
 
-def test_deltas_come_as_lines_of_json(bench: Bench) -> None:
-    with serving(bench.make_engine()) as client:
+def test_deltas_come_as_lines_of_json(harness: EngineHarness) -> None:
+    with serving(harness.make_engine()) as client:
         response = post(client, max_tokens=5)
         info = EngineInfo.model_validate_json(client.get("/info").content)
         assert client.get("/readyz").status_code == 200
     assert response.status_code == 200
     assert response.headers["content-type"] == "application/x-ndjson"
     answer = gather([Delta.model_validate_json(line) for line in response.content.splitlines()])
-    assert answer.ids == bench.peft_greedy(None, b"x", 5)
+    assert answer.ids == harness.peft_greedy(None, b"x", 5)
     assert (info.base_model, info.context_tokens) == ("tiny-phi", 256)
 
 

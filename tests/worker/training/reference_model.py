@@ -19,7 +19,7 @@ from worker.training.model.lora import LoraModel
 Gradient = dict[str, Tensor]
 
 
-def stock_model(base: Path, model: LoraModel, dtype: torch.dtype) -> PeftModel:
+def reference_model(base: Path, model: LoraModel, dtype: torch.dtype) -> PeftModel:
     """Build the model anew, with the same adapter, the base's own dropout off and its adapter trainable."""
     config = AutoConfig.from_pretrained(base, resid_pdrop=0.0, pad_token_id=None)
     causal = AutoModelForCausalLM.from_pretrained(base, config=config, dtype=dtype, attn_implementation="eager")

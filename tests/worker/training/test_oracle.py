@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, DataCollatorForSeq2Seq, Trainer, Trainer
 from core.jobs.spec import LoraSpec
 from tests.harness.golden_files import IGNORE_INDEX
 from tests.worker.training.conftest import MakeModel
-from tests.worker.training.reference_model import adapter_of, relative_error, stock_model, take_gradient
+from tests.worker.training.reference_model import adapter_of, reference_model, relative_error, take_gradient
 from tests.worker.training.run_folders import SUMS, never_stop, render, train, write_run
 from worker.models.loading import load_base_model
 from worker.trainer_process.messages import StepDone
@@ -147,7 +147,7 @@ def peer(request: pytest.FixtureRequest) -> str:
 
 def test_every_steps_loss_and_gradient_are_theirs(tmp_path: Path, base: Path, peer: str, make_model: MakeModel) -> None:
     model = make_model(base)
-    theirs = stock_model(base, model, torch.float32)
+    theirs = reference_model(base, model, torch.float32)
     examples = render(tmp_path, base, LINES, validation=[]).training
     plan = Plan(len(examples), BATCH_SIZE, 1, seed=0)
     accumulator = GradientAccumulator(model, examples, plan, token_budget=128, check_stop=never_stop)
@@ -169,7 +169,7 @@ def test_a_whole_run_ends_at_their_adapter(tmp_path: Path, base: Path, peer: str
     )
     ours = train(run).of(StepDone)
     start = add_lora(load_base_model(base, dtype="float32"), lora, seed)
-    theirs = stock_model(base, start, torch.float32)
+    theirs = reference_model(base, start, torch.float32)
     examples = render(tmp_path, base, LINES, validation=[]).training
     plan = Plan(len(examples), BATCH_SIZE, 1, seed)
     rows = _in_order_of(plan, examples)

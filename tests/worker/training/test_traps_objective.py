@@ -13,9 +13,9 @@ from core.jobs.spec import LoraSpec
 from tests.worker.training.conftest import MakeModel
 from tests.worker.training.reference_model import (
     Gradient,
+    reference_model,
     relative_error,
     step_by_definition,
-    stock_model,
     take_gradient,
 )
 from tests.worker.training.run_folders import SUMS, Line, make_job, never_stop, render, train, write_run
@@ -67,7 +67,7 @@ def truth_of(
 ) -> tuple[float, Gradient]:
     """Give the loss and the gradient in float64, by transformers and PEFT alone."""
     chosen = range(len(examples)) if members is None else members
-    return step_by_definition(stock_model(base, model, torch.float64), [examples[index] for index in chosen])
+    return step_by_definition(reference_model(base, model, torch.float64), [examples[index] for index in chosen])
 
 
 def test_trap_22_the_first_steps_loss_is_that_of_the_evaluation_before_it(tmp_path: Path, tiny_phi: Path) -> None:

@@ -60,7 +60,7 @@ def eventually(holds: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-class Bench:
+class SupervisorHarness:
     """A supervisor whose `run` happens in the main thread while the test's steps happen in another."""
 
     def __init__(self, folder: Path) -> None:
@@ -104,44 +104,44 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    bench = Bench(tmp_path)
-    yield bench
-    for log in bench.logs:
+def harness(tmp_path: Path) -> Iterator[SupervisorHarness]:
+    harness = SupervisorHarness(tmp_path)
+    yield harness
+    for log in harness.logs:
         log.close()
 
 
-def test_children_stop_in_reverse_order(bench: Bench) -> None:
+def test_children_stop_in_reverse_order(harness: SupervisorHarness) -> None:
     for name in ("one", "two", "three"):
-        bench.add_polite(name)
-    bench.run(lambda: eventually(lambda: len(bench.lines()) == 3))
-    assert sorted(bench.lines()[:3]) == ["start one", "start three", "start two"]
-    assert bench.lines()[3:] == ["stop three", "stop two", "stop one"]
+        harness.add_polite(name)
+    harness.run(lambda: eventually(lambda: len(harness.lines()) == 3))
+    assert sorted(harness.lines()[:3]) == ["start one", "start three", "start two"]
+    assert harness.lines()[3:] == ["stop three", "stop two", "stop one"]
 
 
-def test_a_killed_child_starts_again_and_the_others_stay(bench: Bench) -> None:
-    killed, spared = bench.add_polite("one"), bench.add_polite("two")
+def test_a_killed_child_starts_again_and_the_others_stay(harness: SupervisorHarness) -> None:
+    killed, spared = harness.add_polite("one"), harness.add_polite("two")
     pids: list[int | None] = []
 
     def steps() -> None:
-        eventually(lambda: len(bench.lines()) == 2)
+        eventually(lambda: len(harness.lines()) == 2)
         pids.extend([killed.pid, spared.pid])
         assert killed.pid is not None
         os.kill(killed.pid, signal.SIGKILL)
-        eventually(lambda: len(bench.lines()) == 3)
+        eventually(lambda: len(harness.lines()) == 3)
         pids.extend([killed.pid, spared.pid])
 
-    bench.run(steps)
-    assert bench.lines()[2] == "start one"
+    harness.run(steps)
+    assert harness.lines()[2] == "start one"
     assert pids[0] != pids[2]
     assert pids[1] == pids[3]
-    assert "one   | ended (killed by SIGKILL); starts again in 0.05 s" in bench.screen.getvalue()
+    assert "one   | ended (killed by SIGKILL); starts again in 0.05 s" in harness.screen.getvalue()
 
 
-def test_a_child_that_keeps_failing_waits_longer_each_time(bench: Bench) -> None:
-    bench.add("one", "import sys; sys.exit(3)")
-    bench.run(lambda: eventually(lambda: bench.screen.getvalue().count("exit status 3") >= 3))
-    delays = [line.split(" in ")[1] for line in bench.screen.getvalue().splitlines() if "exit status 3" in line]
+def test_a_child_that_keeps_failing_waits_longer_each_time(harness: SupervisorHarness) -> None:
+    harness.add("one", "import sys; sys.exit(3)")
+    harness.run(lambda: eventually(lambda: harness.screen.getvalue().count("exit status 3") >= 3))
+    delays = [line.split(" in ")[1] for line in harness.screen.getvalue().splitlines() if "exit status 3" in line]
     assert delays[:3] == ["0.05 s", "0.1 s", "0.1 s"]
 
 
@@ -150,23 +150,23 @@ def test_the_delay_doubles_up_to_its_longest() -> None:
     assert [backoff.delay_s(failures) for failures in (1, 2, 3, 7, 1000)] == [0.5, 1.0, 2.0, 30.0, 30.0]
 
 
-def test_a_child_that_ignores_sigterm_is_killed(bench: Bench) -> None:
-    child = bench.add("one", STUBBORN, stop_s=0.2)
-    bench.run(lambda: eventually(lambda: "deaf" in bench.screen.getvalue()))
+def test_a_child_that_ignores_sigterm_is_killed(harness: SupervisorHarness) -> None:
+    child = harness.add("one", STUBBORN, stop_s=0.2)
+    harness.run(lambda: eventually(lambda: "deaf" in harness.screen.getvalue()))
     assert child.pid is None
-    assert "did not stop in time; killed" in bench.screen.getvalue()
+    assert "did not stop in time; killed" in harness.screen.getvalue()
 
 
-def test_hurry_cuts_a_long_deadline_short(bench: Bench) -> None:
-    bench.add("one", STUBBORN, stop_s=3600)
+def test_hurry_cuts_a_long_deadline_short(harness: SupervisorHarness) -> None:
+    harness.add("one", STUBBORN, stop_s=3600)
 
     def steps() -> None:
-        eventually(lambda: "deaf" in bench.screen.getvalue())
-        bench.stop.request()
-        bench.stop.request()
+        eventually(lambda: "deaf" in harness.screen.getvalue())
+        harness.stop.request()
+        harness.stop.request()
 
-    bench.run(steps)  # would outlast the test's own timeout otherwise
-    assert "killed" in bench.screen.getvalue()
+    harness.run(steps)  # would outlast the test's own timeout otherwise
+    assert "killed" in harness.screen.getvalue()
 
 
 def test_killing_the_supervisor_leaves_no_orphan(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from starlette.testclient import TestClient
 
 from core.errors import GenerationFailed, InvalidParameter
 from core.serving.generation import Constraint, Conversation, Turn
-from tests.app.conftest import BASE, House
+from tests.app.conftest import BASE, ApiHarness
 from tests.app.generation.openai.test_completions_routes import events_of
 from tests.harness.published_model import publish
 from tests.harness.stub_engine import CONTEXT_TOKENS
@@ -53,7 +53,7 @@ def test_a_chat_completion_has_the_protocols_shape(client: TestClient) -> None:
     }
 
 
-def test_messages_reach_the_engine_as_a_conversation(client: TestClient, house: House) -> None:
+def test_messages_reach_the_engine_as_a_conversation(client: TestClient, harness: ApiHarness) -> None:
     messages = [
         {"role": "developer", "content": "be brief"},
         {"role": "user", "content": [{"type": "text", "text": "why"}, {"type": "text", "text": " not?"}]},
@@ -62,7 +62,7 @@ def test_messages_reach_the_engine_as_a_conversation(client: TestClient, house: 
         {"role": "user", "content": "go on"},
     ]
     assert chat(client, messages=messages).status_code == 200
-    assert house.engine.requests[0].prompt == Conversation(
+    assert harness.engine.requests[0].prompt == Conversation(
         messages=(
             Turn(role="system", content="be brief"),
             Turn(role="user", content="why not?"),
@@ -73,35 +73,35 @@ def test_messages_reach_the_engine_as_a_conversation(client: TestClient, house: 
     )
 
 
-def test_parameters_reach_the_engine(client: TestClient, house: House) -> None:
+def test_parameters_reach_the_engine(client: TestClient, harness: ApiHarness) -> None:
     chat(client, max_completion_tokens=7, temperature=0.5, top_p=0.9, min_p=0.1, seed=3, stop="x", user="ann")
-    (request,) = house.engine.requests
+    (request,) = harness.engine.requests
     sampling = request.sampling
     assert (sampling.max_tokens, sampling.temperature, sampling.top_p) == (7, 0.5, 0.9)
     assert (sampling.min_p, sampling.seed, sampling.stop, request.caller) == (0.1, 3, ("x",), "anonymous/ann")
 
 
-def test_a_fine_tuned_model_is_asked_for_by_its_digest(client: TestClient, house: House) -> None:
-    with house.database.write() as session:
+def test_a_fine_tuned_model_is_asked_for_by_its_digest(client: TestClient, harness: ApiHarness) -> None:
+    with harness.database.write() as session:
         publish(session, "ft:x", digest="e" * 64)
     assert chat(client, model="ft:x").json()["model"] == "ft:x"
-    assert house.engine.requests[0].adapter == "e" * 64
+    assert harness.engine.requests[0].adapter == "e" * 64
 
 
 class TestMaxTokens:
-    def test_both_names_mean_the_same(self, client: TestClient, house: House) -> None:
+    def test_both_names_mean_the_same(self, client: TestClient, harness: ApiHarness) -> None:
         for fields in ({"max_tokens": 2}, {"max_completion_tokens": 2}, {"max_tokens": 2, "max_completion_tokens": 2}):
             assert chat(client, **fields).json()["choices"][0]["finish_reason"] == "length"
-        assert {request.sampling.max_tokens for request in house.engine.requests} == {2}
+        assert {request.sampling.max_tokens for request in harness.engine.requests} == {2}
 
     def test_two_limits_are_refused(self, client: TestClient) -> None:
         error = chat(client, max_tokens=2, max_completion_tokens=3).json()["error"]
         assert error["param"] == "max_tokens"
 
     @pytest.mark.parametrize("stream", [False, True])
-    def test_without_a_limit_the_context_is_one(self, client: TestClient, house: House, stream: bool) -> None:
+    def test_without_a_limit_the_context_is_one(self, client: TestClient, harness: ApiHarness, stream: bool) -> None:
         assert chat(client, ignore_eos=True, stream=stream).status_code == 200
-        assert house.engine.requests[-1].sampling.max_tokens == CONTEXT_TOKENS - 2
+        assert harness.engine.requests[-1].sampling.max_tokens == CONTEXT_TOKENS - 2
 
     def test_a_prompt_that_fills_the_context_is_refused(self, client: TestClient) -> None:
         response = chat(client, messages=[{"role": "user", "content": "a " * CONTEXT_TOKENS}])
@@ -135,12 +135,14 @@ TOOL = {"type": "function", "function": {"name": "f"}}
         {"colour": 1},
     ],
 )
-def test_what_is_not_implemented_is_refused_by_name(client: TestClient, house: House, field: dict[str, Any]) -> None:
+def test_what_is_not_implemented_is_refused_by_name(
+    client: TestClient, harness: ApiHarness, field: dict[str, Any]
+) -> None:
     response = chat(client, **field)
     assert response.status_code == 400
     error = response.json()["error"]
     assert (error["code"], error["param"]) == ("unsupported_parameter", next(iter(field)))
-    assert house.engine.requests == []
+    assert harness.engine.requests == []
 
 
 def test_values_that_ask_for_nothing_pass(client: TestClient) -> None:
@@ -181,28 +183,28 @@ def test_messages_that_cannot_be_fed_are_refused_by_place(
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
 
 
-def test_a_model_without_a_chat_template_says_so(client: TestClient, house: House) -> None:
-    house.engine.fails_before = InvalidParameter("messages", "the base model has no chat template")
+def test_a_model_without_a_chat_template_says_so(client: TestClient, harness: ApiHarness) -> None:
+    harness.engine.fails_before = InvalidParameter("messages", "the base model has no chat template")
     response = chat(client)
     assert (response.status_code, response.json()["error"]["param"]) == (400, "messages")
 
 
-def test_what_an_engine_refuses_is_named_as_this_wire_names_it(client: TestClient, house: House) -> None:
-    house.engine.fails_before = InvalidParameter("prompt", "it has no tokens")
+def test_what_an_engine_refuses_is_named_as_this_wire_names_it(client: TestClient, harness: ApiHarness) -> None:
+    harness.engine.fails_before = InvalidParameter("prompt", "it has no tokens")
     assert chat(client).json()["error"]["param"] == "messages"
 
 
-def test_the_answer_follows_a_schema(client: TestClient, house: House) -> None:
+def test_the_answer_follows_a_schema(client: TestClient, harness: ApiHarness) -> None:
     schema = {"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"]}
     wanted = {"type": "json_schema", "json_schema": {"name": "reply", "schema": schema, "strict": True}}
     content = chat(client, response_format=wanted).json()["choices"][0]["message"]["content"]
     assert json.loads(content) == {"answer": "one"}
-    constraint = house.engine.requests[0].sampling.constraint
+    constraint = harness.engine.requests[0].sampling.constraint
     assert constraint == Constraint(kind="json_schema", value=json.dumps(schema))
 
 
-def test_several_choices_share_a_prompt(client: TestClient, house: House) -> None:
-    house.engine.script = [(" a", -1), (" b", -1)]
+def test_several_choices_share_a_prompt(client: TestClient, harness: ApiHarness) -> None:
+    harness.engine.script = [(" a", -1), (" b", -1)]
     completion = chat(client, n=2).json()
     assert [choice["message"]["content"] for choice in completion["choices"]] == [" a", " b"]
     assert (completion["usage"]["prompt_tokens"], completion["usage"]["completion_tokens"]) == (2, 4)
@@ -264,7 +266,7 @@ class TestStream:
             assert deltas[0]["role"] == "assistant"
             assert "".join(delta.get("content", "") for delta in deltas) == " one two three"
 
-    def test_an_error_in_the_middle_is_an_event(self, client: TestClient, house: House) -> None:
-        house.engine.fails_after = (1, GenerationFailed("x"))
+    def test_an_error_in_the_middle_is_an_event(self, client: TestClient, harness: ApiHarness) -> None:
+        harness.engine.fails_after = (1, GenerationFailed("x"))
         *_, error = events_of(chat(client, stream=True).text)
         assert json.loads(error)["error"]["code"] == "generation_failed"

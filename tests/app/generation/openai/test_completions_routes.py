@@ -8,7 +8,7 @@ from starlette.testclient import TestClient
 
 from core.errors import AdapterMismatch, EngineBusy, EngineUnavailable, GenerationFailed
 from core.serving.generation import Constraint
-from tests.app.conftest import BASE, House
+from tests.app.conftest import BASE, ApiHarness
 from tests.harness.published_model import publish
 from tests.harness.stub_engine import CONTEXT_TOKENS
 
@@ -42,24 +42,24 @@ def test_a_completion_has_the_protocols_shape(client: TestClient) -> None:
     }
 
 
-def test_the_protocols_defaults_reach_the_engine(client: TestClient, house: House) -> None:
+def test_the_protocols_defaults_reach_the_engine(client: TestClient, harness: ApiHarness) -> None:
     complete(client)
-    (request,) = house.engine.requests
+    (request,) = harness.engine.requests
     assert (request.prompt, request.adapter) == ("a b", None)
     assert (request.sampling.max_tokens, request.sampling.temperature, request.sampling.stop) == (16, 1.0, ())
 
 
-def test_parameters_reach_the_engine(client: TestClient, house: House) -> None:
+def test_parameters_reach_the_engine(client: TestClient, harness: ApiHarness) -> None:
     complete(client, max_tokens=2, temperature=0, top_p=0.5, top_k=3, seed=4, stop="x")
-    sampling = house.engine.requests[0].sampling
+    sampling = harness.engine.requests[0].sampling
     assert (sampling.max_tokens, sampling.temperature, sampling.top_p) == (2, 0.0, 0.5)
     assert (sampling.top_k, sampling.seed, sampling.stop) == (3, 4, ("x",))
 
 
-def test_additions_and_penalties_reach_the_engine(client: TestClient, house: House) -> None:
+def test_additions_and_penalties_reach_the_engine(client: TestClient, harness: ApiHarness) -> None:
     fields = {"min_p": 0.1, "repetition_penalty": 1.2, "frequency_penalty": 0.5, "presence_penalty": -1}
     complete(client, **fields, logit_bias={"5": -100}, stop_token_ids=[7], ignore_eos=True, logprobs=3)
-    sampling = house.engine.requests[0].sampling
+    sampling = harness.engine.requests[0].sampling
     assert {name: getattr(sampling, name) for name in fields} == fields
     assert (sampling.logit_bias, sampling.stop_token_ids, sampling.ignore_end) == ({5: -100.0}, (7,), True)
     assert (sampling.top_logprobs, sampling.prompt_logprobs) == (3, False)
@@ -84,10 +84,10 @@ SCHEMA = {"type": "object", "properties": {"answer": {"type": "string"}}}
     ],
 )
 def test_what_the_answer_must_be_reaches_the_engine(
-    client: TestClient, house: House, fields: dict[str, Any], kind: str, value: str
+    client: TestClient, harness: ApiHarness, fields: dict[str, Any], kind: str, value: str
 ) -> None:
     assert complete(client, **fields).status_code == 200
-    assert house.engine.requests[0].sampling.constraint == Constraint(kind=kind, value=value)
+    assert harness.engine.requests[0].sampling.constraint == Constraint(kind=kind, value=value)
 
 
 def test_a_schema_that_is_too_deep_or_too_long_is_refused(client: TestClient) -> None:
@@ -99,10 +99,10 @@ def test_a_schema_that_is_too_deep_or_too_long_is_refused(client: TestClient) ->
         assert error["param"] == "response_format.value"
 
 
-def test_callers_and_their_users_are_told_apart(client: TestClient, house: House) -> None:
+def test_callers_and_their_users_are_told_apart(client: TestClient, harness: ApiHarness) -> None:
     complete(client)
     complete(client, user="ann")
-    assert [request.caller for request in house.engine.requests] == ["anonymous", "anonymous/ann"]
+    assert [request.caller for request in harness.engine.requests] == ["anonymous", "anonymous/ann"]
 
 
 @pytest.mark.parametrize("name", ["dummy", "tgi"])
@@ -110,22 +110,22 @@ def test_what_clients_call_a_server_with_one_model_is_the_base_model(client: Tes
     assert complete(client, model=name).json()["model"] == BASE
 
 
-def test_a_model_whose_base_is_not_served_is_refused_before_an_engine_is_asked(house: House) -> None:
-    with house.database.write() as session:
+def test_a_model_whose_base_is_not_served_is_refused_before_an_engine_is_asked(harness: ApiHarness) -> None:
+    with harness.database.write() as session:
         publish(session, "ft:x")
-    house.settings = house.settings.model_copy(update={"base_models": ("other",)})
-    with TestClient(house.app()) as client:
+    harness.settings = harness.settings.model_copy(update={"base_models": ("other",)})
+    with TestClient(harness.app()) as client:
         response = complete(client, model="ft:x")
     assert (response.status_code, response.headers["x-should-retry"]) == (409, "false")
     assert response.json()["error"]["code"] == "base_model_not_served"
     assert BASE in response.json()["error"]["message"]
     assert "LORAMILL_BASE_MODELS" in response.json()["error"]["message"]
-    assert house.engine.requests == []
+    assert harness.engine.requests == []
 
 
 class TestChoices:
-    def test_choices_come_prompt_by_prompt(self, client: TestClient, house: House) -> None:
-        house.engine.script = [(" a0", -1), (" a1", -1), (" b0", -1), (" b1", -1)]
+    def test_choices_come_prompt_by_prompt(self, client: TestClient, harness: ApiHarness) -> None:
+        harness.engine.script = [(" a0", -1), (" a1", -1), (" b0", -1), (" b1", -1)]
         completion = complete(client, prompt=["a b", "c"], n=2).json()
         assert [(choice["index"], choice["text"]) for choice in completion["choices"]] == [
             (0, " a0"),
@@ -136,13 +136,13 @@ class TestChoices:
         assert completion["usage"]["prompt_tokens"] == 3  # each prompt once
         assert completion["usage"]["completion_tokens"] == 8
 
-    def test_each_choice_has_a_seed_of_its_own(self, client: TestClient, house: House) -> None:
+    def test_each_choice_has_a_seed_of_its_own(self, client: TestClient, harness: ApiHarness) -> None:
         complete(client, n=3, seed=2**63 - 2)
         complete(client, n=2)
-        assert [request.sampling.seed for request in house.engine.requests] == [2**63 - 2, 2**63 - 1, 0, None, None]
+        assert [request.sampling.seed for request in harness.engine.requests] == [2**63 - 2, 2**63 - 1, 0, None, None]
 
-    def test_the_best_are_the_likeliest_by_token(self, client: TestClient, house: House) -> None:
-        house.engine.script = [(" worst", -3), (" best of all", -1), (" good", -2)]
+    def test_the_best_are_the_likeliest_by_token(self, client: TestClient, harness: ApiHarness) -> None:
+        harness.engine.script = [(" worst", -3), (" best of all", -1), (" good", -2)]
         completion = complete(client, n=2, best_of=3).json()
         assert [choice["text"] for choice in completion["choices"]] == [" best of all", " good"]
         assert completion["usage"]["completion_tokens"] == 2 + 4 + 2  # of all that were generated
@@ -151,8 +151,8 @@ class TestChoices:
         error = complete(client, n=1, best_of=2, stream=True).json()["error"]
         assert (error["code"], error["param"]) == ("unsupported_parameter", "best_of")
 
-    def test_cached_tokens_of_a_prompt_are_told(self, client: TestClient, house: House) -> None:
-        house.engine.cached_tokens = 1
+    def test_cached_tokens_of_a_prompt_are_told(self, client: TestClient, harness: ApiHarness) -> None:
+        harness.engine.cached_tokens = 1
         usage = complete(client, n=2).json()["usage"]
         assert usage["prompt_tokens_details"] == {"cached_tokens": 1}
 
@@ -188,9 +188,9 @@ class TestLogprobs:
         (choice,) = complete(client, prompt=[5, 6], echo=True).json()["choices"]
         assert (choice["text"], choice["logprobs"]) == (" 5 6 one two three", None)
 
-    def test_an_echo_of_text_costs_the_engine_nothing(self, client: TestClient, house: House) -> None:
+    def test_an_echo_of_text_costs_the_engine_nothing(self, client: TestClient, harness: ApiHarness) -> None:
         assert complete(client, echo=True, n=2).json()["choices"][1]["text"] == "a b one two three"
-        assert not house.engine.requests[0].sampling.prompt_logprobs
+        assert not harness.engine.requests[0].sampling.prompt_logprobs
 
     @pytest.mark.parametrize("echo", [False, True])
     def test_a_streams_chunks_have_what_the_whole_has(self, client: TestClient, echo: bool) -> None:
@@ -217,11 +217,11 @@ def test_a_stop_token_ends_a_completion_and_an_ignored_end_does_not(client: Test
     assert endless["finish_reason"] == "length"
 
 
-def test_a_fine_tuned_model_is_asked_for_by_its_digest(client: TestClient, house: House) -> None:
-    with house.database.write() as session:
+def test_a_fine_tuned_model_is_asked_for_by_its_digest(client: TestClient, harness: ApiHarness) -> None:
+    with harness.database.write() as session:
         publish(session, "ft:x", digest="e" * 64)
     assert complete(client, model="ft:x").json()["model"] == "ft:x"
-    assert house.engine.requests[0].adapter == "e" * 64
+    assert harness.engine.requests[0].adapter == "e" * 64
 
 
 @pytest.mark.parametrize(
@@ -233,18 +233,18 @@ def test_a_fine_tuned_model_is_asked_for_by_its_digest(client: TestClient, house
         ([[5], [6, 7]], [(5,), (6, 7)]),
     ],
 )
-def test_the_four_shapes_of_a_prompt(client: TestClient, house: House, prompt: Any, prompts: list[Any]) -> None:
+def test_the_four_shapes_of_a_prompt(client: TestClient, harness: ApiHarness, prompt: Any, prompts: list[Any]) -> None:
     completion = complete(client, prompt=prompt).json()
     assert [choice["index"] for choice in completion["choices"]] == list(range(len(prompts)))
-    assert sorted(map(str, (request.prompt for request in house.engine.requests))) == sorted(map(str, prompts))
+    assert sorted(map(str, (request.prompt for request in harness.engine.requests))) == sorted(map(str, prompts))
     assert completion["usage"]["completion_tokens"] == 4 * len(prompts)
 
 
 @pytest.mark.parametrize("prompt", [None, "", [], [""], [[]], [1.5], [True], [-1], {"a": 1}, ["x"] * 65])
-def test_other_prompts_are_refused(client: TestClient, house: House, prompt: Any) -> None:
+def test_other_prompts_are_refused(client: TestClient, harness: ApiHarness, prompt: Any) -> None:
     response = complete(client, prompt=prompt)
     assert (response.status_code, response.json()["error"]["param"]) == (400, "prompt")
-    assert house.engine.requests == []
+    assert harness.engine.requests == []
 
 
 @pytest.mark.parametrize("field", [{"suffix": "x"}, {"colour": 1}, {"stream_options": {"include_obfuscation": True}}])
@@ -320,30 +320,30 @@ def test_a_prompt_that_is_too_long_is_400(client: TestClient, stream: bool) -> N
     [(EngineUnavailable(BASE, "no answer"), 503), (EngineBusy(9, 2), 429), (GenerationFailed("x"), 503)],
 )
 def test_errors_before_the_first_token_are_statuses(
-    client: TestClient, house: House, error: Exception, status: int, stream: bool
+    client: TestClient, harness: ApiHarness, error: Exception, status: int, stream: bool
 ) -> None:
-    house.engine.fails_before = error
+    harness.engine.fails_before = error
     response = complete(client, stream=stream)
     assert response.status_code == status
     assert int(response.headers["retry-after"]) > 0
 
 
-def test_a_busy_engine_says_when_there_will_be_room(client: TestClient, house: House) -> None:
-    house.engine.fails_before = EngineBusy(9, 7)
+def test_a_busy_engine_says_when_there_will_be_room(client: TestClient, harness: ApiHarness) -> None:
+    harness.engine.fails_before = EngineBusy(9, 7)
     headers = complete(client).headers
     assert (headers["retry-after"], headers["retry-after-ms"]) == ("7", "7000")
 
 
-def test_an_adapter_of_another_base_model_is_a_conflict(client: TestClient, house: House) -> None:
-    house.engine.fails_before = AdapterMismatch("e" * 64, "it was made for another one")
+def test_an_adapter_of_another_base_model_is_a_conflict(client: TestClient, harness: ApiHarness) -> None:
+    harness.engine.fails_before = AdapterMismatch("e" * 64, "it was made for another one")
     response = complete(client)
     assert (response.status_code, response.headers["x-should-retry"]) == (409, "false")
     assert response.json()["error"]["code"] == "adapter_mismatch"
 
 
-def test_an_unknown_model_is_404_before_an_engine_is_asked(client: TestClient, house: House) -> None:
+def test_an_unknown_model_is_404_before_an_engine_is_asked(client: TestClient, harness: ApiHarness) -> None:
     assert complete(client, model="gpt-5").status_code == 404
-    assert house.engine.requests == []
+    assert harness.engine.requests == []
 
 
 class TestStream:
@@ -373,19 +373,19 @@ class TestStream:
             texts[choice["index"]] += choice["text"]
         assert texts == [" one two three"] * 2
 
-    def test_an_error_in_the_middle_is_an_event(self, client: TestClient, house: House) -> None:
-        house.engine.fails_after = (2, GenerationFailed("out of memory"))
+    def test_an_error_in_the_middle_is_an_event(self, client: TestClient, harness: ApiHarness) -> None:
+        harness.engine.fails_after = (2, GenerationFailed("out of memory"))
         *chunks, error = events_of(complete(client, stream=True).text)
         assert len(chunks) == 2
         assert json.loads(error)["error"]["code"] == "generation_failed"
 
-    def test_an_unexpected_error_in_the_middle_tells_nothing(self, client: TestClient, house: House) -> None:
-        house.engine.fails_after = (1, KeyError("secret"))
+    def test_an_unexpected_error_in_the_middle_tells_nothing(self, client: TestClient, harness: ApiHarness) -> None:
+        harness.engine.fails_after = (1, KeyError("secret"))
         *_, error = events_of(complete(client, stream=True).text)
         assert json.loads(error)["error"]["code"] == "internal_error"
         assert "secret" not in error
 
-    def test_the_other_prompts_are_cancelled_when_one_fails(self, client: TestClient, house: House) -> None:
-        house.engine.fails_after = (1, GenerationFailed("x"))
+    def test_the_other_prompts_are_cancelled_when_one_fails(self, client: TestClient, harness: ApiHarness) -> None:
+        harness.engine.fails_after = (1, GenerationFailed("x"))
         complete(client, prompt=["a", "b"], stream=True)
-        assert len(house.engine.cancelled) == 2
+        assert len(harness.engine.cancelled) == 2

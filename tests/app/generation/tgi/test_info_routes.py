@@ -4,36 +4,36 @@ import pytest
 from starlette.testclient import TestClient
 
 from core.errors import EngineUnavailable
-from tests.app.conftest import BASE, House
+from tests.app.conftest import BASE, ApiHarness
 from tests.harness.published_model import publish
 from tests.harness.stub_engine import CONTEXT_TOKENS
 
 
-def test_the_server_says_what_it_serves(client: TestClient, house: House) -> None:
+def test_the_server_says_what_it_serves(client: TestClient, harness: ApiHarness) -> None:
     info = client.get("/info").json()
     assert (info["model_id"], info["model_dtype"], info["model_device_type"]) == (BASE, "float32", "cpu")
     assert info["max_total_tokens"] == CONTEXT_TOKENS
-    assert info["max_concurrent_requests"] == 8 + house.settings.engine_max_waiting
+    assert info["max_concurrent_requests"] == 8 + harness.settings.engine_max_waiting
 
 
-def test_a_fine_tuned_model_is_described_by_its_base(client: TestClient, house: House) -> None:
-    with house.database.write() as session:
+def test_a_fine_tuned_model_is_described_by_its_base(client: TestClient, harness: ApiHarness) -> None:
+    with harness.database.write() as session:
         publish(session, "ft:x")
     assert client.get("/info", params={"model": "ft:x"}).json()["model_id"] == BASE
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/info"), ("POST", "/tokenize")])
-def test_several_base_models_need_a_name(house: House, method: str, path: str) -> None:
-    house.settings = house.settings.model_copy(update={"base_models": (BASE, "other")})
-    with TestClient(house.app()) as client:
+def test_several_base_models_need_a_name(harness: ApiHarness, method: str, path: str) -> None:
+    harness.settings = harness.settings.model_copy(update={"base_models": (BASE, "other")})
+    with TestClient(harness.app()) as client:
         response = client.request(method, path, json={"inputs": "a"})
     assert (response.status_code, response.json()["error_type"]) == (400, "validation")
     assert response.json()["error"].startswith("model: ")
 
 
-def test_healthy_means_that_the_engine_answers(client: TestClient, house: House) -> None:
+def test_healthy_means_that_the_engine_answers(client: TestClient, harness: ApiHarness) -> None:
     assert client.get("/health").status_code == 200
-    house.engine.info_error = EngineUnavailable(BASE, "no answer")
+    harness.engine.info_error = EngineUnavailable(BASE, "no answer")
     for path in ("/health", "/info"):
         response = client.get(path)
         assert (response.status_code, response.json()["error_type"]) == (503, "unavailable")

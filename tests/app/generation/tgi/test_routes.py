@@ -8,7 +8,7 @@ from starlette.testclient import TestClient
 
 from core.errors import EngineBusy, GenerationFailed, InvalidParameter
 from core.serving.generation import Constraint, Conversation, RenderRequest, Turn, Variables
-from tests.app.conftest import BASE, House
+from tests.app.conftest import BASE, ApiHarness
 from tests.harness.published_model import publish
 from tests.harness.stub_engine import CONTEXT_TOKENS
 
@@ -117,29 +117,29 @@ def test_the_full_text_begins_with_the_input(client: TestClient) -> None:
     assert generate(client, return_full_text=True).json()["generated_text"] == "a b one two three"
 
 
-def test_an_adapter_is_named_by_its_model_name(client: TestClient, house: House) -> None:
-    with house.database.write() as session:
+def test_an_adapter_is_named_by_its_model_name(client: TestClient, harness: ApiHarness) -> None:
+    with harness.database.write() as session:
         publish(session, "ft:x", digest="e" * 64)
     generate(client, adapter_id="ft:x")
-    assert house.engine.requests[0].adapter == "e" * 64
+    assert harness.engine.requests[0].adapter == "e" * 64
 
 
 class TestVariables:
     @pytest.fixture(autouse=True)
-    def _adapter(self, house: House) -> None:
-        with house.database.write() as session:
+    def _adapter(self, harness: ApiHarness) -> None:
+        with harness.database.write() as session:
             publish(session, "ft:x", digest="e" * 64)
 
     def ask(self, client: TestClient, path: str = "/generate", **body: Any) -> Any:
         parameters = {"adapter_id": "ft:x", **body.pop("parameters", {})}
         return client.post(path, json={"variables": {"question": "why not"}, "parameters": parameters, **body})
 
-    def test_the_engine_fills_in_the_prompt_format(self, client: TestClient, house: House) -> None:
+    def test_the_engine_fills_in_the_prompt_format(self, client: TestClient, harness: ApiHarness) -> None:
         answer = self.ask(client, parameters={"details": True}).json()
         assert answer["generated_text"] == " one two three"
         assert answer["details"]["prompt_tokens"] == 4
-        assert house.engine.requests[0].prompt == Variables(variables={"question": "why not"})
-        assert house.engine.renderings == []
+        assert harness.engine.requests[0].prompt == Variables(variables={"question": "why not"})
+        assert harness.engine.renderings == []
 
     @pytest.mark.parametrize(("path", "stream"), [("/generate_stream", None), ("/", True), ("/", False)])
     def test_every_path_takes_them(self, client: TestClient, path: str, stream: bool | None) -> None:
@@ -148,12 +148,14 @@ class TestVariables:
         assert answer["generated_text"] == " one two three"
 
     @pytest.mark.parametrize("path", ["/generate", "/generate_stream"])
-    def test_the_full_text_begins_with_the_rendered_prompt(self, client: TestClient, house: House, path: str) -> None:
+    def test_the_full_text_begins_with_the_rendered_prompt(
+        self, client: TestClient, harness: ApiHarness, path: str
+    ) -> None:
         response = self.ask(client, path, parameters={"return_full_text": True})
         answer = response.json() if path == "/generate" else events_of(response.text)[-1]
         assert answer["generated_text"] == "Q why not A one two three"
         asked = Variables(variables={"question": "why not"})
-        assert house.engine.renderings == [RenderRequest(prompt=asked, adapter="e" * 64)]
+        assert harness.engine.renderings == [RenderRequest(prompt=asked, adapter="e" * 64)]
 
     @pytest.mark.parametrize("path", ["/", "/generate", "/generate_stream"])
     @pytest.mark.parametrize(
@@ -174,9 +176,9 @@ class TestVariables:
         assert response.json()["error"].startswith(said)
 
 
-def test_several_base_models_need_a_name(house: House) -> None:
-    house.settings = house.settings.model_copy(update={"base_models": (BASE, "other")})
-    with TestClient(house.app()) as client:
+def test_several_base_models_need_a_name(harness: ApiHarness) -> None:
+    harness.settings = harness.settings.model_copy(update={"base_models": (BASE, "other")})
+    with TestClient(harness.app()) as client:
         response = generate(client)
         assert (response.status_code, response.json()["error_type"]) == (400, "validation")
         assert generate(client, adapter_id=BASE).status_code == 200
@@ -194,9 +196,11 @@ def test_several_base_models_need_a_name(house: House) -> None:
         ({"temperature": 1.0}, 0.0),
     ],
 )
-def test_when_it_samples(client: TestClient, house: House, parameters: dict[str, Any], temperature: float) -> None:
+def test_when_it_samples(
+    client: TestClient, harness: ApiHarness, parameters: dict[str, Any], temperature: float
+) -> None:
     details = generate(client, details=True, **parameters).json()["details"]
-    sampling = house.engine.requests[0].sampling
+    sampling = harness.engine.requests[0].sampling
     assert sampling.temperature == temperature
     assert (details["seed"] is not None) == (temperature > 0)
     assert sampling.seed == details["seed"]
@@ -238,12 +242,12 @@ def test_what_is_not_implemented_is_refused_by_name(client: TestClient, paramete
     ],
 )
 def test_what_has_no_sense_is_refused_by_name(
-    client: TestClient, house: House, parameters: dict[str, Any], param: str
+    client: TestClient, harness: ApiHarness, parameters: dict[str, Any], param: str
 ) -> None:
     response = generate(client, **parameters)
     assert (response.status_code, response.json()["error_type"]) == (400, "validation")
     assert response.json()["error"].startswith(f"parameters.{param}: ")
-    assert house.engine.requests == []
+    assert harness.engine.requests == []
 
 
 @pytest.mark.parametrize("parameters", [{"best_of": 2, "do_sample": True}, {"decoder_input_details": True}])
@@ -253,10 +257,10 @@ def test_what_only_a_whole_answer_tells_is_refused_in_a_stream(client: TestClien
     assert response.json()["error"].startswith(f"parameters.{next(iter(parameters))}: ")
 
 
-def test_parameters_reach_the_engine(client: TestClient, house: House) -> None:
+def test_parameters_reach_the_engine(client: TestClient, harness: ApiHarness) -> None:
     penalties: dict[str, Any] = {"repetition_penalty": 1.2, "frequency_penalty": 0.5, "presence_penalty": -0.5}
     generate(client, **penalties, ignore_eos_token=True, max_new_tokens=5, adapter_source="local")
-    (request,) = house.engine.requests
+    (request,) = harness.engine.requests
     assert {name: getattr(request.sampling, name) for name in penalties} == penalties
     assert (request.sampling.ignore_end, request.sampling.max_tokens, request.caller) == (True, 5, "anonymous")
 
@@ -284,14 +288,14 @@ SCHEMA = {"type": "object", "properties": {"answer": {"type": "string"}}}
     ],
 )
 def test_what_the_answer_must_be_reaches_the_engine(
-    client: TestClient, house: House, parameters: dict[str, Any], constraint: Constraint
+    client: TestClient, harness: ApiHarness, parameters: dict[str, Any], constraint: Constraint
 ) -> None:
     assert generate(client, **parameters).status_code == 200
-    assert house.engine.requests[0].sampling.constraint == constraint
+    assert harness.engine.requests[0].sampling.constraint == constraint
 
 
-def test_what_an_engine_refuses_is_named_as_this_wire_names_it(client: TestClient, house: House) -> None:
-    house.engine.fails_before = InvalidParameter("max_tokens", "is more than there is memory for")
+def test_what_an_engine_refuses_is_named_as_this_wire_names_it(client: TestClient, harness: ApiHarness) -> None:
+    harness.engine.fails_before = InvalidParameter("max_tokens", "is more than there is memory for")
     for path in ("/generate", "/generate_stream"):
         assert generate(client, path).json()["error"].startswith("parameters.max_new_tokens: is more")
 
@@ -316,31 +320,31 @@ def test_the_prompts_tokens_are_told(client: TestClient) -> None:
     assert details["prefill"] == [{"id": 0, "text": "a", "logprob": None}, {"id": 1, "text": " b", "logprob": -0.5}]
 
 
-def test_the_best_of_several_is_told_and_then_the_others(client: TestClient, house: House) -> None:
-    house.engine.script = [(" bad", -2), (" best", -0.1), (" good", -1)]
+def test_the_best_of_several_is_told_and_then_the_others(client: TestClient, harness: ApiHarness) -> None:
+    harness.engine.script = [(" bad", -2), (" best", -0.1), (" good", -1)]
     answer = generate(client, details=True, best_of=3, do_sample=True).json()
     assert answer["generated_text"] == " best"
     others = answer["details"]["best_of_sequences"]
     assert [other["generated_text"] for other in others] == [" good", " bad"]
-    seeds = {request.sampling.seed for request in house.engine.requests}
+    seeds = {request.sampling.seed for request in harness.engine.requests}
     assert {answer["details"]["seed"], *(other["seed"] for other in others)} == seeds
     assert len(seeds) == 3
 
 
-def test_a_prompt_is_cut_to_its_last_tokens(client: TestClient, house: House) -> None:
+def test_a_prompt_is_cut_to_its_last_tokens(client: TestClient, harness: ApiHarness) -> None:
     client.post("/generate", json={"inputs": "a b c", "parameters": {"truncate": 2}})
     client.post("/generate", json={"inputs": "a b c", "parameters": {"truncate": 3}})
-    assert [request.prompt for request in house.engine.requests] == [(1, 2), "a b c"]
+    assert [request.prompt for request in harness.engine.requests] == [(1, 2), "a b c"]
 
 
-def test_a_chat_template_makes_the_input_the_users_message(client: TestClient, house: House) -> None:
+def test_a_chat_template_makes_the_input_the_users_message(client: TestClient, harness: ApiHarness) -> None:
     generate(client, apply_chat_template=True)
-    assert house.engine.requests[0].prompt == Conversation(messages=(Turn(role="user", content="a b"),))
+    assert harness.engine.requests[0].prompt == Conversation(messages=(Turn(role="user", content="a b"),))
 
 
 @pytest.mark.parametrize("path", ["/", "/generate"])
-def test_headers_tell_what_answered_and_how_much(client: TestClient, house: House, path: str) -> None:
-    with house.database.write() as session:
+def test_headers_tell_what_answered_and_how_much(client: TestClient, harness: ApiHarness, path: str) -> None:
+    with harness.database.write() as session:
         publish(session, "ft:ü")
     headers = generate(client, path, adapter_id="ft:ü").headers
     told = ("x-model-id", "x-adapter-id", "x-prompt-tokens", "x-generated-tokens", "x-total-tokens")
@@ -369,13 +373,13 @@ def test_errors_have_the_envelope_of_this_wire(client: TestClient, path: str) ->
         assert isinstance(response.json()["error"], str)
 
 
-def test_a_full_engine_is_overloaded(client: TestClient, house: House) -> None:
-    house.engine.fails_before = EngineBusy(9, 2)
+def test_a_full_engine_is_overloaded(client: TestClient, harness: ApiHarness) -> None:
+    harness.engine.fails_before = EngineBusy(9, 2)
     response = generate(client)
     assert (response.status_code, response.json()["error_type"]) == (429, "overloaded")
 
 
-def test_an_error_in_the_middle_of_a_stream_is_an_event(client: TestClient, house: House) -> None:
-    house.engine.fails_after = (1, GenerationFailed("x"))
+def test_an_error_in_the_middle_of_a_stream_is_an_event(client: TestClient, harness: ApiHarness) -> None:
+    harness.engine.fails_after = (1, GenerationFailed("x"))
     *_, error = events_of(generate(client, "/generate_stream").text)
     assert error == {"error": "generation failed: x", "error_type": "generation"}

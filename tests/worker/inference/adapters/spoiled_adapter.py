@@ -18,7 +18,7 @@ from worker.inference.lora.adapter import Adapter
 Tensors = dict[str, torch.Tensor]
 
 
-class Suspect:
+class SpoiledAdapter:
     """An adapter's folder for a test to spoil, and the reading of it for the tiny Phi."""
 
     def __init__(self, folder: Path, base_folder: Path, fit: Fit) -> None:

@@ -21,7 +21,7 @@ from core.errors import AdapterInvalid, AdapterMismatch
 from core.serving.adapter_format import CONFIG, MANIFEST, WEIGHTS
 from core.store.blobs import LocalBlobStore
 from tests.worker.inference.adapters.adapter_files import load_fp32, store_adapter, write_adapter
-from tests.worker.inference.engine_harness import Bench, Completion, complete, make_request
+from tests.worker.inference.engine_harness import Completion, EngineHarness, complete, make_request
 from worker.inference.adapters.cache import AdapterCache
 from worker.inference.adapters.verification import Fit, open_adapter
 from worker.inference.engine import LocalEngine
@@ -340,12 +340,12 @@ def test_every_hostile_adapter_is_refused_and_a_sound_one_still_loads(
     assert peak() < 200 * MIB
 
 
-def test_the_engine_answers_after_each_kind_of_attack(bench: Bench, sound_folder: Path) -> None:
-    digests = ["../../etc/passwd", bench.blobs.put_bytes(b"no manifest").sha256]
+def test_the_engine_answers_after_each_kind_of_attack(harness: EngineHarness, sound_folder: Path) -> None:
+    digests = ["../../etc/passwd", harness.blobs.put_bytes(b"no manifest").sha256]
     for name in ("value", "pickle", "truncated"):
         parts = parts_of(sound_folder)
         ATTACKS[name](parts, random.Random(0))
-        digests.append(parts.store(bench.blobs))
+        digests.append(parts.store(harness.blobs))
 
     async def work(engine: LocalEngine) -> list[Completion]:
         answers = []
@@ -358,8 +358,8 @@ def test_the_engine_answers_after_each_kind_of_attack(bench: Bench, sound_folder
         assert (await engine.info()).resident_adapters == ()
         return answers
 
-    expected = bench.peft_greedy(None, b"x", 2)
-    assert [answer.ids for answer in bench.run(work)] == [expected] * len(digests)
+    expected = harness.peft_greedy(None, b"x", 2)
+    assert [answer.ids for answer in harness.run(work)] == [expected] * len(digests)
 
 
 def test_a_thousand_loads_and_evictions_leave_no_memory_behind(sound_folder: Path, fit: Fit, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from core.text.render_settings import PromptFormat
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 from tests.harness.tiny_models import CONTEXT_TOKENS
-from tests.worker.inference.engine_harness import Bench, Completion, complete, make_request, store_adapter
+from tests.worker.inference.engine_harness import Completion, EngineHarness, complete, make_request, store_adapter
 from tests.worker.training.run_folders import Line, render, train, write_run
 from worker.inference.engine import LocalEngine
 from worker.trainer_process.run_folder import ADAPTER
@@ -121,9 +121,9 @@ def base(tiny_llama_folder: Path, tmp_path: Path) -> Path:
 
 def load(adapter: Trained, base: Path, home: Path, **changes: Any) -> None:
     """Load an adapter into an engine over ``base``, with changes to what its manifest says."""
-    bench = Bench(base, home)
-    digest = store_changed(adapter, bench.blobs, **changes)
-    bench.run(lambda engine: engine.warm(digest))
+    harness = EngineHarness(base, home)
+    digest = store_changed(adapter, harness.blobs, **changes)
+    harness.run(lambda engine: engine.warm(digest))
 
 
 def store_changed(adapter: Trained, blobs: LocalBlobStore, **changes: Any) -> str:
@@ -147,25 +147,25 @@ def edit_json(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
 
 class TestServing:
     def test_each_prompt_is_fed_as_it_was_trained(self, trained: Trained, tmp_path: Path) -> None:
-        bench = Bench(trained.base, tmp_path)
-        digest = store_adapter(trained.folder, bench.blobs)
+        harness = EngineHarness(trained.base, tmp_path)
+        digest = store_adapter(trained.folder, harness.blobs)
         prompts = [trained.case.asked(line) for line in trained.case.lines]
 
         async def work(engine: LocalEngine) -> list[Rendering]:
             return [await engine.render(RenderRequest(prompt=prompt, adapter=digest)) for prompt in prompts]
 
-        renderings = bench.run(work)
+        renderings = harness.run(work)
         assert [rendering.ids for rendering in renderings] == [
             trained.trained_prefix(index) for index in range(len(prompts))
         ]
 
     def test_a_prompt_is_answered_as_its_ids_are(self, trained: Trained, tmp_path: Path) -> None:
-        bench = Bench(trained.base, tmp_path)
-        digest = store_adapter(trained.folder, bench.blobs)
+        harness = EngineHarness(trained.base, tmp_path)
+        digest = store_adapter(trained.folder, harness.blobs)
         ids = trained.trained_prefix(2)
         as_ids = make_request(ids, adapter=digest, max_tokens=8)
         asked = as_ids.model_copy(update={"id": "asked", "prompt": trained.case.asked(trained.case.lines[2])})
-        expected, answer = bench.complete(as_ids, asked)
+        expected, answer = harness.complete(as_ids, asked)
         assert answer.usage.prompt_tokens == len(ids)
         assert answer.ids == expected.ids
 
@@ -190,8 +190,8 @@ class TestServing:
     def test_rendering_lets_go_of_the_adapter_whether_or_not_it_succeeds(
         self, trained_of: Callable[[str], Trained], tmp_path: Path
     ) -> None:
-        bench = Bench(trained_of("columns").base, tmp_path)
-        first, second = (store_adapter(trained_of(name).folder, bench.blobs) for name in ("columns", "messages"))
+        harness = EngineHarness(trained_of("columns").base, tmp_path)
+        first, second = (store_adapter(trained_of(name).folder, harness.blobs) for name in ("columns", "messages"))
         nothing = Variables(variables={})
         bad = make_request("", adapter=first).model_copy(update={"prompt": nothing})
 
@@ -203,8 +203,8 @@ class TestServing:
                 await engine.render(RenderRequest(prompt=nothing, adapter=first))
             return await asyncio.wait_for(complete(engine, make_request("x", adapter=second, max_tokens=1)), 60)
 
-        one = _resident_bytes(bench, first)
-        assert bench.run(work, adapter_cache_bytes=one + one // 2).usage.completion_tokens == 1
+        one = _resident_bytes(harness, first)
+        assert harness.run(work, adapter_cache_bytes=one + one // 2).usage.completion_tokens == 1
 
 
 class TestManifest:
@@ -352,14 +352,14 @@ class TestDiff:
 
 
 def _render(trained: Trained, home: Path, prompt: PromptSource) -> Rendering:
-    bench = Bench(trained.base, home)
-    digest = store_adapter(trained.folder, bench.blobs)
-    return bench.run(lambda engine: engine.render(RenderRequest(prompt=prompt, adapter=digest)))
+    harness = EngineHarness(trained.base, home)
+    digest = store_adapter(trained.folder, harness.blobs)
+    return harness.run(lambda engine: engine.render(RenderRequest(prompt=prompt, adapter=digest)))
 
 
-def _resident_bytes(bench: Bench, digest: str) -> int:
+def _resident_bytes(harness: EngineHarness, digest: str) -> int:
     async def work(engine: LocalEngine) -> int:
         await engine.warm(digest)
         return (await engine.info()).resident_adapter_bytes
 
-    return bench.run(work)
+    return harness.run(work)

@@ -23,8 +23,8 @@ from tests.worker.inference.adapters.adapter_files import (
     load_fp32,
     write_adapter,
 )
-from tests.worker.inference.adapters.spoiled_adapter import Suspect, Tensors
-from tests.worker.inference.engine_harness import Bench, make_request
+from tests.worker.inference.adapters.spoiled_adapter import SpoiledAdapter, Tensors
+from tests.worker.inference.engine_harness import EngineHarness, make_request
 from worker.inference.adapters.verification import Fit
 
 FIRST = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
@@ -56,13 +56,13 @@ def fit(tiny_phi_folder: Path) -> Fit:
 
 
 @pytest.fixture
-def suspect(sound_folder: Path, tiny_phi_folder: Path, fit: Fit, tmp_path: Path) -> Suspect:
-    return Suspect(Path(shutil.copytree(sound_folder, tmp_path / "adapter")), tiny_phi_folder, fit)
+def spoiled(sound_folder: Path, tiny_phi_folder: Path, fit: Fit, tmp_path: Path) -> SpoiledAdapter:
+    return SpoiledAdapter(Path(shutil.copytree(sound_folder, tmp_path / "adapter")), tiny_phi_folder, fit)
 
 
-def test_a_sound_adapter_is_read(suspect: Suspect) -> None:
-    adapter = suspect.read()
-    tensors = load_file(suspect.folder / WEIGHTS)
+def test_a_sound_adapter_is_read(spoiled: SpoiledAdapter) -> None:
+    adapter = spoiled.read()
+    tensors = load_file(spoiled.folder / WEIGHTS)
     assert torch.equal(adapter.pairs[LAYER].a_RI, tensors[FIRST])
     assert len(adapter.pairs) * 2 == len(tensors)
     assert adapter.bytes == sum(tensor.nbytes for tensor in tensors.values())
@@ -72,13 +72,13 @@ def test_a_sound_adapter_is_read(suspect: Suspect) -> None:
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kept", [torch.float32, torch.bfloat16])
 def test_b_is_scaled_in_float32_rounded_once_and_turned(
-    suspect: Suspect, stored: torch.dtype, kept: torch.dtype
+    spoiled: SpoiledAdapter, stored: torch.dtype, kept: torch.dtype
 ) -> None:
-    edit_config(suspect.folder, lora_alpha=11)  # a scale that is no power of two rounds
-    suspect.change_tensors(lambda tensors: tensors.update({k: v.to(stored) for k, v in tensors.items()}))
-    suspect.fit = dataclasses.replace(suspect.fit, dtype=kept)
-    pair = suspect.read().pairs[LAYER]
-    tensors = load_file(suspect.folder / WEIGHTS)
+    edit_config(spoiled.folder, lora_alpha=11)  # a scale that is no power of two rounds
+    spoiled.change_tensors(lambda tensors: tensors.update({k: v.to(stored) for k, v in tensors.items()}))
+    spoiled.fit = dataclasses.replace(spoiled.fit, dtype=kept)
+    pair = spoiled.read().pairs[LAYER]
+    tensors = load_file(spoiled.folder / WEIGHTS)
     assert torch.equal(pair.a_RI, tensors[FIRST].to(kept))
     assert torch.equal(pair.b_RO, (tensors[FIRST_B].float() * (11 / 4)).to(kept).T)
     assert pair.a_RI.is_contiguous()
@@ -105,7 +105,7 @@ def test_each_layers_delta_is_pefts(
 ) -> None:
     folder = tmp_path / "adapter"
     write_adapter(tiny_phi_folder, folder, use_rslora=use_rslora, rank_pattern=ranks, alpha_pattern=alphas)
-    adapter = Suspect(folder, tiny_phi_folder, fit).read()
+    adapter = SpoiledAdapter(folder, tiny_phi_folder, fit).read()
     peft = PeftModel.from_pretrained(load_fp32(tiny_phi_folder).model, folder)
     deltas_OI = {
         name.removeprefix("base_model.model."): layer.get_delta_weight("default")
@@ -118,12 +118,12 @@ def test_each_layers_delta_is_pefts(
     assert adapter.rank == max(4, *ranks.values(), 0)
 
 
-def test_an_adapter_wider_than_the_engine_has_room_for_is_refused(suspect: Suspect) -> None:
-    suspect.fit = dataclasses.replace(suspect.fit, max_rank=3)
-    assert "has rank 4, and this engine has room for 3; raise LORAMILL_ENGINE_LORA_COLUMNS" in suspect.refusal()
+def test_an_adapter_wider_than_the_engine_has_room_for_is_refused(spoiled: SpoiledAdapter) -> None:
+    spoiled.fit = dataclasses.replace(spoiled.fit, max_rank=3)
+    assert "has rank 4, and this engine has room for 3; raise LORAMILL_ENGINE_LORA_COLUMNS" in spoiled.refusal()
 
 
-def test_a_packed_layer_needs_no_weight_of_its_own(suspect: Suspect) -> None:
+def test_a_packed_layer_needs_no_weight_of_its_own(spoiled: SpoiledAdapter) -> None:
     @dataclasses.dataclass
     class Packed:
         in_features: int
@@ -132,18 +132,18 @@ def test_a_packed_layer_needs_no_weight_of_its_own(suspect: Suspect) -> None:
     def weight_of(name: str) -> torch.Tensor:
         raise AssertionError(f"the weight of {name} is not needed for plain LoRA")
 
-    layers = {name: Packed(layer.in_features, layer.out_features) for name, layer in suspect.fit.layers.items()}
-    suspect.fit = dataclasses.replace(suspect.fit, layers=layers, weight_of=weight_of)
-    suspect.read()
+    layers = {name: Packed(layer.in_features, layer.out_features) for name, layer in spoiled.fit.layers.items()}
+    spoiled.fit = dataclasses.replace(spoiled.fit, layers=layers, weight_of=weight_of)
+    spoiled.read()
 
 
 class TestDora:
     @pytest.fixture
-    def dora(self, tiny_phi_folder: Path, fit: Fit, tmp_path: Path) -> Suspect:
+    def dora(self, tiny_phi_folder: Path, fit: Fit, tmp_path: Path) -> SpoiledAdapter:
         write_adapter(tiny_phi_folder, tmp_path / "dora", use_dora=True)
-        return Suspect(tmp_path / "dora", tiny_phi_folder, fit)
+        return SpoiledAdapter(tmp_path / "dora", tiny_phi_folder, fit)
 
-    def test_its_lengths_become_gains_of_the_outputs_and_count_as_memory(self, dora: Suspect) -> None:
+    def test_its_lengths_become_gains_of_the_outputs_and_count_as_memory(self, dora: SpoiledAdapter) -> None:
         adapter = dora.read()
         tensors = load_file(dora.folder / WEIGHTS)
         gain_O = adapter.pairs[LAYER].gain_O
@@ -163,12 +163,12 @@ class TestDora:
         ],
     )
     def test_a_length_that_does_not_fit_is_named(
-        self, dora: Suspect, change: Callable[[Tensors], object], reason: str
+        self, dora: SpoiledAdapter, change: Callable[[Tensors], object], reason: str
     ) -> None:
         dora.change_tensors(change)
         assert reason in dora.refusal()
 
-    def test_a_row_of_length_zero_is_refused(self, dora: Suspect) -> None:
+    def test_a_row_of_length_zero_is_refused(self, dora: SpoiledAdapter) -> None:
         weight_of = dora.fit.weight_of
 
         def without_first_row(name: str) -> torch.Tensor:
@@ -204,16 +204,16 @@ class TestTensors:
         ],
     )
     def test_a_tensor_that_does_not_fit_is_named(
-        self, suspect: Suspect, change: Callable[[Tensors], object], reason: str
+        self, spoiled: SpoiledAdapter, change: Callable[[Tensors], object], reason: str
     ) -> None:
-        suspect.change_tensors(change)
-        assert reason in suspect.refusal()
+        spoiled.change_tensors(change)
+        assert reason in spoiled.refusal()
 
-    def test_values_that_the_models_dtype_cannot_hold_are_refused(self, suspect: Suspect) -> None:
-        suspect.change_tensors(lambda tensors: set_value(tensors, torch.finfo(torch.float32).max))
-        suspect.read()
-        suspect.fit = dataclasses.replace(suspect.fit, dtype=torch.bfloat16)
-        assert f"'{FIRST}' has values that are not finite" in suspect.refusal()
+    def test_values_that_the_models_dtype_cannot_hold_are_refused(self, spoiled: SpoiledAdapter) -> None:
+        spoiled.change_tensors(lambda tensors: set_value(tensors, torch.finfo(torch.float32).max))
+        spoiled.read()
+        spoiled.fit = dataclasses.replace(spoiled.fit, dtype=torch.bfloat16)
+        assert f"'{FIRST}' has values that are not finite" in spoiled.refusal()
 
 
 class TestWeightsFile:
@@ -231,85 +231,85 @@ class TestWeightsFile:
         ],
         ids=["empty", "short", "pickle", "header-past-end", "giant-header", "not-json", "null", "no-fields"],
     )
-    def test_what_is_no_safetensors_file_is_refused(self, suspect: Suspect, content: bytes) -> None:
-        (suspect.folder / WEIGHTS).write_bytes(content)
-        suspect.complete()
-        assert WEIGHTS in suspect.refusal()
+    def test_what_is_no_safetensors_file_is_refused(self, spoiled: SpoiledAdapter, content: bytes) -> None:
+        (spoiled.folder / WEIGHTS).write_bytes(content)
+        spoiled.complete()
+        assert WEIGHTS in spoiled.refusal()
 
-    def test_a_truncated_file_is_refused(self, suspect: Suspect) -> None:
-        path = suspect.folder / WEIGHTS
+    def test_a_truncated_file_is_refused(self, spoiled: SpoiledAdapter) -> None:
+        path = spoiled.folder / WEIGHTS
         path.write_bytes(path.read_bytes()[:-4])
-        suspect.complete()
-        assert WEIGHTS in suspect.refusal()
+        spoiled.complete()
+        assert WEIGHTS in spoiled.refusal()
 
-    def test_a_file_larger_than_the_adapter_can_be_is_not_even_read(self, suspect: Suspect) -> None:
-        (suspect.folder / WEIGHTS).write_bytes(bytes(2**22))
-        suspect.complete()
-        digest = suspect.store()
-        suspect.stored(WEIGHTS).unlink()
-        assert "are allowed" in suspect.refusal(digest)
+    def test_a_file_larger_than_the_adapter_can_be_is_not_even_read(self, spoiled: SpoiledAdapter) -> None:
+        (spoiled.folder / WEIGHTS).write_bytes(bytes(2**22))
+        spoiled.complete()
+        digest = spoiled.store()
+        spoiled.stored(WEIGHTS).unlink()
+        assert "are allowed" in spoiled.refusal(digest)
 
-    def test_damage_on_the_disk_is_told_before_what_it_did_to_the_contents(self, suspect: Suspect) -> None:
-        digest = suspect.store()
-        content = bytearray(suspect.stored(WEIGHTS).read_bytes())
+    def test_damage_on_the_disk_is_told_before_what_it_did_to_the_contents(self, spoiled: SpoiledAdapter) -> None:
+        digest = spoiled.store()
+        content = bytearray(spoiled.stored(WEIGHTS).read_bytes())
         content[-4:] = struct.pack("<f", float("nan"))
-        suspect.stored(WEIGHTS).write_bytes(content)
-        assert "damaged" in suspect.refusal(digest)
+        spoiled.stored(WEIGHTS).write_bytes(content)
+        assert "damaged" in spoiled.refusal(digest)
 
 
 class TestStore:
     @pytest.mark.parametrize("name", [WEIGHTS, CONFIG, MANIFEST])
-    def test_a_flipped_bit_is_refused(self, suspect: Suspect, name: str) -> None:
-        digest = suspect.store()
-        content = bytearray(suspect.stored(name).read_bytes())
+    def test_a_flipped_bit_is_refused(self, spoiled: SpoiledAdapter, name: str) -> None:
+        digest = spoiled.store()
+        content = bytearray(spoiled.stored(name).read_bytes())
         content[-1] ^= 1
-        suspect.stored(name).write_bytes(content)
-        assert name in suspect.refusal(digest)
+        spoiled.stored(name).write_bytes(content)
+        assert name in spoiled.refusal(digest)
 
     @pytest.mark.parametrize("name", [WEIGHTS, CONFIG, MANIFEST])
-    def test_a_missing_file_is_refused(self, suspect: Suspect, name: str) -> None:
-        digest = suspect.store()
-        suspect.stored(name).unlink()
-        assert "not stored" in suspect.refusal(digest)
+    def test_a_missing_file_is_refused(self, spoiled: SpoiledAdapter, name: str) -> None:
+        digest = spoiled.store()
+        spoiled.stored(name).unlink()
+        assert "not stored" in spoiled.refusal(digest)
 
     @pytest.mark.parametrize("digest", ["", "../../etc/passwd", "A" * 64, "0" * 63, "0" * 64 + "\n"])
-    def test_what_is_no_digest_is_refused(self, suspect: Suspect, digest: str) -> None:
-        assert "not stored" in suspect.refusal(digest)
+    def test_what_is_no_digest_is_refused(self, spoiled: SpoiledAdapter, digest: str) -> None:
+        assert "not stored" in spoiled.refusal(digest)
 
 
 class TestManifest:
-    def test_an_adapter_of_another_base_model_is_a_mismatch(self, suspect: Suspect) -> None:
-        suspect.complete(base_model_fingerprint="f" * 64)
-        assert "fingerprint" in suspect.refusal(kind=AdapterMismatch)
+    def test_an_adapter_of_another_base_model_is_a_mismatch(self, spoiled: SpoiledAdapter) -> None:
+        spoiled.complete(base_model_fingerprint="f" * 64)
+        assert "fingerprint" in spoiled.refusal(kind=AdapterMismatch)
 
-    def test_another_tokenizer_is_refused(self, suspect: Suspect) -> None:
-        suspect.complete(tokenizer_sha256="0" * 64)
-        assert "tokenizer" in suspect.refusal()
+    def test_another_tokenizer_is_refused(self, spoiled: SpoiledAdapter) -> None:
+        spoiled.complete(tokenizer_sha256="0" * 64)
+        assert "tokenizer" in spoiled.refusal()
 
-    def test_a_key_that_is_there_twice_is_refused(self, suspect: Suspect) -> None:
-        content = (suspect.folder / MANIFEST).read_bytes()
-        suspect.store()
+    def test_a_key_that_is_there_twice_is_refused(self, spoiled: SpoiledAdapter) -> None:
+        content = (spoiled.folder / MANIFEST).read_bytes()
+        spoiled.store()
         twice = content[:-1] + b',"base_model":"another"}'
-        assert "'base_model' is there twice" in suspect.refusal(suspect.blobs.put_bytes(twice).sha256)
+        assert "'base_model' is there twice" in spoiled.refusal(spoiled.blobs.put_bytes(twice).sha256)
 
     @pytest.mark.parametrize("name", ["../adapter_model.safetensors", "/etc/passwd", "adapter_model.bin"])
-    def test_a_file_name_of_its_own_is_refused(self, suspect: Suspect, name: str) -> None:
-        manifest = json.loads((suspect.folder / MANIFEST).read_text())
+    def test_a_file_name_of_its_own_is_refused(self, spoiled: SpoiledAdapter, name: str) -> None:
+        manifest = json.loads((spoiled.folder / MANIFEST).read_text())
         manifest["files"][name] = manifest["files"].pop(WEIGHTS)
-        assert "manifest" in suspect.refusal(self._put(suspect, manifest))
+        assert "manifest" in spoiled.refusal(self._put(spoiled, manifest))
 
     @pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b"[" * 100_000])
-    def test_what_is_no_manifest_is_refused(self, suspect: Suspect, content: bytes) -> None:
-        assert "manifest" in suspect.refusal(suspect.blobs.put_bytes(content).sha256)
+    def test_what_is_no_manifest_is_refused(self, spoiled: SpoiledAdapter, content: bytes) -> None:
+        assert "manifest" in spoiled.refusal(spoiled.blobs.put_bytes(content).sha256)
 
-    def test_a_size_that_is_not_the_files_is_refused(self, suspect: Suspect) -> None:
-        suspect.store()
-        manifest = json.loads((suspect.folder / MANIFEST).read_text())
+    def test_a_size_that_is_not_the_files_is_refused(self, spoiled: SpoiledAdapter) -> None:
+        spoiled.store()
+        manifest = json.loads((spoiled.folder / MANIFEST).read_text())
         manifest["files"][WEIGHTS]["bytes"] += 1
-        assert "the manifest says" in suspect.refusal(self._put(suspect, manifest))
+        assert "the manifest says" in spoiled.refusal(self._put(spoiled, manifest))
 
-    def _put(self, suspect: Suspect, manifest: dict[str, Any]) -> str:
-        return suspect.blobs.put_bytes(json.dumps(manifest).encode()).sha256
+    def _put(self, spoiled: SpoiledAdapter, manifest: dict[str, Any]) -> str:
+        return spoiled.blobs.put_bytes(json.dumps(manifest).encode()).sha256
 
 
 class TestConfig:
@@ -338,19 +338,19 @@ class TestConfig:
         ],
     )
     def test_what_the_engine_does_not_implement_is_refused_by_key(
-        self, suspect: Suspect, changes: dict[str, Any], named: str
+        self, spoiled: SpoiledAdapter, changes: dict[str, Any], named: str
     ) -> None:
-        edit_config(suspect.folder, **changes)
-        suspect.complete()
-        assert named in suspect.refusal()
+        edit_config(spoiled.folder, **changes)
+        spoiled.complete()
+        assert named in spoiled.refusal()
 
     @pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b"[" * 60_000, b" " * (2**16 + 1)])
-    def test_what_is_no_config_is_refused(self, suspect: Suspect, content: bytes) -> None:
-        (suspect.folder / CONFIG).write_bytes(content)
-        suspect.complete()
-        assert CONFIG in suspect.refusal()
+    def test_what_is_no_config_is_refused(self, spoiled: SpoiledAdapter, content: bytes) -> None:
+        (spoiled.folder / CONFIG).write_bytes(content)
+        spoiled.complete()
+        assert CONFIG in spoiled.refusal()
 
-    def test_target_modules_by_their_whole_names_are_found(self, bench: Bench) -> None:
-        digest = bench.add_adapter(targets=["model.layers.1.mlp.fc1"], std=1.0)
-        [answer] = bench.complete(make_request("x", adapter=digest, max_tokens=6))
-        assert answer.ids == bench.peft_greedy(digest, b"x", 6)
+    def test_target_modules_by_their_whole_names_are_found(self, harness: EngineHarness) -> None:
+        digest = harness.add_adapter(targets=["model.layers.1.mlp.fc1"], std=1.0)
+        [answer] = harness.complete(make_request("x", adapter=digest, max_tokens=6))
+        assert answer.ids == harness.peft_greedy(digest, b"x", 6)

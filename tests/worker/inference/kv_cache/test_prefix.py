@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.worker.inference.scheduler.fake_runner import SHAPE, read_slot
-from tests.worker.inference.scheduler.loop_harness import Desk
+from tests.worker.inference.scheduler.loop_harness import LoopHarness
 from worker.inference.kv_cache.prefix import BLOCK_TOKENS, PrefixCache
 from worker.inference.kv_cache.slots import KvPool, Slot
 
@@ -123,52 +123,52 @@ def test_an_adapters_prompts_are_dropped_with_it() -> None:
 
 
 def test_answers_are_the_same_from_a_kept_prompt_and_say_so(tmp_path: Path) -> None:
-    desk = Desk(tmp_path)
-    adapter = desk.adapter("a")
+    harness = LoopHarness(tmp_path)
+    adapter = harness.adapter("a")
     prompt = "a prompt that begins alike, " * 3
-    first = desk.answer_alone(prompt + "first", adapter, caller="me")
-    second = desk.answer_alone(prompt + "second", adapter, caller="me")
-    fresh = Desk(tmp_path / "fresh", engine_prefix_bytes=0).answer_alone(prompt + "second", adapter, caller="me")
+    first = harness.answer_alone(prompt + "first", adapter, caller="me")
+    second = harness.answer_alone(prompt + "second", adapter, caller="me")
+    fresh = LoopHarness(tmp_path / "fresh", engine_prefix_bytes=0).answer_alone(prompt + "second", adapter, caller="me")
     assert second.ids == fresh.ids
     usages = [asked.deltas[-1].usage for asked in (first, second, fresh)]
     assert [usage.cached_tokens if usage else None for usage in usages] == [0, 80, 0]
-    assert sum(len(tokens) for tokens, _ in desk.runner.fed[4]) == len(prompt) + len("second") - 80
+    assert sum(len(tokens) for tokens, _ in harness.runner.fed[4]) == len(prompt) + len("second") - 80
 
 
 def test_another_caller_or_adapter_reads_a_prompt_anew(tmp_path: Path) -> None:
-    desk = Desk(tmp_path)
-    adapters = [desk.adapter("a"), desk.adapter("b"), None]
+    harness = LoopHarness(tmp_path)
+    adapters = [harness.adapter("a"), harness.adapter("b"), None]
     prompt = "a prompt that begins alike, " * 3
-    answers = [desk.answer_alone(prompt, adapter, caller=caller) for caller in ("me", "you") for adapter in adapters]
+    answers = [harness.answer_alone(prompt, adapter, caller=caller) for caller in ("me", "you") for adapter in adapters]
     assert [asked.answer.cached_tokens for asked in answers] == [0] * 6
 
 
 def test_kept_prompts_take_no_more_than_running_requests_where_the_engine_chose_their_limit(tmp_path: Path) -> None:
     used = []
     for name, settings in (("chosen", {}), ("told", {"engine_kv_bytes": 2**20})):
-        desk = Desk(tmp_path / name, runner={"kv_slots": 1}, **settings)
+        harness = LoopHarness(tmp_path / name, runner={"kv_slots": 1}, **settings)
         for number in range(20):
-            desk.answer_alone(f"{number:02}" + "a prompt of many that are kept, each of three blocks")
-        used.append(desk.loop._prefixes.used_bytes)
+            harness.answer_alone(f"{number:02}" + "a prompt of many that are kept, each of three blocks")
+        used.append(harness.loop._prefixes.used_bytes)
     assert used == [128 * SHAPE.bytes_per_token, 20 * 3 * BLOCK_BYTES]
 
 
 def test_an_unloaded_adapter_leaves_no_prompts(tmp_path: Path) -> None:
-    desk = Desk(tmp_path)
-    adapter = desk.adapter("a")
+    harness = LoopHarness(tmp_path)
+    adapter = harness.adapter("a")
     prompt = "a prompt that is long enough to be kept"
-    desk.answer_alone(prompt, adapter)
-    desk.loop.drop_adapter(adapter.digest)
-    desk.turn()
-    assert desk.runner.bank.placed == ()
-    assert desk.answer_alone(prompt, adapter).answer.cached_tokens == 0
+    harness.answer_alone(prompt, adapter)
+    harness.loop.drop_adapter(adapter.digest)
+    harness.turn()
+    assert harness.runner.bank.placed == ()
+    assert harness.answer_alone(prompt, adapter).answer.cached_tokens == 0
 
 
 def test_a_prompt_whose_likelihood_is_asked_for_is_read_whole(tmp_path: Path) -> None:
-    desk = Desk(tmp_path)
+    harness = LoopHarness(tmp_path)
     prompt = "a prompt that is long enough to be kept"
-    desk.answer_alone(prompt)
-    asked = desk.answer_alone(prompt, prompt_logprobs=True)
+    harness.answer_alone(prompt)
+    asked = harness.answer_alone(prompt, prompt_logprobs=True)
     assert asked.answer.cached_tokens == 0
     assert asked.deltas[0].prompt is not None
     assert len(asked.deltas[0].prompt) == len(prompt)

@@ -19,7 +19,7 @@ _NOT_RECORDED: Final = frozenset(
 )
 
 
-class Tape:
+class ReplayingRecorder:
     """Implements ``recording.Recorder``.
 
     Attributes:

@@ -14,7 +14,7 @@ from torch import Tensor
 from core.errors import BaseModelInvalid
 from core.settings import Settings
 from tests.worker.inference.adapters.adapter_files import load_fp32
-from tests.worker.inference.model.replaying_recorder import BrokenRecorder, StuckRecorder, Tape
+from tests.worker.inference.model.replaying_recorder import BrokenRecorder, ReplayingRecorder, StuckRecorder
 from worker.inference.kv_cache.slots import KvPool, Slot
 from worker.inference.lora.adapter import Adapter, LoraPair
 from worker.inference.model import cuda_graphs, runner
@@ -128,13 +128,13 @@ class Twins:
 
 
 @pytest.fixture
-def tape() -> Tape:
-    return Tape()
+def recorder() -> ReplayingRecorder:
+    return ReplayingRecorder()
 
 
 @pytest.fixture
-def twins(folder: Path, tape: Tape) -> Twins:
-    return Twins(make_runner(folder, None), make_runner(folder, tape))
+def twins(folder: Path, recorder: ReplayingRecorder) -> Twins:
+    return Twins(make_runner(folder, None), make_runner(folder, recorder))
 
 
 def run_mix(twins: Twins, turns: int) -> None:
@@ -151,19 +151,19 @@ def run_mix(twins: Twins, turns: int) -> None:
             twins.step(*rng.sample(running, rng.choice([len(running), rng.randint(1, len(running))])))
 
 
-def test_any_mix_of_adapters_gets_the_logits_of_steps_without(twins: Twins, tape: Tape) -> None:
+def test_any_mix_of_adapters_gets_the_logits_of_steps_without(twins: Twins, recorder: ReplayingRecorder) -> None:
     run_mix(twins, 60)
-    assert 2 < tape.recorded < tape.replayed / 2
+    assert 2 < recorder.recorded < recorder.replayed / 2
 
 
-def test_a_text_that_outgrows_a_width_is_seen_whole(twins: Twins, tape: Tape) -> None:
+def test_a_text_that_outgrows_a_width_is_seen_whole(twins: Twins, recorder: ReplayingRecorder) -> None:
     request = twins.begin(prompt=120, room=200)
     for _ in range(16):
         twins.step(request)
-    assert (tape.recorded, tape.replayed) == (2, 16)
+    assert (recorder.recorded, recorder.replayed) == (2, 16)
 
 
-def test_an_arena_that_was_made_anew_is_the_one_that_is_used(twins: Twins, tape: Tape) -> None:
+def test_an_arena_that_was_made_anew_is_the_one_that_is_used(twins: Twins, recorder: ReplayingRecorder) -> None:
     first = twins.begin()
     twins.step(first)
     twins.step(first)
@@ -171,20 +171,20 @@ def test_an_arena_that_was_made_anew_is_the_one_that_is_used(twins: Twins, tape:
     for _ in range(3):
         twins.step(first)
         twins.step(second, first)
-    assert tape.recorded == 3
-    assert tape.kept == 2
+    assert recorder.recorded == 3
+    assert recorder.kept == 2
 
 
-def test_layers_that_a_later_adapter_changes_take_part(twins: Twins, tape: Tape) -> None:
+def test_layers_that_a_later_adapter_changes_take_part(twins: Twins, recorder: ReplayingRecorder) -> None:
     first, second = twins.begin(twins.adapter(8, "q_proj")), twins.begin()
     twins.step(first, second)
     second.adapter = twins.adapter(8)
     twins.step(first, second)
     twins.step(first, second)
-    assert (tape.recorded, tape.replayed) == (2, 3)
+    assert (recorder.recorded, recorder.replayed) == (2, 3)
 
 
-def test_an_adapter_in_other_columns_needs_no_new_recording(twins: Twins, tape: Tape) -> None:
+def test_an_adapter_in_other_columns_needs_no_new_recording(twins: Twins, recorder: ReplayingRecorder) -> None:
     first, second = twins.adapter(8), twins.adapter(8)
     requests = [twins.begin(first), twins.begin(second)]
     twins.step(*requests)
@@ -194,19 +194,19 @@ def test_an_adapter_in_other_columns_needs_no_new_recording(twins: Twins, tape: 
     twins.place(first)
     assert twins.graphed.bank.columns_of(second).start == 0
     twins.step(*requests)
-    assert (tape.recorded, tape.replayed) == (1, 2)
+    assert (recorder.recorded, recorder.replayed) == (1, 2)
 
 
-def test_rows_of_the_base_model_do_without_columns(twins: Twins, tape: Tape) -> None:
+def test_rows_of_the_base_model_do_without_columns(twins: Twins, recorder: ReplayingRecorder) -> None:
     adapted, base = twins.begin(twins.adapter(8)), twins.begin()
     twins.step(adapted, base)
     twins.step(base, adapted)
-    assert tape.recorded == 1
+    assert recorder.recorded == 1
     twins.end(adapted)
     twins.step(base)
     twins.adapter(4)
     twins.step(base)
-    assert tape.recorded == 2
+    assert recorder.recorded == 2
 
 
 def test_places_without_a_row_keep_all_that_their_slots_hold(twins: Twins) -> None:
@@ -261,27 +261,27 @@ def full_neighbour(twins: Twins) -> Sequence[tuple[Request, int, int]]:
     "prepare", [two_arenas, stretched, two_tokens, part_of_a_prompt, nothing_wanted, full_neighbour]
 )
 def test_other_steps_are_taken_without(
-    prepare: Callable[[Twins], Sequence[tuple[Request, int, int]]], twins: Twins, tape: Tape
+    prepare: Callable[[Twins], Sequence[tuple[Request, int, int]]], twins: Twins, recorder: ReplayingRecorder
 ) -> None:
     twins.feed(*prepare(twins))
-    assert tape.recorded == 0
+    assert recorder.recorded == 0
 
 
-def test_a_step_that_is_taken_apart_is_taken_without(twins: Twins, tape: Tape) -> None:
+def test_a_step_that_is_taken_apart_is_taken_without(twins: Twins, recorder: ReplayingRecorder) -> None:
     request = twins.begin()
     while not twins.graphed.timer.is_on:
         twins.graphed.timer.begin()
     twins.step(request)
-    assert tape.recorded == 0
+    assert recorder.recorded == 0
 
 
 def test_an_engine_tries_replayed_steps_when_it_starts(
-    folder: Path, tape: Tape, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, recorder: ReplayingRecorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = Settings(home=tmp_path, engine_native=False)
-    monkeypatch.setattr(runner, "_make_recorder", lambda *_: tape)
+    monkeypatch.setattr(runner, "_make_recorder", lambda *_: recorder)
     ModelRunner.build(load_fp32(folder), settings)
-    assert (tape.recorded, tape.replayed) == (1, 2)
+    assert (recorder.recorded, recorder.replayed) == (1, 2)
     monkeypatch.setattr(runner, "_make_recorder", lambda *_: StuckRecorder())
     with pytest.raises(BaseModelInvalid, match="try LORAMILL_ENGINE_CUDA_GRAPHS=false"):
         ModelRunner.build(load_fp32(folder), settings)
@@ -298,7 +298,7 @@ def test_what_cannot_be_recorded_is_taken_without_and_said(folder: Path, caplog:
 
 
 def test_the_recording_that_was_replayed_last_makes_room(
-    twins: Twins, tape: Tape, monkeypatch: pytest.MonkeyPatch
+    twins: Twins, recorder: ReplayingRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cuda_graphs, "MOST_GRAPHS", 2)
     first, second, third = (twins.begin() for _ in range(3))
@@ -306,20 +306,20 @@ def test_the_recording_that_was_replayed_last_makes_room(
     twins.step(first, second)
     twins.step(first)
     twins.step(first, second, third)
-    assert (tape.recorded, tape.kept) == (3, 2)
+    assert (recorder.recorded, recorder.kept) == (3, 2)
     twins.step(first)
-    assert tape.recorded == 3
+    assert recorder.recorded == 3
     twins.step(first, second)
-    assert tape.recorded == 4
+    assert recorder.recorded == 4
 
 
-def test_a_recording_asks_the_device_for_nothing(folder: Path, tape: Tape) -> None:
-    valueless = make_runner(folder, tape, device="meta")
+def test_a_recording_asks_the_device_for_nothing(folder: Path, recorder: ReplayingRecorder) -> None:
+    valueless = make_runner(folder, recorder, device="meta")
     adapter = Twins(valueless, valueless).adapter(8)
     slots = [valueless.kv.take(100) for _ in range(3)]
     logits_WV = valueless.forward([Row(slot, [5], adapter, 1) for slot in slots if slot is not None])
     assert logits_WV.shape == (3, valueless._vocab_size)
-    assert (tape.recorded, tape.replayed) == (1, 1)
+    assert (recorder.recorded, recorder.replayed) == (1, 1)
 
 
 @pytest.mark.parametrize(
@@ -332,9 +332,11 @@ def test_a_recording_asks_the_device_for_nothing(folder: Path, tape: Tape) -> No
         lambda x: x[x.nonzero()],
     ],
 )
-def test_the_tape_refuses_what_waits_for_the_device(work: Callable[[Tensor], Tensor], tape: Tape) -> None:
+def test_the_replaying_recorder_refuses_what_waits_for_the_device(
+    work: Callable[[Tensor], Tensor], recorder: ReplayingRecorder
+) -> None:
     with pytest.raises(RuntimeError, match="cannot be recorded"):
-        tape.record(lambda: work(torch.ones(2)))
+        recorder.record(lambda: work(torch.ones(2)))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")

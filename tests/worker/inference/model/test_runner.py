@@ -112,7 +112,7 @@ def _inference() -> Iterator[None]:
         yield
 
 
-class House:
+class RunnerHarness:
     """A model that the runner has, the same model in transformers' hands, and adapters for both."""
 
     def __init__(self, make: object, tokenizer: TextTokenizer, **settings: object) -> None:
@@ -169,18 +169,18 @@ def make_texts(count: int, rng: random.Random) -> list[list[int]]:
 def test_each_row_of_any_mix_has_its_own_adapters_logits(make: object, native: bool, tokenizer: TextTokenizer) -> None:
     if native and load(Settings(home=home_with_kernels()).kernels_folder) is None:
         pytest.skip("no C++ compiler is at hand")
-    house = House(make, tokenizer, engine_native=native)
-    assert native == isinstance(getattr(house.runner._way, "_ops", None), NativeOps)
+    harness = RunnerHarness(make, tokenizer, engine_native=native)
+    assert native == isinstance(getattr(harness.runner._way, "_ops", None), NativeOps)
     adapters = [
         None,
-        house.adapter(1, 8),
-        house.adapter(2, 3),
+        harness.adapter(1, 8),
+        harness.adapter(2, 3),
         None,
-        house.adapter(3, 16, targets=["q_proj", "v_proj"]),
+        harness.adapter(3, 16, targets=["q_proj", "v_proj"]),
     ]
     rng = random.Random(7)
     texts = make_texts(5, rng)
-    slots = [house.runner.kv.take(len(text)) for text in texts]
+    slots = [harness.runner.kv.take(len(text)) for text in texts]
     done = [0] * len(texts)
     while any(done[row] < len(text) for row, text in enumerate(texts)):
         # any part of the rows, each by one token, a few as when guessing, or a part of a prompt
@@ -189,11 +189,11 @@ def test_each_row_of_any_mix_has_its_own_adapters_logits(make: object, native: b
         fed = {row: min(rng.choice([1, 1, 1, 4, 12]), len(texts[row]) - done[row]) for row in chosen}
         wanted = {row: rng.choice([0, 1, fed[row]]) for row in chosen}
         rows = [Row(slots[r], texts[r][done[r] : done[r] + fed[r]], adapters[r], wanted[r]) for r in chosen]  # type: ignore[arg-type]
-        found_WV = house.runner.forward(rows)
+        found_WV = harness.runner.forward(rows)
         begin = 0
         for row in chosen:
             done[row] += fed[row]
-            right = house.expected(texts[row][: done[row]], adapters[row])[done[row] - wanted[row] :]
+            right = harness.expected(texts[row][: done[row]], adapters[row])[done[row] - wanted[row] :]
             torch.testing.assert_close(found_WV[begin : begin + wanted[row]], right, atol=TOLERANCE, rtol=0)
             begin += wanted[row]
         assert begin == len(found_WV)
@@ -201,16 +201,16 @@ def test_each_row_of_any_mix_has_its_own_adapters_logits(make: object, native: b
 
 @pytest.mark.parametrize(("make", "native"), [(phi, False), (llama, True), (qwen2, False)])
 def test_a_step_that_is_taken_apart_computes_the_same(make: object, native: bool, tokenizer: TextTokenizer) -> None:
-    house = House(make, tokenizer, engine_native=native)
-    adapter = house.adapter(1, 8)
+    harness = RunnerHarness(make, tokenizer, engine_native=native)
+    adapter = harness.adapter(1, 8)
     found = []
     for every in (1, 1000):
-        house.runner.timer = StepTimer(torch.device("cpu"), every=every)
-        slots = [house.runner.kv.take(20) for _ in range(2)]
-        house.runner.timer.begin()
+        harness.runner.timer = StepTimer(torch.device("cpu"), every=every)
+        slots = [harness.runner.kv.take(20) for _ in range(2)]
+        harness.runner.timer.begin()
         rows = [Row(slots[0], [5, 6, 7], adapter, 1), Row(slots[1], list(range(12)), None, 3)]  # type: ignore[arg-type]
-        found.append(house.runner.forward(rows))
-        parts = house.runner.timer.end()
+        found.append(harness.runner.forward(rows))
+        parts = harness.runner.timer.end()
         assert (parts is None) == (every == 1000)
         if parts is not None:
             assert [part for part in Part if parts[part] > 0] == [Part.LINEAR, Part.ATTENTION, Part.LORA]
@@ -221,7 +221,7 @@ def test_a_models_size_is_that_of_its_linear_layers(tokenizer: TextTokenizer) ->
     hidden, inner, kv, vocab = 48, 96, 24, 320
     blocks = 3 * (2 * hidden * hidden + 2 * hidden * kv + 3 * hidden * inner)
     for make in (llama, qwen2):  # one by our own blocks, one by transformers'
-        size = House(make, tokenizer).runner.size
+        size = RunnerHarness(make, tokenizer).runner.size
         assert (size.block_weights, size.head_weights) == (blocks, hidden * vocab)
         assert size.weight_bytes == 4 * (blocks + hidden * vocab)
 
@@ -230,24 +230,26 @@ def test_requests_and_kept_prompts_share_what_is_free_at_the_start(
     tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=2**20))
-    limits = [House(llama, tokenizer, engine_prefix_bytes=size).runner.kv.limit_bytes for size in (0, 2**17, 2**20)]
+    limits = [
+        RunnerHarness(llama, tokenizer, engine_prefix_bytes=size).runner.kv.limit_bytes for size in (0, 2**17, 2**20)
+    ]
     assert limits == [2**19, 2**19 - 2**17, 2**18]
-    assert House(llama, tokenizer, engine_kv_bytes=2**21).runner.kv.limit_bytes == 2**21
+    assert RunnerHarness(llama, tokenizer, engine_kv_bytes=2**21).runner.kv.limit_bytes == 2**21
 
 
 @pytest.mark.parametrize("make", [phi, llama])
 def test_the_quick_way_is_taken_where_the_architecture_is_known(make: object, tokenizer: TextTokenizer) -> None:
-    assert type(House(make, tokenizer).runner._way).__name__ == "OwnPass"
+    assert type(RunnerHarness(make, tokenizer).runner._way).__name__ == "OwnPass"
 
 
 def test_tokens_that_were_taken_back_leave_no_trace(tokenizer: TextTokenizer) -> None:
-    house = House(llama, tokenizer)
-    slot = house.runner.kv.take(20)
+    harness = RunnerHarness(llama, tokenizer)
+    slot = harness.runner.kv.take(20)
     assert slot is not None
-    house.runner.forward([Row(slot, [5, 6, 7, 99, 98, 97], None, 0)])
+    harness.runner.forward([Row(slot, [5, 6, 7, 99, 98, 97], None, 0)])
     slot.truncate(3)
-    found_WV = house.runner.forward([Row(slot, [8], None, 1)])
-    torch.testing.assert_close(found_WV[0], house.expected([5, 6, 7, 8], None)[-1], atol=TOLERANCE, rtol=0)
+    found_WV = harness.runner.forward([Row(slot, [8], None, 1)])
+    torch.testing.assert_close(found_WV[0], harness.expected([5, 6, 7, 8], None)[-1], atol=TOLERANCE, rtol=0)
 
 
 def test_a_model_that_attends_in_a_way_of_its_own_is_refused(tokenizer: TextTokenizer) -> None:
@@ -255,7 +257,7 @@ def test_a_model_that_attends_in_a_way_of_its_own_is_refused(tokenizer: TextToke
         return BloomForCausalLM(BloomConfig(vocab_size=320, hidden_size=48, n_layer=3, n_head=4))
 
     with pytest.raises(BaseModelInvalid, match="BloomForCausalLM cannot be served"):
-        House(bloom, tokenizer)
+        RunnerHarness(bloom, tokenizer)
 
 
 def test_a_model_whose_attention_has_more_to_it_is_refused(tokenizer: TextTokenizer) -> None:
@@ -269,12 +271,12 @@ def test_a_model_whose_attention_has_more_to_it_is_refused(tokenizer: TextTokeni
         return GptOssForCausalLM(GptOssConfig(**SIZES, **sizes, layer_types=["full_attention"] * 3))
 
     with pytest.raises(BaseModelInvalid, match="computes other logits than transformers does"):
-        House(with_sinks, tokenizer)
+        RunnerHarness(with_sinks, tokenizer)
 
 
 def test_8_bits_are_refused_where_there_is_no_product_for_them(tokenizer: TextTokenizer) -> None:
     with pytest.raises(BaseModelInvalid, match="LORAMILL_ENGINE_WEIGHTS is int8, which needs a CPU and bfloat16"):
-        House(llama, tokenizer, engine_weights="int8")
+        RunnerHarness(llama, tokenizer, engine_weights="int8")
 
 
 def test_a_model_in_8_bits_is_near_the_one_it_was_made_from(tokenizer: TextTokenizer) -> None:

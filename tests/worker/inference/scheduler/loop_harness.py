@@ -49,7 +49,7 @@ class Asked:
         return self.deltas[-1].finish_reason if self.deltas else None
 
 
-class Desk:
+class LoopHarness:
     """A loop that takes its turns when it is told to, or by itself after ``loop.start()``."""
 
     def __init__(self, home: Path, *, runner: dict[str, Any] | None = None, **settings: Any) -> None:

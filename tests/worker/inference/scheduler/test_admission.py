@@ -6,7 +6,7 @@ import pytest
 
 from core.errors import AdapterInvalid, InvalidParameter
 from tests.worker.inference.scheduler.fake_runner import SHAPE
-from tests.worker.inference.scheduler.loop_harness import Desk
+from tests.worker.inference.scheduler.loop_harness import LoopHarness
 from worker.inference.kv_cache.slots import KvPool
 from worker.inference.scheduler.admission import check_adapter, check_room
 
@@ -20,16 +20,16 @@ def test_a_request_larger_than_all_memory_for_keys_and_values_is_refused() -> No
 
 
 def test_a_request_that_passes_begins_at_once_where_nothing_runs(tmp_path: Path) -> None:
-    desk = Desk(tmp_path, runner={"kv_slots": 1, "columns": 16})
-    adapter = desk.adapter("a", rank=16)
-    check_room(28, 100, desk.runner.kv)
-    check_adapter(adapter, desk.runner.bank)
-    asked = desk.ask("x" * 28, adapter, max_tokens=100)
-    desk.turn()
+    harness = LoopHarness(tmp_path, runner={"kv_slots": 1, "columns": 16})
+    adapter = harness.adapter("a", rank=16)
+    check_room(28, 100, harness.runner.kv)
+    check_adapter(adapter, harness.runner.bank)
+    asked = harness.ask("x" * 28, adapter, max_tokens=100)
+    harness.turn()
     assert len(asked.ids) >= 1
 
 
 def test_an_adapter_wider_than_the_bank_is_refused(tmp_path: Path) -> None:
-    desk = Desk(tmp_path, runner={"columns": 16})
+    harness = LoopHarness(tmp_path, runner={"columns": 16})
     with pytest.raises(AdapterInvalid, match="LORAMILL_ENGINE_LORA_COLUMNS"):
-        check_adapter(desk.adapter("a", rank=17), desk.runner.bank)
+        check_adapter(harness.adapter("a", rank=17), harness.runner.bank)

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from tests.worker.inference.adapters.adapter_files import load_fp32
-from tests.worker.inference.engine_harness import Bench, complete, make_request
+from tests.worker.inference.engine_harness import EngineHarness, complete, make_request
 from tests.worker.inference.scheduler.fake_runner import SHAPE
-from tests.worker.inference.scheduler.loop_harness import Desk
+from tests.worker.inference.scheduler.loop_harness import LoopHarness
 from worker.inference.engine import LocalEngine
 from worker.inference.kv_cache.slots import KvPool
 from worker.inference.lora.adapter import Adapter
@@ -63,7 +63,7 @@ class Gauge:
     """A meter, what it told, and rows for it."""
 
     def __init__(self, home: Path, every: int = NEVER) -> None:
-        self.desk = Desk(home)
+        self.harness = LoopHarness(home)
         self.heard = Heard()
         self.runner = Sized(every)
         self.meter = StepMeter(self.runner, self.heard)
@@ -82,13 +82,13 @@ class Gauge:
         slot = self.runner.kv.take(200)
         assert slot is not None
         slot.length = held
-        row = RunningRow(self.desk.prepare("x", adapter).answer, slot)
+        row = RunningRow(self.harness.prepare("x", adapter).answer, slot)
         return Feed(row, [1] * tokens, wanted, reads_prompt=reads_prompt)
 
 
 def test_a_step_that_answers_reads_the_weights_its_rows_cache_and_each_adapter_once(tmp_path: Path) -> None:
     gauge = Gauge(tmp_path)
-    small, large = gauge.desk.adapter("small"), gauge.desk.adapter("large", rank=16)
+    small, large = gauge.harness.adapter("small"), gauge.harness.adapter("large", rank=16)
     gauge.step(gauge.answers(10, small), gauge.answers(20, small), gauge.answers(30, large), gauge.answers(40))
     right = SIZE.weight_bytes + 100 * SHAPE.bytes_per_token + small.bytes + large.bytes
     assert gauge.heard.decode_rates == [right / 2]
@@ -134,17 +134,17 @@ def test_a_step_that_is_taken_apart_tells_its_parts_and_has_no_rate(tmp_path: Pa
 class Served:
     """A real model that answers two requests, and what its metrics say then."""
 
-    def __init__(self, bench: Bench, *, every: int) -> None:
-        loaded = load_fp32(bench.base_folder)
-        runner = ModelRunner.build(loaded, bench.settings())
+    def __init__(self, harness: EngineHarness, *, every: int) -> None:
+        loaded = load_fp32(harness.base_folder)
+        runner = ModelRunner.build(loaded, harness.settings())
         runner.timer = StepTimer(loaded.device, every=every)
         self._metrics = EngineMetrics()
         self._metrics.steps.probed(Probe(read_bytes_per_s=1e9, flops_per_s=1e9))
         engine = LocalEngine(
-            "tiny", loaded, bench.blobs, bench.settings(), self._metrics, on_death=pytest.fail, runner=runner
+            "tiny", loaded, harness.blobs, harness.settings(), self._metrics, on_death=pytest.fail, runner=runner
         )
         engine.start()
-        asyncio.run(self._answer(engine, bench.add_adapter()))
+        asyncio.run(self._answer(engine, harness.add_adapter()))
 
     def read(self, name: str, **labels: str) -> float:
         value = self._metrics.registry.get_sample_value(f"loramill_engine_{name}", labels)
@@ -159,16 +159,18 @@ class Served:
             await engine.close()
 
 
-def test_the_parts_of_a_real_models_steps_all_take_time_and_together_no_more_than_the_steps(each_bench: Bench) -> None:
-    served = Served(each_bench, every=1)
+def test_the_parts_of_a_real_models_steps_all_take_time_and_together_no_more_than_the_steps(
+    each_harness: EngineHarness,
+) -> None:
+    served = Served(each_harness, every=1)
     parts = [served.read("step_part_seconds_total", part=part) for part in (*Part, "rest")]
     assert min(parts) > 0
     # were the parts of a step longer than the step, there would be no rest to make up for it
     assert sum(parts) == pytest.approx(served.read("step_seconds_sum"))
 
 
-def test_a_real_models_steps_are_held_against_the_probe(each_bench: Bench) -> None:
-    served = Served(each_bench, every=NEVER)
+def test_a_real_models_steps_are_held_against_the_probe(each_harness: EngineHarness) -> None:
+    served = Served(each_harness, every=NEVER)
     for name in ("decode_bandwidth_ratio", "prefill_flops_ratio"):
         assert served.read(f"{name}_count") > 0
         assert 0 < served.read(f"{name}_sum") < float("inf")

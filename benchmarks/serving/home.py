@@ -23,26 +23,26 @@ from worker.jobs.publishing import StoredAdapter, store_adapter
 
 
 @dataclass(frozen=True)
-class House:
+class ServedHome:
     """A home folder; ``base_model`` is its base model's name, which requests name."""
 
-    home: Path
+    folder: Path
     base: Path
     base_model: str
 
     @property
     def adapters_folder(self) -> Path:
-        return self.home / "adapters"
+        return self.folder / "adapters"
 
     @property
     def settings(self) -> Settings:
-        return Settings(home=self.home)
+        return Settings(home=self.folder)
 
     def server(self, name: str, **environ: str) -> Server:
         """Describe the whole product: broker, engine, worker and API."""
         port = free_port()
         own = {
-            "LORAMILL_HOME": str(self.home),
+            "LORAMILL_HOME": str(self.folder),
             "LORAMILL_PORT": str(port),
             "LORAMILL_BASE_MODELS": self.base_model,
             "LORAMILL_LOG_LEVEL": "warning",
@@ -51,7 +51,7 @@ class House:
 
     def publish(self, specs: Sequence[AdapterSpec]) -> dict[str, str]:
         """Write adapters, store them, and name them in the database; give their model names by their own."""
-        listed = self.home / "specs.json"
+        listed = self.folder / "specs.json"
         listed.write_bytes(TypeAdapter(list[AdapterSpec]).dump_json(list(specs)))
         run_module("benchmarks.serving.adapters", str(self.base), str(self.adapters_folder), f"@{listed}")
         blobs = LocalBlobStore(self.settings.store_folder)
@@ -63,21 +63,21 @@ class House:
             database.dispose()
 
 
-def build_house(home: Path, base: Path) -> House:
+def build_home(folder: Path, base: Path) -> ServedHome:
     """Make a home folder that has an imported base model and an empty database."""
-    home.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     imported = read_imported(base)
-    house = House(home, base, imported.name)
-    folder = house.settings.base_models_folder
-    folder.mkdir(parents=True)
-    (folder / imported.name).symlink_to(base.absolute(), target_is_directory=True)
-    registry = Registry.load(folder)
+    home = ServedHome(folder, base, imported.name)
+    base_models = home.settings.base_models_folder
+    base_models.mkdir(parents=True)
+    (base_models / imported.name).symlink_to(base.absolute(), target_is_directory=True)
+    registry = Registry.load(base_models)
     if imported.name not in registry.names:
         if not isinstance(imported.source, Folder):
             raise ValueError(f"{base} is no folder that a registry can name")
         registry.add(BaseModelEntry(name=imported.name, source=imported.source))
-    migrate.upgrade(house.settings.database)
-    return house
+    migrate.upgrade(home.settings.database)
+    return home
 
 
 def _name_adapters(database: Database, base_model: str, stored: Mapping[str, StoredAdapter]) -> dict[str, str]:
