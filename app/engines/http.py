@@ -8,31 +8,10 @@ from typing import Final
 import httpx2
 from pydantic import TypeAdapter, ValidationError
 
-from core.errors import (
-    AdapterInvalid,
-    AdapterMismatch,
-    EngineBusy,
-    EngineUnavailable,
-    GenerationFailed,
-    InvalidParameter,
-    PromptTooLong,
-    ServiceError,
-)
+from core.errors import EngineUnavailable, GenerationFailed, ServiceError
+from core.serving.error_wire import read_error
 from core.serving.generation import Delta, EngineInfo, GenerationRequest, Rendering, RenderRequest
 
-# What an engine may answer; anything else it says is a failure of the engine.
-_ERRORS: Final[dict[str, type[ServiceError]]] = {
-    cls.code: cls
-    for cls in (
-        InvalidParameter,
-        PromptTooLong,
-        AdapterInvalid,
-        AdapterMismatch,
-        EngineBusy,
-        EngineUnavailable,
-        GenerationFailed,
-    )
-}
 _DELTA: Final = TypeAdapter(Delta)
 _ERROR_START: Final = b'{"error"'  # no delta begins so
 _CONNECT_S: Final = 3.0
@@ -144,7 +123,7 @@ async def _lines(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, N
 def _read_line(line: bytes) -> Delta:
     try:
         if line.startswith(_ERROR_START):
-            raise _rebuild(json.loads(line)["error"])
+            raise read_error(json.loads(line)["error"])
         return _DELTA.validate_json(line)
     except ValueError as error:  # pydantic's ValidationError is one too
         raise GenerationFailed("the engine answered something that is not a delta") from error
@@ -152,14 +131,6 @@ def _read_line(line: bytes) -> Delta:
 
 def _error_of(body: bytes) -> ServiceError:
     try:
-        return _rebuild(json.loads(body))
+        return read_error(json.loads(body))
     except ValueError:
         return GenerationFailed("the engine answered an error that cannot be read")
-
-
-def _rebuild(content: object) -> ServiceError:
-    """Make the engine's ``{"code", "message", "args"}`` the error that it was over there."""
-    if not isinstance(content, dict) or not isinstance(content.get("args"), list):
-        raise ValueError("not an error")
-    known = _ERRORS.get(content.get("code", ""))
-    return known(*content["args"]) if known else GenerationFailed(str(content.get("message")))

@@ -1,7 +1,7 @@
-"""The one table of error class → HTTP status, and the two envelopes that errors travel in.
+"""The two envelopes that errors travel in, and the headers beside them.
 
-Which envelope a request gets depends on the wire it speaks, and so on its path alone. What an
-error means to a person is ``core.errors``' matter.
+Which envelope a request gets depends on the wire it speaks, and so on its path alone. What an error means,
+its status and whether another try may help are ``core.errors``' matter.
 """
 
 from collections.abc import Mapping
@@ -17,36 +17,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from core.errors import (
-    AdapterInvalid,
     AuthenticationFailed,
-    Conflict,
     EngineBusy,
-    FileTooLarge,
-    IdempotencyInProgress,
-    IdempotencyMismatch,
     InvalidInput,
     InvalidParameter,
-    NotFound,
     ServiceError,
-    StorageFull,
-    Unavailable,
     UnsupportedParameter,
 )
 
-# A class without an entry has its nearest ancestor's. TrainingError has none: it belongs to jobs.
-STATUS: Final[Mapping[type[ServiceError], int]] = {
-    InvalidInput: 400,
-    FileTooLarge: 413,
-    IdempotencyMismatch: 422,
-    AuthenticationFailed: 401,
-    NotFound: 404,
-    Conflict: 409,
-    Unavailable: 503,
-    EngineBusy: 429,
-    StorageFull: 507,
-}
-# Clients retry 409 and 5xx by themselves, which is in vain where the same request must fail again.
-NOT_WORTH_RETRYING: Final = (Conflict, AdapterInvalid, StorageFull)
 CLIENT_CLOSED_REQUEST: Final = 499  # nginx's number; nobody is left to read it but the log
 
 
@@ -71,11 +49,6 @@ _TGI_TYPES: Final = {
 
 def wire_of(path: str) -> Wire:
     return Wire.TGI if path in _TGI_PATHS else Wire.OPENAI
-
-
-def status_of(error: ServiceError) -> int:
-    """Give the HTTP status; 500 for what must never reach a request, such as a job's errors."""
-    return next((STATUS[cls] for cls in type(error).__mro__ if cls in STATUS), 500)
 
 
 @dataclass(frozen=True)
@@ -114,21 +87,19 @@ def problem_of(error: Exception) -> Problem:
         error = _from_validation(error)
     if isinstance(error, HTTPException):
         return _from_http(error)
-    if not isinstance(error, ServiceError) or status_of(error) == 500:
+    if not isinstance(error, ServiceError) or error.status == 500:
         return INTERNAL
-    return Problem(status_of(error), error.code, str(error), error.param, _headers_of(error))
+    return Problem(error.status, error.code, str(error), error.param, _headers_of(error))
 
 
 def _headers_of(error: ServiceError) -> dict[str, str]:
     headers = {}
-    if isinstance(error, Unavailable):
+    if error.retry_after_s is not None:
         headers["retry-after"] = str(error.retry_after_s)
+    elif error.status == 409 or error.status > 500:  # clients retry these by themselves, here in vain
+        headers["x-should-retry"] = "false"
     if isinstance(error, EngineBusy):
         headers["retry-after-ms"] = str(error.retry_after_s * 1000)  # what OpenAI's clients look for first
-    if isinstance(error, IdempotencyInProgress):
-        headers["retry-after"] = "1"
-    elif isinstance(error, NOT_WORTH_RETRYING):
-        headers["x-should-retry"] = "false"
     if isinstance(error, AuthenticationFailed):
         headers["www-authenticate"] = "Bearer"
     return headers

@@ -7,7 +7,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
-from typing import Any, Final, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from pydantic import TypeAdapter, ValidationError
@@ -17,20 +17,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from core.errors import Conflict, EngineBusy, InvalidInput, InvalidParameter, NotFound, ServiceError, Unavailable
+from core.errors import InvalidParameter, ServiceError
 from core.serving.admission import Load
+from core.serving.error_wire import error_body
 from core.serving.generation import Delta, Engine, GenerationRequest, RenderRequest
 from core.values import Frozen
 from worker.inference.metrics.engine_metrics import EngineMetrics
-
-# The first class that an error belongs to gives its status; an error of none is answered 500.
-STATUS_OF: Final[Mapping[type[ServiceError], int]] = {
-    EngineBusy: 429,
-    InvalidInput: 400,
-    NotFound: 404,
-    Conflict: 409,
-    Unavailable: 503,
-}
 
 _DELTA: Final = TypeAdapter(Delta)
 
@@ -165,7 +157,7 @@ class DeltaStream:
                 async for delta in deltas:
                     await _send_line(send, _DELTA.dump_json(delta))
             except ServiceError as error:
-                await _send_line(send, json.dumps({"error": _error_body(error)}).encode())
+                await _send_line(send, json.dumps({"error": error_body(error)}).encode())
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
@@ -187,11 +179,6 @@ async def _read_body(request: Request, kind: type[Body]) -> Body:
         raise InvalidParameter(".".join(map(str, first["loc"])), first["msg"]) from error
 
 
-def _error_body(error: ServiceError) -> dict[str, Any]:
-    return {"code": error.code, "message": str(error), "args": list(error.args)}
-
-
 async def _answer_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
-    status = next((status for kind, status in STATUS_OF.items() if isinstance(error, kind)), 500)
-    return JSONResponse(_error_body(error), status_code=status)
+    return JSONResponse(error_body(error), status_code=error.status)

@@ -1,38 +1,32 @@
-"""The table of statuses, and how the framework's own refusals are worded."""
-
-import inspect
+"""The headers beside errors, and how the framework's own refusals are worded."""
 
 import pytest
 from starlette.testclient import TestClient
 from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
-import core.errors
-from app.http.errors import STATUS, Wire, problem_of, status_of
-from core.errors import FileTooLarge, InvalidParameter, ServiceError, StartRefused, TrainingError
+from app.http.errors import Wire, problem_of
+from core.errors import InvalidParameter, ServiceError, TrainingError
 from tests.app.conftest import ApiHarness
-
-ALL = [
-    cls
-    for _, cls in inspect.getmembers(core.errors, inspect.isclass)
-    if issubclass(cls, ServiceError) and cls not in (ServiceError, TrainingError)
-]
-FOR_REQUESTS = [cls for cls in ALL if not issubclass(cls, TrainingError | StartRefused)]
+from tests.core.errors.samples import all_errors
 
 
-@pytest.mark.parametrize("cls", FOR_REQUESTS)
-def test_every_error_that_a_request_can_meet_has_a_status(cls: type[ServiceError]) -> None:
-    assert any(ancestor in STATUS for ancestor in cls.__mro__)
+@pytest.mark.parametrize("error", all_errors(), ids=lambda error: type(error).__name__)
+def test_no_answer_says_both_when_to_retry_and_not_to(error: ServiceError) -> None:
+    problem = problem_of(error)
+    if problem.status == 500:
+        assert problem.headers == {}
+    elif error.retry_after_s is not None:
+        assert problem.headers["retry-after"] == str(error.retry_after_s)
+        assert "x-should-retry" not in problem.headers
+    else:
+        assert "retry-after" not in problem.headers
+        assert ("x-should-retry" in problem.headers) == (problem.status == 409 or problem.status > 500)
 
 
 def test_a_jobs_error_never_becomes_a_status() -> None:
     assert problem_of(TrainingError("internals")).status == 500
     assert "internals" not in problem_of(TrainingError("internals")).message
-
-
-def test_the_nearest_ancestor_decides() -> None:
-    assert status_of(FileTooLarge(1)) == 413
-    assert status_of(InvalidParameter("x", "y")) == 400
 
 
 def test_the_envelopes_differ_by_wire() -> None:

@@ -1,0 +1,110 @@
+"""Every error that Loramill reports to people, as one tree with stable codes.
+
+::
+
+    ServiceError
+    ├ InvalidInput          the request is wrong; the same request will fail again
+    ├ AuthenticationFailed  no key, or a key that is not known
+    ├ NotFound              the thing named does not exist
+    ├ Conflict              the thing's present state forbids the request
+    ├ Unavailable           the request is right but cannot be served now
+    ├ TrainingError         a job failed; becomes the job's error, never an HTTP status
+    └ StartRefused          a process or a command cannot start as things are; never an HTTP status
+
+A class says all that depends on its kind: its code, its HTTP status and whether another try may help; what it does
+not say, its nearest ancestor does. Envelopes and headers are their wires' matter. Errors cross process borders, so
+they keep all in ``args`` and pickle.
+"""
+
+from core.errors.files import FileInUse, FileNotStored, FileTooLarge, FileTypeUnclear, ParquetNotInstalled
+from core.errors.jobs import JobDoesNotFit, JobHasEnded, JobNotFound
+from core.errors.models import BaseModelNotReady, BaseModelNotServed, BaseModelProtected, ModelNotFound
+from core.errors.requests import (
+    AuthenticationFailed,
+    IdempotencyInProgress,
+    IdempotencyMismatch,
+    InvalidParameter,
+    UnsupportedParameter,
+)
+from core.errors.serving import (
+    AdapterInvalid,
+    AdapterMismatch,
+    EngineBusy,
+    EngineUnavailable,
+    GenerationFailed,
+    PromptTooLong,
+)
+from core.errors.start import SettingsInvalid, StartRefused
+from core.errors.storage import BlobNotFound, DatabaseUnavailable, SchemaMismatch, StorageFull
+from core.errors.training import (
+    AdapterUnchanged,
+    AllExamplesDropped,
+    BaseModelInvalid,
+    CheckpointInvalid,
+    EndNeverTrained,
+    ExampleInvalid,
+    ExampleOverLength,
+    LabelsMismatch,
+    LossNotFinite,
+    NoTrainedTokens,
+    OutOfMemory,
+    QuantizationUnavailable,
+    RanksDiffer,
+    TargetModulesUnmatched,
+    TrainingError,
+    WorkerLost,
+)
+from core.errors.tree import Conflict, InvalidInput, NotFound, ServiceError, Unavailable
+
+__all__ = [
+    "AdapterInvalid",
+    "AdapterMismatch",
+    "AdapterUnchanged",
+    "AllExamplesDropped",
+    "AuthenticationFailed",
+    "BaseModelInvalid",
+    "BaseModelNotReady",
+    "BaseModelNotServed",
+    "BaseModelProtected",
+    "BlobNotFound",
+    "CheckpointInvalid",
+    "Conflict",
+    "DatabaseUnavailable",
+    "EndNeverTrained",
+    "EngineBusy",
+    "EngineUnavailable",
+    "ExampleInvalid",
+    "ExampleOverLength",
+    "FileInUse",
+    "FileNotStored",
+    "FileTooLarge",
+    "FileTypeUnclear",
+    "GenerationFailed",
+    "IdempotencyInProgress",
+    "IdempotencyMismatch",
+    "InvalidInput",
+    "InvalidParameter",
+    "JobDoesNotFit",
+    "JobHasEnded",
+    "JobNotFound",
+    "LabelsMismatch",
+    "LossNotFinite",
+    "ModelNotFound",
+    "NoTrainedTokens",
+    "NotFound",
+    "OutOfMemory",
+    "ParquetNotInstalled",
+    "PromptTooLong",
+    "QuantizationUnavailable",
+    "RanksDiffer",
+    "SchemaMismatch",
+    "ServiceError",
+    "SettingsInvalid",
+    "StartRefused",
+    "StorageFull",
+    "TargetModulesUnmatched",
+    "TrainingError",
+    "Unavailable",
+    "UnsupportedParameter",
+    "WorkerLost",
+]

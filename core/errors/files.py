@@ -1,0 +1,67 @@
+"""Errors of uploaded files."""
+
+from core.errors.tree import Conflict, InvalidInput, NotFound
+
+
+class FileTooLarge(InvalidInput):
+    """An upload is over the limit."""
+
+    code = "file_too_large"
+    status = 413
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(limit_bytes)
+
+    @property
+    def param(self) -> str:
+        return "file"
+
+    def __str__(self) -> str:
+        return f"the file is larger than {self.args[0]:,} bytes; split it, or raise LORAMILL_MAX_UPLOAD_BYTES"
+
+
+class FileTypeUnclear(InvalidInput):
+    """A file's name and its first bytes say different things, or something that is not supported."""
+
+    code = "file_type_unclear"
+
+    def __init__(self, filename: str, reason: str) -> None:
+        super().__init__(filename, reason)
+
+    @property
+    def param(self) -> str:
+        return "file"
+
+    def __str__(self) -> str:
+        return f"{self.args[0]}: {self.args[1]}"
+
+
+class ParquetNotInstalled(InvalidInput):
+    """A Parquet file is to be read where the optional package for it is missing."""
+
+    code = "parquet_not_installed"
+
+    @property
+    def param(self) -> str:
+        return "file"
+
+    def __str__(self) -> str:
+        return (
+            "Parquet files cannot be read here; install the extra that can (pip install 'loramill[tables]'), "
+            "or convert the file to JSONL or CSV"
+        )
+
+
+class FileNotStored(NotFound):
+    code = "file_not_found"
+    kind = "file"
+
+
+class FileInUse(Conflict):
+    code = "file_in_use"
+
+    def __init__(self, file_id: str, job_id: str) -> None:
+        super().__init__(file_id, job_id)
+
+    def __str__(self) -> str:
+        return f"file {self.args[0]} is used by job {self.args[1]}, which has not ended; cancel the job first"

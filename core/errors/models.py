@@ -1,0 +1,61 @@
+"""Errors of base models and fine-tuned ones as a client names them."""
+
+from core.errors.tree import Conflict, NotFound, Unavailable
+
+
+class ModelNotFound(NotFound):
+    code = "model_not_found"
+    kind = "model"
+
+    @property
+    def param(self) -> str:
+        return "model"
+
+    def __str__(self) -> str:
+        return f"no such model: {self.args[0]}; GET /v1/models lists the ones there are"
+
+
+class BaseModelProtected(Conflict):
+    code = "base_model_protected"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+
+    def __str__(self) -> str:
+        return f"{self.args[0]} is a base model; only fine-tuned models can be deleted"
+
+
+class BaseModelNotServed(Conflict):
+    """A fine-tuned model is asked for, and this deployment does not serve the base model that it belongs to."""
+
+    code = "base_model_not_served"
+
+    def __init__(self, name: str, base_model: str) -> None:
+        super().__init__(name, base_model)
+
+    @property
+    def param(self) -> str:
+        return "model"
+
+    def __str__(self) -> str:
+        name, base_model = self.args
+        return (
+            f"{name} was trained from {base_model}, which this deployment does not serve; "
+            "add it to LORAMILL_BASE_MODELS and restart"
+        )
+
+
+class BaseModelNotReady(Unavailable):
+    """The deployment is to train and serve a base model that is not imported yet."""
+
+    code = "base_model_not_ready"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+
+    @property
+    def retry_after_s(self) -> int:
+        return 60
+
+    def __str__(self) -> str:
+        return str(self.args[0])

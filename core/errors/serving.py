@@ -1,0 +1,95 @@
+"""Errors of an engine and of what it serves."""
+
+from core.errors.tree import Conflict, InvalidInput, Unavailable
+
+
+class PromptTooLong(InvalidInput):
+    """Prompt and completion together do not fit the base model's context."""
+
+    code = "prompt_too_long"
+
+    def __init__(self, prompt_tokens: int, max_tokens: int, context_tokens: int, param: str = "prompt") -> None:
+        named = () if param == "prompt" else (param,)  # an engine knows the prompt by this name only
+        super().__init__(prompt_tokens, max_tokens, context_tokens, *named)
+
+    @property
+    def param(self) -> str:
+        return str(self.args[3]) if len(self.args) > 3 else "prompt"
+
+    def __str__(self) -> str:
+        prompt_tokens, max_tokens, context_tokens = self.args[:3]
+        return (
+            f"the prompt has {prompt_tokens} tokens and {max_tokens} more are asked for, "
+            f"but the model's context holds {context_tokens}; shorten the prompt or lower max_tokens"
+        )
+
+
+class EngineUnavailable(Unavailable):
+    """No engine answers for the base model."""
+
+    code = "engine_unavailable"
+
+    def __init__(self, base_model: str, reason: str) -> None:
+        super().__init__(base_model, reason)
+
+    def __str__(self) -> str:
+        return f"the engine for {self.args[0]} does not answer ({self.args[1]}); try again in a few seconds"
+
+
+class EngineBusy(Unavailable):
+    """The engine's queue is full."""
+
+    code = "engine_busy"
+    status = 429
+
+    def __init__(self, waiting: int, retry_after_s: int) -> None:
+        super().__init__(waiting, retry_after_s)
+
+    @property
+    def retry_after_s(self) -> int:
+        """When there will be room, by the speed that the engine has answered with lately."""
+        return int(self.args[1])
+
+    def __str__(self) -> str:
+        waiting, retry_after_s = self.args
+        return f"the engine already has {waiting} requests waiting; try again in {retry_after_s} s"
+
+
+class GenerationFailed(Unavailable):
+    """The engine failed while it answered this request."""
+
+    code = "generation_failed"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+
+    def __str__(self) -> str:
+        return f"generation failed: {self.args[0]}"
+
+
+class AdapterInvalid(Unavailable):
+    """An adapter's stored files do not verify, so it is not served."""
+
+    code = "adapter_invalid"
+
+    @property
+    def retry_after_s(self) -> None:
+        return None
+
+    def __init__(self, digest: str, reason: str) -> None:
+        super().__init__(digest, reason)
+
+    def __str__(self) -> str:
+        return f"adapter {self.args[0][:12]} is refused: {self.args[1]}"
+
+
+class AdapterMismatch(Conflict):
+    """An adapter is asked from an engine whose base model it was not made for."""
+
+    code = "adapter_mismatch"
+
+    def __init__(self, digest: str, reason: str) -> None:
+        super().__init__(digest, reason)
+
+    def __str__(self) -> str:
+        return f"adapter {self.args[0][:12]} does not belong to this base model: {self.args[1]}"

@@ -1,0 +1,109 @@
+"""Errors that end a job: each becomes the job's error, with its code."""
+
+from core.errors.tree import ServiceError
+
+
+class TrainingError(ServiceError):
+    """A job cannot go on. ``lines`` names the training file's lines concerned, where there are any."""
+
+    code = "training_failed"
+
+    def __init__(self, message: str, lines: tuple[int, ...] = ()) -> None:
+        super().__init__(message, lines)
+
+    @property
+    def lines(self) -> tuple[int, ...]:
+        return tuple(self.args[1])
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class NoTrainedTokens(TrainingError):
+    """Every token's weight is zero, so there is nothing to learn from."""
+
+    code = "no_trained_tokens"
+
+
+class EndNeverTrained(TrainingError):
+    """No example trains the closing token, so the model would never learn to stop."""
+
+    code = "end_never_trained"
+
+
+class AllExamplesDropped(TrainingError):
+    """The length policy dropped every example."""
+
+    code = "all_examples_dropped"
+
+
+class ExampleOverLength(TrainingError):
+    """An example is over max_length and the job asked for an error in that case."""
+
+    code = "example_over_length"
+
+
+class ExampleInvalid(TrainingError):
+    """An example cannot be rendered."""
+
+    code = "example_invalid"
+
+
+class LabelsMismatch(TrainingError):
+    """A label is neither masked nor the token that it stands at."""
+
+    code = "labels_mismatch"
+
+
+class LossNotFinite(TrainingError):
+    """Loss, gradient or weights stopped being finite numbers."""
+
+    code = "loss_not_finite"
+
+
+class AdapterUnchanged(TrainingError):
+    """Training changed nothing: the adapter's delta is exactly zero."""
+
+    code = "adapter_unchanged"
+
+
+class TargetModulesUnmatched(TrainingError):
+    """A target module names nothing in the base model."""
+
+    code = "target_modules_unmatched"
+
+
+class BaseModelInvalid(TrainingError):
+    """The base model's folder is missing, incomplete, or not the one expected."""
+
+    code = "base_model_invalid"
+
+
+class QuantizationUnavailable(TrainingError):
+    """The base model is to be quantized where that cannot be done."""
+
+    code = "quantization_unavailable"
+
+
+class CheckpointInvalid(TrainingError):
+    """A checkpoint does not verify, or belongs to another run."""
+
+    code = "checkpoint_invalid"
+
+
+class RanksDiffer(TrainingError):
+    """The processes that train an adapter together, one per GPU, no longer hold the same one."""
+
+    code = "ranks_differ"
+
+
+class OutOfMemory(TrainingError):
+    """The machine's memory does not hold the run."""
+
+    code = "out_of_memory"
+
+
+class WorkerLost(TrainingError):
+    """The trainer or its worker died, as often as attempts are allowed."""
+
+    code = "worker_lost"
