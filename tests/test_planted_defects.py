@@ -9,45 +9,25 @@ from pathlib import Path
 import pytest
 
 from tests.harness.golden_files import golden_names
-from tests.planted_defects import (
-    in_hyperparameters,
-    in_optimization,
-    in_packing,
-    in_ranks,
-    in_resuming,
-    in_serving,
-    in_text,
-    in_training,
-)
+from tests.planted_defects.anchor import laid_out, module_path, with_defect
 from tests.planted_defects.defect import Defect
-from tests.planted_defects.planting import ROOT, NotRun, plant
-
-DEFECTS = (
-    *in_hyperparameters.DEFECTS,
-    *in_optimization.DEFECTS,
-    *in_packing.DEFECTS,
-    *in_ranks.DEFECTS,
-    *in_resuming.DEFECTS,
-    *in_serving.DEFECTS,
-    *in_text.DEFECTS,
-    *in_training.DEFECTS,
-)
+from tests.planted_defects.known import DEFECTS
+from tests.planted_defects.planting import ROOT
 
 
 @pytest.mark.parametrize("defect", DEFECTS, ids=[defect.name for defect in DEFECTS])
-def test_its_text_stands_once_and_would_change_the_program(defect: Defect) -> None:
-    source = (ROOT / defect.file).read_text(encoding="utf-8")
-    assert source.count(defect.old) == 1
-    assert ast.dump(ast.parse(source.replace(defect.old, defect.new))) != ast.dump(ast.parse(source))
+def test_its_place_is_there_once_and_with_it_the_program_is_another(defect: Defect) -> None:
+    source = module_path(ROOT, defect).read_text(encoding="utf-8")
+    assert with_defect(source, defect) != laid_out(source)
 
 
-@pytest.mark.parametrize("defect", DEFECTS, ids=[defect.name for defect in DEFECTS])
-def test_it_uses_only_names_that_its_file_has(defect: Defect) -> None:
+def test_defects_use_only_names_that_their_modules_have(tmp_path: Path) -> None:
     """A name that is not there would fail any test, which would then be said to catch the defect."""
-    source = (ROOT / defect.file).read_text(encoding="utf-8")
-    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821", "-"]
-    planted = source.replace(defect.old, defect.new)
-    done = subprocess.run(command, input=planted, capture_output=True, text=True, check=False)
+    for defect in DEFECTS:
+        planted = with_defect(module_path(ROOT, defect).read_text(encoding="utf-8"), defect)
+        (tmp_path / f"{defect.name.replace('/', ' ')}.py").write_text(planted, encoding="utf-8")
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
@@ -75,10 +55,3 @@ def test_every_known_trap_has_a_defect() -> None:
 
 def test_names_are_unique() -> None:
     assert len({defect.name for defect in DEFECTS}) == len(DEFECTS)
-
-
-def test_a_defect_whose_text_is_gone_or_doubled_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.py").write_text("one = 1\none = 1\n")
-    for old in ("one", "two"):
-        with pytest.raises(NotRun, match="not once"):
-            plant(tmp_path, Defect("x", "a.py", old, "three", ()))

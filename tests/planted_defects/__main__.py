@@ -3,16 +3,8 @@
 import argparse
 import sys
 
-from tests.planted_defects import (
-    in_hyperparameters,
-    in_optimization,
-    in_packing,
-    in_ranks,
-    in_resuming,
-    in_serving,
-    in_text,
-    in_training,
-)
+from tests.planted_defects.anchor import AnchorLost
+from tests.planted_defects.known import DEFECTS
 from tests.planted_defects.planting import NotRun, run
 
 
@@ -21,20 +13,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.planted_defects", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="beginnings of names, as 01; all without any")
     names = parser.parse_args().names
-    known = (
-        *in_hyperparameters.DEFECTS,
-        *in_optimization.DEFECTS,
-        *in_packing.DEFECTS,
-        *in_ranks.DEFECTS,
-        *in_resuming.DEFECTS,
-        *in_serving.DEFECTS,
-        *in_text.DEFECTS,
-        *in_training.DEFECTS,
-    )
-    chosen = [defect for defect in known if not names or defect.name.startswith(tuple(names))]
+    chosen = [defect for defect in DEFECTS if not names or defect.name.startswith(tuple(names))]
     try:
         missed = run(chosen)
-    except NotRun as error:
+    except (AnchorLost, NotRun) as error:
         print(error, file=sys.stderr)
         return 2
     print(f"{len(chosen) - len(missed)} of {len(chosen)} planted defects are caught")

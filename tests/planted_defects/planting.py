@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.planted_defects.anchor import laid_out, module_path, with_defect
 from tests.planted_defects.defect import Defect
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,20 +19,17 @@ PASSED, FAILED = 0, 1  # pytest's exit statuses; any other means that the tests 
 
 
 class NotRun(Exception):
-    """A defect could not be planted, or its tests could not be run."""
+    """The tests of a defect could not be run."""
 
 
 def plant(root: Path, defect: Defect) -> None:
-    """Write the defect into its file under ``root``.
+    """Write a module under ``root`` with the defect in it.
 
     Raises:
-        NotRun: its text does not stand there exactly once.
+        AnchorLost: its place is not there exactly once.
     """
-    path = root / defect.file
-    source = path.read_text(encoding="utf-8")
-    if source.count(defect.old) != 1:
-        raise NotRun(f"{defect.name}: its text stands {source.count(defect.old)} times in {defect.file}, not once")
-    path.write_text(source.replace(defect.old, defect.new), encoding="utf-8")
+    path = module_path(root, defect)
+    path.write_text(with_defect(path.read_text(encoding="utf-8"), defect), encoding="utf-8")
 
 
 def copy_project(to: Path) -> None:
@@ -67,18 +65,27 @@ def are_green(root: Path, tests: Sequence[str]) -> bool:
 
 
 def run(defects: Sequence[Defect]) -> list[str]:
-    """Plant each defect in turn, say whether it is caught, and give the names of those that are not."""
+    """Plant each defect in turn, say whether it is caught, and give the names of those that are not.
+
+    Raises:
+        AnchorLost: a defect's place is not there exactly once.
+        NotRun: tests fail without any defect, or could not be run.
+    """
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "project"
         copy_project(root)
+        for path in {module_path(root, defect) for defect in defects}:
+            # laid out as with a defect, so that nothing but the defect can make a test fail
+            path.write_text(laid_out(path.read_text(encoding="utf-8")), encoding="utf-8")
         if not are_green(root, sorted({test for defect in defects for test in defect.tests})):
             raise NotRun("the tests fail without any defect")
         missed = []
         for defect in defects:
-            original = (root / defect.file).read_text(encoding="utf-8")
+            path = module_path(root, defect)
+            sound = path.read_text(encoding="utf-8")
             plant(root, defect)
             is_caught = not are_green(root, defect.tests)
-            (root / defect.file).write_text(original, encoding="utf-8")
+            path.write_text(sound, encoding="utf-8")
             print(f"{'caught    ' if is_caught else 'NOT CAUGHT'}  {defect.name}", flush=True)
             if not is_caught:
                 missed.append(defect.name)

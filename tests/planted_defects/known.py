@@ -1,0 +1,23 @@
+"""All known defects."""
+
+from tests.planted_defects import (
+    in_hyperparameters,
+    in_optimization,
+    in_packing,
+    in_ranks,
+    in_resuming,
+    in_serving,
+    in_text,
+    in_training,
+)
+
+DEFECTS = (
+    *in_hyperparameters.DEFECTS,
+    *in_optimization.DEFECTS,
+    *in_packing.DEFECTS,
+    *in_ranks.DEFECTS,
+    *in_resuming.DEFECTS,
+    *in_serving.DEFECTS,
+    *in_text.DEFECTS,
+    *in_training.DEFECTS,
+)
