@@ -5,12 +5,11 @@ all of the second's.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
-from core.errors import InvalidParameter, PromptTooLong
+from core.errors import PromptTooLong
 from core.serving.generation import (
     Delta,
     Engine,
@@ -69,7 +68,6 @@ class Choices:
     Args:
         id: the client's request's; the engine's requests have it with a number.
         caller: whose request it is.
-        names: what the wire calls the engine's fields, where it is not the same; errors use the wire's names.
         fits: a prompt whose ``max_tokens`` more would exceed the context gets as many as there is room for.
     """
 
@@ -83,11 +81,9 @@ class Choices:
         each: int,
         id: str,
         caller: str,
-        names: Mapping[str, str] = MappingProxyType({}),
         fits: bool = False,
     ) -> None:
         self._engine = engine
-        self._names = names
         self._fits = fits
         self._usage: dict[int, Usage] = {}
         self._each = each
@@ -112,18 +108,11 @@ class Choices:
             _within_context(self._engine, request) if self._fits else self._engine.generate(request)
             for request in self._requests
         ]
-        try:
-            async with aclosing(merge(streams)) as merged:
-                async for index, delta in merged:
-                    if delta.usage is not None:
-                        self._usage[index] = delta.usage
-                    yield index, delta
-        except InvalidParameter as error:
-            raise InvalidParameter(self._names.get(error.param, error.param), error.args[1]) from error
-        except PromptTooLong as error:
-            prompt_tokens, max_tokens, context_tokens = error.args[:3]
-            param = self._names.get(error.param, error.param)
-            raise PromptTooLong(prompt_tokens, max_tokens, context_tokens, param) from error
+        async with aclosing(merge(streams)) as merged:
+            async for index, delta in merged:
+                if delta.usage is not None:
+                    self._usage[index] = delta.usage
+                yield index, delta
 
     async def whole(self) -> list[Answer]:
         """Generate all answers to their ends; same errors as `deltas`."""
@@ -167,7 +156,7 @@ async def _within_context(engine: Engine, request: GenerationRequest) -> AsyncGe
                 yield delta
             return
     except PromptTooLong as error:
-        prompt_tokens, _, context_tokens = error.args[:3]
+        prompt_tokens, _, context_tokens = error.args
         if prompt_tokens >= context_tokens:
             raise
     sampling = request.sampling.model_copy(update={"max_tokens": context_tokens - prompt_tokens})

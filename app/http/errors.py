@@ -1,4 +1,4 @@
-"""The two envelopes that errors travel in, and the headers beside them.
+"""The two envelopes that errors travel in, the headers beside them, and the names that a wire has for fields.
 
 Which envelope a request gets depends on the wire it speaks, and so on its path alone. What an error means,
 its status and whether another try may help are ``core.errors``' matter.
@@ -36,6 +36,19 @@ class Wire(StrEnum):
 
 
 _TGI_PATHS: Final = frozenset({"/", "/generate", "/generate_stream", "/info", "/health", "/tokenize"})
+# What an engine calls a part of its request, and the client another way: by path, and only where they differ.
+_TGI_NAMES: Final = {
+    "prompt": "inputs",
+    "messages": "inputs",
+    "max_tokens": "parameters.max_new_tokens",
+    "stop": "parameters.stop",
+    "response_format": "parameters.grammar",
+    "regex": "parameters.grammar",
+}
+_NAMES: Final[Mapping[str, Mapping[str, str]]] = {
+    "/v1/chat/completions": {"prompt": "messages"},
+    **dict.fromkeys(("/", "/generate", "/generate_stream"), _TGI_NAMES),
+}
 _OPENAI_TYPES: Final = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 _TGI_TYPES: Final = {
     401: "authentication",
@@ -81,15 +94,19 @@ INTERNAL: Final = Problem(
 )
 
 
-def problem_of(error: Exception) -> Problem:
-    """Translate any exception; of one that is not meant for people, nothing is told."""
-    if isinstance(error, RequestValidationError):
-        error = _from_validation(error)
+def problem_of(error: Exception, path: str = "") -> Problem:
+    """Translate any exception into the terms of a path; of one that is not meant for people, nothing is told."""
     if isinstance(error, HTTPException):
         return _from_http(error)
+    names = _NAMES.get(path, {})
+    if isinstance(error, RequestValidationError):
+        error, names = _from_validation(error), {}  # it has the wire's names already
     if not isinstance(error, ServiceError) or error.status == 500:
         return INTERNAL
-    return Problem(error.status, error.code, str(error), error.param, _headers_of(error))
+    param = names.get(error.param or "", error.param)
+    if isinstance(error, InvalidParameter) and error.param in names:
+        error = type(error)(names[error.param], error.reason)
+    return Problem(error.status, error.code, str(error), param, _headers_of(error))
 
 
 def _headers_of(error: ServiceError) -> dict[str, str]:
@@ -134,7 +151,8 @@ def install(app: FastAPI) -> None:
     """Answer every expected error in the envelope of its path; what is unexpected is the middleware's."""
 
     async def answer(request: Request, error: Exception) -> Response:
-        return problem_of(error).response(wire_of(request.scope["path"]))
+        path = request.scope["path"]
+        return problem_of(error, path).response(wire_of(path))
 
     async def say_nothing(request: Request, error: Exception) -> Response:
         return Response(status_code=CLIENT_CLOSED_REQUEST)

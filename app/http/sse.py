@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from app.http.errors import INTERNAL, Wire, problem_of
+from app.http.errors import INTERNAL, Wire, problem_of, wire_of
 
 T = TypeVar("T")
 Chunks = AsyncGenerator[BaseModel, None]
@@ -27,9 +27,9 @@ _log = structlog.stdlib.get_logger(__name__)
 class EventStream(StreamingResponse):
     """A response of events whose generator is closed in every case, even if it was never begun."""
 
-    def __init__(self, first: BaseModel, rest: Chunks, wire: Wire) -> None:
+    def __init__(self, first: BaseModel, rest: Chunks, path: str) -> None:
         headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}  # the latter: no buffering in nginx
-        super().__init__(_events(first, rest, wire), media_type="text/event-stream", headers=headers)
+        super().__init__(_events(first, rest, path), media_type="text/event-stream", headers=headers)
         self._rest = rest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -40,13 +40,13 @@ class EventStream(StreamingResponse):
                 await self._rest.aclose()
 
 
-async def stream(request: Request, chunks: Chunks, wire: Wire) -> EventStream:
+async def stream(request: Request, chunks: Chunks) -> EventStream:
     """Begin to stream once there is a first chunk, so that earlier errors are answered by a status.
 
     Raises:
         ClientDisconnect: the client left before that.
     """
-    return EventStream(await while_connected(request, anext(chunks)), chunks, wire)
+    return EventStream(await while_connected(request, anext(chunks)), chunks, request.scope["path"])
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
@@ -73,7 +73,8 @@ async def _until_disconnect(request: Request) -> None:
         pass
 
 
-async def _events(first: BaseModel, rest: Chunks, wire: Wire) -> AsyncGenerator[bytes, None]:
+async def _events(first: BaseModel, rest: Chunks, path: str) -> AsyncGenerator[bytes, None]:
+    wire = wire_of(path)
     # Text-generation clients strip "data:" and parse what follows; OpenAI's own look for "data: ".
     prefix = "data:" if wire is Wire.TGI else "data: "
     yield f"{prefix}{first.model_dump_json()}\n\n".encode()
@@ -81,7 +82,7 @@ async def _events(first: BaseModel, rest: Chunks, wire: Wire) -> AsyncGenerator[
         async for chunk in rest:
             yield f"{prefix}{chunk.model_dump_json()}\n\n".encode()
     except Exception as error:  # the status is sent already, so an event is the only way to tell
-        problem = problem_of(error)
+        problem = problem_of(error, path)
         if problem is INTERNAL:
             _log.exception("unexpected error in a stream")
         yield f"{prefix}{json.dumps(problem.body(wire))}\n\n".encode()

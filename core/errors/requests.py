@@ -25,8 +25,12 @@ class InvalidParameter(InvalidInput):
     def param(self) -> str:
         return str(self.args[0])
 
+    @property
+    def reason(self) -> str:
+        return str(self.args[1])
+
     def __str__(self) -> str:
-        return f"{self.args[0]}: {self.args[1]}"
+        return f"{self.param}: {self.reason}"
 
 
 class UnsupportedParameter(InvalidParameter):

@@ -8,16 +8,15 @@ class PromptTooLong(InvalidInput):
 
     code = "prompt_too_long"
 
-    def __init__(self, prompt_tokens: int, max_tokens: int, context_tokens: int, param: str = "prompt") -> None:
-        named = () if param == "prompt" else (param,)  # an engine knows the prompt by this name only
-        super().__init__(prompt_tokens, max_tokens, context_tokens, *named)
+    def __init__(self, prompt_tokens: int, max_tokens: int, context_tokens: int) -> None:
+        super().__init__(prompt_tokens, max_tokens, context_tokens)
 
     @property
     def param(self) -> str:
-        return str(self.args[3]) if len(self.args) > 3 else "prompt"
+        return "prompt"
 
     def __str__(self) -> str:
-        prompt_tokens, max_tokens, context_tokens = self.args[:3]
+        prompt_tokens, max_tokens, context_tokens = self.args
         return (
             f"the prompt has {prompt_tokens} tokens and {max_tokens} more are asked for, "
             f"but the model's context holds {context_tokens}; shorten the prompt or lower max_tokens"

@@ -58,7 +58,6 @@ class Chat:
             each=1 if request.n is None else request.n,
             id=self._id,
             caller=whose(caller, request.user),
-            names={"prompt": "messages"},
             fits=max_tokens is None,
         )
 

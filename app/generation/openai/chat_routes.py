@@ -10,7 +10,6 @@ from app.generation.openai.chat_schemas import ChatCreate, ChatOut
 from app.http import sse
 from app.http.auth import CallerDep, require_caller
 from app.http.deps import RuntimeDep
-from app.http.errors import Wire
 from app.http.json_body import JsonRoute
 from app.models.service import look_up
 
@@ -30,5 +29,5 @@ async def create_chat_completion(
     model = await run_in_threadpool(look_up, runtime.database, runtime.settings, body.model)
     chat = Chat(body, model, runtime.engines.get(model.base_model), caller=caller, now=int(time.time()))
     if body.stream:
-        return await sse.stream(request, chat.chunks(), Wire.OPENAI)
+        return await sse.stream(request, chat.chunks())
     return await sse.while_connected(request, chat.whole())

@@ -12,7 +12,6 @@ from app.generation.tgi.service import Generation
 from app.http import sse
 from app.http.auth import CallerDep, require_caller
 from app.http.deps import RuntimeDep
-from app.http.errors import Wire
 from app.http.json_body import JsonRoute
 from app.http.runtime import Runtime
 from app.models.service import look_up
@@ -51,7 +50,7 @@ async def generate(
 async def generate_stream(body: GenerateCreate, request: Request, runtime: RuntimeDep, caller: CallerDep) -> Response:
     """Generate text token by token, as server-sent events."""
     generation = await _begin(body, runtime, caller)
-    stream = await sse.stream(request, generation.events(), Wire.TGI)
+    stream = await sse.stream(request, generation.events())
     stream.headers.update(generation.headers)
     return stream
 

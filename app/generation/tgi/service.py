@@ -30,15 +30,6 @@ _FINISH: Final[dict[FinishReason, FinishOut]] = {
     FinishReason.END: "eos_token",
     FinishReason.STOP: "stop_sequence",
 }
-# What is `sampling_of`'s and `prompt_of`'s to translate, in the other direction.
-_NAMES: Final = {
-    "prompt": "inputs",
-    "messages": "inputs",
-    "max_tokens": "parameters.max_new_tokens",
-    "stop": "parameters.stop",
-    "response_format": "parameters.grammar",
-    "regex": "parameters.grammar",
-}
 
 
 class Generation:
@@ -119,7 +110,6 @@ class Generation:
             each=self._best_of,
             id=new_id("gen-"),
             caller=self._caller,
-            names=_NAMES,
         )
 
     async def _fed_prompt(self) -> Prompt:

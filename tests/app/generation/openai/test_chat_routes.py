@@ -191,7 +191,12 @@ def test_a_model_without_a_chat_template_says_so(client: TestClient, harness: Ap
 
 def test_what_an_engine_refuses_is_named_as_this_wire_names_it(client: TestClient, harness: ApiHarness) -> None:
     harness.engine.fails_before = InvalidParameter("prompt", "it has no tokens")
-    assert chat(client).json()["error"]["param"] == "messages"
+    error = chat(client).json()["error"]
+    assert (error["param"], error["message"]) == ("messages", "messages: it has no tokens")
+
+
+def test_a_field_that_this_wire_does_not_have_is_named_as_it_was_sent(client: TestClient) -> None:
+    assert chat(client, prompt="a").json()["error"]["param"] == "prompt"
 
 
 def test_the_answer_follows_a_schema(client: TestClient, harness: ApiHarness) -> None:

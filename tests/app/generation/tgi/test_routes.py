@@ -300,6 +300,19 @@ def test_what_an_engine_refuses_is_named_as_this_wire_names_it(client: TestClien
         assert generate(client, path).json()["error"].startswith("parameters.max_new_tokens: is more")
 
 
+def test_what_an_engine_refuses_in_the_middle_is_named_as_this_wire_names_it(
+    client: TestClient, harness: ApiHarness
+) -> None:
+    harness.engine.fails_after = (1, InvalidParameter("regex", "leads nowhere"))
+    *_, last = events_of(generate(client, "/generate_stream").text)
+    assert last["error"] == "parameters.grammar: leads nowhere"
+
+
+def test_a_field_that_this_wire_does_not_have_is_named_as_it_was_sent(client: TestClient) -> None:
+    error = client.post("/generate", json={"inputs": "a", "prompt": "b"}).json()["error"]
+    assert error.startswith("prompt: ")
+
+
 def test_the_likeliest_tokens_are_told_under_both_protocols_names(client: TestClient) -> None:
     details = generate(client, details=True, top_n_tokens=2, return_k_alternatives=1, max_new_tokens=1).json()[
         "details"
