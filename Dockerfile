@@ -8,7 +8,7 @@ RUN python -m venv /opt/loramill
 WORKDIR /build
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 # empty packages stand in for ours, so that a change of code does not install the dependencies again
-RUN mkdir app core worker migrations && touch app/__init__.py core/__init__.py worker/__init__.py migrations/__init__.py \
+RUN for package in app core loramill migrations worker; do mkdir $package && touch $package/__init__.py; done \
     && /opt/loramill/bin/pip install --constraint constraints.txt '.[tables]'
 
 FROM dependencies AS engine-dependencies

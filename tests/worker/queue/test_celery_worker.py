@@ -57,7 +57,7 @@ class Worker:
         self.log = log
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                bound([sys.executable, "-m", "celery", *arguments]),
+                bound([sys.executable, "-m", "worker.queue", *arguments]),
                 env=worker_environment(environ),
                 cwd=ROOT,
                 stdout=output,

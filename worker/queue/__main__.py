@@ -1,0 +1,11 @@
+"""``python -m worker.queue``: Celery's own command with our packages already imported.
+
+Celery looks for its application in the current folder first, where a folder named worker must not be taken for ours.
+"""
+
+from celery.__main__ import main
+
+import worker.queue.celery_app  # noqa: F401 - before Celery looks for it
+
+if __name__ == "__main__":
+    main()
