@@ -38,7 +38,7 @@ def run(console: Console, base: Path, folder: Path, *, adapters: int = ADAPTERS,
         for second, prompt in enumerate((PROMPT, OTHER_PROMPT)):
             at_s = FIRST_S + EVERY_S * (2 * number + second)
             asks.append([Ask(body(model, prompt, 2, **MORE), at_s)])
-    # a guess that comes true would bring several tokens in one step
+    # accepted draft tokens would bring several tokens in one step
     environ = {"LORAMILL_ENGINE_LORA_COLUMNS": str(max(256, 2 * rank)), "LORAMILL_ENGINE_SPECULATION": "false"}
     server = home.server("cold", **environ)
     with running(server, folder):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
-from worker.inference.kv_cache.slots import Slot
+from worker.inference.kv_cache.slots import KvSlot
 from worker.inference.lora.adapter import Adapter
 from worker.inference.model.contract import Row, Runner
 
@@ -158,8 +158,8 @@ class _StepClock(StoppingCriteria):
         return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
 
 
-def _take(runner: Runner, tokens: int) -> Slot:
-    slot = runner.kv.take(tokens)
+def _take(runner: Runner, tokens: int) -> KvSlot:
+    slot = runner.kv.allocate(tokens)
     if slot is None:
         raise RuntimeError(f"the cache has no room for another {tokens} tokens")
     return slot

@@ -19,7 +19,7 @@ from core.jobs.spec import LoraSpec
 from core.serving.adapter_format import WEIGHTS
 from core.serving.generation import FinishReason
 from core.store.blobs import LocalBlobStore
-from tests.worker.inference.engine_harness import Completion, EngineHarness, complete, make_request, store_adapter
+from tests.worker.inference.engine_harness import EngineHarness, EngineOutput, complete, make_request, store_adapter
 from tests.worker.training.run_folders import Line, train, write_run
 from worker.models.importing import import_base_model
 from worker.models.loading import LoadedModel, load_base_model
@@ -61,11 +61,11 @@ def _has_phi2s_width(loaded: LoadedModel) -> bool:
     return widths == (WIDTH, MLP_WIDTH, HEADS, VOCAB_ROWS) and config.num_hidden_layers == LAYERS
 
 
-def _answer(base: Path, loaded: LoadedModel, home: Path, adapter: Path) -> list[list[Completion]]:
+def _answer(base: Path, loaded: LoadedModel, home: Path, adapter: Path) -> list[list[EngineOutput]]:
     """Give the engine's greedy answers to both prompts: without the adapter, and by it."""
     digest = store_adapter(adapter, LocalBlobStore(home / "store"))
 
-    async def ask() -> list[list[Completion]]:
+    async def ask() -> list[list[EngineOutput]]:
         async with EngineHarness(base, home).engine(loaded) as engine:
             return [
                 [

@@ -86,7 +86,7 @@ def _build(base_model: str, settings: Settings, metrics: EngineMetrics, on_death
     if loaded.device.type == "cpu":
         use_huge_pages()
     metrics.steps.probed(probe(loaded.device, loaded.dtype))
-    engine.find_pace()
+    engine.tune()
     return engine
 
 
@@ -95,7 +95,7 @@ def _in_a_thread(work: Callable[[], T]) -> T:
 
     Each thread that shares work out over the cores keeps helpers of its own for it (libgomp's pools), and once there
     are more of them than cores, all of them go to sleep between two operations instead of waiting awake: a decode step
-    then takes nearly twice as long. So the decode loop's thread has to be the only one that is left with helpers.
+    then takes nearly twice as long. So the scheduler's thread has to be the only one that is left with helpers.
     """
     outcome: Future[T] = Future()
 

@@ -1,6 +1,6 @@
 """The engine as the server sees it: one base model, its adapters, and the requests under way.
 
-The asyncio side of ``decode_loop``: renders, checks, pins the adapter, and hands deltas over.
+The asyncio side of the ``scheduler``: renders, checks, pins the adapter, and hands deltas over.
 Knows no HTTP.
 """
 
@@ -33,9 +33,9 @@ from worker.inference.scheduler.admission import (
     check_room,
     check_sampling,
 )
-from worker.inference.scheduler.loop import DecodeLoop
-from worker.inference.scheduler.request import Answer
-from worker.inference.scheduler.step_budget import TunableRunner, find_longest_shared, find_pace
+from worker.inference.scheduler.loop import SchedulerLoop
+from worker.inference.scheduler.request import Request
+from worker.inference.scheduler.step_budget import TunableRunner, tune_longest_shared, tune_step_budget
 from worker.models.loading import LoadedModel
 
 Read = TypeVar("Read")
@@ -76,12 +76,12 @@ class LocalEngine:
         self._runner = runner or ModelRunner.build(loaded, settings)
         self._adapters = _adapter_cache(loaded, self._runner, blobs, settings, metrics)
         self._preparing = 0  # requests whose adapter is loaded, or that are rendered
-        self._loop = DecodeLoop(self._runner, settings, metrics, base_model=base_model, on_death=on_death)
+        self._loop = SchedulerLoop(self._runner, settings, metrics, base_model=base_model, on_death=on_death)
 
-    def find_pace(self) -> None:
+    def tune(self) -> None:
         """See by steps of the model how much a step had best do on this machine, and how; before `start`."""
-        find_longest_shared(self._runner)
-        self._loop.keep_pace(find_pace(self._runner))
+        tune_longest_shared(self._runner)
+        self._loop.set_step_budget(tune_step_budget(self._runner))
 
     def start(self) -> None:
         """Begin to answer; ``on_death`` is called, in another thread, should that end by itself."""
@@ -89,7 +89,7 @@ class LocalEngine:
 
     @property
     def is_alive(self) -> bool:
-        """False once the decode loop has ended, or while it hangs; only a new process helps then."""
+        """False once the scheduler has ended, or while it hangs; only a new process helps then."""
         return self._loop.is_alive
 
     @property
@@ -109,7 +109,7 @@ class LocalEngine:
         """
         queue: asyncio.Queue[Delta | ServiceError] = asyncio.Queue()
         try:
-            answer = await self._submit(request, queue)
+            scheduled = await self._submit(request, queue)
         except ServiceError as error:
             self._metrics.rejected(error.code)
             raise
@@ -122,7 +122,7 @@ class LocalEngine:
                 if outcome.finish_reason is not None:
                     return
         finally:
-            self._loop.cancel(answer)
+            self._loop.cancel(scheduled)
 
     async def render(self, request: RenderRequest) -> Rendering:
         """See ``core.serving.generation.Engine.render``."""
@@ -160,8 +160,8 @@ class LocalEngine:
             running_requests=self._loop.running_count,
             kv_bytes=self._runner.kv.used_bytes,
             kv_limit_bytes=self._runner.kv.limit_bytes,
-            prefill_tokens_per_s=self._loop.speed.prefill_tokens_per_s,
-            decode_tokens_per_s=self._loop.speed.decode_tokens_per_s,
+            prefill_tokens_per_s=self._loop.throughput.prefill_tokens_per_s,
+            decode_tokens_per_s=self._loop.throughput.decode_tokens_per_s,
         )
 
     async def close(self) -> None:
@@ -169,7 +169,7 @@ class LocalEngine:
         await asyncio.to_thread(self._loop.stop)
         await self._adapters.close()
 
-    async def _submit(self, request: GenerationRequest, queue: "asyncio.Queue[Delta | ServiceError]") -> Answer:
+    async def _submit(self, request: GenerationRequest, queue: "asyncio.Queue[Delta | ServiceError]") -> Request:
         """Make a request ready for the loop, its adapter pinned until it is answered, and queue it."""
         arrived_s = time.monotonic()
         read = functools.partial(self._read, request)
@@ -186,7 +186,7 @@ class LocalEngine:
         tokenizer, device = self._loaded.tokenizer, self._loaded.device
         try:
             sampler = RowSampler(request.sampling, prompt_ids, tokenizer, device, constraint)
-            answer = Answer(
+            scheduled = Request(
                 request,
                 prompt_ids,
                 adapter,
@@ -197,11 +197,11 @@ class LocalEngine:
                 deliver=deliver,
                 release=release,
             )
-            self._loop.submit(answer)
+            self._loop.submit(scheduled)
         except BaseException:
             release()
             raise
-        return answer
+        return scheduled
 
     async def _take_in(self, digest: str | None, read: Callable[[Renderer], Read]) -> tuple[Adapter | None, Read]:
         """Pin a request's adapter, and read its prompt in a thread by the renderer that belongs to it.

@@ -68,8 +68,8 @@ class PeftOracle:
 
 
 @dataclass(frozen=True)
-class Completion:
-    """All deltas of an answer put together."""
+class EngineOutput:
+    """All deltas of a completion put together."""
 
     ids: list[int]
     logprobs: list[float]
@@ -87,18 +87,18 @@ def make_request(
     return GenerationRequest(id=next(_request_ids), prompt=prompt, adapter=adapter, sampling=params, caller=caller)
 
 
-async def complete(engine: LocalEngine, request: GenerationRequest) -> Completion:
+async def complete(engine: LocalEngine, request: GenerationRequest) -> EngineOutput:
     return gather([delta async for delta in engine.generate(request)])
 
 
-def gather(deltas: Sequence[Delta]) -> Completion:
+def gather(deltas: Sequence[Delta]) -> EngineOutput:
     """Put deltas together; the last, and only it, must have a reason and the usage."""
     last = deltas[-1]
     assert last.finish_reason is not None
     assert last.usage is not None
     assert all(delta.finish_reason is None and delta.usage is None for delta in deltas[:-1])
     tokens = [token for delta in deltas for token in delta.tokens]
-    return Completion(
+    return EngineOutput(
         ids=[token.id for token in tokens],
         logprobs=[token.logprob for token in tokens],
         text="".join(delta.text for delta in deltas),
@@ -164,10 +164,10 @@ class EngineHarness:
         """Make the runner of an engine over ``loaded``."""
         return WatchedRunner(ModelRunner.build(loaded, self.settings()), closed_at=closed_at, failures=failures)
 
-    def complete(self, *requests: GenerationRequest, **settings: Any) -> list[Completion]:
+    def complete(self, *requests: GenerationRequest, **settings: Any) -> list[EngineOutput]:
         """Answer requests that arrive at once, on an engine of their own."""
 
-        async def run(engine: LocalEngine) -> list[Completion]:
+        async def run(engine: LocalEngine) -> list[EngineOutput]:
             return await asyncio.gather(*(complete(engine, request) for request in requests))
 
         return self.run(run, **settings)

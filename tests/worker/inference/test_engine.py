@@ -17,7 +17,7 @@ from core.errors import (
 )
 from core.serving.generation import FinishReason, GenerationRequest
 from core.text.tokenizer import TextTokenizer
-from tests.worker.inference.engine_harness import Completion, EngineHarness, complete, load_fp32, make_request
+from tests.worker.inference.engine_harness import EngineHarness, EngineOutput, complete, load_fp32, make_request
 from worker.inference.engine import LocalEngine
 
 PROMPTS = (b"a", b"what is near the Crowne Plaza?", b"0123456789" * 9, b"name[Alimentum]", b"zz top")
@@ -128,7 +128,7 @@ def test_ids_beyond_the_tokenizers_vocabulary_are_never_chosen(harness: EngineHa
     assert loaded.model.config.vocab_size > vocab_size, "the tiny model pads its vocabulary, as Phi-2 does"
     torch.nn.init.constant_(loaded.model.lm_head.bias[vocab_size:], 1e4)
 
-    async def run() -> list[Completion]:
+    async def run() -> list[EngineOutput]:
         async with harness.engine(loaded) as engine:
             greedy = complete(engine, make_request("x", max_tokens=16))
             sampled = complete(engine, make_request("x", max_tokens=16, temperature=2.0))
@@ -147,7 +147,7 @@ def test_an_end_token_ends_the_answer_and_is_not_text(harness: EngineHarness) ->
     loaded = load_fp32(harness.base_folder)
     torch.nn.init.constant_(loaded.model.lm_head.bias[loaded.tokenizer.eos_id], 1e4)
 
-    async def run() -> Completion:
+    async def run() -> EngineOutput:
         async with harness.engine(loaded) as engine:
             return await complete(engine, make_request("x", max_tokens=16))
 
@@ -194,7 +194,7 @@ def test_a_cancelled_request_frees_its_row_and_its_adapter_at_the_next_step(harn
     runner = harness.watch(loaded, closed_at=5)
     room = _adapter_bytes(harness)
 
-    async def run() -> Completion:
+    async def run() -> EngineOutput:
         # room for one row and one adapter: whatever is not freed blocks the request behind
         async with harness.engine(loaded, runner, engine_max_batch=1, adapter_cache_bytes=room) as engine:
             endless = engine.generate(make_request("endless", adapter=adapter, max_tokens=200))
@@ -220,13 +220,13 @@ def test_a_request_whose_asker_left_while_it_was_prepared_never_runs(harness: En
 
 
 def test_a_full_queue_refuses(harness: EngineHarness) -> None:
-    async def work(engine: LocalEngine) -> list[Completion | BaseException]:
+    async def work(engine: LocalEngine) -> list[EngineOutput | BaseException]:
         requests = (make_request("x", max_tokens=20) for _ in range(5))
         return [*await asyncio.gather(*(complete(engine, request) for request in requests), return_exceptions=True)]
 
     outcomes = harness.run(work, engine_max_batch=1, engine_max_waiting=2)
     refused = [outcome for outcome in outcomes if isinstance(outcome, EngineBusy)]
-    answered = [outcome for outcome in outcomes if isinstance(outcome, Completion)]
+    answered = [outcome for outcome in outcomes if isinstance(outcome, EngineOutput)]
     # all five arrive before the first can be taken out of the queue
     assert (len(refused), len(answered)) == (3, 2)
 
@@ -235,7 +235,7 @@ def test_a_failing_step_ends_its_requests_and_the_next_are_answered(harness: Eng
     loaded = load_fp32(harness.base_folder)
     runner = harness.watch(loaded, failures=1)
 
-    async def run() -> Completion:
+    async def run() -> EngineOutput:
         async with harness.engine(loaded, runner) as engine:
             with pytest.raises(GenerationFailed):
                 await complete(engine, make_request("x", max_tokens=4))
@@ -250,13 +250,13 @@ def test_an_output_that_is_not_finite_fails_only_its_own_row(harness: EngineHarn
     huge = harness.add_adapter(std=1e18)
     good = make_request("good", max_tokens=8)
 
-    async def work(engine: LocalEngine) -> list[Completion | BaseException]:
+    async def work(engine: LocalEngine) -> list[EngineOutput | BaseException]:
         bad = complete(engine, make_request("bad", adapter=huge, max_tokens=8))
         return [*await asyncio.gather(complete(engine, good), bad, return_exceptions=True)]
 
     answer, failure = harness.run(work)
     assert isinstance(failure, GenerationFailed)
-    assert isinstance(answer, Completion)
+    assert isinstance(answer, EngineOutput)
     assert answer.ids == harness.peft_greedy(None, b"good", 8)
 
 
@@ -298,7 +298,7 @@ def test_guesses_and_kept_prompts_leave_answers_as_peft_gives_them(harness: Engi
     beginning = b"name[Alimentum], area[city centre], name[Alimentum], area["
     prompts = [beginning + end for end in (b"", b"riverside], name[", b"", b"city")]
 
-    async def work(engine: LocalEngine) -> list[Completion]:
+    async def work(engine: LocalEngine) -> list[EngineOutput]:
         return [await complete(engine, make_request(list(p), adapter=adapter, max_tokens=40)) for p in prompts]
 
     answers = harness.run(work)
@@ -310,7 +310,7 @@ def test_an_unloaded_adapter_is_gone_and_is_loaded_again_for_who_asks(harness: E
     adapter = harness.add_adapter()
     request = make_request("a prompt that is long enough to be kept", adapter=adapter, max_tokens=4)
 
-    async def work(engine: LocalEngine) -> list[Completion]:
+    async def work(engine: LocalEngine) -> list[EngineOutput]:
         first = await complete(engine, request)
         assert (await engine.info()).resident_adapters == (adapter,)
         await engine.unload(adapter)

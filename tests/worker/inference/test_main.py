@@ -26,7 +26,7 @@ import sys, time
 from worker.inference import __main__ as process
 from worker.inference.engine import LocalEngine
 
-find_pace = LocalEngine.find_pace
+tune = LocalEngine.tune
 
 def fail(_rows):
     raise RuntimeError("injected")
@@ -34,11 +34,11 @@ def fail(_rows):
 def hang(_rows):
     time.sleep(3600)
 
-def find_pace_and_break(engine):
-    find_pace(engine)
+def tune_and_break(engine):
+    tune(engine)
     engine._runner.forward = {step}
 
-LocalEngine.find_pace = find_pace_and_break
+LocalEngine.tune = tune_and_break
 sys.exit(process.main())
 """
 

@@ -1,4 +1,4 @@
-"""How much memory keys and values may take: those of running requests, and of prompts that are kept for others.
+"""How much memory the KV cache may take: that of running requests, and that of prompts that are kept for others.
 
 Both lie on the model's device, so what the engine chooses by itself is one budget for the two. Numbers only: what is
 free, and what a batch can need, is asked elsewhere.

@@ -1,4 +1,4 @@
-"""Keeps the keys and values of prompts that were read, for prompts that begin alike.
+"""The prefix cache: keys and values of prompts that were computed, for prompts that begin alike.
 
 In blocks of 16 tokens, each under a hash of all that it depends on: who asked, the adapter, and every token up to
 its end. So what one caller or adapter left is never found by another. Knows nothing of requests; engine thread only.
@@ -15,7 +15,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from worker.inference.kv_cache.slots import KvPool, Slot
+from worker.inference.kv_cache.slots import KvPool, KvSlot
 
 BLOCK_TOKENS: Final = 16
 
@@ -39,22 +39,22 @@ class PrefixCache:
     def used_bytes(self) -> int:
         return len(self._blocks) * self._block_bytes
 
-    def fill(self, slot: Slot, caller: str, adapter: str | None, prompt_ids: Sequence[int]) -> int:
+    def fill(self, slot: KvSlot, caller: str, adapter: str | None, prompt_ids: Sequence[int]) -> int:
         """Put what is known of a prompt's beginning into an empty slot; give how many tokens that is.
 
         The prompt's last token is never among them: the logits that follow it have to be computed.
         """
-        found = []
+        hits: list[bytes] = []
         if self._blocks:
             for key in islice(_keys(caller, adapter, prompt_ids), (len(prompt_ids) - 1) // BLOCK_TOKENS):
                 if key not in self._blocks:
                     break
-                found.append(key)
-        self._kv.append(slot, [self._blocks[key].kv for key in found])
-        self._touch(found)
-        return len(found) * BLOCK_TOKENS
+                hits.append(key)
+        self._kv.append(slot, [self._blocks[key].kv for key in hits])
+        self._touch(hits)
+        return len(hits) * BLOCK_TOKENS
 
-    def store(self, slot: Slot, caller: str, adapter: str | None, prompt_ids: Sequence[int]) -> None:
+    def store(self, slot: KvSlot, caller: str, adapter: str | None, prompt_ids: Sequence[int]) -> None:
         """Keep a prompt that stands at the slot's beginning, as far as it is whole blocks that are not kept yet."""
         keys = list(islice(_keys(caller, adapter, prompt_ids), self._limit_bytes // self._block_bytes))
         new = next((number for number, key in enumerate(keys) if key not in self._blocks), len(keys))

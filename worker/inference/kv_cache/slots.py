@@ -1,7 +1,8 @@
-"""Keys and values of the requests that run, in slots: places for one request each, of a few fixed lengths.
+"""The slot-based KV cache: keys and values of the running requests, each in one slot of one of a few fixed lengths.
 
-A pool reserves all that a request can need before it starts, so none is ever thrown out. Slots of one length lie in
-one arena, the used ones first, so that decoding reads them as one tensor. What is in the cache is not known here.
+A pool reserves all that a request can need before it starts, so none is ever preempted. Slots of one length lie in
+one arena, the used ones first, so that decoding reads them as one tensor. What the tokens are is not known here.
+Axis letters: L layers, S slots, G key-value heads, D head dimension, P positions of a slot, T tokens of a request.
 """
 
 from collections.abc import Sequence
@@ -11,12 +12,12 @@ from typing import Final
 import torch
 from torch import Tensor
 
-SHORTEST: Final = 128  # places of a slot; the next lengths are twice as long each, up to the context
+SHORTEST: Final = 128  # positions of a slot; the next lengths are twice as long each, up to the context
 
 
 @dataclass(frozen=True)
 class KvShape:
-    """What a token's keys and values are in each layer: G heads of D numbers."""
+    """What a token's keys and values are in each of L layers: G heads of D numbers."""
 
     layers: int
     kv_heads: int
@@ -29,8 +30,8 @@ class KvShape:
         return 2 * self.layers * self.kv_heads * self.head_dim * self.dtype.itemsize
 
 
-class Slot:
-    """One request's place; ``length`` tokens of it are in use.
+class KvSlot:
+    """One request's part of the KV cache; its first ``length`` positions hold tokens.
 
     A slot's ``place`` in its arena changes when others are released, so it is read anew at each step.
     """
@@ -47,7 +48,7 @@ class Slot:
 
 
 class Arena:
-    """All slots of one length: per layer keys_SGDL, which decoding multiplies from the left, and values_SGLD.
+    """All slots of one length: per layer keys_SGDP, which decoding multiplies from the left, and values_SGPD.
 
     Attributes:
         version: changes when the tensors are made anew.
@@ -56,11 +57,11 @@ class Arena:
     def __init__(self, shape: KvShape, length: int) -> None:
         self.length = length
         self.version = 0
-        self.slots: list[Slot] = []
+        self.slots: list[KvSlot] = []
         self._shape = shape
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
-        self._allocate(0)
+        self._make_tensors(0)
 
     @property
     def capacity(self) -> int:
@@ -82,12 +83,12 @@ class Arena:
                 new[:used] = old[:used]
                 kind[layer] = new
 
-    def take(self) -> Slot:
-        slot = Slot(self, len(self.slots))
+    def allocate(self) -> KvSlot:
+        slot = KvSlot(self, len(self.slots))
         self.slots.append(slot)
         return slot
 
-    def release(self, slot: Slot, *, wipe: bool) -> None:
+    def release(self, slot: KvSlot, *, wipe: bool) -> None:
         """Give a slot back; the last one moves to its place."""
         last = self.slots.pop()
         if wipe:
@@ -101,7 +102,7 @@ class Arena:
         self.slots[slot.place] = last
         last.place = slot.place
 
-    def _allocate(self, capacity: int) -> None:
+    def _make_tensors(self, capacity: int) -> None:
         shape = self._shape
         sizes = (shape.kv_heads, shape.head_dim, self.length), (shape.kv_heads, self.length, shape.head_dim)
         for kind, size in zip((self.keys, self.values), sizes, strict=True):
@@ -111,7 +112,10 @@ class Arena:
 
 
 class KvPool:
-    """Slots within ``limit_bytes``; what is allocated for slots that nobody uses makes room when it is needed."""
+    """The KV cache of one model: slots within ``limit_bytes``.
+
+    What is allocated for slots that nobody uses makes room when it is needed.
+    """
 
     def __init__(self, shape: KvShape, limit_bytes: int, context_tokens: int) -> None:
         self.shape = shape
@@ -140,11 +144,11 @@ class KvPool:
         """Give what a request of at most so many tokens reserves."""
         return self._arena_for(tokens).slot_bytes
 
-    def take(self, tokens: int) -> Slot | None:
+    def allocate(self, tokens: int) -> KvSlot | None:
         """Reserve a slot for at most so many tokens; None while there is no room for it."""
         arena = self._arena_for(tokens)
         if len(arena.slots) < arena.capacity:
-            return arena.take()
+            return arena.allocate()
         if self.used_bytes + arena.slot_bytes > self.limit_bytes:
             return None
         others = sum(other.capacity * other.slot_bytes for other in self._arenas.values() if other is not arena)
@@ -153,20 +157,20 @@ class KvPool:
             self._shrink(except_for=arena)
             grown = arena.capacity + 1
         arena.resize(grown)
-        return arena.take()
+        return arena.allocate()
 
-    def release(self, slot: Slot, *, wipe: bool = False) -> None:
+    def release(self, slot: KvSlot, *, wipe: bool = False) -> None:
         """Give a slot back; ``wipe`` one that may hold values that are not finite: 0 times them is no 0."""
         slot.arena.release(slot, wipe=wipe)
 
-    def read(self, slot: Slot, begin: int, end: int) -> Tensor:
-        """Copy some tokens' keys and values out: (layers, 2, G, end - begin, D)."""
+    def read(self, slot: KvSlot, begin: int, end: int) -> Tensor:
+        """Copy some tokens' keys and values out: kv_L2GTD, T from ``begin`` to ``end``."""
         arena = slot.arena
         keys = torch.stack([layer[slot.place, :, :, begin:end].transpose(1, 2) for layer in arena.keys])
         values = torch.stack([layer[slot.place, :, begin:end] for layer in arena.values])
         return torch.stack([keys, values], dim=1)
 
-    def append(self, slot: Slot, blocks: Sequence[Tensor]) -> None:
+    def append(self, slot: KvSlot, blocks: Sequence[Tensor]) -> None:
         """Put what `read` gave behind the slot's tokens."""
         arena = slot.arena
         for block in blocks:

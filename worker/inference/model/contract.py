@@ -10,7 +10,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from worker.inference.kv_cache.slots import KvPool, Slot
+from worker.inference.kv_cache.slots import KvPool, KvSlot
 from worker.inference.lora.adapter import Adapter
 from worker.inference.lora.bank import LoraBank
 from worker.inference.model.step_timer import StepTimer
@@ -23,10 +23,10 @@ class Row:
     Attributes:
         adapter: ready in the bank; None is the base model.
         wanted: for how many of the last fed tokens the logits that follow them are given. 1 while a request decodes,
-            more where a guess is verified or a prompt is scored, 0 for a part of a prompt that is not its last.
+            more where draft tokens are verified or a prompt is scored, 0 for a prefill chunk that is not its last.
     """
 
-    slot: Slot
+    slot: KvSlot
     tokens: Sequence[int]
     adapter: Adapter | None
     wanted: int

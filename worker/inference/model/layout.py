@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worker.inference.kv_cache.slots import Arena, Slot
+from worker.inference.kv_cache.slots import Arena, KvSlot
 from worker.inference.lora.plan import Span
 from worker.inference.model.contract import Row
 
@@ -51,7 +51,7 @@ class DecodeRows:
 class Chunk:
     """A row of several tokens: tokens ``begin`` to ``end`` of the step, behind ``past`` that its slot holds."""
 
-    slot: Slot
+    slot: KvSlot
     begin: int
     end: int
     past: int
@@ -132,7 +132,7 @@ def _place(row: Row) -> tuple[int, int]:
     return row.slot.arena.length, row.slot.place
 
 
-def _decode_rows(slots: Sequence[Slot], number: int, first: int, device: torch.device) -> list[DecodeRows]:
+def _decode_rows(slots: Sequence[KvSlot], number: int, first: int, device: torch.device) -> list[DecodeRows]:
     """Describe a round: each slot's token behind ``number`` others of this step, the first being token ``first``."""
     found = []
     begin = 0

@@ -165,7 +165,7 @@ def _try(loaded: LoadedModel, ops: Ops, recorder: Recorder | None) -> None:
     vocab_size = len(expected[0])
     way = _make_way(model, maker("model", None), ops, loaded.context_tokens)
     runner = ModelRunner(model, vocab_size, way, kv, columns=0, recorder=recorder)
-    first, second = (kv.take(len(probe)) for probe in _PROBES)
+    first, second = (kv.allocate(len(probe)) for probe in _PROBES)
     assert first is not None, "there is room for all probes"
     assert second is not None, "there is room for all probes"
     long, short = _PROBES

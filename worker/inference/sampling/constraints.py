@@ -74,8 +74,8 @@ class ConstraintState:
             allowed_V[[end for end in ends if end < len(allowed_V)]] = True
         logits_V.masked_fill_(torch.from_numpy(~allowed_V).to(logits_V.device), -torch.inf)
 
-    def take(self, token_id: int) -> None:
-        """Go on behind a token that is no end.
+    def accept(self, token_id: int) -> None:
+        """Go on behind a token, which is no end.
 
         Raises:
             GenerationFailed: the token may not stand here, or the automaton outgrew its limits.
@@ -85,11 +85,11 @@ class ConstraintState:
         self._check()
 
     def rehearse(self, tokens: int) -> None:
-        """Take any tokens that may follow, to find out now what is found out only on the way; raises as `take`."""
+        """Accept any tokens that may follow, to find out now what is found out only on the way; raises as `accept`."""
         self._check()
         for _ in range(tokens):
             if self._allowed.any():
-                self.take(int(self._allowed.argmax()))
+                self.accept(int(self._allowed.argmax()))
 
     def _check(self) -> None:
         if self._matcher.is_error():

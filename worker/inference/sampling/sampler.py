@@ -1,6 +1,6 @@
-"""Chooses each row's next token from its logits, for a whole batch at once; a row's choice is its own matter.
+"""Samples each row's next token from its logits, for a whole batch at once; a row's choice is its own matter.
 
-Knows nothing of models or requests' texts. Axis letters: B rows, T places of one prompt, V vocabulary.
+Knows nothing of models or requests' texts. Axis letters: B rows, T tokens of one prompt, V vocabulary.
 """
 
 import math
@@ -47,7 +47,7 @@ class RowSampler:
     Attributes:
         is_greedy: no random numbers are used.
         is_plain: the likeliest token by the raw logits is taken.
-        top: how many of the likeliest tokens are told.
+        top: how many of the likeliest tokens are given with each choice.
     """
 
     def __init__(
@@ -76,19 +76,19 @@ class RowSampler:
 
     @property
     def is_complete(self) -> bool:
-        """Whether a constraint leaves nothing but the answer's end."""
+        """Whether a constraint leaves nothing but the completion's end."""
         return self._constraint is not None and self._constraint.is_complete
 
-    def take(self, token_id: int) -> None:
-        """Know that a token stands in the answer now; every token is to be taken before the next is drawn.
+    def accept(self, token_id: int) -> None:
+        """Know that a token stands in the completion now; every token is to be accepted before the next is drawn.
 
         Raises:
             GenerationFailed: the constraint cannot be followed any further.
         """
         if self._penalties is not None:
-            self._penalties.take(token_id)
+            self._penalties.accept(token_id)
         if self._constraint is not None and token_id not in self._end_ids:
-            self._constraint.take(token_id)
+            self._constraint.accept(token_id)
 
     def draw(self, logits_V: Tensor) -> Tensor:
         """Give the next token's id, a scalar on the logits' device; ``logits_V`` stays as it is."""
@@ -135,8 +135,8 @@ class RowSampler:
         return ids[_nucleus(values, top_p, log_total)]
 
 
-def choose(samplers: Sequence[RowSampler], logits_BV: Tensor) -> list[Choice]:
-    """Choose a token for each row of finite float32 logits; nothing counts as taken until `RowSampler.take`."""
+def sample(samplers: Sequence[RowSampler], logits_BV: Tensor) -> list[Choice]:
+    """Sample a token for each row of finite float32 logits; nothing counts as accepted until `RowSampler.accept`."""
     if any(sampler.is_plain for sampler in samplers):
         ids_B = _likeliest(logits_BV)
     else:
@@ -144,16 +144,16 @@ def choose(samplers: Sequence[RowSampler], logits_BV: Tensor) -> list[Choice]:
     for row, sampler in enumerate(samplers):
         if not sampler.is_plain:
             ids_B[row] = sampler.draw(logits_BV[row])
-    return _told(logits_BV, ids_B, [sampler.top for sampler in samplers])
+    return _with_logprobs(logits_BV, ids_B, [sampler.top for sampler in samplers])
 
 
 def score_prompt(logits_TV: Tensor, next_ids: Sequence[int], top: int) -> list[Choice]:
-    """Tell for each place of a prompt how likely the token was that follows it, and ``top`` likelier ones."""
+    """Give for each token of a prompt the logprob of the one that follows it, and the ``top`` likeliest ones."""
     ids_T = torch.tensor(next_ids, dtype=torch.int64, device=logits_TV.device)
     return [
         choice
         for logits, ids in zip(logits_TV.split(SCORED_ROWS), ids_T.split(SCORED_ROWS), strict=True)
-        for choice in _told(logits, ids, [top] * len(ids))
+        for choice in _with_logprobs(logits, ids, [top] * len(ids))
     ]
 
 
@@ -163,8 +163,8 @@ def _likeliest(logits_BV: Tensor) -> Tensor:
     return logits_BV.argmax(1)
 
 
-def _told(logits_BV: Tensor, ids_B: Tensor, tops: Sequence[int]) -> list[Choice]:
-    """Give the rows' tokens with what is told of them: for each row as many of the likeliest as ``tops`` says."""
+def _with_logprobs(logits_BV: Tensor, ids_B: Tensor, tops: Sequence[int]) -> list[Choice]:
+    """Give the rows' tokens with their logprobs, and for each row as many of the likeliest as ``tops`` says."""
     # on a CPU log_softmax takes half as long as logsumexp, and each row's result is independent of the others
     logprobs_BV = logits_BV.log_softmax(1)
     logprobs = logprobs_BV.gather(1, ids_B[:, None])[:, 0].tolist()
@@ -175,7 +175,7 @@ def _told(logits_BV: Tensor, ids_B: Tensor, tops: Sequence[int]) -> list[Choice]
         values, ids = logprobs_BV[asking].topk(min(MAX_TOP_LOGPROBS, logits_BV.shape[1]))
         for row, row_ids, row_values in zip(asking, ids.tolist(), values.tolist(), strict=True):
             likeliest[row] = tuple(zip(row_ids, row_values, strict=True))[: tops[row]]
-    return [Choice(*told) for told in zip(ids_B.tolist(), logprobs, likeliest, strict=True)]
+    return [Choice(*choice) for choice in zip(ids_B.tolist(), logprobs, likeliest, strict=True)]
 
 
 def _nucleus(values: Tensor, top_p: float, log_total: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Refuses, before it is queued, a request that could never be answered here; each refusal names the field at fault.
+"""Admission checks: refuse, before it is queued, what could never be answered here, and name the field at fault.
 
 What the fields may be by themselves, ``core.serving.generation`` has seen to; how many requests may wait is
 ``core.serving.admission``'s.
@@ -30,7 +30,7 @@ def check_prompt_ids(ids: Sequence[int], loaded: LoadedModel) -> None:
 
 
 def check_length(prompt_tokens: int, max_tokens: int, loaded: LoadedModel) -> None:
-    """Raise PromptTooLong where prompt and answer are longer than the context."""
+    """Raise PromptTooLong where prompt and completion are longer than the context."""
     if prompt_tokens + max_tokens > loaded.context_tokens:
         raise PromptTooLong(prompt_tokens, max_tokens, loaded.context_tokens)
 

@@ -1,7 +1,8 @@
-"""The requests that run: each has a row with its slot and its adapter's columns, and takes part in the steps.
+"""The running batch of continuous batching: requests with KV slots and adapter columns, joining and leaving any step.
 
-Says which tokens a step feeds, and gives what follows them to the answers. Which request may run, and threads, are
-``decode_loop``'s matter; the model is the runner's. Axis letters: W logits that are wanted, V vocabulary.
+Takes the planned steps, and appends what is sampled to the requests. Which request may run, and threads, are
+``loop``'s matter; the model is the runner's.
+Axis letters: K positions whose logits are wanted, T tokens of a prompt, V vocabulary.
 """
 
 import logging
@@ -20,14 +21,14 @@ from worker.inference.kv_cache.prefix import PrefixCache
 from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.model.contract import Runner
 from worker.inference.model.step_timer import Part
-from worker.inference.sampling.sampler import Choice, choose, score_prompt
-from worker.inference.scheduler.request import Answer
+from worker.inference.sampling.sampler import Choice, sample, score_prompt
+from worker.inference.scheduler.request import Request
 from worker.inference.scheduler.step_meter import StepMeter
-from worker.inference.scheduler.step_plan import Feed, Feeding, RunningRow
+from worker.inference.scheduler.step_plan import RunningRow, ScheduledRow, StepPlanner
 
 logger = logging.getLogger(__name__)
 
-# Factors copied between two steps while other rows are answered: some per cent of a step's time at a memory's speed.
+# Factors copied between two steps while other rows decode: some per cent of a step's time at a memory's speed.
 COPIED_BYTES: Final = 3 * 2**23
 COPIED_BYTES_PER_S: Final = 200 * 2**20  # of the last step
 
@@ -38,7 +39,7 @@ class StepReport:
 
     Attributes:
         generated: tokens by the line of their request.
-        completed: the lengths of the answers that it completed.
+        completed: the lengths of the completions that it ended.
         error: why it failed; its requests have been ended.
     """
 
@@ -54,11 +55,11 @@ class Batch:
     """Up to ``max_rows`` requests; only one thread may use it, inside ``torch.inference_mode()``."""
 
     def __init__(
-        self, runner: Runner, prefixes: PrefixCache, feeding: Feeding, metrics: EngineMetrics, *, max_rows: int
+        self, runner: Runner, prefixes: PrefixCache, planner: StepPlanner, metrics: EngineMetrics, *, max_rows: int
     ) -> None:
         self._runner = runner
         self._prefixes = prefixes
-        self._feeding = feeding
+        self._planner = planner
         self._metrics = metrics
         self._meter = StepMeter(runner, metrics.steps)
         self._max_rows = max_rows
@@ -67,63 +68,63 @@ class Batch:
         self.rows: tuple[RunningRow, ...] = ()  # in the order they came; replaced, so that others may read it
 
     @property
-    def has_row(self) -> bool:
+    def has_free_row(self) -> bool:
         """Whether one more request may run, as far as their number goes."""
         return len(self.rows) < self._max_rows
 
     @property
     def keys(self) -> frozenset[Key]:
-        return frozenset(row.answer.key for row in self.rows)
+        return frozenset(row.request.key for row in self.rows)
 
     @property
     def cached_bytes(self) -> int:
         """Keys and values of the rows' tokens, of what is reserved for them."""
         return sum(row.slot.length for row in self.rows) * self._runner.kv.shape.bytes_per_token
 
-    def seat(self, answer: Answer) -> bool:
+    def admit(self, request: Request) -> bool:
         """Give a request all that it can need; False where something of it is taken by others at present."""
-        if not self.has_row:
+        if not self.has_free_row:
             return False
-        slot = self._runner.kv.take(answer.prompt_tokens + answer.sampling.max_tokens)
+        slot = self._runner.kv.allocate(request.prompt_tokens + request.sampling.max_tokens)
         if slot is None:
             return False
-        if answer.adapter is not None and not self._runner.bank.reserve(answer.adapter):
+        if request.adapter is not None and not self._runner.bank.reserve(request.adapter):
             self._runner.kv.release(slot)
             return False
-        row = RunningRow(answer, slot)
+        row = RunningRow(request, slot)
         self.rows = (*self.rows, row)
         try:
-            if not answer.sampling.prompt_logprobs:  # they need the logits behind every token
-                answer.cached_tokens = self._prefixes.fill(slot, *answer.key, answer.prompt_ids)
+            if not request.sampling.prompt_logprobs:  # they need the logits behind every token
+                request.cached_tokens = self._prefixes.fill(slot, *request.key, request.prompt_ids)
         except Exception as error:
             self._fail([row], error)
         return True
 
-    def drop_cancelled(self) -> None:
+    def abort_cancelled(self) -> None:
         for row in self.rows:
-            if row.answer.is_cancelled:
-                self._leave(row)
-                row.answer.drop()
+            if row.request.is_cancelled:
+                self._remove(row)
+                row.request.abort()
 
     def step(self) -> StepReport | None:
         """Take one step with all rows that can; None where there are none."""
         self._copy_factors()
-        feeds = self._feeding.plan([row for row in self.rows if self._is_ready(row)])
-        if not feeds:
+        scheduled = self._planner.plan([row for row in self.rows if self._is_ready(row)])
+        if not scheduled:
             return None
         self._meter.begin()
         began_s = time.monotonic()
         try:
-            logits_WV = self._runner.forward([feed.as_row() for feed in feeds])
-            generated = self._take(feeds, logits_WV)
-            completed = [feed.row.answer.completion_tokens for feed in feeds if feed.row.answer.is_complete]
+            logits_KV = self._runner.forward([each.as_row() for each in scheduled])
+            generated = self._append_sampled(scheduled, logits_KV)
+            completed = [each.row.request.completion_tokens for each in scheduled if each.row.request.is_complete]
         except Exception as error:
-            self._fail([feed.row for feed in feeds], error)
-            return StepReport(time.monotonic() - began_s, len(feeds), error=error)
+            self._fail([each.row for each in scheduled], error)
+            return StepReport(time.monotonic() - began_s, len(scheduled), error=error)
         self._step_s = time.monotonic() - began_s
-        self._meter.end(feeds, self._step_s)
-        prefill_tokens = sum(len(feed.tokens) for feed in feeds if feed.reads_prompt)
-        return StepReport(self._step_s, len(feeds), prefill_tokens, generated, completed)
+        self._meter.end(scheduled, self._step_s)
+        prefill_tokens = sum(len(each.tokens) for each in scheduled if each.is_prefill)
+        return StepReport(self._step_s, len(scheduled), prefill_tokens, generated, completed)
 
     def drop_adapter(self, digest: str) -> None:
         """Forget an adapter, and the prompts that it read, as soon as no row uses it."""
@@ -131,69 +132,72 @@ class Batch:
         self._prefixes.drop(digest)
 
     def close(self, error: ServiceError) -> None:
-        """End all answers; the rows' places are of no use to anyone afterwards."""
+        """End all requests; their slots are of no use to anyone afterwards."""
         rows, self.rows = self.rows, ()
         for row in rows:
-            row.answer.end(error)
+            row.request.end(error)
 
     def _is_ready(self, row: RunningRow) -> bool:
-        return row.answer.adapter is None or self._runner.bank.is_ready(row.answer.adapter)
+        return row.request.adapter is None or self._runner.bank.is_ready(row.request.adapter)
 
     def _copy_factors(self) -> None:
         """Copy factors of adapters that rows wait for: all at once where no other row waits for it."""
         waiting = [row for row in self.rows if not self._is_ready(row)]
         now_s = time.monotonic()
-        self._placing = {row.answer.key.adapter: self._placing.get(row.answer.key.adapter, now_s) for row in waiting}
+        self._placing = {row.request.key.adapter: self._placing.get(row.request.key.adapter, now_s) for row in waiting}
         if not waiting:
             return
         are_alone = len(waiting) == len(self.rows)
         limit = sys.maxsize if are_alone else max(COPIED_BYTES, int(COPIED_BYTES_PER_S * self._step_s))
         self._runner.bank.copy_some(limit)
-        for digest in {row.answer.key.adapter for row in waiting if self._is_ready(row)}:
+        for digest in {row.request.key.adapter for row in waiting if self._is_ready(row)}:
             self._metrics.placed(time.monotonic() - self._placing[digest])
 
-    def _take(self, feeds: Sequence[Feed], logits_WV: Tensor) -> Counter[Key]:
-        """Give each answer the tokens that follow what was fed; tell how many tokens each line got."""
+    def _append_sampled(self, scheduled: Sequence[ScheduledRow], logits_KV: Tensor) -> Counter[Key]:
+        """Sample the tokens that follow what was fed, and append them; give how many tokens each line got."""
         # a sum is finite only if all of its terms are, and is one pass over the logits
-        finite_W: list[bool] = logits_WV.sum(dim=1).isfinite().tolist()
-        choosing: list[tuple[Feed, range]] = []
+        finite_K: list[bool] = logits_KV.sum(dim=1).isfinite().tolist()
+        sampling: list[tuple[ScheduledRow, range]] = []
         begin = 0
-        for feed in feeds:
-            wanted = range(begin, begin + feed.wanted)
+        for each in scheduled:
+            wanted = range(begin, begin + each.wanted)
             begin = wanted.stop
-            if not all(finite_W[number] for number in wanted):
-                self._fail([feed.row], None)
+            if not all(finite_K[position] for position in wanted):
+                self._fail([each.row], None)
                 continue
-            if feed.scores:
-                scored_TV = logits_WV[wanted.start : wanted.start + len(feed.scores)]
-                feed.row.answer.note_prompt(score_prompt(scored_TV, feed.scores, feed.row.answer.sampling.top_logprobs))
-            if feed.chooses:
-                choosing.append((feed, wanted[len(feed.scores) :]))
-        numbers = [number for _, wanted in choosing for number in wanted]
-        samplers = [feed.row.answer.sampler for feed, wanted in choosing for _ in wanted]
-        everything = len(numbers) == len(logits_WV)
+            if each.scored_ids:
+                self._append_scores(each, logits_KV[wanted.start : wanted.start + len(each.scored_ids)])
+            if each.samples_next:
+                sampling.append((each, wanted[len(each.scored_ids) :]))
+        positions = [position for _, wanted in sampling for position in wanted]
+        samplers = [each.row.request.sampler for each, wanted in sampling for _ in wanted]
+        everything = len(positions) == len(logits_KV)
         with self._runner.timer.part(Part.SAMPLE):
-            choices = iter(choose(samplers, logits_WV if everything else logits_WV[numbers]) if numbers else ())
+            choices = iter(sample(samplers, logits_KV if everything else logits_KV[positions]) if positions else ())
         generated: Counter[Key] = Counter()
-        for feed, wanted in choosing:
-            generated[feed.row.answer.key] += self._advance(feed, [next(choices) for _ in wanted])
+        for each, wanted in sampling:
+            generated[each.row.request.key] += self._advance(each, [next(choices) for _ in wanted])
         return generated
 
-    def _advance(self, feed: Feed, choices: Sequence[Choice]) -> int:
-        """Let an answer take its tokens, and leave if it is complete; give how many tokens it took."""
-        row, answer = feed.row, feed.row.answer
-        before = answer.completion_tokens
+    def _append_scores(self, scheduled: ScheduledRow, logits_TV: Tensor) -> None:
+        request = scheduled.row.request
+        request.append_prompt_logprobs(score_prompt(logits_TV, scheduled.scored_ids, request.sampling.top_logprobs))
+
+    def _advance(self, scheduled: ScheduledRow, choices: Sequence[Choice]) -> int:
+        """Append a row's tokens, and let it leave if it is complete; give how many tokens were appended."""
+        row, request = scheduled.row, scheduled.row.request
+        before = request.completion_tokens
         try:
-            row.take(choices, feed.guess)
+            row.append(choices, scheduled.draft_tokens)
         except Exception as error:
             self._fail([row], error)
-            return answer.completion_tokens - before
-        if feed.reads_prompt:
-            self._prefixes.store(row.slot, *answer.key, answer.prompt_ids)
-        if answer.is_complete:
-            self._leave(row)  # before the asker knows, who then finds everything free
-        answer.tell()
-        return answer.completion_tokens - before
+            return request.completion_tokens - before
+        if scheduled.is_prefill:
+            self._prefixes.store(row.slot, *request.key, request.prompt_ids)
+        if request.is_complete:
+            self._remove(row)  # before the asker knows, who then finds everything free
+        request.emit()
+        return request.completion_tokens - before
 
     def _fail(self, rows: Sequence[RunningRow], error: Exception | None) -> None:
         """End rows whose slots may hold anything; without an ``error`` their logits were not finite."""
@@ -202,22 +206,22 @@ class Batch:
         for row in rows:
             if row not in self.rows:  # it was complete before the error came
                 continue
-            self._leave(row, wipe=True)
+            self._remove(row, wipe=True)
             self._metrics.failed_rows(1)
-            row.answer.end(_told(error, row.answer))
+            row.request.end(_error_of(error, row.request))
 
-    def _leave(self, row: RunningRow, *, wipe: bool = False) -> None:
+    def _remove(self, row: RunningRow, *, wipe: bool = False) -> None:
         self.rows = tuple(other for other in self.rows if other is not row)
         self._runner.kv.release(row.slot, wipe=wipe)
-        if row.answer.adapter is not None:
-            self._runner.bank.unpin(row.answer.adapter)
+        if row.request.adapter is not None:
+            self._runner.bank.unpin(row.request.adapter)
 
 
-def _told(error: Exception | None, answer: Answer) -> ServiceError:
+def _error_of(error: Exception | None, request: Request) -> ServiceError:
     """Say why a row was ended."""
     if isinstance(error, ServiceError):
         return error
-    of = f"adapter {answer.adapter.digest[:12]}" if answer.adapter else "the base model"
+    of = f"adapter {request.adapter.digest[:12]}" if request.adapter else "the base model"
     if error is None:
         return GenerationFailed(f"the output of {of} for this request is not finite")
     return GenerationFailed(f"{type(error).__name__} in the model's step with {of}; the log has the details")

@@ -1,28 +1,28 @@
-"""Turns one request's generated ids into text: whole characters, no end token, nothing of a stop sequence."""
+"""Incremental detokenization of one request: whole characters, no end token, nothing of a stop sequence."""
 
 from core.text.tokenizer import TextStream
 
 
-class AnswerText:
-    """Text of one answer as it grows, less what might still turn out to be a stop sequence.
+class Detokenizer:
+    """Text of one completion as it grows, less what might still turn out to be a stop sequence.
 
     Attributes:
-        met: the stop sequence that ended the text; None until then.
+        matched_stop: the stop sequence that ended the text; None until then.
     """
 
     def __init__(self, stream: TextStream, stop: tuple[str, ...]) -> None:
         self._stream = stream
-        self._stops = [_Stop(text) for text in stop]
+        self._stops = [_StopMatcher(text) for text in stop]
         self._first_chars = {text[0] for text in stop}
         self._held = ""
-        self.met: str | None = None
+        self.matched_stop: str | None = None
 
     @property
     def is_stopped(self) -> bool:
-        return self.met is not None
+        return self.matched_stop is not None
 
     def push(self, token_id: int) -> str:
-        """Add a token and give the text that is certain now; sets ``met`` when a stop was met."""
+        """Add a token and give the text that is certain now; sets ``matched_stop`` when a stop sequence ends in it."""
         return self._release(self._stream.push(token_id))
 
     def finish(self) -> str:
@@ -40,17 +40,17 @@ class AnswerText:
             return new  # nothing is begun, and nothing begins
         text = self._held + new
         for end, char in enumerate(new, start=len(self._held) + 1):
-            met = [stop.text for stop in self._stops if stop.push(char)]
-            if met:
-                self.met = max(met, key=len)  # of two that end together, the longer
+            matched = [stop.text for stop in self._stops if stop.push(char)]
+            if matched:
+                self.matched_stop = max(matched, key=len)  # of two that end together, the longer
                 self._held = ""
-                return text[: end - len(self.met)]
+                return text[: end - len(self.matched_stop)]
         keep = len(text) - max(stop.begun for stop in self._stops)
         self._held = text[keep:]
         return text[:keep]
 
 
-class _Stop:
+class _StopMatcher:
     """Finds one stop sequence in a text that comes character by character, by Knuth, Morris and Pratt's algorithm.
 
     Attributes:

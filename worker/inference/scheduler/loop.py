@@ -1,7 +1,8 @@
-"""The engine's thread: lets waiting requests into the batch in their turn, and steps it until it is told to stop.
+"""The scheduler: continuous batching with chunked prefill on a thread of its own.
 
-Owns what waits, and what a failure may harm. What a step is, is ``batch``'s matter; tokenising, loading adapters and
-the asking side are ``engine``'s.
+Between any two steps waiting requests are admitted to the running batch, in fair turns, and complete ones have left it.
+Owns the waiting queue, admission, and what a failure may harm. What a step does is ``batch``'s matter, which tokens it
+computes ``step_plan``'s; tokenising, loading adapters and the asking side are ``engine``'s.
 """
 
 import logging
@@ -22,10 +23,10 @@ from worker.inference.kv_cache.prefix import PrefixCache
 from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.model.contract import Runner
 from worker.inference.scheduler.batch import Batch, StepReport
-from worker.inference.scheduler.request import Answer
-from worker.inference.scheduler.step_budget import UNTRIED, Pace
-from worker.inference.scheduler.step_plan import Feeding
-from worker.inference.scheduler.throughput import Speed
+from worker.inference.scheduler.request import Request
+from worker.inference.scheduler.step_budget import UNTRIED, StepBudget
+from worker.inference.scheduler.step_plan import StepPlanner
+from worker.inference.scheduler.throughput import EngineThroughput
 
 logger = logging.getLogger(__name__)
 
@@ -34,10 +35,10 @@ logger = logging.getLogger(__name__)
 FAILURES_UNTIL_DEATH: Final = 3
 
 
-class DecodeLoop:
-    """Answers requests on a thread of its own, ``engine_max_batch`` at once, callers and adapters by fair turns.
+class SchedulerLoop:
+    """Runs requests on a thread of its own, ``engine_max_batch`` at once, callers and adapters by fair turns.
 
-    A request begins when there is room for all that it can need, so none is ever interrupted for another.
+    A request is admitted when there is room for all that it can need, so none is ever preempted for another.
     ``on_death`` is called in the thread when it ends by itself rather than by ``stop``.
     """
 
@@ -56,38 +57,38 @@ class DecodeLoop:
         self._stall_s = settings.engine_stall_s
         self._on_death = on_death
         self._limits = Limits(settings.engine_max_waiting, settings.engine_max_waiting_tokens)
-        self.speed = Speed()
+        self.throughput = EngineThroughput()
         self._wake = threading.Condition()  # guards the five below
-        self._queue: FairQueue[Answer] = FairQueue()
+        self._queue: FairQueue[Request] = FairQueue()
         self._dropped: list[str] = []  # digests of adapters that are to be forgotten
         self._is_stopping = False
         self._is_over = False
         self._beat_s: float | None = None  # when the loop last came round; None while it has nothing to do
-        self._feeding = Feeding(
+        self._planner = StepPlanner(
             UNTRIED[runner.kv.shape.device.type],
-            beside_tokens=settings.engine_prefill_tokens,
+            prefill_tokens=settings.engine_prefill_tokens,
             speculates=settings.engine_speculation,
         )
         self._prefixes = PrefixCache(runner.kv, prefix_bytes(settings, runner.kv.limit_bytes))
         self._batch = Batch(
             runner,
             self._prefixes,
-            self._feeding,
+            self._planner,
             metrics,
             max_rows=settings.engine_max_batch,
         )
         self._failures = 0  # in a row
-        self._thread = threading.Thread(target=self._run, name="decode-loop", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
 
-    def keep_pace(self, pace: Pace) -> None:
-        """Give steps as much to do as was found to be right here; before the thread is started."""
-        self._feeding.pace = pace
+    def set_step_budget(self, budget: StepBudget) -> None:
+        """Give steps the budget that was found to be right here; before the thread is started."""
+        self._planner.budget = budget
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread after its present step; answers not finished by then get EngineUnavailable.
+        """End the thread after its present step; requests not complete by then get EngineUnavailable.
 
         A thread that hangs in its step is left behind; it ends with the process.
         """
@@ -116,7 +117,7 @@ class DecodeLoop:
     def waiting_by_adapter(self) -> dict[str | None, Load]:
         """What waits for each adapter, by its digest; None is the base model."""
         with self._wake:
-            waiting = [(answer.key.adapter, answer.prompt_tokens) for answer in self._queue]
+            waiting = [(request.key.adapter, request.prompt_tokens) for request in self._queue]
         loads: dict[str | None, Load] = {}
         for adapter, prompt_tokens in waiting:
             load = loads.get(adapter, Load(0, 0))
@@ -127,8 +128,8 @@ class DecodeLoop:
     def running_count(self) -> int:
         return len(self._batch.rows)
 
-    def submit(self, answer: Answer) -> None:
-        """Queue an answer.
+    def submit(self, request: Request) -> None:
+        """Queue a request.
 
         Raises:
             EngineBusy: the queue is full.
@@ -137,8 +138,8 @@ class DecodeLoop:
         with self._wake:
             if self._is_over:
                 raise EngineUnavailable(self._base_model, "it is stopping")
-            self._limits.check(self._load(), answer.prompt_tokens, self.speed)
-            self._queue.add(answer, answer.key, time.monotonic())
+            self._limits.check(self._load(), request.prompt_tokens, self.throughput)
+            self._queue.add(request, request.key, time.monotonic())
             self._wake.notify()
 
     def check_room(self, preparing: int) -> None:
@@ -148,15 +149,15 @@ class DecodeLoop:
             EngineBusy: it may not.
         """
         waiting = self.waiting
-        self._limits.check(Load(waiting.requests + preparing, waiting.prompt_tokens), 0, self.speed)
+        self._limits.check(Load(waiting.requests + preparing, waiting.prompt_tokens), 0, self.throughput)
 
-    def cancel(self, answer: Answer) -> None:
-        """Stop working for an answer: at once while it waits, before the next step while it runs."""
-        answer.is_cancelled = True
+    def cancel(self, request: Request) -> None:
+        """Stop working for a request: at once while it waits, before the next step while it runs."""
+        request.is_cancelled = True
         with self._wake:
-            if not self._queue.remove(answer):
+            if not self._queue.remove(request):
                 return
-        answer.drop()
+        request.abort()
 
     def drop_adapter(self, digest: str) -> None:
         """Forget an adapter and what it has read, between two steps, as soon as no request uses it."""
@@ -164,14 +165,14 @@ class DecodeLoop:
             self._dropped.append(digest)
             self._wake.notify()
 
-    def turn(self) -> None:
-        """Let requests in and take one step. Only the thread calls it, and tests of a loop that was not started."""
+    def step(self) -> None:
+        """Admit requests and take one step. Only the thread calls it, and tests of a loop that was not started."""
         with self._wake:
             dropped, self._dropped = self._dropped, []
         for digest in dropped:
             self._batch.drop_adapter(digest)
-        self._batch.drop_cancelled()
-        self._let_in()
+        self._batch.abort_cancelled()
+        self._admit_waiting()
         report = self._batch.step()
         with self._wake:
             self._queue.account(report.generated if report else Counter[Key](), self._batch.keys)
@@ -180,15 +181,15 @@ class DecodeLoop:
         self._metrics.columns(self._runner.bank.used_columns, self._runner.bank.columns)
         self._metrics.cached(self._batch.cached_bytes, self._prefixes.used_bytes)
         if report is not None:
-            self._note(report)
+            self._note_step(report)
 
     def _run(self) -> None:
         try:
             with torch.inference_mode():
                 while self._await_work():
-                    self.turn()
+                    self.step()
         except Exception:
-            logger.exception("the decode loop died")
+            logger.exception("the scheduler died")
         finally:
             self._close()
 
@@ -207,53 +208,53 @@ class DecodeLoop:
             self._is_over = True
             waiting = self._queue.clear()
         error = EngineUnavailable(self._base_model, "it stopped before the answer was complete")
-        for answer in waiting:
-            answer.end(error)
+        for request in waiting:
+            request.end(error)
         self._batch.close(error)
         if not self._is_stopping:
             self._on_death()
 
-    def _let_in(self) -> None:
+    def _admit_waiting(self) -> None:
         """Give rows to waiting requests, in turn, as long as there is room."""
         passed: set[Key] = set()
-        while self._batch.has_row:
+        while self._batch.has_free_row:
             with self._wake:
                 ticket = self._queue.pop(time.monotonic(), passed)
             if ticket is None:
                 return
-            if not self._seat(ticket):
+            if not self._admit(ticket):
                 passed.add(ticket.key)
 
-    def _seat(self, ticket: Ticket[Answer]) -> bool:
+    def _admit(self, ticket: Ticket[Request]) -> bool:
         """Give a request a row, or its place in the queue again if there is no room for it; tell which."""
-        answer = ticket.item
+        request = ticket.item
         try:
-            is_seated = self._batch.seat(answer)
+            is_admitted = self._batch.admit(request)
         except Exception as error:
-            answer.end(GenerationFailed(f"{type(error).__name__} when room was made for it; the log has the details"))
+            request.end(GenerationFailed(f"{type(error).__name__} when room was made for it; the log has the details"))
             self._count_failure(error)
             return True
         with self._wake:
             # one that was cancelled while it stood in neither place is the loop's to end
-            is_left = not is_seated and answer.is_cancelled
-            if is_seated:
-                self._queue.serve(ticket, answer.prompt_tokens - answer.cached_tokens, time.monotonic())
+            is_left = not is_admitted and request.is_cancelled
+            if is_admitted:
+                self._queue.serve(ticket, request.prompt_tokens - request.cached_tokens, time.monotonic())
             elif not is_left:
                 self._queue.put_back(ticket)
         if is_left:
-            answer.drop()
-        return is_seated
+            request.abort()
+        return is_admitted
 
-    def _note(self, report: StepReport) -> None:
+    def _note_step(self, report: StepReport) -> None:
         """Measure a step, and count one that failed."""
         if report.error is not None:
             self._count_failure(report.error)
             return
         self._failures = 0
         decode_tokens = report.generated.total()
-        self.speed.note_step(report.seconds, report.prefill_tokens, decode_tokens)
+        self.throughput.note_step(report.seconds, report.prefill_tokens, decode_tokens)
         for completion_tokens in report.completed:
-            self.speed.note_answer(completion_tokens)
+            self.throughput.note_completion(completion_tokens)
         self._metrics.step(report.seconds, report.prefill_tokens, decode_tokens, report.rows)
 
     def _count_failure(self, error: Exception) -> None:
@@ -262,4 +263,4 @@ class DecodeLoop:
             raise RuntimeError(f"{self._failures} steps failed in a row") from error
 
     def _load(self) -> Load:
-        return Load(len(self._queue), sum(answer.prompt_tokens for answer in self._queue))
+        return Load(len(self._queue), sum(request.prompt_tokens for request in self._queue))

@@ -1,6 +1,6 @@
-"""One request on its way through the engine: from its prompt's ids to the deltas of its answer.
+"""One request on its way through the scheduler: from its prompt's ids to the deltas of its completion.
 
-Knows the request, its text and when it is complete; batches and threads are ``batch``'s and ``decode_loop``'s.
+Knows the request, its text and when it is complete; the running batch and the thread are ``batch``'s and ``loop``'s.
 """
 
 import time
@@ -14,33 +14,33 @@ from core.text.tokenizer import TextTokenizer
 from worker.inference.lora.adapter import Adapter
 from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.sampling.sampler import Choice, RowSampler
-from worker.inference.scheduler.detokenizer import AnswerText
+from worker.inference.scheduler.detokenizer import Detokenizer
 
 
 @dataclass
 class _Pending:
-    """What was added since the last delta."""
+    """What was appended since the last delta."""
 
     text: str = ""
     tokens: list[Token] = field(default_factory=list)
 
 
-class Answer:
-    """A request that the engine answers.
+class Request:
+    """A request that waits or runs: vLLM's ``Request``, nano-vllm's ``Sequence``.
 
-    ``deliver`` takes each delta, or the error that ends the answer; ``release`` is called once, when the
+    ``deliver`` is given each delta, or the error that ends the request; ``release`` is called once, when the
     adapter will not be touched again. Both are called in the loop's thread, or in the canceller's.
 
     Attributes:
         ids: the prompt and what has been generated.
         cached_tokens: of the prompt, found in the prefix cache.
         is_cancelled: set by the asking side, read by the loop between steps.
-        is_over: nothing will be added or delivered any more.
+        is_over: nothing will be appended or delivered any more.
     """
 
     def __init__(
         self,
-        request: GenerationRequest,
+        generation: GenerationRequest,
         prompt_ids: Sequence[int],
         adapter: Adapter | None,
         tokenizer: TextTokenizer,
@@ -54,9 +54,9 @@ class Answer:
         self.prompt_ids = tuple(prompt_ids)
         self.ids = list(prompt_ids)
         self.adapter = adapter
-        self.key = Key(request.caller, adapter.digest if adapter else None)
+        self.key = Key(generation.caller, adapter.digest if adapter else None)
         self.sampler = sampler
-        self.sampling = request.sampling
+        self.sampling = generation.sampling
         self.cached_tokens = 0
         self.is_cancelled = False
         self.is_over = False
@@ -64,13 +64,13 @@ class Answer:
         self._metrics = metrics
         self._deliver = deliver
         self._release = release
-        self._text = AnswerText(tokenizer.stream(), request.sampling.stop)
+        self._detokenizer = Detokenizer(tokenizer.stream(), generation.sampling.stop)
         self._pending = _Pending()
-        self._prompt = [self._first_token()] if request.sampling.prompt_logprobs else None
+        self._prompt = [self._first_token()] if generation.sampling.prompt_logprobs else None
         self._reason: FinishReason | None = None
-        self._stop: str | int | None = None
+        self._matched_stop: str | int | None = None
         self._arrived_s = arrived_s
-        self._told_s: float | None = None  # when the last tokens were delivered
+        self._emitted_s: float | None = None  # when the last tokens were delivered
 
     @property
     def prompt_tokens(self) -> int:
@@ -87,39 +87,39 @@ class Answer:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the last token has been taken; the delta that tells it may still have to be delivered."""
+        """Whether the last token has been appended; the delta with it may still have to be emitted."""
         return self._reason is not None
 
-    def note_prompt(self, choices: Sequence[Choice]) -> None:
-        """Take how likely the prompt's next tokens were, for which `sampling.score_prompt` was asked."""
+    def append_prompt_logprobs(self, choices: Sequence[Choice]) -> None:
+        """Keep the prompt's next tokens with their logprobs, as `sampler.score_prompt` gives them."""
         assert self._prompt is not None, "the prompt's logprobs were not asked for"
         for token in map(self._token, choices):
             self._prompt.append(
                 PromptToken(id=token.id, text=token.text, logprob=token.logprob, special=token.special, top=token.top)
             )
 
-    def take(self, choice: Choice) -> None:
-        """Add the token that was chosen next; `tell` delivers it."""
+    def append(self, choice: Choice) -> None:
+        """Append the token that was sampled next; `emit` delivers it."""
         token_id = choice.token_id
         self.ids.append(token_id)
         self._pending.tokens.append(self._token(choice))
         ends = self._ends_with(token_id)
         if not ends:
-            self.sampler.take(token_id)
-            self._pending.text += self._text.push(token_id)
+            self.sampler.accept(token_id)
+            self._pending.text += self._detokenizer.push(token_id)
             ends = self.sampler.is_complete
-        if not self._text.is_stopped and (ends or not self.tokens_left):
-            self._pending.text += self._text.finish()
+        if not self._detokenizer.is_stopped and (ends or not self.tokens_left):
+            self._pending.text += self._detokenizer.finish()
         self._reason = self._finish_reason(ends)
-        if self._text.is_stopped:
-            self._stop = self._text.met
+        if self._detokenizer.is_stopped:
+            self._matched_stop = self._detokenizer.matched_stop
         elif token_id in self.sampling.stop_token_ids:
-            self._stop = token_id
+            self._matched_stop = token_id
 
-    def tell(self) -> None:
-        """Deliver what was added since the last time; the last delta ends the answer."""
+    def emit(self) -> None:
+        """Deliver what was appended since the last time; the last delta ends the request."""
         self._measure()
-        reason, self._told_s = self._reason, time.monotonic()
+        reason, self._emitted_s = self._reason, time.monotonic()
         usage = Usage(
             prompt_tokens=self.prompt_tokens,
             completion_tokens=self.completion_tokens,
@@ -131,7 +131,7 @@ class Answer:
             finish_reason=reason,
             usage=usage if reason else None,
             prompt=None if self._prompt is None else tuple(self._prompt),
-            stop=self._stop,
+            stop=self._matched_stop,
         )
         self._pending, self._prompt = _Pending(), None
         if reason is not None:  # before the asker knows, who then finds it counted and its adapter free
@@ -142,7 +142,7 @@ class Answer:
         self._deliver(delta)
 
     def end(self, error: ServiceError | None = None) -> None:
-        """Take no further token. Whatever ended it first counts; later calls do nothing."""
+        """Append no further token. Whatever ended it first counts; later calls do nothing."""
         if self.is_over:
             return
         self.is_over = True
@@ -150,8 +150,8 @@ class Answer:
             self._deliver(error)
         self._release()
 
-    def drop(self) -> None:
-        """End an answer that nobody waits for any more."""
+    def abort(self) -> None:
+        """End a request whose completion nobody waits for any more."""
         if not self.is_over:
             self._metrics.cancelled("asker_left")
             self.end()
@@ -161,7 +161,7 @@ class Answer:
         return is_end or token_id in self.sampling.stop_token_ids
 
     def _finish_reason(self, ends: bool) -> FinishReason | None:
-        if self._text.is_stopped:
+        if self._detokenizer.is_stopped:
             return FinishReason.STOP
         if ends:
             return FinishReason.END
@@ -170,11 +170,11 @@ class Answer:
     def _measure(self) -> None:
         now_s = time.monotonic()
         tokens = len(self._pending.tokens)
-        if self._told_s is None:
+        if self._emitted_s is None:
             self._metrics.first_token(now_s - self._arrived_s)
             return
         for _ in range(tokens):  # tokens of one step come together; each took its share of it
-            self._metrics.between_tokens((now_s - self._told_s) / tokens)
+            self._metrics.between_tokens((now_s - self._emitted_s) / tokens)
 
     def _first_token(self) -> PromptToken:
         text = self._tokenizer.token_text(self.prompt_ids[0])

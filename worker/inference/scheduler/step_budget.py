@@ -1,8 +1,8 @@
-"""How much a step is given to do: prompt tokens beside the rows that are answered, and guesses to be checked.
+"""The budget of a step: prompt tokens of prefill chunks beside decoding rows, and draft tokens to be verified.
 
 Both follow from how a step's length grows with its tokens, which is tried once on this machine before requests come: a
 step reads all weights whatever it computes, so a few tokens more cost little, until arithmetic takes longer than that.
-Up to how many tokens rows are computed together is tried as well. Knows steps, not requests.
+Up to how many tokens rows are computed together is tried as well. Knows steps of a model, not requests.
 """
 
 import logging
@@ -13,18 +13,18 @@ from typing import Final, Protocol
 
 import torch
 
-from worker.inference.kv_cache.slots import Slot
+from worker.inference.kv_cache.slots import KvSlot
 from worker.inference.model.contract import Row, Runner
 
 logger = logging.getLogger(__name__)
 
 TRIED: Final = (1, 4, 8, 16, 32, 64, 128, 256, 512)  # tokens
-LEAST_PART: Final = 16
+LEAST_CHUNK: Final = 16
 SHARED_TRIED: Final = (2, 4, 8, 16)  # tokens of a row
 SHARED_ROWS: Final = 4
 REPEATS: Final = 3
-LONGEST_STEP_S: Final = 0.1  # that a prompt's part may make of a step in which others wait for their next token
-ENOUGH: Final = 0.85  # of the best rate of tokens that any part reaches
+LONGEST_STEP_S: Final = 0.1  # that a prefill chunk may make of a step in which other rows wait for their next token
+ENOUGH: Final = 0.85  # of the best rate of tokens that any chunk reaches
 CHEAP: Final = 1.5  # times the length of a step of one token
 
 
@@ -39,32 +39,35 @@ class TunableRunner(Runner, Protocol):
 
 
 @dataclass(frozen=True)
-class Pace:
-    """What a step is given.
+class StepBudget:
+    """How many tokens a step is given.
 
     Attributes:
-        beside_tokens: prompt tokens, while rows are answered: each of these waits for them.
-        cheap_tokens: tokens of a step up to which a few more, such as guesses, cost little.
+        prefill_tokens: of prompts, while rows decode: each of these waits for them.
+        tokens_with_drafts: draft tokens fill a step up to so many tokens; up to there a few more cost little.
     """
 
-    beside_tokens: int
-    cheap_tokens: int
+    prefill_tokens: int
+    tokens_with_drafts: int
 
 
-UNTRIED: Final = {"cpu": Pace(32, 16), "cuda": Pace(512, 64)}  # by the device's type; what has been seen to do
+UNTRIED: Final = {
+    "cpu": StepBudget(32, 16),
+    "cuda": StepBudget(512, 64),
+}  # by the device's type; what has been seen to do
 
 
-def find_pace(runner: Runner) -> Pace:
-    """Take steps of growing length, about a second of them in all; before requests come."""
+def tune_step_budget(runner: Runner) -> StepBudget:
+    """Choose a budget by steps of growing length, about a second of them in all; before requests come."""
     with torch.inference_mode():
         seconds = _take_steps(runner)
-    pace = choose_pace(seconds)
+    budget = choose_budget(seconds)
     lengths = ", ".join(f"{tokens}: {length * 1e3:.1f}" for tokens, length in seconds.items())
-    logger.info("%s, by the milliseconds of a step of so many tokens (%s)", pace, lengths)
-    return pace
+    logger.info("%s, by the milliseconds of a step of so many tokens (%s)", budget, lengths)
+    return budget
 
 
-def find_longest_shared(runner: TunableRunner) -> None:
+def tune_longest_shared(runner: TunableRunner) -> None:
     """Let the runner compute rows of a few tokens together as long as that is the faster way, and else one by one."""
     best = 1
     with torch.inference_mode():
@@ -80,7 +83,7 @@ def find_longest_shared(runner: TunableRunner) -> None:
 def _take_step(runner: TunableRunner, tokens: int, longest_shared: int) -> float | None:
     """Give the length of a step of some rows of so many tokens; None where there is no room for them."""
     runner.longest_shared = longest_shared
-    slots = [slot for slot in (runner.kv.take(tokens) for _ in range(SHARED_ROWS)) if slot is not None]
+    slots = [slot for slot in (runner.kv.allocate(tokens) for _ in range(SHARED_ROWS)) if slot is not None]
     try:
         if len(slots) < SHARED_ROWS:
             return None
@@ -90,38 +93,38 @@ def _take_step(runner: TunableRunner, tokens: int, longest_shared: int) -> float
             runner.kv.release(slot)
 
 
-def choose_pace(seconds: Mapping[int, float]) -> Pace:
+def choose_budget(seconds: Mapping[int, float]) -> StepBudget:
     """Choose by the lengths of steps, by their tokens; that of one token is among them.
 
-    The least part of a prompt that is read at nearly the best rate, but none that makes a step too long.
+    The least prefill chunk that is computed at nearly the best rate, but none that makes a step too long.
     """
-    parts = {tokens: length for tokens, length in seconds.items() if tokens >= LEAST_PART} or seconds
-    bearable = {tokens: length for tokens, length in parts.items() if length <= LONGEST_STEP_S}
+    chunks = {tokens: length for tokens, length in seconds.items() if tokens >= LEAST_CHUNK} or seconds
+    bearable = {tokens: length for tokens, length in chunks.items() if length <= LONGEST_STEP_S}
     if not bearable:
-        beside = min(parts)
+        prefill_tokens = min(chunks)
     else:
         rates = {tokens: tokens / length for tokens, length in bearable.items()}
-        beside = min(tokens for tokens, rate in rates.items() if rate >= ENOUGH * max(rates.values()))
-    cheap = max(tokens for tokens, length in seconds.items() if length <= CHEAP * seconds[1])
-    return Pace(beside, cheap)
+        prefill_tokens = min(tokens for tokens, rate in rates.items() if rate >= ENOUGH * max(rates.values()))
+    tokens_with_drafts = max(tokens for tokens, length in seconds.items() if length <= CHEAP * seconds[1])
+    return StepBudget(prefill_tokens, tokens_with_drafts)
 
 
 def _take_steps(runner: Runner) -> dict[int, float]:
-    found: dict[int, float] = {}
+    seconds: dict[int, float] = {}
     for tokens in TRIED:
-        slot = runner.kv.take(tokens) if tokens <= runner.kv.longest else None
+        slot = runner.kv.allocate(tokens) if tokens <= runner.kv.longest else None
         if slot is None:
             break
         try:
-            found[tokens] = _shortest(runner, [slot], tokens)
+            seconds[tokens] = _shortest(runner, [slot], tokens)
         finally:
             runner.kv.release(slot)
-        if tokens >= LEAST_PART and found[tokens] > LONGEST_STEP_S:
+        if tokens >= LEAST_CHUNK and seconds[tokens] > LONGEST_STEP_S:
             break
-    return found
+    return seconds
 
 
-def _shortest(runner: Runner, slots: Sequence[Slot], tokens: int) -> float:
+def _shortest(runner: Runner, slots: Sequence[KvSlot], tokens: int) -> float:
     """Give the length of the fastest of some steps with so many tokens for each slot."""
     lengths = []
     for _ in range(REPEATS + 1):

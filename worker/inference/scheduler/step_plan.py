@@ -1,127 +1,132 @@
-"""Which tokens a step feeds: every row that is answered, guesses behind its last token, and parts of prompts.
+"""Plans one step of continuous batching: a token of each decoding row, draft tokens behind it, and prefill chunks.
 
-Plans only; what follows from the logits is ``batch``'s matter.
+Prefill is chunked: while rows decode, a step computes only so many prompt tokens that the rows' next tokens do not
+have to wait long. Plans only; what follows from the logits is ``batch``'s matter.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
-from worker.inference.kv_cache.slots import Slot
+from worker.inference.kv_cache.slots import KvSlot
 from worker.inference.model.contract import Row
 from worker.inference.sampling.sampler import Choice
-from worker.inference.scheduler.request import Answer
+from worker.inference.scheduler.request import Request
 from worker.inference.scheduler.speculation import PromptLookup
-from worker.inference.scheduler.step_budget import Pace
+from worker.inference.scheduler.step_budget import StepBudget
 
-ALONE_TOKENS: Final = 512  # of prompts, in a step in which nobody waits for the next token of an answer
+PREFILL_ONLY_TOKENS: Final = 512  # of prompts, in a step in which no row decodes
 
 
 class RunningRow:
-    """A request that runs, and its slot, which holds its ids up to the slot's length."""
+    """A request that runs, and its KV slot, which holds its ids up to the slot's length."""
 
-    def __init__(self, answer: Answer, slot: Slot) -> None:
-        self.answer = answer
+    def __init__(self, request: Request, slot: KvSlot) -> None:
+        self.request = request
         self.slot = slot
-        self._lookup: PromptLookup | None = None  # made for the first guess
+        self._lookup: PromptLookup | None = None  # made for the first draft
 
     @property
-    def reads_prompt(self) -> bool:
-        return self.slot.length < self.answer.prompt_tokens
+    def is_prefill(self) -> bool:
+        return self.slot.length < self.request.prompt_tokens
 
     @property
-    def can_guess(self) -> bool:
-        return self.answer.sampler.is_plain
+    def can_speculate(self) -> bool:
+        return self.request.sampler.is_plain
 
-    def guess(self, limit: int) -> list[int]:
-        """Guess tokens that may follow, no more than ``limit`` and than the answer can take."""
+    def propose(self, limit: int) -> list[int]:
+        """Give draft tokens that may follow, no more than ``limit`` and than the completion has room for."""
         if self._lookup is None:
-            self._lookup = PromptLookup(self.answer.ids)
-        return self._lookup.guess(min(limit, self.answer.tokens_left - 1))
+            self._lookup = PromptLookup(self.request.ids)
+        return self._lookup.propose(min(limit, self.request.tokens_left - 1))
 
-    def take(self, choices: Sequence[Choice], guess: Sequence[int]) -> None:
-        """Give the answer the first choice, and each further one as long as the guess before it was right."""
-        before = self.answer.completion_tokens
-        for choice, guessed in zip(choices, (*guess, None), strict=True):
-            self.answer.take(choice)
-            if self.answer.is_complete or choice.token_id != guessed:
+    def append(self, choices: Sequence[Choice], draft_tokens: Sequence[int]) -> None:
+        """Append the first choice, and each further one as long as the draft token before it was accepted."""
+        before = self.request.completion_tokens
+        for choice, draft_token in zip(choices, (*draft_tokens, None), strict=True):
+            self.request.append(choice)
+            if self.request.is_complete or choice.token_id != draft_token:
                 break
-        taken = self.answer.completion_tokens - before
+        appended = self.request.completion_tokens - before
         if self._lookup is not None:
-            self._lookup.learn(len(guess), taken - 1)
-            self._lookup.extend(self.answer.ids[-taken:])
-        self.slot.truncate(len(self.answer.ids) - 1)
+            self._lookup.learn(len(draft_tokens), appended - 1)
+            self._lookup.extend(self.request.ids[-appended:])
+        self.slot.truncate(len(self.request.ids) - 1)
 
 
 @dataclass(frozen=True)
-class Feed:
-    """One row's part of a step.
+class ScheduledRow:
+    """One row's part of a step: a prefill chunk, or its last token and draft tokens behind that.
 
     Attributes:
-        wanted: see ``forward.Row.wanted``.
-        scores: the prompt's tokens whose likelihood is told, by the first of the wanted logits.
-        chooses: whether the logits behind ``scores`` are for the answer's next tokens.
-        guess: the last of the fed tokens, where they are a guess.
+        wanted: see ``contract.Row.wanted``.
+        scored_ids: the prompt's tokens whose logprobs are asked for, by the first of the wanted logits.
+        samples_next: whether the logits behind those of ``scored_ids`` are for the completion's next tokens.
+        draft_tokens: the last of ``tokens``, where they are drafts.
     """
 
     row: RunningRow
     tokens: Sequence[int]
     wanted: int
-    reads_prompt: bool
-    scores: Sequence[int] = ()
-    chooses: bool = True
-    guess: Sequence[int] = field(default=())
+    is_prefill: bool
+    scored_ids: Sequence[int] = ()
+    samples_next: bool = True
+    draft_tokens: Sequence[int] = ()
 
     def as_row(self) -> Row:
-        return Row(self.row.slot, self.tokens, self.row.answer.adapter, self.wanted)
+        return Row(self.row.slot, self.tokens, self.row.request.adapter, self.wanted)
 
 
-class Feeding:
-    """How much a step feeds. ``beside_tokens`` of prompts while rows are answered; None leaves it to the pace."""
+class StepPlanner:
+    """Divides steps among rows. ``prefill_tokens`` of prompts while rows decode; None leaves it to the budget."""
 
-    def __init__(self, pace: Pace, *, beside_tokens: int | None, speculates: bool) -> None:
-        self.pace = pace
-        self._beside_tokens = beside_tokens
+    def __init__(self, budget: StepBudget, *, prefill_tokens: int | None, speculates: bool) -> None:
+        self.budget = budget
+        self._prefill_tokens = prefill_tokens
         self._speculates = speculates
 
-    def plan(self, rows: Sequence[RunningRow]) -> list[Feed]:
-        """Divide a step among rows, of which those that came first read their prompts first."""
-        answered = [row for row in rows if not row.reads_prompt]
-        beside = self._beside_tokens or self.pace.beside_tokens
-        prompts = self._read_prompts([row for row in rows if row.reads_prompt], beside if answered else ALONE_TOKENS)
-        spare = self.pace.cheap_tokens - len(answered) - sum(len(feed.tokens) for feed in prompts)
-        return [*self._go_on(answered, spare if self._speculates else 0), *prompts]
-
-    def _go_on(self, rows: Sequence[RunningRow], spare: int) -> list[Feed]:
-        """Feed each row's last token, and guesses to those that can make some of the spare tokens."""
-        guessing = sum(row.can_guess for row in rows)
-        feeds = []
-        for row in rows:
-            guess: list[int] = []
-            if row.can_guess:
-                if spare >= guessing:
-                    guess = row.guess(spare // guessing)
-                guessing -= 1
-                spare -= len(guess)
-            feeds.append(Feed(row, [row.answer.ids[-1], *guess], 1 + len(guess), reads_prompt=False, guess=guess))
-        return feeds
-
-    def _read_prompts(self, rows: Sequence[RunningRow], budget: int) -> list[Feed]:
-        feeds = []
-        for row in rows:
-            if not budget:
-                break
-            feeds.append(_part_of_prompt(row, budget))
-            budget -= len(feeds[-1].tokens)
-        return feeds
+    def plan(self, rows: Sequence[RunningRow]) -> list[ScheduledRow]:
+        """Plan a step of these rows, of which those that came first prefill first."""
+        decoding = [row for row in rows if not row.is_prefill]
+        prefill_tokens = self._prefill_tokens or self.budget.prefill_tokens
+        chunks = _prefill([row for row in rows if row.is_prefill], prefill_tokens if decoding else PREFILL_ONLY_TOKENS)
+        spare = self.budget.tokens_with_drafts - len(decoding) - sum(len(chunk.tokens) for chunk in chunks)
+        return [*_decode(decoding, spare if self._speculates else 0), *chunks]
 
 
-def _part_of_prompt(row: RunningRow, limit: int) -> Feed:
-    prompt, begin = row.answer.prompt_ids, row.slot.length
+def _decode(rows: Sequence[RunningRow], spare: int) -> list[ScheduledRow]:
+    """Schedule each row's last token, and draft tokens of those that can speculate in the spare tokens."""
+    speculating = sum(row.can_speculate for row in rows)
+    scheduled = []
+    for row in rows:
+        draft: list[int] = []
+        if row.can_speculate:
+            if spare >= speculating:
+                draft = row.propose(spare // speculating)
+            speculating -= 1
+            spare -= len(draft)
+        tokens = [row.request.ids[-1], *draft]
+        scheduled.append(ScheduledRow(row, tokens, 1 + len(draft), is_prefill=False, draft_tokens=draft))
+    return scheduled
+
+
+def _prefill(rows: Sequence[RunningRow], budget: int) -> list[ScheduledRow]:
+    """Schedule the next chunk of each row's prompt until the budget is used up."""
+    scheduled = []
+    for row in rows:
+        if not budget:
+            break
+        scheduled.append(_prefill_chunk(row, budget))
+        budget -= len(scheduled[-1].tokens)
+    return scheduled
+
+
+def _prefill_chunk(row: RunningRow, limit: int) -> ScheduledRow:
+    prompt, begin = row.request.prompt_ids, row.slot.length
     tokens = prompt[begin : begin + limit]
     end = begin + len(tokens)
     is_last = end == len(prompt)
-    if not row.answer.sampling.prompt_logprobs:
-        return Feed(row, tokens, int(is_last), reads_prompt=True, chooses=is_last)
-    scores = prompt[begin + 1 : end + 1]
-    return Feed(row, tokens, len(tokens), reads_prompt=True, scores=scores, chooses=is_last)
+    if not row.request.sampling.prompt_logprobs:
+        return ScheduledRow(row, tokens, int(is_last), is_prefill=True, samples_next=is_last)
+    scored_ids = prompt[begin + 1 : end + 1]
+    return ScheduledRow(row, tokens, len(tokens), is_prefill=True, scored_ids=scored_ids, samples_next=is_last)

@@ -1,15 +1,15 @@
-"""How fast an engine reads prompts and writes answers lately, measured by its steps."""
+"""The throughput of an engine lately, of prefill and of decoding, measured by its steps."""
 
 from core.serving.admission import Rate
 
 
-class Speed:
-    """How fast prompts are read and answers are written, and how long answers are."""
+class EngineThroughput:
+    """How fast prompts are computed and tokens generated, and how long completions are: a ``Throughput``."""
 
     def __init__(self) -> None:
         self._prefill = Rate()
         self._decode = Rate()
-        self._answers = Rate()  # of tokens per answer, which fades with the answers
+        self._completions = Rate()  # of tokens per completion, which fades with the completions
 
     @property
     def prefill_tokens_per_s(self) -> float:
@@ -26,11 +26,11 @@ class Speed:
             if tokens:
                 rate.note(tokens, seconds * tokens / total)
 
-    def note_answer(self, completion_tokens: int) -> None:
-        self._answers.note(completion_tokens, 1.0)
+    def note_completion(self, completion_tokens: int) -> None:
+        self._completions.note(completion_tokens, 1.0)
 
     def seconds_for(self, requests: int, prompt_tokens: int) -> float:
-        """Estimate what waiting requests take, by the length that answers had lately; 0 where nothing is known."""
+        """Estimate what waiting requests take, by the length that completions had lately; 0 where nothing is known."""
         prefill = prompt_tokens / self._prefill.per_s if self._prefill.per_s else 0.0
-        decode = requests * self._answers.per_s / self._decode.per_s if self._decode.per_s else 0.0
+        decode = requests * self._completions.per_s / self._decode.per_s if self._decode.per_s else 0.0
         return prefill + decode

@@ -21,7 +21,7 @@ from core.errors import AdapterInvalid, AdapterMismatch
 from core.serving.adapter_format import CONFIG, MANIFEST, WEIGHTS
 from core.store.blobs import LocalBlobStore
 from tests.worker.inference.adapters.adapter_files import load_fp32, store_adapter, write_adapter
-from tests.worker.inference.engine_harness import Completion, EngineHarness, complete, make_request
+from tests.worker.inference.engine_harness import EngineHarness, EngineOutput, complete, make_request
 from worker.inference.adapters.cache import AdapterCache
 from worker.inference.adapters.verification import Fit, open_adapter
 from worker.inference.engine import LocalEngine
@@ -347,7 +347,7 @@ def test_the_engine_answers_after_each_kind_of_attack(harness: EngineHarness, so
         ATTACKS[name](parts, random.Random(0))
         digests.append(parts.store(harness.blobs))
 
-    async def work(engine: LocalEngine) -> list[Completion]:
+    async def work(engine: LocalEngine) -> list[EngineOutput]:
         answers = []
         for digest in digests:
             with pytest.raises(AdapterInvalid):

@@ -19,7 +19,7 @@ from core.text.render_settings import PromptFormat
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 from tests.harness.tiny_models import CONTEXT_TOKENS
-from tests.worker.inference.engine_harness import Completion, EngineHarness, complete, make_request, store_adapter
+from tests.worker.inference.engine_harness import EngineHarness, EngineOutput, complete, make_request, store_adapter
 from tests.worker.training.run_folders import Line, render, train, write_run
 from worker.inference.engine import LocalEngine
 from worker.trainer_process.run_folder import ADAPTER
@@ -195,7 +195,7 @@ class TestServing:
         nothing = Variables(variables={})
         bad = make_request("", adapter=first).model_copy(update={"prompt": nothing})
 
-        async def work(engine: LocalEngine) -> Completion:
+        async def work(engine: LocalEngine) -> EngineOutput:
             await engine.render(RenderRequest(prompt="x", adapter=first))
             with pytest.raises(InvalidParameter):
                 await complete(engine, bad)

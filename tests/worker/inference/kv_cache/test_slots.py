@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from worker.inference.kv_cache.slots import KvPool, KvShape, Slot
+from worker.inference.kv_cache.slots import KvPool, KvShape, KvSlot
 
 SHAPE = KvShape(layers=2, kv_heads=3, head_dim=4, dtype=torch.float32, device=torch.device("cpu"))
 
@@ -14,14 +14,14 @@ def make_pool(limit_tokens: int = 4096, context: int = 1000) -> KvPool:
     return KvPool(SHAPE, limit_tokens * SHAPE.bytes_per_token, context)
 
 
-def fill(slot: Slot, length: int, value: float) -> None:
+def fill(slot: KvSlot, length: int, value: float) -> None:
     for keys, values in zip(slot.arena.keys, slot.arena.values, strict=True):
         keys[slot.place, :, :, :length] = value
         values[slot.place, :, :length] = value
     slot.length = length
 
 
-def holds(slot: Slot, value: float) -> bool:
+def holds(slot: KvSlot, value: float) -> bool:
     return all(
         bool((keys[slot.place, :, :, : slot.length] == value).all())
         and bool((values[slot.place, :, : slot.length] == value).all())
@@ -52,7 +52,7 @@ def test_a_token_takes_keys_and_values_of_each_layer() -> None:
 def test_any_order_of_requests_keeps_each_ones_values_side_by_side_and_within_the_limit() -> None:
     rng = random.Random(3)
     pool = make_pool(limit_tokens=3000)
-    held: dict[Slot, float] = {}
+    held: dict[KvSlot, float] = {}
     refused = 0
     for number in range(400):
         if held and rng.random() < 0.45:
@@ -61,13 +61,13 @@ def test_any_order_of_requests_keeps_each_ones_values_side_by_side_and_within_th
             del held[slot]
         else:
             tokens = rng.choice([20, 100, 200, 500, 900])
-            taken = pool.take(tokens)
-            if taken is None:
+            new = pool.allocate(tokens)
+            if new is None:
                 refused += 1
                 assert pool.used_bytes + pool.bytes_for(tokens) > pool.limit_bytes
             else:
-                fill(taken, rng.randint(1, tokens), float(number))
-                held[taken] = float(number)
+                fill(new, rng.randint(1, tokens), float(number))
+                held[new] = float(number)
         assert allocated_bytes(pool) <= pool.limit_bytes
         assert pool.used_slots == len(held)
         assert pool.used_bytes == sum(slot.arena.slot_bytes for slot in held)
@@ -80,18 +80,18 @@ def test_any_order_of_requests_keeps_each_ones_values_side_by_side_and_within_th
 
 def test_a_wiped_slot_hands_no_value_on() -> None:
     pool = make_pool()
-    bad = pool.take(100)
+    bad = pool.allocate(100)
     assert bad is not None
     fill(bad, 100, float("nan"))
     pool.release(bad, wipe=True)
-    following = pool.take(100)
+    following = pool.allocate(100)
     assert following is not None
     assert not any(bool(values.isnan().any()) for values in (*following.arena.keys, *following.arena.values))
 
 
 def test_a_copied_block_is_the_same_in_another_slot() -> None:
     pool = make_pool()
-    source, target = pool.take(100), pool.take(300)
+    source, target = pool.allocate(100), pool.allocate(300)
     assert source is not None
     assert target is not None
     for values in (*source.arena.keys, *source.arena.values):
@@ -103,7 +103,7 @@ def test_a_copied_block_is_the_same_in_another_slot() -> None:
 
 
 def test_only_cached_tokens_can_be_forgotten() -> None:
-    slot = make_pool().take(10)
+    slot = make_pool().allocate(10)
     assert slot is not None
     slot.length = 5
     slot.truncate(3)

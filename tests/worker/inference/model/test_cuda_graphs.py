@@ -15,7 +15,7 @@ from core.errors import BaseModelInvalid
 from core.settings import Settings
 from tests.worker.inference.adapters.adapter_files import load_fp32
 from tests.worker.inference.model.replaying_recorder import BrokenRecorder, ReplayingRecorder, StuckRecorder
-from worker.inference.kv_cache.slots import KvPool, Slot
+from worker.inference.kv_cache.slots import KvPool, KvSlot
 from worker.inference.lora.adapter import Adapter, LoraPair
 from worker.inference.model import cuda_graphs, runner
 from worker.inference.model.blocks import OwnPass
@@ -56,8 +56,8 @@ def make_runner(folder: Path, recorder: Recorder | None, *, device: str | None =
 class Request:
     """One request in both runners."""
 
-    plain: Slot
-    graphed: Slot
+    plain: KvSlot
+    graphed: KvSlot
     adapter: Adapter | None
     ids: Iterator[int] = field(default_factory=lambda: itertools.cycle(range(7, 250, 11)))
 
@@ -104,7 +104,7 @@ class Twins:
             each.bank.drop(adapter.digest)
 
     def begin(self, adapter: Adapter | None = None, *, prompt: int = 4, room: int = 100) -> Request:
-        plain, graphed = self.plain.kv.take(room), self.graphed.kv.take(room)
+        plain, graphed = self.plain.kv.allocate(room), self.graphed.kv.allocate(room)
         assert plain is not None
         assert graphed is not None
         request = Request(plain, graphed, adapter)
@@ -316,7 +316,7 @@ def test_the_recording_that_was_replayed_last_makes_room(
 def test_a_recording_asks_the_device_for_nothing(folder: Path, recorder: ReplayingRecorder) -> None:
     valueless = make_runner(folder, recorder, device="meta")
     adapter = Twins(valueless, valueless).adapter(8)
-    slots = [valueless.kv.take(100) for _ in range(3)]
+    slots = [valueless.kv.allocate(100) for _ in range(3)]
     logits_WV = valueless.forward([Row(slot, [5], adapter, 1) for slot in slots if slot is not None])
     assert logits_WV.shape == (3, valueless._vocab_size)
     assert (recorder.recorded, recorder.replayed) == (1, 1)

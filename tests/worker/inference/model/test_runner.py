@@ -180,10 +180,10 @@ def test_each_row_of_any_mix_has_its_own_adapters_logits(make: object, native: b
     ]
     rng = random.Random(7)
     texts = make_texts(5, rng)
-    slots = [harness.runner.kv.take(len(text)) for text in texts]
+    slots = [harness.runner.kv.allocate(len(text)) for text in texts]
     done = [0] * len(texts)
     while any(done[row] < len(text) for row, text in enumerate(texts)):
-        # any part of the rows, each by one token, a few as when guessing, or a part of a prompt
+        # any part of the rows, each by one token, a few as with draft tokens, or a prefill chunk
         open_rows = [row for row, text in enumerate(texts) if done[row] < len(text)]
         chosen = rng.sample(open_rows, rng.randint(1, len(open_rows)))
         fed = {row: min(rng.choice([1, 1, 1, 4, 12]), len(texts[row]) - done[row]) for row in chosen}
@@ -206,7 +206,7 @@ def test_a_step_that_is_taken_apart_computes_the_same(make: object, native: bool
     found = []
     for every in (1, 1000):
         harness.runner.timer = StepTimer(torch.device("cpu"), every=every)
-        slots = [harness.runner.kv.take(20) for _ in range(2)]
+        slots = [harness.runner.kv.allocate(20) for _ in range(2)]
         harness.runner.timer.begin()
         rows = [Row(slots[0], [5, 6, 7], adapter, 1), Row(slots[1], list(range(12)), None, 3)]  # type: ignore[arg-type]
         found.append(harness.runner.forward(rows))
@@ -244,7 +244,7 @@ def test_the_quick_way_is_taken_where_the_architecture_is_known(make: object, to
 
 def test_tokens_that_were_taken_back_leave_no_trace(tokenizer: TextTokenizer) -> None:
     harness = RunnerHarness(llama, tokenizer)
-    slot = harness.runner.kv.take(20)
+    slot = harness.runner.kv.allocate(20)
     assert slot is not None
     harness.runner.forward([Row(slot, [5, 6, 7, 99, 98, 97], None, 0)])
     slot.truncate(3)
@@ -286,7 +286,7 @@ def test_a_model_in_8_bits_is_near_the_one_it_was_made_from(tokenizer: TextToken
     served = llama().eval().bfloat16()
     loaded = LoadedModel(served, tokenizer, 128, "fingerprint", torch.device("cpu"), torch.bfloat16)
     runner = ModelRunner.build(loaded, Settings(home=home_with_kernels(), engine_weights="int8"))
-    slot = runner.kv.take(20)
+    slot = runner.kv.allocate(20)
     assert slot is not None
     ids = list(range(20, 40))
     found = torch.cat([runner.forward([Row(slot, ids[:15], None, 15)]), runner.forward([Row(slot, ids[15:], None, 5)])])
@@ -305,7 +305,7 @@ def test_in_bfloat16_each_architecture_is_near_its_own_float32(
     served = deepcopy(plain).bfloat16()
     loaded = LoadedModel(served, tokenizer, 128, "fingerprint", torch.device("cpu"), torch.bfloat16)
     runner = ModelRunner.build(loaded, Settings(home=home_with_kernels(), engine_native=native))
-    slot = runner.kv.take(20)
+    slot = runner.kv.allocate(20)
     assert slot is not None
     ids = list(range(20, 40))
     found = torch.cat([runner.forward([Row(slot, ids[:15], None, 15)]), runner.forward([Row(slot, ids[15:], None, 5)])])

@@ -16,7 +16,7 @@ from core.text.tokenizer import TextTokenizer
 from tests.harness.byte_tokenizer import END_OF_TEXT, TURN_END, TURN_START, write_byte_tokenizer
 from worker.inference.sampling import constraints
 from worker.inference.sampling.constraints import ConstraintCompiler, ConstraintState
-from worker.inference.sampling.sampler import RowSampler, choose
+from worker.inference.sampling.sampler import RowSampler, sample
 
 CPU = torch.device("cpu")
 
@@ -61,10 +61,10 @@ def answer(
     ids: list[int] = []
     while len(ids) < limit:
         logits_V = torch.randn(tokenizer.vocab_size + padding, generator=generator) * 3
-        (choice,) = choose([sampler], logits_V[None])
+        (choice,) = sample([sampler], logits_V[None])
         if choice.token_id in ends:
             return tokenizer.decode(ids)
-        sampler.take(choice.token_id)
+        sampler.accept(choice.token_id)
         ids.append(choice.token_id)
         if sampler.is_complete:
             return tokenizer.decode(ids)
@@ -190,17 +190,17 @@ def allowed(state: ConstraintState, *ends: int) -> set[int]:
 def test_ends_are_allowed_exactly_where_the_answer_is_whole(compiler: ConstraintCompiler) -> None:
     state = compiler.compile(regex("ab?"))
     assert allowed(state, END_OF_TEXT, TURN_END) == {ord("a")}
-    state.take(ord("a"))
+    state.accept(ord("a"))
     assert allowed(state, END_OF_TEXT, TURN_END) == {ord("b"), END_OF_TEXT, TURN_END}
     assert not state.is_complete
-    state.take(ord("b"))
+    state.accept(ord("b"))
     assert allowed(state, END_OF_TEXT, TURN_END) == {END_OF_TEXT, TURN_END}
     assert state.is_complete
 
 
 def test_an_end_that_the_request_ignores_is_not_allowed(compiler: ConstraintCompiler) -> None:
     state = compiler.compile(regex("ab?"))
-    state.take(ord("a"))
+    state.accept(ord("a"))
     assert allowed(state) == {ord("b")}
 
 
@@ -221,25 +221,25 @@ def test_an_answer_that_ignores_ends_is_complete_where_nothing_can_follow(
 
 def test_white_space_between_tokens_has_an_end(compiler: ConstraintCompiler) -> None:
     state = compiler.compile(PERSON)
-    state.take(ord("{"))
+    state.accept(ord("{"))
     for _ in range(32):
         assert ord(" ") in allowed(state)
-        state.take(ord(" "))
+        state.accept(ord(" "))
     assert allowed(state) == {ord('"')}
 
 
 def test_answers_to_one_constraint_go_on_each_by_itself(compiler: ConstraintCompiler) -> None:
     one, other = compiler.compile(regex("ab|cd")), compiler.compile(regex("ab|cd"))
-    one.take(ord("a"))
+    one.accept(ord("a"))
     assert allowed(one) == {ord("b")}
     assert allowed(other) == {ord("a"), ord("c")}
-    other.take(ord("c"))
+    other.accept(ord("c"))
     assert (allowed(one), allowed(other)) == ({ord("b")}, {ord("d")})
 
 
 def test_a_token_that_does_not_fit_fails_the_answer(compiler: ConstraintCompiler) -> None:
     with pytest.raises(GenerationFailed, match="the constraint cannot be followed"):
-        compiler.compile(regex("ab")).take(ord("x"))
+        compiler.compile(regex("ab")).accept(ord("x"))
 
 
 @pytest.mark.parametrize(
@@ -330,12 +330,12 @@ def test_a_constraint_is_compiled_once_and_the_least_used_is_forgotten(
     monkeypatch.setattr(constraints, "CACHED_CONSTRAINTS", 2)
     compiled: list[str] = []
 
-    class Counting(ConstraintCompiler):
+    class CountingCompiler(ConstraintCompiler):
         def _begin(self, grammar: str, param: str) -> ConstraintState:
             compiled.append(grammar)
             return super()._begin(grammar, param)
 
-    compiler = Counting(byte_tokenizer)
+    compiler = CountingCompiler(byte_tokenizer)
     for expression in ("a", "b", "a", "c", "a", "b"):
         compiler.compile(regex(expression))
     assert len(compiled) == 4, "only b was forgotten"
@@ -351,7 +351,7 @@ def test_threads_share_a_compiler(byte_tokenizer: TextTokenizer) -> None:
         thread.join()
     for state in states:
         assert allowed(state) == {ord("{")}
-        state.take(ord("{"))
+        state.accept(ord("{"))
 
 
 def test_an_end_that_the_tokenizer_does_not_have_is_no_obstacle(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 def penalised(logits: list[float], prompt: tuple[int, ...], answer: tuple[int, ...], **params: Any) -> list[float]:
     penalties = Penalties(SamplingParams(**params), prompt, CPU)
     for token_id in answer:
-        penalties.take(token_id)
+        penalties.accept(token_id)
     logits_V = torch.tensor(logits)
     penalties.apply(logits_V)
     values: list[float] = logits_V.tolist()
@@ -58,7 +58,7 @@ def test_tokens_are_counted_between_uses() -> None:
     penalties = Penalties(SamplingParams(repetition_penalty=2.0), (0,), CPU)
     first, second = torch.ones(2), torch.ones(2)
     penalties.apply(first)
-    penalties.take(1)
+    penalties.accept(1)
     penalties.apply(second)
     assert (first.tolist(), second.tolist()) == ([0.5, 1.0], [0.5, 0.5])
 

@@ -1,4 +1,4 @@
-"""Choosing tokens: what each parameter leaves to choose from, that draws follow the distribution, what is told."""
+"""Sampling: what each parameter leaves to choose from, that draws follow the distribution, which logprobs are given."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import torch
 from core.serving.generation import SamplingParams
 from core.text.tokenizer import TextTokenizer
 from tests.harness.byte_tokenizer import write_byte_tokenizer
-from worker.inference.sampling.sampler import NUCLEUS_HEAD, SCORED_ROWS, Choice, RowSampler, choose, score_prompt
+from worker.inference.sampling.sampler import NUCLEUS_HEAD, SCORED_ROWS, Choice, RowSampler, sample, score_prompt
 
 CPU = torch.device("cpu")
 PROBABILITIES = torch.tensor([0.05, 0.4, 0.1, 0.25, 0.2])
@@ -34,7 +34,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
 
 def draw(make: Make, logits_V: torch.Tensor, times: int, **params: Any) -> Counter[int]:
     sampler = make(**{"seed": 7, "temperature": 1.0, **params})
-    return Counter(choose([sampler], logits_V[None])[0].token_id for _ in range(times))
+    return Counter(sample([sampler], logits_V[None])[0].token_id for _ in range(times))
 
 
 def test_temperature_zero_takes_the_likeliest(make: Make) -> None:
@@ -116,13 +116,13 @@ def test_top_k_of_one_is_greedy_also_among_equals(make: Make) -> None:
     logits_BV = torch.randint(0, 4, (50, 30), generator=torch.Generator().manual_seed(1)).float()
     one, greedy = make(temperature=1.5, top_k=1), make()
     assert one.is_greedy
-    assert choose([one] * 50, logits_BV) == choose([greedy] * 50, logits_BV)
+    assert sample([one] * 50, logits_BV) == sample([greedy] * 50, logits_BV)
 
 
 def test_a_seed_repeats_and_another_differs(make: Make) -> None:
     def first_draws(seed: int) -> list[int]:
         sampler = make(seed=seed, temperature=1.0)
-        return [choose([sampler], torch.zeros(1, 1000))[0].token_id for _ in range(10)]
+        return [sample([sampler], torch.zeros(1, 1000))[0].token_id for _ in range(10)]
 
     assert first_draws(5) == first_draws(5)
     assert first_draws(5) != first_draws(6)
@@ -131,7 +131,7 @@ def test_a_seed_repeats_and_another_differs(make: Make) -> None:
 def test_without_a_seed_every_request_differs(make: Make) -> None:
     def first_draws() -> list[int]:
         sampler = make(temperature=1.0)
-        return [choose([sampler], torch.zeros(1, 1000))[0].token_id for _ in range(10)]
+        return [sample([sampler], torch.zeros(1, 1000))[0].token_id for _ in range(10)]
 
     assert first_draws() != first_draws()
 
@@ -147,37 +147,37 @@ ROWS: list[dict[str, Any]] = [
 ]
 
 
-def answers(make: Make, rows: list[dict[str, Any]], logits_TRV: torch.Tensor, told: int = 0) -> list[list[Choice]]:
+def completions(make: Make, rows: list[dict[str, Any]], logits_TBV: torch.Tensor, top: int = 0) -> list[list[Choice]]:
     """Let rows choose side by side from their logits, step after step; give each row's choices."""
-    samplers = [make(**{"top_logprobs": told, **row}) for row in rows]
+    samplers = [make(**{"top_logprobs": top, **row}) for row in rows]
     steps = []
-    for logits_RV in logits_TRV:
-        steps.append(choose(samplers, logits_RV))
+    for logits_BV in logits_TBV:
+        steps.append(sample(samplers, logits_BV))
         for sampler, choice in zip(samplers, steps[-1], strict=True):
-            sampler.take(choice.token_id)
+            sampler.accept(choice.token_id)
     return [list(row) for row in zip(*steps, strict=True)]
 
 
 def test_a_row_chooses_the_same_alone_and_in_any_batch(make: Make) -> None:
-    logits_TRV = torch.randn(6, len(ROWS), 3000, generator=torch.Generator().manual_seed(4)) * 3
-    together = answers(make, ROWS, logits_TRV)
-    backwards = answers(make, ROWS[::-1], logits_TRV.flip(1))
+    logits_TBV = torch.randn(6, len(ROWS), 3000, generator=torch.Generator().manual_seed(4)) * 3
+    together = completions(make, ROWS, logits_TBV)
+    backwards = completions(make, ROWS[::-1], logits_TBV.flip(1))
     assert backwards[::-1] == together
     for number, row in enumerate(ROWS):
-        assert answers(make, [row], logits_TRV[:, number : number + 1]) == [together[number]]
+        assert completions(make, [row], logits_TBV[:, number : number + 1]) == [together[number]]
 
 
-def test_what_is_told_changes_nothing_that_is_chosen(make: Make) -> None:
-    logits_TRV = torch.randn(6, len(ROWS), 3000, generator=torch.Generator().manual_seed(5))
+def test_asking_for_logprobs_changes_no_choice(make: Make) -> None:
+    logits_TBV = torch.randn(6, len(ROWS), 3000, generator=torch.Generator().manual_seed(5))
     rows = [{**row, "top_logprobs": 0} for row in ROWS]
-    silent = answers(make, rows, logits_TRV)
-    talking = answers(make, [{**row, "top_logprobs": number} for number, row in enumerate(rows)], logits_TRV)
+    silent = completions(make, rows, logits_TBV)
+    talking = completions(make, [{**row, "top_logprobs": number} for number, row in enumerate(rows)], logits_TBV)
     assert [[choice.token_id for choice in row] for row in silent] == [[c.token_id for c in row] for row in talking]
 
 
 def test_logprobs_are_of_the_raw_distribution(make: Make) -> None:
     sampler = make(temperature=0.1, logit_bias={0: 100.0}, top_k=2, seed=1, top_logprobs=2)
-    (choice,) = choose([sampler], LOGITS[None])
+    (choice,) = sample([sampler], LOGITS[None])
     assert choice.token_id == 0
     assert choice.logprob == pytest.approx(float(PROBABILITIES[0].log()))
     assert [token_id for token_id, _ in choice.top] == [1, 3]
@@ -186,13 +186,13 @@ def test_logprobs_are_of_the_raw_distribution(make: Make) -> None:
 
 def test_each_row_is_told_as_many_of_the_likeliest_as_it_asked(make: Make) -> None:
     logits_BV = torch.randint(0, 3, (4, 50), generator=torch.Generator().manual_seed(6)).float()
-    few, many = (choose([make(top_logprobs=n) for n in tops], logits_BV) for tops in ((0, 1, 2, 3), (20, 20, 20, 20)))
+    few, many = (sample([make(top_logprobs=n) for n in tops], logits_BV) for tops in ((0, 1, 2, 3), (20, 20, 20, 20)))
     assert [choice.top for choice in few] == [choice.top[:n] for n, choice in enumerate(many)], "also among equals"
     assert [len(choice.top) for choice in many] == [20] * 4
 
 
 def test_a_vocabulary_smaller_than_what_is_asked_is_told_whole(make: Make) -> None:
-    (choice,) = choose([make(top_logprobs=20)], LOGITS[None])
+    (choice,) = sample([make(top_logprobs=20)], LOGITS[None])
     assert len(choice.top) == 5
 
 
@@ -218,10 +218,10 @@ def test_a_bias_of_a_hundred_forces_or_forbids(make: Make, temperature: float) -
 def test_penalties_weigh_what_was_taken(make: Make) -> None:
     sampler = make(presence_penalty=1.0)
     assert not sampler.is_plain
-    first = choose([sampler], LOGITS[None])[0].token_id
-    assert choose([sampler], LOGITS[None])[0].token_id == first, "it has not been taken yet"
-    sampler.take(first)
-    assert (first, choose([sampler], LOGITS[None])[0].token_id) == (1, 3)
+    first = sample([sampler], LOGITS[None])[0].token_id
+    assert sample([sampler], LOGITS[None])[0].token_id == first, "it has not been accepted yet"
+    sampler.accept(first)
+    assert (first, sample([sampler], LOGITS[None])[0].token_id) == (1, 3)
 
 
 def test_the_logits_stay_as_they_are(make: Make) -> None:
@@ -232,8 +232,8 @@ def test_the_logits_stay_as_they_are(make: Make) -> None:
         make(repetition_penalty=2.0, temperature=1.0),
     ]
     for sampler in samplers:
-        sampler.take(1)
-    choose(samplers, logits_BV)
+        sampler.accept(1)
+    sample(samplers, logits_BV)
     assert torch.equal(logits_BV, LOGITS.repeat(3, 1))
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
-from worker.inference.kv_cache.slots import KvPool, KvShape, Slot
+from worker.inference.kv_cache.slots import KvPool, KvShape, KvSlot
 from worker.inference.lora.adapter import Adapter, LoraPair
 from worker.inference.lora.bank import LoraBank, LoraGroup
 from worker.inference.model.contract import ModelSize, Row
@@ -96,7 +96,7 @@ def make_adapter(name: str, tokenizer: TextTokenizer, *, rank: int = 8) -> Adapt
     return Adapter(digest=digest, pairs={LAYER: pair}, renderer=Renderer(tokenizer), bytes=pair.bytes)
 
 
-def read_slot(slot: Slot) -> list[int]:
+def read_slot(slot: KvSlot) -> list[int]:
     """Give what was written into a slot, the same in all layers and in keys and values alike."""
     arena = slot.arena
     kinds = [keys[slot.place, 0, 0] for keys in arena.keys] + [values[slot.place, 0, :, 0] for values in arena.values]
@@ -105,7 +105,7 @@ def read_slot(slot: Slot) -> list[int]:
     return [int(number) for number in texts[0]]
 
 
-def _write(slot: Slot, number: int) -> None:
+def _write(slot: KvSlot, number: int) -> None:
     for keys, values in zip(slot.arena.keys, slot.arena.values, strict=True):
         keys[slot.place, 0, :, slot.length] = number
         values[slot.place, 0, slot.length] = number

@@ -1,4 +1,4 @@
-"""A decode loop over the fake runner, and requests at it whose deltas and errors are kept."""
+"""A scheduler over the fake runner, and requests to it whose deltas and errors are kept."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,15 +15,15 @@ from tests.worker.inference.scheduler.fake_runner import FakeRunner, make_adapte
 from worker.inference.lora.adapter import Adapter
 from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.sampling.sampler import RowSampler
-from worker.inference.scheduler.loop import DecodeLoop
-from worker.inference.scheduler.request import Answer
+from worker.inference.scheduler.loop import SchedulerLoop
+from worker.inference.scheduler.request import Request
 
 
 @dataclass
-class Asked:
-    """A request and what came of it."""
+class TrackedRequest:
+    """A request as the scheduler has it, and what came of it."""
 
-    answer: Answer
+    scheduled: Request
     outcomes: list[Delta | ServiceError] = field(default_factory=list)
     releases: int = 0
 
@@ -50,7 +50,7 @@ class Asked:
 
 
 class LoopHarness:
-    """A loop that takes its turns when it is told to, or by itself after ``loop.start()``."""
+    """A loop that takes its steps when it is told to, or by itself after ``loop.start()``."""
 
     def __init__(self, home: Path, *, runner: dict[str, Any] | None = None, **settings: Any) -> None:
         write_byte_tokenizer(home / "tokenizer")
@@ -58,7 +58,7 @@ class LoopHarness:
         self.runner = FakeRunner(vocab_size=self.tokenizer.vocab_size, **(runner or {}))
         self.metrics = EngineMetrics()
         self.deaths = 0
-        self.loop = DecodeLoop(
+        self.loop = SchedulerLoop(
             self.runner,
             Settings(home=home, **settings),
             self.metrics,
@@ -69,26 +69,30 @@ class LoopHarness:
     def adapter(self, name: str, *, rank: int = 8) -> Adapter:
         return make_adapter(name, self.tokenizer, rank=rank)
 
-    def ask(self, prompt: str, adapter: Adapter | None = None, *, caller: str = "", **sampling: Any) -> Asked:
-        """Submit a request, by default for four tokens."""
-        asked = self.prepare(prompt, adapter, caller=caller, **sampling)
-        self.loop.submit(asked.answer)
-        return asked
+    def submit(
+        self, prompt: str, adapter: Adapter | None = None, *, caller: str = "", **sampling: Any
+    ) -> TrackedRequest:
+        """Queue a request, by default for four tokens."""
+        tracked = self.prepare(prompt, adapter, caller=caller, **sampling)
+        self.loop.submit(tracked.scheduled)
+        return tracked
 
-    def prepare(self, prompt: str, adapter: Adapter | None = None, *, caller: str = "", **sampling: Any) -> Asked:
+    def prepare(
+        self, prompt: str, adapter: Adapter | None = None, *, caller: str = "", **sampling: Any
+    ) -> TrackedRequest:
         digest = adapter.digest if adapter else None
         params = SamplingParams(**{"max_tokens": 4, **sampling})
         request = GenerationRequest(id="request", prompt=prompt, adapter=digest, sampling=params, caller=caller)
         ids = self.tokenizer.encode(prompt)
-        asked: Asked
+        tracked: TrackedRequest
 
         def deliver(outcome: Delta | ServiceError) -> None:
-            asked.outcomes.append(outcome)
+            tracked.outcomes.append(outcome)
 
         def release() -> None:
-            asked.releases += 1
+            tracked.releases += 1
 
-        answer = Answer(
+        scheduled = Request(
             request,
             ids,
             adapter,
@@ -99,26 +103,26 @@ class LoopHarness:
             deliver=deliver,
             release=release,
         )
-        asked = Asked(answer)
-        return asked
+        tracked = TrackedRequest(scheduled)
+        return tracked
 
-    def turn(self, times: int = 1) -> None:
+    def step(self, times: int = 1) -> None:
         with torch.inference_mode():
             for _ in range(times):
-                self.loop.turn()
+                self.loop.step()
 
-    def finish(self) -> None:
-        """Take turns until nothing is left to do."""
+    def run_until_idle(self) -> None:
+        """Take steps until nothing is left to do."""
         for _ in range(10_000):
             if not self.loop.running_count and not self.loop.waiting.requests:
                 return
-            self.turn()
+            self.step()
         raise AssertionError("the loop does not come to an end")
 
-    def answer_alone(self, prompt: str, adapter: Adapter | None = None, **sampling: Any) -> Asked:
-        asked = self.ask(prompt, adapter, **sampling)
-        self.finish()
-        return asked
+    def generate(self, prompt: str, adapter: Adapter | None = None, **sampling: Any) -> TrackedRequest:
+        tracked = self.submit(prompt, adapter, **sampling)
+        self.run_until_idle()
+        return tracked
 
     @property
     def is_empty(self) -> bool:

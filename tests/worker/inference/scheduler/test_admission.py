@@ -24,9 +24,9 @@ def test_a_request_that_passes_begins_at_once_where_nothing_runs(tmp_path: Path)
     adapter = harness.adapter("a", rank=16)
     check_room(28, 100, harness.runner.kv)
     check_adapter(adapter, harness.runner.bank)
-    asked = harness.ask("x" * 28, adapter, max_tokens=100)
-    harness.turn()
-    assert len(asked.ids) >= 1
+    request = harness.submit("x" * 28, adapter, max_tokens=100)
+    harness.step()
+    assert len(request.ids) >= 1
 
 
 def test_an_adapter_wider_than_the_bank_is_refused(tmp_path: Path) -> None:

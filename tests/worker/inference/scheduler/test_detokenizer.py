@@ -1,4 +1,4 @@
-"""Text of an answer: whole characters, and nothing of a stop sequence."""
+"""Text of a completion: whole characters, and nothing of a stop sequence."""
 
 import re
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from core.text.tokenizer import TextStream, TextTokenizer
 from tests.harness.byte_tokenizer import write_byte_tokenizer
-from worker.inference.scheduler.detokenizer import AnswerText
+from worker.inference.scheduler.detokenizer import Detokenizer
 
 
 @pytest.fixture(scope="module")
@@ -22,13 +22,13 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TextTokenizer:
 
 def feed(tokenizer: TextTokenizer, text: str, *stop: str) -> tuple[list[str], bool]:
     """Push a text byte by byte until it stops; give what came out at each push and at the end."""
-    answer = AnswerText(tokenizer.stream(), stop)
+    detokenizer = Detokenizer(tokenizer.stream(), stop)
     pieces = []
     for byte in text.encode():
-        pieces.append(answer.push(byte))
-        if answer.is_stopped:
+        pieces.append(detokenizer.push(byte))
+        if detokenizer.is_stopped:
             return pieces, True
-    return [*pieces, answer.finish()], answer.is_stopped
+    return [*pieces, detokenizer.finish()], detokenizer.is_stopped
 
 
 def test_text_without_stops_comes_at_once(tokenizer: TextTokenizer) -> None:
@@ -66,28 +66,28 @@ def test_the_text_ends_before_the_stop_that_ends_first(
 
 
 def test_it_is_told_which_stop_was_met(tokenizer: TextTokenizer) -> None:
-    answer = AnswerText(tokenizer.stream(), ("no", "END", "ND"))
+    detokenizer = Detokenizer(tokenizer.stream(), ("no", "END", "ND"))
     for byte in b"the EN":
-        answer.push(byte)
-    assert answer.met is None
-    answer.push(ord("D"))
-    assert answer.met == "END"
+        detokenizer.push(byte)
+    assert detokenizer.matched_stop is None
+    detokenizer.push(ord("D"))
+    assert detokenizer.matched_stop == "END"
 
 
 def test_a_stop_that_the_last_bytes_complete_is_met_at_the_end(tokenizer: TextTokenizer) -> None:
-    answer = AnswerText(tokenizer.stream(), ("a\N{REPLACEMENT CHARACTER}",))
-    assert [answer.push(byte) for byte in "xa🙂".encode()[:-1]] == ["x", "", "", "", ""]
-    assert (answer.finish(), answer.met) == ("", "a\N{REPLACEMENT CHARACTER}")
+    detokenizer = Detokenizer(tokenizer.stream(), ("a\N{REPLACEMENT CHARACTER}",))
+    assert [detokenizer.push(byte) for byte in "xa🙂".encode()[:-1]] == ["x", "", "", "", ""]
+    assert (detokenizer.finish(), detokenizer.matched_stop) == ("", "a\N{REPLACEMENT CHARACTER}")
 
 
 def test_a_long_stop_of_one_letter_is_found_without_going_back(tokenizer: TextTokenizer) -> None:
     stop = "a" * 50_000
-    answer = AnswerText(cast(TextStream, PieceStream(["a" * 49_999, "b", "a"])), (stop, "c"))
-    assert answer.push(0) == ""
-    assert len(answer.push(1)) == 50_000
+    detokenizer = Detokenizer(cast(TextStream, PieceStream(["a" * 49_999, "b", "a"])), (stop, "c"))
+    assert detokenizer.push(0) == ""
+    assert len(detokenizer.push(1)) == 50_000
     for _ in range(49_999):
-        assert answer.push(2) == ""
-    assert (answer.push(2), answer.met) == ("", stop)
+        assert detokenizer.push(2) == ""
+    assert (detokenizer.push(2), detokenizer.matched_stop) == ("", stop)
 
 
 def test_a_stop_of_a_character_of_two_tokens_is_met(tokenizer: TextTokenizer) -> None:
@@ -109,28 +109,28 @@ class PieceStream:
 
 @given(st.lists(st.text("abc", max_size=4), max_size=8), st.lists(st.text("abc", min_size=1, max_size=4), max_size=3))
 def test_tokens_of_any_length_give_the_text_before_the_first_stop(pieces: list[str], stop: list[str]) -> None:
-    answer = AnswerText(cast(TextStream, PieceStream(pieces)), tuple(stop))
+    detokenizer = Detokenizer(cast(TextStream, PieceStream(pieces)), tuple(stop))
     got, fed = "", ""
     for token_id, piece in enumerate(pieces):
         fed += piece
-        got += answer.push(token_id)
-        if answer.is_stopped:
+        got += detokenizer.push(token_id)
+        if detokenizer.is_stopped:
             break
     else:
-        got += answer.finish()
+        got += detokenizer.finish()
     ends = [(match.end(), match.start(), s) for s in stop for match in [re.search(re.escape(s), fed)] if match]
-    assert answer.is_stopped == bool(ends)
-    assert answer.met == (min(ends)[2] if ends else None)
+    assert detokenizer.is_stopped == bool(ends)
+    assert detokenizer.matched_stop == (min(ends)[2] if ends else None)
     assert got == (fed[: min(ends)[1]] if ends else fed)
 
 
 @given(st.text("ab", max_size=30), st.lists(st.text("ab", min_size=1, max_size=6), min_size=1, max_size=3))
 def test_no_more_is_held_back_than_may_become_a_stop(text: str, stop: list[str]) -> None:
-    answer = AnswerText(cast(TextStream, PieceStream(text)), tuple(stop))
+    detokenizer = Detokenizer(cast(TextStream, PieceStream(text)), tuple(stop))
     got = ""
     for number in range(len(text)):
-        got += answer.push(number)
-        if answer.is_stopped:
+        got += detokenizer.push(number)
+        if detokenizer.is_stopped:
             return
         held = text[len(got) : number + 1]
         begun = [text[: number + 1].endswith(s[:length]) * length for s in stop for length in range(1, len(s))]
@@ -143,6 +143,6 @@ def test_characters_of_several_tokens_come_out_whole(tokenizer: TextTokenizer) -
 
 
 def test_a_character_cut_off_at_the_end_becomes_one_mark(tokenizer: TextTokenizer) -> None:
-    answer = AnswerText(tokenizer.stream(), ())
-    pieces = [answer.push(byte) for byte in "a🙂".encode()[:-1]]
-    assert "".join(pieces) + answer.finish() == "a\N{REPLACEMENT CHARACTER}"
+    detokenizer = Detokenizer(tokenizer.stream(), ())
+    pieces = [detokenizer.push(byte) for byte in "a🙂".encode()[:-1]]
+    assert "".join(pieces) + detokenizer.finish() == "a\N{REPLACEMENT CHARACTER}"

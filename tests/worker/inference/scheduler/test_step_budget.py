@@ -1,4 +1,4 @@
-"""How much a step is given to do, by the lengths of steps."""
+"""How many tokens a step is given, by the lengths of steps."""
 
 from pathlib import Path
 
@@ -13,61 +13,61 @@ from worker.inference.model.runner import ModelRunner
 from worker.inference.scheduler.step_budget import (
     LONGEST_STEP_S,
     TRIED,
-    Pace,
-    choose_pace,
-    find_longest_shared,
-    find_pace,
+    StepBudget,
+    choose_budget,
+    tune_longest_shared,
+    tune_step_budget,
 )
 from worker.models.loading import load_base_model
 
 
 def lengths(start_s: float, token_s: float) -> dict[int, float]:
     """A machine whose steps take so long, and so much longer for each token; only until one is too long."""
-    found = {}
+    seconds = {}
     for tokens in TRIED:
-        found[tokens] = start_s + tokens * token_s
-        if tokens >= 16 and found[tokens] > LONGEST_STEP_S:
+        seconds[tokens] = start_s + tokens * token_s
+        if tokens >= 16 and seconds[tokens] > LONGEST_STEP_S:
             break
-    return found
+    return seconds
 
 
-def test_the_least_part_that_is_read_at_nearly_the_best_rate() -> None:
+def test_the_least_chunk_that_is_computed_at_nearly_the_best_rate() -> None:
     # 64 tokens take 42 ms, 656 us each; 128 take 77 ms, 602 us each
-    assert choose_pace(lengths(0.007, 0.00055)).beside_tokens == 64
+    assert choose_budget(lengths(0.007, 0.00055)).prefill_tokens == 64
 
 
-def test_where_tokens_cost_nothing_much_is_read() -> None:
-    assert choose_pace(lengths(0.01, 1e-6)) == Pace(beside_tokens=512, cheap_tokens=512)
+def test_where_tokens_cost_nothing_chunks_are_large() -> None:
+    assert choose_budget(lengths(0.01, 1e-6)) == StepBudget(prefill_tokens=512, tokens_with_drafts=512)
 
 
 def test_no_step_is_longer_than_others_can_wait() -> None:
-    assert choose_pace(lengths(0.05, 0.001)).beside_tokens == 32
+    assert choose_budget(lengths(0.05, 0.001)).prefill_tokens == 32
 
 
-def test_on_a_slow_machine_the_least_part_is_read() -> None:
-    assert choose_pace(lengths(0.15, 0.008)) == Pace(beside_tokens=16, cheap_tokens=8)
+def test_on_a_slow_machine_the_least_chunk_is_computed() -> None:
+    assert choose_budget(lengths(0.15, 0.008)) == StepBudget(prefill_tokens=16, tokens_with_drafts=8)
 
 
-def test_cheap_are_tokens_that_make_a_step_little_longer() -> None:
-    assert choose_pace(lengths(0.01, 0.0003)).cheap_tokens == 16
+def test_drafts_fill_a_step_as_long_as_that_makes_it_little_longer() -> None:
+    assert choose_budget(lengths(0.01, 0.0003)).tokens_with_drafts == 16
 
 
-def test_a_context_shorter_than_any_part_is_read_as_far_as_was_tried() -> None:
-    assert choose_pace({1: 0.01, 4: 0.01, 8: 0.01}) == Pace(beside_tokens=8, cheap_tokens=8)
+def test_in_a_context_shorter_than_any_chunk_the_most_that_was_tried_is_computed() -> None:
+    assert choose_budget({1: 0.01, 4: 0.01, 8: 0.01}) == StepBudget(prefill_tokens=8, tokens_with_drafts=8)
 
 
 def test_finding_it_leaves_no_slot_behind() -> None:
     runner = FakeRunner(vocab_size=300)
-    pace = find_pace(runner)
+    budget = tune_step_budget(runner)
     assert runner.kv.used_slots == 0
-    assert pace.beside_tokens in TRIED
+    assert budget.prefill_tokens in TRIED
     assert not torch.is_inference_mode_enabled()
 
 
 def test_whether_rows_are_computed_together_changes_no_logits(tmp_path: Path) -> None:
     loaded = load_base_model(write_tiny_phi(tmp_path / "base"), dtype="float32")
     runner = ModelRunner.build(loaded, Settings(home=home_with_kernels()))
-    find_longest_shared(runner)
+    tune_longest_shared(runner)
     assert runner.longest_shared in (1, 2, 4, 8, 16)
     assert runner.kv.used_slots == 0
     with torch.inference_mode():
@@ -78,7 +78,7 @@ def test_whether_rows_are_computed_together_changes_no_logits(tmp_path: Path) ->
 def _feed(runner: ModelRunner, *, longest_shared: int) -> torch.Tensor:
     """Feed three rows of unequal length in two steps; give the logits that follow."""
     runner.longest_shared = longest_shared
-    slots = [slot for slot in (runner.kv.take(20) for _ in range(3)) if slot is not None]
+    slots = [slot for slot in (runner.kv.allocate(20) for _ in range(3)) if slot is not None]
     for tokens in ([3, 1, 4, 1, 5], [9, 2, 6]):
         logits = runner.forward([Row(slot, tokens[number:], None, 1) for number, slot in enumerate(slots)])
     for slot in slots:

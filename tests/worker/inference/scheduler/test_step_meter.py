@@ -22,22 +22,22 @@ from worker.inference.model.contract import ModelSize
 from worker.inference.model.runner import ModelRunner
 from worker.inference.model.step_timer import Part, StepTimer
 from worker.inference.scheduler.step_meter import StepMeter
-from worker.inference.scheduler.step_plan import Feed, RunningRow
+from worker.inference.scheduler.step_plan import RunningRow, ScheduledRow
 
 SIZE = ModelSize(weight_bytes=1000, block_weights=30, head_weights=7)
 NEVER = 10**9
 
 
-class Heard(StepMetrics):
+class RecordedMetrics(StepMetrics):
     """Keeps what it is told."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[Mapping[Part, float], float]] = []
+        self.parts_of_steps: list[tuple[Mapping[Part, float], float]] = []
         self.decode_rates: list[float] = []
         self.prefill_rates: list[float] = []
 
     def parts(self, parts: Mapping[Part, float], seconds: float) -> None:
-        self.told.append((parts, seconds))
+        self.parts_of_steps.append((parts, seconds))
 
     def decode_rate(self, bytes_per_s: float) -> None:
         self.decode_rates.append(bytes_per_s)
@@ -46,7 +46,7 @@ class Heard(StepMetrics):
         self.prefill_rates.append(flops_per_s)
 
 
-class Sized:
+class SizedRunner:
     """As much of a runner as the meter asks, over the fake one's shape."""
 
     def __init__(self, every: int) -> None:
@@ -59,79 +59,83 @@ class Sized:
         raise AssertionError("the meter computes nothing")
 
 
-class Gauge:
-    """A meter, what it told, and rows for it."""
+class MeterHarness:
+    """A meter, what it recorded, and rows for it."""
 
     def __init__(self, home: Path, every: int = NEVER) -> None:
-        self.harness = LoopHarness(home)
-        self.heard = Heard()
-        self.runner = Sized(every)
-        self.meter = StepMeter(self.runner, self.heard)
+        self.loop = LoopHarness(home)
+        self.metrics = RecordedMetrics()
+        self.runner = SizedRunner(every)
+        self.meter = StepMeter(self.runner, self.metrics)
 
-    def answers(self, held: int, adapter: Adapter | None = None) -> Feed:
-        return self._feed(held, adapter, reads_prompt=False, tokens=1, wanted=1)
+    def decodes(self, held: int, adapter: Adapter | None = None) -> ScheduledRow:
+        return self._schedule(held, adapter, is_prefill=False, tokens=1, wanted=1)
 
-    def reads(self, tokens: int, wanted: int) -> Feed:
-        return self._feed(0, None, reads_prompt=True, tokens=tokens, wanted=wanted)
+    def prefills(self, tokens: int, wanted: int) -> ScheduledRow:
+        return self._schedule(0, None, is_prefill=True, tokens=tokens, wanted=wanted)
 
-    def step(self, *feeds: Feed, seconds: float = 2.0) -> None:
+    def step(self, *rows: ScheduledRow, seconds: float = 2.0) -> None:
         self.meter.begin()
-        self.meter.end(feeds, seconds)
+        self.meter.end(rows, seconds)
 
-    def _feed(self, held: int, adapter: Adapter | None, *, reads_prompt: bool, tokens: int, wanted: int) -> Feed:
-        slot = self.runner.kv.take(200)
+    def _schedule(
+        self, held: int, adapter: Adapter | None, *, is_prefill: bool, tokens: int, wanted: int
+    ) -> ScheduledRow:
+        slot = self.runner.kv.allocate(200)
         assert slot is not None
         slot.length = held
-        row = RunningRow(self.harness.prepare("x", adapter).answer, slot)
-        return Feed(row, [1] * tokens, wanted, reads_prompt=reads_prompt)
+        row = RunningRow(self.loop.prepare("x", adapter).scheduled, slot)
+        return ScheduledRow(row, [1] * tokens, wanted, is_prefill=is_prefill)
 
 
-def test_a_step_that_answers_reads_the_weights_its_rows_cache_and_each_adapter_once(tmp_path: Path) -> None:
-    gauge = Gauge(tmp_path)
-    small, large = gauge.harness.adapter("small"), gauge.harness.adapter("large", rank=16)
-    gauge.step(gauge.answers(10, small), gauge.answers(20, small), gauge.answers(30, large), gauge.answers(40))
+def test_a_step_that_decodes_reads_the_weights_its_rows_cache_and_each_adapter_once(tmp_path: Path) -> None:
+    harness = MeterHarness(tmp_path)
+    small, large = harness.loop.adapter("small"), harness.loop.adapter("large", rank=16)
+    harness.step(
+        harness.decodes(10, small), harness.decodes(20, small), harness.decodes(30, large), harness.decodes(40)
+    )
     right = SIZE.weight_bytes + 100 * SHAPE.bytes_per_token + small.bytes + large.bytes
-    assert gauge.heard.decode_rates == [right / 2]
-    assert gauge.heard.prefill_rates == []
+    assert harness.metrics.decode_rates == [right / 2]
+    assert harness.metrics.prefill_rates == []
 
 
-def test_a_step_that_reads_prompts_multiplies_all_tokens_with_the_blocks_and_the_wanted_with_the_head(
+def test_a_step_that_is_prefills_multiplies_all_tokens_with_the_blocks_and_the_wanted_with_the_head(
     tmp_path: Path,
 ) -> None:
-    gauge = Gauge(tmp_path)
-    gauge.step(gauge.reads(50, 1), gauge.reads(10, 10))
-    assert gauge.heard.prefill_rates == [2 * (30 * 60 + 7 * 11) / 2]
-    assert gauge.heard.decode_rates == []
+    harness = MeterHarness(tmp_path)
+    harness.step(harness.prefills(50, 1), harness.prefills(10, 10))
+    assert harness.metrics.prefill_rates == [2 * (30 * 60 + 7 * 11) / 2]
+    assert harness.metrics.decode_rates == []
 
 
-def test_parts_of_prompts_count_with_the_step_that_waits_for_the_device(tmp_path: Path) -> None:
-    gauge = Gauge(tmp_path)
-    gauge.step(gauge.reads(512, 0), seconds=0.5)
-    gauge.step(gauge.reads(512, 0), seconds=0.5)
-    assert gauge.heard.prefill_rates == []
-    gauge.step(gauge.reads(6, 1), seconds=3.0)
-    gauge.step(gauge.reads(4, 1), seconds=1.0)
-    assert gauge.heard.prefill_rates == [2 * (30 * 1030 + 7) / 4, 2 * (30 * 4 + 7)]
+def test_prefill_chunks_count_with_the_step_that_waits_for_the_device(tmp_path: Path) -> None:
+    harness = MeterHarness(tmp_path)
+    harness.step(harness.prefills(512, 0), seconds=0.5)
+    harness.step(harness.prefills(512, 0), seconds=0.5)
+    assert harness.metrics.prefill_rates == []
+    harness.step(harness.prefills(6, 1), seconds=3.0)
+    harness.step(harness.prefills(4, 1), seconds=1.0)
+    assert harness.metrics.prefill_rates == [2 * (30 * 1030 + 7) / 4, 2 * (30 * 4 + 7)]
 
 
 def test_a_step_of_both_kinds_has_no_rate_and_ends_what_was_counted(tmp_path: Path) -> None:
-    gauge = Gauge(tmp_path)
-    gauge.step(gauge.reads(512, 0), seconds=0.5)
-    gauge.step(gauge.reads(512, 0), gauge.answers(5))
-    gauge.step(gauge.reads(4, 1), seconds=1.0)
-    assert gauge.heard.prefill_rates == [2 * (30 * 4 + 7)]
-    assert gauge.heard.decode_rates == []
+    harness = MeterHarness(tmp_path)
+    harness.step(harness.prefills(512, 0), seconds=0.5)
+    harness.step(harness.prefills(512, 0), harness.decodes(5))
+    harness.step(harness.prefills(4, 1), seconds=1.0)
+    assert harness.metrics.prefill_rates == [2 * (30 * 4 + 7)]
+    assert harness.metrics.decode_rates == []
 
 
 def test_a_step_that_is_taken_apart_tells_its_parts_and_has_no_rate(tmp_path: Path) -> None:
-    gauge = Gauge(tmp_path, every=2)
+    harness = MeterHarness(tmp_path, every=2)
     for _ in range(4):
-        gauge.step(gauge.answers(5))
-    assert gauge.heard.told == [(dict.fromkeys(Part, 0.0), 2.0)] * 2
-    assert len(gauge.heard.decode_rates) == 2
+        harness.step(harness.decodes(5))
+    assert harness.metrics.parts_of_steps == [(dict.fromkeys(Part, 0.0), 2.0)] * 2
+    assert len(harness.metrics.decode_rates) == 2
 
 
-class Served:
+class MeasuredEngine:
     """A real model that answers two requests, and what its metrics say then."""
 
     def __init__(self, harness: EngineHarness, *, every: int) -> None:
@@ -162,15 +166,15 @@ class Served:
 def test_the_parts_of_a_real_models_steps_all_take_time_and_together_no_more_than_the_steps(
     each_harness: EngineHarness,
 ) -> None:
-    served = Served(each_harness, every=1)
-    parts = [served.read("step_part_seconds_total", part=part) for part in (*Part, "rest")]
+    measured = MeasuredEngine(each_harness, every=1)
+    parts = [measured.read("step_part_seconds_total", part=part) for part in (*Part, "rest")]
     assert min(parts) > 0
     # were the parts of a step longer than the step, there would be no rest to make up for it
-    assert sum(parts) == pytest.approx(served.read("step_seconds_sum"))
+    assert sum(parts) == pytest.approx(measured.read("step_seconds_sum"))
 
 
 def test_a_real_models_steps_are_held_against_the_probe(each_harness: EngineHarness) -> None:
-    served = Served(each_harness, every=NEVER)
+    measured = MeasuredEngine(each_harness, every=NEVER)
     for name in ("decode_bandwidth_ratio", "prefill_flops_ratio"):
-        assert served.read(f"{name}_count") > 0
-        assert 0 < served.read(f"{name}_sum") < float("inf")
+        assert measured.read(f"{name}_count") > 0
+        assert 0 < measured.read(f"{name}_sum") < float("inf")
