@@ -60,11 +60,11 @@ DEFECTS = (
         tests=(OTHERS,),
     ),
     Defect(
-        name="a rejected guess stays in the cache",
-        in_="worker.inference.scheduler.step_plan:RunningRow.take",
+        name="a rejected draft token stays in the cache",
+        in_="worker.inference.scheduler.step_plan:RunningRow.append",
         replace="self.slot.truncate($length)",
         by="pass",
-        tests=("tests/worker/inference/scheduler/test_batch.py::test_guesses_change_no_answer_and_save_steps",),
+        tests=("tests/worker/inference/scheduler/test_batch.py::test_draft_tokens_change_no_text_and_save_steps",),
     ),
     Defect(
         name="a token of a short row sees tokens that come after it",

@@ -84,7 +84,7 @@ def test_where_no_row_decodes_a_step_prefills_a_long_prompt_whole(tmp_path: Path
     assert [len(tokens) for tokens, _ in harness.runner.fed[0]] == [len(LONG)]
 
 
-def test_draft_tokens_change_no_completion_and_save_steps(tmp_path: Path) -> None:
+def test_draft_tokens_change_no_text_and_save_steps(tmp_path: Path) -> None:
     runner = {"states": FEW}
     plain = LoopHarness(tmp_path / "plain", runner=runner, engine_speculation=False)
     speculating = LoopHarness(tmp_path / "speculating", runner=runner)
