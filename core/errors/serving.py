@@ -67,7 +67,7 @@ class GenerationFailed(Unavailable):
 
 
 class AdapterInvalid(Unavailable):
-    """An adapter's stored files do not verify, so it is not served."""
+    """An adapter's stored files do not verify, or its engine cannot compute or hold it; it is not served."""
 
     code = "adapter_invalid"
 
@@ -83,7 +83,7 @@ class AdapterInvalid(Unavailable):
 
 
 class AdapterMismatch(Conflict):
-    """An adapter is asked from an engine whose base model it was not made for."""
+    """An adapter is asked from an engine that would feed it other prompts, or another model, than its training did."""
 
     code = "adapter_mismatch"
 
@@ -91,4 +91,4 @@ class AdapterMismatch(Conflict):
         super().__init__(digest, reason)
 
     def __str__(self) -> str:
-        return f"adapter {self.args[0][:12]} does not belong to this base model: {self.args[1]}"
+        return f"adapter {self.args[0][:12]} does not fit this base model: {self.args[1]}"

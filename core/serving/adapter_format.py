@@ -9,20 +9,22 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, StringConstraints, ValidationError
 
 from core.errors import AdapterInvalid
 from core.jobs.spec import LoraSpec
 from core.serving.generation import PromptSource
+from core.serving.strict_json import parse_object
 from core.text.files.examples import ExampleFormat
 from core.text.render_settings import PromptFormat
 from core.values import Frozen
 
-WEIGHTS = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
-MANIFEST = "manifest.json"
+WEIGHTS: Final = "adapter_model.safetensors"
+CONFIG: Final = "adapter_config.json"
+FILES: Final = (CONFIG, WEIGHTS)  # in the order in which they are checked
+MANIFEST: Final = "manifest.json"
 
 MANIFEST_LIMIT_BYTES = 2**20
 MAX_PROMPTS = 3
@@ -134,14 +136,17 @@ def parse_manifest(content: bytes) -> Manifest:
     """Read a manifest's bytes.
 
     Raises:
-        AdapterInvalid: they are not a manifest of this format, or do not name both files.
+        AdapterInvalid: they are not a manifest of this format, say one thing twice, or do not name both files.
     """
     digest = hashlib.sha256(content).hexdigest()
     try:
+        parse_object(content)  # pydantic would take the last of two equal keys, and NaN
         manifest = Manifest.model_validate_json(content)
     except ValidationError as error:
         raise AdapterInvalid(digest, f"its manifest is malformed: {error.errors()[0]['msg']}") from error
-    missing = {WEIGHTS, CONFIG} - set(manifest.files)
+    except ValueError as error:
+        raise AdapterInvalid(digest, f"its manifest is malformed: {error}") from error
+    missing = set(FILES) - set(manifest.files)
     if missing:
         raise AdapterInvalid(digest, f"its manifest does not name {', '.join(sorted(missing))}")
     return manifest

@@ -193,7 +193,7 @@ class Engine(Protocol):
             InvalidParameter: ``variables`` or ``messages`` cannot be rendered for this model.
             PromptTooLong: prompt and max_tokens exceed the context.
             AdapterInvalid: the adapter's files do not verify.
-            AdapterMismatch: the adapter was made for another base model.
+            AdapterMismatch: the adapter was made for another base model, or would be fed otherwise than in training.
             EngineBusy: the queue is full.
             EngineUnavailable: the engine cannot be reached.
             GenerationFailed: the engine failed while answering.

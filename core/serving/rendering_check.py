@@ -1,6 +1,6 @@
-"""Renders an adapter's training prompts again, and says where this engine would feed something else.
+"""Renders an adapter's training prompts again, and says where the model would be fed something else.
 
-What is done about it is ``verification``'s matter.
+What is done about it is ``adapter_trust``'s matter.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from core.text.tokenizer import TextTokenizer
 CHARS_BEFORE, CHARS_AFTER = 30, 50  # of each text around the first difference
 
 
-def find_drift(prompts: Sequence[TrainedPrompt], renderer: Renderer, tokenizer: TextTokenizer) -> str | None:
+def find_mismatch(prompts: Sequence[TrainedPrompt], renderer: Renderer, tokenizer: TextTokenizer) -> str | None:
     """Give the first difference between prompts as they were trained and as they are rendered now, as a diff.
 
     None when there is no difference.

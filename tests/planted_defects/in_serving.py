@@ -9,7 +9,39 @@ KV = "tests/worker/inference/kv_cache/test_slots.py"
 GRAPHS = "tests/worker/inference/model/test_cuda_graphs.py"
 OTHERS = "tests/worker/inference/kv_cache/test_prefix.py::test_what_others_left_is_not_found"
 
+TRUST = "tests/core/serving/test_adapter_trust.py"
+VERDICT = f"{TRUST}::test_whatever_a_manifest_says_wrongly_both_refuse_it_in_the_same_words"
+
 DEFECTS = (
+    Defect(
+        name="an adapter is served whose prompts are not rendered as they were trained",
+        in_="core.serving.adapter_trust:_check_rendering",
+        replace="if $mismatch is not None: raise AdapterMismatch($digest, $mismatch)",
+        by="pass",
+        tests=(VERDICT,),
+    ),
+    Defect(
+        name="a manifest that says NaN, or one thing twice, is believed",
+        in_="core.serving.adapter_format:parse_manifest",
+        replace="parse_object($content)",
+        by="None",
+        tests=(VERDICT,),
+    ),
+    Defect(
+        name="vLLM is given files that nobody held against the manifest",
+        in_="app.engines.vllm.adapters:AdapterFiles._make",
+        replace="check_file($$$arguments)",
+        by="pass",
+        tests=(f"{TRUST}::test_a_flipped_bit_is_refused_by_both",),
+    ),
+    Defect(
+        name="our engine calls an adapter that does not fit an invalid one, which vLLM's side does not",
+        in_="worker.inference.adapters.verification:_Opener.open",
+        replace="$trusted = trust_adapter($$$arguments)",
+        by="try:\n    $trusted = trust_adapter($$$arguments)\n"
+        "except Exception as error:\n    self._refuse(error.args[1])",
+        tests=(VERDICT,),
+    ),
     Defect(
         name="base rows of a mixed batch get what the adapters in it add",
         in_="worker.inference.lora.plan:_share",

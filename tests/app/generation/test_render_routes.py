@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from core.errors import AdapterInvalid, EngineUnavailable
+from core.errors import AdapterInvalid, AdapterMismatch, EngineUnavailable, ServiceError
 from core.serving.generation import Conversation, RenderRequest, Turn, Variables
 from tests.app.conftest import BASE, ApiHarness
 from tests.harness.published_model import publish
@@ -96,14 +96,17 @@ def test_an_unknown_model_is_not_found(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "code"),
+    ("error", "status", "code"),
     [
-        (EngineUnavailable("tiny", "down"), "engine_unavailable"),
-        (AdapterInvalid(DIGEST, "its training prompt 1 is not rendered here as it was trained: …"), "adapter_invalid"),
+        (EngineUnavailable("tiny", "down"), 503, "engine_unavailable"),
+        (AdapterInvalid(DIGEST, "adapter_config.json is damaged: …"), 503, "adapter_invalid"),
+        (AdapterMismatch(DIGEST, "its training prompt 1 is not rendered here as …"), 409, "adapter_mismatch"),
     ],
 )
-def test_an_engine_that_cannot_render_is_503(client: TestClient, harness: ApiHarness, error: Any, code: str) -> None:
+def test_an_engine_that_cannot_render_says_why(
+    client: TestClient, harness: ApiHarness, error: ServiceError, status: int, code: str
+) -> None:
     harness.engine.fails_before = error
     response = render(client, prompt="a")
-    assert (response.status_code, response.json()["error"]["code"]) == (503, code)
+    assert (response.status_code, response.json()["error"]["code"]) == (status, code)
     assert response.json()["error"]["message"] == str(error)

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from core.errors import AdapterInvalid
 from core.serving.adapter_format import CONFIG
-from worker.inference.adapters.strict_json import parse_object, shown
+from core.serving.strict_json import parse_object, shown
 
 MAX_RANK: Final = 256
 MAX_ALPHA: Final = 2.0**16

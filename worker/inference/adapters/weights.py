@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from core.errors import AdapterInvalid
-from worker.inference.adapters.strict_json import shown
+from core.serving.strict_json import shown
 from worker.inference.adapters.weights_file import TensorEntry, WeightsFile
 from worker.inference.lora.adapter import LoraPair, gain_of
 

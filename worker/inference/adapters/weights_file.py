@@ -16,7 +16,8 @@ from torch import Tensor
 
 from core.errors import AdapterInvalid
 from core.serving.adapter_format import WEIGHTS, FileDigest
-from worker.inference.adapters.strict_json import parse_object, shown
+from core.serving.adapter_trust import damaged, wrong_size
+from core.serving.strict_json import parse_object, shown
 
 HEADER_LIMIT_BYTES: Final = 2**20  # a LoRA on every layer of a 7 B model needs about 100 kB
 
@@ -53,7 +54,7 @@ class WeightsFile:
         size_bytes = file.seek(0, os.SEEK_END)
         file.seek(0)
         if size_bytes != listed.bytes:
-            raise self._refusal(f"has {size_bytes:,} bytes, the manifest says {listed.bytes:,}")
+            raise wrong_size(digest, WEIGHTS, size_bytes, listed)
         self._left_bytes = size_bytes
 
     def read_header(self) -> list[TensorEntry]:
@@ -80,7 +81,7 @@ class WeightsFile:
         while self._left_bytes:
             self._read(min(_CHUNK_BYTES, self._left_bytes))
         if self._hash.hexdigest() != self._listed.sha256:
-            raise self._refusal(f"is damaged: its stored bytes do not have its digest {self._listed.sha256[:12]}")
+            raise damaged(self._digest, WEIGHTS, self._listed.sha256)
 
     def _in_order(self, header: dict[str, Any]) -> list[TensorEntry]:
         placed = sorted((self._entry(name, value) for name, value in header.items()), key=lambda pair: pair[1])

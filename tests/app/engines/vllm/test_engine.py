@@ -271,7 +271,7 @@ def test_info_tells_base_model_context_and_resident_adapters(
 @pytest.mark.parametrize(
     ("changes", "error", "says"),
     [
-        ({"base_model_fingerprint": "1" * 64}, AdapterMismatch, "trained on tiny with fingerprint 1"),
+        ({"base_model_fingerprint": "1" * 64}, AdapterMismatch, "trained on 'tiny' with fingerprint 1"),
         ({"tokenizer_sha256": "1" * 64}, AdapterMismatch, "another tokenizer"),
         ({"example_format": "messages"}, AdapterMismatch, "another chat template"),
         ({"lora": LoraSpec(use_dora=True)}, AdapterInvalid, "DoRA, which vLLM does not compute"),

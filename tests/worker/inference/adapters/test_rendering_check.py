@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from core.errors import AdapterInvalid, InvalidParameter, PromptTooLong
+from core.errors import AdapterInvalid, AdapterMismatch, InvalidParameter, PromptTooLong
 from core.serving.adapter_format import MANIFEST, TrainedPrompt
 from core.serving.generation import Conversation, PromptSource, Rendering, RenderRequest, Turn, Variables
-from core.serving.rendering_check import find_drift
+from core.serving.rendering_check import find_mismatch
 from core.store.blobs import LocalBlobStore
 from core.text.render_settings import PromptFormat
 from core.text.rendering import Renderer
@@ -133,8 +133,15 @@ def store_changed(adapter: Trained, blobs: LocalBlobStore, **changes: Any) -> st
     return blobs.put_bytes(json.dumps(adapter.manifest | changes).encode()).sha256
 
 
-def refusal(adapter: Trained, base: Path, home: Path, **changes: Any) -> str:
-    with pytest.raises(AdapterInvalid) as caught:
+def refusal(
+    adapter: Trained,
+    base: Path,
+    home: Path,
+    *,
+    kind: type[AdapterInvalid | AdapterMismatch] = AdapterMismatch,
+    **changes: Any,
+) -> str:
+    with pytest.raises(kind) as caught:
         load(adapter, base, home, **changes)
     return str(caught.value.args[1])
 
@@ -222,7 +229,7 @@ class TestManifest:
         assert "secret" not in json.dumps(trained_of("columns").manifest)
 
 
-class TestDrift:
+class TestMismatch:
     def test_a_changed_prompt_format_is_refused(
         self, trained_of: Callable[[str], Trained], base: Path, tmp_path: Path
     ) -> None:
@@ -245,7 +252,8 @@ class TestDrift:
         self, trained_of: Callable[[str], Trained], base: Path, tmp_path: Path
     ) -> None:
         changed = {"prompt": "{{#query}}", "completion": "{{answer}}"}
-        assert "its prompt format is malformed" in refusal(trained_of("columns"), base, tmp_path, prompt_format=changed)
+        reason = refusal(trained_of("columns"), base, tmp_path, kind=AdapterInvalid, prompt_format=changed)
+        assert "its prompt format is malformed" in reason
 
     def test_a_changed_chat_template_is_refused_for_chat(
         self, trained_of: Callable[[str], Trained], base: Path, tmp_path: Path
@@ -326,7 +334,9 @@ class TestDiff:
         return TextTokenizer.from_folder(tiny_llama_folder)
 
     def test_no_difference_is_none(self, tokenizer: TextTokenizer) -> None:
-        assert find_drift([TrainedPrompt(source="ab", text="ab", ids=(97, 98))], Renderer(tokenizer), tokenizer) is None
+        assert (
+            find_mismatch([TrainedPrompt(source="ab", text="ab", ids=(97, 98))], Renderer(tokenizer), tokenizer) is None
+        )
 
     @pytest.mark.parametrize(
         ("ids", "lines"),
@@ -339,16 +349,16 @@ class TestDiff:
     def test_ids_that_are_missing_are_shown(
         self, tokenizer: TextTokenizer, ids: tuple[int, ...], lines: list[str]
     ) -> None:
-        drift = find_drift([TrainedPrompt(source="ab", text="ab", ids=ids)], Renderer(tokenizer), tokenizer)
-        assert drift is not None
-        assert drift.splitlines()[1:] == lines
+        mismatch = find_mismatch([TrainedPrompt(source="ab", text="ab", ids=ids)], Renderer(tokenizer), tokenizer)
+        assert mismatch is not None
+        assert mismatch.splitlines()[1:] == lines
 
     def test_long_texts_are_shown_around_the_difference(self, tokenizer: TextTokenizer) -> None:
         served = "b" * 500
         prompt = TrainedPrompt(source=served, text="b" * 200 + "a" * 300, ids=(1,))
-        drift = find_drift([prompt], Renderer(tokenizer), tokenizer)
-        assert drift is not None
-        assert drift.splitlines()[1:] == [f"- …'{'b' * 30}{'a' * 50}'…", f"+ …'{'b' * 80}'…"]
+        mismatch = find_mismatch([prompt], Renderer(tokenizer), tokenizer)
+        assert mismatch is not None
+        assert mismatch.splitlines()[1:] == [f"- …'{'b' * 30}{'a' * 50}'…", f"+ …'{'b' * 80}'…"]
 
 
 def _render(trained: Trained, home: Path, prompt: PromptSource) -> Rendering:

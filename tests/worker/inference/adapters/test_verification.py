@@ -284,7 +284,7 @@ class TestManifest:
 
     def test_another_tokenizer_is_refused(self, spoiled: SpoiledAdapter) -> None:
         spoiled.complete(tokenizer_sha256="0" * 64)
-        assert "tokenizer" in spoiled.refusal()
+        assert "tokenizer" in spoiled.refusal(kind=AdapterMismatch)
 
     def test_a_key_that_is_there_twice_is_refused(self, spoiled: SpoiledAdapter) -> None:
         content = (spoiled.folder / MANIFEST).read_bytes()
