@@ -10,32 +10,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
+from core.base_models.architectures.architecture import Input, last_part
+from core.base_models.architectures.table import find_architecture, find_input, is_gate
 from core.base_models.registry import read_config, weight_files
 from core.base_models.tensor_files import StoredTensor, list_tensors
 from core.errors import BaseModelInvalid, TargetModulesUnmatched
 from core.jobs.spec import LoraSpec
 
-# Which text a linear layer of a transformer block reads. Layers that read the same keep it once for backward.
-Input = Literal["attention", "attention_output", "mlp", "mlp_output"]
-_INPUTS: Final[dict[str, Input]] = {
-    "q_proj": "attention",
-    "k_proj": "attention",
-    "v_proj": "attention",
-    "qkv_proj": "attention",
-    "o_proj": "attention_output",
-    "out_proj": "attention_output",
-    "dense": "attention_output",
-    "gate_proj": "mlp",
-    "up_proj": "mlp",
-    "gate_up_proj": "mlp",
-    "fc1": "mlp",
-    "down_proj": "mlp_output",
-    "fc2": "mlp_output",
-}
-OWN_BLOCKS: Final = frozenset({"llama", "phi"})  # architectures of ``worker.training.model.blocks``
-_GATES: Final = frozenset({"gate_proj", "gate_up_proj"})
 _BLOCK: Final = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 _HEADS: Final = ("lm_head.weight", "model.embed_tokens.weight")  # the second where they are tied
 
@@ -50,7 +33,9 @@ class LinearLayer:
 
     @property
     def reads(self) -> Input:
-        return _INPUTS[self.name.rpartition(".")[2]]
+        reads = find_input(self.name)
+        assert reads is not None, "a shape is read of known layers only"
+        return reads
 
 
 @dataclass(frozen=True)
@@ -60,7 +45,7 @@ class ModelShape:
     Attributes:
         parameters: all values of the stored tensors; ``stored_bytes`` is what they take in the files.
         heads: query heads of one block's attention.
-        norms: of one block; with a single one, attention and MLP read the same text, as in Phi.
+        norms: of one block; with a single one, attention and MLP read the same, as in Phi.
         has_rms_norm: such a norm computes in float32 and keeps its input so.
         is_gated: the MLP multiplies two projections, as in Llama.
         rotates_partly: only a part of each head is rotated, after which attention's result is copied once.
@@ -94,11 +79,6 @@ class ModelShape:
         return tuple(layer for layer in self.linear_layers if matches_any(layer.name, targets))
 
 
-def find_input(name: str) -> Input | None:
-    """Tell which text a linear layer of that name reads; None for a name that is not known here."""
-    return _INPUTS.get(name.rpartition(".")[2])
-
-
 def read_shape(folder: Path) -> ModelShape:
     """Read an imported base model's shape, milliseconds for some hundred tensors.
 
@@ -110,7 +90,7 @@ def read_shape(folder: Path) -> ModelShape:
     by_name = {tensor.name: tensor for tensor in tensors}
     head = next((by_name[name] for name in _HEADS if name in by_name), None)
     linear = tuple(_linear_layers(tensors))
-    unknown = sorted({name for layer in linear if (name := layer.name.rpartition(".")[2]) not in _INPUTS})
+    unknown = sorted({last_part(layer.name) for layer in linear if find_input(layer.name) is None})
     if head is None or len(head.shape) != 2 or not linear or unknown:
         kind = config.get("model_type", "unknown")
         named = f", such as {unknown[0]}," if unknown else ""
@@ -128,9 +108,9 @@ def read_shape(folder: Path) -> ModelShape:
         linear_layers=linear,
         norms=len(norms),
         has_rms_norm=not any(name.replace(".weight", ".bias") in by_name for name in norms),
-        is_gated=any(layer.name.rpartition(".")[2] in _GATES for layer in linear),
+        is_gated=any(is_gate(layer.name) for layer in linear),
         rotates_partly=(rope.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0) < 1,
-        has_own_blocks=config.get("model_type") in OWN_BLOCKS,
+        has_own_blocks=find_architecture(config) is not None,
     )
 
 
@@ -144,7 +124,7 @@ def resolve_targets(linear: Iterable[str], wanted: tuple[str, ...] | None) -> tu
         TargetModulesUnmatched: a name matches no linear layer, or means the head.
     """
     names = set(linear)
-    last_parts = sorted({name.rpartition(".")[2] for name in names})
+    last_parts = sorted({last_part(name) for name in names})
     if wanted is None:
         return tuple(last_parts)
     unmatched = [target for target in wanted if not any(matches_any(name, (target,)) for name in names)]

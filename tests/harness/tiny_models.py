@@ -6,7 +6,15 @@ Two layers each, byte-level tokenizer, deterministic: the same call gives the sa
 from pathlib import Path
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PhiConfig, PhiForCausalLM, PreTrainedModel
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 from transformers.utils.logging import disable_progress_bar
 
 from core.base_models.registry import IMPORTED_FILE, Folder, ImportedModel, compute_fingerprint
@@ -64,6 +72,30 @@ def write_tiny_llama(folder: Path, *, seed: int = 0) -> Path:
     with torch.no_grad():  # transformers starts the pad token's row at zero, and here that is the closing token's too
         torch.nn.init.normal_(model.lm_head.weight[END_OF_TEXT], std=INITIAL_STD)
     return _save(model, folder, "tiny-llama")
+
+
+def write_tiny_qwen2(folder: Path, *, seed: int = 0) -> Path:
+    """Write a Qwen2 with grouped key-value heads, an untied head and biases of queries, keys and values, none zero."""
+    torch.manual_seed(seed)
+    model = Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=VOCAB_ROWS,
+            hidden_size=64,
+            intermediate_size=96,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=CONTEXT_TOKENS,
+            initializer_range=INITIAL_STD,
+            tie_word_embeddings=False,
+            bos_token_id=END_OF_TEXT,
+            eos_token_id=END_OF_TEXT,
+        )
+    )
+    for name, parameter in model.named_parameters():
+        if name.endswith(".bias"):  # transformers starts them at zero
+            torch.nn.init.normal_(parameter, std=0.5)
+    return _save(model, folder, "tiny-qwen2")
 
 
 def _save(model: PreTrainedModel, folder: Path, name: str) -> Path:

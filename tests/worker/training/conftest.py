@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from core.jobs.spec import LoraSpec
-from tests.harness.tiny_models import write_tiny_llama, write_tiny_phi
+from tests.harness.tiny_models import write_tiny_llama, write_tiny_phi, write_tiny_qwen2
 from worker.models.loading import load_base_model
 from worker.training.model.lora import LoraModel, add_lora
 
@@ -29,6 +29,11 @@ def tiny_phi(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_llama(tmp_path_factory.mktemp("bases") / "tiny-llama")
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_qwen2(tmp_path_factory.mktemp("bases") / "tiny-qwen2")
 
 
 MakeModel = Callable[..., LoraModel]

@@ -1,19 +1,21 @@
-"""Our own decoder blocks for serving, Phi's and Llama's: few products over weights laid side by side.
+"""Our own decoder blocks for serving: few products over weights laid side by side.
 
-They take the weights over from transformers' modules, whose linear layers are left without. Which architectures and
-which of their options are known is decided here; whether the result is right is tried by ``runner``.
+They take the weights over from transformers' modules, whose linear layers are left without. Which blocks an
+architecture has is said by its descriptor, which of its options are known by that and by `find_own_blocks`; whether
+the result is right is tried by ``runner``.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 from transformers import PreTrainedModel
-from transformers.activations import GELUTanh, SiLUActivation
 
+from core.base_models.architectures.architecture import Architecture
+from core.base_models.architectures.table import find_architecture
 from worker.inference.lora.plan import LoraPlan
 from worker.inference.model.forward_pass import StepLora
 from worker.inference.model.layout import Step
@@ -27,7 +29,7 @@ _FIXED_ROTATIONS: Final = frozenset({"default", "linear", "llama3", "yarn"})
 
 
 @dataclass(frozen=True)
-class BlockInputs:
+class StepInputs:
     """What all blocks of one step share."""
 
     step: Step
@@ -36,160 +38,127 @@ class BlockInputs:
     ops: Ops
 
 
-class Block(Protocol):
-    """A decoder layer; ``projections`` are by the name of each linear layer in them."""
+class DecoderBlock:
+    """Attention and MLP, each behind a norm and added to what went in, or both behind one norm.
 
-    projections: dict[str, AdaptedProjection]
+    ``projections`` are by the name of each linear layer in them.
+    """
 
-    def __call__(self, states_NH: Tensor, inputs: BlockInputs) -> Tensor: ...
-
-
-class LlamaBlock:
-    """Attention, then a gated network, each behind a norm and added to what went in."""
-
-    def __init__(self, layer: Any, name: str, number: int, make: Make) -> None:
-        attention, mlp = layer.self_attn, layer.mlp
+    def __init__(self, block: Architecture, layer: nn.Module, name: str, number: int, make: Make) -> None:
         self._number = number
-        self._heads = _heads(attention)
-        self._norm, self._second_norm = layer.input_layernorm, layer.post_attention_layernorm
-        maker = _Maker(name, make)
-        self._qkv = maker.make("self_attn", attention, "q_proj", "k_proj", "v_proj")
-        self._out = maker.make("self_attn", attention, "o_proj")
-        self._gate_up = maker.make("mlp", mlp, "gate_proj", "up_proj")
-        self._down = maker.make("mlp", mlp, "down_proj")
-        self.projections = maker.made
+        self._heads = _heads(layer.self_attn)
+        self._attention_norm = _Norm(block, layer.get_submodule(block.attention_norm))
+        self._mlp_norm = None if block.mlp_norm is None else _Norm(block, layer.get_submodule(block.mlp_norm))
+        self._is_gated = block.is_gated
+        projections = _Projections(layer, name, make)
+        self._qkv = projections.of(block.query, block.key, block.value)
+        self._attention_out = projections.of(block.attention_out)
+        self._mlp_in = projections.of(*block.mlp_in)
+        self._mlp_out = projections.of(block.mlp_out)
+        self.projections = projections.by_name
 
-    def __call__(self, states_NH: Tensor, inputs: BlockInputs) -> Tensor:
+    def __call__(self, states_NH: Tensor, inputs: StepInputs) -> Tensor:
         ops = inputs.ops
-        normed = ops.rms_norm(states_NH, self._norm.weight, self._norm.variance_epsilon)
+        normed = self._attention_norm(states_NH, ops)
         qkv = _project(self._qkv, normed, inputs)
         attended = ops.attend(qkv, self._heads, inputs.rotation, inputs.step, self._number)
-        states_NH = _project_onto(states_NH, self._out, attended, inputs)
-        normed = ops.rms_norm(states_NH, self._second_norm.weight, self._second_norm.variance_epsilon)
-        gated = ops.gated_silu(_project(self._gate_up, normed, inputs))
-        return _project_onto(states_NH, self._down, gated, inputs)
+        states_NH = _project_onto(states_NH, self._attention_out, attended, inputs)
+        mlp_input = normed if self._mlp_norm is None else self._mlp_norm(states_NH, ops)
+        mlp_inner = _project(self._mlp_in, mlp_input, inputs)
+        activated = ops.gated_silu(mlp_inner) if self._is_gated else ops.gelu_tanh(mlp_inner)
+        return _project_onto(states_NH, self._mlp_out, activated, inputs)
 
 
-class PhiBlock:
-    """Attention and network side by side behind one norm, both added to what went in."""
+class OwnModel:
+    """A model of our own blocks. Implements ``forward_pass.Pass``."""
 
-    def __init__(self, layer: Any, name: str, number: int, make: Make) -> None:
-        attention, mlp = layer.self_attn, layer.mlp
-        self._number = number
-        self._heads = _heads(attention)
-        self._norm = layer.input_layernorm
-        maker = _Maker(name, make)
-        self._qkv = maker.make("self_attn", attention, "q_proj", "k_proj", "v_proj")
-        self._dense = maker.make("self_attn", attention, "dense")
-        self._fc1 = maker.make("mlp", mlp, "fc1")
-        self._fc2 = maker.make("mlp", mlp, "fc2")
-        self.projections = maker.made
-
-    def __call__(self, states_NH: Tensor, inputs: BlockInputs) -> Tensor:
-        ops = inputs.ops
-        normed = ops.layer_norm(states_NH, self._norm.weight, self._norm.bias, self._norm.eps)
-        qkv = _project(self._qkv, normed, inputs)
-        attended = ops.attend(qkv, self._heads, inputs.rotation, inputs.step, self._number)
-        inner = ops.gelu_tanh(_project(self._fc1, normed, inputs))
-        states_NH = _project_onto(states_NH, self._dense, attended, inputs)
-        return _project_onto(states_NH, self._fc2, inner, inputs)
-
-
-class OwnPass:
-    """A model of our own blocks. Implements ``passes.Pass``."""
-
-    def __init__(self, model: PreTrainedModel, make: Make, ops: Ops, context_tokens: int) -> None:
-        """Take a model over whose blocks `knows` knows; it cannot be run by transformers afterwards."""
+    def __init__(self, model: PreTrainedModel, block: Architecture, make: Make, ops: Ops, context_tokens: int) -> None:
+        """Take a model over whose blocks `find_own_blocks` found; it cannot be run by transformers afterwards."""
         decoder: Any = model.model
         self._ops = ops
         self._embedding_VH = decoder.embed_tokens.weight.detach()
-        self._norm = decoder.final_layernorm if hasattr(decoder, "final_layernorm") else decoder.norm
+        self._norm = _Norm(block, decoder.get_submodule(block.final_norm))
         positions = torch.arange(context_tokens, device=model.device)
         like = torch.empty(0, dtype=torch.float32, device=model.device)
         cos_1LR, sin_1LR = decoder.rotary_emb(like, positions[None])
         self._cos_LR, self._sin_LR = cos_1LR[0].clone(), sin_1LR[0].clone()
         self._signed_sin_LR = self._sin_LR.clone()
         self._signed_sin_LR[:, : self._sin_LR.shape[1] // 2] *= -1
-        self._blocks: list[Block] = []
+        self._blocks = [
+            DecoderBlock(block, layer, f"model.layers.{number}", number, make)
+            for number, layer in enumerate(decoder.layers[: decoder.config.num_hidden_layers])
+        ]
+        head = _Projections(model, "", make)
+        self._head = head.of("lm_head")
         self.projections: dict[str, AdaptedProjection] = {}
-        for number, layer in enumerate(decoder.layers[: decoder.config.num_hidden_layers]):
-            block = _KINDS[type(layer).__name__](layer, f"model.layers.{number}", number, make)
-            self._blocks.append(block)
-            self.projections |= block.projections
-        maker = _Maker("", make)
-        self._head = maker.make("", model, "lm_head")
-        self.projections |= maker.made
+        for projections in (*(own.projections for own in self._blocks), head.by_name):
+            self.projections |= projections
 
     def __call__(self, step: Step, lora: StepLora, timer: StepTimer = NO_TIMER) -> Tensor:
         ops = TimedOps(self._ops, timer) if timer.is_on else self._ops
         angles = (self._cos_LR, self._sin_LR, self._signed_sin_LR)
         rotation = Rotation(*(values_LR[step.positions_N] for values_LR in angles))
-        inputs = BlockInputs(step, rotation, lora.blocks, ops)
+        inputs = StepInputs(step, rotation, lora.blocks, ops)
         states_NH = embedding(step.ids_N, self._embedding_VH)
         for block in self._blocks:
             states_NH = block(states_NH, inputs)
         if not step.is_wanted_whole:
             states_NH = states_NH[step.wanted_W]
-        normed = self._normed(states_NH)
+        normed = self._norm(states_NH, ops)
         logits_WV = ops.project(self._head, normed)
         ops.add_lora(self._head.group, normed, logits_WV, lora.head)
         return logits_WV
 
-    def _normed(self, states_NH: Tensor) -> Tensor:
-        if isinstance(self._norm, nn.LayerNorm):
-            return self._ops.layer_norm(states_NH, self._norm.weight, self._norm.bias, self._norm.eps)
-        norm: Any = self._norm
-        return self._ops.rms_norm(states_NH, norm.weight, norm.variance_epsilon)
 
-
-def knows(model: PreTrainedModel) -> bool:
-    """Tell whether all blocks of a model are of kinds that we have, with none of the options that we have not."""
-    decoder: Any = getattr(model, "model", None)
+def find_own_blocks(model: PreTrainedModel) -> Architecture | None:
+    """Give the descriptor of a model's blocks; None where there is none, or an option is not known here."""
     config = model.config
-    kind = type(model).__name__
-    if kind not in ("PhiForCausalLM", "LlamaForCausalLM") or not isinstance(model.get_output_embeddings(), nn.Linear):
-        return False
+    architecture = find_architecture(config.to_dict())
+    if not isinstance(model.get_output_embeddings(), nn.Linear):
+        return None
     if (config.rope_parameters or {}).get("rope_type", "default") not in _FIXED_ROTATIONS:
-        return False
-    return all(_knows_layer(layer) for layer in decoder.layers)
+        return None
+    return architecture
 
 
-def _knows_layer(layer: Any) -> bool:
-    match type(layer).__name__:
-        case "PhiDecoderLayer":
-            return not layer.self_attn.qk_layernorm and isinstance(layer.mlp.activation_fn, GELUTanh)
-        case "LlamaDecoderLayer":
-            return isinstance(layer.mlp.act_fn, nn.SiLU | SiLUActivation)
-    return False
+class _Norm:
+    """A norm's weights, computed by a step's operations."""
+
+    def __init__(self, block: Architecture, norm: Any) -> None:
+        self._is_rms, self._norm = block.norm == "rms", norm
+
+    def __call__(self, states_NH: Tensor, ops: Ops) -> Tensor:
+        norm = self._norm
+        if self._is_rms:
+            return ops.rms_norm(states_NH, norm.weight, norm.variance_epsilon)
+        return ops.layer_norm(states_NH, norm.weight, norm.bias, norm.eps)
 
 
-_KINDS: Final[dict[str, Any]] = {"LlamaDecoderLayer": LlamaBlock, "PhiDecoderLayer": PhiBlock}
+class _Projections:
+    """Makes the projections of one module, and leaves its linear layers without weights."""
 
+    def __init__(self, module: nn.Module, name: str, make: Make) -> None:
+        self._module, self._name, self._make = module, name, make
+        self.by_name: dict[str, AdaptedProjection] = {}
 
-class _Maker:
-    """Makes the projections of one block, and leaves its linear layers without weights."""
-
-    def __init__(self, prefix: str, make: Make) -> None:
-        self._prefix, self._make = prefix, make
-        self.made: dict[str, AdaptedProjection] = {}
-
-    def make(self, path: str, module: Any, *names: str) -> AdaptedProjection:
-        layers: Sequence[nn.Linear] = [getattr(module, name) for name in names]
-        full = [".".join(part for part in (self._prefix, path, name) if part) for name in names]
-        projection = AdaptedProjection(full, layers, self._make)
+    def of(self, *paths: str) -> AdaptedProjection:
+        """Put layers that read the same side by side; they are named by their paths inside the module."""
+        layers: Sequence[Any] = [self._module.get_submodule(path) for path in paths]
+        names = [f"{self._name}.{path}" if self._name else path for path in paths]
+        projection = AdaptedProjection(names, layers, self._make)
         for layer in layers:
             layer.weight = nn.Parameter(layer.weight.new_empty(0), requires_grad=False)
-        self.made |= dict.fromkeys(full, projection)
+        self.by_name |= dict.fromkeys(names, projection)
         return projection
 
 
-def _project(projection: AdaptedProjection, x_NI: Tensor, inputs: BlockInputs) -> Tensor:
+def _project(projection: AdaptedProjection, x_NI: Tensor, inputs: StepInputs) -> Tensor:
     y_NO = inputs.ops.project(projection, x_NI)
     inputs.ops.add_lora(projection.group, x_NI, y_NO, inputs.lora)
     return y_NO
 
 
-def _project_onto(states_NH: Tensor, projection: AdaptedProjection, x_NI: Tensor, inputs: BlockInputs) -> Tensor:
+def _project_onto(states_NH: Tensor, projection: AdaptedProjection, x_NI: Tensor, inputs: StepInputs) -> Tensor:
     """Add a projection to what is there already, in one operation where nothing stretches its outputs."""
     if inputs.lora.stretched:
         return states_NH + _project(projection, x_NI, inputs)

@@ -19,7 +19,7 @@ from worker.inference.kv_cache.budget import running_bytes
 from worker.inference.kv_cache.slots import KvPool, KvShape
 from worker.inference.lora.bank import LoraBank, LoraGroup
 from worker.inference.lora.plan import LONGEST_SHARED
-from worker.inference.model.blocks import OwnPass, knows
+from worker.inference.model.blocks import OwnModel, find_own_blocks
 from worker.inference.model.contract import Row
 from worker.inference.model.cuda_graphs import DecodeGraphs
 from worker.inference.model.cuda_recorder import CudaRecorder, Recorder
@@ -136,15 +136,17 @@ class TargetLayer:
 
 
 def _make_way(model: PreTrainedModel, make: Make, ops: Ops, context_tokens: int) -> Pass:
-    if knows(model):
-        return OwnPass(model, make, ops, context_tokens)
-    return TransformersPass(model, make)
+    block = find_own_blocks(model)
+    if block is None:
+        return TransformersPass(model, make)
+    return OwnModel(model, block, make, ops, context_tokens)
 
 
 def _make_recorder(loaded: LoadedModel, settings: Settings) -> Recorder | None:
     """Make what records steps; None where they are taken without graphs."""
-    is_recorded = settings.engine_cuda_graphs and loaded.device.type == "cuda" and knows(loaded.model)
-    return CudaRecorder() if is_recorded else None
+    if not settings.engine_cuda_graphs or loaded.device.type != "cuda" or find_own_blocks(loaded.model) is None:
+        return None
+    return CudaRecorder()
 
 
 def _try(loaded: LoadedModel, ops: Ops, recorder: Recorder | None) -> None:

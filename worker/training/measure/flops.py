@@ -12,7 +12,8 @@ from typing import Final
 import numpy as np
 from torch import nn
 
-from core.base_models.shape import Input, find_input
+from core.base_models.architectures.architecture import Input
+from core.base_models.architectures.table import find_input
 from worker.training.data.examples import ExampleSet
 from worker.training.model.lora import LoraModel
 

@@ -1,17 +1,17 @@
-"""Our own forward pass of the decoder blocks that we know, Phi's and Llama's, over packed rows.
+"""Our own forward pass of the decoder blocks that have a descriptor, over packed rows.
 
 It reads transformers' modules and PEFT's adapters in them, and changes neither. A last block computes only the
 rows that are asked for: keys and values of all, everything else of those. Axes: N rows, K rows asked for, H width.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.activations import SiLUActivation
 
+from core.base_models.architectures.architecture import Architecture
 from worker.training.model.attention import Attention
 from worker.training.model.lora_linear import project
 from worker.training.model.rotary import rotate
@@ -22,62 +22,58 @@ from worker.training.model.techniques import Techniques
 class BlockInputs:
     """What all blocks of one forward pass share."""
 
+    architecture: Architecture
     attention: Attention
     cos_NR: Tensor
     sin_NR: Tensor
     techniques: Techniques
 
 
-Block = Callable[[Any, Tensor, BlockInputs, Tensor | None], Tensor]
-"""Gives a block's output (N, H), or with rows (K,) only those: (K, H)."""
-
-
-def find_block(layer: Any) -> Block | None:
-    """Give the function that computes such a layer; None for a layer that we do not know."""
-    match type(layer).__name__:
-        case "PhiDecoderLayer" if not layer.self_attn.qk_layernorm:
-            return _phi
-        case "LlamaDecoderLayer" if isinstance(layer.mlp.act_fn, nn.SiLU | SiLUActivation):
-            return _llama
-    return None
+def run_block(layer: nn.Module, states_NH: Tensor, inputs: BlockInputs, rows_K: Tensor | None) -> Tensor:
+    """Give a block's output (N, H), or with rows only those: (K, H)."""
+    block = inputs.architecture
+    normed_NH = _normed(block, layer.get_submodule(block.attention_norm), states_NH)
+    mlp_layers = [layer.get_submodule(name) for name in block.mlp_in]
+    query_layers = [layer.get_submodule(block.query), *(mlp_layers if block.is_parallel else ())]
+    key_value_layers = [layer.get_submodule(name) for name in (block.key, block.value)]
+    if rows_K is None:
+        query, *mlp_inner, key, value = project(normed_NH, [*query_layers, *key_value_layers], inputs.techniques)
+    else:
+        query, *mlp_inner = project(normed_NH.index_select(0, rows_K), query_layers, inputs.techniques)
+        key, value = project(normed_NH, key_value_layers, inputs.techniques)
+    attended = _attend(layer.self_attn, query, key, value, inputs, rows_K)
+    [attention_output] = project(attended, [layer.get_submodule(block.attention_out)], inputs.techniques)
+    states = _select(states_NH, rows_K)
+    mlp_out = [layer.get_submodule(block.mlp_out)]
+    if block.mlp_norm is None:
+        [mlp_output] = project(_activate(block, layer, mlp_inner), mlp_out, inputs.techniques)
+        return attention_output + mlp_output + states
+    states = states + attention_output
+    mlp_inner = project(_normed(block, layer.get_submodule(block.mlp_norm), states), mlp_layers, inputs.techniques)
+    [mlp_output] = project(_activate(block, layer, mlp_inner), mlp_out, inputs.techniques)
+    return states + mlp_output
 
 
 def rms_norm(states_NH: Tensor, weight_H: Tensor, epsilon: float) -> Tensor:
     """Normalise by the root mean square in float32 and keep only the input for backward; ``weight`` is frozen."""
-    found: Tensor = _RmsNorm.apply(states_NH, weight_H, epsilon)  # type: ignore[no-untyped-call]
-    return found
+    normed_NH: Tensor = _RmsNorm.apply(states_NH, weight_H, epsilon)  # type: ignore[no-untyped-call]
+    return normed_NH
 
 
-def _phi(layer: Any, states_NH: Tensor, inputs: BlockInputs, rows_K: Tensor | None) -> Tensor:
-    attention, mlp = layer.self_attn, layer.mlp
-    normed_NH = layer.input_layernorm(states_NH).to(states_NH.dtype)  # autocast on CUDA would leave it in float32
-    wide = [attention.q_proj, mlp.fc1]
-    if rows_K is None:
-        query, inner, key, value = project(normed_NH, [*wide, attention.k_proj, attention.v_proj], inputs.techniques)
+def _normed(block: Architecture, norm: Any, states_NH: Tensor) -> Tensor:
+    if block.norm == "rms":
+        return rms_norm(states_NH, norm.weight, norm.variance_epsilon)
+    normed_NH: Tensor = norm(states_NH)
+    return normed_NH.to(states_NH.dtype)  # autocast on CUDA would leave it in float32
+
+
+def _activate(block: Architecture, layer: nn.Module, mlp_inner: Sequence[Tensor]) -> Tensor:
+    activated: Tensor
+    if block.activation_module is None:
+        activated = _GatedSilu.apply(*mlp_inner)  # type: ignore[no-untyped-call]
     else:
-        query, inner = project(normed_NH.index_select(0, rows_K), wide, inputs.techniques)
-        key, value = project(normed_NH, [attention.k_proj, attention.v_proj], inputs.techniques)
-    [attended] = project(_attend(attention, query, key, value, inputs, rows_K), [attention.dense], inputs.techniques)
-    [thought] = project(mlp.activation_fn(inner), [mlp.fc2], inputs.techniques)
-    return attended + thought + _select(states_NH, rows_K)
-
-
-def _llama(layer: Any, states_NH: Tensor, inputs: BlockInputs, rows_K: Tensor | None) -> Tensor:
-    attention, mlp = layer.self_attn, layer.mlp
-    normed_NH = _normed(layer.input_layernorm, states_NH)
-    if rows_K is None:
-        query, key, value = project(
-            normed_NH, [attention.q_proj, attention.k_proj, attention.v_proj], inputs.techniques
-        )
-    else:
-        [query] = project(normed_NH.index_select(0, rows_K), [attention.q_proj], inputs.techniques)
-        key, value = project(normed_NH, [attention.k_proj, attention.v_proj], inputs.techniques)
-    [attended] = project(_attend(attention, query, key, value, inputs, rows_K), [attention.o_proj], inputs.techniques)
-    states = _select(states_NH, rows_K) + attended
-    gate, up = project(_normed(layer.post_attention_layernorm, states), [mlp.gate_proj, mlp.up_proj], inputs.techniques)
-    gated: Tensor = _GatedSilu.apply(gate, up)  # type: ignore[no-untyped-call]
-    [thought] = project(gated, [mlp.down_proj], inputs.techniques)
-    return states + thought
+        activated = layer.get_submodule(block.activation_module)(*mlp_inner)
+    return activated
 
 
 def _attend(
@@ -102,10 +98,6 @@ def _select(states_NH: Tensor, rows_K: Tensor | None) -> Tensor:
     return states_NH if rows_K is None else states_NH.index_select(0, rows_K)
 
 
-def _normed(norm: Any, states_NH: Tensor) -> Tensor:
-    return rms_norm(states_NH, norm.weight, norm.variance_epsilon)
-
-
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, states_NH: Tensor, weight_H: Tensor, epsilon: float) -> Tensor:
@@ -118,9 +110,9 @@ class _RmsNorm(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         states_NH, weight_H, scale_N1 = ctx.saved_tensors
         normed = states_NH.float() * scale_N1
-        slope = (gradients[0] * weight_H).float()
-        slope -= normed * (slope * normed).mean(1, keepdim=True)
-        return (slope * scale_N1).to(states_NH.dtype), None, None
+        grad_NH = (gradients[0] * weight_H).float()
+        grad_NH -= normed * (grad_NH * normed).mean(1, keepdim=True)
+        return (grad_NH * scale_N1).to(states_NH.dtype), None, None
 
 
 class _GatedSilu(torch.autograd.Function):
@@ -134,5 +126,5 @@ class _GatedSilu(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = ctx.saved_tensors
-        [slope] = gradients
-        return torch.ops.aten.silu_backward(slope * up, gate), nn.functional.silu(gate).mul_(slope)
+        [grad] = gradients
+        return torch.ops.aten.silu_backward(grad * up, gate), nn.functional.silu(gate).mul_(grad)

@@ -1,7 +1,7 @@
 """Runs a decoder over a packed micro-batch, to the hidden states that the head reads.
 
-Our own blocks where we know the architecture, transformers' modules with our packed attention where they take it,
-and right-padded rows where they do not. Which of them is right for a model is not assumed but tried, on a few ids.
+Our own blocks where the architecture has a descriptor, transformers' modules with our packed attention where they take
+it, and right-padded rows where they do not. Which of them is right for a model is not assumed but tried, on a few ids.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from core.base_models.architectures.architecture import Architecture
+from core.base_models.architectures.table import find_architecture
 from worker.training.data.batches import MicroBatch, collate
 from worker.training.data.examples import TokenizedExample
 from worker.training.model import attention
-from worker.training.model.blocks import BlockInputs, find_block
+from worker.training.model.blocks import BlockInputs, run_block
 from worker.training.model.techniques import Techniques
 
 # Two segments of unequal length; a pass that lets one see the other is far off on the second.
@@ -46,8 +48,9 @@ def choose_pass(decoder: PreTrainedModel, device: torch.device, autocast: Any, t
         autocast: gives the context of a forward pass.
     """
     ways: list[DecoderPass] = []
-    if techniques.own_blocks and techniques.packing and all(find_block(layer) for layer in _layers(decoder)):
-        ways.append(OwnPass(decoder, device, techniques))
+    architecture = find_architecture(decoder.config.to_dict())
+    if techniques.own_blocks and techniques.packing and architecture is not None:
+        ways.append(OwnPass(decoder, architecture, device, techniques))
     if techniques.packing and decoder._supports_attention_backend:
         ways.append(PackedPass(decoder, device, techniques))
     ways.append(PaddedPass(decoder))
@@ -62,9 +65,10 @@ class OwnPass:
 
     padded = False
 
-    def __init__(self, decoder: Any, device: torch.device, techniques: Techniques) -> None:
-        self._decoder, self._device, self._techniques = decoder, device, techniques
-        self._norm = decoder.final_layernorm if hasattr(decoder, "final_layernorm") else decoder.norm
+    def __init__(self, decoder: Any, architecture: Architecture, device: torch.device, techniques: Techniques) -> None:
+        self._decoder, self._architecture = decoder, architecture
+        self._device, self._techniques = device, techniques
+        self._norm = decoder.get_submodule(architecture.final_norm)
         self.checkpointed_blocks = 0
 
     def __call__(self, batch: MicroBatch, noise_NH: Tensor | None = None) -> Tensor:
@@ -74,12 +78,10 @@ class OwnPass:
         is_narrow = self._techniques.last_block_rows
         for number, layer in enumerate(layers):
             rows = batch.positions_K if is_narrow and number == len(layers) - 1 else None
-            block = find_block(layer)
-            assert block is not None
             if number < self.checkpointed_blocks and torch.is_grad_enabled():
-                states = checkpoint(block, layer, states, inputs, rows, use_reentrant=False)
+                states = checkpoint(run_block, layer, states, inputs, rows, use_reentrant=False)
             else:
-                states = block(layer, states, inputs, rows)
+                states = run_block(layer, states, inputs, rows)
         normed: Tensor = self._norm(states)
         return normed if is_narrow else normed.index_select(0, batch.positions_K)
 
@@ -87,8 +89,8 @@ class OwnPass:
         # float32, since transformers would give the angles' cosines in its input's type
         like = torch.empty(0, dtype=torch.float32, device=self._device)
         cos_1NR, sin_1NR = self._decoder.rotary_emb(like, batch.places_N[None])
-        made = attention.make_attention(batch.lengths, self._device, self._decoder.dtype, self._techniques)
-        return BlockInputs(made, cos_1NR[0], sin_1NR[0], self._techniques)
+        prepared = attention.make_attention(batch.lengths, self._device, self._decoder.dtype, self._techniques)
+        return BlockInputs(self._architecture, prepared, cos_1NR[0], sin_1NR[0], self._techniques)
 
 
 class _TransformersPass:

@@ -18,6 +18,7 @@ from worker.models.loading import LoadedModel, load_base_model
 ALL_LAYERS = {
     "tiny-phi": ["q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"],
     "tiny-llama": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+    "tiny-qwen2": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
     "smollm2-135m-instruct": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
 }
 

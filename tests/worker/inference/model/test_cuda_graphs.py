@@ -18,7 +18,7 @@ from tests.worker.inference.model.replaying_recorder import BrokenRecorder, Repl
 from worker.inference.kv_cache.slots import KvPool, KvSlot
 from worker.inference.lora.adapter import Adapter, LoraPair
 from worker.inference.model import cuda_graphs, runner
-from worker.inference.model.blocks import OwnPass
+from worker.inference.model.blocks import OwnModel, find_own_blocks
 from worker.inference.model.contract import Row
 from worker.inference.model.cuda_recorder import Recorder
 from worker.inference.model.ops import TorchOps
@@ -35,7 +35,7 @@ def _inference() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=["tiny-phi", "tiny-llama"])
+@pytest.fixture(params=["tiny-phi", "tiny-llama", "tiny-qwen2"])
 def folder(request: pytest.FixtureRequest) -> Path:
     found: Path = request.getfixturevalue(f"{request.param.replace('-', '_')}_folder")
     return found
@@ -46,7 +46,9 @@ def make_runner(folder: Path, recorder: Recorder | None, *, device: str | None =
     model: Any = loaded.model
     if device is not None:
         model.to(device)
-    way = OwnPass(model, maker("model", None), TorchOps(), loaded.context_tokens)
+    block = find_own_blocks(model)
+    assert block is not None
+    way = OwnModel(model, block, maker("model", None), TorchOps(), loaded.context_tokens)
     shape = kv_shape(model)
     kv = KvPool(shape, 4096 * shape.bytes_per_token, loaded.context_tokens)
     return ModelRunner(model, loaded.tokenizer.vocab_size, way, kv, COLUMNS, recorder=recorder)

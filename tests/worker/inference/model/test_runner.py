@@ -38,7 +38,9 @@ from core.text.tokenizer import TextTokenizer
 from tests.harness.byte_tokenizer import write_byte_tokenizer
 from tests.harness.kernels import home_with_kernels
 from worker.inference.lora.adapter import Adapter, LoraPair
+from worker.inference.model.blocks import OwnModel
 from worker.inference.model.contract import Row
+from worker.inference.model.forward_pass import TransformersPass
 from worker.inference.model.native_ops import NativeOps
 from worker.inference.model.runner import ModelRunner
 from worker.inference.model.step_timer import Part, StepTimer
@@ -66,12 +68,33 @@ def llama() -> PreTrainedModel:
     return LlamaForCausalLM(LlamaConfig(**SIZES, num_key_value_heads=2, tie_word_embeddings=True))
 
 
+def phi_with_normed_queries() -> PreTrainedModel:
+    return PhiForCausalLM(PhiConfig(**SIZES, hidden_act="gelu_pytorch_tanh", qk_layernorm=True))
+
+
+def mistral() -> PreTrainedModel:
+    return MistralForCausalLM(MistralConfig(**SIZES, num_key_value_heads=2, sliding_window=None))
+
+
 def mistral_with_a_window() -> PreTrainedModel:
     return MistralForCausalLM(MistralConfig(**SIZES, num_key_value_heads=2, head_dim=12, sliding_window=5))
 
 
 def qwen2() -> PreTrainedModel:
-    return Qwen2ForCausalLM(Qwen2Config(**SIZES, num_key_value_heads=2))
+    return _with_biases(Qwen2ForCausalLM(Qwen2Config(**SIZES, num_key_value_heads=2)))
+
+
+def qwen2_with_windows() -> PreTrainedModel:
+    window: dict[str, Any] = {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}
+    return _with_biases(Qwen2ForCausalLM(Qwen2Config(**SIZES, num_key_value_heads=2, **window)))
+
+
+def _with_biases(model: PreTrainedModel) -> PreTrainedModel:
+    """Give a model's biases values: transformers starts them at zero."""
+    for name, parameter in model.named_parameters():
+        if name.endswith(".bias"):
+            nn.init.normal_(parameter, std=0.5)
+    return model
 
 
 def qwen3() -> PreTrainedModel:
@@ -96,7 +119,8 @@ def gemma2_with_windows_and_caps() -> PreTrainedModel:
     )
 
 
-ARCHITECTURES = [phi, llama, mistral_with_a_window, qwen2, qwen3, gemma, gemma2_with_windows_and_caps]
+OWN_BLOCKS = [phi, llama, qwen2]
+ARCHITECTURES = [*OWN_BLOCKS, mistral_with_a_window, qwen2_with_windows, qwen3, gemma, gemma2_with_windows_and_caps]
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +189,9 @@ def make_texts(count: int, rng: random.Random) -> list[list[int]]:
     return [[rng.randrange(250) for _ in range(rng.randint(2, 40))] for _ in range(count)]
 
 
-@pytest.mark.parametrize(("make", "native"), [*((make, False) for make in ARCHITECTURES), (phi, True), (llama, True)])
+@pytest.mark.parametrize(
+    ("make", "native"), [*((make, False) for make in ARCHITECTURES), *((make, True) for make in OWN_BLOCKS)]
+)
 def test_each_row_of_any_mix_has_its_own_adapters_logits(make: object, native: bool, tokenizer: TextTokenizer) -> None:
     if native and load(Settings(home=home_with_kernels()).kernels_folder) is None:
         pytest.skip("no C++ compiler is at hand")
@@ -199,7 +225,7 @@ def test_each_row_of_any_mix_has_its_own_adapters_logits(make: object, native: b
         assert begin == len(found_WV)
 
 
-@pytest.mark.parametrize(("make", "native"), [(phi, False), (llama, True), (qwen2, False)])
+@pytest.mark.parametrize(("make", "native"), [(phi, False), (llama, True), (qwen3, False)])
 def test_a_step_that_is_taken_apart_computes_the_same(make: object, native: bool, tokenizer: TextTokenizer) -> None:
     harness = RunnerHarness(make, tokenizer, engine_native=native)
     adapter = harness.adapter(1, 8)
@@ -220,7 +246,7 @@ def test_a_step_that_is_taken_apart_computes_the_same(make: object, native: bool
 def test_a_models_size_is_that_of_its_linear_layers(tokenizer: TextTokenizer) -> None:
     hidden, inner, kv, vocab = 48, 96, 24, 320
     blocks = 3 * (2 * hidden * hidden + 2 * hidden * kv + 3 * hidden * inner)
-    for make in (llama, qwen2):  # one by our own blocks, one by transformers'
+    for make in (llama, mistral):  # one by our own blocks, one by transformers'
         size = RunnerHarness(make, tokenizer).runner.size
         assert (size.block_weights, size.head_weights) == (blocks, hidden * vocab)
         assert size.weight_bytes == 4 * (blocks + hidden * vocab)
@@ -237,9 +263,16 @@ def test_requests_and_kept_prompts_share_what_is_free_at_the_start(
     assert RunnerHarness(llama, tokenizer, engine_kv_bytes=2**21).runner.kv.limit_bytes == 2**21
 
 
-@pytest.mark.parametrize("make", [phi, llama])
+@pytest.mark.parametrize("make", OWN_BLOCKS)
 def test_the_quick_way_is_taken_where_the_architecture_is_known(make: object, tokenizer: TextTokenizer) -> None:
-    assert type(RunnerHarness(make, tokenizer).runner._way).__name__ == "OwnPass"
+    assert isinstance(RunnerHarness(make, tokenizer).runner._way, OwnModel)
+
+
+@pytest.mark.parametrize("make", [qwen2_with_windows, phi_with_normed_queries])
+def test_transformers_modules_are_taken_where_a_known_block_has_an_option_that_is_not(
+    make: object, tokenizer: TextTokenizer
+) -> None:
+    assert isinstance(RunnerHarness(make, tokenizer).runner._way, TransformersPass)
 
 
 def test_tokens_that_were_taken_back_leave_no_trace(tokenizer: TextTokenizer) -> None:

@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from core.jobs.spec import LoraSpec
-from tests.harness.tiny_models import write_tiny_llama, write_tiny_phi
+from tests.harness.tiny_models import write_tiny_llama, write_tiny_phi, write_tiny_qwen2
 from tests.worker.training.run_folders import never_stop, render, train, write_run
 from worker.models.loading import load_base_model
 from worker.trainer_process.messages import StepDone
@@ -70,6 +70,7 @@ def _count_step(model: LoraModel, examples: ExampleSet) -> dict[str, int]:
         (write_tiny_llama, None),
         (write_tiny_llama, ("down_proj",)),
         (write_tiny_llama, ("o_proj",)),
+        (write_tiny_qwen2, None),
     ],
 )
 def test_trap_40_the_operations_are_those_that_torch_counts(

@@ -24,7 +24,7 @@ from worker.training.model.techniques import ALL, Techniques
 
 CPU = torch.device("cpu")
 WAYS = {OwnPass: ALL, PackedPass: ALL.without("own_blocks"), PaddedPass: ALL.without("packing")}
-BASES = pytest.mark.parametrize("base", ["tiny_phi", "tiny_llama"])
+BASES = pytest.mark.parametrize("base", ["tiny_phi", "tiny_llama", "tiny_qwen2"])
 EVERY = [ALL, *(ALL.without(field.name) for field in fields(Techniques))]
 EVERY_ID = ["all", *(f"without {field.name}" for field in fields(Techniques))]
 
@@ -106,6 +106,17 @@ class TestGradients:
     ) -> None:
         found = _gradients(_model(expected.base, techniques), expected.examples, token_budget)
         assert _error(found, expected.gradients)[0] < 1e-6
+
+    def test_of_biased_queries_keys_and_values_equal_those_of_one_example_at_a_time(
+        self, tmp_path: Path, tiny_qwen2: Path
+    ) -> None:
+        model = _model(tiny_qwen2)
+        assert isinstance(model.decoder_pass, OwnPass)
+        decoder: Any = model.decoder
+        assert decoder.layers[0].self_attn.q_proj.bias.abs().min() > 0
+        examples = render(tmp_path, tiny_qwen2, SUMS, validation=[], prompt_loss_weight=0.1).training
+        expected = _reference(model, examples)
+        assert _error(_gradients(model, examples, 100), expected)[0] < 1e-6
 
     @pytest.mark.parametrize("token_budget", [1, 100_000])
     def test_in_bfloat16_have_the_direction_of_float32(self, tmp_path: Path, tiny_phi: Path, token_budget: int) -> None:

@@ -77,7 +77,7 @@ class TestPlan:
 
     @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
     @pytest.mark.parametrize("lora", [ALL_LAYERS, DROPOUT, TWO_LAYERS], ids=["all", "dropout", "two"])
-    @pytest.mark.parametrize("base", ["tiny_phi", "tiny_llama"])
+    @pytest.mark.parametrize("base", ["tiny_phi", "tiny_llama", "tiny_qwen2"])
     def test_agrees_within_a_quarter(
         self, request: pytest.FixtureRequest, base: str, lora: LoraSpec, dtype: ComputeType
     ) -> None:
@@ -91,8 +91,8 @@ class TestPlan:
     ) -> None:
         assert _planned_over_measured(smollm2_folder, lora, dtype) == pytest.approx(1, abs=0.02)
 
-    def test_counts_each_parameter_once(self, tiny_phi: Path, tiny_llama: Path) -> None:
-        for base in (tiny_phi, tiny_llama):
+    def test_counts_each_parameter_once(self, tiny_phi: Path, tiny_llama: Path, tiny_qwen2: Path) -> None:
+        for base in (tiny_phi, tiny_llama, tiny_qwen2):
             shape = read_shape(base)
             loaded = add_lora(load_base_model(base, dtype="float32"), TWO_LAYERS, seed=0)
             trained = sum(parameter.numel() for parameter in loaded.parameters.values())
