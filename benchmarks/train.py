@@ -21,7 +21,7 @@ from rich.console import Console
 
 from benchmarks.training import machine
 from benchmarks.training.cases import CONTESTANTS, LLAMA_TARGETS, OURS, PHI_TARGETS, SEED, Case
-from benchmarks.training.measurement import Measured, Request
+from benchmarks.training.measurement import Measured, MeasurementRequest
 from benchmarks.training.processes import ROOT, measure, run_module
 from benchmarks.training.report import print_ablations, print_case, print_products
 from benchmarks.training.rows import generate
@@ -55,7 +55,7 @@ QUICK: Final = Amount(rounds=1, smollm2_rounds=1, ablation_rounds=1, rows=16, he
 class Run:
     """Takes measurements, and says what it does meanwhile."""
 
-    def __init__(self, console: Console, measure: Callable[[Request], Measured]) -> None:
+    def __init__(self, console: Console, measure: Callable[[MeasurementRequest], Measured]) -> None:
         self._console = console
         self._measure = measure
 

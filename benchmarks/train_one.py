@@ -1,7 +1,7 @@
 """One measurement of ``benchmarks.train``, in a process of its own, since a process has one peak of memory.
 
-``python -m benchmarks.train_one REQUEST`` trains as the request says (JSON, `Request`) and prints what it found
-as the last line (JSON, `Measured`).
+``python -m benchmarks.train_one REQUEST`` trains as the request says (JSON, `MeasurementRequest`)
+and prints what it found as the last line (JSON, `Measured`).
 """
 
 import gc
@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.training import hf_trainer, ours
 from benchmarks.training.adapters import score
-from benchmarks.training.measurement import Measured, Request, StepClock
+from benchmarks.training.measurement import Measured, MeasurementRequest, StepClock
 from benchmarks.training.roofline import Roofline
 from benchmarks.training.rows import Row, Rows, sample
 from worker.training.model.memory import peak_memory_bytes
@@ -23,7 +23,7 @@ from worker.training.model.memory import peak_memory_bytes
 UNTRAINED = "untrained"  # the base model, scored without an adapter
 
 
-def measure(request: Request) -> Measured:
+def measure(request: MeasurementRequest) -> Measured:
     """Train, and then score what was trained."""
     rows = Rows.read(Path(request.rows))
     chosen = sample(rows.training, request.examples)
@@ -57,7 +57,7 @@ def measure(request: Request) -> Measured:
     )
 
 
-def _warm_up(request: Request, rows: tuple[Row, ...]) -> StepClock:
+def _warm_up(request: MeasurementRequest, rows: tuple[Row, ...]) -> StepClock:
     """Take one step that leaves nothing behind but a warm device; give the clock that timed it."""
     clock = StepClock(request.began_unix_s, _finish_device)
     with tempfile.TemporaryDirectory() as folder:
@@ -70,7 +70,7 @@ def _warm_up(request: Request, rows: tuple[Row, ...]) -> StepClock:
 
 
 def _train(
-    request: Request, rows: tuple[Row, ...], clock: StepClock, adapter: Path
+    request: MeasurementRequest, rows: tuple[Row, ...], clock: StepClock, adapter: Path
 ) -> tuple[int, Callable[[], Roofline] | None]:
     """Give the peak of memory before anything else takes some, and of ours what measures the roofline."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -94,7 +94,7 @@ def _finish_device() -> None:
 def main() -> None:
     """Measure what the command line asks for."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    print(measure(Request.from_json(sys.argv[1])).to_json())
+    print(measure(MeasurementRequest.from_json(sys.argv[1])).to_json())
 
 
 if __name__ == "__main__":

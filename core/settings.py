@@ -101,10 +101,10 @@ class Settings(BaseSettings):
     engine_prefill_tokens: int | None = Field(
         None,
         ge=1,
-        description="Prompt tokens that a step reads while others are answered; unset: found by steps at start.",
+        description="Prompt tokens that a step prefills while rows decode; unset: found by steps at start.",
     )
     engine_speculation: bool = Field(
-        True, description="Guess tokens from the prompt and check several at once; the answers stay the same."
+        True, description="Draft tokens from the text and verify several in a step; the answers stay the same."
     )
     engine_weights: Literal["model", "int8"] = Field(
         "model", description="How the base model's weights are held: as they are stored, or in 8 bits."

@@ -21,15 +21,15 @@ from core.estimates.estimate import (
     Counts,
     Estimate,
     Measured,
-    Pace,
     PastRun,
     QueuePlace,
+    RunSpeed,
     Seconds,
     Work,
     evaluated_after,
-    pace_of_cores,
-    pace_of_jobs,
     seconds_of,
+    speed_of_cores,
+    speed_of_jobs,
     work_of,
 )
 from core.estimates.memory_plan import Memory, plan_memory
@@ -66,7 +66,7 @@ def estimate(
     machine = machine_of(settings, entry.dtype, runs)
     problems: list[str] = []
     memory: Memory | None = None
-    pace: Pace | None = None
+    speed: RunSpeed | None = None
     seconds: Seconds | None = None
     try:
         shape = _shape_of(settings, spec.base_model)
@@ -74,11 +74,11 @@ def estimate(
         problems.append(str(error))
     else:
         memory = _memory(shape, spec, counts, total_steps, machine)
-        pace = _pace(shape, machine, runs)
-        if pace is None:
+        speed = _speed(shape, machine, runs)
+        if speed is None:
             problems.append("the time is not known before a job of this base model has finished here")
         else:
-            seconds = seconds_of(_work(shape, spec, counts, evaluated_tokens), pace)
+            seconds = seconds_of(_work(shape, spec, counts, evaluated_tokens), speed)
     if spec.quantization is not None and not machine.is_gpu:
         problems.append(f"quantization needs a CUDA GPU, and the machine ({machine.told.source}) has none")
     limit_bytes = machine.told.memory_bytes
@@ -101,7 +101,7 @@ def estimate(
         memory=memory,
         fits=None if memory is None or limit_bytes is None else memory.least_bytes <= limit_bytes,
         machine=machine.told,
-        basis=_NO_BASIS if pace is None else pace.basis,
+        basis=_NO_BASIS if speed is None else speed.basis,
         queue=queue_end(session, now),
         problems=tuple(problems),
     )
@@ -211,10 +211,10 @@ def _work(shape: ModelShape, spec: JobSpec, counts: Counts, evaluated_tokens: in
     )
 
 
-def _pace(shape: ModelShape, machine: KnownMachine, runs: Sequence[PastRun]) -> Pace | None:
-    learnt = pace_of_jobs(shape, runs)
+def _speed(shape: ModelShape, machine: KnownMachine, runs: Sequence[PastRun]) -> RunSpeed | None:
+    learnt = speed_of_jobs(shape, runs)
     if learnt is None and machine.cores is not None:
-        return pace_of_cores(shape, machine.dtype, machine.cores)
+        return speed_of_cores(shape, machine.dtype, machine.cores)
     return learnt
 
 

@@ -11,7 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
-from benchmarks.training.measurement import Request
+from benchmarks.training.measurement import MeasurementRequest
 from benchmarks.training.rows import IGNORE_INDEX, Row
 
 RANK, ALPHA = 16, 32
@@ -25,7 +25,7 @@ def load(folder: Path, dtype: torch.dtype) -> Any:
     return model.to(device)
 
 
-def load_with_adapter(request: Request, dtype: torch.dtype) -> Any:
+def load_with_adapter(request: MeasurementRequest, dtype: torch.dtype) -> Any:
     """Load the request's base with a new adapter, whose start values are those of ours."""
     model = load(request.base_folder, dtype)
     config = LoraConfig(

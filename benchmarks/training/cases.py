@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from benchmarks.training.measurement import Request
+from benchmarks.training.measurement import MeasurementRequest
 from benchmarks.training.rows import Rows
 
 PHI_TARGETS: Final = ("q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2")
@@ -62,9 +62,11 @@ class Case:
     targets: tuple[str, ...]
     learning_rate: float
 
-    def request(self, contestant: Contestant, *, is_scored: bool = False, without: tuple[str, ...] = ()) -> Request:
+    def request(
+        self, contestant: Contestant, *, is_scored: bool = False, without: tuple[str, ...] = ()
+    ) -> MeasurementRequest:
         """Ask for one measurement."""
-        return Request(
+        return MeasurementRequest(
             trainer=contestant.trainer,
             base=str(self.base),
             rows=str(self.rows_file),

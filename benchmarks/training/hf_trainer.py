@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from benchmarks.training.adapters import load_with_adapter
-from benchmarks.training.measurement import Request, StepClock
+from benchmarks.training.measurement import MeasurementRequest, StepClock
 from benchmarks.training.rows import Row
 
 PADDED_TO: Final = 2048
@@ -76,7 +76,7 @@ def make_collator(recipe: Recipe, tokenizer: Any) -> Any:
     return default_data_collator if recipe.copies_labels else DataCollatorForSeq2Seq(tokenizer)
 
 
-def common_arguments(request: Request, output: Path) -> dict[str, Any]:
+def common_arguments(request: MeasurementRequest, output: Path) -> dict[str, Any]:
     """Give the arguments that every rival gets: the same steps, learning rate, clipping and silence."""
     assert request.rows_per_step % request.micro_batch_rows == 0
     return {
@@ -98,7 +98,7 @@ def common_arguments(request: Request, output: Path) -> dict[str, Any]:
     }
 
 
-def train(request: Request, rows: Sequence[Row], clock: StepClock, adapter: Path) -> None:
+def train(request: MeasurementRequest, rows: Sequence[Row], clock: StepClock, adapter: Path) -> None:
     """Train one epoch, and leave the adapter in a folder."""
     recipe = RECIPES[request.trainer]
     tokenizer = AutoTokenizer.from_pretrained(request.base, local_files_only=True)

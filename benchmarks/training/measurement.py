@@ -21,7 +21,7 @@ class _Json:
 
 
 @dataclass(frozen=True)
-class Request(_Json):
+class MeasurementRequest(_Json):
     """Train one epoch.
 
     Attributes:

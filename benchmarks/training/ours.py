@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.training.adapters import ALPHA, RANK
-from benchmarks.training.measurement import Request, StepClock
+from benchmarks.training.measurement import MeasurementRequest, StepClock
 from benchmarks.training.roofline import Roofline
 from benchmarks.training.rows import Row
 from core.jobs.spec import FileRef, JobSpec, LoraSpec
@@ -34,18 +34,18 @@ def as_examples(rows: Sequence[Row]) -> ExampleSet:
     )
 
 
-def make_plan(request: Request, n_examples: int) -> Plan:
+def make_plan(request: MeasurementRequest, n_examples: int) -> Plan:
     """Give the steps of the one epoch."""
     return Plan(n_examples, request.rows_per_step, 1, request.seed)
 
 
-def in_our_order(request: Request, rows: Sequence[Row]) -> list[Row]:
+def in_our_order(request: MeasurementRequest, rows: Sequence[Row]) -> list[Row]:
     """Put the rows in the order in which ours trains on them, for rivals that keep the order they are given."""
     plan = make_plan(request, len(rows))
     return [rows[member] for step in range(plan.total_steps) for member in plan.members_of(step)]
 
 
-def train(request: Request, rows: Sequence[Row], clock: StepClock, adapter: Path) -> Callable[[], Roofline]:
+def train(request: MeasurementRequest, rows: Sequence[Row], clock: StepClock, adapter: Path) -> Callable[[], Roofline]:
     """Train one epoch, leave the adapter in a folder, and give what finds out how fast this could have been."""
     techniques = reduce(Techniques.without, request.without, ALL)
     job = _job(request, len(rows))
@@ -66,7 +66,7 @@ def train(request: Request, rows: Sequence[Row], clock: StepClock, adapter: Path
     return partial(Roofline.measure, model, examples, plan)
 
 
-def _job(request: Request, n_examples: int) -> JobSpec:
+def _job(request: MeasurementRequest, n_examples: int) -> JobSpec:
     """Describe the run as a job does. Of the rate's course: linear to 0 without warm-up, as the rivals have it."""
     return JobSpec(
         base_model=request.base_folder.name,

@@ -13,7 +13,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from benchmarks.training.adapters import load_with_adapter
 from benchmarks.training.hf_trainer import Timing, common_arguments
-from benchmarks.training.measurement import Request, StepClock
+from benchmarks.training.measurement import MeasurementRequest, StepClock
 from benchmarks.training.rows import Row
 
 PACKED_TO: Final = 1280  # about eight rows of the generated lengths
@@ -47,7 +47,9 @@ RECIPES: Final = {
 }
 
 
-def make_trainer(request: Request, rows: Sequence[Row], model: Any, output: Path, callbacks: list[Any]) -> Any:
+def make_trainer(
+    request: MeasurementRequest, rows: Sequence[Row], model: Any, output: Path, callbacks: list[Any]
+) -> Any:
     """Set SFTTrainer up for the request's recipe.
 
     ``completion_only_loss`` is what it would choose by itself for texts of prompt and completion; it is given
@@ -66,7 +68,7 @@ def make_trainer(request: Request, rows: Sequence[Row], model: Any, output: Path
     )
 
 
-def train(request: Request, rows: Sequence[Row], clock: StepClock, adapter: Path) -> None:
+def train(request: MeasurementRequest, rows: Sequence[Row], clock: StepClock, adapter: Path) -> None:
     """Train one epoch, and leave the adapter in a folder."""
     model = load_with_adapter(request, RECIPES[request.trainer].dtype)
     make_trainer(request, rows, model, adapter / "output", [Timing(clock)]).train()

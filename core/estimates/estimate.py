@@ -158,7 +158,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Pace:
+class RunSpeed:
     """How fast runs go on a machine."""
 
     basis: Basis
@@ -193,7 +193,7 @@ def work_of(
     return Work(examples, training, evaluating)
 
 
-def pace_of_jobs(shape: ModelShape, runs: Sequence[PastRun]) -> Pace | None:
+def speed_of_jobs(shape: ModelShape, runs: Sequence[PastRun]) -> RunSpeed | None:
     """Learn from finished runs, the median of each figure; None where there is none.
 
     A resumed run tells nothing, because its clock saw only a part.
@@ -210,7 +210,7 @@ def pace_of_jobs(shape: ModelShape, runs: Sequence[PastRun]) -> Pace | None:
         if work.evaluating_flops and s.evaluating
     ]
     number = f"{len(whole)} finished job{'s' * (len(whole) != 1)}"
-    return Pace(
+    return RunSpeed(
         basis=Basis(
             kind="jobs",
             jobs=tuple(run.job_id for run in whole),
@@ -227,15 +227,15 @@ def pace_of_jobs(shape: ModelShape, runs: Sequence[PastRun]) -> Pace | None:
     )
 
 
-def pace_of_cores(shape: ModelShape, dtype: ComputeType, cores: int) -> Pace:
+def speed_of_cores(shape: ModelShape, dtype: ComputeType, cores: int) -> RunSpeed:
     """Assume a speed for a machine without a GPU on which no run has finished yet."""
     peak = cores * CORE_FLOPS_PER_S[dtype]
-    speed = EFFICIENCY * peak
-    return Pace(
+    flops_per_s = EFFICIENCY * peak
+    return RunSpeed(
         basis=Basis(
             kind="roofline",
             jobs=(),
-            flops_per_s=speed,
+            flops_per_s=flops_per_s,
             explanation=(
                 f"no job of this base model has finished yet; assumed are {CORE_FLOPS_PER_S[dtype]:.3g} FLOP/s "
                 f"in {dtype} for each of {cores} cores, and {EFFICIENCY:.0%} of it reached"
@@ -246,21 +246,21 @@ def pace_of_cores(shape: ModelShape, dtype: ComputeType, cores: int) -> Pace:
         loading_s=shape.parameters * 2 / _LOADING_BYTES_PER_S,
         sampling_s=(EVALUATIONS + 1) * _SAMPLED_TOKENS * shape.parameters * VALUE_BYTES[dtype] / _READING_BYTES_PER_S,
         saving_s=_SAVING_S,
-        training_flops_per_s=speed,
-        evaluating_flops_per_s=speed,
+        training_flops_per_s=flops_per_s,
+        evaluating_flops_per_s=flops_per_s,
     )
 
 
-def seconds_of(work: Work, pace: Pace) -> Seconds:
-    """Say how long a run takes at a pace."""
+def seconds_of(work: Work, speed: RunSpeed) -> Seconds:
+    """Say how long a run takes at that speed."""
     parts = {
-        "starting": pace.starting_s,
-        "rendering": work.examples * pace.rendering_s_per_example,
-        "loading": pace.loading_s,
-        "training": work.training_flops / pace.training_flops_per_s,
-        "evaluating": work.evaluating_flops / pace.evaluating_flops_per_s,
-        "sampling": pace.sampling_s if work.evaluating_flops else 0.0,
-        "saving": pace.saving_s,
+        "starting": speed.starting_s,
+        "rendering": work.examples * speed.rendering_s_per_example,
+        "loading": speed.loading_s,
+        "training": work.training_flops / speed.training_flops_per_s,
+        "evaluating": work.evaluating_flops / speed.evaluating_flops_per_s,
+        "sampling": speed.sampling_s if work.evaluating_flops else 0.0,
+        "saving": speed.saving_s,
     }
     return Seconds(total=sum(parts.values()), **parts)
 

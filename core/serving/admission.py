@@ -1,4 +1,4 @@
-"""Whether a request may wait, and when one that may not should come again: limits, and the measured pace.
+"""Admission: whether a request may wait, and when one that may not should come again; limits and measured throughput.
 
 Knows how many requests and tokens wait, not who they are or in which order they go.
 """
@@ -31,7 +31,7 @@ class Rate:
         self._seconds = fade * self._seconds + seconds
 
 
-class Pace(Protocol):
+class Throughput(Protocol):
     """How fast requests are answered lately."""
 
     def seconds_for(self, requests: int, prompt_tokens: int) -> float:
@@ -54,7 +54,7 @@ class Limits:
     requests: int
     prompt_tokens: int
 
-    def check(self, load: Load, prompt_tokens: int, pace: Pace) -> None:
+    def check(self, load: Load, prompt_tokens: int, throughput: Throughput) -> None:
         """See whether one more request with so long a prompt may wait; 0 where it is not known yet.
 
         Raises:
@@ -69,10 +69,10 @@ class Limits:
             requests_over / load.requests if load.requests else 1.0,
             tokens_over / load.prompt_tokens if load.prompt_tokens else 0.0,
         )
-        raise busy(load, pace, min(share, 1.0))
+        raise busy(load, throughput, min(share, 1.0))
 
 
-def busy(load: Load, pace: Pace, share: float = 1.0) -> EngineBusy:
+def busy(load: Load, throughput: Throughput, share: float = 1.0) -> EngineBusy:
     """Make the refusal of a request for which there is room once ``share`` of what waits has gone."""
-    seconds = share * pace.seconds_for(load.requests, load.prompt_tokens)
+    seconds = share * throughput.seconds_for(load.requests, load.prompt_tokens)
     return EngineBusy(load.requests, max(1, math.ceil(seconds)))

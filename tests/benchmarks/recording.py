@@ -1,15 +1,15 @@
 """Stands in for the processes that benchmarks measure in."""
 
-from benchmarks.training.measurement import Measured, Request
+from benchmarks.training.measurement import Measured, MeasurementRequest
 
 
 class RecordingProcesses:
     """Answers each request at once, and remembers it; ours takes 1 s for its rows, others 2 s."""
 
     def __init__(self) -> None:
-        self.requests: list[Request] = []
+        self.requests: list[MeasurementRequest] = []
 
-    def __call__(self, request: Request) -> Measured:
+    def __call__(self, request: MeasurementRequest) -> Measured:
         self.requests.append(request)
         return Measured(
             trainer=request.trainer,

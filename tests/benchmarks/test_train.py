@@ -6,7 +6,7 @@ from rich.console import Console
 
 from benchmarks.train import QUICK, Amount, Run, make_smollm2_case, run_case
 from benchmarks.training.cases import CONTESTANTS, PHI_TARGETS, Case
-from benchmarks.training.measurement import Request
+from benchmarks.training.measurement import MeasurementRequest
 from benchmarks.training.rows import generate
 from benchmarks.training.summary import ablations
 from tests.benchmarks.recording import RecordingProcesses
@@ -18,7 +18,7 @@ def case(tmp_path: Path) -> Case:
     return Case("phi", tmp_path, tmp_path / "rows.json", rows, PHI_TARGETS, 1e-3)
 
 
-def run_recorded(case: Case, rounds: int) -> tuple[list[Request], dict[str, object]]:
+def run_recorded(case: Case, rounds: int) -> tuple[list[MeasurementRequest], dict[str, object]]:
     processes, console = RecordingProcesses(), Console(quiet=True)
     result = run_case(Run(console, processes), console, case, rounds)
     assert processes.requests[0].trainer == "untrained"

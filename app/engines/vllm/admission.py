@@ -54,7 +54,7 @@ class Admission:
         return busy(self.waiting, self)
 
     def seconds_for(self, requests: int, _prompt_tokens: int) -> float:
-        """See ``core.serving.admission.Pace``; what prompts take by themselves, vLLM does not tell."""
+        """See ``core.serving.admission.Throughput``; what prompts take by themselves, vLLM does not tell."""
         return requests / self._leaving.per_s if self._leaving.per_s else 0.0
 
     def count(self, key: Key, tokens: int) -> None:

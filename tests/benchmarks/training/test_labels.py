@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from benchmarks.training import hf_trainer, ours
 from benchmarks.training.adapters import load_with_adapter
 from benchmarks.training.cases import PHI_TARGETS
-from benchmarks.training.measurement import Request
+from benchmarks.training.measurement import MeasurementRequest
 from benchmarks.training.models import SHAPES, write_base
 from benchmarks.training.rows import IGNORE_INDEX, Row, Rows, generate
 
@@ -32,8 +32,10 @@ def rows() -> Rows:
     return generate(8, 2, vocabulary=SHAPES[SHAPE].vocabulary, seed=0)
 
 
-def request_for(base: Path, trainer: str) -> Request:
-    return Request(trainer, str(base), "", PHI_TARGETS, examples=8, rows_per_step=8, learning_rate=1e-3, seed=0)
+def request_for(base: Path, trainer: str) -> MeasurementRequest:
+    return MeasurementRequest(
+        trainer, str(base), "", PHI_TARGETS, examples=8, rows_per_step=8, learning_rate=1e-3, seed=0
+    )
 
 
 def our_targets(rows: tuple[Row, ...]) -> list[list[tuple[int, int]]]:

@@ -2,7 +2,7 @@ from dataclasses import fields, replace
 
 import pytest
 
-from benchmarks.training.measurement import Measured, Request, StepClock
+from benchmarks.training.measurement import Measured, MeasurementRequest, StepClock
 from benchmarks.training.summary import ablations, ratios, summarise, summarise_ablations
 from worker.training.model.techniques import SHOWS_WITHOUT, Techniques
 
@@ -74,8 +74,8 @@ def test_a_technique_is_compared_with_what_it_shows_in() -> None:
 
 
 def test_requests_and_answers_pass_between_processes_unchanged() -> None:
-    request = Request("ours", "base", "rows", ("fc1",), 8, 8, 1e-3, 0, without=("packing",))
-    assert Request.from_json(request.to_json()) == request
+    request = MeasurementRequest("ours", "base", "rows", ("fc1",), 8, 8, 1e-3, 0, without=("packing",))
+    assert MeasurementRequest.from_json(request.to_json()) == request
     found = measured("ours", 1.0, 2.0, roofline_s=1.0)
     assert Measured.from_json(found.to_json()) == found
 

@@ -9,9 +9,9 @@ from core.estimates.estimate import (
     Measured,
     PastRun,
     evaluated_after,
-    pace_of_cores,
-    pace_of_jobs,
     seconds_of,
+    speed_of_cores,
+    speed_of_jobs,
     work_of,
 )
 from core.jobs.spec import LoraSpec
@@ -42,8 +42,8 @@ def test_frozen_weights_cost_two_products_in_training_and_one_in_evaluation(shap
 
 def test_a_run_like_the_one_learnt_from_takes_as_long(shape: ModelShape) -> None:
     run = past("ftjob-1", {"evaluating": 3.0, "sampling": 1.5}, evaluated_tokens=10)
-    pace = pace_of_jobs(shape, [run])
-    assert pace is not None
+    speed = speed_of_jobs(shape, [run])
+    assert speed is not None
     measured = run.measured
     work = work_of(
         shape,
@@ -53,16 +53,16 @@ def test_a_run_like_the_one_learnt_from_takes_as_long(shape: ModelShape) -> None
         evaluated_tokens=measured.evaluated_tokens,
         examples=measured.examples,
     )
-    assert seconds_of(work, pace).model_dump(exclude={"total"}) == pytest.approx(
+    assert seconds_of(work, speed).model_dump(exclude={"total"}) == pytest.approx(
         measured.seconds.model_dump(exclude={"total"})
     )
 
 
 def test_twice_the_tokens_take_twice_the_training(shape: ModelShape) -> None:
-    pace = pace_of_jobs(shape, [past("ftjob-1")])
-    assert pace is not None
+    speed = speed_of_jobs(shape, [past("ftjob-1")])
+    assert speed is not None
     one, two = (
-        seconds_of(work_of(shape, LORA, seen_tokens=n, trained_tokens=n, evaluated_tokens=0, examples=1), pace)
+        seconds_of(work_of(shape, LORA, seen_tokens=n, trained_tokens=n, evaluated_tokens=0, examples=1), speed)
         for n in (100, 200)
     )
     assert two.training == pytest.approx(2 * one.training)
@@ -71,23 +71,23 @@ def test_twice_the_tokens_take_twice_the_training(shape: ModelShape) -> None:
 
 def test_one_slow_run_among_three_does_not_count(shape: ModelShape) -> None:
     runs = [past("ftjob-1"), past("ftjob-2", {"training": 2000.0, "loading": 900.0}), past("ftjob-3")]
-    pace, usual = pace_of_jobs(shape, runs), pace_of_jobs(shape, runs[:1])
-    assert pace is not None
+    speed, usual = speed_of_jobs(shape, runs), speed_of_jobs(shape, runs[:1])
+    assert speed is not None
     assert usual is not None
-    assert (pace.training_flops_per_s, pace.loading_s) == (usual.training_flops_per_s, usual.loading_s)
-    assert pace.basis.jobs == ("ftjob-1", "ftjob-2", "ftjob-3")
+    assert (speed.training_flops_per_s, speed.loading_s) == (usual.training_flops_per_s, usual.loading_s)
+    assert speed.basis.jobs == ("ftjob-1", "ftjob-2", "ftjob-3")
 
 
 def test_resumed_runs_teach_nothing(shape: ModelShape) -> None:
     resumed = past("ftjob-2", {"training": 0.001}, resumed_from_step=3)
-    assert pace_of_jobs(shape, [resumed]) is None
-    pace = pace_of_jobs(shape, [resumed, past("ftjob-1")])
-    assert pace is not None
-    assert pace.basis.jobs == ("ftjob-1",)
+    assert speed_of_jobs(shape, [resumed]) is None
+    speed = speed_of_jobs(shape, [resumed, past("ftjob-1")])
+    assert speed is not None
+    assert speed.basis.jobs == ("ftjob-1",)
 
 
 def test_an_assumed_speed_is_stated(shape: ModelShape) -> None:
-    basis = pace_of_cores(shape, "float32", cores=4).basis
+    basis = speed_of_cores(shape, "float32", cores=4).basis
     assert basis.kind == "roofline"
     assert basis.flops_per_s == pytest.approx(EFFICIENCY * 4 * 90e9)
     assert "9e+10 FLOP/s in float32 for each of 4 cores" in basis.explanation

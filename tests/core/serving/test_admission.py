@@ -9,8 +9,8 @@ from core.serving.admission import Limits, Load, Rate, busy
 
 
 @dataclass(frozen=True)
-class FixedPace:
-    """Implements ``admission.Pace`` with speeds that do not change."""
+class FixedThroughput:
+    """Implements ``admission.Throughput`` with speeds that do not change."""
 
     request_s: float = 0.0
     prompt_token_s: float = 0.0
@@ -19,13 +19,13 @@ class FixedPace:
         return requests * self.request_s + prompt_tokens * self.prompt_token_s
 
 
-UNKNOWN = FixedPace()
-KNOWN = FixedPace(request_s=2.0, prompt_token_s=0.01)
+UNKNOWN = FixedThroughput()
+KNOWN = FixedThroughput(request_s=2.0, prompt_token_s=0.01)
 
 
-def retry_after(limits: Limits, load: Load, prompt_tokens: int, pace: FixedPace = UNKNOWN) -> int:
+def retry_after(limits: Limits, load: Load, prompt_tokens: int, throughput: FixedThroughput = UNKNOWN) -> int:
     with pytest.raises(EngineBusy) as caught:
-        limits.check(load, prompt_tokens, pace)
+        limits.check(load, prompt_tokens, throughput)
     assert caught.value.args[0] == load.requests
     return caught.value.retry_after_s
 
@@ -61,7 +61,7 @@ def test_the_wait_is_never_longer_than_all_that_waits() -> None:
 
 
 def test_the_wait_is_a_second_at_least() -> None:
-    assert retry_after(Limits(1, 1000), Load(1, 10), 10, FixedPace(request_s=1e-3)) == 1
+    assert retry_after(Limits(1, 1000), Load(1, 10), 10, FixedThroughput(request_s=1e-3)) == 1
     assert retry_after(Limits(1, 1000), Load(1, 10), 10, UNKNOWN) == 1
 
 

@@ -5,7 +5,7 @@ import threading
 from worker.inference.watchdog import LOOKS, Watchdog
 
 
-class Engine:
+class AgeingEngine:
     """Gives ages in turn, the last one for ever; ``looked_often`` is set after more looks than a stall takes."""
 
     def __init__(self, *ages_s: float) -> None:
@@ -28,7 +28,7 @@ def test_a_step_that_takes_too_long_ends_the_process_with_an_error() -> None:
         statuses.append(status)
         ended.set()
 
-    watchdog = Watchdog(Engine(0.0, 0.009, 0.02), stall_s=0.01, end=end)
+    watchdog = Watchdog(AgeingEngine(0.0, 0.009, 0.02), stall_s=0.01, end=end)
     watchdog.start()
     assert ended.wait(timeout=30)
     watchdog.stop()
@@ -36,7 +36,7 @@ def test_a_step_that_takes_too_long_ends_the_process_with_an_error() -> None:
 
 
 def test_an_idle_or_busy_engine_is_left_alone() -> None:
-    engine = Engine(0.0, 0.01, 0.0, 0.005)
+    engine = AgeingEngine(0.0, 0.01, 0.0, 0.005)
     statuses: list[int] = []
     watchdog = Watchdog(engine, stall_s=0.01, end=statuses.append)
     watchdog.start()

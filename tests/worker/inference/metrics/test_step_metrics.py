@@ -1,4 +1,4 @@
-"""Steps are told by their parts, and held against what the machine can do."""
+"""Steps are harness by their parts, and held against what the machine can do."""
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -10,7 +10,7 @@ from worker.inference.model.step_timer import Part
 PARTS = {Part.LINEAR: 0.5, Part.ATTENTION: 0.25, Part.LORA: 0.125, Part.SAMPLE: 0.0}
 
 
-class Told:
+class MetricsHarness:
     """Metrics, and what Prometheus reads of them."""
 
     def __init__(self) -> None:
@@ -22,38 +22,38 @@ class Told:
 
 
 def test_a_steps_parts_and_the_rest_make_the_whole_step() -> None:
-    told = Told()
-    told.metrics.parts(PARTS, 1.0)
-    told.metrics.parts(PARTS, 1.0)
-    found = {part: told.read("step_part_seconds_total", part=part) for part in (*Part, "rest")}
-    assert found == {"linear": 1.0, "attention": 0.5, "lora": 0.25, "sample": 0.0, "rest": 0.25}
+    harness = MetricsHarness()
+    harness.metrics.parts(PARTS, 1.0)
+    harness.metrics.parts(PARTS, 1.0)
+    seconds = {part: harness.read("step_part_seconds_total", part=part) for part in (*Part, "rest")}
+    assert seconds == {"linear": 1.0, "attention": 0.5, "lora": 0.25, "sample": 0.0, "rest": 0.25}
 
 
 def test_parts_that_are_longer_than_their_step_by_a_rounding_leave_no_rest() -> None:
-    told = Told()
-    told.metrics.parts(PARTS, 0.874999)
-    assert told.read("step_part_seconds_total", part="rest") == 0
+    harness = MetricsHarness()
+    harness.metrics.parts(PARTS, 0.874999)
+    assert harness.read("step_part_seconds_total", part="rest") == 0
 
 
 def test_every_part_is_there_before_the_first_step() -> None:
-    told = Told()
-    assert [told.read("step_part_seconds_total", part=part) for part in (*Part, "rest")] == [0] * 5
+    harness = MetricsHarness()
+    assert [harness.read("step_part_seconds_total", part=part) for part in (*Part, "rest")] == [0] * 5
 
 
 def test_rates_are_shares_of_what_the_probe_found() -> None:
-    told = Told()
-    told.metrics.probed(Probe(read_bytes_per_s=1000.0, flops_per_s=50.0))
-    told.metrics.decode_rate(620.0)
-    told.metrics.prefill_rate(20.0)
-    assert told.read("decode_bandwidth_ratio_sum") == pytest.approx(0.62)
-    assert told.read("decode_bandwidth_ratio_bucket", le="0.6") == 0
-    assert told.read("decode_bandwidth_ratio_bucket", le="0.7") == 1
-    assert told.read("prefill_flops_ratio_sum") == pytest.approx(0.4)
-    assert (told.read("probe_read_bytes_per_second"), told.read("probe_flops_per_second")) == (1000, 50)
+    harness = MetricsHarness()
+    harness.metrics.probed(Probe(read_bytes_per_s=1000.0, flops_per_s=50.0))
+    harness.metrics.decode_rate(620.0)
+    harness.metrics.prefill_rate(20.0)
+    assert harness.read("decode_bandwidth_ratio_sum") == pytest.approx(0.62)
+    assert harness.read("decode_bandwidth_ratio_bucket", le="0.6") == 0
+    assert harness.read("decode_bandwidth_ratio_bucket", le="0.7") == 1
+    assert harness.read("prefill_flops_ratio_sum") == pytest.approx(0.4)
+    assert (harness.read("probe_read_bytes_per_second"), harness.read("probe_flops_per_second")) == (1000, 50)
 
 
 def test_without_a_probe_there_is_no_share() -> None:
-    told = Told()
-    told.metrics.decode_rate(620.0)
-    told.metrics.prefill_rate(20.0)
-    assert (told.read("decode_bandwidth_ratio_count"), told.read("prefill_flops_ratio_count")) == (0, 0)
+    harness = MetricsHarness()
+    harness.metrics.decode_rate(620.0)
+    harness.metrics.prefill_rate(20.0)
+    assert (harness.read("decode_bandwidth_ratio_count"), harness.read("prefill_flops_ratio_count")) == (0, 0)

@@ -55,7 +55,7 @@ def make_runner(folder: Path, recorder: Recorder | None, *, device: str | None =
 
 
 @dataclass(eq=False)
-class Request:
+class PairedRequest:
     """One request in both runners."""
 
     plain: KvSlot
@@ -105,19 +105,19 @@ class Twins:
             each.bank.unpin(adapter)
             each.bank.drop(adapter.digest)
 
-    def begin(self, adapter: Adapter | None = None, *, prompt: int = 4, room: int = 100) -> Request:
+    def begin(self, adapter: Adapter | None = None, *, prompt: int = 4, room: int = 100) -> PairedRequest:
         plain, graphed = self.plain.kv.allocate(room), self.graphed.kv.allocate(room)
         assert plain is not None
         assert graphed is not None
-        request = Request(plain, graphed, adapter)
+        request = PairedRequest(plain, graphed, adapter)
         self.feed((request, prompt, 0))
         return request
 
-    def end(self, request: Request) -> None:
+    def end(self, request: PairedRequest) -> None:
         self.plain.kv.release(request.plain)
         self.graphed.kv.release(request.graphed)
 
-    def feed(self, *fed: tuple[Request, int, int]) -> Tensor:
+    def feed(self, *fed: tuple[PairedRequest, int, int]) -> Tensor:
         """Feed each request so many tokens and want so many logits, from both runners alike; give the graphed one's."""
         parts = [(request, request.next_ids(tokens), wanted) for request, tokens, wanted in fed]
         expected = self.plain.forward([Row(r.plain, ids, r.adapter, wanted) for r, ids, wanted in parts])
@@ -125,7 +125,7 @@ class Twins:
         torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0)
         return found
 
-    def step(self, *requests: Request) -> Tensor:
+    def step(self, *requests: PairedRequest) -> Tensor:
         return self.feed(*((request, 1, 1) for request in requests))
 
 
@@ -143,7 +143,7 @@ def run_mix(twins: Twins, turns: int) -> None:
     """Let requests of several adapters come and go, and step those that are there in any order."""
     rng = random.Random(5)
     adapters = [None, twins.adapter(8), twins.adapter(3), twins.adapter(16, "q_proj", "v_proj"), None]
-    running: list[Request] = []
+    running: list[PairedRequest] = []
     for _ in range(turns):
         if len(running) < 7 and rng.random() < 0.3:
             running.append(twins.begin(rng.choice(adapters), prompt=rng.randint(1, 30)))
@@ -234,27 +234,27 @@ def test_logits_stay_as_they_were_when_the_next_step_is_taken(twins: Twins) -> N
     assert torch.equal(logits_WV, before)
 
 
-def two_arenas(twins: Twins) -> Sequence[tuple[Request, int, int]]:
+def two_arenas(twins: Twins) -> Sequence[tuple[PairedRequest, int, int]]:
     return (twins.begin(), 1, 1), (twins.begin(room=200), 1, 1)
 
 
-def stretched(twins: Twins) -> Sequence[tuple[Request, int, int]]:
+def stretched(twins: Twins) -> Sequence[tuple[PairedRequest, int, int]]:
     return (twins.begin(twins.adapter(4, is_stretched=True)), 1, 1), (twins.begin(), 1, 1)
 
 
-def two_tokens(twins: Twins) -> Sequence[tuple[Request, int, int]]:
+def two_tokens(twins: Twins) -> Sequence[tuple[PairedRequest, int, int]]:
     return (twins.begin(), 1, 1), (twins.begin(), 2, 1)
 
 
-def part_of_a_prompt(twins: Twins) -> Sequence[tuple[Request, int, int]]:
+def part_of_a_prompt(twins: Twins) -> Sequence[tuple[PairedRequest, int, int]]:
     return (twins.begin(), 1, 1), (twins.begin(), 20, 1)
 
 
-def nothing_wanted(twins: Twins) -> Sequence[tuple[Request, int, int]]:
+def nothing_wanted(twins: Twins) -> Sequence[tuple[PairedRequest, int, int]]:
     return (twins.begin(), 1, 1), (twins.begin(), 1, 0)
 
 
-def full_neighbour(twins: Twins) -> Sequence[tuple[Request, int, int]]:
+def full_neighbour(twins: Twins) -> Sequence[tuple[PairedRequest, int, int]]:
     twins.begin(prompt=128, room=128)
     return ((twins.begin(), 1, 1),)
 
@@ -263,7 +263,7 @@ def full_neighbour(twins: Twins) -> Sequence[tuple[Request, int, int]]:
     "prepare", [two_arenas, stretched, two_tokens, part_of_a_prompt, nothing_wanted, full_neighbour]
 )
 def test_other_steps_are_taken_without(
-    prepare: Callable[[Twins], Sequence[tuple[Request, int, int]]], twins: Twins, recorder: ReplayingRecorder
+    prepare: Callable[[Twins], Sequence[tuple[PairedRequest, int, int]]], twins: Twins, recorder: ReplayingRecorder
 ) -> None:
     twins.feed(*prepare(twins))
     assert recorder.recorded == 0
