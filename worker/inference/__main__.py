@@ -59,7 +59,7 @@ def _serve(options: argparse.Namespace, settings: Settings) -> int:
     engine = _in_a_thread(lambda: _build(options.base_model, settings, metrics, stop_serving))
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(engine, metrics, stall_s=settings.engine_stall_s),
+            create_app(engine, metrics),
             host=options.host,
             port=options.port or 0,
             uds=None if options.uds is None else str(options.uds),
@@ -70,7 +70,7 @@ def _serve(options: argparse.Namespace, settings: Settings) -> int:
             timeout_graceful_shutdown=DRAIN_S,
         )
     )
-    Watchdog(engine, settings.engine_stall_s).start()
+    Watchdog(engine.heartbeat).start()
     server.run()
     # a signal does not come back from run(), so nobody asked for this end
     logger.error("the engine ended by itself")

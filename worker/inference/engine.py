@@ -36,6 +36,7 @@ from worker.inference.scheduler.admission import (
 from worker.inference.scheduler.loop import SchedulerLoop
 from worker.inference.scheduler.request import Request
 from worker.inference.scheduler.step_budget import TunableRunner, tune_longest_shared, tune_step_budget
+from worker.inference.watchdog import Heartbeat
 from worker.models.loading import LoadedModel
 
 Read = TypeVar("Read")
@@ -93,9 +94,9 @@ class LocalEngine:
         return self._loop.is_alive
 
     @property
-    def last_beat_age_s(self) -> float:
-        """How long the step under way has taken; 0 when there is nothing to do."""
-        return self._loop.last_beat_age_s
+    def heartbeat(self) -> Heartbeat:
+        """How long the decode loop's step has taken, and whether that is too long."""
+        return self._loop.heartbeat
 
     @property
     def waiting_by_adapter(self) -> Mapping[str | None, Load]:

@@ -37,11 +37,8 @@ class ServedEngine(Engine, Protocol):
     def start(self) -> None: ...
 
     @property
-    def is_alive(self) -> bool: ...
-
-    @property
-    def last_beat_age_s(self) -> float:
-        """How long the step under way has taken; 0 when there is nothing to do."""
+    def is_alive(self) -> bool:
+        """False once it has ended, or while it hangs in a step."""
         ...
 
     @property
@@ -58,12 +55,9 @@ class AdapterRequest(Frozen):
     adapter: str
 
 
-def create_app(engine: ServedEngine, metrics: EngineMetrics, *, stall_s: float) -> Starlette:
-    """Make the ASGI app of an engine; the engine runs as long as the app does.
-
-    An engine whose step takes longer than ``stall_s`` is not ready. ``metrics`` is what the engine reports to.
-    """
-    handlers = _Handlers(engine, metrics, stall_s)
+def create_app(engine: ServedEngine, metrics: EngineMetrics) -> Starlette:
+    """Make the ASGI app of an engine; the engine runs as long as the app does. ``metrics`` is what it reports to."""
+    handlers = _Handlers(engine, metrics)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -88,10 +82,9 @@ def create_app(engine: ServedEngine, metrics: EngineMetrics, *, stall_s: float) 
 class _Handlers:
     """What each route answers."""
 
-    def __init__(self, engine: ServedEngine, metrics: EngineMetrics, stall_s: float) -> None:
+    def __init__(self, engine: ServedEngine, metrics: EngineMetrics) -> None:
         self._engine = engine
         self._metrics = metrics
-        self._stall_s = stall_s
 
     async def generate(self, request: Request) -> "DeltaStream":
         return DeltaStream(self._engine.generate(await _read_body(request, GenerationRequest)))
@@ -115,12 +108,11 @@ class _Handlers:
 
     async def metrics(self, _request: Request) -> Response:
         self._metrics.observe(await self._engine.info())
-        self._metrics.beat_age(self._engine.last_beat_age_s)
         self._metrics.waiting(self._engine.waiting_by_adapter)
         return Response(self._metrics.exposition(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     async def readyz(self, _request: Request) -> Response:
-        ready = self._engine.is_alive and self._engine.last_beat_age_s <= self._stall_s
+        ready = self._engine.is_alive
         return JSONResponse({"ready": ready}, status_code=200 if ready else 503)
 
 

@@ -1,37 +1,54 @@
-"""Ends an engine's process when a step hangs: no exception comes of that, and a thread cannot be ended.
+"""When a step takes too long, and the end of the process then: no exception comes of it, and a thread cannot be ended.
 
-Knows when a step is too long, not what it does. A loop that dies tells so itself.
+Knows how long a step takes, not what it does. A loop that dies tells so itself.
 """
 
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 logger = logging.getLogger(__name__)
 
 LOOKS: Final = 10  # in the time that a step may take
 
 
-class Beating(Protocol):
-    """What is watched."""
+class Heartbeat:
+    """The age of the step under way; one thread beats, and any may ask. More than ``stall_s`` is too long."""
+
+    def __init__(self, stall_s: float) -> None:
+        self.stall_s = stall_s
+        self._beat_s: float | None = None  # None while there is nothing to do
+
+    def beat(self) -> None:
+        """Tell that a step begins."""
+        self._beat_s = time.monotonic()
+
+    def rest(self) -> None:
+        """Tell that there is nothing to do until the next beat."""
+        self._beat_s = None
 
     @property
-    def last_beat_age_s(self) -> float:
+    def age_s(self) -> float:
         """How long the step under way has taken; 0 when there is nothing to do."""
-        ...
+        beat_s = self._beat_s
+        return 0.0 if beat_s is None else time.monotonic() - beat_s
+
+    @property
+    def is_stalled(self) -> bool:
+        return self.age_s > self.stall_s
 
 
 class Watchdog:
-    """Looks at an engine in a thread of its own, and calls ``end`` once its step takes longer than ``stall_s``.
+    """Looks at a heartbeat in a thread of its own, and calls ``end`` once the step takes too long.
 
     By default that ends the process at once, with status 1: an orderly end would wait for the step.
     """
 
-    def __init__(self, engine: Beating, stall_s: float, end: Callable[[int], object] = os._exit) -> None:
-        self._engine = engine
-        self._stall_s = stall_s
+    def __init__(self, heartbeat: Heartbeat, end: Callable[[int], object] = os._exit) -> None:
+        self._heartbeat = heartbeat
         self._end = end
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
@@ -45,9 +62,8 @@ class Watchdog:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._stop.wait(self._stall_s / LOOKS):
-            age_s = self._engine.last_beat_age_s
-            if age_s > self._stall_s:
-                logger.error("a step has taken %.0f s, %.0f are allowed; the engine ends", age_s, self._stall_s)
+        while not self._stop.wait(self._heartbeat.stall_s / LOOKS):
+            if self._heartbeat.is_stalled:
+                logger.error("a step takes longer than the %.0f s it may; the engine ends", self._heartbeat.stall_s)
                 self._end(1)
                 return

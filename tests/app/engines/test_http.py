@@ -239,7 +239,6 @@ class ServedStub(StubEngine):
     """A scripted engine as the engine process's own server holds it."""
 
     is_alive = True
-    last_beat_age_s = 0.0
 
     @property
     def waiting_by_adapter(self) -> dict[str | None, Load]:
@@ -255,7 +254,7 @@ class ServedStub(StubEngine):
 def test_the_engine_process_tells_its_numbers() -> None:
     metrics = EngineMetrics()
     metrics.evicted()
-    with serving(create_engine_app(ServedStub(), metrics, stall_s=60)) as url:
+    with serving(create_engine_app(ServedStub(), metrics)) as url:
         text = ask(url, HttpEngine.metrics)
     assert b"loramill_engine_adapter_evictions_total 1.0" in text.splitlines()
 
@@ -272,7 +271,7 @@ def test_what_is_no_rendering_is_a_failure(url: str) -> None:
 @pytest.mark.parametrize("is_late", [False, True])
 def test_the_engine_process_is_understood(is_late: bool) -> None:
     engine = ServedStub()
-    with serving(create_engine_app(engine, EngineMetrics(), stall_s=60)) as url:
+    with serving(create_engine_app(engine, EngineMetrics())) as url:
         assert answer(url)[-1].finish_reason is FinishReason.END
         if is_late:
             engine.fails_after = (1, GenerationFailed("x"))
@@ -292,7 +291,7 @@ def test_the_engine_process_is_understood(is_late: bool) -> None:
 )
 def test_prompts_reach_the_engine_process_as_they_are(prompt: PromptSource) -> None:
     engine = ServedStub()
-    with serving(create_engine_app(engine, EngineMetrics(), stall_s=60)) as url:
+    with serving(create_engine_app(engine, EngineMetrics())) as url:
         rendering = render(url, prompt)
         answer(url, REQUEST.model_copy(update={"prompt": prompt, "adapter": "e" * 64}))
     assert repr(engine.renderings) == repr([RenderRequest(prompt=prompt, adapter="e" * 64)])
@@ -302,6 +301,6 @@ def test_prompts_reach_the_engine_process_as_they_are(prompt: PromptSource) -> N
 
 def test_the_engine_process_says_which_column_is_missing() -> None:
     missing = pytest.raises(InvalidParameter, match='no column "question"')
-    with serving(create_engine_app(ServedStub(), EngineMetrics(), stall_s=60)) as url, missing as raised:
+    with serving(create_engine_app(ServedStub(), EngineMetrics())) as url, missing as raised:
         render(url, Variables(variables={}))
     assert raised.value.param == "variables"

@@ -38,7 +38,6 @@ from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.server import ServedEngine, create_app
 
 ONE = Delta(text="a", tokens=(Token(id=97, text="a", logprob=-0.5, special=False),))
-STALL_S = 5.0
 LAST = Delta(text="", tokens=(), finish_reason=FinishReason.END, usage=Usage(prompt_tokens=1, completion_tokens=1))
 
 
@@ -48,7 +47,6 @@ class StubEngine:
     def __init__(self, *script: Delta | ServiceError | None) -> None:
         self.script = script
         self.is_alive = True
-        self.last_beat_age_s = 0.0
         self.waiting_by_adapter: dict[str | None, Load] = {None: Load(1, 5), "a" * 64: Load(2, 25)}
         self.reached_wait = threading.Event()
         self.cancelled = threading.Event()
@@ -114,7 +112,7 @@ class StubEngine:
 def serving(engine: ServedEngine, metrics: EngineMetrics | None = None) -> Iterator[httpx2.Client]:
     """Serve the engine on a free port of the loopback; give a client of it."""
     listener = socket.create_server(("127.0.0.1", 0))
-    app = create_app(engine, metrics or EngineMetrics(), stall_s=STALL_S)
+    app = create_app(engine, metrics or EngineMetrics())
     config = uvicorn.Config(app, http="h11", log_config=None, timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -236,17 +234,21 @@ def test_a_dead_engine_is_not_ready() -> None:
         assert readiness(client) == (503, {"ready": False})
 
 
-def test_an_engine_is_not_ready_while_a_step_takes_too_long() -> None:
-    engine = StubEngine(LAST)
+@pytest.mark.parametrize(("stall_s", "status"), [(60, 200), (0.01, 503)])
+def test_an_engine_is_not_ready_while_a_step_takes_too_long(
+    harness: EngineHarness, stall_s: float, status: int
+) -> None:
+    engine = harness.make_engine(engine_stall_s=stall_s)
     with serving(engine) as client:
-        for age_s, status in ((STALL_S - 1, 200), (STALL_S + 1, 503), (0.0, 200)):
-            engine.last_beat_age_s = age_s
-            assert readiness(client)[0] == status
+        engine.heartbeat.beat()
+        time.sleep(0.05)
+        assert readiness(client)[0] == status
+        engine.heartbeat.rest()
+        assert readiness(client)[0] == 200
 
 
 def test_metrics_are_the_engines_own_and_its_present_load() -> None:
     engine, metrics = StubEngine(LAST), EngineMetrics()
-    engine.last_beat_age_s = 1.5
     metrics.evicted()
     with serving(engine, metrics) as client:
         response = client.get("/metrics")
@@ -254,7 +256,6 @@ def test_metrics_are_the_engines_own_and_its_present_load() -> None:
     lines = response.text.splitlines()
     for name, value in (
         ("waiting_requests", 3),
-        ("heartbeat_age_seconds", 1.5),
         ("adapter_evictions_total", 1),
         ('queued_tokens{adapter="none"}', 5),
         ('queued_requests{adapter="aaaaaaaaaaaa"}', 2),

@@ -134,10 +134,6 @@ class EngineMetrics:
         self._prefill_speed.set(info.prefill_tokens_per_s)
         self._decode_speed.set(info.decode_tokens_per_s)
 
-    def beat_age(self, seconds: float) -> None:
-        """Tell how long the present step has taken so far; 0 when there is nothing to do."""
-        self._beat_age.set(seconds)
-
     def exposition(self) -> bytes:
         """Give all numbers in Prometheus' text format."""
         return generate_latest(self.registry)
@@ -149,7 +145,9 @@ class EngineMetrics:
         self._decode_tokens = self._counter("decode_tokens", "Tokens that were chosen.")
         self._failed_rows = self._counter("failed_rows", "Requests that a failing step ended.")
         self._last_step = self._gauge("last_step_timestamp_seconds", "Unix time when the loop last came round.")
-        self._beat_age = self._gauge("heartbeat_age_seconds", "How long the present step has taken; 0 when idle.")
+        self.heartbeat_age_seconds = self._gauge(
+            "heartbeat_age_seconds", "How long the present step has taken; 0 when idle."
+        )
 
     def _make_requests(self) -> None:
         self._first_token = self._histogram("first_token_seconds", "Arrival to first token.", _FIRST_TOKEN_S)

@@ -27,6 +27,7 @@ from worker.inference.scheduler.request import Request
 from worker.inference.scheduler.step_budget import UNTRIED, StepBudget
 from worker.inference.scheduler.step_plan import StepPlanner
 from worker.inference.scheduler.throughput import EngineThroughput
+from worker.inference.watchdog import Heartbeat
 
 logger = logging.getLogger(__name__)
 
@@ -54,16 +55,16 @@ class SchedulerLoop:
         self._runner = runner
         self._metrics = metrics
         self._base_model = base_model
-        self._stall_s = settings.engine_stall_s
+        self.heartbeat = Heartbeat(settings.engine_stall_s)
+        metrics.heartbeat_age_seconds.set_function(lambda: self.heartbeat.age_s)
         self._on_death = on_death
         self._limits = Limits(settings.engine_max_waiting, settings.engine_max_waiting_tokens)
         self.throughput = EngineThroughput()
-        self._wake = threading.Condition()  # guards the five below
+        self._wake = threading.Condition()  # guards the four below
         self._queue: FairQueue[Request] = FairQueue()
         self._dropped: list[str] = []  # digests of adapters that are to be forgotten
         self._is_stopping = False
         self._is_over = False
-        self._beat_s: float | None = None  # when the loop last came round; None while it has nothing to do
         self._planner = StepPlanner(
             UNTRIED[runner.kv.shape.device.type],
             prefill_tokens=settings.engine_prefill_tokens,
@@ -95,18 +96,12 @@ class SchedulerLoop:
         with self._wake:
             self._is_stopping = True
             self._wake.notify()
-        self._thread.join(self._stall_s)
+        self._thread.join(self.heartbeat.stall_s)
 
     @property
     def is_alive(self) -> bool:
         """False once the thread has ended, or while it hangs in a step."""
-        return self._thread.is_alive() and not self._is_over and self.last_beat_age_s <= self._stall_s
-
-    @property
-    def last_beat_age_s(self) -> float:
-        """How long the step under way has taken; 0 when there is nothing to do."""
-        beat_s = self._beat_s
-        return 0.0 if beat_s is None else time.monotonic() - beat_s
+        return self._thread.is_alive() and not self._is_over and not self.heartbeat.is_stalled
 
     @property
     def waiting(self) -> Load:
@@ -196,14 +191,14 @@ class SchedulerLoop:
     def _await_work(self) -> bool:
         """Wait for something to do; False when the loop must end."""
         with self._wake:
-            self._beat_s = None
+            self.heartbeat.rest()
             self._wake.wait_for(lambda: self._batch.rows or len(self._queue) or self._dropped or self._is_stopping)
-            self._beat_s = time.monotonic()
+            self.heartbeat.beat()
             self._metrics.heartbeat()
             return not self._is_stopping
 
     def _close(self) -> None:
-        self._beat_s = None
+        self.heartbeat.rest()
         with self._wake:
             self._is_over = True
             waiting = self._queue.clear()
