@@ -16,12 +16,12 @@ from app.generation.tgi import routes as generate
 from app.http import deps, errors
 from app.http.metrics import RequestMetrics
 from app.http.middleware import RequestEdge
-from app.http.runtime import Runtime, open_runtime
+from app.http.runtime import ApiRuntime, open_runtime
 from app.models import routes as models
 from app.operations import api_description, health, metrics
 from core.settings import Settings
 
-Opener = Callable[[Settings], AbstractAsyncContextManager[Runtime]]
+Opener = Callable[[Settings], AbstractAsyncContextManager[ApiRuntime]]
 
 
 def create_app(settings: Settings, opener: Opener = open_runtime) -> FastAPI:

@@ -13,7 +13,7 @@ from app.files.schemas import FileOut, FilesQuery
 from app.http.auth import CallerDep, require_caller
 from app.http.deps import BlobsDep, DatabaseDep, ReadSession, RuntimeDep, WriteSession
 from app.http.multipart import read_form
-from app.http.runtime import Runtime
+from app.http.runtime import ApiRuntime
 from app.http.wire import Deleted, Page, page
 from core.store import files
 
@@ -57,7 +57,7 @@ async def upload_file(request: Request, caller: CallerDep, runtime: RuntimeDep) 
     return await run_in_threadpool(_record, runtime, received, caller)
 
 
-def _record(runtime: Runtime, received: file_service.Received, caller: str) -> FileOut:
+def _record(runtime: ApiRuntime, received: file_service.Received, caller: str) -> FileOut:
     with runtime.database.write() as session:
         return FileOut.of(file_service.record(session, runtime.blobs, received, caller=caller, now=int(time.time())))
 

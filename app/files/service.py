@@ -131,21 +131,19 @@ def record(session: Session, blobs: BlobStore, received: Received, *, caller: st
         DatabaseUnavailable: the same content was being deleted at this moment.
     """
     report = received.report
-    file = files.create(
-        session,
+    new = files.NewFile(
         caller=caller,
         filename=received.filename,
         purpose=PURPOSE,
-        bytes=received.blob.bytes,
-        sha256=received.blob.sha256,
+        blob=received.blob,
+        file_type=received.file_type,
         status=FileStatus.ERROR if report.problem_count else FileStatus.PROCESSED,
         status_details=_details(report),
-        file_type=received.file_type,
         example_format=report.format,
         columns=report.columns,
         examples=report.examples,
-        now=now,
     )
+    file = files.create(session, new, now)
     if not blobs.exists(received.blob.sha256):  # see `drop_unused`, which runs in a transaction of its own
         raise DatabaseUnavailable
     return file

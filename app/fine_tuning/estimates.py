@@ -37,8 +37,8 @@ from core.jobs.spec import FileRef, JobSpec, JobStatus
 from core.settings import Settings
 from core.store import files, jobs
 from core.store.blobs import BlobStore
+from core.store.control import is_pausing
 from core.store.db import Session
-from core.store.steering import is_pausing
 from core.store.tables import JobRecord
 from core.text.rendering import Renderer
 

@@ -9,7 +9,7 @@ from core.base_models.registry import BaseModelEntry
 from core.errors import InvalidParameter
 from core.jobs.learning_rate import usual_warmup_steps
 from core.jobs.spec import EVALUATIONS, FileRef, JobSpec, LoraSpec
-from core.store.adapters import Trained
+from core.store.adapters import TrainedAdapter
 from core.text.split import HELD_OUT_ONE_IN
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ def resolve(
     context_tokens: int,
     training: FileRef,
     validation: FileRef | None,
-    continued: Trained | None = None,
+    continued: TrainedAdapter | None = None,
 ) -> JobSpec:
     """Turn a request into a complete specification; docs/hyperparameters.md has the sources of the rules.
 
@@ -122,7 +122,7 @@ def _lora(asked: LoraCreate) -> LoraSpec:
     return LoraSpec.model_validate(asked.model_dump() | {"alpha": alpha})
 
 
-def _continued_lora(asked: LoraCreate, continued: Trained) -> LoraSpec:
+def _continued_lora(asked: LoraCreate, continued: TrainedAdapter) -> LoraSpec:
     """Take over an adapter's shape; what the request says of it must agree."""
     theirs = continued.lora
     for field in sorted(asked.model_fields_set - {"dropout"}):

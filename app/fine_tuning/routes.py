@@ -15,7 +15,7 @@ from app.http.wire import Page, page
 from core.errors import UnsupportedParameter
 from core.jobs.spec import JobStatus
 from core.settings import Settings
-from core.store import adapters, events, jobs, steering
+from core.store import adapters, control, events, jobs
 from core.store.db import Session
 from core.store.tables import JobRecord
 
@@ -57,16 +57,16 @@ def create_job(
     machine's memory cannot hold is refused. The same Idempotency-Key gives the same job again.
     """
     now = int(time.time())
-    asking = service.Asking(caller, idempotency_key, is_retry=x_stainless_retry_count > 0)
+    origin = service.RequestOrigin.of(caller, idempotency_key, is_retry=x_stainless_retry_count > 0)
     with database.read() as session:
-        job = service.find_earlier(session, request, asking, now)
+        job = service.find_earlier(session, request, origin, now)
         if job is not None:
             return _job_out(session, settings, job)
-        drafted = service.draft(session, request, settings=settings, registry=registry, blobs=blobs, now=now)
+        draft = service.make_draft(session, request, settings=settings, registry=registry, blobs=blobs, now=now)
     with database.write() as session:  # apart, because counting tokens must not keep the workers' heartbeats waiting
-        job = service.create(session, request, drafted, asking, now=now)
+        job = service.create(session, request, draft, origin, now=now)
         created = _job_out(session, settings, job)
-    background.add_task(doorbell.ring, created.id)
+    background.add_task(doorbell.notify, created.id)
     return created
 
 
@@ -106,7 +106,7 @@ def get_job(job_id: str, database: DatabaseDep, settings: SettingsDep) -> JobOut
 @router.post("/{job_id}/cancel")
 def cancel_job(job_id: str, session: WriteSession, settings: SettingsDep) -> JobOut:
     """Cancel a job: at once while it waits or is paused, within seconds while it runs. An ended job stays as it is."""
-    return _job_out(session, settings, steering.cancel(session, job_id, int(time.time())))
+    return _job_out(session, settings, control.cancel(session, job_id, int(time.time())))
 
 
 @router.post("/{job_id}/pause")
@@ -116,7 +116,7 @@ def pause_job(job_id: str, session: WriteSession, settings: SettingsDep) -> JobO
     A running job writes a checkpoint first; until then it is still `running`, with `pausing` true. A paused job
     stays as it is; one that has ended is refused.
     """
-    return _job_out(session, settings, steering.pause(session, job_id, int(time.time())))
+    return _job_out(session, settings, control.pause(session, job_id, int(time.time())))
 
 
 @router.post("/{job_id}/resume")
@@ -128,9 +128,9 @@ def resume_job(
     A pause that has not taken effect yet is withdrawn. A job that is not paused stays as it is; one that has
     ended is refused.
     """
-    job = steering.resume(session, job_id, int(time.time()))
+    job = control.resume(session, job_id, int(time.time()))
     if job.status is JobStatus.QUEUED:
-        background.add_task(doorbell.ring, job_id)
+        background.add_task(doorbell.notify, job_id)
     return _job_out(session, settings, job)
 
 

@@ -8,7 +8,7 @@ from app.http.wire import AutoBool, AutoFloat, AutoInt, Body, Out, StoredText, o
 from core.estimates.estimate import Estimate, Measured
 from core.jobs.learning_rate import LrSchedulerType
 from core.jobs.spec import JobSpec, JobStatus, LoraSpec, Quantization
-from core.store.steering import is_pausing
+from core.store.control import is_pausing
 from core.store.tables import CheckpointRecord, EventRecord, JobRecord
 from core.text.render_settings import OverLength, PromptFormat, TrainOn
 

@@ -24,9 +24,10 @@ from core.estimates.estimate import Estimate
 from core.jobs.spec import FileRef, JobSpec
 from core.settings import Settings
 from core.store import adapters, files, jobs
-from core.store.adapters import Trained
+from core.store.adapters import TrainedAdapter
 from core.store.blobs import BlobStore
 from core.store.db import Session
+from core.store.jobs import IdempotencyKey, NewJob
 from core.store.tables import FileRecord, FileStatus, JobRecord
 from core.text.mustache import check_prompt_format
 
@@ -38,15 +39,20 @@ _log = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True)
-class Asking:
+class RequestOrigin:
     """Who asks for a job, and what tells a repetition from a new request.
 
     ``is_retry``: the client says that it repeats a request whose answer it did not get.
     """
 
     caller: str
-    idempotency_key: str | None
+    idempotency_key: IdempotencyKey | None
     is_retry: bool
+
+    @classmethod
+    def of(cls, caller: str, key: str | None, *, is_retry: bool) -> "RequestOrigin":
+        """Take the Idempotency-Key as the caller sent it; None: none was sent."""
+        return cls(caller, None if key is None else IdempotencyKey(caller, ROUTE, key), is_retry)
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ class Draft:
     estimate: Estimate | None
 
 
-def draft(
+def make_draft(
     session: Session, request: JobCreate, *, settings: Settings, registry: Registry, blobs: BlobStore, now: int
 ) -> Draft:
     """Resolve and estimate a job before it is made; reads the files, so no other writer may have to wait for it.
@@ -79,7 +85,7 @@ def draft(
     return Draft(spec, estimate)
 
 
-def create(session: Session, request: JobCreate, drafted: Draft, asking: Asking, *, now: int) -> JobRecord:
+def create(session: Session, request: JobCreate, draft: Draft, origin: RequestOrigin, *, now: int) -> JobRecord:
     """Record a queued job, or give the one that an earlier attempt of this request made.
 
     Raises:
@@ -87,51 +93,42 @@ def create(session: Session, request: JobCreate, drafted: Draft, asking: Asking,
         IdempotencyMismatch: the key was used with another body.
         IdempotencyInProgress: the key is being used at this moment.
     """
-    earlier = find_earlier(session, request, asking, now)
+    earlier = find_earlier(session, request, origin, now)
     if earlier is not None:
         return earlier
     requested, request_sha256 = _requested(request)
-    job = jobs.create(
-        session,
-        caller=asking.caller,
-        spec=drafted.spec,
-        estimate=drafted.estimate,
+    new = NewJob(
+        caller=origin.caller,
+        spec=draft.spec,
         requested=requested,
         request_sha256=request_sha256,
         suffix=request.suffix,
         metadata=request.metadata,
-        now=now,
+        estimate=draft.estimate,
     )
-    if asking.idempotency_key is not None:
-        jobs.remember_idempotent(
-            session,
-            caller=asking.caller,
-            route=ROUTE,
-            key=asking.idempotency_key,
-            body_sha256=request_sha256,
-            job_id=job.id,
-            now=now,
-        )
+    job = jobs.create(session, new, now)
+    if origin.idempotency_key is not None:
+        jobs.remember_idempotent(session, origin.idempotency_key, body_sha256=request_sha256, job_id=job.id, now=now)
     return job
 
 
-def find_earlier(session: Session, request: JobCreate, asking: Asking, now: int) -> JobRecord | None:
+def find_earlier(session: Session, request: JobCreate, origin: RequestOrigin, now: int) -> JobRecord | None:
     """Find the job that an earlier attempt of this request made.
 
     Raises:
         IdempotencyMismatch: the key was used with another body.
     """
     request_sha256 = _requested(request)[1]
-    if asking.idempotency_key is not None:
-        used = jobs.find_idempotent(session, asking.caller, ROUTE, asking.idempotency_key)
+    if origin.idempotency_key is not None:
+        used = jobs.find_idempotent(session, origin.idempotency_key)
         if used is None:
             return None
         if used.body_sha256 != request_sha256:
             raise IdempotencyMismatch
         return jobs.get(session, used.job_id)
-    if not asking.is_retry:
+    if not origin.is_retry:
         return None
-    return jobs.find_recent_duplicate(session, asking.caller, request_sha256, now - RETRY_WINDOW_S)
+    return jobs.find_recent_duplicate(session, origin.caller, request_sha256, now - RETRY_WINDOW_S)
 
 
 def specify(session: Session, request: JobCreate, settings: Settings, registry: Registry) -> JobSpec:
@@ -159,7 +156,7 @@ def specify(session: Session, request: JobCreate, settings: Settings, registry: 
     )
 
 
-def _find_trained(session: Session, name: str, base_model: str) -> Trained:
+def _find_trained(session: Session, name: str, base_model: str) -> TrainedAdapter:
     trained = adapters.find_trained(session, name)
     if trained is None:
         raise InvalidParameter("continue_from", f"no fine-tuned model or checkpoint is called {name}")

@@ -10,8 +10,9 @@ from fastapi import Depends, FastAPI, Request
 
 from app.engines.routing import Engines
 from app.http.metrics import RequestMetrics
-from app.http.runtime import Ringer, Runtime
+from app.http.runtime import ApiRuntime
 from core.base_models.registry import Registry
+from core.dispatch.doorbell import Notifier
 from core.settings import Settings
 from core.store.blobs import BlobStore
 from core.store.db import Database, Session
@@ -22,16 +23,16 @@ def attach_metrics(app: FastAPI, metrics: RequestMetrics) -> None:
     app.state.metrics = metrics
 
 
-def attach(app: FastAPI, runtime: Runtime) -> None:
+def attach(app: FastAPI, runtime: ApiRuntime) -> None:
     """Make the runtime reachable for the dependencies of this app's requests."""
     app.state.runtime = runtime
 
 
-async def _runtime(request: Request) -> Runtime:
-    return cast(Runtime, request.app.state.runtime)
+async def _runtime(request: Request) -> ApiRuntime:
+    return cast(ApiRuntime, request.app.state.runtime)
 
 
-RuntimeDep = Annotated[Runtime, Depends(_runtime)]
+RuntimeDep = Annotated[ApiRuntime, Depends(_runtime)]
 
 
 async def _settings(runtime: RuntimeDep) -> Settings:
@@ -58,7 +59,7 @@ async def _engines(runtime: RuntimeDep) -> Engines:
     return runtime.engines
 
 
-async def _doorbell(runtime: RuntimeDep) -> Ringer:
+async def _doorbell(runtime: RuntimeDep) -> Notifier:
     return runtime.doorbell
 
 
@@ -78,7 +79,7 @@ DatabaseDep = Annotated[Database, Depends(_database)]
 BlobsDep = Annotated[BlobStore, Depends(_blobs)]
 RegistryDep = Annotated[Registry, Depends(_registry)]
 EnginesDep = Annotated[Engines, Depends(_engines)]
-DoorbellDep = Annotated[Ringer, Depends(_doorbell)]
+DoorbellDep = Annotated[Notifier, Depends(_doorbell)]
 # scope="function": the commit comes before the response, so a commit that fails is not answered by 200.
 ReadSession = Annotated[Session, Depends(_reading, scope="function")]
 WriteSession = Annotated[Session, Depends(_writing, scope="function")]

@@ -5,26 +5,19 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 from app.engines.routing import Engines
 from core.base_models.registry import Registry
-from core.dispatch.doorbell import Doorbell
-from core.dispatch.sweeper import Bell, Sweeper
+from core.dispatch.doorbell import Doorbell, Notifier
+from core.dispatch.sweeper import Sweeper
 from core.settings import Settings
 from core.store.blobs import BlobStore, LocalBlobStore
 from core.store.db import Database
 from core.store.schema import check_schema
 
 
-class Ringer(Bell, Protocol):
-    """What the API asks of `core.dispatch.doorbell.Doorbell`."""
-
-    def reaches_broker(self) -> bool: ...
-
-
 @dataclass(frozen=True)
-class Runtime:
+class ApiRuntime:
     """The parts that requests work with; all of them can be used by many threads."""
 
     settings: Settings
@@ -32,11 +25,11 @@ class Runtime:
     blobs: BlobStore
     registry: Registry
     engines: Engines
-    doorbell: Ringer
+    doorbell: Notifier
 
 
 @asynccontextmanager
-async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
+async def open_runtime(settings: Settings) -> AsyncIterator[ApiRuntime]:
     """Open everything a process needs, and sweep for lost jobs as long as it lives.
 
     Raises:
@@ -54,7 +47,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     )
     sweeping.start()
     try:
-        yield Runtime(
+        yield ApiRuntime(
             settings=settings,
             database=database,
             blobs=blobs,

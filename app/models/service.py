@@ -38,14 +38,14 @@ def find_served(session: Session, settings: Settings, name: str) -> ServedModel:
     """
     if name in settings.base_models:
         return ServedModel(name, name, None)
-    found = adapters.find_digest(session, name)
-    if found is None and name in PLACEHOLDERS and len(settings.base_models) == 1:
+    served = adapters.find_served(session, name)
+    if served is None and name in PLACEHOLDERS and len(settings.base_models) == 1:
         return ServedModel(settings.base_models[0], settings.base_models[0], None)
-    if found is None:
+    if served is None:
         raise ModelNotFound(name)
-    if found[0] not in settings.base_models:
-        raise BaseModelNotServed(name, found[0])
-    return ServedModel(name, *found)
+    if served.base_model not in settings.base_models:
+        raise BaseModelNotServed(name, served.base_model)
+    return ServedModel(name, served.base_model, served.adapter_sha256)
 
 
 def look_up(database: Database, settings: Settings, name: str) -> ServedModel:

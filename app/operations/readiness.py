@@ -2,13 +2,13 @@
 
 import asyncio
 
-from app.http.runtime import Runtime
+from app.http.runtime import ApiRuntime
 from app.operations.health_schemas import Part, Readiness
 from core.errors import DatabaseUnavailable, ServiceError
 from core.store import leases
 
 
-async def look(runtime: Runtime) -> Readiness:
+async def look(runtime: ApiRuntime) -> Readiness:
     """Ask every part. Without database or an engine nothing can be served; jobs can wait for the others."""
     bases = runtime.settings.base_models
     parts = await asyncio.gather(
@@ -22,7 +22,7 @@ async def look(runtime: Runtime) -> Readiness:
     return Readiness(ready=ready, parts=needed | {"broker": parts[-2], "workers": parts[-1]})
 
 
-def _database(runtime: Runtime) -> Part:
+def _database(runtime: ApiRuntime) -> Part:
     try:
         runtime.database.check()
     except DatabaseUnavailable as error:
@@ -30,7 +30,7 @@ def _database(runtime: Runtime) -> Part:
     return Part(ok=True, detail=None)
 
 
-async def _engine(runtime: Runtime, base_model: str) -> Part:
+async def _engine(runtime: ApiRuntime, base_model: str) -> Part:
     try:
         info = await runtime.engines.get(base_model).info()
     except ServiceError as error:
@@ -38,17 +38,17 @@ async def _engine(runtime: Runtime, base_model: str) -> Part:
     return Part(ok=True, detail=f"{info.running_requests} requests running, {info.waiting_requests} waiting")
 
 
-def _broker(runtime: Runtime) -> Part:
+def _broker(runtime: ApiRuntime) -> Part:
     if runtime.doorbell.reaches_broker():
         return Part(ok=True, detail=None)
     return Part(ok=False, detail="the broker does not answer; jobs start when a worker next looks by itself")
 
 
-def _workers(runtime: Runtime) -> Part:
+def _workers(runtime: ApiRuntime) -> Part:
     """Tell of workers by the leases they hold; an idle worker leaves no trace in the database."""
     try:
         with runtime.database.read() as session:
-            running = len(leases.leases(session))
+            running = len(leases.list_running(session))
     except DatabaseUnavailable:
         return Part(ok=None, detail="not known without the database")
     return Part(ok=True if running else None, detail=f"{running} jobs running")

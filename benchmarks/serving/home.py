@@ -14,12 +14,13 @@ from benchmarks.serving.adapter_spec import AdapterSpec
 from benchmarks.serving.servers import Server, free_port
 from benchmarks.training.processes import run_module
 from core.base_models.registry import BaseModelEntry, Folder, Registry, read_imported
+from core.jobs.attempt import StoredAdapter
 from core.settings import Settings
 from core.store import migrate
 from core.store.blobs import LocalBlobStore
 from core.store.db import Database
 from tests.harness.published_model import publish
-from worker.jobs.publishing import StoredAdapter, store_adapter
+from worker.jobs.publishing import store_adapter
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,12 @@
 """The doorbell between API and workers: a Celery message that says "look", and carries no authority.
 
-The database is the queue. A bell that is lost, doubled or late costs seconds and never a job, so
-ringing never fails a request and never keeps one waiting.
+The database is the queue. A message that is lost, doubled or late costs seconds and never a job, so
+notifying never fails a request and never keeps one waiting.
 """
 
 import threading
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import structlog
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 TASK_NAME: Final = "loramill.look"
 QUEUE: Final = "loramill.bells"
-RING_DEADLINE_S: Final = 3.0
-# Any bell wakes any worker and a woken worker empties the queue of jobs, so more are of no use.
-MOST_WAITING_BELLS: Final = 64
-_MOST_RINGING: Final = 4
+NOTIFY_DEADLINE_S: Final = 3.0
+# Any message wakes any worker and a woken worker empties the queue of jobs, so more are of no use.
+MAX_WAITING_MESSAGES: Final = 64
+_MAX_SENDING: Final = 4
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -35,12 +35,12 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         "worker_pool_start_method": "spawn",  # no locks, file descriptors or CUDA state inherited
         "worker_max_tasks_per_child": 1,
         "worker_proc_alive_timeout": 60,  # Celery kills a fresh process after 4 s, too soon on a busy machine
-        # A bell is consumed when it is heard. With late acknowledgement Redis would hand it out again
+        # A message is consumed when it is received. With late acknowledgement Redis would hand it out again
         # each visibility_timeout while the job still runs; the lease in the database takes its place.
         "task_acks_late": False,
         "task_reject_on_worker_lost": False,  # attempts are counted in the database
         "task_retry_on_worker_lost": False,
-        # with prefetching, bells would wait behind a long job while another worker is idle
+        # with prefetching, messages would wait behind a long job while another worker is idle
         "worker_prefetch_multiplier": 1,
         "worker_disable_prefetch": True,
         "worker_cancel_long_running_tasks_on_connection_loss": False,  # a broker's hiccup must not end a training
@@ -78,29 +78,42 @@ def _transport_options(socket_timeout_s: int) -> dict[str, Any]:
     }
 
 
-class Doorbell:
-    """Tells the workers that a job waits, as far as the broker can be reached. Safe in many threads."""
+class Notifier(Protocol):
+    """What tells workers of jobs: `Doorbell`, and the fakes of tests, which need no broker."""
 
-    def __init__(self, settings: Settings, deadline_s: float = RING_DEADLINE_S) -> None:
+    def notify(self, job_id: str) -> bool:
+        """Tell the workers that a job waits, and give back whether the broker took the message.
+
+        Never raises, and returns within the deadline.
+        """
+        ...
+
+    def reaches_broker(self) -> bool:
+        """Tell whether the broker answers, without sending anything; never raises, returns within the deadline."""
+        ...
+
+
+class Doorbell:
+    """The `Notifier` by Celery, as far as the broker can be reached. Safe in many threads."""
+
+    def __init__(self, settings: Settings, deadline_s: float = NOTIFY_DEADLINE_S) -> None:
         self._deadline_s = deadline_s
-        self._places = threading.BoundedSemaphore(_MOST_RINGING)
+        self._places = threading.BoundedSemaphore(_MAX_SENDING)
         self._config = celery_config(settings) | {
             "broker_transport_options": _transport_options(socket_timeout_s=2),
             "task_publish_retry": False,
             "broker_connection_timeout": 2,
         }
 
-    def ring(self, job_id: str) -> bool:
-        """Ring for a job and tell whether the broker took the bell; never raises, returns within the deadline."""
+    def notify(self, job_id: str) -> bool:
         return self._reach(job_id)
 
     def reaches_broker(self) -> bool:
-        """Tell whether the broker answers, without ringing; never raises, returns within the deadline."""
         return self._reach(None)
 
     def _reach(self, job_id: str | None) -> bool:
         if not self._places.acquire(blocking=False):
-            _log.warning("doorbell not rung: the broker has left earlier bells unanswered", job_id=job_id)
+            _log.warning("workers not notified: the broker has left earlier messages unanswered", job_id=job_id)
             return False
         reached = threading.Event()
         # daemon: a broker that never answers must not keep the process from ending
@@ -108,12 +121,12 @@ class Doorbell:
         reaching.start()
         reaching.join(self._deadline_s)
         if reaching.is_alive():
-            _log.warning("doorbell not rung: the broker does not answer", job_id=job_id, deadline_s=self._deadline_s)
+            _log.warning("workers not notified: the broker does not answer", job_id=job_id, deadline_s=self._deadline_s)
         return reached.is_set()
 
     @cached_property
     def _celery(self) -> "Celery":
-        from celery import Celery  # a sixth of the API's start, so the first bell pays for it, in its own thread
+        from celery import Celery  # a sixth of the API's start, so the first message pays for it, in its own thread
 
         celery = Celery("loramill", set_as_current=False)
         celery.conf.update(self._config)
@@ -127,10 +140,10 @@ class Doorbell:
                 # One attempt: the worker's own polling and the sweeper are the retries.
                 connection.ensure_connection(max_retries=1, interval_start=0, timeout=self._deadline_s)
                 waiting = connection.default_channel.queue_declare(queue=QUEUE).message_count
-                if job_id is not None and waiting < MOST_WAITING_BELLS:
+                if job_id is not None and waiting < MAX_WAITING_MESSAGES:
                     self._celery.send_task(TASK_NAME, args=[job_id], connection=connection, retry=False)
             reached.set()
         except (OperationalError, OSError) as error:
-            _log.warning("doorbell not rung: the broker cannot be reached", job_id=job_id, reason=str(error))
+            _log.warning("workers not notified: the broker cannot be reached", job_id=job_id, reason=str(error))
         finally:
             self._places.release()

@@ -1,10 +1,12 @@
-"""The kinds of a job's events, as the API serves them and the worker writes them.
+"""A job's events: their kinds, as the API serves them, and one that is yet to be written.
 
-An event is append-only and has a sequence number within its job, so that a reader can go on
-from where it stopped. What the trainer says on its pipe is another protocol: ``worker.trainer_process.messages``.
+A stored event has a sequence number within its job, so that a reader can go on from where it
+stopped. What the trainer says on its pipe is another protocol: ``worker.trainer_process.messages``.
 """
 
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 
 class EventType(StrEnum):
@@ -16,3 +18,13 @@ class EventLevel(StrEnum):
     INFO = "info"
     WARN = "warn"
     ERROR = "error"
+
+
+@dataclass(frozen=True)
+class JobEvent:
+    """An event before it has a number, an id and a time."""
+
+    message: str
+    level: EventLevel = EventLevel.INFO
+    type: EventType = EventType.MESSAGE
+    data: dict[str, Any] | None = None

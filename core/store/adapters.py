@@ -5,15 +5,16 @@ A job's adapter comes into being in `leases.publish`, together with the job's su
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import or_, select, update
 
 from core.errors import InvalidParameter, ModelNotFound
 from core.ids import new_id
+from core.jobs.attempt import StoredCheckpoint
 from core.jobs.spec import TERMINAL, AdapterRef, JobSpec, LoraSpec
 from core.store import leases
 from core.store.db import Session
+from core.store.leases import Lease
 from core.store.tables import AdapterRecord, AdapterState, CheckpointRecord, JobRecord
 
 # Of a checkpoint that is joined with its job, and with the adapter that this may have published.
@@ -21,7 +22,15 @@ _CHECKPOINT_IS_SERVED = or_(AdapterRecord.state == AdapterState.LIVE, JobRecord.
 
 
 @dataclass(frozen=True)
-class Trained:
+class ServedAdapter:
+    """What serves a fine-tuned model's name: an adapter, by the digest of its manifest, on its base model."""
+
+    base_model: str
+    adapter_sha256: str
+
+
+@dataclass(frozen=True)
+class TrainedAdapter:
     """A served adapter as something to train further: of which base model, and with which shape."""
 
     base_model: str
@@ -29,8 +38,8 @@ class Trained:
     lora: LoraSpec
 
 
-def find_digest(session: Session, name: str) -> tuple[str, str] | None:
-    """Find what serves a model name: its base model, and the digest of its adapter's manifest.
+def find_served(session: Session, name: str) -> ServedAdapter | None:
+    """Find what serves a model name.
 
     Checkpoints can be used while their job goes on, and then for as long as its adapter lives.
     """
@@ -39,7 +48,7 @@ def find_digest(session: Session, name: str) -> tuple[str, str] | None:
             AdapterRecord.name == name, AdapterRecord.state == AdapterState.LIVE
         )
     ).one_or_none()
-    found = (
+    row = (
         adapter
         or session.execute(
             select(JobRecord.base_model, CheckpointRecord.adapter_sha256)
@@ -51,15 +60,14 @@ def find_digest(session: Session, name: str) -> tuple[str, str] | None:
             )
         ).one_or_none()
     )
-    return None if found is None else (found[0], found[1])
+    return None if row is None else ServedAdapter(*row)
 
 
-def find_trained(session: Session, name: str) -> Trained | None:
+def find_trained(session: Session, name: str) -> TrainedAdapter | None:
     """Find the adapter that serves a model name, and what it was trained as."""
-    found = find_digest(session, name)
-    if found is None:
+    served = find_served(session, name)
+    if served is None:
         return None
-    base_model, adapter_sha256 = found
     spec = session.scalar(
         select(JobRecord.spec)
         .outerjoin(AdapterRecord, AdapterRecord.job_id == JobRecord.id)
@@ -68,7 +76,8 @@ def find_trained(session: Session, name: str) -> Trained | None:
         .limit(1)
     )
     assert spec is not None  # both kinds of rows refer to a job
-    return Trained(base_model, AdapterRef(name=name, adapter_sha256=adapter_sha256), JobSpec.model_validate(spec).lora)
+    ref = AdapterRef(name=name, adapter_sha256=served.adapter_sha256)
+    return TrainedAdapter(served.base_model, ref, JobSpec.model_validate(spec).lora)
 
 
 def list_live(session: Session) -> Sequence[AdapterRecord]:
@@ -132,35 +141,27 @@ def list_unserved(session: Session, job_id: str) -> Sequence[str]:
     return sorted(of_job - served)
 
 
-def add_checkpoint(
-    session: Session,
-    job_id: str,
-    token: int,
-    *,
-    step: int,
-    name: str,
-    adapter_sha256: str,
-    metrics: dict[str, Any],
-    now: int,
-) -> CheckpointRecord:
+def add_checkpoint(session: Session, lease: Lease, checkpoint: StoredCheckpoint, now: int) -> CheckpointRecord:
     """Record a checkpoint; one that an earlier attempt wrote at this step is replaced.
 
     Raises:
         LeaseLost: the job is no longer this worker's.
     """
-    leases.hold(session, job_id, token)
-    checkpoint = session.scalar(
-        select(CheckpointRecord).where(CheckpointRecord.job_id == job_id, CheckpointRecord.step == step)
+    leases.hold(session, lease)
+    record = session.scalar(
+        select(CheckpointRecord).where(
+            CheckpointRecord.job_id == lease.job_id, CheckpointRecord.step == checkpoint.step
+        )
     )
-    if checkpoint is None:
-        checkpoint = CheckpointRecord(id=new_id("ftckpt-"), job_id=job_id, step=step)
-        session.add(checkpoint)
-    checkpoint.name = name
-    checkpoint.adapter_sha256 = adapter_sha256
-    checkpoint.metrics = metrics
-    checkpoint.created_at = now
+    if record is None:
+        record = CheckpointRecord(id=new_id("ftckpt-"), job_id=lease.job_id, step=checkpoint.step)
+        session.add(record)
+    record.name = checkpoint.name
+    record.adapter_sha256 = checkpoint.adapter.sha256
+    record.metrics = dict(checkpoint.metrics)
+    record.created_at = now
     session.flush()
-    return checkpoint
+    return record
 
 
 def list_checkpoints(
@@ -176,11 +177,11 @@ def list_checkpoints(
     """
     query = select(CheckpointRecord).where(CheckpointRecord.job_id == job_id)
     if after is not None:
-        seen = session.scalar(
+        seen_step = session.scalar(
             select(CheckpointRecord.step).where(CheckpointRecord.job_id == job_id, CheckpointRecord.id == after)
         )
-        if seen is None:
+        if seen_step is None:
             raise InvalidParameter("after", f"{after} is no checkpoint of {job_id}")
-        query = query.where(CheckpointRecord.step < seen)
+        query = query.where(CheckpointRecord.step < seen_step)
     rows = session.scalars(query.order_by(CheckpointRecord.step.desc()).limit(limit + 1)).all()
     return rows[:limit], len(rows) > limit

@@ -1,31 +1,21 @@
-"""A job's events: appended with a number of their own, read forwards and backwards.
+"""A job's events: appended with a number of their own, read newest first.
 
 Which events a job has is decided by those who append; an ended job takes no more of them.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 from sqlalchemy import select, update
 
 from core.errors import InvalidParameter, JobNotFound
 from core.ids import new_id
-from core.jobs.events import EventLevel, EventType
+from core.jobs.events import JobEvent
 from core.jobs.spec import TERMINAL
 from core.store.db import Session
 from core.store.tables import EventRecord, JobRecord
 
 
-def append(
-    session: Session,
-    job_id: str,
-    *,
-    level: EventLevel,
-    type: EventType,
-    message: str,
-    data: dict[str, Any] | None = None,
-    now: int,
-) -> EventRecord:
+def append(session: Session, job_id: str, event: JobEvent, now: int) -> EventRecord:
     """Add an event to a job that has not ended.
 
     Its number is taken from the job's row in the caller's transaction, so numbers have no gaps
@@ -44,34 +34,24 @@ def append(
     )
     if seq is None:
         raise JobNotFound(job_id)
-    return add(session, job_id, seq, level=level, type=type, message=message, data=data, now=now)
+    return insert(session, job_id, seq, event, now)
 
 
-def add(
-    session: Session,
-    job_id: str,
-    seq: int,
-    *,
-    level: EventLevel,
-    type: EventType,
-    message: str,
-    data: dict[str, Any] | None = None,
-    now: int,
-) -> EventRecord:
+def insert(session: Session, job_id: str, seq: int, event: JobEvent, now: int) -> EventRecord:
     """Insert an event whose number the caller has just taken from the job's ``event_seq``."""
-    event = EventRecord(
+    record = EventRecord(
         id=new_id("ftevent-"),
         job_id=job_id,
         seq=seq,
-        level=level,
-        type=type,
-        message=message,
-        data=data,
+        level=event.level,
+        type=event.type,
+        message=event.message,
+        data=event.data,
         created_at=now,
     )
-    session.add(event)
+    session.add(record)
     session.flush()
-    return event
+    return record
 
 
 def list_page(session: Session, job_id: str, *, after: str | None, limit: int) -> tuple[Sequence[EventRecord], bool]:
@@ -85,19 +65,9 @@ def list_page(session: Session, job_id: str, *, after: str | None, limit: int) -
     """
     query = select(EventRecord).where(EventRecord.job_id == job_id)
     if after is not None:
-        seen = session.scalar(select(EventRecord.seq).where(EventRecord.job_id == job_id, EventRecord.id == after))
-        if seen is None:
+        seen_seq = session.scalar(select(EventRecord.seq).where(EventRecord.job_id == job_id, EventRecord.id == after))
+        if seen_seq is None:
             raise InvalidParameter("after", f"{after} is no event of {job_id}")
-        query = query.where(EventRecord.seq < seen)
+        query = query.where(EventRecord.seq < seen_seq)
     rows = session.scalars(query.order_by(EventRecord.seq.desc()).limit(limit + 1)).all()
     return rows[:limit], len(rows) > limit
-
-
-def list_after(session: Session, job_id: str, seq: int, limit: int) -> Sequence[EventRecord]:
-    """List the events numbered over ``seq``, oldest first."""
-    return session.scalars(
-        select(EventRecord)
-        .where(EventRecord.job_id == job_id, EventRecord.seq > seq)
-        .order_by(EventRecord.seq)
-        .limit(limit)
-    ).all()

@@ -4,6 +4,7 @@ Several records may share one blob, so whoever deletes bytes asks `blob_in_use` 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final, Literal
 
 from sqlalchemy import delete as sql_delete
@@ -12,6 +13,7 @@ from sqlalchemy import exists, or_, select
 from core.errors import FileInUse, FileNotStored
 from core.ids import new_id
 from core.jobs.spec import TERMINAL
+from core.store.blobs import Blob
 from core.store.db import Session
 from core.store.tables import AdapterRecord, AdapterState, CheckpointRecord, FileRecord, FileStatus, JobRecord
 from core.text.files.read import FileType
@@ -20,36 +22,37 @@ RESULTS_PURPOSE: Final = "fine-tune-results"  # of a finished job's file of metr
 RESULTS_FILENAME: Final = "step_metrics.csv"
 
 
-def create(
-    session: Session,
-    *,
-    caller: str,
-    filename: str,
-    purpose: str,
-    bytes: int,
-    sha256: str,
-    status: FileStatus,
-    status_details: str | None,
-    file_type: FileType,
-    example_format: str | None,
-    columns: Sequence[str] | None,
-    examples: int,
-    now: int,
-) -> FileRecord:
+@dataclass(frozen=True)
+class NewFile:
+    """A file whose bytes are stored already."""
+
+    caller: str
+    filename: str
+    purpose: str
+    blob: Blob
+    file_type: FileType
+    status: FileStatus = FileStatus.PROCESSED
+    status_details: str | None = None  # why it cannot be trained on
+    example_format: str | None = None  # core.text.files.examples.ExampleFormat
+    columns: Sequence[str] | None = None
+    examples: int = 0
+
+
+def create(session: Session, new: NewFile, now: int) -> FileRecord:
     """Record a file whose bytes are stored already."""
     file = FileRecord(
         id=new_id("file-"),
-        caller=caller,
-        filename=filename,
-        purpose=purpose,
-        bytes=bytes,
-        sha256=sha256,
-        status=status,
-        status_details=status_details,
-        file_type=file_type,
-        example_format=example_format,
-        columns=None if columns is None else list(columns),
-        examples=examples,
+        caller=new.caller,
+        filename=new.filename,
+        purpose=new.purpose,
+        bytes=new.blob.bytes,
+        sha256=new.blob.sha256,
+        status=new.status,
+        status_details=new.status_details,
+        file_type=new.file_type,
+        example_format=new.example_format,
+        columns=None if new.columns is None else list(new.columns),
+        examples=new.examples,
         created_at=now,
     )
     session.add(file)
@@ -57,25 +60,10 @@ def create(
     return file
 
 
-def create_results(
-    session: Session, job_id: str, *, bytes: int, sha256: str, columns: Sequence[str], now: int
-) -> FileRecord:
+def create_results(session: Session, job_id: str, blob: Blob, columns: Sequence[str], now: int) -> FileRecord:
     """Record a job's result file, whose bytes are stored already, for the job's caller."""
-    return create(
-        session,
-        caller=session.scalars(select(JobRecord.caller).where(JobRecord.id == job_id)).one(),
-        filename=RESULTS_FILENAME,
-        purpose=RESULTS_PURPOSE,
-        bytes=bytes,
-        sha256=sha256,
-        status=FileStatus.PROCESSED,
-        status_details=None,
-        file_type="csv",
-        example_format=None,
-        columns=columns,
-        examples=0,
-        now=now,
-    )
+    caller = session.scalars(select(JobRecord.caller).where(JobRecord.id == job_id)).one()
+    return create(session, NewFile(caller, RESULTS_FILENAME, RESULTS_PURPOSE, blob, "csv", columns=columns), now)
 
 
 def get(session: Session, file_id: str) -> FileRecord:

@@ -1,12 +1,13 @@
 """Jobs in the database, which is their queue: made, found, waiting.
 
-How people cancel, pause and resume them is in `core.store.steering`, how workers take and end them in
+How people cancel, pause and resume them is in `core.store.control`, how workers take and end them in
 `core.store.leases`. ``now`` is only ever recorded.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 from sqlalchemy import exists, func, or_, select, update
@@ -20,44 +21,53 @@ from core.store.db import Session
 from core.store.tables import FileRecord, IdempotencyRecord, JobRecord
 
 
-def create(
-    session: Session,
-    *,
-    caller: str,
-    spec: JobSpec,
-    estimate: Estimate | None = None,
-    requested: dict[str, Any],
-    request_sha256: str,
-    suffix: str | None,
-    metadata: dict[str, str] | None,
-    now: int,
-) -> JobRecord:
+@dataclass(frozen=True)
+class NewJob:
+    """A job that is asked for."""
+
+    caller: str
+    spec: JobSpec
+    requested: dict[str, Any]  # the request's fields as they were sent
+    request_sha256: str
+    suffix: str | None = None  # of the model's name
+    metadata: dict[str, str] | None = None
+    estimate: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class IdempotencyKey:
+    """An Idempotency-Key, which counts for its caller and route alone."""
+
+    caller: str
+    route: str
+    key: str
+
+
+def create(session: Session, new: NewJob, now: int) -> JobRecord:
     """Record a queued job. The files it names cannot be deleted until it ends.
 
     Raises:
         FileNotStored: a file of the specification was deleted meanwhile.
     """
-    validation_file = spec.validation_file
-    for file in (spec.training_file, validation_file):
+    spec, validation_file = new.spec, new.spec.validation_file
+    for file in filter(None, (spec.training_file, validation_file)):
         # FOR SHARE: a deletion under way is waited for, and seen
-        found = file is None or session.scalar(
-            select(FileRecord.id).where(FileRecord.id == file.id).with_for_update(read=True)
-        )
-        if file is not None and not found:
+        stored = session.scalar(select(FileRecord.id).where(FileRecord.id == file.id).with_for_update(read=True))
+        if stored is None:
             raise FileNotStored(file.id)
     dumped = spec.model_dump(mode="json")
     canonical = json.dumps(dumped, sort_keys=True, separators=(",", ":"))
     job = JobRecord(
         id=new_id("ftjob-"),
-        caller=caller,
+        caller=new.caller,
         status=JobStatus.QUEUED,
         spec=dumped,
-        requested=requested,
+        requested=new.requested,
         spec_sha256=hashlib.sha256(canonical.encode()).hexdigest(),
-        request_sha256=request_sha256,
-        suffix=suffix,
-        estimate=None if estimate is None else estimate.model_dump(mode="json"),
-        job_metadata=metadata,
+        request_sha256=new.request_sha256,
+        suffix=new.suffix,
+        estimate=None if new.estimate is None else new.estimate.model_dump(mode="json"),
+        job_metadata=new.metadata,
         training_file_id=spec.training_file.id,
         validation_file_id=None if validation_file is None else validation_file.id,
         base_model=spec.base_model,
@@ -136,46 +146,40 @@ def find_recent_duplicate(session: Session, caller: str, request_sha256: str, si
     )
 
 
-def find_idempotent(session: Session, caller: str, route: str, key: str) -> IdempotencyRecord | None:
-    """Find what the caller used an Idempotency-Key for on this route."""
-    return session.get(IdempotencyRecord, (caller, route, key))
+def find_idempotent(session: Session, key: IdempotencyKey) -> IdempotencyRecord | None:
+    """Find what an Idempotency-Key was used for."""
+    return session.get(IdempotencyRecord, astuple(key))
 
 
-def remember_idempotent(
-    session: Session, *, caller: str, route: str, key: str, body_sha256: str, job_id: str, now: int
-) -> None:
+def remember_idempotent(session: Session, key: IdempotencyKey, *, body_sha256: str, job_id: str, now: int) -> None:
     """Tie an Idempotency-Key to the job that the same transaction makes.
 
     Raises:
         IdempotencyInProgress: another transaction did so at the same time; this one must be rolled back.
     """
-    session.add(
-        IdempotencyRecord(caller=caller, route=route, key=key, body_sha256=body_sha256, job_id=job_id, created_at=now)
-    )
+    session.add(IdempotencyRecord(**asdict(key), body_sha256=body_sha256, job_id=job_id, created_at=now))
     try:
         session.flush()
     except IntegrityError as error:
         raise IdempotencyInProgress from error
 
 
-def due_bells(session: Session, *, before: int, limit: int) -> list[str]:
-    """List the oldest queued jobs that workers were never told of, or not since ``before``."""
+def list_to_notify(session: Session, *, before: int, limit: int) -> list[str]:
+    """List the oldest queued jobs that workers were never notified of, or not since ``before``."""
+    is_due = or_(JobRecord.notified_at.is_(None), JobRecord.notified_at < before)
     return list(
         session.scalars(
-            select(JobRecord.id)
-            .where(JobRecord.status == JobStatus.QUEUED, or_(JobRecord.rung_at.is_(None), JobRecord.rung_at < before))
-            .order_by(JobRecord.id)
-            .limit(limit)
+            select(JobRecord.id).where(JobRecord.status == JobStatus.QUEUED, is_due).order_by(JobRecord.id).limit(limit)
         )
     )
 
 
-def mark_rung(session: Session, ids: Sequence[str], now: int) -> None:
-    """Record that workers were told of these jobs; those that wait no longer are left alone."""
+def mark_notified(session: Session, ids: Sequence[str], now: int) -> None:
+    """Record that workers were notified of these jobs; those that wait no longer are left alone."""
     session.execute(
         update(JobRecord)
         .where(JobRecord.id.in_(ids), JobRecord.status == JobStatus.QUEUED)
-        .values(rung_at=now)
+        .values(notified_at=now)
         .execution_options(synchronize_session=False)
     )
 

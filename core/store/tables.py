@@ -116,7 +116,7 @@ class JobRecord(Record):
     attempts: Mapped[int] = mapped_column(Integer, default=0)
     cancel_requested_at: Mapped[int | None] = mapped_column(BigInteger)
     pause_requested_at: Mapped[int | None] = mapped_column(BigInteger)  # None again once it is resumed
-    rung_at: Mapped[int | None] = mapped_column(BigInteger)  # when workers were last told of it
+    notified_at: Mapped[int | None] = mapped_column("rung_at", BigInteger)  # when workers were last told of it
 
     event_seq: Mapped[int] = mapped_column(Integer, default=0)  # number of its newest event
     progress: Mapped[dict[str, Any] | None]

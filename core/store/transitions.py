@@ -1,34 +1,24 @@
 """The one place that writes a job's status, and the event that tells of it.
 
-Who may move a job, and why, is decided by `core.store.steering` and `core.store.leases`.
+Who may move a job, and why, is decided by `core.store.control` and `core.store.leases`.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, update
 
-from core.jobs.events import EventLevel, EventType
+from core.jobs.events import JobEvent
 from core.jobs.spec import TERMINAL, JobStatus, statuses_before
 from core.store import events
 from core.store.db import Session
 from core.store.tables import JobRecord
 
 
-@dataclass(frozen=True)
-class Told:
-    """What a move's event says."""
-
-    level: EventLevel
-    message: str
-    data: dict[str, Any] | None = None
-
-
 def move(
     session: Session,
     job_id: str,
     to: JobStatus,
-    told: Told,
+    event: JobEvent,
     now: int,
     *guard: ColumnElement[bool],
     **values: Any,
@@ -48,14 +38,5 @@ def move(
     )
     if seq is None:
         return False
-    events.add(
-        session,
-        job_id,
-        seq,
-        level=told.level,
-        type=EventType.MESSAGE,
-        message=told.message,
-        data=told.data,
-        now=now,
-    )
+    events.insert(session, job_id, seq, event, now)
     return True

@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 from starlette.types import ASGIApp
 
 from app.engines.routing import Engines
-from app.http.runtime import Runtime
+from app.http.runtime import ApiRuntime
 from app.main import create_app
 from core.base_models.registry import BaseModelEntry, Folder, Registry
 from core.settings import Settings
@@ -37,15 +37,15 @@ EXAMPLES = b"".join(b'{"prompt": "p%d", "completion": " c%d"}\n' % (n, n) for n 
 COLUMNS = b'{"question": "q", "answer": "a"}\n' * 3
 
 
-class RecordingBell:
-    """Fulfils the doorbell's protocol; remembers for which jobs it was rung."""
+class RecordingNotifier:
+    """Remembers of which jobs it was to notify workers."""
 
     def __init__(self) -> None:
-        self.rung: list[str] = []
+        self.notified: list[str] = []
         self.reaches = True
 
-    def ring(self, job_id: str) -> bool:
-        self.rung.append(job_id)
+    def notify(self, job_id: str) -> bool:
+        self.notified.append(job_id)
         return self.reaches
 
     def reaches_broker(self) -> bool:
@@ -61,18 +61,18 @@ class ApiHarness:
     blobs: BlobStore
     registry: Registry
     engine: StubEngine = field(default_factory=StubEngine)
-    bell: RecordingBell = field(default_factory=RecordingBell)
+    notifier: RecordingNotifier = field(default_factory=RecordingNotifier)
 
     def app(self) -> FastAPI:
         @asynccontextmanager
-        async def opener(settings: Settings) -> AsyncIterator[Runtime]:
-            yield Runtime(
+        async def opener(settings: Settings) -> AsyncIterator[ApiRuntime]:
+            yield ApiRuntime(
                 settings=settings,
                 database=self.database,
                 blobs=self.blobs,
                 registry=self.registry,
                 engines=Engines({BASE: self.engine}),
-                doorbell=self.bell,
+                doorbell=self.notifier,
             )
 
         return create_app(self.settings, opener)

@@ -4,20 +4,11 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from core.jobs.attempt import AttemptEnd, Publication, StoredAdapter
 from core.store import leases
 
 
 def finish(session: Session, job_id: str, *, now: int, result: dict[str, Any] | None = None) -> None:
     """End a job's first attempt with a model named ``ft:x``, of a made-up adapter."""
-    leases.publish(
-        session,
-        job_id,
-        1,
-        adapter_sha256="b" * 64,
-        bytes=10,
-        name="ft:x",
-        trained_on="9 tokens",
-        trained_tokens=9,
-        result=result or {},
-        now=now,
-    )
+    publication = Publication(StoredAdapter("b" * 64, 10), "ft:x", "9 tokens", trained_tokens=9, result=result or {})
+    leases.publish(session, leases.Lease(job_id, 1), publication, AttemptEnd(), now)

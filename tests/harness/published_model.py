@@ -1,28 +1,19 @@
 """Puts a fine-tuned model into a database without training one."""
 
+from core.jobs.attempt import AttemptEnd, Publication, StoredAdapter
 from core.jobs.spec import FileRef, JobSpec, LoraSpec
 from core.store import files, jobs, leases
+from core.store.blobs import Blob
 from core.store.db import Session
-from core.store.tables import FileStatus
+from core.store.files import NewFile
+from core.store.jobs import NewJob
 
 
 def publish(session: Session, name: str, digest: str = "b" * 64, base_model: str = "tiny") -> None:
     """Put a fine-tuned model into the database the way a worker does."""
-    file = files.create(
-        session,
-        caller="anonymous",
-        filename="f",
-        purpose="fine-tune",
-        bytes=1,
-        sha256="c" * 64,
-        status=FileStatus.PROCESSED,
-        status_details=None,
-        file_type="jsonl",
-        example_format="prompt_completion",
-        columns=None,
-        examples=1,
-        now=1,
-    )
+    blob = Blob("c" * 64, 1)
+    new = NewFile("anonymous", "f", "fine-tune", blob, "jsonl", example_format="prompt_completion", examples=1)
+    file = files.create(session, new, 1)
     spec = JobSpec(
         base_model=base_model,
         training_file=FileRef(id=file.id, sha256=file.sha256, examples=1, file_type="jsonl"),
@@ -39,20 +30,8 @@ def publish(session: Session, name: str, digest: str = "b" * 64, base_model: str
         over_length="drop",
         seed=0,
     )
-    job = jobs.create(
-        session, caller="anonymous", spec=spec, requested={}, request_sha256="d" * 64, suffix=None, metadata=None, now=1
-    )
-    claimed = leases.claim(session, owner="w", host="h", pid=1, base_models=(base_model,), now=2)
+    job = jobs.create(session, NewJob("anonymous", spec, {}, "d" * 64), 1)
+    claimed = leases.claim(session, leases.WorkerIdentity("w", "h", 1), (base_model,), 2)
     assert claimed is not None
-    leases.publish(
-        session,
-        job.id,
-        claimed.token,
-        adapter_sha256=digest,
-        bytes=1,
-        name=name,
-        trained_on="",
-        trained_tokens=1,
-        result={},
-        now=3,
-    )
+    publication = Publication(StoredAdapter(digest, 1), name, "", trained_tokens=1, result={})
+    leases.publish(session, leases.Lease(job.id, claimed.token), publication, AttemptEnd(), 3)

@@ -11,12 +11,14 @@ from sqlalchemy import select
 from core.base_models.registry import IMPORTED_FILE, Folder, ImportedModel
 from core.jobs.spec import AdapterRef, FileRef, JobSpec, LoraSpec
 from core.settings import Settings
-from core.store import files, jobs, migrate, steering
+from core.store import control, files, jobs, migrate
 from core.store.blobs import LocalBlobStore
 from core.store.db import Database
-from core.store.tables import AdapterRecord, AttemptRecord, CheckpointRecord, EventRecord, FileStatus, JobRecord
+from core.store.files import NewFile
+from core.store.jobs import NewJob
+from core.store.tables import AdapterRecord, AttemptRecord, CheckpointRecord, EventRecord, JobRecord
 from tests.harness import fake_trainer
-from worker.jobs.runtime import Runtime
+from worker.jobs.runtime import WorkerRuntime
 
 BASE_MODEL = "smollm2-135m-instruct"
 NOW = 1_800_000_000
@@ -47,40 +49,19 @@ class Home:
         model = ImportedModel(name=BASE_MODEL, fingerprint="a" * 64, source=Folder(path=Path("/")), context_tokens=64)
         (imported / IMPORTED_FILE).write_text(model.model_dump_json())
 
-    def runtime(self, settings: Settings | None = None) -> Runtime:
-        return Runtime(settings or self.settings, self.database, self.blobs, fake_trainer.COMMAND)
+    def runtime(self, settings: Settings | None = None) -> WorkerRuntime:
+        return WorkerRuntime(settings or self.settings, self.database, self.blobs, fake_trainer.COMMAND)
 
     def queue(self, *, continue_from: AdapterRef | None = None, **behaviour: Any) -> str:
         """Queue a job whose fake trainer behaves like this; give its id."""
         blob = self.blobs.put_bytes(json.dumps(behaviour).encode())
         with self.database.write() as session:
-            file = files.create(
-                session,
-                caller="tests",
-                filename="examples.jsonl",
-                purpose="fine-tune",
-                bytes=blob.bytes,
-                sha256=blob.sha256,
-                status=FileStatus.PROCESSED,
-                status_details=None,
-                file_type="jsonl",
-                example_format="prompt_completion",
-                columns=None,
-                examples=1,
-                now=NOW,
+            new = NewFile(
+                "tests", "examples.jsonl", "fine-tune", blob, "jsonl", example_format="prompt_completion", examples=1
             )
+            file = files.create(session, new, NOW)
             spec = make_spec(FileRef(id=file.id, sha256=blob.sha256, examples=1, file_type="jsonl"), continue_from)
-            job = jobs.create(
-                session,
-                caller="tests",
-                spec=spec,
-                requested={},
-                request_sha256="0" * 64,
-                suffix="test",
-                metadata=None,
-                now=NOW,
-            )
-            return job.id
+            return jobs.create(session, NewJob("tests", spec, {}, "0" * 64, suffix="test"), NOW).id
 
     def job(self, job_id: str) -> JobRecord:
         with self.database.read() as session:
@@ -105,15 +86,15 @@ class Home:
 
     def cancel(self, job_id: str) -> None:
         with self.database.write() as session:
-            steering.cancel(session, job_id, NOW)
+            control.cancel(session, job_id, NOW)
 
     def pause(self, job_id: str) -> None:
         with self.database.write() as session:
-            steering.pause(session, job_id, NOW)
+            control.pause(session, job_id, NOW)
 
     def resume(self, job_id: str) -> None:
         with self.database.write() as session:
-            steering.resume(session, job_id, NOW)
+            control.resume(session, job_id, NOW)
 
 
 def make_spec(training_file: FileRef, continue_from: AdapterRef | None = None) -> JobSpec:

@@ -1,4 +1,4 @@
-"""A job while this process runs it: every write carries the claim's token, so a stale one changes nothing.
+"""A job while this process runs it: every write carries the claim's lease, so a stale one changes nothing.
 
 The methods are short transactions; what leads to them is ``worker.jobs.supervision`` and
 ``worker.jobs.runner``.
@@ -6,36 +6,19 @@ The methods are short transactions; what leads to them is ``worker.jobs.supervis
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, Final
 
-from core.jobs.spec import JobStatus
+from core.jobs.attempt import AttemptEnd, JobError, Publication, StoredCheckpoint
+from core.jobs.events import JobEvent
 from core.store import adapters, events, files, leases
+from core.store.control import RequestedAction
 from core.store.db import Database
-from core.store.steering import Wish
-from worker.jobs.journal import Event
-from worker.jobs.publishing import StoredAdapter, StoredResults
+from core.store.leases import Lease
+from worker.jobs.publishing import StoredResults
 
 # A worker gives up its trainer this much before another may take the job.
 _SELF_FENCE_SHARE: Final = 0.6
-
-
-@dataclass(frozen=True)
-class StoredCheckpoint:
-    """A checkpoint whose adapter is in the store and whose row is yet to be written."""
-
-    step: int
-    name: str
-    adapter: StoredAdapter
-    metrics: dict[str, float]
-
-
-@dataclass(frozen=True)
-class AttemptEnd:
-    """How far an attempt came, for its row. Both are None for one whose trainer did not start."""
-
-    last_step: int | None = None
-    exit_signal: int | None = None
 
 
 class Claim:
@@ -47,18 +30,11 @@ class Claim:
     """
 
     def __init__(
-        self,
-        database: Database,
-        job_id: str,
-        token: int,
-        *,
-        lease_ttl_s: float,
-        clock: Callable[[], float] = time.monotonic,
+        self, database: Database, lease: Lease, *, lease_ttl_s: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.job_id = job_id
-        self.token = token
-        self.wish: Wish | None = None  # as the last heartbeat found it
+        self.requested_action: RequestedAction | None = None  # as the last heartbeat found it
         self._database = database
+        self._lease = lease
         self._fence_s = _SELF_FENCE_SHARE * lease_ttl_s
         self._clock = clock
         self._confirmed_s = clock()
@@ -70,7 +46,7 @@ class Claim:
 
     def report(
         self,
-        news: Sequence[Event] = (),
+        job_events: Sequence[JobEvent] = (),
         checkpoints: Sequence[StoredCheckpoint] = (),
         progress: dict[str, Any] | None = None,
         resumed_from_step: int | None = None,
@@ -78,70 +54,31 @@ class Claim:
         """Write a heartbeat with progress, events and checkpoints; learn what is asked of the job."""
         began_s = self._clock()  # the lease is renewed at some moment after this one
         with self._database.write() as session:
-            self.wish = leases.heartbeat(session, self.job_id, self.token, progress)
+            self.requested_action = leases.heartbeat(session, self._lease, progress)
             if resumed_from_step is not None:
-                leases.record_resume(session, self.job_id, self.token, resumed_from_step)
-            for event in news:
-                events.append(
-                    session,
-                    self.job_id,
-                    level=event.level,
-                    type=event.type,
-                    message=event.message,
-                    data=event.data,
-                    now=_now(),
-                )
+                leases.record_resume(session, self._lease, resumed_from_step)
+            for event in job_events:
+                events.append(session, self._lease.job_id, event, _now())
             for checkpoint in checkpoints:
-                adapters.add_checkpoint(
-                    session,
-                    self.job_id,
-                    self.token,
-                    step=checkpoint.step,
-                    name=checkpoint.name,
-                    adapter_sha256=checkpoint.adapter.sha256,
-                    metrics=checkpoint.metrics,
-                    now=_now(),
-                )
+                adapters.add_checkpoint(session, self._lease, checkpoint, _now())
         self._confirmed_s = began_s
 
-    def publish(
-        self,
-        adapter: StoredAdapter,
-        results: StoredResults,
-        *,
-        name: str,
-        trained_on: str,
-        trained_tokens: int,
-        result: dict[str, Any],
-        last_step: int,
-    ) -> None:
+    def publish(self, publication: Publication, results: StoredResults, end: AttemptEnd) -> None:
         """End the job as succeeded: its adapter, result file, last event and status become visible together."""
         with self._database.write() as session:
-            blob = results.blob
-            file = files.create_results(
-                session, self.job_id, bytes=blob.bytes, sha256=blob.sha256, columns=results.columns, now=_now()
-            )
-            leases.publish(
-                session,
-                self.job_id,
-                self.token,
-                adapter_sha256=adapter.sha256,
-                bytes=adapter.bytes,
-                name=name,
-                trained_on=trained_on,
-                trained_tokens=trained_tokens,
-                result=result | {"result_files": [file.id]},
-                last_step=last_step,
-                now=_now(),
-            )
+            file = files.create_results(session, self._lease.job_id, results.blob, results.columns, _now())
+            result = {**publication.result, "result_files": [file.id]}
+            leases.publish(session, self._lease, replace(publication, result=result), end, _now())
 
     def cancel(self, end: AttemptEnd) -> None:
         """End the job as cancelled."""
-        self._finish(JobStatus.CANCELLED, None, end)
+        with self._database.write() as session:
+            leases.cancel(session, self._lease, end, _now())
 
-    def fail(self, code: str, message: str, param: str | None, end: AttemptEnd) -> None:
+    def fail(self, error: JobError, end: AttemptEnd) -> None:
         """End the job as failed."""
-        self._finish(JobStatus.FAILED, (code, message, param), end)
+        with self._database.write() as session:
+            leases.fail(session, self._lease, error, end, _now())
 
     def release(self, outcome: str, end: AttemptEnd) -> None:
         """Put the job back into the queue, or have it paused or cancelled where that is asked for by now.
@@ -149,28 +86,7 @@ class Claim:
         With the outcomes `leases.RELEASED` and `leases.PAUSED` the attempt does not count.
         """
         with self._database.write() as session:
-            leases.release(
-                session,
-                self.job_id,
-                self.token,
-                outcome=outcome,
-                exit_signal=end.exit_signal,
-                last_step=end.last_step,
-                now=_now(),
-            )
-
-    def _finish(self, status: JobStatus, error: tuple[str, str, str | None] | None, end: AttemptEnd) -> None:
-        with self._database.write() as session:
-            leases.finish(
-                session,
-                self.job_id,
-                self.token,
-                status=status,
-                error=error,
-                exit_signal=end.exit_signal,
-                last_step=end.last_step,
-                now=_now(),
-            )
+            leases.release(session, self._lease, outcome, end, _now())
 
 
 def _now() -> int:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, assert_never
 
-from core.jobs.events import EventLevel, EventType
+from core.jobs.events import EventType, JobEvent
 from worker.trainer_process.messages import (
     Alive,
     CheckpointWritten,
@@ -19,21 +19,11 @@ from worker.trainer_process.messages import (
 )
 
 
-@dataclass(frozen=True)
-class Event:
-    """A job event that is yet to be written."""
-
-    message: str
-    level: EventLevel = EventLevel.INFO
-    type: EventType = EventType.MESSAGE
-    data: dict[str, Any] | None = None
-
-
 @dataclass
 class Journal:
     """What is known of a running attempt, and which events of it are not in the database yet."""
 
-    pending: list[Event] = field(default_factory=list)
+    pending: list[JobEvent] = field(default_factory=list)
     progress: dict[str, Any] = field(default_factory=dict)
     last_step: int | None = None
     resumed_from_step: int | None = None  # None again once it is written
@@ -48,7 +38,7 @@ class Journal:
             case Phase(name=name):
                 self.progress["phase"] = name
             case Note():
-                self.pending.append(Event(message.message, message.level, data=message.data))
+                self.pending.append(JobEvent(message.message, message.level, data=message.data))
             case StepDone():
                 self._take_step(message)
             case Evaluated():
@@ -56,10 +46,10 @@ class Journal:
             case Sampled():
                 self._take_samples(message)
             case CheckpointWritten(step=step):
-                self.pending.append(Event(f"Checkpoint written at step {step}", data={"step": step}))
+                self.pending.append(JobEvent(f"Checkpoint written at step {step}", data={"step": step}))
             case Resumed(step=step):
                 self.resumed_from_step = step
-                self.pending.append(Event(f"Resumed from the checkpoint of step {step}", data={"step": step}))
+                self.pending.append(JobEvent(f"Resumed from the checkpoint of step {step}", data={"step": step}))
             case Finished():
                 self.finished = message
             case Failed():
@@ -74,7 +64,7 @@ class Journal:
         numbers |= {"train_loss": step.completion_loss, "train_mean_token_accuracy": step.token_accuracy}
         self.progress |= numbers
         self.pending.append(
-            Event(
+            JobEvent(
                 f"Step {step.step}/{step.total_steps}: training loss={step.completion_loss:.4f}",
                 type=EventType.METRICS,
                 data=numbers,
@@ -88,7 +78,7 @@ class Journal:
         self.progress |= scores
         counts = {"step": evaluated.step, "valid_tokens": evaluated.tokens, "valid_examples": evaluated.examples}
         self.pending.append(
-            Event(
+            JobEvent(
                 f"Step {evaluated.step}: validation loss={evaluated.loss:.4f}",
                 type=EventType.METRICS,
                 data=counts | scores,
@@ -99,7 +89,7 @@ class Journal:
         judged = [sample for sample in sampled.samples if sample.exact is not None]
         exact, stopped = sum(bool(sample.exact) for sample in judged), sum(bool(sample.stopped) for sample in judged)
         self.pending.append(
-            Event(
+            JobEvent(
                 f"Step {sampled.step}: {len(sampled.samples)} held-out prompts answered; of {len(judged)} whose "
                 f"completion is short enough to compare, {exact} exactly, {stopped} ended by the model itself",
                 data={"step": sampled.step, "samples": [sample.model_dump() for sample in sampled.samples]},

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import AdapterInvalid
+from core.jobs.attempt import StoredAdapter
 from core.serving.adapter_format import MANIFEST, MANIFEST_LIMIT_BYTES, parse_manifest
 from core.store.blobs import Blob, BlobStore
 
@@ -19,12 +20,6 @@ class StoredResults:
 
     blob: Blob
     columns: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class StoredAdapter:
-    sha256: str  # of the manifest: the adapter's identity
-    bytes: int  # of the manifest and its files
 
 
 def store_adapter(blobs: BlobStore, folder: Path) -> StoredAdapter:

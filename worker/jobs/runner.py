@@ -4,7 +4,6 @@ Exceptions end here: what goes wrong with a job becomes the job's error, and a l
 attempt without a word, because the job is another worker's by then.
 """
 
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -15,19 +14,19 @@ import structlog
 
 from core.base_models.registry import Registry, folder_of, read_imported
 from core.errors import DatabaseUnavailable, ServiceError, StorageFull, WorkerLost
-from core.jobs.events import EventLevel
+from core.jobs.attempt import AttemptEnd, JobError, Publication
+from core.jobs.events import EventLevel, JobEvent
 from core.jobs.spec import JobSpec, model_name
 from core.store import leases
-from core.store.leases import LeaseLost
+from core.store.leases import Lease, LeaseLost
 from core.store.tables import JobRecord
 from worker.jobs.attempt_folder import drop_large_files, earlier_checkpoints, make_folder
-from worker.jobs.claim import AttemptEnd, Claim
-from worker.jobs.journal import Event
+from worker.jobs.claim import Claim
 from worker.jobs.prefetch import warm_in_background
 from worker.jobs.publishing import fetch_adapter, store_adapter, store_results
-from worker.jobs.runtime import Runtime
-from worker.jobs.slot import Slot
-from worker.jobs.supervision import Reason, Supervision
+from worker.jobs.runtime import WorkerRuntime
+from worker.jobs.slot import WorkerSlot
+from worker.jobs.supervision import StopReason, Supervision
 from worker.trainer_process.messages import Failed, Finished
 from worker.trainer_process.process import TrainerProcess
 from worker.trainer_process.run_folder import (
@@ -40,7 +39,7 @@ from worker.trainer_process.run_folder import (
     RunSpec,
     write_spec,
 )
-from worker.trainer_process.stop import Stop
+from worker.trainer_process.stop import StopFlag
 
 _RETRY_S: Final = 0.5
 _LOG_LINES: Final = 12
@@ -49,7 +48,7 @@ _LINES_NAMED: Final = 20
 _log = structlog.stdlib.get_logger(__name__)
 
 
-def run_queued(runtime: Runtime, slot: Slot, stop: Stop) -> None:
+def run_queued(runtime: WorkerRuntime, slot: WorkerSlot, stop: StopFlag) -> None:
     """Run jobs until none is queued; return at once when this worker is already at it."""
     with slot.take() as free:
         while free and not stop.requested:
@@ -57,18 +56,11 @@ def run_queued(runtime: Runtime, slot: Slot, stop: Stop) -> None:
                 return
 
 
-def run_next(runtime: Runtime, stop: Stop) -> bool:
+def run_next(runtime: WorkerRuntime, stop: StopFlag) -> bool:
     """Run the oldest queued job to its end or release, and tell whether there was one."""
     try:
         with runtime.database.write() as session:
-            job = leases.claim(
-                session,
-                owner=runtime.owner,
-                host=runtime.host,
-                pid=os.getpid(),
-                base_models=runtime.settings.base_models,
-                now=int(time.time()),
-            )
+            job = leases.claim(session, runtime.identity, runtime.settings.base_models, int(time.time()))
     except (DatabaseUnavailable, StorageFull) as problem:
         _log.warning("no look for jobs", reason=str(problem))
         return False
@@ -76,19 +68,19 @@ def run_next(runtime: Runtime, stop: Stop) -> bool:
         return False
     with structlog.contextvars.bound_contextvars(job_id=job.id, token=job.token):
         _log.info("job claimed", attempt=job.attempts)
-        Run(runtime, job, stop).run()
+        Attempt(runtime, job, stop).run()
     return True
 
 
-class Run:
+class Attempt:
     """One attempt at one job, from its claim to the write that ends it."""
 
-    def __init__(self, runtime: Runtime, job: JobRecord, stop: Stop) -> None:
+    def __init__(self, runtime: WorkerRuntime, job: JobRecord, stop: StopFlag) -> None:
         self._runtime = runtime
         self._settings = runtime.settings
         self._job = job
         self._stop = stop
-        self._claim = Claim(runtime.database, job.id, job.token, lease_ttl_s=runtime.settings.lease_ttl_s)
+        self._claim = Claim(runtime.database, Lease(job.id, job.token), lease_ttl_s=runtime.settings.lease_ttl_s)
 
     def run(self) -> None:
         """Train and end the attempt; whatever becomes of the job, nothing is raised."""
@@ -105,11 +97,11 @@ class Run:
         except (LeaseLost, DatabaseUnavailable):
             raise
         except ServiceError as problem:
-            self._fail(problem.code, str(problem), problem.param, AttemptEnd())
+            self._fail(JobError(problem.code, str(problem), problem.param), AttemptEnd())
         except Exception:
             # The one broad catch: a mistake of ours must end the job, not the worker.
             _log.exception("mistake in the worker")
-            self._fail("internal_error", "the worker made a mistake; its log tells more", None, AttemptEnd())
+            self._fail(JobError("internal_error", "the worker made a mistake; its log tells more"), AttemptEnd())
 
     def _train(self) -> None:
         spec = JobSpec.model_validate(self._job.spec)
@@ -159,16 +151,16 @@ class Run:
         """Give the attempt the one ending that fits how its trainer ended."""
         self._persist(watch.write_rest)
         journal = watch.journal
-        if watch.reason is Reason.CANCELLED:
+        if watch.reason is StopReason.CANCELLED:
             self._persist(lambda: self._claim.cancel(watch.end))
             _log.info("job cancelled")
         elif watch.trainer.exit_code == EXIT_DONE and journal.finished is not None:
             self._publish(journal.finished, watch.model, folder)
         elif journal.failed is not None:
             param = "training_file" if journal.failed.lines else None
-            self._fail(journal.failed.code, _with_lines(journal.failed), param, watch.end)
-        elif watch.reason in (Reason.PAUSED, Reason.WORKER_STOPS, Reason.LEASE_IN_DOUBT):
-            outcome = leases.PAUSED if watch.reason is Reason.PAUSED else leases.RELEASED
+            self._fail(JobError(journal.failed.code, _with_lines(journal.failed), param), watch.end)
+        elif watch.reason in (StopReason.PAUSED, StopReason.WORKER_STOPS, StopReason.LEASE_IN_DOUBT):
+            outcome = leases.PAUSED if watch.reason is StopReason.PAUSED else leases.RELEASED
             self._persist(lambda: self._claim.release(outcome, watch.end))
             _log.info("job released", why=outcome, last_step=journal.last_step)
             return
@@ -179,44 +171,43 @@ class Run:
             lines = watch.trainer.last_lines(_LOG_LINES)
             last_words = "; its last words:\n" + "\n".join(lines) if lines else ""
             message = f"{_describe_end(watch)} in attempt {self._job.attempts}, the last one{last_words}"
-            self._fail(WorkerLost.code, message, None, watch.end)
+            self._fail(JobError(WorkerLost.code, message), watch.end)
         drop_large_files(folder)
 
     def _publish(self, finished: Finished, model: str, folder: Path) -> None:
-        adapter = store_adapter(self._runtime.blobs, folder / ADAPTER)
+        publication = Publication(
+            adapter=store_adapter(self._runtime.blobs, folder / ADAPTER),
+            name=model,
+            trained_on=finished.trained_on,
+            trained_tokens=finished.trained_tokens,
+            result={
+                "steps": finished.steps,
+                "adapter_step": finished.adapter_step,
+                "metrics": finished.metrics,
+                "measured": finished.measured.model_dump(mode="json"),
+            },
+        )
+        end = AttemptEnd(last_step=finished.steps)
         self._persist(
-            lambda: self._claim.publish(
-                adapter,
-                store_results(self._runtime.blobs, folder / RESULTS),
-                name=model,
-                trained_on=finished.trained_on,
-                trained_tokens=finished.trained_tokens,
-                result={
-                    "steps": finished.steps,
-                    "adapter_step": finished.adapter_step,
-                    "metrics": finished.metrics,
-                    "measured": finished.measured.model_dump(mode="json"),
-                },
-                last_step=finished.steps,
-            )
+            lambda: self._claim.publish(publication, store_results(self._runtime.blobs, folder / RESULTS), end)
         )
         _log.info("job succeeded", model=model, steps=finished.steps)
         base_model = JobSpec.model_validate(self._job.spec).base_model
-        warm_in_background(self._settings.engine_urls, base_model, adapter.sha256)
+        warm_in_background(self._settings.engine_urls, base_model, publication.adapter.sha256)
 
     def _try_again(self, watch: Supervision) -> None:
         """Put a job whose trainer died back into the queue; it goes on from its newest checkpoint."""
         ending = f"{_describe_end(watch)} in attempt {self._job.attempts} of {self._settings.max_attempts}"
         log_lines = {"log": watch.trainer.last_lines(_LOG_LINES)}
-        watch.journal.pending.append(Event(ending[0].upper() + ending[1:], EventLevel.WARN, data=log_lines))
+        watch.journal.pending.append(JobEvent(ending[0].upper() + ending[1:], EventLevel.WARN, data=log_lines))
         self._persist(watch.write_rest)
-        outcome = "trainer silent" if watch.reason is Reason.SILENT else "trainer died"
+        outcome = "trainer silent" if watch.reason is StopReason.SILENT else "trainer died"
         self._persist(lambda: self._claim.release(outcome, watch.end))
         _log.warning("trainer lost", how=ending)
 
-    def _fail(self, code: str, message: str, param: str | None, end: AttemptEnd) -> None:
-        self._persist(lambda: self._claim.fail(code, message, param, end))
-        _log.warning("job failed", code=code, reason=message)
+    def _fail(self, error: JobError, end: AttemptEnd) -> None:
+        self._persist(lambda: self._claim.fail(error, end))
+        _log.warning("job failed", code=error.code, reason=error.message)
 
     def _persist(self, write: Callable[[], None]) -> None:
         """Write, as often as the database's absence makes it necessary.
@@ -235,7 +226,7 @@ class Run:
 
 
 def _describe_end(watch: Supervision) -> str:
-    if watch.reason is Reason.SILENT:
+    if watch.reason is StopReason.SILENT:
         return f"the trainer said nothing for {watch.settings.stall_s:g} s and was killed"
     code = watch.trainer.exit_code
     assert code is not None

@@ -8,27 +8,28 @@ from dataclasses import dataclass, field
 from core.settings import Settings
 from core.store.blobs import BlobStore, LocalBlobStore
 from core.store.db import Database
+from core.store.leases import WorkerIdentity
 from worker.trainer_process import process
 from worker.trainer_process.gpus import count_gpus
 
 
-@dataclass(frozen=True)
-class Runtime:
-    """Settings and stores of one process.
+def _own_identity() -> WorkerIdentity:
+    # the random part tells a restarted process from one before it with the same host name and pid
+    return WorkerIdentity(owner=uuid.uuid4().hex, host=socket.gethostname(), pid=os.getpid())
 
-    ``owner`` tells claims of this process from those of any other, a restarted one with the same
-    host name and pid included.
-    """
+
+@dataclass(frozen=True)
+class WorkerRuntime:
+    """Settings and stores of one process, and by whose name it claims jobs."""
 
     settings: Settings
     database: Database
     blobs: BlobStore
     trainer_command: tuple[str, ...]
-    owner: str = field(default_factory=lambda: uuid.uuid4().hex)
-    host: str = field(default_factory=socket.gethostname)
+    identity: WorkerIdentity = field(default_factory=_own_identity)
 
 
-def open_runtime(settings: Settings) -> Runtime:
+def open_runtime(settings: Settings) -> WorkerRuntime:
     """Open the stores, from which nothing is read yet, and count the GPUs that a trainer is started on."""
     command = process.command_for(count_gpus(process.trainer_environment(dict(os.environ))))
-    return Runtime(settings, Database(settings.database), LocalBlobStore(settings.store_folder), command)
+    return WorkerRuntime(settings, Database(settings.database), LocalBlobStore(settings.store_folder), command)

@@ -1,7 +1,7 @@
 """The right to run a job on this worker, held by one thread of one process at a time.
 
-A worker hears of jobs twice, by bell (in a pool process) and by its own polling (a thread of the
-main process). The kernel frees the slot when its holder dies, however it dies.
+A worker learns of jobs in two ways, by the doorbell (in a pool process) and by its own polling (a thread of
+the main process). The kernel frees the slot when its holder dies, however it dies.
 """
 
 import fcntl
@@ -17,7 +17,7 @@ def slot_path(runs_folder: Path, worker_pid: int) -> Path:
     return runs_folder / "slots" / f"{socket.gethostname()}-{worker_pid}"
 
 
-class Slot:
+class WorkerSlot:
     """One worker's slot. Each `take` opens the file anew, so threads exclude each other too."""
 
     def __init__(self, path: Path) -> None:

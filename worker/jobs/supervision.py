@@ -12,18 +12,19 @@ from typing import Final
 import structlog
 
 from core.errors import AdapterInvalid, DatabaseUnavailable, StorageFull
-from core.jobs.events import EventLevel
+from core.jobs.attempt import AttemptEnd, StoredCheckpoint
+from core.jobs.events import EventLevel, JobEvent
 from core.jobs.spec import checkpoint_name
 from core.settings import Settings
 from core.store.blobs import BlobStore
-from core.store.steering import Wish
-from worker.jobs.claim import AttemptEnd, Claim, StoredCheckpoint
-from worker.jobs.journal import Event, Journal
+from core.store.control import RequestedAction
+from worker.jobs.claim import Claim
+from worker.jobs.journal import Journal
 from worker.jobs.publishing import store_adapter
 from worker.trainer_process import run_folder
 from worker.trainer_process.messages import CheckpointWritten, Message
 from worker.trainer_process.process import TrainerProcess
-from worker.trainer_process.stop import Stop
+from worker.trainer_process.stop import StopFlag
 
 _TICK_S: Final = 0.2  # longest wait between two looks at the deadlines
 _WRITE_S: Final = 1.0  # shortest time between two writes of events
@@ -31,7 +32,7 @@ _WRITE_S: Final = 1.0  # shortest time between two writes of events
 _log = structlog.stdlib.get_logger(__name__)
 
 
-class Reason(Enum):
+class StopReason(Enum):
     """Why a trainer was ended before it was done."""
 
     CANCELLED = auto()
@@ -49,10 +50,10 @@ class Supervision:
     claim: Claim
     blobs: BlobStore
     settings: Settings
-    stop: Stop
+    stop: StopFlag
     model: str
     journal: Journal = field(default_factory=Journal)
-    reason: Reason | None = None
+    reason: StopReason | None = None
     _checkpoints: list[StoredCheckpoint] = field(default_factory=list)
     _heard_s: float = field(default_factory=time.monotonic)
     _written_s: float = field(default_factory=time.monotonic)
@@ -99,7 +100,7 @@ class Supervision:
             adapter = store_adapter(self.blobs, Path(written.folder) / run_folder.ADAPTER)
         except (AdapterInvalid, StorageFull) as problem:
             message = f"The checkpoint of step {written.step} cannot be served: {problem}"
-            self.journal.pending.append(Event(message, EventLevel.WARN, data={"step": written.step}))
+            self.journal.pending.append(JobEvent(message, EventLevel.WARN, data={"step": written.step}))
             return
         name = checkpoint_name(self.model, written.step)
         self._checkpoints.append(StoredCheckpoint(written.step, name, adapter, written.metrics))
@@ -125,24 +126,24 @@ class Supervision:
             if now_s >= self._kill_s:
                 _log.warning("trainer killed: it did not stop in time")
                 self.trainer.kill()
-        elif self.claim.wish is Wish.CANCEL:
-            self._ask_to_stop(Reason.CANCELLED)
-        elif self.claim.wish is Wish.PAUSE:
-            self._ask_to_stop(Reason.PAUSED)
+        elif self.claim.requested_action is RequestedAction.CANCEL:
+            self._ask_to_stop(StopReason.CANCELLED)
+        elif self.claim.requested_action is RequestedAction.PAUSE:
+            self._ask_to_stop(StopReason.PAUSED)
         elif self.stop.requested:
-            self._ask_to_stop(Reason.WORKER_STOPS)
+            self._ask_to_stop(StopReason.WORKER_STOPS)
         elif self.claim.may_be_lost:
             # No time for a last checkpoint: it would be written beside the next owner's training.
-            self._kill(Reason.LEASE_IN_DOUBT)
+            self._kill(StopReason.LEASE_IN_DOUBT)
         elif now_s - self._heard_s >= self.settings.stall_s:
-            self._kill(Reason.SILENT)
+            self._kill(StopReason.SILENT)
 
-    def _ask_to_stop(self, reason: Reason) -> None:
+    def _ask_to_stop(self, reason: StopReason) -> None:
         self.reason = reason
         self._kill_s = time.monotonic() + self.settings.stop_grace_s
         self.trainer.ask_to_stop()
 
-    def _kill(self, reason: Reason) -> None:
+    def _kill(self, reason: StopReason) -> None:
         self.reason = reason
         _log.warning("trainer killed", reason=reason.name.lower())
         self.trainer.kill()

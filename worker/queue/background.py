@@ -13,9 +13,9 @@ from core.dispatch.sweeper import Sweeper
 from core.settings import Settings
 from worker.jobs.run_folder_gc import drop_leftovers
 from worker.jobs.runner import run_queued
-from worker.jobs.runtime import Runtime, open_runtime
-from worker.jobs.slot import Slot, slot_path
-from worker.trainer_process.stop import Stop
+from worker.jobs.runtime import WorkerRuntime, open_runtime
+from worker.jobs.slot import WorkerSlot, slot_path
+from worker.trainer_process.stop import StopFlag
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -26,11 +26,11 @@ class Background:
     def __init__(self, settings: Settings) -> None:
         runtime = open_runtime(settings)
         sweeper = Sweeper(runtime.database, Doorbell(settings), settings)
-        self._stop = Stop()
+        self._stop = StopFlag()
         self._sweeping_ends = threading.Event()
         self._slot_path = slot_path(settings.runs_folder, os.getpid())
         self._threads = (
-            threading.Thread(target=poll, args=(runtime, Slot(self._slot_path), self._stop), name="poll"),
+            threading.Thread(target=poll, args=(runtime, WorkerSlot(self._slot_path), self._stop), name="poll"),
             threading.Thread(target=sweeper.run, args=(self._sweeping_ends,), name="sweeper"),
         )
 
@@ -44,7 +44,7 @@ class Background:
         self._stop.request()
 
     def stop(self) -> None:
-        """Stop both threads and wait for them, which takes as long as the trainer's last checkpoint."""
+        """StopFlag both threads and wait for them, which takes as long as the trainer's last checkpoint."""
         self._stop.request()
         self._sweeping_ends.set()
         for thread in self._threads:
@@ -52,7 +52,7 @@ class Background:
         self._slot_path.unlink(missing_ok=True)
 
 
-def poll(runtime: Runtime, slot: Slot, stop: Stop) -> None:
+def poll(runtime: WorkerRuntime, slot: WorkerSlot, stop: StopFlag) -> None:
     """Look for queued jobs now and every ``poll_s``, and free the disk from ended ones, until stopped."""
     while not stop.requested:
         try:

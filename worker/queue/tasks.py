@@ -1,6 +1,6 @@
-"""What a bell does: it makes a pool process look for queued jobs and run them.
+"""What the doorbell's message does: it makes a pool process look for queued jobs and run them.
 
-The job id of the bell is only logged. Which job runs is decided by the claim.
+The job id in the message is only logged. Which job runs is decided by the claim.
 """
 
 import functools
@@ -12,21 +12,21 @@ import structlog
 
 from core.dispatch.doorbell import TASK_NAME
 from worker.jobs.runner import run_queued
-from worker.jobs.runtime import Runtime, open_runtime
-from worker.jobs.slot import Slot, slot_path
+from worker.jobs.runtime import WorkerRuntime, open_runtime
+from worker.jobs.slot import WorkerSlot, slot_path
 from worker.queue.celery_app import app, settings
-from worker.trainer_process.stop import Stop
+from worker.trainer_process.stop import StopFlag
 
 _log = structlog.stdlib.get_logger(__name__)
 
 
 @functools.cache
-def _runtime() -> Runtime:
+def _runtime() -> WorkerRuntime:
     return open_runtime(settings)
 
 
 def _look(job_id: str) -> None:
-    stop = Stop()
+    stop = StopFlag()
 
     def stop_later(_signum: int, _frame: FrameType | None) -> None:
         stop.request()
@@ -35,9 +35,9 @@ def _look(job_id: str) -> None:
     # also within a commit; the runner instead ends the trainer and releases the job in its own time.
     before = signal.signal(signal.SIGQUIT, stop_later)
     try:
-        _log.debug("bell heard", job_id=job_id)
+        _log.debug("notified of a job", job_id=job_id)
         # a pool process's parent is the worker's main process
-        run_queued(_runtime(), Slot(slot_path(settings.runs_folder, os.getppid())), stop)
+        run_queued(_runtime(), WorkerSlot(slot_path(settings.runs_folder, os.getppid())), stop)
     finally:
         signal.signal(signal.SIGQUIT, before)
 

@@ -19,7 +19,7 @@ from core.process.threads import IDLE_THREADS_SLEEP
 from worker.trainer_process import run_folder
 from worker.trainer_process.log import TrainerLog
 from worker.trainer_process.messages import Message, parse
-from worker.trainer_process.stop import Stop
+from worker.trainer_process.stop import StopFlag
 
 COMMAND: Final = (sys.executable, "-m", "worker.training")
 LAUNCHER: Final = (sys.executable, "-m", "worker.training.process.launch")
@@ -92,7 +92,7 @@ class TrainerProcess:
         """The exit status, negative for a signal as in `subprocess`; None while the trainer runs."""
         return self._process.poll()
 
-    def listen(self, timeout_s: float, stop: Stop | None = None) -> list[Message]:
+    def listen(self, timeout_s: float, stop: StopFlag | None = None) -> list[Message]:
         """Wait until the trainer says something, ends, or ``stop`` is requested; give what was said.
 
         Raises:

@@ -1,10 +1,10 @@
-"""The wish that this process ends its work: set by a signal handler, waited for by loops."""
+"""The request that this process ends its work: set by a signal handler, waited for by loops."""
 
 import os
 import select
 
 
-class Stop:
+class StopFlag:
     """A flag that can be set from a signal handler and waited for together with pipes.
 
     `threading.Event` cannot: a handler that sets one deadlocks when the same thread is inside `wait`.

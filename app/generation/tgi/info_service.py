@@ -6,7 +6,7 @@ from typing import Final
 
 from app.generation.schemas import MAX_CHOICES
 from app.generation.tgi.info_schemas import InfoOut, TokenizeCreate, TokenPieceOut
-from app.http.runtime import Runtime
+from app.http.runtime import ApiRuntime
 from app.models.service import ServedModel
 from app.tokenizers import tokenizer_of
 from core.settings import Settings
@@ -14,7 +14,7 @@ from core.settings import Settings
 MAX_STOP_SEQUENCES: Final = 16
 
 
-async def describe(runtime: Runtime, base_model: str) -> InfoOut:
+async def describe(runtime: ApiRuntime, base_model: str) -> InfoOut:
     """Describe what serves a base model.
 
     Raises:
@@ -38,7 +38,7 @@ async def describe(runtime: Runtime, base_model: str) -> InfoOut:
     )
 
 
-async def check(runtime: Runtime) -> None:
+async def check(runtime: ApiRuntime) -> None:
     """Ask every engine whether it answers.
 
     Raises:

@@ -13,20 +13,20 @@ from app.http import sse
 from app.http.auth import CallerDep, require_caller
 from app.http.deps import RuntimeDep
 from app.http.json_body import JsonRoute
-from app.http.runtime import Runtime
+from app.http.runtime import ApiRuntime
 from app.models.service import look_up
 
 router = APIRouter(tags=["generation"], dependencies=[Depends(require_caller)], route_class=JsonRoute)
 
 
-async def _begin(body: GenerateCreate, runtime: Runtime, caller: str) -> Generation:
+async def _begin(body: GenerateCreate, runtime: ApiRuntime, caller: str) -> Generation:
     name = model_name(body, runtime.settings)
     model = await run_in_threadpool(look_up, runtime.database, runtime.settings, name)
     return Generation(body, model, runtime.engines.get(model.base_model), caller=caller)
 
 
 async def _whole(
-    body: GenerateCreate, request: Request, response: Response, runtime: Runtime, caller: str
+    body: GenerateCreate, request: Request, response: Response, runtime: ApiRuntime, caller: str
 ) -> GenerateOut:
     generation = await _begin(body, runtime, caller)
     answer = await sse.while_connected(request, generation.whole())

@@ -8,6 +8,7 @@ import pytest
 from pydantic import SecretStr
 
 from core.errors import EngineBusy, EngineUnavailable, GenerationFailed
+from core.jobs.attempt import StoredAdapter, StoredCheckpoint
 from core.store import adapters, files, leases
 from tests.app.conftest import BASE, EXAMPLES, ApiHarness, serving
 from tests.harness.finished_job import finish
@@ -81,10 +82,8 @@ def test_result_files(client: openai.OpenAI, harness: ApiHarness, file_id: str) 
     content = b"step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy\n1,1.5,0.5,,\n"
     blob = harness.blobs.put_bytes(content)
     with harness.database.write() as session:
-        assert leases.claim(session, owner="w", host="h", pid=1, base_models=(BASE,), now=1)
-        file = files.create_results(
-            session, job_id, bytes=blob.bytes, sha256=blob.sha256, columns=("step", "train_loss"), now=2
-        )
+        assert leases.claim(session, leases.WorkerIdentity("w", "h", 1), (BASE,), 1)
+        file = files.create_results(session, job_id, blob, ("step", "train_loss"), 2)
         finish(session, job_id, now=2, result={"result_files": [file.id]})
     [result_file] = client.fine_tuning.jobs.retrieve(job_id).result_files
     found = client.files.retrieve(result_file)
@@ -99,10 +98,13 @@ def test_result_files(client: openai.OpenAI, harness: ApiHarness, file_id: str) 
 def test_checkpoints_page_by_page(client: openai.OpenAI, harness: ApiHarness, file_id: str) -> None:
     job_id = client.fine_tuning.jobs.create(model=BASE, training_file=file_id).id
     with harness.database.write() as session:
-        assert leases.claim(session, owner="w", host="h", pid=1, base_models=(BASE,), now=1)
+        assert leases.claim(session, leases.WorkerIdentity("w", "h", 1), (BASE,), 1)
         for step in (1, 2, 3):
             adapters.add_checkpoint(
-                session, job_id, 1, step=step, name=f"ft:c{step}", adapter_sha256="a" * 64, metrics={}, now=1
+                session,
+                leases.Lease(job_id, 1),
+                StoredCheckpoint(step, f"ft:c{step}", StoredAdapter("a" * 64, 10), {}),
+                1,
             )
     steps = [checkpoint.step_number for checkpoint in client.fine_tuning.jobs.checkpoints.list(job_id, limit=1)]
     assert steps == [3, 2, 1]

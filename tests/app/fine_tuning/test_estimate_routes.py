@@ -8,6 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from app.fine_tuning import machines, token_counts
+from core.jobs.attempt import AttemptEnd, Publication, StoredAdapter
 from core.jobs.spec import JobStatus
 from core.store import jobs, leases
 from core.store.db import Session
@@ -44,25 +45,20 @@ def lines(*examples: dict[str, Any]) -> bytes:
 def finish(harness: ApiHarness, job_id: str, measured: Any = MEASURED) -> None:
     """End a queued job as a worker would."""
     with harness.database.write() as session:
-        job = leases.claim(session, owner="w", host="h", pid=1, base_models=(BASE,), now=NOW)
+        job = leases.claim(session, leases.WorkerIdentity("w", "h", 1), (BASE,), NOW)
         assert job is not None
         assert job.id == job_id
         publish(session, job_id, job.token, measured)
 
 
 def publish(session: Session, job_id: str, token: int, measured: Any) -> None:
+    result = {"steps": 4, "metrics": {}, "measured": measured.model_dump(mode="json")}
     leases.publish(
         session,
-        job_id,
-        token,
-        adapter_sha256="a" * 64,
-        bytes=1,
-        name=f"ft:{job_id}",
-        trained_on="",
-        trained_tokens=4,
-        result={"steps": 4, "metrics": {}, "measured": measured.model_dump(mode="json")},
-        last_step=4,
-        now=NOW,
+        leases.Lease(job_id, token),
+        Publication(StoredAdapter("a" * 64, 1), f"ft:{job_id}", "", trained_tokens=4, result=result),
+        AttemptEnd(last_step=4),
+        NOW,
     )
 
 
@@ -128,10 +124,10 @@ class TestEstimate:
     def test_adds_up_the_jobs_ahead(self, client: TestClient, harness: ApiHarness, file_id: str) -> None:
         first, second = (client.post(JOBS, json=body(file_id)).json() for _ in range(2))
         with harness.database.write() as session:
-            job = leases.claim(session, owner="w", host="h", pid=1, base_models=(BASE,), now=NOW)
+            job = leases.claim(session, leases.WorkerIdentity("w", "h", 1), (BASE,), NOW)
             assert job is not None
             assert job.id == first["id"]
-            leases.heartbeat(session, job.id, job.token, {"eta_s": 12.5})
+            leases.heartbeat(session, leases.Lease(job.id, job.token), {"eta_s": 12.5})
         queue = estimate(client, file_id)["queue"]
         assert queue["place"] == 2
         assert queue["seconds_ahead"] == pytest.approx(12.5 + second["estimate"]["seconds"]["total"])
@@ -141,9 +137,9 @@ class TestEstimate:
     ) -> None:
         running, waiting = (client.post(JOBS, json=body(file_id)).json()["id"] for _ in range(2))
         with harness.database.write() as session:
-            job = leases.claim(session, owner="w", host="h", pid=1, base_models=(BASE,), now=NOW)
+            job = leases.claim(session, leases.WorkerIdentity("w", "h", 1), (BASE,), NOW)
             assert job is not None
-            leases.heartbeat(session, running, job.token, {"eta_s": 12.5})
+            leases.heartbeat(session, leases.Lease(running, job.token), {"eta_s": 12.5})
         for job_id in (running, waiting):
             client.post(f"{JOBS}/{job_id}/pause")
         assert estimate(client, file_id)["queue"] == {"place": 1, "seconds_ahead": 0}
@@ -280,7 +276,7 @@ class TestJob:
         assert job["estimated_finish"] is None
         later = 2 * 10**9
         with harness.database.write() as session:
-            claimed = leases.claim(session, owner="w", host="h", pid=1, base_models=(BASE,), now=later)
+            claimed = leases.claim(session, leases.WorkerIdentity("w", "h", 1), (BASE,), later)
             assert claimed is not None
             assert claimed.status is JobStatus.RUNNING
         running = client.get(f"{JOBS}/{job['id']}").json()

@@ -147,23 +147,23 @@ def test_a_job_refers_to_its_file_by_content(client: TestClient, harness: ApiHar
     assert harness.blobs.exists(spec.training_file.sha256)
 
 
-def test_the_doorbell_is_rung_for_a_job_that_is_already_committed(harness: ApiHarness) -> None:
+def test_workers_are_notified_of_a_job_that_is_already_committed(harness: ApiHarness) -> None:
     seen = []
 
-    class LookingBell:
-        def ring(self, job_id: str) -> bool:
+    class LookingNotifier:
+        def notify(self, job_id: str) -> bool:
             with harness.database.read() as session:
                 seen.append(jobs.get(session, job_id).id)
             return True
 
-    harness.bell = LookingBell()  # type: ignore[assignment]
+    harness.notifier = LookingNotifier()  # type: ignore[assignment]
     with TestClient(harness.app()) as client:
         job = create(client, upload(client).json()["id"]).json()
     assert seen == [job["id"]]
 
 
 def test_a_job_is_made_while_the_broker_is_away(harness: ApiHarness) -> None:
-    harness.bell.reaches = False
+    harness.notifier.reaches = False
     with TestClient(harness.app()) as client:
         assert create(client, upload(client).json()["id"]).status_code == 200
 
@@ -225,7 +225,7 @@ def test_a_wrong_field_is_400_under_its_own_name(
     response = create(client, file_id, **fields)
     assert response.status_code == 400
     assert response.json()["error"]["param"] == param
-    assert harness.bell.rung == []
+    assert harness.notifier.notified == []
 
 
 @pytest.mark.parametrize("fields", [{"colour": 1}, {"method": {"type": "dpo"}}, {"integrations": [1]}])

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from core.jobs.events import EventLevel, EventType
+from core.jobs.attempt import StoredAdapter, StoredCheckpoint
+from core.jobs.events import EventType, JobEvent
 from core.jobs.spec import AdapterRef, JobSpec
 from core.store import adapters, events, jobs, leases
 from tests.app.conftest import BASE, ApiHarness
@@ -29,17 +30,18 @@ def finished_job(client: TestClient, harness: ApiHarness, file_id: str) -> str:
     """Id of a job that a worker has run, with one checkpoint and a published adapter."""
     job_id = str(create(client, file_id).json()["id"])
     with harness.database.write() as session:
-        job = leases.claim(session, owner="w", host="h", pid=1, base_models=(BASE,), now=10)
+        job = leases.claim(session, leases.WorkerIdentity("w", "h", 1), (BASE,), 10)
         assert job is not None
-        leases.heartbeat(session, job_id, job.token, {"step": 5, "eta_s": 30.0})
+        leases.heartbeat(session, leases.Lease(job_id, job.token), {"step": 5, "eta_s": 30.0})
     assert client.get(f"/v1/fine_tuning/jobs/{job_id}").json()["estimated_finish"] is not None
     with harness.database.write() as session:
         data = {"step": 5, "train_loss": 0.5}
-        events.append(
-            session, job_id, level=EventLevel.INFO, type=EventType.METRICS, message="Step 5", data=data, now=11
-        )
+        events.append(session, job_id, JobEvent("Step 5", type=EventType.METRICS, data=data), 11)
         adapters.add_checkpoint(
-            session, job_id, 1, step=5, name="ft:x:ckpt-step-5", adapter_sha256="a" * 64, metrics=data, now=12
+            session,
+            leases.Lease(job_id, 1),
+            StoredCheckpoint(5, "ft:x:ckpt-step-5", StoredAdapter("a" * 64, 10), data),
+            12,
         )
         finish(session, job_id, now=13)
     return job_id
@@ -101,9 +103,12 @@ class TestContinuing:
         lora = {"rank": 8, "alpha": 4, "use_rslora": True, "target_modules": ["q_proj", "v_proj"], "dropout": 0.1}
         job_id = str(create(client, file_id, lora=lora).json()["id"])
         with harness.database.write() as session:
-            assert leases.claim(session, owner="w", host="h", pid=1, base_models=(BASE,), now=10) is not None
+            assert leases.claim(session, leases.WorkerIdentity("w", "h", 1), (BASE,), 10) is not None
             adapters.add_checkpoint(
-                session, job_id, 1, step=5, name="ft:x:ckpt-step-5", adapter_sha256="a" * 64, metrics={}, now=12
+                session,
+                leases.Lease(job_id, 1),
+                StoredCheckpoint(5, "ft:x:ckpt-step-5", StoredAdapter("a" * 64, 10), {}),
+                12,
             )
             finish(session, job_id, now=13, result={"adapter_step": 5})
         job: dict[str, Any] = client.get(f"/v1/fine_tuning/jobs/{job_id}").json()

@@ -41,7 +41,7 @@ def test_a_base_model_without_an_engine_is_not_ready(harness: ApiHarness) -> Non
 
 
 def test_a_missing_broker_is_reported_and_does_not_matter(client: TestClient, harness: ApiHarness) -> None:
-    harness.bell.reaches = False
+    harness.notifier.reaches = False
     response = client.get("/readyz")
     assert response.status_code == 200
     assert response.json()["parts"]["broker"]["ok"] is False

@@ -69,13 +69,13 @@ def test_a_published_adapter_has_a_name_and_its_files_in_the_store(base: Path, t
     names = home.publish(SPECS)
     database = Database(home.settings.database)
     with database.read() as session:
-        found = {own: adapters.find_digest(session, name) for own, name in names.items()}
+        found = {own: adapters.find_served(session, name) for own, name in names.items()}
     database.dispose()
     assert found.keys() == {"m0", "m1"}
     for own, served in found.items():
         assert served is not None
-        assert served[0] == "tiny-llama"
-        fetch_adapter(LocalBlobStore(home.settings.store_folder), served[1], tmp_path / own)
+        assert served.base_model == "tiny-llama"
+        fetch_adapter(LocalBlobStore(home.settings.store_folder), served.adapter_sha256, tmp_path / own)
         assert (tmp_path / own / "adapter_config.json").exists()
 
 

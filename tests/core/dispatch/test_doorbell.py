@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from core.dispatch.doorbell import MOST_WAITING_BELLS, QUEUE, TASK_NAME, Doorbell, celery_config
+from core.dispatch.doorbell import MAX_WAITING_MESSAGES, QUEUE, TASK_NAME, Doorbell, celery_config
 from core.settings import Settings
 from tests.harness.valkey import Valkey
 
@@ -21,43 +21,43 @@ def valkey() -> Iterator[Valkey]:
         yield valkey
 
 
-def waiting_bells(valkey: Valkey) -> list[bytes]:
+def waiting_messages(valkey: Valkey) -> list[bytes]:
     with redis.Redis(unix_socket_path=valkey.url.removeprefix("redis+socket://")) as client:
-        bells: list[bytes] = client.lrange(f"loramill:{QUEUE}", 0, -1)
-        return bells
+        messages: list[bytes] = client.lrange(f"loramill:{QUEUE}", 0, -1)
+        return messages
 
 
-def test_a_bell_names_the_task_and_carries_only_the_job_id(valkey: Valkey, tmp_path: Path) -> None:
-    assert Doorbell(Settings(home=tmp_path, broker_url=valkey.url)).ring("ftjob-1")
+def test_a_message_names_the_task_and_carries_only_the_job_id(valkey: Valkey, tmp_path: Path) -> None:
+    assert Doorbell(Settings(home=tmp_path, broker_url=valkey.url)).notify("ftjob-1")
 
-    [bell] = [json.loads(bell) for bell in waiting_bells(valkey)]
-    assert bell["headers"]["task"] == TASK_NAME
-    assert bell["headers"]["argsrepr"] == "['ftjob-1']"
-    assert bell["content-type"] == "application/json"
+    [message] = [json.loads(message) for message in waiting_messages(valkey)]
+    assert message["headers"]["task"] == TASK_NAME
+    assert message["headers"]["argsrepr"] == "['ftjob-1']"
+    assert message["content-type"] == "application/json"
 
 
-def test_bells_do_not_pile_up(valkey: Valkey, tmp_path: Path) -> None:
+def test_messages_do_not_pile_up(valkey: Valkey, tmp_path: Path) -> None:
     doorbell = Doorbell(Settings(home=tmp_path, broker_url=valkey.url))
-    for number in range(MOST_WAITING_BELLS + 5):
-        assert doorbell.ring(f"ftjob-{number}")
+    for number in range(MAX_WAITING_MESSAGES + 5):
+        assert doorbell.notify(f"ftjob-{number}")
 
-    assert len(waiting_bells(valkey)) == MOST_WAITING_BELLS
+    assert len(waiting_messages(valkey)) == MAX_WAITING_MESSAGES
 
 
-def test_a_broker_that_came_back_empty_is_rung_again(valkey: Valkey, tmp_path: Path) -> None:
+def test_a_broker_that_came_back_empty_gets_messages_again(valkey: Valkey, tmp_path: Path) -> None:
     doorbell = Doorbell(Settings(home=tmp_path, broker_url=valkey.url))
-    assert doorbell.ring("ftjob-1")
+    assert doorbell.notify("ftjob-1")
     valkey.kill()
-    assert not doorbell.ring("ftjob-2")
+    assert not doorbell.notify("ftjob-2")
     valkey.start()
-    assert doorbell.ring("ftjob-3")
+    assert doorbell.notify("ftjob-3")
 
 
 def test_a_refusing_port_is_no_error(tmp_path: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"redis://127.0.0.1:{unused.getsockname()[1]}/0"
-    assert not Doorbell(Settings(home=tmp_path, broker_url=url)).ring("ftjob-1")
+    assert not Doorbell(Settings(home=tmp_path, broker_url=url)).notify("ftjob-1")
 
 
 def test_a_silent_broker_holds_nobody_up(tmp_path: Path) -> None:
@@ -67,11 +67,11 @@ def test_a_silent_broker_holds_nobody_up(tmp_path: Path) -> None:
         url = f"redis://127.0.0.1:{listener.getsockname()[1]}/0"
         doorbell = Doorbell(Settings(home=tmp_path, broker_url=url), deadline_s=0.2)
         began_s = time.monotonic()
-        rung = [doorbell.ring(f"ftjob-{number}") for number in range(20)]
+        sent = [doorbell.notify(f"ftjob-{number}") for number in range(20)]
         took_s = time.monotonic() - began_s
 
-    assert not any(rung)
-    # Only the first few wait at all. The sockets' own timeouts, which a ring would wait for
+    assert not any(sent)
+    # Only the first few wait at all. The sockets' own timeouts, which a message would wait for
     # without its deadline, would come to more than this many seconds.
     assert took_s < 20
 

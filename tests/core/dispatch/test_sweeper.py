@@ -18,14 +18,17 @@ from tests.worker.conftest import settings as settings
 STEP_S = 4.0
 
 
-class RecordingBell:
+class RecordingNotifier:
     def __init__(self) -> None:
-        self.rung: list[str] = []
+        self.notified: list[str] = []
         self.broker_is_away = False
 
-    def ring(self, job_id: str) -> bool:
+    def notify(self, job_id: str) -> bool:
         if not self.broker_is_away:
-            self.rung.append(job_id)
+            self.notified.append(job_id)
+        return not self.broker_is_away
+
+    def reaches_broker(self) -> bool:
         return not self.broker_is_away
 
 
@@ -42,14 +45,14 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def bell() -> RecordingBell:
-    return RecordingBell()
+def notifier() -> RecordingNotifier:
+    return RecordingNotifier()
 
 
 @pytest.fixture
-def sweeper(home: Home, bell: RecordingBell, clock: Clock) -> Sweeper:
+def sweeper(home: Home, notifier: RecordingNotifier, clock: Clock) -> Sweeper:
     timed = home.settings.model_copy(update={"lease_ttl_s": 10.0, "sweep_s": STEP_S})
-    return Sweeper(home.database, bell, timed, clock)
+    return Sweeper(home.database, notifier, timed, clock)
 
 
 def sweep(sweeper: Sweeper, clock: Clock, times: int) -> None:
@@ -60,7 +63,7 @@ def sweep(sweeper: Sweeper, clock: Clock, times: int) -> None:
 
 def claim(home: Home) -> int:
     with home.database.write() as session:
-        job = leases.claim(session, owner="me", host="here", pid=1, base_models=[BASE_MODEL], now=NOW)
+        job = leases.claim(session, leases.WorkerIdentity("me", "here", 1), [BASE_MODEL], NOW)
     assert job is not None
     return job.token
 
@@ -81,7 +84,7 @@ class TestLeases:
         for _ in range(20):
             sweep(sweeper, clock, 2)
             with home.database.write() as session:
-                leases.heartbeat(session, job_id, token, None)
+                leases.heartbeat(session, leases.Lease(job_id, token), None)
 
         assert home.job(job_id).status is JobStatus.RUNNING
 
@@ -123,7 +126,7 @@ class TestLeases:
         assert home.job(job_id).status is JobStatus.CANCELLED
 
     def test_of_a_job_to_be_paused_pause_it(
-        self, home: Home, sweeper: Sweeper, clock: Clock, bell: RecordingBell
+        self, home: Home, sweeper: Sweeper, clock: Clock, notifier: RecordingNotifier
     ) -> None:
         job_id = home.queue()
         claim(home)
@@ -133,11 +136,11 @@ class TestLeases:
         sweep(sweeper, clock, 3)
 
         assert home.job(job_id).status is JobStatus.PAUSED
-        assert bell.rung == []
+        assert notifier.notified == []
 
         home.resume(job_id)
         sweep(sweeper, clock, 1)
-        assert bell.rung == [job_id]
+        assert notifier.notified == [job_id]
 
     def test_lost_as_often_as_attempts_are_allowed_fail_the_job(
         self, home: Home, sweeper: Sweeper, clock: Clock
@@ -152,40 +155,40 @@ class TestLeases:
 
 class TestBells:
     def test_ring_once_for_a_job_that_nobody_rang_for(
-        self, home: Home, sweeper: Sweeper, clock: Clock, bell: RecordingBell
+        self, home: Home, sweeper: Sweeper, clock: Clock, notifier: RecordingNotifier
     ) -> None:
         job_id = home.queue()
         sweep(sweeper, clock, 3)
 
-        assert bell.rung == [job_id]
+        assert notifier.notified == [job_id]
 
     def test_ring_again_for_a_job_that_waits_on(
-        self, home: Home, sweeper: Sweeper, clock: Clock, bell: RecordingBell
+        self, home: Home, sweeper: Sweeper, clock: Clock, notifier: RecordingNotifier
     ) -> None:
         job_id = home.queue()
         with home.database.write() as session:
-            jobs.mark_rung(session, [job_id], NOW - 10**9)
+            jobs.mark_notified(session, [job_id], NOW - 10**9)
         sweep(sweeper, clock, 1)
 
-        assert bell.rung == [job_id]
+        assert notifier.notified == [job_id]
 
-    def test_are_not_counted_as_rung_while_the_broker_is_away(
-        self, home: Home, sweeper: Sweeper, clock: Clock, bell: RecordingBell
+    def test_are_not_counted_as_notified_while_the_broker_is_away(
+        self, home: Home, sweeper: Sweeper, clock: Clock, notifier: RecordingNotifier
     ) -> None:
         job_id = home.queue()
-        bell.broker_is_away = True
+        notifier.broker_is_away = True
         sweep(sweeper, clock, 1)
-        assert home.job(job_id).rung_at is None
+        assert home.job(job_id).notified_at is None
 
-        bell.broker_is_away = False
+        notifier.broker_is_away = False
         sweep(sweeper, clock, 1)
-        assert bell.rung == [job_id]
+        assert notifier.notified == [job_id]
 
     def test_do_not_ring_for_a_job_that_runs(
-        self, home: Home, sweeper: Sweeper, clock: Clock, bell: RecordingBell, settings: Settings
+        self, home: Home, sweeper: Sweeper, clock: Clock, notifier: RecordingNotifier, settings: Settings
     ) -> None:
         home.queue()
         claim(home)
         sweep(sweeper, clock, 1)
 
-        assert bell.rung == []
+        assert notifier.notified == []

@@ -11,8 +11,11 @@ from sqlalchemy import text
 
 from core.jobs.spec import FileRef, JobSpec, LoraSpec
 from core.store import files, jobs, migrate
+from core.store.blobs import Blob
 from core.store.db import Database, create_db_engine, sqlite_file
-from core.store.tables import FileRecord, FileStatus, JobRecord, Record
+from core.store.files import NewFile
+from core.store.jobs import NewJob
+from core.store.tables import FileRecord, JobRecord, Record
 from tests.core.store.leased import claim
 from tests.harness.postgres import PostgresServer, running_postgres
 
@@ -90,21 +93,11 @@ def database(url: str) -> Iterator[Database]:
 def make_file(database: Database) -> MakeFile:
     def make(*, content: bytes = b"{}", purpose: str = "fine-tune") -> FileRecord:
         with database.write() as session:
-            return files.create(
-                session,
-                caller="someone",
-                filename="examples.jsonl",
-                purpose=purpose,
-                bytes=len(content),
-                sha256=hashlib.sha256(content).hexdigest(),
-                status=FileStatus.PROCESSED,
-                status_details=None,
-                file_type="jsonl",
-                example_format="prompt_completion",
-                columns=None,
-                examples=1,
-                now=1,
+            blob = Blob(hashlib.sha256(content).hexdigest(), len(content))
+            new = NewFile(
+                "someone", "examples.jsonl", purpose, blob, "jsonl", example_format="prompt_completion", examples=1
             )
+            return files.create(session, new, 1)
 
     return make
 
@@ -124,16 +117,8 @@ def make_job(database: Database, make_file: MakeFile) -> MakeJob:
     ) -> JobRecord:
         requested: dict[str, Any] = {"model": base_model, "training_file": file.id}
         with database.write() as session:
-            return jobs.create(
-                session,
-                caller=caller,
-                spec=job_spec(file, base_model),
-                requested=requested,
-                request_sha256=request_sha256,
-                suffix=None,
-                metadata=metadata,
-                now=now,
-            )
+            new = NewJob(caller, job_spec(file, base_model), requested, request_sha256, metadata=metadata)
+            return jobs.create(session, new, now)
 
     return make
 

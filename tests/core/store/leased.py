@@ -1,20 +1,23 @@
 """What tests of leases do and look at: claims, publications, attempts, and all rows at once."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import select, text
 
+from core.jobs.attempt import AttemptEnd, Publication, StoredAdapter
 from core.jobs.events import EventLevel
-from core.store import events, jobs, leases
+from core.store import jobs, leases
 from core.store.db import Database, Session
-from core.store.tables import AttemptRecord, JobRecord
+from core.store.leases import Lease
+from core.store.tables import AttemptRecord, EventRecord, JobRecord
 
 DIGEST = "a" * 64
 
 
 def claim(database: Database, now: int = 200, base_models: tuple[str, ...] = ("tiny",)) -> JobRecord | None:
     with database.write() as session:
-        return leases.claim(session, owner="owner", host="host", pid=1, base_models=base_models, now=now)
+        return leases.claim(session, leases.WorkerIdentity("owner", "host", 1), base_models, now)
 
 
 def get(database: Database, job_id: str) -> JobRecord:
@@ -27,25 +30,20 @@ def attempt_of(database: Database, job_id: str, token: int) -> AttemptRecord:
         return session.get_one(AttemptRecord, (job_id, token))
 
 
-def messages_of(database: Database, job_id: str) -> list[tuple[int, EventLevel, str]]:
+def events_of(database: Database, job_id: str) -> Sequence[EventRecord]:
+    """Give a job's events, oldest first."""
     with database.read() as session:
-        return [(event.seq, event.level, event.message) for event in events.list_after(session, job_id, 0, 100)]
+        return session.scalars(select(EventRecord).filter_by(job_id=job_id).order_by(EventRecord.seq)).all()
 
 
-def publish(session: Session, job_id: str, token: int, name: str = "ft:tiny:local::1") -> None:
-    leases.publish(
-        session,
-        job_id,
-        token,
-        adapter_sha256=DIGEST,
-        bytes=10,
-        name=name,
-        trained_on="the completions",
-        trained_tokens=5,
-        result={"loss": 0.5},
-        last_step=9,
-        now=300,
-    )
+def messages_of(database: Database, job_id: str) -> list[tuple[int, EventLevel, str]]:
+    return [(event.seq, event.level, event.message) for event in events_of(database, job_id)]
+
+
+def publish(session: Session, lease: Lease, name: str = "ft:tiny:local::1") -> None:
+    adapter = StoredAdapter(DIGEST, 10)
+    publication = Publication(adapter, name, "the completions", trained_tokens=5, result={"loss": 0.5})
+    leases.publish(session, lease, publication, AttemptEnd(last_step=9), 300)
 
 
 def everything(database: Database) -> dict[str, list[Any]]:

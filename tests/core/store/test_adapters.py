@@ -1,9 +1,12 @@
 import pytest
 
 from core.errors import InvalidParameter, ModelNotFound
-from core.jobs.spec import AdapterRef, JobSpec, JobStatus
+from core.jobs.attempt import AttemptEnd, Publication, StoredAdapter, StoredCheckpoint
+from core.jobs.spec import AdapterRef, JobSpec
 from core.store import adapters, files, jobs, leases
+from core.store.adapters import ServedAdapter
 from core.store.db import Database
+from core.store.leases import Lease
 from core.store.tables import CheckpointRecord, JobRecord
 from tests.core.store.conftest import MakeJob
 
@@ -15,7 +18,7 @@ ADAPTER, CHECKPOINT = "a" * 64, "c" * 64
 def running(database: Database, make_job: MakeJob) -> JobRecord:
     make_job()
     with database.write() as session:
-        job = leases.claim(session, owner="owner", host="host", pid=1, base_models=("tiny",), now=200)
+        job = leases.claim(session, leases.WorkerIdentity("owner", "host", 1), ("tiny",), 200)
     assert job is not None
     return job
 
@@ -24,13 +27,9 @@ def _add_checkpoint(database: Database, job: JobRecord, step: int, sha256: str =
     with database.write() as session:
         return adapters.add_checkpoint(
             session,
-            job.id,
-            job.token,
-            step=step,
-            name=f"{NAME}:ckpt-step-{step}",
-            adapter_sha256=sha256,
-            metrics={"train_loss": 1.5},
-            now=210,
+            Lease(job.id, job.token),
+            StoredCheckpoint(step, f"{NAME}:ckpt-step-{step}", StoredAdapter(sha256, 10), {"train_loss": 1.5}),
+            210,
         )
 
 
@@ -38,21 +37,16 @@ def _publish(database: Database, job: JobRecord) -> None:
     with database.write() as session:
         leases.publish(
             session,
-            job.id,
-            job.token,
-            adapter_sha256=ADAPTER,
-            bytes=10,
-            name=NAME,
-            trained_on="the completions",
-            trained_tokens=5,
-            result={},
-            now=300,
+            Lease(job.id, job.token),
+            Publication(StoredAdapter(ADAPTER, 10), NAME, "the completions", trained_tokens=5, result={}),
+            AttemptEnd(),
+            300,
         )
 
 
-def _find(database: Database, name: str) -> tuple[str, str] | None:
+def _find(database: Database, name: str) -> ServedAdapter | None:
     with database.read() as session:
-        return adapters.find_digest(session, name)
+        return adapters.find_served(session, name)
 
 
 def test_a_served_model_tells_what_to_go_on_from(database: Database, running: JobRecord) -> None:
@@ -73,7 +67,7 @@ def test_a_served_model_tells_what_to_go_on_from(database: Database, running: Jo
 def test_a_name_is_served_from_publication_to_deletion(database: Database, running: JobRecord) -> None:
     assert _find(database, NAME) is None
     _publish(database, running)
-    assert _find(database, NAME) == ("tiny", ADAPTER)
+    assert _find(database, NAME) == ServedAdapter("tiny", ADAPTER)
     with database.write() as session:
         assert [adapter.name for adapter in adapters.list_live(session)] == [NAME]
         assert files.blob_in_use(session, ADAPTER)
@@ -99,9 +93,9 @@ def test_a_checkpoint_is_served_while_its_job_goes_on_and_its_adapter_lives(
     database: Database, running: JobRecord
 ) -> None:
     name = _add_checkpoint(database, running, step=4).name
-    assert _find(database, name) == ("tiny", CHECKPOINT)
+    assert _find(database, name) == ServedAdapter("tiny", CHECKPOINT)
     _publish(database, running)
-    assert _find(database, name) == ("tiny", CHECKPOINT)
+    assert _find(database, name) == ServedAdapter("tiny", CHECKPOINT)
     with database.write() as session:
         adapters.delete(session, NAME)
     assert _find(database, name) is None
@@ -110,7 +104,7 @@ def test_a_checkpoint_is_served_while_its_job_goes_on_and_its_adapter_lives(
 def test_a_checkpoint_of_a_job_without_result_is_not_served(database: Database, running: JobRecord) -> None:
     name = _add_checkpoint(database, running, step=4).name
     with database.write() as session:
-        leases.finish(session, running.id, running.token, status=JobStatus.CANCELLED, now=220)
+        leases.cancel(session, Lease(running.id, running.token), AttemptEnd(), 220)
     assert _find(database, name) is None
 
 
@@ -118,7 +112,7 @@ def test_a_checkpoint_of_a_later_attempt_replaces_the_one_of_its_step(database: 
     first = _add_checkpoint(database, running, step=4)
     second = _add_checkpoint(database, running, step=4, sha256="d" * 64)
     assert second.id == first.id
-    assert _find(database, first.name) == ("tiny", "d" * 64)
+    assert _find(database, first.name) == ServedAdapter("tiny", "d" * 64)
 
 
 def test_checkpoints_are_listed_from_the_last_step(database: Database, running: JobRecord) -> None:

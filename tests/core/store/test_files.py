@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from core.errors import FileInUse, FileNotStored
-from core.store import files, steering
+from core.store import control, files
 from core.store.db import Database
 from tests.core.store.conftest import MakeFile, MakeJob
 
@@ -57,7 +57,7 @@ def test_a_file_in_use_stays_until_its_job_ends(database: Database, make_file: M
     with pytest.raises(FileInUse, match=job.id), database.write() as session:
         files.delete(session, file.id)
     with database.write() as session:
-        steering.cancel(session, job.id, now=150)
+        control.cancel(session, job.id, now=150)
         assert files.delete(session, file.id).sha256 == file.sha256
     with pytest.raises(FileNotStored), database.read() as session:
         files.get(session, file.id)

@@ -6,15 +6,16 @@ from sqlalchemy import func, select
 
 from core.errors import FileNotStored, IdempotencyInProgress, JobNotFound
 from core.jobs.spec import JobSpec, JobStatus
-from core.store import files, jobs, leases, steering
+from core.store import control, files, jobs, leases
 from core.store.db import Database
+from core.store.jobs import IdempotencyKey, NewJob
 from core.store.tables import JobRecord
 from tests.core.store.conftest import MakeFile, MakeJob, job_spec
 
 
 def _claim(database: Database) -> JobRecord:
     with database.write() as session:
-        job = leases.claim(session, owner="owner", host="host", pid=1, base_models=("tiny",), now=200)
+        job = leases.claim(session, leases.WorkerIdentity("owner", "host", 1), ("tiny",), 200)
     assert job is not None
     return job
 
@@ -99,16 +100,15 @@ class TestFindRecentDuplicate:
     def test_a_cancelled_job_may_be_posted_again(self, database: Database, make_job: MakeJob) -> None:
         job = make_job(request_sha256="1" * 64)
         with database.write() as session:
-            steering.cancel(session, job.id, now=101)
+            control.cancel(session, job.id, now=101)
             assert jobs.find_recent_duplicate(session, "someone", "1" * 64, since=0) is None
 
 
 class TestIdempotency:
     def _remember(self, database: Database, job: JobRecord, caller: str = "someone", route: str = "jobs") -> None:
         with database.write() as session:
-            jobs.remember_idempotent(
-                session, caller=caller, route=route, key="k", body_sha256="b" * 64, job_id=job.id, now=1
-            )
+            key = IdempotencyKey(caller, route, "k")
+            jobs.remember_idempotent(session, key, body_sha256="b" * 64, job_id=job.id, now=1)
 
     def test_a_key_belongs_to_its_caller_and_route(self, database: Database, make_job: MakeJob) -> None:
         job, other = make_job(), make_job()
@@ -116,34 +116,24 @@ class TestIdempotency:
         self._remember(database, other, caller="another")
         self._remember(database, other, route="files")
         with database.read() as session:
-            found = jobs.find_idempotent(session, "someone", "jobs", "k")
+            found = jobs.find_idempotent(session, IdempotencyKey("someone", "jobs", "k"))
             assert found is not None
             assert (found.job_id, found.body_sha256) == (job.id, "b" * 64)
-            assert jobs.find_idempotent(session, "someone", "jobs", "another") is None
+            assert jobs.find_idempotent(session, IdempotencyKey("someone", "jobs", "another")) is None
 
     def test_the_second_of_two_at_once_makes_no_job(self, database: Database, make_job: MakeJob) -> None:
-        template = make_job()
+        template, key = make_job(), IdempotencyKey("someone", "jobs", "k")
         together = threading.Barrier(4)
 
         def post() -> bool:
             together.wait()
             try:
                 with database.write() as session:
-                    if jobs.find_idempotent(session, "someone", "jobs", "k") is not None:
+                    if jobs.find_idempotent(session, key) is not None:
                         return False
-                    job = jobs.create(
-                        session,
-                        caller="someone",
-                        spec=JobSpec.model_validate(template.spec),
-                        requested={},
-                        request_sha256="0" * 64,
-                        suffix=None,
-                        metadata=None,
-                        now=1,
-                    )
-                    jobs.remember_idempotent(
-                        session, caller="someone", route="jobs", key="k", body_sha256="b", job_id=job.id, now=1
-                    )
+                    new = NewJob("someone", JobSpec.model_validate(template.spec), {}, "0" * 64)
+                    job = jobs.create(session, new, 1)
+                    jobs.remember_idempotent(session, key, body_sha256="b", job_id=job.id, now=1)
             except IdempotencyInProgress:
                 return False
             return True
@@ -160,20 +150,20 @@ class TestBells:
         claimed, never, early, late = (make_job().id for _ in range(4))
         assert _claim(database).id == claimed
         with database.write() as session:
-            jobs.mark_rung(session, [early], now=10)
-            jobs.mark_rung(session, [late], now=20)
+            jobs.mark_notified(session, [early], now=10)
+            jobs.mark_notified(session, [late], now=20)
         with database.read() as session:
-            assert jobs.due_bells(session, before=20, limit=10) == [never, early]
-            assert jobs.due_bells(session, before=20, limit=1) == [never]
+            assert jobs.list_to_notify(session, before=20, limit=10) == [never, early]
+            assert jobs.list_to_notify(session, before=20, limit=1) == [never]
 
     def test_marking_leaves_jobs_that_wait_no_longer(self, database: Database, make_job: MakeJob) -> None:
         job_id = make_job().id
         with database.write() as session:
-            steering.cancel(session, job_id, now=150)
-            jobs.mark_rung(session, [job_id], now=160)
-            jobs.mark_rung(session, [], now=160)
+            control.cancel(session, job_id, now=150)
+            jobs.mark_notified(session, [job_id], now=160)
+            jobs.mark_notified(session, [], now=160)
         with database.read() as session:
-            assert jobs.get(session, job_id).rung_at is None
+            assert jobs.get(session, job_id).notified_at is None
 
 
 def test_the_place_in_the_queue_counts_older_queued_jobs(database: Database, make_job: MakeJob) -> None:

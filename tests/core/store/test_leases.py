@@ -10,12 +10,13 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
+from core.jobs.attempt import AttemptEnd, JobError
 from core.jobs.events import EventLevel
 from core.jobs.spec import JobStatus
-from core.store import adapters, jobs, leases, steering
+from core.store import adapters, control, jobs, leases
+from core.store.control import RequestedAction
 from core.store.db import Database
-from core.store.leases import LeaseLost
-from core.store.steering import Wish
+from core.store.leases import Lease, LeaseLost
 from core.store.tables import AdapterRecord, AttemptRecord, EventRecord, JobRecord
 from tests.core.store.conftest import MakeJob
 from tests.core.store.leased import DIGEST, attempt_of, claim, everything, get, messages_of, publish
@@ -78,7 +79,7 @@ class TestClaim:
 
     def test_the_token_grows_with_each_claim(self, database: Database, running: JobRecord) -> None:
         with database.write() as session:
-            leases.release(session, running.id, running.token, outcome="died", now=201)
+            leases.release(session, Lease(running.id, running.token), "died", AttemptEnd(), 201)
         again = claim(database, now=202)
         assert again is not None
         assert (again.id, again.token, again.attempts) == (running.id, 2, 2)
@@ -97,47 +98,47 @@ def _take_all(url: str, taken: "Queue[list[str]]") -> None:
 class TestHeartbeat:
     def test_counts_up_and_keeps_the_progress_it_is_given(self, database: Database, running: JobRecord) -> None:
         with database.write() as session:
-            assert leases.heartbeat(session, running.id, 1, {"step": 3}) is None
-            assert leases.heartbeat(session, running.id, 1, None) is None
+            assert leases.heartbeat(session, Lease(running.id, 1), {"step": 3}) is None
+            assert leases.heartbeat(session, Lease(running.id, 1), None) is None
         job = get(database, running.id)
         assert job.hb_seq == running.hb_seq + 2
         assert job.progress == {"step": 3}
 
     def test_tells_what_is_asked_of_the_job(self, database: Database, running: JobRecord) -> None:
-        for steer, wish in ((steering.pause, Wish.PAUSE), (steering.cancel, Wish.CANCEL)):
+        for ask, action in ((control.pause, RequestedAction.PAUSE), (control.cancel, RequestedAction.CANCEL)):
             with database.write() as session:
-                steer(session, running.id, now=210)
-                assert leases.heartbeat(session, running.id, 1, None) is wish
-                assert leases.hold(session, running.id, 1) is wish
+                ask(session, running.id, now=210)
+                assert leases.heartbeat(session, Lease(running.id, 1), None) is action
+                assert leases.hold(session, Lease(running.id, 1)) is action
 
 
 class TestRelease:
     def test_puts_the_job_back_and_counts_the_attempt(self, database: Database, running: JobRecord) -> None:
         with database.write() as session:
-            jobs.mark_rung(session, [running.id], now=190)
-            status = leases.release(session, running.id, 1, outcome="died", exit_signal=9, last_step=4, now=201)
+            jobs.mark_notified(session, [running.id], now=190)
+            status = leases.release(session, Lease(running.id, 1), "died", AttemptEnd(last_step=4, exit_signal=9), 201)
         assert status is JobStatus.QUEUED
         job = get(database, running.id)
-        assert (job.status, job.attempts, job.owner, job.rung_at) == (JobStatus.QUEUED, 1, None, None)
+        assert (job.status, job.attempts, job.owner, job.notified_at) == (JobStatus.QUEUED, 1, None, None)
         attempt = attempt_of(database, running.id, 1)
         assert (attempt.outcome, attempt.exit_signal, attempt.last_step, attempt.ended_at) == ("died", 9, 4, 201)
 
     def test_of_a_worker_that_shuts_down_does_not_count(self, database: Database, running: JobRecord) -> None:
         with database.write() as session:
-            leases.release(session, running.id, 1, outcome=leases.RELEASED, now=201)
+            leases.release(session, Lease(running.id, 1), leases.RELEASED, AttemptEnd(), 201)
         assert get(database, running.id).attempts == 0
 
     def test_ends_a_job_whose_cancellation_was_asked_for(self, database: Database, running: JobRecord) -> None:
         with database.write() as session:
-            steering.cancel(session, running.id, now=200)
-            assert leases.release(session, running.id, 1, outcome="released", now=201) is JobStatus.CANCELLED
+            control.cancel(session, running.id, now=200)
+            assert leases.release(session, Lease(running.id, 1), "released", AttemptEnd(), 201) is JobStatus.CANCELLED
         job = get(database, running.id)
         assert (job.status, job.finished_at) == (JobStatus.CANCELLED, 201)
 
     def test_for_a_pause_does_not_count_and_frees_the_lease(self, database: Database, running: JobRecord) -> None:
         with database.write() as session:
-            steering.pause(session, running.id, now=200)
-            status = leases.release(session, running.id, 1, outcome=leases.PAUSED, last_step=7, now=201)
+            control.pause(session, running.id, now=200)
+            status = leases.release(session, Lease(running.id, 1), leases.PAUSED, AttemptEnd(last_step=7), 201)
         assert status is JobStatus.PAUSED
         job = get(database, running.id)
         assert (job.status, job.attempts, job.owner, job.finished_at) == (JobStatus.PAUSED, 0, None, None)
@@ -147,9 +148,9 @@ class TestRelease:
 
     def test_queues_a_job_whose_pause_was_withdrawn(self, database: Database, running: JobRecord) -> None:
         with database.write() as session:
-            steering.pause(session, running.id, now=200)
-            steering.resume(session, running.id, now=200)
-            assert leases.release(session, running.id, 1, outcome=leases.PAUSED, now=201) is JobStatus.QUEUED
+            control.pause(session, running.id, now=200)
+            control.resume(session, running.id, now=200)
+            assert leases.release(session, Lease(running.id, 1), leases.PAUSED, AttemptEnd(), 201) is JobStatus.QUEUED
         assert get(database, running.id).attempts == 0
         assert "withdrawn" in messages_of(database, running.id)[-1][2]
 
@@ -158,46 +159,42 @@ class TestRelease:
         self, database: Database, running: JobRecord, outcome: str, attempts: int
     ) -> None:
         with database.write() as session:
-            steering.pause(session, running.id, now=200)
-            assert leases.release(session, running.id, 1, outcome=outcome, now=201) is JobStatus.PAUSED
+            control.pause(session, running.id, now=200)
+            assert leases.release(session, Lease(running.id, 1), outcome, AttemptEnd(), 201) is JobStatus.PAUSED
         assert get(database, running.id).attempts == attempts
 
     def test_cancels_rather_than_pauses(self, database: Database, running: JobRecord) -> None:
         with database.write() as session:
-            steering.pause(session, running.id, now=200)
-            steering.cancel(session, running.id, now=200)
-            assert leases.release(session, running.id, 1, outcome=leases.PAUSED, now=201) is JobStatus.CANCELLED
-
-
-class TestFinish:
-    def test_records_the_error_of_a_failed_job(self, database: Database, running: JobRecord) -> None:
-        error = ("no_trained_tokens", "every weight is zero", "training_file")
-        with database.write() as session:
-            leases.finish(
-                session, running.id, 1, status=JobStatus.FAILED, error=error, exit_signal=6, last_step=2, now=201
+            control.pause(session, running.id, now=200)
+            control.cancel(session, running.id, now=200)
+            assert (
+                leases.release(session, Lease(running.id, 1), leases.PAUSED, AttemptEnd(), 201) is JobStatus.CANCELLED
             )
+
+
+class TestFailAndCancel:
+    def test_records_the_error_of_a_failed_job(self, database: Database, running: JobRecord) -> None:
+        error = JobError("no_trained_tokens", "every weight is zero", "training_file")
+        with database.write() as session:
+            leases.fail(session, Lease(running.id, 1), error, AttemptEnd(last_step=2, exit_signal=6), 201)
         job = get(database, running.id)
         assert (job.status, job.finished_at) == (JobStatus.FAILED, 201)
-        assert (job.error_code, job.error_message, job.error_param) == error
+        assert JobError(job.error_code or "", job.error_message or "", job.error_param) == error
         assert messages_of(database, running.id) == [(1, EventLevel.ERROR, "The job failed: every weight is zero")]
         attempt = attempt_of(database, running.id, 1)
         assert (attempt.outcome, attempt.exit_signal, attempt.last_step) == ("failed", 6, 2)
 
     def test_cancels(self, database: Database, running: JobRecord) -> None:
         with database.write() as session:
-            leases.finish(session, running.id, 1, status=JobStatus.CANCELLED, now=201)
+            leases.cancel(session, Lease(running.id, 1), AttemptEnd(), 201)
         assert get(database, running.id).status is JobStatus.CANCELLED
         assert messages_of(database, running.id) == [(1, EventLevel.INFO, "The job was cancelled")]
-
-    def test_success_is_only_for_publish(self, database: Database, running: JobRecord) -> None:
-        with pytest.raises(AssertionError), database.write() as session:
-            leases.finish(session, running.id, 1, status=JobStatus.SUCCEEDED, now=201)
 
 
 class TestPublish:
     def test_ends_the_job_with_its_adapter_and_its_last_event(self, database: Database, running: JobRecord) -> None:
         with database.write() as session:
-            publish(session, running.id, 1)
+            publish(session, Lease(running.id, 1))
         job = get(database, running.id)
         assert (job.status, job.finished_at) == (JobStatus.SUCCEEDED, 300)
         assert (job.fine_tuned_model, job.trained_on, job.trained_tokens) == ("ft:tiny:local::1", "the completions", 5)
@@ -213,16 +210,16 @@ class TestPublish:
 
     def test_is_all_or_nothing(self, database: Database, running: JobRecord, make_job: MakeJob) -> None:
         with database.write() as session:
-            publish(session, running.id, 1, name="ft:taken")
+            publish(session, Lease(running.id, 1), name="ft:taken")
         make_job()
         second = claim(database)
         assert second is not None
         before = everything(database)
         with pytest.raises(IntegrityError), database.write() as session:
-            publish(session, second.id, 1, name="ft:taken")
+            publish(session, Lease(second.id, 1), name="ft:taken")
         assert everything(database) == before
         with database.write() as session:
-            publish(session, second.id, 1, name="ft:free")
+            publish(session, Lease(second.id, 1), name="ft:free")
 
     def test_of_two_at_once_happens_once(self, database: Database, running: JobRecord) -> None:
         together = threading.Barrier(4)
@@ -231,7 +228,7 @@ class TestPublish:
             together.wait()
             try:
                 with database.write() as session:
-                    publish(session, running.id, 1)
+                    publish(session, Lease(running.id, 1))
             except LeaseLost:
                 return False
             return True
@@ -245,7 +242,7 @@ class TestPublish:
 
     def test_wins_over_a_cancellation_that_comes_later(self, database: Database, running: JobRecord) -> None:
         with database.write() as session:
-            steering.cancel(session, running.id, now=250)
-            publish(session, running.id, 1)
+            control.cancel(session, running.id, now=250)
+            publish(session, Lease(running.id, 1))
         with database.write() as session:
-            assert steering.cancel(session, running.id, now=301).status is JobStatus.SUCCEEDED
+            assert control.cancel(session, running.id, now=301).status is JobStatus.SUCCEEDED

@@ -4,66 +4,67 @@ import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
+from core.jobs.attempt import AttemptEnd
 from core.jobs.events import EventLevel
 from core.jobs.spec import JobStatus
-from core.store import leases, steering
+from core.store import control, leases
 from core.store.db import Database
-from core.store.leases import Lease
+from core.store.leases import Lease, ObservedLease
 from core.store.tables import JobRecord
 from tests.core.store.conftest import MakeJob
 from tests.core.store.leased import attempt_of, claim, everything, get, messages_of, publish
 
 
-def _lease(database: Database) -> Lease:
+def _observe(database: Database) -> ObservedLease:
     with database.read() as session:
-        (lease,) = leases.leases(session)
-    return lease
+        (observed,) = leases.list_running(session)
+    return observed
 
 
 class TestReclaim:
     def test_shows_the_running_jobs_only(self, database: Database, running: JobRecord, make_job: MakeJob) -> None:
         make_job()
-        assert _lease(database) == Lease(running.id, 1, running.hb_seq, 1, False)
+        assert _observe(database) == ObservedLease(Lease(running.id, 1), running.hb_seq)
 
     def test_puts_a_silent_workers_job_back(self, database: Database, running: JobRecord) -> None:
         with database.write() as session:
-            assert leases.reclaim(session, _lease(database), max_attempts=3, now=201) is JobStatus.QUEUED
+            assert leases.reclaim(session, _observe(database), max_attempts=3, now=201) is JobStatus.QUEUED
         job = get(database, running.id)
         assert (job.status, job.attempts, job.token) == (JobStatus.QUEUED, 1, 1)
         assert attempt_of(database, running.id, 1).outcome == leases.LOST
         assert [level for _, level, _ in messages_of(database, running.id)] == [EventLevel.WARN]
 
     def test_does_nothing_when_the_heartbeat_moved_on(self, database: Database, running: JobRecord) -> None:
-        seen = _lease(database)
+        observed = _observe(database)
         with database.write() as session:
-            leases.heartbeat(session, running.id, 1, None)
+            leases.heartbeat(session, Lease(running.id, 1), None)
         before = everything(database)
         with database.write() as session:
-            assert leases.reclaim(session, seen, max_attempts=1, now=201) is None
+            assert leases.reclaim(session, observed, max_attempts=1, now=201) is None
         assert everything(database) == before
 
     def test_does_nothing_when_another_worker_has_the_job(self, database: Database, running: JobRecord) -> None:
-        seen = _lease(database)
+        observed = _observe(database)
         with database.write() as session:
-            leases.release(session, running.id, 1, outcome="released", now=200)
+            leases.release(session, Lease(running.id, 1), "released", AttemptEnd(), 200)
         assert claim(database) is not None
         with database.write() as session:
-            assert leases.reclaim(session, seen, max_attempts=3, now=201) is None
+            assert leases.reclaim(session, observed, max_attempts=3, now=201) is None
 
     def test_does_nothing_when_the_job_has_ended(self, database: Database, running: JobRecord) -> None:
-        seen = _lease(database)
+        observed = _observe(database)
         with database.write() as session:
-            publish(session, running.id, 1)
+            publish(session, Lease(running.id, 1))
         with database.write() as session:
-            assert leases.reclaim(session, seen, max_attempts=1, now=301) is None
+            assert leases.reclaim(session, observed, max_attempts=1, now=301) is None
         assert get(database, running.id).status is JobStatus.SUCCEEDED
 
     def test_fails_a_job_whose_attempts_are_used_up(self, database: Database, running: JobRecord) -> None:
         with database.write() as session:
-            assert leases.reclaim(session, _lease(database), max_attempts=2, now=201) is JobStatus.QUEUED
+            assert leases.reclaim(session, _observe(database), max_attempts=2, now=201) is JobStatus.QUEUED
         assert claim(database) is not None
         with database.write() as session:
-            assert leases.reclaim(session, _lease(database), max_attempts=2, now=202) is JobStatus.FAILED
+            assert leases.reclaim(session, _observe(database), max_attempts=2, now=202) is JobStatus.FAILED
         job = get(database, running.id)
         assert (job.error_code, job.finished_at) == ("worker_lost", 202)
         assert job.error_message is not None
@@ -72,16 +73,16 @@ class TestReclaim:
     def test_ends_a_job_whose_cancellation_was_asked_for_meanwhile(
         self, database: Database, running: JobRecord
     ) -> None:
-        seen = _lease(database)
+        observed = _observe(database)
         with database.write() as session:
-            steering.cancel(session, running.id, now=201)
+            control.cancel(session, running.id, now=201)
         with database.write() as session:
-            assert leases.reclaim(session, seen, max_attempts=1, now=202) is JobStatus.CANCELLED
+            assert leases.reclaim(session, observed, max_attempts=1, now=202) is JobStatus.CANCELLED
 
     def test_pauses_a_job_whose_pause_was_asked_for(self, database: Database, running: JobRecord) -> None:
         with database.write() as session:
-            steering.pause(session, running.id, now=200)
-            assert leases.reclaim(session, _lease(database), max_attempts=2, now=201) is JobStatus.PAUSED
+            control.pause(session, running.id, now=200)
+            assert leases.reclaim(session, _observe(database), max_attempts=2, now=201) is JobStatus.PAUSED
         job = get(database, running.id)
         assert (job.status, job.attempts, job.owner) == (JobStatus.PAUSED, 1, None)
         assert attempt_of(database, running.id, 1).outcome == leases.LOST
@@ -91,17 +92,17 @@ class TestReclaim:
         self, database: Database, running: JobRecord
     ) -> None:
         with database.write() as session:
-            steering.pause(session, running.id, now=200)
-            assert leases.reclaim(session, _lease(database), max_attempts=1, now=201) is JobStatus.FAILED
+            control.pause(session, running.id, now=200)
+            assert leases.reclaim(session, _observe(database), max_attempts=1, now=201) is JobStatus.FAILED
 
     def test_of_many_at_once_happens_once(self, database: Database, running: JobRecord) -> None:
-        seen = _lease(database)
+        observed = _observe(database)
         together = threading.Barrier(4)
 
         def reclaim() -> JobStatus | None:
             together.wait()
             with database.write() as session:
-                return leases.reclaim(session, seen, max_attempts=3, now=201)
+                return leases.reclaim(session, observed, max_attempts=3, now=201)
 
         with ThreadPoolExecutor(4) as pool:
             done = [pool.submit(reclaim) for _ in range(4)]

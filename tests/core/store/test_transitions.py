@@ -1,13 +1,14 @@
 import pytest
 from sqlalchemy import update
 
-from core.jobs.events import EventLevel
+from core.jobs.events import JobEvent
 from core.jobs.spec import NEXT, JobStatus
-from core.store import events, jobs
+from core.store import jobs
 from core.store.db import Database
 from core.store.tables import JobRecord
-from core.store.transitions import Told, move
+from core.store.transitions import move
 from tests.core.store.conftest import MakeJob
+from tests.core.store.leased import events_of
 
 
 @pytest.mark.parametrize("to", JobStatus)
@@ -19,8 +20,8 @@ def test_a_job_moves_only_where_the_table_of_transitions_allows(
     with database.write() as session:
         session.execute(update(JobRecord).values(status=present))
     with database.write() as session:
-        moved = move(session, job_id, to, Told(EventLevel.INFO, "moved"), 200)
+        moved = move(session, job_id, to, JobEvent("moved"), 200)
     assert moved is (to in NEXT[present])
     with database.read() as session:
         assert jobs.get(session, job_id).status is (to if moved else present)
-        assert [event.message for event in events.list_after(session, job_id, 0, 10)] == ["moved"] * moved
+    assert [event.message for event in events_of(database, job_id)] == ["moved"] * moved

@@ -8,11 +8,11 @@ from core.settings import Settings
 from core.store.tables import EventRecord
 from tests.worker.conftest import Home
 from worker.jobs.runner import run_next
-from worker.trainer_process.stop import Stop
+from worker.trainer_process.stop import StopFlag
 
 
-def run(home: Home, settings: Settings | None = None, stop: Stop | None = None) -> bool:
-    return run_next(home.runtime(settings), stop or Stop())
+def run(home: Home, settings: Settings | None = None, stop: StopFlag | None = None) -> bool:
+    return run_next(home.runtime(settings), stop or StopFlag())
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -22,7 +22,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def in_background(home: Home, settings: Settings | None = None, stop: Stop | None = None) -> threading.Thread:
+def in_background(home: Home, settings: Settings | None = None, stop: StopFlag | None = None) -> threading.Thread:
     thread = threading.Thread(target=run, args=(home, settings, stop))
     thread.start()
     return thread

@@ -1,15 +1,15 @@
 from typing import Any
 
-from core.jobs.events import EventType
+from core.jobs.events import EventType, JobEvent
 from tests.worker.jobs.step_messages import step_done
-from worker.jobs.journal import Event, Journal
+from worker.jobs.journal import Journal
 from worker.trainer_process.messages import Evaluated, Message, Sample, Sampled
 
 EVALUATED = Evaluated(step=5, loss=0.5, token_accuracy=0.75, tokens=9, examples=3)
 STEP = step_done(step=5, total_steps=10, prompt_loss=2.0, mfu=0.4)
 
 
-def _take(message: Message) -> tuple[Event, dict[str, Any]]:
+def _take(message: Message) -> tuple[JobEvent, dict[str, Any]]:
     journal = Journal()
     journal.take(message)
     [event] = journal.pending

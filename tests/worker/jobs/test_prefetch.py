@@ -17,7 +17,7 @@ from tests.worker.conftest import BASE_MODEL, Home
 from worker.jobs import runner
 from worker.jobs.prefetch import warm_in_background
 from worker.jobs.runner import run_next
-from worker.trainer_process.stop import Stop
+from worker.trainer_process.stop import StopFlag
 
 DIGEST = "d" * 64
 
@@ -146,7 +146,7 @@ class TestJob:
     def run(self, home: Home, url: str, **behaviour: Any) -> str:
         settings = home.settings.model_copy(update={"engine_urls": {BASE_MODEL: url}})
         job_id = home.queue(steps=2, **behaviour)
-        assert run_next(home.runtime(settings), Stop())
+        assert run_next(home.runtime(settings), StopFlag())
         return job_id
 
     def test_that_succeeded_warms_its_adapter_once_it_is_published_and_no_checkpoint(

@@ -7,10 +7,10 @@ from core.jobs.spec import JobStatus
 from tests.worker.conftest import Home
 from tests.worker.jobs.running import pause_in_the_middle, wait_for
 from worker.jobs.run_folder_gc import drop_leftovers
-from worker.jobs.slot import Slot
+from worker.jobs.slot import WorkerSlot
 from worker.queue.background import poll
 from worker.trainer_process.run_folder import LOG, SPEC
-from worker.trainer_process.stop import Stop
+from worker.trainer_process.stop import StopFlag
 
 
 def large_files(home: Home, job_id: str) -> list[Path]:
@@ -38,8 +38,8 @@ def test_a_worker_does_so_while_it_looks_for_jobs(home: Home, tmp_path: Path) ->
     job_id = home.queue(steps=1000, step_s=0.02)
     pause_in_the_middle(home, job_id)
     home.cancel(job_id)
-    stop = Stop()
-    looking = threading.Thread(target=poll, args=(home.runtime(), Slot(tmp_path / "slot"), stop))
+    stop = StopFlag()
+    looking = threading.Thread(target=poll, args=(home.runtime(), WorkerSlot(tmp_path / "slot"), stop))
     looking.start()
     wait_for(lambda: not large_files(home, job_id))
     stop.request()

@@ -13,16 +13,16 @@ from core.errors import DatabaseUnavailable
 from core.jobs.spec import AdapterRef, JobStatus
 from core.serving.adapter_format import MANIFEST, WEIGHTS, digest_file, parse_manifest
 from core.store import files, leases
-from core.store.steering import Wish
+from core.store.control import RequestedAction
 from core.store.tables import FileStatus
 from tests.harness import fake_trainer
 from tests.harness.fake_trainer import MEASURED
 from tests.worker.conftest import BASE_MODEL, NOW, Home
 from tests.worker.jobs.running import in_background, run, wait_for
 from worker.jobs.runner import run_queued
-from worker.jobs.slot import Slot
+from worker.jobs.slot import WorkerSlot
 from worker.trainer_process.run_folder import CONTINUE_FROM, LOG, SPEC
-from worker.trainer_process.stop import Stop
+from worker.trainer_process.stop import StopFlag
 
 
 def test_nothing_runs_when_nothing_is_queued(home: Home) -> None:
@@ -211,7 +211,7 @@ class TestLostLease:
         is_away = threading.Event()
         heartbeat = leases.heartbeat
 
-        def fail_while_away(*arguments: object) -> Wish | None:
+        def fail_while_away(*arguments: object) -> RequestedAction | None:
             if is_away.is_set():
                 raise DatabaseUnavailable
             return heartbeat(*arguments)  # type: ignore[arg-type]
@@ -234,7 +234,7 @@ class TestDatabaseOutage:
         calls = iter(range(1_000_000))
         heartbeat = leases.heartbeat
 
-        def fail_often(*arguments: object) -> Wish | None:
+        def fail_often(*arguments: object) -> RequestedAction | None:
             if next(calls) % 3:
                 raise DatabaseUnavailable
             return heartbeat(*arguments)  # type: ignore[arg-type]
@@ -251,7 +251,9 @@ class TestSlot:
     def test_lets_one_of_two_run_at_a_time(self, home: Home, tmp_path: Path) -> None:
         first, second = home.queue(steps=10, step_s=0.05), home.queue(steps=10, step_s=0.05)
         path = tmp_path / "slots" / "one"
-        threads = [threading.Thread(target=run_queued, args=(home.runtime(), Slot(path), Stop())) for _ in range(2)]
+        threads = [
+            threading.Thread(target=run_queued, args=(home.runtime(), WorkerSlot(path), StopFlag())) for _ in range(2)
+        ]
         for thread in threads:
             thread.start()
         most_at_once = 0
@@ -268,8 +270,8 @@ class TestSlot:
 def take_away(home: Home) -> None:
     """Reclaim the running job as a sweeper does."""
     with home.database.write() as session:
-        [lease] = leases.leases(session)
-        assert leases.reclaim(session, lease, max_attempts=3, now=NOW) is JobStatus.QUEUED
+        [observed] = leases.list_running(session)
+        assert leases.reclaim(session, observed, max_attempts=3, now=NOW) is JobStatus.QUEUED
 
 
 def trainer_pids() -> list[int]:

@@ -110,12 +110,12 @@ def is_running(home: Home, job_id: str) -> bool:
     return home.job(job_id).status is JobStatus.RUNNING and bool(home.events(job_id))
 
 
-def test_a_bell_starts_the_job(home: Home, settings: Settings, start_worker: StartWorker) -> None:
+def test_a_message_starts_the_job(home: Home, settings: Settings, start_worker: StartWorker) -> None:
     worker = start_worker()
     worker.wait_until_ready()
     job_id = home.queue(steps=4)
 
-    assert Doorbell(settings).ring(job_id)
+    assert Doorbell(settings).notify(job_id)
 
     worker.wait_for(lambda: home.job(job_id).status is JobStatus.SUCCEEDED)
     assert len(home.attempts(job_id)) == 1
@@ -137,7 +137,7 @@ def test_sigterm_releases_the_job_at_a_checkpoint(home: Home, settings: Settings
     worker = start_worker()
     worker.wait_until_ready()
     job_id = home.queue(steps=1000, step_s=0.05)
-    Doorbell(settings).ring(job_id)
+    Doorbell(settings).notify(job_id)
     worker.wait_for(lambda: is_running(home, job_id))
 
     worker.process.terminate()
@@ -156,7 +156,7 @@ def test_a_worker_whose_broker_died_still_stops_when_told(
     worker = start_worker()
     worker.wait_until_ready()
     job_id = home.queue(steps=1000, step_s=0.05)
-    Doorbell(settings).ring(job_id)
+    Doorbell(settings).notify(job_id)
     worker.wait_for(lambda: is_running(home, job_id))
     valkey.kill()
     time.sleep(5)  # Celery's own heartbeat, where it is on, tries the dead broker every two seconds
@@ -175,7 +175,7 @@ def test_a_killed_worker_takes_its_trainer_with_it_and_another_finishes(
     worker.wait_until_ready()
     # It hangs, so it would not notice by itself that nobody listens any more.
     job_id = home.queue(steps=20, checkpoint_every=5, end="hang", end_at_step=12, end_until_token=1)
-    Doorbell(settings).ring(job_id)
+    Doorbell(settings).notify(job_id)
     worker.wait_for(lambda: (home.job(job_id).progress or {}).get("step") == 11)
     [trainer] = worker.trainers()
     victim = worker.process.pid if whom == "main" else home.attempts(job_id)[0].pid
@@ -199,7 +199,7 @@ def test_a_worker_that_was_stopped_beyond_its_lease_changes_nothing(
     zombie = start_worker()
     zombie.wait_until_ready()
     job_id = home.queue(steps=60, step_s=0.05, checkpoint_every=5)
-    Doorbell(settings).ring(job_id)
+    Doorbell(settings).notify(job_id)
     zombie.wait_for(lambda: is_running(home, job_id))
     frozen = zombie.tree()
     for process in frozen:
@@ -264,10 +264,10 @@ class TestBellAndPollTogether:
     ) -> None:
         worker = start_worker()
         worker.wait_until_ready()
-        bell = Doorbell(settings)
+        doorbell = Doorbell(settings)
         job_ids = [home.queue(steps=3, step_s=0.01) for _ in range(5)]
         for job_id in job_ids:
-            bell.ring(job_id)
+            doorbell.notify(job_id)
         most_at_once = 0
         while any(home.job(job_id).status is not JobStatus.SUCCEEDED for job_id in job_ids):
             most_at_once = max(most_at_once, len(worker.trainers()))

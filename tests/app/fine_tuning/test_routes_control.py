@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from core.jobs.attempt import AttemptEnd
 from core.store import leases
 from tests.app.conftest import BASE, ApiHarness
 from tests.app.fine_tuning.created import create
@@ -24,7 +25,7 @@ class TestPause:
     def test_of_a_queued_job_is_done_at_once_and_can_be_repeated(self, client: TestClient, file_id: str) -> None:
         job_id = create(client, file_id).json()["id"]
         for _ in range(2):
-            job = steer(client, job_id, "pause")
+            job = control(client, job_id, "pause")
             assert (job["status"], job["pausing"], job["queue_position"]) == ("paused", False, None)
             assert (job["finished_at"], job["estimated_finish"]) == (None, None)
         (event,) = client.get(f"/v1/fine_tuning/jobs/{job_id}/events").json()["data"]
@@ -37,11 +38,11 @@ class TestPause:
         job_id = create(client, file_id).json()["id"]
         token = claim(harness)
         with harness.database.write() as session:
-            leases.heartbeat(session, job_id, token, {"step": 5, "eta_s": 30.0})
-        job = steer(client, job_id, "pause")
+            leases.heartbeat(session, leases.Lease(job_id, token), {"step": 5, "eta_s": 30.0})
+        job = control(client, job_id, "pause")
         assert (job["status"], job["pausing"], job["estimated_finish"]) == ("running", True, None)
         with harness.database.write() as session:
-            leases.release(session, job_id, token, outcome=leases.PAUSED, now=20)
+            leases.release(session, leases.Lease(job_id, token), leases.PAUSED, AttemptEnd(), 20)
         job = client.get(f"/v1/fine_tuning/jobs/{job_id}").json()
         assert (job["status"], job["pausing"], job["progress"]["step"]) == ("paused", False, 5)
 
@@ -50,15 +51,15 @@ class TestPause:
     ) -> None:
         job_id = create(client, file_id).json()["id"]
         claim(harness)
-        steer(client, job_id, "cancel")
-        assert steer(client, job_id, "pause")["pausing"] is False
+        control(client, job_id, "cancel")
+        assert control(client, job_id, "pause")["pausing"] is False
 
     @pytest.mark.parametrize(("verb", "word"), [("pause", "paused"), ("resume", "resumed")])
     def test_and_resumption_of_an_ended_job_are_refused(
         self, client: TestClient, file_id: str, verb: str, word: str
     ) -> None:
         job_id = create(client, file_id).json()["id"]
-        steer(client, job_id, "cancel")
+        control(client, job_id, "cancel")
         response = client.post(f"/v1/fine_tuning/jobs/{job_id}/{verb}")
         assert (response.status_code, response.headers["x-should-retry"]) == (409, "false")
         error = response.json()["error"]
@@ -68,25 +69,27 @@ class TestPause:
 
 
 class TestResume:
-    def test_queues_a_paused_job_and_rings_for_it(self, client: TestClient, harness: ApiHarness, file_id: str) -> None:
+    def test_queues_a_paused_job_and_notifies_workers(
+        self, client: TestClient, harness: ApiHarness, file_id: str
+    ) -> None:
         job_id = create(client, file_id).json()["id"]
         other = create(client, file_id).json()["id"]
-        steer(client, job_id, "pause")
+        control(client, job_id, "pause")
         assert client.get(f"/v1/fine_tuning/jobs/{other}").json()["queue_position"] == 1
-        harness.bell.rung.clear()
-        job = steer(client, job_id, "resume")
+        harness.notifier.notified.clear()
+        job = control(client, job_id, "resume")
         assert (job["status"], job["queue_position"]) == ("queued", 1)
-        assert harness.bell.rung == [job_id]
+        assert harness.notifier.notified == [job_id]
 
     def test_withdraws_a_pause_that_was_only_asked_for(
         self, client: TestClient, harness: ApiHarness, file_id: str
     ) -> None:
         job_id = create(client, file_id).json()["id"]
         claim(harness)
-        steer(client, job_id, "pause")
-        harness.bell.rung.clear()
-        job = steer(client, job_id, "resume")
-        assert (job["status"], job["pausing"], harness.bell.rung) == ("running", False, [])
+        control(client, job_id, "pause")
+        harness.notifier.notified.clear()
+        job = control(client, job_id, "resume")
+        assert (job["status"], job["pausing"], harness.notifier.notified) == ("running", False, [])
 
     def test_after_a_long_pause_does_not_promise_an_end_that_has_passed(
         self, client: TestClient, harness: ApiHarness, file_id: str
@@ -94,16 +97,16 @@ class TestResume:
         job_id = create(client, file_id).json()["id"]
         first = claim(harness)
         assert client.get(f"/v1/fine_tuning/jobs/{job_id}").json()["estimated_finish"] is not None
-        steer(client, job_id, "pause")
+        control(client, job_id, "pause")
         with harness.database.write() as session:
-            leases.release(session, job_id, first, outcome=leases.PAUSED, now=20)
-        steer(client, job_id, "resume")
+            leases.release(session, leases.Lease(job_id, first), leases.PAUSED, AttemptEnd(), 20)
+        control(client, job_id, "resume")
         claim(harness)
         job = client.get(f"/v1/fine_tuning/jobs/{job_id}").json()
         assert (job["status"], job["estimated_finish"]) == ("running", None)
 
 
-def steer(client: TestClient, job_id: str, verb: str) -> Any:
+def control(client: TestClient, job_id: str, verb: str) -> Any:
     response = client.post(f"/v1/fine_tuning/jobs/{job_id}/{verb}")
     assert response.status_code == 200, response.text
     return response.json()
@@ -112,6 +115,6 @@ def steer(client: TestClient, job_id: str, verb: str) -> Any:
 def claim(harness: ApiHarness) -> int:
     """Take the oldest queued job as a worker does; give its token."""
     with harness.database.write() as session:
-        job = leases.claim(session, owner="w", host="h", pid=1, base_models=(BASE,), now=10)
+        job = leases.claim(session, leases.WorkerIdentity("w", "h", 1), (BASE,), 10)
     assert job is not None
     return job.token

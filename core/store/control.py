@@ -1,7 +1,7 @@
-"""Steering jobs that were made: cancelled, paused and resumed on a person's word.
+"""Job control: jobs are cancelled, paused and resumed on a person's request.
 
-A job that no worker has obeys at once. Where one has it, the wish stands beside the status until the
-worker reads it with a heartbeat; what it then does is `core.store.leases`' matter. ``now`` is only recorded.
+A job that no worker has obeys at once. Where one has it, the requested action stands beside the status until
+the worker reads it with a heartbeat; what it then does is `core.store.leases`' matter. ``now`` is only recorded.
 """
 
 from enum import Enum, auto
@@ -10,34 +10,34 @@ from typing import Final
 from sqlalchemy import func, select
 
 from core.errors import JobHasEnded, JobNotFound
-from core.jobs.events import EventLevel
+from core.jobs.events import JobEvent
 from core.jobs.spec import TERMINAL, JobStatus
 from core.store.db import Session
 from core.store.tables import CheckpointRecord, JobRecord
-from core.store.transitions import Told, move
+from core.store.transitions import move
 
 
-class Wish(Enum):
+class RequestedAction(Enum):
     """What is asked of a job that runs."""
 
     CANCEL = auto()
     PAUSE = auto()
 
 
-WISHES: Final = (JobRecord.cancel_requested_at, JobRecord.pause_requested_at)
+REQUEST_COLUMNS: Final = (JobRecord.cancel_requested_at, JobRecord.pause_requested_at)
 
 
-def wish_of(cancel_requested_at: int | None, pause_requested_at: int | None) -> Wish | None:
-    """Read the wish from the columns `WISHES`; a cancellation outweighs a pause."""
+def requested_action(cancel_requested_at: int | None, pause_requested_at: int | None) -> RequestedAction | None:
+    """Read the requested action from `REQUEST_COLUMNS`; a cancellation outweighs a pause."""
     if cancel_requested_at is not None:
-        return Wish.CANCEL
-    return None if pause_requested_at is None else Wish.PAUSE
+        return RequestedAction.CANCEL
+    return None if pause_requested_at is None else RequestedAction.PAUSE
 
 
 def is_pausing(job: JobRecord) -> bool:
     """Tell whether the job still runs and is paused as soon as its worker has stopped it."""
-    wish = wish_of(job.cancel_requested_at, job.pause_requested_at)
-    return job.status is JobStatus.RUNNING and wish is Wish.PAUSE
+    action = requested_action(job.cancel_requested_at, job.pause_requested_at)
+    return job.status is JobStatus.RUNNING and action is RequestedAction.PAUSE
 
 
 def cancel(session: Session, job_id: str, now: int) -> JobRecord:
@@ -49,8 +49,8 @@ def cancel(session: Session, job_id: str, now: int) -> JobRecord:
     job = _lock(session, job_id)
     if job.status is JobStatus.QUEUED or job.status is JobStatus.PAUSED:
         when = "before it started" if job.status is JobStatus.QUEUED else "while it was paused"
-        told = Told(EventLevel.INFO, f"The job was cancelled {when}")
-        return _moved(session, job_id, JobStatus.CANCELLED, told, now, cancel_requested_at=now)
+        event = JobEvent(f"The job was cancelled {when}")
+        return _moved(session, job_id, JobStatus.CANCELLED, event, now, cancel_requested_at=now)
     if job.status is JobStatus.RUNNING and job.cancel_requested_at is None:
         job.cancel_requested_at = now
         session.flush()
@@ -68,8 +68,7 @@ def pause(session: Session, job_id: str, now: int) -> JobRecord:
     if job.status in TERMINAL:
         raise JobHasEnded(job_id, job.status.value, "paused")
     if job.status is JobStatus.QUEUED:
-        told = told_of_pause(session, job_id)
-        return _moved(session, job_id, JobStatus.PAUSED, told, now, pause_requested_at=now)
+        return _moved(session, job_id, JobStatus.PAUSED, pause_event(session, job_id), now, pause_requested_at=now)
     if job.pause_requested_at is None:
         job.pause_requested_at = now
         session.flush()
@@ -79,7 +78,7 @@ def pause(session: Session, job_id: str, now: int) -> JobRecord:
 def resume(session: Session, job_id: str, now: int) -> JobRecord:
     """Queue a paused job again, withdraw a pause that did not take effect yet, and leave any other job as it is.
 
-    The job has its old place in the queue, by its age. Whoever calls this rings the bell after the commit.
+    The job has its old place in the queue, by its age. Whoever calls this notifies the workers after the commit.
 
     Raises:
         JobNotFound: there is none.
@@ -89,24 +88,25 @@ def resume(session: Session, job_id: str, now: int) -> JobRecord:
     if job.status in TERMINAL:
         raise JobHasEnded(job_id, job.status.value, "resumed")
     if job.status is JobStatus.PAUSED:
-        told = _told(session, job_id, "The job was resumed")
-        return _moved(session, job_id, JobStatus.QUEUED, told, now, pause_requested_at=None, rung_at=None)
+        event = _event_with_step(session, job_id, "The job was resumed")
+        return _moved(session, job_id, JobStatus.QUEUED, event, now, pause_requested_at=None, notified_at=None)
     if job.pause_requested_at is not None:
         job.pause_requested_at = None
         session.flush()
     return job
 
 
-def told_of_pause(session: Session, job_id: str, because: str | None = None) -> Told:
-    """Say that the job is paused now, and how far it has come."""
-    return _told(session, job_id, "The job was paused" if because is None else f"The job was paused; {because}")
+def pause_event(session: Session, job_id: str, because: str | None = None) -> JobEvent:
+    """Make the event which says that the job is paused now, and how far it has come."""
+    message = "The job was paused" if because is None else f"The job was paused; {because}"
+    return _event_with_step(session, job_id, message)
 
 
-def _told(session: Session, job_id: str, what: str) -> Told:
+def _event_with_step(session: Session, job_id: str, message: str) -> JobEvent:
     step = session.scalar(select(func.max(CheckpointRecord.step)).where(CheckpointRecord.job_id == job_id))
     if step is None:
-        return Told(EventLevel.INFO, f"{what}; it has no checkpoint yet", {"step": 0})
-    return Told(EventLevel.INFO, f"{what}; its newest checkpoint is of step {step}", {"step": step})
+        return JobEvent(f"{message}; it has no checkpoint yet", data={"step": 0})
+    return JobEvent(f"{message}; its newest checkpoint is of step {step}", data={"step": step})
 
 
 def _lock(session: Session, job_id: str) -> JobRecord:
@@ -119,7 +119,7 @@ def _lock(session: Session, job_id: str) -> JobRecord:
     return job
 
 
-def _moved(session: Session, job_id: str, to: JobStatus, told: Told, now: int, **values: int | None) -> JobRecord:
-    moved = move(session, job_id, to, told, now, **values)
+def _moved(session: Session, job_id: str, to: JobStatus, event: JobEvent, now: int, **values: int | None) -> JobRecord:
+    moved = move(session, job_id, to, event, now, **values)
     assert moved, "the row is locked, so its status is the one that was read"
     return session.get_one(JobRecord, job_id, populate_existing=True)

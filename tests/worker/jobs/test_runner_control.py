@@ -5,13 +5,13 @@ import pytest
 from core.jobs.spec import JobStatus
 from tests.worker.conftest import Home
 from tests.worker.jobs.running import in_background, pause_in_the_middle, run, wait_for
-from worker.trainer_process.stop import Stop
+from worker.trainer_process.stop import StopFlag
 
 
 class TestStop:
     def test_releases_the_job_with_its_last_step_and_counts_no_attempt(self, home: Home) -> None:
         job_id = home.queue(steps=1000, step_s=0.05)
-        stop = Stop()
+        stop = StopFlag()
         thread = in_background(home, stop=stop)
         wait_for(lambda: bool(home.events(job_id)))
         stop.request()
@@ -27,7 +27,7 @@ class TestStop:
     def test_kills_a_trainer_that_does_not_listen(self, home: Home) -> None:
         job_id = home.queue(steps=1000, step_s=0.05, deaf=True)
         settings = home.settings.model_copy(update={"stop_grace_s": 0.3})
-        stop = Stop()
+        stop = StopFlag()
         thread = in_background(home, settings, stop)
         wait_for(lambda: bool(home.events(job_id)))
         stop.request()
