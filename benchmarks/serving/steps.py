@@ -15,7 +15,7 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 
 from worker.inference.kv_cache.slots import KvSlot
 from worker.inference.lora.adapter import Adapter
-from worker.inference.model.contract import Row, Runner
+from worker.inference.model.contract import Runner, StepRow
 
 COPIED_AT_ONCE = 2**30
 
@@ -76,13 +76,13 @@ def time_decode(
         slots = [_take(runner, len(prompt) + steps + 1) for prompt in prompts]
         try:
             found = [
-                runner.forward([Row(slot, prompt, adapter, 1)])[0]
+                runner.forward([StepRow(slot, prompt, adapter, 1)])[0]
                 for slot, prompt, adapter in zip(slots, prompts, adapters, strict=True)
             ]
             tokens = torch.stack(found).argmax(1).tolist()
             begin = _now()
             for _ in range(steps):
-                rows = [Row(s, [t], a, 1) for s, t, a in zip(slots, tokens, adapters, strict=True)]
+                rows = [StepRow(s, [t], a, 1) for s, t, a in zip(slots, tokens, adapters, strict=True)]
                 tokens = runner.forward(rows).argmax(1).tolist()
             return (_now() - begin) / steps
         finally:
@@ -96,7 +96,7 @@ def time_prefill(runner: Runner, prompt: Sequence[int], adapter: Adapter | None)
         slot = _take(runner, len(prompt) + 1)
         try:
             begin = _now()
-            runner.forward([Row(slot, prompt, adapter, 1)]).argmax(1).tolist()
+            runner.forward([StepRow(slot, prompt, adapter, 1)]).argmax(1).tolist()
             return _now() - begin
         finally:
             runner.kv.release(slot)
@@ -109,7 +109,7 @@ def agreement(runner: Runner, prompts: Sequence[Sequence[int]], answers: Sequenc
         for prompt, answer in zip(prompts, answers, strict=True):
             fed = [*prompt, *answer[:-1]]
             slot = _take(runner, len(fed) + 1)
-            chosen = runner.forward([Row(slot, fed, None, len(answer))]).argmax(1).tolist()
+            chosen = runner.forward([StepRow(slot, fed, None, len(answer))]).argmax(1).tolist()
             runner.kv.release(slot)
             same += sum(left == right for left, right in zip(chosen, answer, strict=True))
             total += len(answer)

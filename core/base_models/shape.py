@@ -95,13 +95,14 @@ def read_shape(folder: Path) -> ModelShape:
         kind = config.get("model_type", "unknown")
         named = f", such as {unknown[0]}," if unknown else ""
         raise BaseModelInvalid(f"memory and time are not known for the layers{named} of the architecture {kind!r}")
-    first = [name for name in by_name if (found := _BLOCK.search(name)) and found[1] == "0"]
+    numbers = {name: block[1] for name in by_name if (block := _BLOCK.search(name))}
+    first = [name for name, number in numbers.items() if number == "0"]
     norms = [name for name in first if name.endswith("norm.weight") and by_name[name].shape == head.shape[1:]]
     rope = config.get("rope_parameters") or {}
     return ModelShape(
         parameters=sum(math.prod(tensor.shape) for tensor in tensors),
         stored_bytes=sum(tensor.bytes for tensor in tensors),
-        blocks=len({found[1] for name in by_name if (found := _BLOCK.search(name))}),
+        blocks=len(set(numbers.values())),
         heads=int(config.get("num_attention_heads") or 0),
         hidden_width=head.shape[1],
         vocab_rows=head.shape[0],

@@ -204,7 +204,7 @@ def activation_bytes_per_token(
     """Give what one token leaves behind for backward, the copies of adapters not counted.
 
     Kept are: each norm's input, attention's q, k, v and result, the MLP's inner values, and for each
-    adapter what it reads and its narrow product. Dropout keeps each adapter's own input and mask instead.
+    adapter what it reads and what A gives. Dropout keeps each adapter's own input and mask instead.
     Where the trainer has blocks of its own, a norm keeps no float32 copy and a gate not its activation. On a CPU
     attention's probabilities are kept for examples of up to `TILE_ROWS` tokens.
     """
@@ -222,9 +222,9 @@ def activation_bytes_per_token(
     read = _values_read(shape, adapted, lora)
     norms = (shape.norms * shape.blocks + 1) * shape.hidden_width
     norm_bytes = 4 if shape.has_rms_norm and not shape.has_own_blocks else VALUE_BYTES[dtype]
-    narrow = (lora.rank + shape.has_own_blocks) * len(adapted)  # our own function carries the bias beside the ranks
-    chances = 0 if is_gpu or longest_tokens > TILE_ROWS else shape.blocks * shape.heads * longest_tokens
-    return norms * norm_bytes + (chances + attention + mlp + read + narrow) * VALUE_BYTES[dtype]
+    lora_a = (lora.rank + shape.has_own_blocks) * len(adapted)  # our own function carries the bias beside the ranks
+    probs = 0 if is_gpu or longest_tokens > TILE_ROWS else shape.blocks * shape.heads * longest_tokens
+    return norms * norm_bytes + (probs + attention + mlp + read + lora_a) * VALUE_BYTES[dtype]
 
 
 def _values_read(shape: ModelShape, adapted: tuple[LinearLayer, ...], lora: LoraSpec) -> int:

@@ -47,11 +47,11 @@ DEFECTS = (
         ),
     ),
     Defect(
-        name="the engine stretches the bias by DoRA's gain, too",
-        in_="worker.inference.lora.bank:LoraGroup.stretch",
-        replace="($outputs.float() - $bias) * $gain + $bias",
-        by="$outputs.float() * $gain",
-        tests=("tests/worker/inference/lora/test_bank.py::test_doras_outputs_are_stretched_but_not_their_bias",),
+        name="the engine scales the bias by DoRA's magnitude, too",
+        in_="worker.inference.lora.bank:LoraGroup.apply_dora_magnitude",
+        replace="($outputs.float() - $bias) * $magnitude_scale + $bias",
+        by="$outputs.float() * $magnitude_scale",
+        tests=("tests/worker/inference/lora/test_bank.py::test_doras_magnitude_scales_outputs_but_not_their_bias",),
     ),
     Defect(
         name="the count of evaluations without improvement begins anew with every attempt",

@@ -44,7 +44,7 @@ DEFECTS = (
     ),
     Defect(
         name="22 the base model's own dropout is on while training",
-        in_="worker.models.loading:_turn_dropout_off",
+        in_="worker.models.loading:_disable_dropout",
         replace="$module.p = 0.0",
         by="$module.p = 0.1",
         tests=(f"{OBJECTIVE}::test_trap_22_the_first_steps_loss_is_that_of_the_evaluation_before_it",),

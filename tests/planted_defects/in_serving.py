@@ -101,15 +101,15 @@ DEFECTS = (
     Defect(
         name="a token of a short row sees tokens that come after it",
         in_="worker.inference.model.layout:_decode_rows",
-        replace="$hidden_PL.masked_fill_($$$given)",
-        by="$hidden_PL",
+        replace="$mask_SP.masked_fill_($$$given)",
+        by="$mask_SP",
         tests=(MIX,),
     ),
     Defect(
         name="a recorded step writes into the slots of rows that take no part",
         in_="worker.inference.model.cuda_graphs:DecodeGraphs._numbers",
-        replace="$positions = [*$held, *[0] * ($kind.places - len($held))]",
-        by=("$positions = [0] * $kind.places\nfor row in rows:\n    $positions[row.slot.place] = row.slot.length"),
+        replace="$positions = [*$held, *[0] * ($key.slots - len($held))]",
+        by=("$positions = [0] * $key.slots\nfor row in rows:\n    $positions[row.slot.place] = row.slot.length"),
         tests=(f"{GRAPHS}::test_places_without_a_row_keep_all_that_their_slots_hold",),
     ),
     Defect(

@@ -169,7 +169,7 @@ DEFECTS = (
     Defect(
         name="the base model's own dropout stays on",
         in_="worker.models.loading:load_base_model",
-        replace="_turn_dropout_off($model)",
+        replace="_disable_dropout($model)",
         by="pass",
         tests=(
             "tests/worker/training/model/test_lora.py::TestStart::test_the_bases_own_dropout_is_off_while_training",

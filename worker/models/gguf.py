@@ -64,10 +64,10 @@ def _locate(source: GgufPackage) -> Path:
     if not path.is_file():
         raise BaseModelInvalid(f"the package {source.package} holds no {source.file}; install the version that does")
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != source.sha256:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != source.sha256:
         raise BaseModelInvalid(
-            f"{path} has SHA-256 {found}, expected {source.sha256}; reinstall the package {source.package}"
+            f"{path} has SHA-256 {digest}, expected {source.sha256}; reinstall the package {source.package}"
         )
     return path
 

@@ -77,7 +77,7 @@ def load_base_model(folder: Path, *, dtype: DType = "auto", quantization: Quanti
         raise BaseModelInvalid(f"{folder} lacks {len(absent)} of the model's tensors, {absent[0]} among them")
     model.requires_grad_(False)
     model.eval()
-    _turn_dropout_off(model)
+    _disable_dropout(model)
     if quantization is None:  # else the weights are on the GPU already, and must not be converted
         nn.Module.to(model, device)
     return LoadedModel(model, tokenizer, imported.context_tokens, imported.fingerprint, device, resolved)
@@ -96,7 +96,7 @@ def _prepare(config: PretrainedConfig) -> None:
     config.use_cache = False
 
 
-def _turn_dropout_off(model: nn.Module) -> None:
+def _disable_dropout(model: nn.Module) -> None:
     """Make train() harmless: a frozen base has nothing to regularise, and its noise would only slow LoRA down."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):

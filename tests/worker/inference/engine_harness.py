@@ -24,7 +24,7 @@ from tests.worker.inference.adapters.adapter_files import store_adapter as store
 from tests.worker.inference.adapters.adapter_files import write_adapter
 from worker.inference.engine import LocalEngine
 from worker.inference.metrics.engine_metrics import EngineMetrics
-from worker.inference.model.contract import Row
+from worker.inference.model.contract import StepRow
 from worker.inference.model.runner import ModelRunner
 from worker.models.loading import LoadedModel
 
@@ -210,7 +210,7 @@ class WatchedRunner:
     def open(self) -> None:
         self._open.set()
 
-    def forward(self, rows: Sequence[Row]) -> Tensor:
+    def forward(self, rows: Sequence[StepRow]) -> Tensor:
         self.forwards += 1
         if self.forwards == self._closed_at:
             self.reached.set()

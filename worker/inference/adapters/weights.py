@@ -14,7 +14,7 @@ from torch import Tensor
 from core.errors import AdapterInvalid
 from core.serving.strict_json import shown
 from worker.inference.adapters.weights_file import TensorEntry, WeightsFile
-from worker.inference.lora.adapter import LoraPair, gain_of
+from worker.inference.lora.adapter import LoraPair, magnitude_scale
 
 A, B, LENGTH = "lora_A", "lora_B", "lora_magnitude_vector"  # PEFT's names
 
@@ -59,7 +59,7 @@ class PairReader:
         self._device = device
         self._dtype = dtype
         self._taken: dict[tuple[str, str], Tensor] = {}
-        self._stored: dict[str, dict[str, Tensor]] = {}  # as in the file, until a layer's gain is derived of them
+        self._stored: dict[str, dict[str, Tensor]] = {}  # as in the file, for layers whose scale is not derived yet
 
     def read(self, file: WeightsFile) -> dict[str, LoraPair]:
         """Give the pairs by their layers' names; they may be used once the file's digest was checked.
@@ -114,7 +114,7 @@ class PairReader:
                 return tensor.to(torch.float32, copy=True)
 
     def _keep(self, layer: str, part: str, tensor: Tensor) -> None:
-        """Put DoRA's tensors by as they are stored, and derive the gain from them once all are there.
+        """Put DoRA's tensors by as they are stored, and derive their layer's scale from them once all are there.
 
         The model's dtype may be too coarse for that.
         """
@@ -122,10 +122,11 @@ class PairReader:
         stored[part] = tensor.to(self._device, copy=True)
         if len(stored) < len(_SUFFIX):
             return
-        gain_O = gain_of(stored[LENGTH], self._weight_of(layer), stored[A], stored[B], self._shapes[layer].scale)
-        if not _is_finite(gain_O):
-            raise self._refusal(f"layer {layer} has a row of length 0, which cannot be stretched")
-        self._taken[layer, LENGTH] = gain_O
+        weight_OI, scale = self._weight_of(layer), self._shapes[layer].scale
+        magnitude_scale_O = magnitude_scale(stored[LENGTH], weight_OI, stored[A], stored[B], scale)
+        if not _is_finite(magnitude_scale_O):
+            raise self._refusal(f"layer {layer} has a row of length 0, which cannot be scaled")
+        self._taken[layer, LENGTH] = magnitude_scale_O
         del self._stored[layer]
 
     def _refusal(self, reason: str) -> AdapterInvalid:

@@ -1,6 +1,6 @@
 """An adapter in memory: the two factors of each layer that it changes, and the renderer that feeds it prompts.
 
-Axis letters: R rank, I inputs, O outputs. Where adapters come from and whether they fit the model is not known here.
+Where adapters come from and whether they fit the model is not known here.
 """
 
 from dataclasses import dataclass
@@ -16,13 +16,14 @@ from core.text.rendering import Renderer
 class LoraPair:
     """The two factors of one layer's delta, x·Aᵀ·B, in the base model's dtype and on its device.
 
-    ``b_RO`` is PEFT's B transposed, with the scale multiplied in. ``gain_O`` is DoRA's: what the layer's outputs,
-    the delta in them but not the bias, are multiplied by. It is near 1, so it is kept in float32; None for plain LoRA.
+    ``b_RO`` is PEFT's B transposed, with the scale multiplied in. ``magnitude_scale_O`` is DoRA's: what the layer's
+    outputs, the delta in them but not the bias, are multiplied by. It is near 1, so it is kept in float32; None for
+    plain LoRA.
     """
 
     a_RI: Tensor
     b_RO: Tensor
-    gain_O: Tensor | None = None
+    magnitude_scale_O: Tensor | None = None
 
     @property
     def rank(self) -> int:
@@ -30,7 +31,7 @@ class LoraPair:
 
     @property
     def bytes(self) -> int:
-        return sum(tensor.nbytes for tensor in (self.a_RI, self.b_RO, self.gain_O) if tensor is not None)
+        return sum(tensor.nbytes for tensor in (self.a_RI, self.b_RO, self.magnitude_scale_O) if tensor is not None)
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,12 @@ class Adapter:
         return max(pair.rank for pair in self.pairs.values())
 
     @cached_property
-    def is_stretched(self) -> bool:
+    def has_dora(self) -> bool:
         """Whether it is DoRA's."""
-        return any(pair.gain_O is not None for pair in self.pairs.values())
+        return any(pair.magnitude_scale_O is not None for pair in self.pairs.values())
 
 
-def gain_of(length_O: Tensor, weight_OI: Tensor, a_RI: Tensor, b_OR: Tensor, scale: float) -> Tensor:
+def magnitude_scale(length_O: Tensor, weight_OI: Tensor, a_RI: Tensor, b_OR: Tensor, scale: float) -> Tensor:
     """Give what DoRA (2402.09353) multiplies each output by, so that its row of W + scale·B·A has the learnt length."""
     adapted_OI = weight_OI.float() + scale * (b_OR.float() @ a_RI.float())
     norm_O: Tensor = torch.linalg.vector_norm(adapted_OI, dim=1)

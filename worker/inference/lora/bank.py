@@ -1,8 +1,8 @@
 """LoRA for a batch whose rows use different adapters: their factors side by side in a bank of columns.
 
 Each group of layers that share an input has its adapters' factors in two tensors, in which an adapter owns the same
-range of columns everywhere, so mixed ranks need no padding. Axis letters: N tokens, S layers of a group, R columns,
-I inputs, O outputs. Where adapters come from and whether they fit the model is not known here.
+range of columns everywhere, so mixed ranks need no padding. L are the layers of a group, R the bank's columns. Where
+adapters come from and whether they fit the model is not known here.
 """
 
 import math
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from worker.inference.lora.adapter import Adapter
-from worker.inference.lora.plan import LONGEST_SHARED, Columns, LoraPlan, Span, make_plan
+from worker.inference.lora.plan import LONGEST_SHARED, LoraPlan, LoraSegment, Span, make_plan
 from worker.inference.native.huge_pages import lazy_zeros
 
 WIDTH_MULTIPLE: Final = 8  # of columns: rows of a factor then begin at 16 bytes, as matrix kernels like it
@@ -27,7 +27,7 @@ _ALIGNED: Final = 32  # numbers: a tensor begins at a line of the cache
 class LoraGroup:
     """Layers that share an input: their names, and where the outputs of each begin among all of theirs.
 
-    The tensors are made for the first adapter that changes one of the layers: a_SRI and, for each layer, b_RO.
+    The tensors are made for the first adapter that changes one of the layers: a_LRI and, for each layer, b_RO.
     """
 
     def __init__(self, names: Sequence[str], in_features: int, out_features: Sequence[int]) -> None:
@@ -36,38 +36,38 @@ class LoraGroup:
         self.out_features = tuple(out_features)
         self.offsets = (0, *accumulate(out_features))
         self.numbers_per_column = in_features * len(names) + self.offsets[-1]
-        self.a_SRI: Tensor | None = None
+        self.a_LRI: Tensor | None = None
         self.b_RO: tuple[Tensor, ...] = ()
 
     def add(self, x_NI: Tensor, y_NO: Tensor, plan: LoraPlan) -> None:
         """Add to each token's outputs, side by side in ``y``, what its adapter adds; base tokens are not touched."""
         if not plan.touches(self.names):
             return
-        for part in plan.parts:
-            self.add_part(x_NI, y_NO, part)
-        self.stretch(y_NO, plan)
+        for segment in plan.segments:
+            self.add_segment(x_NI, y_NO, segment)
+        self.apply_dora_magnitude(y_NO, plan)
 
-    def add_part(self, x_NI: Tensor, y_NO: Tensor, part: Columns) -> None:
-        """As `add`, for one part of a step's tokens, and without what DoRA stretches."""
-        assert self.a_SRI is not None, "an adapter that is ready has its factors in the bank"
-        x_NI, y_NO, a_SRI = x_NI[part.tokens], y_NO[part.tokens], self.a_SRI[:, part.columns]
+    def add_segment(self, x_NI: Tensor, y_NO: Tensor, segment: LoraSegment) -> None:
+        """As `add`, for one segment of a step's tokens, and without DoRA's magnitude."""
+        assert self.a_LRI is not None, "an adapter that is ready has its factors in the bank"
+        x_NI, y_NO, a_LRI = x_NI[segment.tokens], y_NO[segment.tokens], self.a_LRI[:, segment.columns]
         for number, (begin, b_RO) in enumerate(zip(self.offsets, self.b_RO, strict=False)):
-            inner_NR = torch.nn.functional.linear(x_NI, a_SRI[number])
-            if part.mask_NR is not None:
-                inner_NR *= part.mask_NR
-            y_NO[:, begin : begin + b_RO.shape[1]].addmm_(inner_NR, b_RO[part.columns])
+            lora_a_NR = torch.nn.functional.linear(x_NI, a_LRI[number])
+            if segment.mask_NR is not None:
+                lora_a_NR *= segment.mask_NR
+            y_NO[:, begin : begin + b_RO.shape[1]].addmm_(lora_a_NR, b_RO[segment.columns])
 
-    def stretch(self, y_NO: Tensor, plan: LoraPlan) -> None:
-        """Multiply the outputs of DoRA's tokens by its gains."""
-        for tokens, adapter in plan.stretched:
+    def apply_dora_magnitude(self, y_NO: Tensor, plan: LoraPlan) -> None:
+        """Multiply the outputs of DoRA's tokens by the scales of their magnitudes."""
+        for tokens, adapter in plan.dora:
             for number, name in enumerate(self.names):
                 pair = adapter.pairs.get(name)
-                if pair is None or pair.gain_O is None:
+                if pair is None or pair.magnitude_scale_O is None:
                     continue
                 outputs = y_NO[tokens, self.offsets[number] : self.offsets[number + 1]]
                 bias_O = plan.biases.get(name)
                 bias = 0.0 if bias_O is None else bias_O.float()
-                outputs.copy_((outputs.float() - bias) * pair.gain_O + bias)
+                outputs.copy_((outputs.float() - bias) * pair.magnitude_scale_O + bias)
 
     def copy(self, adapter: Adapter, columns: slice, bank_columns: int, make: "_Zeros") -> int:
         """Write an adapter's factors into its columns, zeros where it has none; give the bytes written.
@@ -75,15 +75,15 @@ class LoraGroup:
         ``make`` makes the group's tensors, for the first adapter that changes one of its layers.
         """
         pairs = [adapter.pairs.get(name) for name in self.names]
-        if self.a_SRI is None:
+        if self.a_LRI is None:
             first = next((pair for pair in pairs if pair is not None), None)
             if first is None:
                 return 0
             self._allocate(bank_columns, first.a_RI, make)
-        assert self.a_SRI is not None
+        assert self.a_LRI is not None
         for number, pair in enumerate(pairs):
             for factor, values in (
-                (self.a_SRI[number, columns], None if pair is None else pair.a_RI),
+                (self.a_LRI[number, columns], None if pair is None else pair.a_RI),
                 (self.b_RO[number][columns], None if pair is None else pair.b_RO),
             ):
                 rank = 0 if values is None else len(values)
@@ -91,10 +91,10 @@ class LoraGroup:
                     factor[:rank] = values
                 if rank < len(factor):
                     factor[rank:] = 0
-        return _width(columns) * self.numbers_per_column * self.a_SRI.itemsize
+        return _width(columns) * self.numbers_per_column * self.a_LRI.itemsize
 
     def _allocate(self, columns: int, like: Tensor, make: "_Zeros") -> None:
-        self.a_SRI = make((len(self.names), columns, self.in_features), like)
+        self.a_LRI = make((len(self.names), columns, self.in_features), like)
         self.b_RO = tuple(make((columns, out), like) for out in self.out_features)
 
 
@@ -125,7 +125,7 @@ class LoraBank:
     def __init__(self, groups: Sequence[LoraGroup], columns: int, biases: dict[str, Tensor]) -> None:
         self._groups = tuple(groups)
         self.columns = columns
-        self._biases = biases  # by layer name; what DoRA does not stretch
+        self._biases = biases  # by layer name; what DoRA's magnitude does not scale
         self.version = 0
         self._memory: Tensor | None = None  # on a CPU: what is left of it for groups that have no tensors yet
         self._placements: OrderedDict[str, _Placement] = OrderedDict()  # least recently used first
@@ -146,7 +146,7 @@ class LoraBank:
     @property
     def layers(self) -> frozenset[str]:
         """The layers that have columns: each that any adapter has changed so far, and those beside it."""
-        return frozenset(name for group in self._groups if group.a_SRI is not None for name in group.names)
+        return frozenset(name for group in self._groups if group.a_LRI is not None for name in group.names)
 
     def columns_of(self, adapter: Adapter) -> slice:
         """Give the columns of an adapter that was reserved."""
@@ -182,9 +182,9 @@ class LoraBank:
                 if limit_bytes <= 0:
                     return True
                 group = self._groups[placement.copied_groups]
-                before = group.a_SRI
+                before = group.a_LRI
                 limit_bytes -= group.copy(placement.adapter, placement.columns, self.columns, self._zeros)
-                if group.a_SRI is not before:
+                if group.a_LRI is not before:
                     self.version += 1
                 placement.copied_groups += 1
                 if placement.copied_groups == len(self._groups):
@@ -200,8 +200,8 @@ class LoraBank:
             numbers = self.columns * sum(group.numbers_per_column for group in self._groups) + tensors * _ALIGNED
             self._memory = lazy_zeros(numbers, like.dtype)
         numbers = math.prod(shape)
-        made, self._memory = self._memory[:numbers].view(*shape), self._memory[numbers + -numbers % _ALIGNED :]
-        return made
+        zeros, self._memory = self._memory[:numbers].view(*shape), self._memory[numbers + -numbers % _ALIGNED :]
+        return zeros
 
     def unpin(self, adapter: Adapter) -> None:
         placement = self._placements[adapter.digest]

@@ -27,11 +27,11 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Columns:
-    """A part of a step's tokens and the columns that they use.
+class LoraSegment:
+    """Neighbouring tokens of a step that share a product, and the columns that they use.
 
     ``mask_NR``, over these tokens and columns, is 1 where a token uses a column and 0 elsewhere; None: all use all.
-    ``is_shared`` marks the part of the short spans.
+    ``is_shared`` marks the segment of the short spans.
     """
 
     tokens: slice
@@ -45,13 +45,13 @@ class LoraPlan:
     """One step's use of the bank.
 
     Attributes:
-        parts: tokens outside them belong to the base model.
-        stretched: the tokens of DoRA adapters.
+        segments: tokens outside them belong to the base model.
+        dora: the tokens of DoRA adapters.
         begins, ranks: int32 per token of the short spans, for kernels that go token by token; rank 0 is the base model.
     """
 
-    parts: tuple[Columns, ...]
-    stretched: tuple[tuple[slice, Adapter], ...]
+    segments: tuple[LoraSegment, ...]
+    dora: tuple[tuple[slice, Adapter], ...]
     biases: dict[str, Tensor]
     begins: Tensor
     ranks: Tensor
@@ -66,8 +66,8 @@ def make_plan(
     spans: Sequence[Span], places: Mapping[str, slice], biases: dict[str, Tensor], longest_shared: int
 ) -> LoraPlan:
     """Plan a step whose tokens the spans cover in order; the first ones share a product as long as they are short."""
-    parts: list[Columns] = []
-    stretched: list[tuple[slice, Adapter]] = []
+    segments: list[LoraSegment] = []
+    dora: list[tuple[slice, Adapter]] = []
     shared: list[tuple[int, slice | None]] = []
     like: Tensor | None = None
     begin = 0
@@ -78,20 +78,20 @@ def make_plan(
         if span.tokens <= longest_shared and tokens.start == sum(tokens for tokens, _ in shared):
             shared.append((span.tokens, columns))
         elif columns is not None:
-            parts.append(Columns(tokens, columns, None, is_shared=False))
+            segments.append(LoraSegment(tokens, columns, None, is_shared=False))
         if span.adapter is not None:
             like = next(iter(span.adapter.pairs.values())).a_RI
-            if span.adapter.is_stretched:
-                stretched.append((tokens, span.adapter))
+            if span.adapter.has_dora:
+                dora.append((tokens, span.adapter))
     if like is not None and any(columns is not None for _, columns in shared):
-        parts.insert(0, _share(shared, like))
+        segments.insert(0, _share(shared, like))
     begins, ranks = _per_token(shared)
     distinct = {span.adapter.digest: span.adapter for span in spans if span.adapter is not None}
     layers = frozenset().union(*(adapter.layers for adapter in distinct.values()))
-    return LoraPlan(tuple(parts), tuple(stretched), biases, begins, ranks, layers)
+    return LoraPlan(tuple(segments), tuple(dora), biases, begins, ranks, layers)
 
 
-def _share(shared: Sequence[tuple[int, slice | None]], like: Tensor) -> Columns:
+def _share(shared: Sequence[tuple[int, slice | None]], like: Tensor) -> LoraSegment:
     used = [columns for _, columns in shared if columns is not None]
     covered = slice(min(columns.start for columns in used), max(columns.stop for columns in used))
     mask = torch.zeros(sum(tokens for tokens, _ in shared), covered.stop - covered.start)
@@ -101,7 +101,7 @@ def _share(shared: Sequence[tuple[int, slice | None]], like: Tensor) -> Columns:
             mask[begin : begin + tokens, columns.start - covered.start : columns.stop - covered.start] = 1
         begin += tokens
     mask_NR = None if bool(mask.all()) else mask.to(like.device, like.dtype)
-    return Columns(slice(0, begin), covered, mask_NR, is_shared=True)
+    return LoraSegment(slice(0, begin), covered, mask_NR, is_shared=True)
 
 
 def _per_token(shared: Sequence[tuple[int, slice | None]]) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from worker.inference.metrics.machine_probe import Probe
-from worker.inference.model.step_timer import Part
+from worker.inference.model.step_timer import StepPart
 
 REST: Final = "rest"  # of a step: norms, activations, and what Python does
 _SHARES: Final = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -44,10 +44,10 @@ class StepMetrics:
             ("part",),
             registry=registry,
         )
-        for part in (*Part, REST):
+        for part in (*StepPart, REST):
             self._part_seconds.labels(part)  # each is there from the beginning
 
-    def parts(self, parts: Mapping[Part, float], seconds: float) -> None:
+    def parts(self, parts: Mapping[StepPart, float], seconds: float) -> None:
         """Tell where the time of one step went that was taken apart; what is in none of the parts is the rest."""
         for part, part_s in parts.items():
             self._part_seconds.labels(part).inc(part_s)

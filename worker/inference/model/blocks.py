@@ -80,10 +80,10 @@ class OwnModel:
         self._norm = _Norm(block, decoder.get_submodule(block.final_norm))
         positions = torch.arange(context_tokens, device=model.device)
         like = torch.empty(0, dtype=torch.float32, device=model.device)
-        cos_1LR, sin_1LR = decoder.rotary_emb(like, positions[None])
-        self._cos_LR, self._sin_LR = cos_1LR[0].clone(), sin_1LR[0].clone()
-        self._signed_sin_LR = self._sin_LR.clone()
-        self._signed_sin_LR[:, : self._sin_LR.shape[1] // 2] *= -1
+        cos_1PE, sin_1PE = decoder.rotary_emb(like, positions[None])
+        self._cos_PE, self._sin_PE = cos_1PE[0].clone(), sin_1PE[0].clone()
+        self._signed_sin_PE = self._sin_PE.clone()
+        self._signed_sin_PE[:, : self._sin_PE.shape[1] // 2] *= -1
         self._blocks = [
             DecoderBlock(block, layer, f"model.layers.{number}", number, make)
             for number, layer in enumerate(decoder.layers[: decoder.config.num_hidden_layers])
@@ -96,18 +96,18 @@ class OwnModel:
 
     def __call__(self, step: Step, lora: StepLora, timer: StepTimer = NO_TIMER) -> Tensor:
         ops = TimedOps(self._ops, timer) if timer.is_on else self._ops
-        angles = (self._cos_LR, self._sin_LR, self._signed_sin_LR)
-        rotation = Rotation(*(values_LR[step.positions_N] for values_LR in angles))
+        angles = (self._cos_PE, self._sin_PE, self._signed_sin_PE)
+        rotation = Rotation(*(values_PE[step.positions_N] for values_PE in angles))
         inputs = StepInputs(step, rotation, lora.blocks, ops)
         states_NH = embedding(step.ids_N, self._embedding_VH)
         for block in self._blocks:
             states_NH = block(states_NH, inputs)
         if not step.is_wanted_whole:
-            states_NH = states_NH[step.wanted_W]
+            states_NH = states_NH[step.wanted_K]
         normed = self._norm(states_NH, ops)
-        logits_WV = ops.project(self._head, normed)
-        ops.add_lora(self._head.group, normed, logits_WV, lora.head)
-        return logits_WV
+        logits_KV = ops.project(self._head, normed)
+        ops.add_lora(self._head.group, normed, logits_KV, lora.head)
+        return logits_KV
 
 
 def find_own_blocks(model: PreTrainedModel) -> Architecture | None:
@@ -159,8 +159,8 @@ def _project(projection: AdaptedProjection, x_NI: Tensor, inputs: StepInputs) ->
 
 
 def _project_onto(states_NH: Tensor, projection: AdaptedProjection, x_NI: Tensor, inputs: StepInputs) -> Tensor:
-    """Add a projection to what is there already, in one operation where nothing stretches its outputs."""
-    if inputs.lora.stretched:
+    """Add a projection to what is there already, in one operation where no DoRA scales its outputs."""
+    if inputs.lora.dora:
         return states_NH + _project(projection, x_NI, inputs)
     sum_NH = inputs.ops.project_onto(states_NH, projection, x_NI)
     inputs.ops.add_lora(projection.group, x_NI, sum_NH, inputs.lora)

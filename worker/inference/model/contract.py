@@ -1,7 +1,7 @@
 """What one forward pass of the engine's model is asked for, and who answers: the contract between scheduler and model.
 
-Axis letters of the engine: W logits that are wanted, V vocabulary, N fed tokens of all rows, R columns of the LoRA
-bank, S slots, H query heads, G key-value heads, D a head's width, L a slot's places, I and O a layer's in- and outputs.
+Beside the tree's axis letters the engine's need G key-value heads and E numbers of a head that are rotated. K are the
+logits that are wanted.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from worker.inference.model.step_timer import StepTimer
 
 
 @dataclass(frozen=True)
-class Row:
+class StepRow:
     """One request's part of a step: the tokens that are fed, behind what its slot holds already.
 
     Attributes:
@@ -64,8 +64,8 @@ class Runner(Protocol):
         """What ``forward`` tells of its parts, in a step that is taken apart."""
         ...
 
-    def forward(self, rows: Sequence[Row]) -> Tensor:
-        """Feed all rows at once; give float32 logits_WV, row by row, without the ids that no token has.
+    def forward(self, rows: Sequence[StepRow]) -> Tensor:
+        """Feed all rows at once; give float32 logits_KV, row by row, without the ids that no token has.
 
         Each slot is longer by its row's tokens afterwards. When it raises, every slot of these rows is lost: its
         length no longer says what it holds, and it may only be released.

@@ -18,7 +18,7 @@ from worker.inference.model.attention import attend
 from worker.inference.model.contract import ModelSize
 from worker.inference.model.layout import Step
 from worker.inference.model.projection import AdaptedProjection, Make, Weights
-from worker.inference.model.step_timer import NO_TIMER, Part, StepTimer
+from worker.inference.model.step_timer import NO_TIMER, StepPart, StepTimer
 
 ATTENTION: Final = "loramill_slots"  # in transformers' registry of attention functions
 
@@ -38,7 +38,7 @@ class Pass(Protocol):
     def projections(self) -> Mapping[str, AdaptedProjection]: ...
 
     def __call__(self, step: Step, lora: StepLora, timer: StepTimer = NO_TIMER) -> Tensor:
-        """Give logits_WV of the wanted tokens, in the model's type; the timer is told of the step's parts."""
+        """Give logits_KV of the wanted tokens, in the model's type; the timer is told of the step's parts."""
         ...
 
 
@@ -53,21 +53,21 @@ class TransformersPass:
         for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]:
             projection = AdaptedProjection([name], [layer], make)
             self.projections[name] = projection
-            model.set_submodule(name, _Served(projection, self._current, is_head=layer is head))
+            model.set_submodule(name, _ServedLinear(projection, self._current, is_head=layer is head))
         model.config._attn_implementation = ATTENTION
 
     def __call__(self, step: Step, lora: StepLora, timer: StepTimer = NO_TIMER) -> Tensor:
         self._current.lora, self._current.timer = lora, timer
-        logits_1WV: Tensor = self._model(
+        logits_1KV: Tensor = self._model(
             input_ids=step.ids_N[None],
             position_ids=step.positions_N[None],
             # No cache of transformers': the slots are ours, and its mask would take the rows for one text.
             use_cache=False,
-            logits_to_keep=step.wanted_W,
+            logits_to_keep=step.wanted_K,
             loramill_step=step,
             loramill_timer=timer,
         ).logits
-        return logits_1WV[0]
+        return logits_1KV[0]
 
 
 class _Current:
@@ -77,7 +77,7 @@ class _Current:
     timer: StepTimer
 
 
-class _Served(nn.Module):
+class _ServedLinear(nn.Module):
     """A linear layer of transformers' as we compute it."""
 
     def __init__(self, projection: AdaptedProjection, current: _Current, *, is_head: bool) -> None:
@@ -94,9 +94,9 @@ class _Served(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x_NI = x.reshape(-1, x.shape[-1])
         lora, timer = self._current.lora, self._current.timer
-        with timer.part(Part.LINEAR):
+        with timer.part(StepPart.LINEAR):
             y_NO = self._projection(x_NI)
-        with timer.part(Part.LORA):
+        with timer.part(StepPart.LORA):
             self._projection.group.add(x_NI, y_NO, lora.head if self._is_head else lora.blocks)
         return y_NO.view(*x.shape[:-1], self.out_features)
 
@@ -115,13 +115,13 @@ def _attend_in_slots(
     softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Transformers' signature: (1, heads, N, D) in, (1, N, heads, D) out. Its mask is not needed: the step knows."""
+    """Transformers' signature: (1, A, N, D) in, (1, N, A, D) out. Its mask is not needed: the step knows."""
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     layer: Any = module.layer_idx
-    query_NHD, key_NGD, value_NGD = (states[0].transpose(0, 1) for states in (query, key, value))
-    with loramill_timer.part(Part.ATTENTION):
-        attended_NHD = attend(query_NHD, key_NGD, value_NGD, loramill_step, layer, scale, sliding_window, softcap)
-    return attended_NHD[None], None
+    query_NAD, key_NGD, value_NGD = (states[0].transpose(0, 1) for states in (query, key, value))
+    with loramill_timer.part(StepPart.ATTENTION):
+        attended_NAD = attend(query_NAD, key_NGD, value_NGD, loramill_step, layer, scale, sliding_window, softcap)
+    return attended_NAD[None], None
 
 
 AttentionInterface.register(ATTENTION, _attend_in_slots)

@@ -13,42 +13,42 @@ from torch import Tensor
 
 from worker.inference.kv_cache.slots import Arena, KvSlot
 from worker.inference.lora.plan import Span
-from worker.inference.model.contract import Row
+from worker.inference.model.contract import StepRow
 
 
 @dataclass(frozen=True)
 class DecodeRows:
-    """One token of each of some rows in one arena, in the order of their places: ``begin`` to ``end`` of the step.
+    """One token of each of some rows in one arena, in the order of their slots: ``begin`` to ``end`` of the step.
 
     Attributes:
-        places_B, positions_B: int64; where each row's slot is, and where its token goes in it.
-        slots_B, lengths_B: the same as int32 on the CPU, for kernels.
-        n_places: slots from the first to the last of these rows; between them can be slots of rows that prefill.
-        hidden_PL: -inf where a place's row has no token, 0 elsewhere, float32.
+        slots_B, positions_B: int64; where each row's slot is, and where its token goes in it.
+        cpu_slots_B, cpu_lengths_B: the same as int32 on the CPU, for kernels.
+        n_slots: slots from the first to the last of these rows; between them can be slots of rows that prefill.
+        mask_SP: -inf at positions where a slot's row has no token, 0 elsewhere, float32.
     """
 
     arena: Arena
     begin: int
     end: int
-    places_B: Tensor
-    positions_B: Tensor
     slots_B: Tensor
-    lengths_B: Tensor
-    n_places: int
-    hidden_PL: Tensor
+    positions_B: Tensor
+    cpu_slots_B: Tensor
+    cpu_lengths_B: Tensor
+    n_slots: int
+    mask_SP: Tensor
 
     @property
     def is_dense(self) -> bool:
-        return self.n_places == self.end - self.begin
+        return self.n_slots == self.end - self.begin
 
     @property
     def width(self) -> int:
         """The longest row's tokens, the new one among them."""
-        return self.hidden_PL.shape[1]
+        return self.mask_SP.shape[1]
 
 
 @dataclass(frozen=True)
-class Chunk:
+class PrefillChunk:
     """A row of several tokens: tokens ``begin`` to ``end`` of the step, behind ``past`` that its slot holds."""
 
     slot: KvSlot
@@ -63,23 +63,23 @@ class Step:
 
     Attributes:
         decode: to be computed one after the other: a row's later tokens read its earlier ones' keys.
-        wanted_W: the tokens whose logits are asked for, row by row as the caller gave them.
+        wanted_K: the tokens whose logits are asked for, row by row as the caller gave them.
         spans: which adapter the tokens use, in their order.
-        wanted_spans: which adapter those of ``wanted_W`` use.
+        wanted_spans: which adapter those of ``wanted_K`` use.
         is_wanted_whole: each token's logits are asked for, in the tokens' own order.
     """
 
     ids_N: Tensor
     positions_N: Tensor
     decode: tuple[DecodeRows, ...]
-    chunks: tuple[Chunk, ...]
-    wanted_W: Tensor
+    chunks: tuple[PrefillChunk, ...]
+    wanted_K: Tensor
     spans: tuple[Span, ...]
     wanted_spans: tuple[Span, ...]
     is_wanted_whole: bool
 
 
-def make_step(rows: Sequence[Row], device: torch.device, longest_shared: int) -> Step:
+def make_step(rows: Sequence[StepRow], device: torch.device, longest_shared: int) -> Step:
     """Lay out a step's tokens; rows of no more than ``longest_shared`` are short."""
     layout = _Layout(rows)
     short = sorted((row for row in rows if len(row.tokens) <= longest_shared), key=_place)
@@ -94,14 +94,14 @@ def make_step(rows: Sequence[Row], device: torch.device, longest_shared: int) ->
         if len(row.tokens) > longest_shared:
             begin = len(layout.ids)
             layout.put(row, 0, len(row.tokens))
-            chunks.append(Chunk(row.slot, begin, len(layout.ids), row.slot.length))
+            chunks.append(PrefillChunk(row.slot, begin, len(layout.ids), row.slot.length))
     wanted = layout.wanted()
     return Step(
         ids_N=torch.tensor(layout.ids, device=device),
         positions_N=torch.tensor(layout.positions, device=device),
         decode=tuple(decode),
         chunks=tuple(chunks),
-        wanted_W=torch.tensor(wanted, dtype=torch.long, device=device),
+        wanted_K=torch.tensor(wanted, dtype=torch.long, device=device),
         spans=tuple(layout.spans),
         wanted_spans=tuple(Span(row.wanted, row.adapter) for row in rows if row.wanted),
         is_wanted_whole=wanted == list(range(len(layout.ids))),
@@ -111,14 +111,14 @@ def make_step(rows: Sequence[Row], device: torch.device, longest_shared: int) ->
 class _Layout:
     """Tokens side by side as they are put there."""
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[StepRow]) -> None:
         self.ids: list[int] = []
         self.positions: list[int] = []
         self.spans: list[Span] = []
         self._rows = rows
         self._places: dict[int, list[int]] = {id(row): [] for row in rows}
 
-    def put(self, row: Row, begin: int, end: int) -> None:
+    def put(self, row: StepRow, begin: int, end: int) -> None:
         self._places[id(row)] += range(len(self.ids), len(self.ids) + end - begin)
         self.ids += row.tokens[begin:end]
         self.positions += range(row.slot.length + begin, row.slot.length + end)
@@ -128,13 +128,13 @@ class _Layout:
         return [place for row in self._rows for place in self._places[id(row)][len(row.tokens) - row.wanted :]]
 
 
-def _place(row: Row) -> tuple[int, int]:
+def _place(row: StepRow) -> tuple[int, int]:
     return row.slot.arena.length, row.slot.place
 
 
 def _decode_rows(slots: Sequence[KvSlot], number: int, first: int, device: torch.device) -> list[DecodeRows]:
     """Describe a round: each slot's token behind ``number`` others of this step, the first being token ``first``."""
-    found = []
+    rounds = []
     begin = 0
     while begin < len(slots):
         arena = slots[begin].arena
@@ -143,23 +143,23 @@ def _decode_rows(slots: Sequence[KvSlot], number: int, first: int, device: torch
             end += 1
         places = [slot.place for slot in slots[begin:end]]
         lengths = [slot.length + number for slot in slots[begin:end]]
-        n_places, width = places[-1] + 1, max(lengths) + 1
-        ends = torch.zeros(n_places, 1)
+        n_slots, width = places[-1] + 1, max(lengths) + 1
+        ends = torch.zeros(n_slots, 1)
         ends[places, 0] = torch.tensor(lengths, dtype=torch.float32) + 1
-        hidden_PL = torch.zeros(n_places, width).masked_fill_(torch.arange(width) >= ends, float("-inf"))
-        hidden_PL[:, 0] = 0  # a place that has no row here would else be all -inf, which softmax makes NaN
-        found.append(
+        mask_SP = torch.zeros(n_slots, width).masked_fill_(torch.arange(width) >= ends, float("-inf"))
+        mask_SP[:, 0] = 0  # a slot that has no row here would else be all -inf, which softmax makes NaN
+        rounds.append(
             DecodeRows(
                 arena=arena,
                 begin=first + begin,
                 end=first + end,
-                places_B=torch.tensor(places, device=device),
+                slots_B=torch.tensor(places, device=device),
                 positions_B=torch.tensor(lengths, device=device),
-                slots_B=torch.tensor(places, dtype=torch.int32),
-                lengths_B=torch.tensor(lengths, dtype=torch.int32),
-                n_places=n_places,
-                hidden_PL=hidden_PL.to(device),
+                cpu_slots_B=torch.tensor(places, dtype=torch.int32),
+                cpu_lengths_B=torch.tensor(lengths, dtype=torch.int32),
+                n_slots=n_slots,
+                mask_SP=mask_SP.to(device),
             )
         )
         begin = end
-    return found
+    return rounds

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from worker.inference.lora.bank import LoraGroup
-from worker.inference.lora.plan import Columns, LoraPlan
+from worker.inference.lora.plan import LoraPlan, LoraSegment
 from worker.inference.model.layout import Step
 from worker.inference.model.ops import Heads, Rotation, TorchOps
 from worker.inference.native.kernels import Kernels
@@ -64,53 +64,53 @@ class NativeOps(TorchOps):
         for chunk in step.chunks:
             keys, values = (kind[layer][chunk.slot.place] for kind in (chunk.slot.arena.keys, chunk.slot.arena.values))
             tokens = slice(chunk.begin, chunk.end)
-            turn = rotation.of(tokens)
+            angles = rotation.of(tokens)
             self._kernels.chunk_attention(
-                attended_NO[tokens], qkv_NO[tokens], keys, values, turn.cos_NR, turn.sin_NR, chunk.past, heads.scale
+                attended_NO[tokens], qkv_NO[tokens], keys, values, angles.cos_NE, angles.sin_NE, chunk.past, heads.scale
             )
         return attended_NO
 
     def add_lora(self, group: LoraGroup, x_NI: Tensor, y_NO: Tensor, plan: LoraPlan) -> None:
         if not plan.touches(group.names):
             return
-        for part, rows in zip(plan.parts, self._lora_rows(plan), strict=True):
-            work = rows.count * (part.columns.stop - part.columns.start) * group.numbers_per_column
-            if not part.is_shared and work > self._crossover * len(group.names):
-                group.add_part(x_NI, y_NO, part)
+        for segment, rows in zip(plan.segments, self._lora_rows(plan), strict=True):
+            work = rows.count * (segment.columns.stop - segment.columns.start) * group.numbers_per_column
+            if not segment.is_shared and work > self._crossover * len(group.names):
+                group.add_segment(x_NI, y_NO, segment)
             else:
                 is_whole = rows.count == len(x_NI)  # two slices take as long as the call
-                y, x = (y_NO, x_NI) if is_whole else (y_NO[part.tokens], x_NI[part.tokens])
+                y, x = (y_NO, x_NI) if is_whole else (y_NO[segment.tokens], x_NI[segment.tokens])
                 self._kernels.lora(y, x, self._site(group), rows)
-        group.stretch(y_NO, plan)
+        group.apply_dora_magnitude(y_NO, plan)
 
     def _site(self, group: LoraGroup) -> LoraSite:
         site = self._sites.get(group)
         if site is None:
-            assert group.a_SRI is not None, "an adapter that is ready has its factors in the bank"
-            site = self._sites[group] = LoraSite(group.a_SRI, group.b_RO, group.offsets[:-1])
+            assert group.a_LRI is not None, "an adapter that is ready has its factors in the bank"
+            site = self._sites[group] = LoraSite(group.a_LRI, group.b_RO, group.offsets[:-1])
         return site
 
     def _attention_rows(self, step: Step, rotation: Rotation) -> tuple[AttentionRows, ...]:
         if self._stepped is None or self._stepped[0] is not step:
-            made = []
+            prepared = []
             for rows in step.decode:
-                turn = rotation.of(slice(rows.begin, rows.end))
-                made.append(AttentionRows(turn.cos_NR, turn.sin_NR, rows.slots_B, rows.lengths_B))
-            self._stepped = (step, tuple(made))
+                angles = rotation.of(slice(rows.begin, rows.end))
+                prepared.append(AttentionRows(angles.cos_NE, angles.sin_NE, rows.cpu_slots_B, rows.cpu_lengths_B))
+            self._stepped = (step, tuple(prepared))
         return self._stepped[1]
 
     def _lora_rows(self, plan: LoraPlan) -> tuple[LoraRows, ...]:
-        """Give what the kernel needs for each part."""
+        """Give what the kernel needs for each segment."""
         if self._planned is None or self._planned[0] is not plan:
-            self._planned = (plan, tuple(_prepare(part, plan) for part in plan.parts))
+            self._planned = (plan, tuple(_prepare(segment, plan) for segment in plan.segments))
         return self._planned[1]
 
 
-def _prepare(part: Columns, plan: LoraPlan) -> LoraRows:
-    if part.is_shared:
+def _prepare(segment: LoraSegment, plan: LoraPlan) -> LoraRows:
+    if segment.is_shared:
         return LoraRows(plan.begins, plan.ranks[None])
-    count = part.tokens.stop - part.tokens.start
-    begin, rank = part.columns.start, part.columns.stop - part.columns.start
+    count = segment.tokens.stop - segment.tokens.start
+    begin, rank = segment.columns.start, segment.columns.stop - segment.columns.start
     return LoraRows(torch.full((count,), begin, dtype=torch.int32), torch.full((1, count), rank, dtype=torch.int32))
 
 
@@ -123,21 +123,21 @@ def find_crossover(kernels: Kernels, dtype: torch.dtype) -> int:
     group = LoraGroup(["tried"], _TRIED_WIDTH, [_TRIED_WIDTH])
     a_RI, b_RO = torch.ones(_TRIED_RANK, _TRIED_WIDTH, dtype=dtype), torch.ones(_TRIED_RANK, _TRIED_WIDTH, dtype=dtype)
     site = LoraSite(a_RI[None], [b_RO], [0])
-    group.a_SRI, group.b_RO = a_RI[None], (b_RO,)
+    group.a_LRI, group.b_RO = a_RI[None], (b_RO,)
     kernel_s, products_s = [], []
     for tokens in _TRIED_TOKENS:
         x_NI, y_NO = torch.ones(tokens, _TRIED_WIDTH, dtype=dtype), torch.ones(tokens, _TRIED_WIDTH, dtype=dtype)
-        part = Columns(slice(0, tokens), slice(0, _TRIED_RANK), None, is_shared=False)
+        segment = LoraSegment(slice(0, tokens), slice(0, _TRIED_RANK), None, is_shared=False)
         begins, ranks = torch.zeros(tokens, dtype=torch.int32), torch.full((1, tokens), _TRIED_RANK, dtype=torch.int32)
         rows = LoraRows(begins, ranks)
         kernel_s.append(_shortest(partial(kernels.lora, y_NO, x_NI, site, rows)))
-        products_s.append(_shortest(partial(group.add_part, x_NI, y_NO, part)))
+        products_s.append(_shortest(partial(group.add_segment, x_NI, y_NO, segment)))
     few, many = (tokens * _TRIED_RANK * group.numbers_per_column for tokens in _TRIED_TOKENS)
-    slope = max(0.0, (products_s[1] - products_s[0]) / (many - few))
-    start_s, saved = products_s[0] - slope * few, kernel_s[1] / many - slope
-    if saved <= 0:
+    s_per_multiply = max(0.0, (products_s[1] - products_s[0]) / (many - few))
+    start_s, saved_s = products_s[0] - s_per_multiply * few, kernel_s[1] / many - s_per_multiply
+    if saved_s <= 0:
         return _MOST
-    return int(min(max(start_s / saved, _LEAST), _MOST))
+    return int(min(max(start_s / saved_s, _LEAST), _MOST))
 
 
 def _shortest(work: Callable[[], None]) -> float:

@@ -20,7 +20,7 @@ from worker.inference.model.projection import AdaptedProjection
 
 @dataclass(frozen=True)
 class Heads:
-    """How a layer's queries, keys and values lie side by side: H query and G key-value heads of D numbers."""
+    """How a layer's queries, keys and values lie side by side: A query and G key-value heads of D numbers."""
 
     heads: int
     kv_heads: int
@@ -30,18 +30,18 @@ class Heads:
 
 @dataclass(frozen=True)
 class Rotation:
-    """Float32 cosines and sines of the step's positions, (N, R), a head's first R numbers being rotated.
+    """Float32 cosines and sines of the step's positions, (N, E), a head's first E numbers being rotated.
 
-    The two halves of a row are the same; ``signed_sin_NR`` has the first half negative.
+    The two halves of a row are the same; ``signed_sin_NE`` has the first half negative.
     """
 
-    cos_NR: Tensor
-    sin_NR: Tensor
-    signed_sin_NR: Tensor
+    cos_NE: Tensor
+    sin_NE: Tensor
+    signed_sin_NE: Tensor
 
     def of(self, tokens: slice) -> "Rotation":
         """Give the rotation of some of the tokens."""
-        return Rotation(self.cos_NR[tokens], self.sin_NR[tokens], self.signed_sin_NR[tokens])
+        return Rotation(self.cos_NE[tokens], self.sin_NE[tokens], self.signed_sin_NE[tokens])
 
 
 class Ops(Protocol):
@@ -62,7 +62,7 @@ class Ops(Protocol):
     def gelu_tanh(self, x_NI: Tensor) -> Tensor: ...
 
     def attend(self, qkv_NO: Tensor, heads: Heads, rotation: Rotation, step: Step, layer: int) -> Tensor:
-        """Rotate, cache and attend: (N, H·D)."""
+        """Rotate, cache and attend: (N, A·D)."""
         ...
 
     def add_lora(self, group: LoraGroup, x_NI: Tensor, y_NO: Tensor, plan: LoraPlan) -> None: ...
@@ -99,18 +99,18 @@ class TorchOps:
 
 
 def split_heads(qkv_NO: Tensor, heads: Heads, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
-    """Give rotated query_NHD and key_NGD, and value_NGD."""
-    all_NHD = qkv_NO.unflatten(1, (-1, heads.head_dim))
-    turned_NHD = rotate(all_NHD[:, : heads.heads + heads.kv_heads], rotation)
-    query, key = turned_NHD.split((heads.heads, heads.kv_heads), dim=1)
-    return query, key, all_NHD[:, heads.heads + heads.kv_heads :]
+    """Give rotated query_NAD and key_NGD, and value_NGD."""
+    all_NAD = qkv_NO.unflatten(1, (-1, heads.head_dim))
+    rotated_NAD = rotate(all_NAD[:, : heads.heads + heads.kv_heads], rotation)
+    query, key = rotated_NAD.split((heads.heads, heads.kv_heads), dim=1)
+    return query, key, all_NAD[:, heads.heads + heads.kv_heads :]
 
 
-def rotate(states_NHD: Tensor, rotation: Rotation) -> Tensor:
-    """Rotate the first R of each head's D numbers, in float32."""
-    width = rotation.cos_NR.shape[1]
-    turning = states_NHD[..., :width]
-    turned = torch.addcmul(
-        turning * rotation.cos_NR[:, None], turning.roll(width // 2, dims=2), rotation.signed_sin_NR[:, None]
-    ).to(states_NHD.dtype)
-    return turned if width == states_NHD.shape[2] else torch.cat([turned, states_NHD[..., width:]], dim=2)
+def rotate(states_NAD: Tensor, rotation: Rotation) -> Tensor:
+    """Rotate the first E of each head's D numbers, in float32."""
+    width = rotation.cos_NE.shape[1]
+    part_NAE = states_NAD[..., :width]
+    rotated_NAE = torch.addcmul(
+        part_NAE * rotation.cos_NE[:, None], part_NAE.roll(width // 2, dims=2), rotation.signed_sin_NE[:, None]
+    ).to(states_NAD.dtype)
+    return rotated_NAE if width == states_NAD.shape[2] else torch.cat([rotated_NAE, states_NAD[..., width:]], dim=2)

@@ -20,7 +20,7 @@ from worker.inference.kv_cache.slots import KvPool, KvShape
 from worker.inference.lora.bank import LoraBank, LoraGroup
 from worker.inference.lora.plan import LONGEST_SHARED
 from worker.inference.model.blocks import OwnModel, find_own_blocks
-from worker.inference.model.contract import Row
+from worker.inference.model.contract import StepRow
 from worker.inference.model.cuda_graphs import DecodeGraphs
 from worker.inference.model.cuda_recorder import CudaRecorder, Recorder
 from worker.inference.model.forward_pass import Pass, StepLora, TransformersPass, all_groups, biases_of, size_of
@@ -43,7 +43,7 @@ _TOLERANCE: Final = 1e-3  # of the logits' spread
 
 
 class ModelRunner:
-    """Implements ``forward.Runner`` with a model in this process."""
+    """Implements ``contract.Runner`` with a model in this process."""
 
     def __init__(
         self,
@@ -111,20 +111,20 @@ class ModelRunner:
         """Give a layer's weights as the engine computes with them, (O, I)."""
         return self._way.projections[name].weight_of(name)
 
-    def forward(self, rows: Sequence[Row]) -> Tensor:
-        """See ``forward.Runner.forward``."""
+    def forward(self, rows: Sequence[StepRow]) -> Tensor:
+        """See ``contract.Runner.forward``."""
         # a step that is taken apart is computed operation by operation
-        logits_WV = None if self._graphs is None or self.timer.is_on else self._graphs.forward(rows)
-        if logits_WV is None:
+        logits_KV = None if self._graphs is None or self.timer.is_on else self._graphs.forward(rows)
+        if logits_KV is None:
             step = make_step(rows, self._device, self.longest_shared)
             blocks = self.bank.plan(step.spans, self.longest_shared)
             head = blocks
             if blocks.layers and not step.is_wanted_whole:
                 head = self.bank.plan(step.wanted_spans, self.longest_shared)
-            logits_WV = self._way(step, StepLora(blocks, head), self.timer)
+            logits_KV = self._way(step, StepLora(blocks, head), self.timer)
         for row in rows:
             row.slot.length += len(row.tokens)
-        return logits_WV[:, : self._vocab_size].float()
+        return logits_KV[:, : self._vocab_size].float()
 
 
 class TargetLayer:
@@ -171,12 +171,12 @@ def _try(loaded: LoadedModel, ops: Ops, recorder: Recorder | None) -> None:
     assert first is not None, "there is room for all probes"
     assert second is not None, "there is room for all probes"
     long, short = _PROBES
-    runner.forward([Row(first, long[:3], None, 0)])
-    runner.forward([Row(first, long[3:5], None, 0), Row(second, short[:-2], None, 0)])
+    runner.forward([StepRow(first, long[:3], None, 0)])
+    runner.forward([StepRow(first, long[3:5], None, 0), StepRow(second, short[:-2], None, 0)])
     # two of a kind: where steps are recorded, the second replays the first
-    runner.forward([Row(second, short[-2:-1], None, 1), Row(first, long[5:6], None, 1)])
-    found_WV = runner.forward([Row(second, short[-1:], None, 1), Row(first, long[6:], None, 1)])
-    for logits_V, right_V in zip(found_WV, reversed(expected), strict=True):
+    runner.forward([StepRow(second, short[-2:-1], None, 1), StepRow(first, long[5:6], None, 1)])
+    found_KV = runner.forward([StepRow(second, short[-1:], None, 1), StepRow(first, long[6:], None, 1)])
+    for logits_V, right_V in zip(found_KV, reversed(expected), strict=True):
         error = (logits_V - right_V).abs().max() / right_V.std()
         if not bool(error <= _TOLERANCE):
             raise BaseModelInvalid(

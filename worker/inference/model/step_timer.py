@@ -18,7 +18,7 @@ EVERY: Final = 61
 _UNTIMED: Final = nullcontext()
 
 
-class Part(StrEnum):
+class StepPart(StrEnum):
     """What a step's time is told by."""
 
     LINEAR = "linear"  # products with the base model's weights
@@ -42,25 +42,25 @@ class StepTimer:
         self._every = every
         self._clock = clock
         self._steps = 0
-        self._seconds: dict[Part, float] = {}
+        self._seconds: dict[StepPart, float] = {}
 
     def begin(self) -> None:
         """Begin a step."""
         self._steps += 1
         self.is_on = self._steps % self._every == 0
-        self._seconds = dict.fromkeys(Part, 0.0)
+        self._seconds = dict.fromkeys(StepPart, 0.0)
 
-    def end(self) -> dict[Part, float] | None:
+    def end(self) -> dict[StepPart, float] | None:
         """End a step; give the seconds of its parts, None where it was not taken apart."""
         was_on, self.is_on = self.is_on, False
         return self._seconds if was_on else None
 
-    def part(self, part: Part) -> AbstractContextManager[None]:
+    def part(self, part: StepPart) -> AbstractContextManager[None]:
         """Count what is done inside as this part of the step; parts do not lie in one another."""
         return self._timed(part) if self.is_on else _UNTIMED
 
     @contextmanager
-    def _timed(self, part: Part) -> Iterator[None]:
+    def _timed(self, part: StepPart) -> Iterator[None]:
         self._wait()
         began_s = self._clock()
         yield

@@ -7,7 +7,7 @@ from worker.inference.lora.plan import LoraPlan
 from worker.inference.model.layout import Step
 from worker.inference.model.ops import Heads, Ops, Rotation
 from worker.inference.model.projection import AdaptedProjection
-from worker.inference.model.step_timer import Part, StepTimer
+from worker.inference.model.step_timer import StepPart, StepTimer
 
 
 class TimedOps:
@@ -17,19 +17,19 @@ class TimedOps:
         self._ops, self._timer = ops, timer
 
     def project(self, projection: AdaptedProjection, x_NI: Tensor) -> Tensor:
-        with self._timer.part(Part.LINEAR):
+        with self._timer.part(StepPart.LINEAR):
             return self._ops.project(projection, x_NI)
 
     def project_onto(self, states_NO: Tensor, projection: AdaptedProjection, x_NI: Tensor) -> Tensor:
-        with self._timer.part(Part.LINEAR):
+        with self._timer.part(StepPart.LINEAR):
             return self._ops.project_onto(states_NO, projection, x_NI)
 
     def attend(self, qkv_NO: Tensor, heads: Heads, rotation: Rotation, step: Step, layer: int) -> Tensor:
-        with self._timer.part(Part.ATTENTION):
+        with self._timer.part(StepPart.ATTENTION):
             return self._ops.attend(qkv_NO, heads, rotation, step, layer)
 
     def add_lora(self, group: LoraGroup, x_NI: Tensor, y_NO: Tensor, plan: LoraPlan) -> None:
-        with self._timer.part(Part.LORA):
+        with self._timer.part(StepPart.LORA):
             self._ops.add_lora(group, x_NI, y_NO, plan)
 
     def rms_norm(self, x_NH: Tensor, weight_H: Tensor, epsilon: float) -> Tensor:

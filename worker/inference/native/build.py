@@ -67,12 +67,12 @@ def _find_or_build(folder: Path) -> Path:
 
 def _find_compiler() -> list[str]:
     """Give the command of ``CXX``, which may have arguments, or the first compiler on the PATH."""
-    asked = os.environ.get("CXX", "").split()
-    for name in (asked[:1]) or COMPILERS:
+    command = os.environ.get("CXX", "").split()
+    for name in command[:1] or COMPILERS:
         path = shutil.which(name)
         if path is not None:
-            return [path, *asked[1:]]
-    raise _NotBuilt(f"no C++ compiler ({' '.join(asked) or ', '.join(COMPILERS)}) is on the PATH")
+            return [path, *command[1:]]
+    raise _NotBuilt(f"no C++ compiler ({' '.join(command) or ', '.join(COMPILERS)}) is on the PATH")
 
 
 def _find_openmp() -> str:

@@ -97,9 +97,9 @@ def _chunk_attention(kernels: Kernels, numbers: Tensor) -> tuple[Tensor, Tensor]
     """Three tokens of three query heads on one kv head of 20, unrotated, behind 37 cached tokens."""
     past, head_dim = 37, 20
     keys, values = _take(numbers, 1, head_dim, 48), _take(numbers.flip(0), 1, 48, head_dim)
-    qkv, unturned = _take(numbers, ROWS, 5 * head_dim), (torch.ones(ROWS, head_dim), torch.zeros(ROWS, head_dim))
+    qkv, unrotated = _take(numbers, ROWS, 5 * head_dim), (torch.ones(ROWS, head_dim), torch.zeros(ROWS, head_dim))
     out = qkv.new_empty(ROWS, 3 * head_dim)
-    kernels.chunk_attention(out, qkv, keys, values, *unturned, past, head_dim**-0.5)
+    kernels.chunk_attention(out, qkv, keys, values, *unrotated, past, head_dim**-0.5)
     q, k, v = qkv.float().view(ROWS, 5, head_dim).transpose(0, 1).split([3, 1, 1])
     all_keys = torch.cat([keys[..., :past].transpose(1, 2).float(), k], dim=1)
     all_values = torch.cat([values[:, :past].float(), v], dim=1)

@@ -49,10 +49,10 @@ def lazy_zeros(numbers: int, dtype: torch.dtype) -> Tensor:
 
 def _anonymous_memory() -> list[tuple[int, int]]:
     """Give begin and end of the writable mappings that no file stands behind."""
-    found = []
+    mappings = []
     for line in Path("/proc/self/maps").read_text().splitlines():
         addresses, permissions, _, _, inode, *name = line.split()
         if permissions == "rw-p" and inode == "0" and name in ([], ["[heap]"]):
             begin, end = (int(address, 16) for address in addresses.split("-"))
-            found.append((begin, end))
-    return found
+            mappings.append((begin, end))
+    return mappings

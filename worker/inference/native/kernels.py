@@ -1,8 +1,7 @@
 """The native kernels as typed calls on tensors: what each computes, and what it takes for granted.
 
-How they are built is not known here. Axis letters: N rows, W a layer's width, I inputs, O outputs, S sections (layers
-that share an input), R columns of the LoRA bank or rotated numbers of a head, H query heads, G key-value heads, D a
-head's width, P slots, L places of a slot.
+How they are built is not known here. Beside the tree's axis letters: G key-value heads, E rotated numbers of a head. N
+are the rows of a step, L the layers that share an input, here sections, R columns of the LoRA bank.
 """
 
 import ctypes
@@ -51,21 +50,21 @@ class Kernels:
             self._product = library.product_bf16
             self._product.argtypes, self._product.restype = _PRODUCT_SIGNATURE, None
 
-    def rms_norm(self, out_NW: Tensor, x_NW: Tensor, weight_W: Tensor, eps: float) -> None:
+    def rms_norm(self, out_NH: Tensor, x_NH: Tensor, weight_H: Tensor, eps: float) -> None:
         """Norm x as transformers' LlamaRMSNorm does."""
-        rows, width = x_NW.shape
-        assert weight_W.shape[0] == width
-        assert _alike(out_NW, x_NW, weight_W)
-        call, threads = self._rms_norm[x_NW.dtype], torch.get_num_threads()
-        call(out_NW.data_ptr(), x_NW.data_ptr(), weight_W.data_ptr(), eps, rows, width, threads)
+        rows, width = x_NH.shape
+        assert weight_H.shape[0] == width
+        assert _alike(out_NH, x_NH, weight_H)
+        call, threads = self._rms_norm[x_NH.dtype], torch.get_num_threads()
+        call(out_NH.data_ptr(), x_NH.data_ptr(), weight_H.data_ptr(), eps, rows, width, threads)
 
-    def layer_norm(self, out_NW: Tensor, x_NW: Tensor, weight_W: Tensor, bias_W: Tensor, eps: float) -> None:
+    def layer_norm(self, out_NH: Tensor, x_NH: Tensor, weight_H: Tensor, bias_H: Tensor, eps: float) -> None:
         """Norm x as torch's LayerNorm does."""
-        rows, width = x_NW.shape
-        assert weight_W.shape[0] == bias_W.shape[0] == width
-        assert _alike(out_NW, x_NW, weight_W, bias_W)
-        call, threads = self._layer_norm[x_NW.dtype], torch.get_num_threads()
-        call(out_NW.data_ptr(), x_NW.data_ptr(), weight_W.data_ptr(), bias_W.data_ptr(), eps, rows, width, threads)
+        rows, width = x_NH.shape
+        assert weight_H.shape[0] == bias_H.shape[0] == width
+        assert _alike(out_NH, x_NH, weight_H, bias_H)
+        call, threads = self._layer_norm[x_NH.dtype], torch.get_num_threads()
+        call(out_NH.data_ptr(), x_NH.data_ptr(), weight_H.data_ptr(), bias_H.data_ptr(), eps, rows, width, threads)
 
     def gated_silu(self, out_NI: Tensor, gate_up: Tensor) -> None:
         """Give silu(gate) * up of gate_up, whose rows are gate | up, I numbers each."""
@@ -83,21 +82,21 @@ class Kernels:
         self._gelu_tanh[x_NI.dtype](out_NI.data_ptr(), x_NI.data_ptr(), rows, width, torch.get_num_threads())
 
     def decode_attention(
-        self, out: Tensor, qkv: Tensor, keys_PGDL: Tensor, values_PGLD: Tensor, rows: AttentionRows, scale: float
+        self, out: Tensor, qkv: Tensor, keys_SGDP: Tensor, values_SGPD: Tensor, rows: AttentionRows, scale: float
     ) -> None:
         """Rotate q and k, write k and v into the cache, and attend: one new token for each row.
 
-        ``out`` is (N, H·D), ``qkv`` (N, (H + 2G)·D or more), each row q | k | v; its rows may lie apart.
+        ``out`` is (N, A·D), ``qkv`` (N, (A + 2G)·D or more), each row q | k | v; its rows may lie apart.
         """
-        sizes = _sizes_of(out, qkv, keys_PGDL, values_PGLD)
+        sizes = _sizes_of(out, qkv, keys_SGDP, values_SGPD)
         assert len(out) == rows.count
         assert rows.rotary <= sizes.head_dim
         self._decode_attention[qkv.dtype](
             out.data_ptr(),
             qkv.data_ptr(),
             qkv.stride(0),
-            keys_PGDL.data_ptr(),
-            values_PGLD.data_ptr(),
+            keys_SGDP.data_ptr(),
+            values_SGPD.data_ptr(),
             rows.pointer,
             *sizes,
             scale,
@@ -108,29 +107,29 @@ class Kernels:
         self,
         out: Tensor,
         qkv: Tensor,
-        keys_GDL: Tensor,
-        values_GLD: Tensor,
-        cos_NR: Tensor,
-        sin_NR: Tensor,
+        keys_GDP: Tensor,
+        values_GPD: Tensor,
+        cos_NE: Tensor,
+        sin_NE: Tensor,
         past: int,
         scale: float,
     ) -> None:
         """As `decode_attention`, for several tokens of one slot, in their order, behind the ``past`` that it has."""
-        sizes, count, rotary = _sizes_of(out, qkv, keys_GDL, values_GLD), len(out), cos_NR.shape[1]
-        assert len(cos_NR) == len(sin_NR) == count
+        sizes, count, rotary = _sizes_of(out, qkv, keys_GDP, values_GPD), len(out), cos_NE.shape[1]
+        assert len(cos_NE) == len(sin_NE) == count
         assert rotary <= sizes.head_dim
         assert rotary % 2 == 0
-        assert past + count <= sizes.places
-        assert cos_NR.dtype == torch.float32
-        assert _alike(cos_NR, sin_NR)
+        assert past + count <= sizes.positions
+        assert cos_NE.dtype == torch.float32
+        assert _alike(cos_NE, sin_NE)
         self._chunk_attention[qkv.dtype](
             out.data_ptr(),
             qkv.data_ptr(),
             qkv.stride(0),
-            keys_GDL.data_ptr(),
-            values_GLD.data_ptr(),
-            cos_NR.data_ptr(),
-            sin_NR.data_ptr(),
+            keys_GDP.data_ptr(),
+            values_GPD.data_ptr(),
+            cos_NE.data_ptr(),
+            sin_NE.data_ptr(),
             rotary,
             count,
             past,
@@ -176,22 +175,22 @@ class _Sizes(NamedTuple):
     query_heads: int
     kv_heads: int
     head_dim: int
-    places: int
+    positions: int
 
 
-def _sizes_of(out: Tensor, qkv: Tensor, keys_GDL: Tensor, values_GLD: Tensor) -> _Sizes:
+def _sizes_of(out: Tensor, qkv: Tensor, keys_GDP: Tensor, values_GPD: Tensor) -> _Sizes:
     """Read the sizes of one attention, of one slot or of all of an arena."""
-    kv_heads, head_dim, places = keys_GDL.shape[-3:]
+    kv_heads, head_dim, positions = keys_GDP.shape[-3:]
     count, query_numbers = out.shape
     query_heads = query_numbers // head_dim
     assert len(qkv) == count
     assert query_heads % kv_heads == 0
     assert qkv.shape[1] >= query_numbers + 2 * kv_heads * head_dim
     assert qkv.stride(1) == 1
-    assert values_GLD.shape[-2] == places
-    assert _alike(keys_GDL, values_GLD, out)
-    assert keys_GDL.dtype == qkv.dtype
-    return _Sizes(query_heads, kv_heads, head_dim, places)
+    assert values_GPD.shape[-2] == positions
+    assert _alike(keys_GDP, values_GPD, out)
+    assert keys_GDP.dtype == qkv.dtype
+    return _Sizes(query_heads, kv_heads, head_dim, positions)
 
 
 def _functions(library: ctypes.CDLL, name: str) -> _Functions:

@@ -1,7 +1,7 @@
 """A layer's weights as the native product reads them: rearranged once into panels of 32 outputs.
 
-A panel holds, for every two inputs, both numbers of each of its outputs side by side. Axis letters: I inputs, O
-outputs. The product itself is `kernels.Kernels.product`.
+A panel holds, for every two inputs, both numbers of each of its outputs side by side. The product itself is
+`kernels.Kernels.product`.
 """
 
 import ctypes

@@ -20,7 +20,7 @@ from core.serving.fairness import Key
 from worker.inference.kv_cache.prefix import PrefixCache
 from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.model.contract import Runner
-from worker.inference.model.step_timer import Part
+from worker.inference.model.step_timer import StepPart
 from worker.inference.sampling.sampler import Choice, sample, score_prompt
 from worker.inference.scheduler.request import Request
 from worker.inference.scheduler.step_meter import StepMeter
@@ -172,7 +172,7 @@ class Batch:
         positions = [position for _, wanted in sampling for position in wanted]
         samplers = [each.row.request.sampler for each, wanted in sampling for _ in wanted]
         everything = len(positions) == len(logits_KV)
-        with self._runner.timer.part(Part.SAMPLE):
+        with self._runner.timer.part(StepPart.SAMPLE):
             choices = iter(sample(samplers, logits_KV if everything else logits_KV[positions]) if positions else ())
         generated: Counter[Key] = Counter()
         for each, wanted in sampling:

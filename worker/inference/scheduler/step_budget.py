@@ -14,7 +14,7 @@ from typing import Final, Protocol
 import torch
 
 from worker.inference.kv_cache.slots import KvSlot
-from worker.inference.model.contract import Row, Runner
+from worker.inference.model.contract import Runner, StepRow
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ def _shortest(runner: Runner, slots: Sequence[KvSlot], tokens: int) -> float:
     lengths = []
     for _ in range(REPEATS + 1):
         began_s = time.perf_counter()
-        runner.forward([Row(slot, [1] * tokens, None, 1) for slot in slots]).sum().item()  # waits for a device
+        runner.forward([StepRow(slot, [1] * tokens, None, 1) for slot in slots]).sum().item()  # waits for a device
         lengths.append(time.perf_counter() - began_s)
         for slot in slots:
             slot.truncate(0)

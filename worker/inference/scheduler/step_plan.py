@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from worker.inference.kv_cache.slots import KvSlot
-from worker.inference.model.contract import Row
+from worker.inference.model.contract import StepRow
 from worker.inference.sampling.sampler import Choice
 from worker.inference.scheduler.request import Request
 from worker.inference.scheduler.speculation import PromptLookup
@@ -59,7 +59,7 @@ class ScheduledRow:
     """One row's part of a step: a prefill chunk, or its last token and draft tokens behind that.
 
     Attributes:
-        wanted: see ``contract.Row.wanted``.
+        wanted: see ``contract.StepRow.wanted``.
         scored_ids: the prompt's tokens whose logprobs are asked for, by the first of the wanted logits.
         samples_next: whether the logits behind those of ``scored_ids`` are for the completion's next tokens.
         draft_tokens: the last of ``tokens``, where they are drafts.
@@ -73,8 +73,8 @@ class ScheduledRow:
     samples_next: bool = True
     draft_tokens: Sequence[int] = ()
 
-    def as_row(self) -> Row:
-        return Row(self.row.slot, self.tokens, self.row.request.adapter, self.wanted)
+    def as_row(self) -> StepRow:
+        return StepRow(self.row.slot, self.tokens, self.row.request.adapter, self.wanted)
 
 
 class StepPlanner:

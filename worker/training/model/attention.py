@@ -1,8 +1,8 @@
 """Causal attention inside each segment of a packed micro-batch, without padding and without a mask over all of it.
 
 Three ways with one result: torch's variable-length kernel on CUDA, our own function on a CPU, and torch's
-SDPA segment by segment, which the other two are held against. Axes: N inputs, H query heads, G key-value
-heads (H is a multiple of G), D a head's width.
+SDPA segment by segment, which the other two are held against. G are the key-value heads,
+of whose number that of the query heads, A, is a multiple.
 """
 
 from itertools import accumulate
@@ -23,8 +23,8 @@ NAME = "loramill_packed"  # in transformers' registry of attention functions
 class Attention(Protocol):
     """Attention over the segments that it was made for."""
 
-    def __call__(self, query_NHD: Tensor, key_NGD: Tensor, value_NGD: Tensor, scale: float) -> Tensor:
-        """Give (N, H, D)."""
+    def __call__(self, query_NAD: Tensor, key_NGD: Tensor, value_NGD: Tensor, scale: float) -> Tensor:
+        """Give (N, A, D)."""
         ...
 
 
@@ -50,17 +50,17 @@ class SdpaAttention:
             else:
                 self._runs.append((1, length))
 
-    def __call__(self, query_NHD: Tensor, key_NGD: Tensor, value_NGD: Tensor, scale: float) -> Tensor:
+    def __call__(self, query_NAD: Tensor, key_NGD: Tensor, value_NGD: Tensor, scale: float) -> Tensor:
         parts, begin = [], 0
         for count, length in self._runs:
             rows = slice(begin, begin + count * length)
             query, key, value = (
-                tensor[rows].unflatten(0, (count, length)).transpose(1, 2) for tensor in (query_NHD, key_NGD, value_NGD)
+                tensor[rows].unflatten(0, (count, length)).transpose(1, 2) for tensor in (query_NAD, key_NGD, value_NGD)
             )
-            found = nn.functional.scaled_dot_product_attention(
+            attended = nn.functional.scaled_dot_product_attention(
                 query, key, value, is_causal=True, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
             )
-            parts.append(found.transpose(1, 2).flatten(0, 1))
+            parts.append(attended.transpose(1, 2).flatten(0, 1))
             begin = rows.stop
         return torch.cat(parts)
 
@@ -71,8 +71,8 @@ class CpuAttention:
     def __init__(self, lengths: tuple[int, ...], device: torch.device) -> None:
         self._segments = PaddedSegments(lengths, device)
 
-    def __call__(self, query_NHD: Tensor, key_NGD: Tensor, value_NGD: Tensor, scale: float) -> Tensor:
-        return own_attention(query_NHD, key_NGD, value_NGD, scale, self._segments)
+    def __call__(self, query_NAD: Tensor, key_NGD: Tensor, value_NGD: Tensor, scale: float) -> Tensor:
+        return own_attention(query_NAD, key_NGD, value_NGD, scale, self._segments)
 
 
 class VarlenAttention:
@@ -82,14 +82,14 @@ class VarlenAttention:
         self._begins = cumulative_lengths(lengths, device)
         self._longest = max(lengths)
 
-    def __call__(self, query_NHD: Tensor, key_NGD: Tensor, value_NGD: Tensor, scale: float) -> Tensor:
+    def __call__(self, query_NAD: Tensor, key_NGD: Tensor, value_NGD: Tensor, scale: float) -> Tensor:
         from torch.nn.attention.varlen import varlen_attn  # absent in older versions, and needed on CUDA only
 
-        repeats = query_NHD.shape[1] // key_NGD.shape[1]
+        repeats = query_NAD.shape[1] // key_NGD.shape[1]
         if repeats > 1:  # the kernel's own option for this is newer than the versions that we support
             key_NGD, value_NGD = (tensor.repeat_interleave(repeats, dim=1) for tensor in (key_NGD, value_NGD))
-        found = varlen_attn(
-            query_NHD,
+        attended_NAD = varlen_attn(
+            query_NAD,
             key_NGD,
             value_NGD,
             self._begins,
@@ -99,8 +99,8 @@ class VarlenAttention:
             scale=scale,
             window_size=(-1, 0),  # each position sees those before it
         )
-        assert isinstance(found, Tensor)
-        return found
+        assert isinstance(attended_NAD, Tensor)
+        return attended_NAD
 
 
 def cumulative_lengths(lengths: tuple[int, ...], device: torch.device) -> Tensor:
@@ -111,7 +111,7 @@ def cumulative_lengths(lengths: tuple[int, ...], device: torch.device) -> Tensor
 
 def _for_transformers(
     module: nn.Module,
-    query_1HND: Tensor,
+    query_1AND: Tensor,
     key_1GND: Tensor,
     value_1GND: Tensor,
     attention_mask: None,
@@ -123,7 +123,7 @@ def _for_transformers(
     """Stand in for transformers' attention functions; ``packed`` comes through the model's forward call."""
     # A mask would mean that transformers made one, and so that segments would see each other.
     assert attention_mask is None
-    query, key, value = (tensor[0].transpose(0, 1) for tensor in (query_1HND, key_1GND, value_1GND))
+    query, key, value = (tensor[0].transpose(0, 1) for tensor in (query_1AND, key_1GND, value_1GND))
     return packed(query, key, value, scaling)[None], None
 
 

@@ -1,7 +1,8 @@
 """Our own forward pass of the decoder blocks that have a descriptor, over packed rows.
 
 It reads transformers' modules and PEFT's adapters in them, and changes neither. A last block computes only the
-rows that are asked for: keys and values of all, everything else of those. Axes: N rows, K rows asked for, H width.
+rows that are asked for, K of them: keys and values of all, everything else of those. E are the numbers of a head that
+are rotated.
 """
 
 from collections.abc import Sequence
@@ -24,8 +25,8 @@ class BlockInputs:
 
     architecture: Architecture
     attention: Attention
-    cos_NR: Tensor
-    sin_NR: Tensor
+    cos_NE: Tensor
+    sin_NE: Tensor
     techniques: Techniques
 
 
@@ -82,16 +83,16 @@ def _attend(
     """Attend with all queries, or with those of some rows: the others are zeros, whose results nobody reads."""
     if rows_K is not None:
         query = query.new_zeros(len(key_NI), query.shape[1]).index_copy(0, rows_K, query)
-    query_NHD, key_NGD, value_NGD = (
+    query_NAD, key_NGD, value_NGD = (
         states.unflatten(1, (-1, attention.head_dim)) for states in (query, key_NI, value_NI)
     )
-    attended_NHD = inputs.attention(
-        rotate(query_NHD, inputs.cos_NR, inputs.sin_NR),
-        rotate(key_NGD, inputs.cos_NR, inputs.sin_NR),
+    attended_NAD = inputs.attention(
+        rotate(query_NAD, inputs.cos_NE, inputs.sin_NE),
+        rotate(key_NGD, inputs.cos_NE, inputs.sin_NE),
         value_NGD,
         attention.scaling,
     )
-    return _select(attended_NHD.flatten(1), rows_K)
+    return _select(attended_NAD.flatten(1), rows_K)
 
 
 def _select(states_NH: Tensor, rows_K: Tensor | None) -> Tensor:

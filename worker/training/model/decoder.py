@@ -31,7 +31,7 @@ _PROBE_TOLERANCE: Final = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
 
 
 class DecoderPass(Protocol):
-    """One way to compute hidden states; K are the batch's scored positions, H the model's width."""
+    """One way to compute hidden states; at the batch's scored positions."""
 
     padded: bool  # the way needs right-padded examples
     checkpointed_blocks: int  # the first blocks, which keep only their input and are computed again backwards
@@ -75,25 +75,25 @@ class OwnPass:
         states = _embed(self._decoder, batch, noise_NH)
         inputs = self._inputs(batch)
         layers = _layers(self._decoder)
-        is_narrow = self._techniques.last_block_rows
+        has_last_rows_only = self._techniques.last_block_rows
         for number, layer in enumerate(layers):
-            rows = batch.positions_K if is_narrow and number == len(layers) - 1 else None
+            rows = batch.positions_K if has_last_rows_only and number == len(layers) - 1 else None
             if number < self.checkpointed_blocks and torch.is_grad_enabled():
                 states = checkpoint(run_block, layer, states, inputs, rows, use_reentrant=False)
             else:
                 states = run_block(layer, states, inputs, rows)
         normed: Tensor = self._norm(states)
-        return normed if is_narrow else normed.index_select(0, batch.positions_K)
+        return normed if has_last_rows_only else normed.index_select(0, batch.positions_K)
 
     def _inputs(self, batch: MicroBatch) -> BlockInputs:
         # float32, since transformers would give the angles' cosines in its input's type
         like = torch.empty(0, dtype=torch.float32, device=self._device)
-        cos_1NR, sin_1NR = self._decoder.rotary_emb(like, batch.places_N[None])
+        cos_1NE, sin_1NE = self._decoder.rotary_emb(like, batch.places_N[None])
         prepared = attention.make_attention(batch.lengths, self._device, self._decoder.dtype, self._techniques)
-        return BlockInputs(self._architecture, prepared, cos_1NR[0], sin_1NR[0], self._techniques)
+        return BlockInputs(self._architecture, prepared, cos_1NE[0], sin_1NE[0], self._techniques)
 
 
-class _TransformersPass:
+class _ModulesPass:
     """What the two ways through transformers' modules share: which layers keep only their input.
 
     ``around`` gives the context in which a layer is computed the second time, when the forward pass is long over.
@@ -116,7 +116,7 @@ class _TransformersPass:
             layer._gradient_checkpointing_func = self._checkpoint
 
 
-class PackedPass(_TransformersPass):
+class PackedPass(_ModulesPass):
     """transformers' modules, with our attention in place of theirs for the time of a call."""
 
     padded = False
@@ -139,7 +139,7 @@ class PackedPass(_TransformersPass):
         return hidden_1NH[0].index_select(0, batch.positions_K)
 
 
-class PaddedPass(_TransformersPass):
+class PaddedPass(_ModulesPass):
     """transformers as it is, over right-padded rows, which causal attention needs no mask for."""
 
     padded = True
@@ -185,9 +185,9 @@ def _is_right(way: DecoderPass, plain: DecoderPass, decoder: Any, device: torch.
     """Compare with one example at a time, the last rows of each."""
     examples = [_probe_example(ids) for ids in _PROBE_IDS]
     with torch.inference_mode(), autocast(), _first_blocks(decoder.config):
-        found_KH = way(collate(examples, device, padded=way.padded)).float()
+        hidden_KH = way(collate(examples, device, padded=way.padded)).float()
         expected_KH = torch.cat([plain(collate([example], device, padded=True)) for example in examples]).float()
-    return bool((found_KH - expected_KH).norm() <= _PROBE_TOLERANCE[decoder.dtype] * expected_KH.norm())
+    return bool((hidden_KH - expected_KH).norm() <= _PROBE_TOLERANCE[decoder.dtype] * expected_KH.norm())
 
 
 def _probe_example(ids: tuple[int, ...]) -> TokenizedExample:

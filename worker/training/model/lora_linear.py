@@ -1,8 +1,8 @@
 """Adapted linear layers that read the same input, as one autograd function over frozen weights.
 
 LoRA (Hu 2021, 2106.09685): y = x W' + b + s (x A') B'. PEFT's modules keep x once per layer and once per type, add
-the input's slopes of all layers one by one, and convert A and B at each use. Here x is kept once, the A of
-all layers are one product, and every slope is added inside a product. Knows PEFT's modules, no architecture.
+the input's gradients of all layers one by one, and convert A and B at each use. Here x is kept once, the A of
+all layers are one product, and every gradient is added inside a product. Knows PEFT's modules, no architecture.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ def project(input_NI: Tensor, layers: Sequence[nn.Module], techniques: Technique
 
 
 @dataclass(frozen=True)
-class _Layer:
+class _FrozenLinear:
     """One frozen layer; ``adapter`` is A (rank, inputs) and B (outputs, rank) in float32, None where there is none."""
 
     weight_OI: Tensor
@@ -41,90 +41,90 @@ class _Layer:
     scale: float
 
 
-def _own_layer(layer: Any) -> _Layer | None:
+def _own_layer(layer: Any) -> _FrozenLinear | None:
     if isinstance(layer, PeftLinear):
         [name] = layer.active_adapters
         base: Any = layer.get_base_layer()
         plain = type(base) is nn.Linear and isinstance(layer.lora_dropout[name], nn.Identity)
         if not plain or layer.lora_variant or layer.disable_adapters or layer.merged:
             return None
-        down: Any = layer.lora_A[name]
-        up: Any = layer.lora_B[name]
-        return _Layer(base.weight, base.bias, (down.weight, up.weight), layer.scaling[name])
+        lora_a: Any = layer.lora_A[name]
+        lora_b: Any = layer.lora_B[name]
+        return _FrozenLinear(base.weight, base.bias, (lora_a.weight, lora_b.weight), layer.scaling[name])
     if type(layer) is nn.Linear:
-        return _Layer(layer.weight, layer.bias, None, 0.0)
+        return _FrozenLinear(layer.weight, layer.bias, None, 0.0)
     return None
 
 
 class _LoraLinears(torch.autograd.Function):
-    """Axes: N rows, I inputs, O outputs, R ranks of all adapters together."""
+    """R are the ranks of all adapters of one input together, and a constant behind those of each."""
 
     @staticmethod
-    def forward(ctx: Any, input_NI: Tensor, layers: Sequence[_Layer], *adapters: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, input_NI: Tensor, layers: Sequence[_FrozenLinear], *adapters: Tensor) -> tuple[Tensor, ...]:
         dtype = input_NI.dtype
-        downs, ups = adapters[::2], adapters[1::2]
-        down_RI = _with_constants(downs, input_NI)
-        narrow_NR = input_NI @ down_RI.t()
-        adapted = iter(range(len(ups)))
-        outputs, scaled_ups, ranks = [], [], _slices(downs)
+        all_a, all_b = adapters[::2], adapters[1::2]
+        a_RI = _with_constants(all_a, input_NI)
+        lora_a_NR = input_NI @ a_RI.t()
+        adapted = iter(range(len(all_b)))
+        outputs, scaled_b, ranks = [], [], _slices(all_a)
         for layer in layers:
             if layer.adapter is None:
                 outputs.append(nn.functional.linear(input_NI, layer.weight_OI, layer.bias_O))
                 continue
             number = next(adapted)
-            narrow_NR[:, ranks[number].stop - 1] = 1.0
-            scaled_ups.append(_with_bias(ups[number] * layer.scale, layer.bias_O).to(dtype))
+            lora_a_NR[:, ranks[number].stop - 1] = 1.0
+            scaled_b.append(_with_bias(all_b[number] * layer.scale, layer.bias_O).to(dtype))
             output_NO = nn.functional.linear(input_NI, layer.weight_OI)
-            outputs.append(output_NO.addmm_(narrow_NR[:, ranks[number]], scaled_ups[-1].t()))
+            outputs.append(output_NO.addmm_(lora_a_NR[:, ranks[number]], scaled_b[-1].t()))
         # without an adapter nobody needs the input again
-        ctx.save_for_backward(input_NI if downs else None, narrow_NR, down_RI, *scaled_ups)
+        ctx.save_for_backward(input_NI if all_a else None, lora_a_NR, a_RI, *scaled_b)
         ctx.layers, ctx.ranks = layers, ranks
         return tuple(outputs)
 
     @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
-        input_NI, narrow_NR, down_RI, *scaled_ups = ctx.saved_tensors
-        input_slope = None
-        narrow_slope_NR = torch.empty_like(narrow_NR)
-        adapted = iter(range(len(scaled_ups)))
-        found: list[Tensor] = []
-        for layer, slope_NO in zip(ctx.layers, slopes, strict=True):
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        input_NI, lora_a_NR, a_RI, *scaled_b = ctx.saved_tensors
+        input_grad = None
+        lora_a_grad_NR = torch.empty_like(lora_a_NR)
+        adapted = iter(range(len(scaled_b)))
+        adapter_grads: list[Tensor] = []
+        for layer, grad_NO in zip(ctx.layers, grads, strict=True):
             if ctx.needs_input_grad[0]:
-                input_slope = _add_product(input_slope, slope_NO, layer.weight_OI)
+                input_grad = _add_product(input_grad, grad_NO, layer.weight_OI)
             if layer.adapter is not None:
                 number = next(adapted)
                 ranks = ctx.ranks[number]
-                narrow_slope_NR[:, ranks] = slope_NO @ scaled_ups[number]
+                lora_a_grad_NR[:, ranks] = grad_NO @ scaled_b[number]
                 # this way round the product's rows are few, which is twice as fast on a CPU
-                up_slope_OR = (narrow_NR[:, ranks].t() @ slope_NO)[:-1].t().float() * layer.scale
-                found += [torch.empty(0), up_slope_OR]
-        if found:
-            down_slope_RI = (narrow_slope_NR.t() @ input_NI).float()
-            found[::2] = [down_slope_RI[ranks][:-1] for ranks in ctx.ranks]
-            if input_slope is not None:
-                input_slope.addmm_(narrow_slope_NR, down_RI)
-        return input_slope, None, *found
+                b_grad_OR = (lora_a_NR[:, ranks].t() @ grad_NO)[:-1].t().float() * layer.scale
+                adapter_grads += [torch.empty(0), b_grad_OR]
+        if adapter_grads:
+            a_grad_RI = (lora_a_grad_NR.t() @ input_NI).float()
+            adapter_grads[::2] = [a_grad_RI[ranks][:-1] for ranks in ctx.ranks]
+            if input_grad is not None:
+                input_grad.addmm_(lora_a_grad_NR, a_RI)
+        return input_grad, None, *adapter_grads
 
 
-def _with_constants(downs: Sequence[Tensor], input_NI: Tensor) -> Tensor:
-    """Put all A behind each other, and behind each a row of zeros: its place in the narrow result holds a 1."""
+def _with_constants(all_a: Sequence[Tensor], input_NI: Tensor) -> Tensor:
+    """Put all A behind each other, and behind each a row of zeros: its place in A's output holds a 1."""
     zeros_1I = input_NI.new_zeros(1, input_NI.shape[1])
-    rows = [part for down_RI in downs for part in (down_RI.to(input_NI.dtype), zeros_1I)]
+    rows = [part for a_RI in all_a for part in (a_RI.to(input_NI.dtype), zeros_1I)]
     return torch.cat(rows) if rows else input_NI.new_empty(0, input_NI.shape[1])
 
 
-def _with_bias(up_OR: Tensor, bias_O: Tensor | None) -> Tensor:
+def _with_bias(b_OR: Tensor, bias_O: Tensor | None) -> Tensor:
     """Give B with the bias as one more column, which the constant 1 adds: that spares a pass over the output."""
-    last_O1 = up_OR.new_zeros(len(up_OR), 1) if bias_O is None else bias_O[:, None].to(up_OR.dtype)
-    return torch.cat([up_OR, last_O1], dim=1)
+    last_O1 = b_OR.new_zeros(len(b_OR), 1) if bias_O is None else bias_O[:, None].to(b_OR.dtype)
+    return torch.cat([b_OR, last_O1], dim=1)
 
 
-def _slices(downs: Sequence[Tensor]) -> list[slice]:
-    found, begin = [], 0
-    for down_RI in downs:
-        found.append(slice(begin, begin + len(down_RI) + 1))  # and the constant
-        begin = found[-1].stop
-    return found
+def _slices(all_a: Sequence[Tensor]) -> list[slice]:
+    slices, begin = [], 0
+    for a_RI in all_a:
+        slices.append(slice(begin, begin + len(a_RI) + 1))  # and the constant
+        begin = slices[-1].stop
+    return slices
 
 
 def _add_product(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """The objective: weighted next-token loss over the positions that have a weight, and only those.
 
-Axes: K scored positions, H hidden width, V vocabulary. Shifting is done in ``worker.training.data.batches``.
+Shifting is done in ``worker.training.data.batches``.
 """
 
 from typing import Any
@@ -33,7 +33,7 @@ class _WeightedNll(torch.autograd.Function):
             logits_CV = nn.functional.linear(hidden_KH[rows], weight_VH, bias_V)
             for first in range(0, len(logits_CV), SOFTMAX_ROWS):
                 part = slice(begin + first, begin + min(first + SOFTMAX_ROWS, len(logits_CV)))
-                _replace_by_slope(
+                _replace_by_gradient(
                     logits_CV[first : first + SOFTMAX_ROWS], targets_K[part], scale_K[part], nll_K[part], hit_K[part]
                 )
             if gradient_KH is not None:
@@ -48,16 +48,16 @@ class _WeightedNll(torch.autograd.Function):
         return gradient_KH * gradients[0], None, None, None, None
 
 
-def _replace_by_slope(logits_RV: Tensor, targets_R: Tensor, scale_R: Tensor, nll_R: Tensor, hit_R: Tensor) -> None:
-    """Write each row's nll and hit, and in place of its logits their slopes: scale * (softmax - one-hot)."""
-    targets_R1, scale_R1 = targets_R[:, None], scale_R[:, None]
-    largest_R1, target_R1 = logits_RV.amax(dim=1, keepdim=True), logits_RV.gather(1, targets_R1)
-    hit_R.copy_((target_R1 >= largest_R1).squeeze(1))
-    chances_RV = torch.softmax(logits_RV, dim=1, dtype=torch.float32)
-    # The largest chance is at least 1 / V, so its logarithm is safe; the target's may be 0.
-    log_total_R1 = largest_R1.float() - chances_RV.amax(dim=1, keepdim=True).log()
-    nll_R.copy_((log_total_R1 - target_R1.float()).squeeze(1))
-    logits_RV.copy_(chances_RV.mul_(scale_R1).scatter_add_(1, targets_R1, -scale_R1))
+def _replace_by_gradient(logits_CV: Tensor, targets_C: Tensor, scale_C: Tensor, nll_C: Tensor, hit_C: Tensor) -> None:
+    """Write each row's nll and hit, and in place of its logits their gradient: scale * (softmax - one-hot)."""
+    targets_C1, scale_C1 = targets_C[:, None], scale_C[:, None]
+    largest_C1, target_C1 = logits_CV.amax(dim=1, keepdim=True), logits_CV.gather(1, targets_C1)
+    hit_C.copy_((target_C1 >= largest_C1).squeeze(1))
+    probs_CV = torch.softmax(logits_CV, dim=1, dtype=torch.float32)
+    # The largest probability is at least 1 / V, so its logarithm is safe; the target's may be 0.
+    log_total_C1 = largest_C1.float() - probs_CV.amax(dim=1, keepdim=True).log()
+    nll_C.copy_((log_total_C1 - target_C1.float()).squeeze(1))
+    logits_CV.copy_(probs_CV.mul_(scale_C1).scatter_add_(1, targets_C1, -scale_C1))
 
 
 def _plain_nll(

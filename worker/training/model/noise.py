@@ -1,6 +1,6 @@
 """NEFTune (Jain 2023, 2310.05914): noise on the embeddings of what is trained on.
 
-Uniform in [-1, 1], times alpha / sqrt(L * H) for an example of L inputs and width H. Drawn for each example
+Uniform in [-1, 1], times alpha / sqrt(T * H) for an example of T inputs. Drawn for each example
 by its place in its step, so that neither packing nor the number of processes changes it.
 """
 

@@ -1,6 +1,7 @@
 """Rotary position embedding with its backward pass, computed in float32 whatever the type of queries and keys.
 
-Su 2021, 2104.09864; halves are paired as in GPT-NeoX. A rotation's slope is rotated back.
+Su 2021, 2104.09864; halves are paired as in GPT-NeoX. A rotation's gradient is rotated back. E are the numbers of
+a head that are rotated.
 """
 
 from typing import Any
@@ -9,30 +10,30 @@ import torch
 from torch import Tensor
 
 
-def rotate(states_NHD: Tensor, cos_NR: Tensor, sin_NR: Tensor) -> Tensor:
-    """Rotate the first R of a head's D values; ``cos`` and ``sin`` are transformers', each half of R the same."""
-    found: Tensor = _Rotary.apply(states_NHD, cos_NR, sin_NR)  # type: ignore[no-untyped-call]
-    return found
+def rotate(states_NAD: Tensor, cos_NE: Tensor, sin_NE: Tensor) -> Tensor:
+    """Rotate the first E of a head's D values; ``cos`` and ``sin`` are transformers', each half of E the same."""
+    rotated_NAD: Tensor = _Rotary.apply(states_NAD, cos_NE, sin_NE)  # type: ignore[no-untyped-call]
+    return rotated_NAD
 
 
 class _Rotary(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, states_NHD: Tensor, cos_NR: Tensor, sin_NR: Tensor) -> Tensor:
-        ctx.save_for_backward(cos_NR, sin_NR)
-        return _turn(states_NHD, cos_NR, sin_NR)
+    def forward(ctx: Any, states_NAD: Tensor, cos_NE: Tensor, sin_NE: Tensor) -> Tensor:
+        ctx.save_for_backward(cos_NE, sin_NE)
+        return _rotate(states_NAD, cos_NE, sin_NE)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        cos_NR, sin_NR = ctx.saved_tensors
-        return _turn(gradients[0], cos_NR, -sin_NR), None, None
+        cos_NE, sin_NE = ctx.saved_tensors
+        return _rotate(gradients[0], cos_NE, -sin_NE), None, None
 
 
-def _turn(states_NHD: Tensor, cos_NR: Tensor, sin_NR: Tensor) -> Tensor:
-    half = cos_NR.shape[1] // 2
-    cos, sin = cos_NR[:, None, :half], sin_NR[:, None, :half]
-    first, second = states_NHD[..., :half].float(), states_NHD[..., half : 2 * half].float()
-    turned = torch.empty_like(states_NHD)
-    turned[..., :half] = first * cos - second * sin
-    turned[..., half : 2 * half] = second * cos + first * sin
-    turned[..., 2 * half :] = states_NHD[..., 2 * half :]
-    return turned
+def _rotate(states_NAD: Tensor, cos_NE: Tensor, sin_NE: Tensor) -> Tensor:
+    half = cos_NE.shape[1] // 2
+    cos, sin = cos_NE[:, None, :half], sin_NE[:, None, :half]
+    first, second = states_NAD[..., :half].float(), states_NAD[..., half : 2 * half].float()
+    rotated_NAD = torch.empty_like(states_NAD)
+    rotated_NAD[..., :half] = first * cos - second * sin
+    rotated_NAD[..., half : 2 * half] = second * cos + first * sin
+    rotated_NAD[..., 2 * half :] = states_NAD[..., 2 * half :]
+    return rotated_NAD

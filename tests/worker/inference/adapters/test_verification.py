@@ -146,11 +146,11 @@ class TestDora:
     def test_its_lengths_become_gains_of_the_outputs_and_count_as_memory(self, dora: SpoiledAdapter) -> None:
         adapter = dora.read()
         tensors = load_file(dora.folder / WEIGHTS)
-        gain_O = adapter.pairs[LAYER].gain_O
-        assert gain_O is not None
+        magnitude_scale_O = adapter.pairs[LAYER].magnitude_scale_O
+        assert magnitude_scale_O is not None
         weight_OI = dora.fit.weight_of(LAYER)
         row = weight_OI[0] + 2 * tensors[FIRST_B][0] @ tensors[FIRST]
-        assert float(gain_O[0]) == pytest.approx(float(tensors[LENGTH][0] / row.norm()), rel=1e-5)
+        assert float(magnitude_scale_O[0]) == pytest.approx(float(tensors[LENGTH][0] / row.norm()), rel=1e-5)
         assert adapter.bytes == sum(tensor.nbytes for tensor in tensors.values())
 
     @pytest.mark.parametrize(

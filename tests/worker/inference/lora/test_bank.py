@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from worker.inference.lora.adapter import Adapter, LoraPair, gain_of
+from worker.inference.lora.adapter import Adapter, LoraPair, magnitude_scale
 from worker.inference.lora.bank import LoraBank, LoraGroup
 from worker.inference.lora.plan import LONGEST_SHARED, Span
 
@@ -89,20 +89,20 @@ def test_columns_that_another_adapter_had_leave_nothing_behind() -> None:
 def test_a_step_without_adapters_touches_nothing() -> None:
     bank, group = make_bank()
     plan = bank.plan([Span(1, None), Span(30, None)])
-    assert not plan.parts
+    assert not plan.segments
     assert not plan.touches(group.names)
 
 
-def test_doras_outputs_are_stretched_but_not_their_bias() -> None:
+def test_doras_magnitude_scales_outputs_but_not_their_bias() -> None:
     bank, group = make_bank()
     adapter = make_adapter(1, {"v": 4}, gains=True)
     place(bank, adapter)
     x_NI, base_NO = torch.randn(2, INPUTS), torch.randn(2, sum(OUTPUTS.values()))
     found_NO = base_NO.clone()
     group.add(x_NI, found_NO, bank.plan([Span(1, adapter), Span(1, None)]))
-    gain = adapter.pairs["v"].gain_O
-    assert gain is not None
-    expected = (base_NO[:1, 10:] + delta(adapter, x_NI[:1])[:, 10:] - 0.5) * gain + 0.5
+    scale_O = adapter.pairs["v"].magnitude_scale_O
+    assert scale_O is not None
+    expected = (base_NO[:1, 10:] + delta(adapter, x_NI[:1])[:, 10:] - 0.5) * scale_O + 0.5
     torch.testing.assert_close(found_NO[:1, 10:], expected)
     assert found_NO[:1, :10].equal(base_NO[:1, :10])
     assert found_NO[1:].equal(base_NO[1:])
@@ -182,5 +182,5 @@ def test_unpinning_twice_is_found() -> None:
 def test_a_gain_gives_each_row_of_the_adapted_weight_its_learnt_length() -> None:
     weight, a, b = torch.randn(6, INPUTS), torch.randn(3, INPUTS), torch.randn(6, 3)
     length = torch.rand(6) + 0.5
-    gain = gain_of(length, weight, a, b, 2.0)
-    torch.testing.assert_close(((weight + 2 * b @ a) * gain[:, None]).norm(dim=1), length)
+    scale_O = magnitude_scale(length, weight, a, b, 2.0)
+    torch.testing.assert_close(((weight + 2 * b @ a) * scale_O[:, None]).norm(dim=1), length)

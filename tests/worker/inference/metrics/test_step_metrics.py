@@ -5,9 +5,9 @@ from prometheus_client import CollectorRegistry
 
 from worker.inference.metrics.machine_probe import Probe
 from worker.inference.metrics.step_metrics import StepMetrics
-from worker.inference.model.step_timer import Part
+from worker.inference.model.step_timer import StepPart
 
-PARTS = {Part.LINEAR: 0.5, Part.ATTENTION: 0.25, Part.LORA: 0.125, Part.SAMPLE: 0.0}
+PARTS = {StepPart.LINEAR: 0.5, StepPart.ATTENTION: 0.25, StepPart.LORA: 0.125, StepPart.SAMPLE: 0.0}
 
 
 class MetricsHarness:
@@ -25,7 +25,7 @@ def test_a_steps_parts_and_the_rest_make_the_whole_step() -> None:
     harness = MetricsHarness()
     harness.metrics.parts(PARTS, 1.0)
     harness.metrics.parts(PARTS, 1.0)
-    seconds = {part: harness.read("step_part_seconds_total", part=part) for part in (*Part, "rest")}
+    seconds = {part: harness.read("step_part_seconds_total", part=part) for part in (*StepPart, "rest")}
     assert seconds == {"linear": 1.0, "attention": 0.5, "lora": 0.25, "sample": 0.0, "rest": 0.25}
 
 
@@ -37,7 +37,7 @@ def test_parts_that_are_longer_than_their_step_by_a_rounding_leave_no_rest() -> 
 
 def test_every_part_is_there_before_the_first_step() -> None:
     harness = MetricsHarness()
-    assert [harness.read("step_part_seconds_total", part=part) for part in (*Part, "rest")] == [0] * 5
+    assert [harness.read("step_part_seconds_total", part=part) for part in (*StepPart, "rest")] == [0] * 5
 
 
 def test_rates_are_shares_of_what_the_probe_found() -> None:

@@ -19,7 +19,7 @@ from worker.inference.kv_cache.slots import KvPool, KvSlot
 from worker.inference.lora.adapter import Adapter, LoraPair
 from worker.inference.model import cuda_graphs, runner
 from worker.inference.model.blocks import OwnModel, find_own_blocks
-from worker.inference.model.contract import Row
+from worker.inference.model.contract import StepRow
 from worker.inference.model.cuda_recorder import Recorder
 from worker.inference.model.ops import TorchOps
 from worker.inference.model.projection import maker
@@ -74,7 +74,7 @@ class Twins:
         self.plain, self.graphed = plain, graphed
         self._numbers = itertools.count()
 
-    def adapter(self, rank: int, *targets: str, is_stretched: bool = False) -> Adapter:
+    def adapter(self, rank: int, *targets: str, has_dora: bool = False) -> Adapter:
         """Make a random adapter of the layers whose names end so, by default all, and place it."""
         number = next(self._numbers)
         generator = torch.Generator().manual_seed(number)
@@ -86,7 +86,7 @@ class Twins:
             name: LoraPair(
                 draw(rank, layer.in_features),
                 draw(rank, layer.out_features),
-                1 + draw(layer.out_features) if is_stretched else None,
+                1 + draw(layer.out_features) if has_dora else None,
             )
             for name, layer in self.graphed.layers.items()
             if not targets or name.split(".")[-1] in targets
@@ -120,8 +120,8 @@ class Twins:
     def feed(self, *fed: tuple[PairedRequest, int, int]) -> Tensor:
         """Feed each request so many tokens and want so many logits, from both runners alike; give the graphed one's."""
         parts = [(request, request.next_ids(tokens), wanted) for request, tokens, wanted in fed]
-        expected = self.plain.forward([Row(r.plain, ids, r.adapter, wanted) for r, ids, wanted in parts])
-        found = self.graphed.forward([Row(r.graphed, ids, r.adapter, wanted) for r, ids, wanted in parts])
+        expected = self.plain.forward([StepRow(r.plain, ids, r.adapter, wanted) for r, ids, wanted in parts])
+        found = self.graphed.forward([StepRow(r.graphed, ids, r.adapter, wanted) for r, ids, wanted in parts])
         torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0)
         return found
 
@@ -228,18 +228,18 @@ def test_places_without_a_row_keep_all_that_their_slots_hold(twins: Twins) -> No
 
 def test_logits_stay_as_they_were_when_the_next_step_is_taken(twins: Twins) -> None:
     request = twins.begin()
-    logits_WV = twins.step(request)
-    before = logits_WV.clone()
+    logits_KV = twins.step(request)
+    before = logits_KV.clone()
     twins.step(request)
-    assert torch.equal(logits_WV, before)
+    assert torch.equal(logits_KV, before)
 
 
 def two_arenas(twins: Twins) -> Sequence[tuple[PairedRequest, int, int]]:
     return (twins.begin(), 1, 1), (twins.begin(room=200), 1, 1)
 
 
-def stretched(twins: Twins) -> Sequence[tuple[PairedRequest, int, int]]:
-    return (twins.begin(twins.adapter(4, is_stretched=True)), 1, 1), (twins.begin(), 1, 1)
+def with_dora(twins: Twins) -> Sequence[tuple[PairedRequest, int, int]]:
+    return (twins.begin(twins.adapter(4, has_dora=True)), 1, 1), (twins.begin(), 1, 1)
 
 
 def two_tokens(twins: Twins) -> Sequence[tuple[PairedRequest, int, int]]:
@@ -260,7 +260,7 @@ def full_neighbour(twins: Twins) -> Sequence[tuple[PairedRequest, int, int]]:
 
 
 @pytest.mark.parametrize(
-    "prepare", [two_arenas, stretched, two_tokens, part_of_a_prompt, nothing_wanted, full_neighbour]
+    "prepare", [two_arenas, with_dora, two_tokens, part_of_a_prompt, nothing_wanted, full_neighbour]
 )
 def test_other_steps_are_taken_without(
     prepare: Callable[[Twins], Sequence[tuple[PairedRequest, int, int]]], twins: Twins, recorder: ReplayingRecorder
@@ -319,8 +319,8 @@ def test_a_recording_asks_the_device_for_nothing(folder: Path, recorder: Replayi
     valueless = make_runner(folder, recorder, device="meta")
     adapter = Twins(valueless, valueless).adapter(8)
     slots = [valueless.kv.allocate(100) for _ in range(3)]
-    logits_WV = valueless.forward([Row(slot, [5], adapter, 1) for slot in slots if slot is not None])
-    assert logits_WV.shape == (3, valueless._vocab_size)
+    logits_KV = valueless.forward([StepRow(slot, [5], adapter, 1) for slot in slots if slot is not None])
+    assert logits_KV.shape == (3, valueless._vocab_size)
     assert (recorder.recorded, recorder.replayed) == (1, 1)
 
 

@@ -6,7 +6,7 @@ import torch
 from core.settings import Settings
 from tests.harness.kernels import home_with_kernels
 from worker.inference.lora.bank import LoraGroup
-from worker.inference.lora.plan import Columns, LoraPlan
+from worker.inference.lora.plan import LoraPlan, LoraSegment
 from worker.inference.model.native_ops import NativeOps, find_crossover
 from worker.inference.model.ops import TorchOps
 from worker.inference.native.build import load
@@ -28,13 +28,13 @@ def test_either_side_of_the_crossover_gives_what_torch_gives(
 ) -> None:
     torch.manual_seed(0)
     group = LoraGroup(["q", "k"], 48, [32, 20])
-    group.a_SRI, group.b_RO = (
+    group.a_LRI, group.b_RO = (
         torch.randn(2, 16, 48).to(dtype),
         (torch.randn(16, 32).to(dtype), torch.randn(16, 20).to(dtype)),
     )
     none = torch.empty(0, dtype=torch.int32)
     plan = LoraPlan(
-        (Columns(slice(1, 40), slice(8, 16), None, is_shared=False),), (), {}, none, none, frozenset(["q", "k"])
+        (LoraSegment(slice(1, 40), slice(8, 16), None, is_shared=False),), (), {}, none, none, frozenset(["q", "k"])
     )
     x, y = torch.randn(41, 48).to(dtype), torch.randn(41, 52).to(dtype)
     ours, torchs = y.clone(), y.clone()

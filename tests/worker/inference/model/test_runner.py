@@ -39,11 +39,11 @@ from tests.harness.byte_tokenizer import write_byte_tokenizer
 from tests.harness.kernels import home_with_kernels
 from worker.inference.lora.adapter import Adapter, LoraPair
 from worker.inference.model.blocks import OwnModel
-from worker.inference.model.contract import Row
+from worker.inference.model.contract import StepRow
 from worker.inference.model.forward_pass import TransformersPass
 from worker.inference.model.native_ops import NativeOps
 from worker.inference.model.runner import ModelRunner
-from worker.inference.model.step_timer import Part, StepTimer
+from worker.inference.model.step_timer import StepPart, StepTimer
 from worker.inference.native.build import load
 from worker.models.loading import LoadedModel
 
@@ -214,15 +214,15 @@ def test_each_row_of_any_mix_has_its_own_adapters_logits(make: object, native: b
         chosen = rng.sample(open_rows, rng.randint(1, len(open_rows)))
         fed = {row: min(rng.choice([1, 1, 1, 4, 12]), len(texts[row]) - done[row]) for row in chosen}
         wanted = {row: rng.choice([0, 1, fed[row]]) for row in chosen}
-        rows = [Row(slots[r], texts[r][done[r] : done[r] + fed[r]], adapters[r], wanted[r]) for r in chosen]  # type: ignore[arg-type]
-        found_WV = harness.runner.forward(rows)
+        rows = [StepRow(slots[r], texts[r][done[r] : done[r] + fed[r]], adapters[r], wanted[r]) for r in chosen]  # type: ignore[arg-type]
+        found_KV = harness.runner.forward(rows)
         begin = 0
         for row in chosen:
             done[row] += fed[row]
             right = harness.expected(texts[row][: done[row]], adapters[row])[done[row] - wanted[row] :]
-            torch.testing.assert_close(found_WV[begin : begin + wanted[row]], right, atol=TOLERANCE, rtol=0)
+            torch.testing.assert_close(found_KV[begin : begin + wanted[row]], right, atol=TOLERANCE, rtol=0)
             begin += wanted[row]
-        assert begin == len(found_WV)
+        assert begin == len(found_KV)
 
 
 @pytest.mark.parametrize(("make", "native"), [(phi, False), (llama, True), (qwen3, False)])
@@ -234,12 +234,16 @@ def test_a_step_that_is_taken_apart_computes_the_same(make: object, native: bool
         harness.runner.timer = StepTimer(torch.device("cpu"), every=every)
         slots = [harness.runner.kv.allocate(20) for _ in range(2)]
         harness.runner.timer.begin()
-        rows = [Row(slots[0], [5, 6, 7], adapter, 1), Row(slots[1], list(range(12)), None, 3)]  # type: ignore[arg-type]
+        rows = [StepRow(slots[0], [5, 6, 7], adapter, 1), StepRow(slots[1], list(range(12)), None, 3)]  # type: ignore[arg-type]
         found.append(harness.runner.forward(rows))
         parts = harness.runner.timer.end()
         assert (parts is None) == (every == 1000)
         if parts is not None:
-            assert [part for part in Part if parts[part] > 0] == [Part.LINEAR, Part.ATTENTION, Part.LORA]
+            assert [part for part in StepPart if parts[part] > 0] == [
+                StepPart.LINEAR,
+                StepPart.ATTENTION,
+                StepPart.LORA,
+            ]
     assert torch.equal(*found)
 
 
@@ -279,10 +283,10 @@ def test_tokens_that_were_taken_back_leave_no_trace(tokenizer: TextTokenizer) ->
     harness = RunnerHarness(llama, tokenizer)
     slot = harness.runner.kv.allocate(20)
     assert slot is not None
-    harness.runner.forward([Row(slot, [5, 6, 7, 99, 98, 97], None, 0)])
+    harness.runner.forward([StepRow(slot, [5, 6, 7, 99, 98, 97], None, 0)])
     slot.truncate(3)
-    found_WV = harness.runner.forward([Row(slot, [8], None, 1)])
-    torch.testing.assert_close(found_WV[0], harness.expected([5, 6, 7, 8], None)[-1], atol=TOLERANCE, rtol=0)
+    found_KV = harness.runner.forward([StepRow(slot, [8], None, 1)])
+    torch.testing.assert_close(found_KV[0], harness.expected([5, 6, 7, 8], None)[-1], atol=TOLERANCE, rtol=0)
 
 
 def test_a_model_that_attends_in_a_way_of_its_own_is_refused(tokenizer: TextTokenizer) -> None:
@@ -322,7 +326,9 @@ def test_a_model_in_8_bits_is_near_the_one_it_was_made_from(tokenizer: TextToken
     slot = runner.kv.allocate(20)
     assert slot is not None
     ids = list(range(20, 40))
-    found = torch.cat([runner.forward([Row(slot, ids[:15], None, 15)]), runner.forward([Row(slot, ids[15:], None, 5)])])
+    found = torch.cat(
+        [runner.forward([StepRow(slot, ids[:15], None, 15)]), runner.forward([StepRow(slot, ids[15:], None, 5)])]
+    )
     right = plain(input_ids=torch.tensor([ids])).logits[0, :, : found.shape[1]].float()
     error = (found - right).norm() / right.norm()
     assert 1e-4 < error < 0.1
@@ -341,7 +347,9 @@ def test_in_bfloat16_each_architecture_is_near_its_own_float32(
     slot = runner.kv.allocate(20)
     assert slot is not None
     ids = list(range(20, 40))
-    found = torch.cat([runner.forward([Row(slot, ids[:15], None, 15)]), runner.forward([Row(slot, ids[15:], None, 5)])])
+    found = torch.cat(
+        [runner.forward([StepRow(slot, ids[:15], None, 15)]), runner.forward([StepRow(slot, ids[15:], None, 5)])]
+    )
     right = plain(input_ids=torch.tensor([ids])).logits[0, :, : found.shape[1]]
     error = (found - right).norm() / right.norm()
     assert 1e-5 < error < 0.05

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from worker.inference.model.step_timer import NO_TIMER, Part, StepTimer
+from worker.inference.model.step_timer import NO_TIMER, StepPart, StepTimer
 
 CPU = torch.device("cpu")
 
@@ -18,10 +18,10 @@ def make_timer(*ticks: float, every: int = 1) -> StepTimer:
 def test_each_part_is_the_sum_of_its_times() -> None:
     timer = make_timer(0, 1, 10, 12, 20, 24)
     timer.begin()
-    for part in (Part.LINEAR, Part.SAMPLE, Part.LINEAR):
+    for part in (StepPart.LINEAR, StepPart.SAMPLE, StepPart.LINEAR):
         with timer.part(part):
             pass
-    assert timer.end() == {Part.LINEAR: 5, Part.ATTENTION: 0, Part.LORA: 0, Part.SAMPLE: 2}
+    assert timer.end() == {StepPart.LINEAR: 5, StepPart.ATTENTION: 0, StepPart.LORA: 0, StepPart.SAMPLE: 2}
 
 
 def test_only_one_step_in_so_many_is_taken_apart_and_the_others_ask_no_clock() -> None:
@@ -29,19 +29,19 @@ def test_only_one_step_in_so_many_is_taken_apart_and_the_others_ask_no_clock() -
     found = []
     for _ in range(7):
         timer.begin()
-        with timer.part(Part.LORA):
+        with timer.part(StepPart.LORA):
             pass
         found.append(timer.end())
     assert [parts is not None for parts in found] == [False, False, True, False, False, True, False]
-    assert found[2] == found[5] == {Part.LINEAR: 0, Part.ATTENTION: 0, Part.LORA: 1, Part.SAMPLE: 0}
+    assert found[2] == found[5] == {StepPart.LINEAR: 0, StepPart.ATTENTION: 0, StepPart.LORA: 1, StepPart.SAMPLE: 0}
 
 
 def test_a_step_that_failed_leaves_nothing_to_the_next() -> None:
     timer = make_timer(0, 5, 6, 7)
     timer.begin()
-    with timer.part(Part.LINEAR):
+    with timer.part(StepPart.LINEAR):
         pass
-    with pytest.raises(RuntimeError, match="injected"), timer.part(Part.LORA):
+    with pytest.raises(RuntimeError, match="injected"), timer.part(StepPart.LORA):
         raise RuntimeError("injected")
     timer.begin()
     parts = timer.end()
@@ -51,7 +51,7 @@ def test_a_step_that_failed_leaves_nothing_to_the_next() -> None:
 
 def test_outside_of_steps_nothing_is_measured() -> None:
     timer = make_timer()
-    with timer.part(Part.LINEAR), NO_TIMER.part(Part.LINEAR):
+    with timer.part(StepPart.LINEAR), NO_TIMER.part(StepPart.LINEAR):
         pass
     assert timer.end() is None
 
@@ -61,7 +61,7 @@ def test_a_part_on_a_gpu_lasts_until_the_gpu_has_done_it() -> None:
     device = torch.device("cuda")
     timer = StepTimer(device, every=1)
     timer.begin()
-    with timer.part(Part.LINEAR):
+    with timer.part(StepPart.LINEAR):
         torch.cuda._sleep(100_000_000)  # cycles: far longer than it takes to ask for them
         event = torch.cuda.Event()
         event.record()

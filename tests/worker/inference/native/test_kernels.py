@@ -192,17 +192,17 @@ class TestChunkAttention:
         assert out.isfinite().all()
 
 
-def _attend(qkv: Tensor, angles_R: Tensor, keys_GDL: Tensor, values_GLD: Tensor, length: int) -> Tensor:
+def _attend(qkv: Tensor, angles_R: Tensor, keys_GDP: Tensor, values_GPD: Tensor, length: int) -> Tensor:
     """Give one row's (1, H·D) in float32, of keys rounded to storage, and write its key and value into the cache."""
-    kv_heads, head_dim, _ = keys_GDL.shape
+    kv_heads, head_dim, _ = keys_GDP.shape
     heads = qkv.float().view(-1, head_dim)
     q_HD, k_GD, v_GD = heads.split([heads.shape[0] - 2 * kv_heads, kv_heads, kv_heads])
-    keys_GDL[..., length] = _rotated(k_GD, angles_R)
-    values_GLD[:, length] = v_GD
+    keys_GDP[..., length] = _rotated(k_GD, angles_R)
+    values_GPD[:, length] = v_GD
     return scaled_dot_product_attention(
         _rotated(q_HD, angles_R).to(qkv.dtype).float()[None, :, None],
-        keys_GDL[None, ..., : length + 1].transpose(2, 3).float(),
-        values_GLD[None, :, : length + 1].float(),
+        keys_GDP[None, ..., : length + 1].transpose(2, 3).float(),
+        values_GPD[None, :, : length + 1].float(),
         enable_gqa=True,
     ).view(1, -1)
 

@@ -17,7 +17,7 @@ from core.text.tokenizer import TextTokenizer
 from worker.inference.kv_cache.slots import KvPool, KvShape, KvSlot
 from worker.inference.lora.adapter import Adapter, LoraPair
 from worker.inference.lora.bank import LoraBank, LoraGroup
-from worker.inference.model.contract import ModelSize, Row
+from worker.inference.model.contract import ModelSize, StepRow
 from worker.inference.model.step_timer import StepTimer
 
 CONTEXT_TOKENS: Final = 256
@@ -56,7 +56,7 @@ class FakeRunner:
         self._states = states  # of a text, on which its next token depends: with few it soon repeats itself
         self._vocab_size = vocab_size
 
-    def forward(self, rows: Sequence[Row]) -> Tensor:
+    def forward(self, rows: Sequence[StepRow]) -> Tensor:
         self.fed.append([(tuple(row.tokens), row.wanted) for row in rows])
         self.reached.set()
         assert self.gate.wait(timeout=60)
@@ -66,14 +66,14 @@ class FakeRunner:
         logits = [logits_V for row in rows for logits_V in self._feed(row)]
         return torch.stack(logits) if logits else torch.zeros(0, self._vocab_size)
 
-    def _feed(self, row: Row) -> list[Tensor]:
+    def _feed(self, row: StepRow) -> list[Tensor]:
         assert row.adapter is None or self.bank.is_ready(row.adapter), "only adapters that are ready are fed"
         mark = _mark(row.adapter)
         for token_id in row.tokens:
             _write(row.slot, mark + token_id)
         return [self._logits(row, row.slot.length - behind) for behind in range(row.wanted - 1, -1, -1)]
 
-    def _logits(self, row: Row, length: int) -> Tensor:
+    def _logits(self, row: StepRow, length: int) -> Tensor:
         if (row.adapter.digest if row.adapter else None) in self.poisoned:
             return torch.full((self._vocab_size,), torch.nan)
         held = read_slot(row.slot)[:length]

@@ -8,7 +8,7 @@ from core.settings import Settings
 from tests.harness.kernels import home_with_kernels
 from tests.harness.tiny_models import write_tiny_phi
 from tests.worker.inference.scheduler.fake_runner import FakeRunner
-from worker.inference.model.contract import Row
+from worker.inference.model.contract import StepRow
 from worker.inference.model.runner import ModelRunner
 from worker.inference.scheduler.step_budget import (
     LONGEST_STEP_S,
@@ -80,7 +80,7 @@ def _feed(runner: ModelRunner, *, longest_shared: int) -> torch.Tensor:
     runner.longest_shared = longest_shared
     slots = [slot for slot in (runner.kv.allocate(20) for _ in range(3)) if slot is not None]
     for tokens in ([3, 1, 4, 1, 5], [9, 2, 6]):
-        logits = runner.forward([Row(slot, tokens[number:], None, 1) for number, slot in enumerate(slots)])
+        logits = runner.forward([StepRow(slot, tokens[number:], None, 1) for number, slot in enumerate(slots)])
     for slot in slots:
         runner.kv.release(slot)
     return logits

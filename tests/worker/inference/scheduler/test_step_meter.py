@@ -20,7 +20,7 @@ from worker.inference.metrics.machine_probe import Probe
 from worker.inference.metrics.step_metrics import StepMetrics
 from worker.inference.model.contract import ModelSize
 from worker.inference.model.runner import ModelRunner
-from worker.inference.model.step_timer import Part, StepTimer
+from worker.inference.model.step_timer import StepPart, StepTimer
 from worker.inference.scheduler.step_meter import StepMeter
 from worker.inference.scheduler.step_plan import RunningRow, ScheduledRow
 
@@ -32,11 +32,11 @@ class RecordedMetrics(StepMetrics):
     """Keeps what it is told."""
 
     def __init__(self) -> None:
-        self.parts_of_steps: list[tuple[Mapping[Part, float], float]] = []
+        self.parts_of_steps: list[tuple[Mapping[StepPart, float], float]] = []
         self.decode_rates: list[float] = []
         self.prefill_rates: list[float] = []
 
-    def parts(self, parts: Mapping[Part, float], seconds: float) -> None:
+    def parts(self, parts: Mapping[StepPart, float], seconds: float) -> None:
         self.parts_of_steps.append((parts, seconds))
 
     def decode_rate(self, bytes_per_s: float) -> None:
@@ -131,7 +131,7 @@ def test_a_step_that_is_taken_apart_tells_its_parts_and_has_no_rate(tmp_path: Pa
     harness = MeterHarness(tmp_path, every=2)
     for _ in range(4):
         harness.step(harness.decodes(5))
-    assert harness.metrics.parts_of_steps == [(dict.fromkeys(Part, 0.0), 2.0)] * 2
+    assert harness.metrics.parts_of_steps == [(dict.fromkeys(StepPart, 0.0), 2.0)] * 2
     assert len(harness.metrics.decode_rates) == 2
 
 
@@ -167,7 +167,7 @@ def test_the_parts_of_a_real_models_steps_all_take_time_and_together_no_more_tha
     each_harness: EngineHarness,
 ) -> None:
     measured = MeasuredEngine(each_harness, every=1)
-    parts = [measured.read("step_part_seconds_total", part=part) for part in (*Part, "rest")]
+    parts = [measured.read("step_part_seconds_total", part=part) for part in (*StepPart, "rest")]
     assert min(parts) > 0
     # were the parts of a step longer than the step, there would be no rest to make up for it
     assert sum(parts) == pytest.approx(measured.read("step_seconds_sum"))

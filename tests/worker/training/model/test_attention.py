@@ -27,22 +27,22 @@ def _inputs(lengths: tuple[int, ...], heads: int, key_heads: int, dtype: torch.d
 
 
 def _run(attention: Attention, inputs: list[Tensor]) -> list[Tensor]:
-    """Give the result and the inputs' slopes."""
+    """Give the result and the inputs' gradients."""
     result = attention(inputs[0], inputs[1], inputs[2], 0.2)
-    slope = torch.randn(result.shape, generator=torch.Generator().manual_seed(1)).to(result.dtype)
-    return [result.detach(), *torch.autograd.grad(result, inputs, slope)]
+    grad = torch.randn(result.shape, generator=torch.Generator().manual_seed(1)).to(result.dtype)
+    return [result.detach(), *torch.autograd.grad(result, inputs, grad)]
 
 
 def _by_definition(lengths: tuple[int, ...], inputs: list[Tensor]) -> list[Tensor]:
     """One segment and one head at a time, all scores at once."""
 
-    def attention(query_NHD: Tensor, key_NGD: Tensor, value_NGD: Tensor, scale: float) -> Tensor:
-        repeats = query_NHD.shape[1] // key_NGD.shape[1]
+    def attention(query_NAD: Tensor, key_NGD: Tensor, value_NGD: Tensor, scale: float) -> Tensor:
+        repeats = query_NAD.shape[1] // key_NGD.shape[1]
         rows = []
         for begin, end in itertools.pairwise([0, *itertools.accumulate(lengths)]):
             heads = []
-            for head in range(query_NHD.shape[1]):
-                scores = query_NHD[begin:end, head] @ key_NGD[begin:end, head // repeats].T * scale
+            for head in range(query_NAD.shape[1]):
+                scores = query_NAD[begin:end, head] @ key_NGD[begin:end, head // repeats].T * scale
                 hidden = torch.ones_like(scores).triu(1).bool()
                 heads.append(scores.masked_fill(hidden, -torch.inf).softmax(1) @ value_NGD[begin:end, head // repeats])
             rows.append(torch.stack(heads, dim=1))

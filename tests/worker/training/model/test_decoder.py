@@ -276,18 +276,18 @@ def test_rms_norm_is_transformers_with_its_gradient(tiny_llama: Path) -> None:
     norm: Any = load_base_model(tiny_llama, dtype="float32").model.get_decoder().layers[0].input_layernorm
     torch.nn.init.uniform_(norm.weight, 0.5, 2.0)
     states_NH = torch.randn(5, 64, requires_grad=True)
-    slope_NH = torch.randn(5, 64)
-    [expected] = torch.autograd.grad(norm(states_NH), states_NH, slope_NH)
+    grad_NH = torch.randn(5, 64)
+    [expected] = torch.autograd.grad(norm(states_NH), states_NH, grad_NH)
     found = rms_norm(states_NH, norm.weight, norm.variance_epsilon)
     assert torch.allclose(found, norm(states_NH), atol=1e-6)
-    assert torch.allclose(torch.autograd.grad(found, states_NH, slope_NH)[0], expected, atol=1e-6)
+    assert torch.allclose(torch.autograd.grad(found, states_NH, grad_NH)[0], expected, atol=1e-6)
 
 
 def test_rotation_keeps_lengths_and_is_undone_backwards() -> None:
-    angles_NR = torch.rand(5, 3).repeat(1, 2) * 6
-    states_NHD = torch.randn(5, 2, 8, requires_grad=True)
-    turned = rotate(states_NHD, angles_NR.cos(), angles_NR.sin())
-    assert torch.allclose(turned.norm(dim=2), states_NHD.norm(dim=2), atol=1e-6)
-    assert torch.equal(turned[..., 6:], states_NHD[..., 6:])
-    [back] = torch.autograd.grad(turned, states_NHD, turned.detach())
-    assert torch.allclose(back, states_NHD, atol=1e-6)
+    angles_NE = torch.rand(5, 3).repeat(1, 2) * 6
+    states_NAD = torch.randn(5, 2, 8, requires_grad=True)
+    rotated_NAD = rotate(states_NAD, angles_NE.cos(), angles_NE.sin())
+    assert torch.allclose(rotated_NAD.norm(dim=2), states_NAD.norm(dim=2), atol=1e-6)
+    assert torch.equal(rotated_NAD[..., 6:], states_NAD[..., 6:])
+    [back] = torch.autograd.grad(rotated_NAD, states_NAD, rotated_NAD.detach())
+    assert torch.allclose(back, states_NAD, atol=1e-6)

@@ -24,8 +24,8 @@ def _run(model: LoraModel, input_NI: Tensor, *, is_own: bool) -> tuple[list[Tens
     with torch.autocast("cpu", torch.bfloat16, enabled=model.dtype == torch.bfloat16):
         outputs = project(input_NI, _layers(model), ALL if is_own else OFF)
     generator = torch.Generator().manual_seed(3)
-    slopes = [torch.randn(output.shape, generator=generator).to(output.dtype) for output in outputs]
-    torch.autograd.backward(outputs, slopes)
+    grads = [torch.randn(output.shape, generator=generator).to(output.dtype) for output in outputs]
+    torch.autograd.backward(outputs, grads)
     gradients = {name: p.grad for name, p in model.parameters.items() if p.grad is not None}
     for parameter in model.parameters.values():
         parameter.grad = None
