@@ -28,7 +28,7 @@ BYTE_IDS: Final = 128  # answers are of ASCII bytes: one character a token
 
 
 class FakeRunner:
-    """Implements ``forward.Runner``.
+    """Implements ``contract.Runner``.
 
     Attributes:
         fed: of each forward, the tokens and the wanted logits of each row.
