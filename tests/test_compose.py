@@ -216,7 +216,7 @@ def test_the_build_gets_every_file_that_it_copies_or_packs() -> None:
     ignored = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
     sent = {line.removeprefix("!") for line in ignored if line.startswith("!")}
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-    packed = set(pyproject["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])
+    packed = set(pyproject["tool"]["hatch"]["build"]["targets"]["wheel"]["only-include"])
     copied = set(re.search(r"^COPY (pyproject\.toml .*) \./$", DOCKERFILE, re.MULTILINE)[1].split())  # type: ignore[index]
     assert packed | copied == sent
     assert all((ROOT / name).exists() for name in sent)
