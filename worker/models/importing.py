@@ -7,6 +7,7 @@ in a package (``worker.models.gguf``). The result's layout is ``core.base_models
 import argparse
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -81,6 +82,29 @@ def import_base_model(base_models_folder: Path, name: str) -> bool:
             partial.rename(target)
         _sync(base_models_folder)
     return True
+
+
+def link_folder(source: Path, target: Path) -> ImportedModel:
+    """Make an imported folder out of links into another, for a process that uses a model where it lies.
+
+    Its weights are read once, for their fingerprint. ``source`` stays as it is.
+
+    Args:
+        target: a new folder, which is of no use once ``source`` has changed.
+
+    Raises:
+        BaseModelInvalid: ``source`` is not what a base model can be imported from.
+    """
+    source = source.absolute()
+    target.mkdir()
+    _take(source, target, lambda path, link: link.symlink_to(path))
+    return _seal(BaseModelEntry(name=_name_of(source), source=Folder(path=source)), target)
+
+
+def _name_of(folder: Path) -> str:
+    """Give a folder's name in the letters that base models' names have; a name may not begin with a dot or a dash."""
+    letters = re.sub(r"[^a-z0-9._-]", "-", folder.name.lower())
+    return letters.lstrip("._-")[:64] or "model"
 
 
 def _check_same(entry: BaseModelEntry, target: Path) -> None:
@@ -166,7 +190,7 @@ def _find_tokenizer(source: Path) -> Path:
     return path
 
 
-def _seal(entry: BaseModelEntry, partial: Path) -> None:
+def _seal(entry: BaseModelEntry, partial: Path) -> ImportedModel:
     """Check the new folder, write ``loramill.json`` into it, and put all of it on the disk."""
     TextTokenizer.from_folder(partial)
     fingerprint = compute_fingerprint(partial)
@@ -182,9 +206,11 @@ def _seal(entry: BaseModelEntry, partial: Path) -> None:
     )
     (partial / IMPORTED_FILE).write_text(imported.model_dump_json(indent=2) + "\n", "utf-8")
     for path in partial.iterdir():
-        path.chmod(0o644)
-        _sync(path)
+        if not path.is_symlink():
+            path.chmod(0o644)
+            _sync(path)
     _sync(partial)
+    return imported
 
 
 def _check_rotation(entry: BaseModelEntry, config: PretrainedConfig) -> None:

@@ -36,7 +36,7 @@ from core.base_models.registry import (
 from core.errors import BaseModelInvalid
 from core.text.tokenizer import TextTokenizer
 from tests.harness.tiny_models import write_tiny_phi
-from worker.models.importing import import_base_model, main
+from worker.models.importing import import_base_model, link_folder, main
 from worker.models.loading import load_base_model
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -169,6 +169,36 @@ class TestFolder:
     ) -> None:
         assert main(["--folder", str(models), "gpt-9"]) == 1
         assert "gpt-9" in capsys.readouterr().err
+
+
+class TestLinks:
+    def test_they_are_the_model_that_an_import_would_make(self, models: Path, source: Path, tmp_path: Path) -> None:
+        import_base_model(models, "mine")
+        imported, linked = folder_of(models, "mine"), tmp_path / "linked"
+        described = link_folder(source, linked)
+        assert described == read_imported(linked)
+        assert described == read_imported(imported).model_copy(update={"name": "source"})
+        assert {path.name for path in linked.iterdir()} == {path.name for path in imported.iterdir()}
+        assert load_base_model(linked, dtype="float32").fingerprint == described.fingerprint
+
+    def test_the_weights_stay_where_they_are_and_as_they_are(self, source: Path, tmp_path: Path) -> None:
+        (source / "model.safetensors").chmod(0o400)
+        before = {path.name: path.stat() for path in source.iterdir()}
+        link_folder(source, tmp_path / "linked")
+        assert (tmp_path / "linked" / "model.safetensors").readlink() == source / "model.safetensors"
+        after = {path.name: path.stat() for path in source.iterdir()}
+        assert {name: (stat.st_mtime_ns, stat.st_mode) for name, stat in before.items()} == {
+            name: (stat.st_mtime_ns, stat.st_mode) for name, stat in after.items()
+        }
+
+    @pytest.mark.parametrize(("folder", "name"), [("Phi 2 (mine)", "phi-2--mine-"), ("...", "model"), ("-x", "x")])
+    def test_they_are_named_after_the_folder(self, tmp_path: Path, source: Path, folder: str, name: str) -> None:
+        assert link_folder(source.rename(tmp_path / folder), tmp_path / "linked").name == name
+
+    def test_what_an_import_refuses_is_refused(self, source: Path, tmp_path: Path) -> None:
+        edit_config(source, model_type="made-up")
+        with pytest.raises(BaseModelInvalid, match="made-up"):
+            link_folder(source, tmp_path / "linked")
 
 
 def test_a_model_of_phi_2s_shape_and_tokenizer_imports_and_loads(tmp_path: Path, phi2_folder: Path) -> None:

@@ -1,0 +1,20 @@
+"""A tiny model and examples, and a home folder of the test's own."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.harness.tiny_models import write_tiny_llama
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which registered models lie."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("LORAMILL_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_llama(tmp_path_factory.mktemp("base") / "tiny-llama")
