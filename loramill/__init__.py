@@ -1,6 +1,6 @@
 """Loramill in your own process: look at labels, train and generate without a server, a store or an event loop.
 
-    from loramill import Renderer
+    from loramill import LLM, Renderer
 
 The service itself is started by the `loramill` command. Importing this package loads nothing of it; each name below
 loads what it needs when it is first asked for.
@@ -13,10 +13,11 @@ from loramill._packages import make_importable
 
 if TYPE_CHECKING:
     from core.text.rendering import Renderer
+    from loramill.llm import LLM
 
-__all__ = ["Renderer"]
+__all__ = ["LLM", "Renderer"]
 
-_MODULES: Final = {"Renderer": "core.text.rendering"}
+_MODULES: Final = {"LLM": "loramill.llm", "Renderer": "core.text.rendering"}
 
 make_importable("core", "worker")
 

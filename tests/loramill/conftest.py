@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.kernels import share_kernels
 from tests.harness.tiny_models import write_tiny_llama
 
 
@@ -11,6 +12,7 @@ from tests.harness.tiny_models import write_tiny_llama
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder in which registered models lie."""
     folder = tmp_path / "home"
+    share_kernels(folder)
     monkeypatch.setenv("LORAMILL_HOME", str(folder))
     return folder
 

@@ -7,12 +7,8 @@ import argparse
 import logging
 import signal
 import sys
-import threading
-from collections.abc import Callable
-from concurrent.futures import Future
 from pathlib import Path
 from types import FrameType
-from typing import TypeVar
 
 import uvicorn
 
@@ -21,17 +17,12 @@ from core.errors import ServiceError
 from core.process.logs import setup
 from core.settings import Settings, load_settings
 from core.store.blobs import LocalBlobStore
-from worker.inference.engine import LocalEngine
+from worker.inference.building import build_engine
 from worker.inference.metrics.engine_metrics import EngineMetrics
-from worker.inference.metrics.machine_probe import probe
-from worker.inference.native.huge_pages import use_huge_pages
 from worker.inference.server import create_app
 from worker.inference.watchdog import Watchdog
-from worker.models.loading import load_base_model
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 DRAIN_S = 10  # what requests under way get to finish after SIGTERM
 
@@ -56,7 +47,16 @@ def _serve(options: argparse.Namespace, settings: Settings) -> int:
         server.should_exit = True
 
     metrics = EngineMetrics()
-    engine = _in_a_thread(lambda: _build(options.base_model, settings, metrics, stop_serving))
+    entry = Registry.load(settings.base_models_folder).get(options.base_model)
+    engine = build_engine(
+        entry.name,
+        folder_of(settings.base_models_folder, entry.name),
+        LocalBlobStore(settings.store_folder),
+        settings,
+        metrics,
+        dtype=entry.dtype,
+        on_death=stop_serving,
+    )
     server = uvicorn.Server(
         uvicorn.Config(
             create_app(engine, metrics),
@@ -75,39 +75,6 @@ def _serve(options: argparse.Namespace, settings: Settings) -> int:
     # a signal does not come back from run(), so nobody asked for this end
     logger.error("the engine ended by itself")
     return 1
-
-
-def _build(base_model: str, settings: Settings, metrics: EngineMetrics, on_death: Callable[[], None]) -> LocalEngine:
-    entry = Registry.load(settings.base_models_folder).get(base_model)
-    loaded = load_base_model(folder_of(settings.base_models_folder, entry.name), dtype=entry.dtype)
-    logger.info("%s loaded on %s in %s", entry.name, loaded.device, loaded.dtype)
-    blobs = LocalBlobStore(settings.store_folder)
-    engine = LocalEngine(entry.name, loaded, blobs, settings, metrics=metrics, on_death=on_death)
-    if loaded.device.type == "cpu":
-        use_huge_pages()
-    metrics.steps.probed(probe(loaded.device, loaded.dtype))
-    engine.tune()
-    return engine
-
-
-def _in_a_thread(work: Callable[[], T]) -> T:
-    """Do something in a thread that ends with it.
-
-    Each thread that shares work out over the cores keeps helpers of its own for it (libgomp's pools), and once there
-    are more of them than cores, all of them go to sleep between two operations instead of waiting awake: a decode step
-    then takes nearly twice as long. So the scheduler's thread has to be the only one that is left with helpers.
-    """
-    outcome: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            outcome.set_result(work())
-        except BaseException as error:
-            outcome.set_exception(error)
-
-    # a daemon, so that a signal ends the process while a large model is loaded
-    threading.Thread(target=run, name="build", daemon=True).start()
-    return outcome.result()
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:

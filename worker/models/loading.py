@@ -38,10 +38,17 @@ class LoadedModel:
     dtype: torch.dtype
 
 
-def load_base_model(folder: Path, *, dtype: DType = "auto", quantization: Quantization | None = None) -> LoadedModel:
-    """Load the model that was imported into ``folder``, on the GPU where there is one.
+def load_base_model(
+    folder: Path,
+    *,
+    dtype: DType = "auto",
+    quantization: Quantization | None = None,
+    device: torch.device | None = None,
+) -> LoadedModel:
+    """Load the model that was imported into ``folder``.
 
     Args:
+        device: None: the GPU where there is one.
         quantization: how the linear layers beside the head are kept; ``dtype`` is what they are computed in.
 
     Raises:
@@ -51,7 +58,7 @@ def load_base_model(folder: Path, *, dtype: DType = "auto", quantization: Quanti
     disable_progress_bar()  # it would write into the process's log
     imported = read_imported(folder)
     tokenizer = TextTokenizer.from_folder(folder)
-    device = choose_device()
+    device = device or choose_device()
     resolved = resolve_dtype(dtype)
     kept = {} if quantization is None else quantized(quantization, resolved)
     try:

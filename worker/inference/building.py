@@ -1,0 +1,81 @@
+"""Makes an engine of a base model's folder and tries out how it computes best on this machine.
+
+Where requests come from is ``worker.inference.server``'s, or whoever else calls the engine.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from core.base_models.registry import DType
+from core.settings import Settings
+from core.store.blobs import BlobStore
+from worker.inference.engine import LocalEngine
+from worker.inference.metrics.engine_metrics import EngineMetrics
+from worker.inference.metrics.machine_probe import probe
+from worker.inference.native.huge_pages import use_huge_pages
+from worker.models.loading import load_base_model
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+def build_engine(
+    base_model: str,
+    folder: Path,
+    blobs: BlobStore,
+    settings: Settings,
+    metrics: EngineMetrics,
+    *,
+    dtype: DType,
+    device: str | None = None,
+    on_death: Callable[[], None],
+) -> LocalEngine:
+    """Load a base model and make an engine of it, which is yet to be started.
+
+    Args:
+        base_model: its name.
+        blobs: where its adapters are.
+        device: in torch's words; None: the GPU where there is one.
+
+    Raises:
+        BaseModelInvalid: the folder holds no model that can be loaded.
+    """
+
+    def build() -> LocalEngine:
+        loaded = load_base_model(folder, dtype=dtype, device=None if device is None else torch.device(device))
+        logger.info("%s loaded on %s in %s", base_model, loaded.device, loaded.dtype)
+        engine = LocalEngine(base_model, loaded, blobs, settings, metrics=metrics, on_death=on_death)
+        if loaded.device.type == "cpu":
+            use_huge_pages()
+        metrics.steps.probed(probe(loaded.device, loaded.dtype))
+        engine.tune()
+        return engine
+
+    return _in_a_thread(build)
+
+
+def _in_a_thread(work: Callable[[], T]) -> T:
+    """Do something in a thread that ends with it.
+
+    Each thread that shares work out over the cores keeps helpers of its own for it (libgomp's pools), and once there
+    are more of them than cores, all of them go to sleep between two operations instead of waiting awake: a decode step
+    then takes nearly twice as long. So the scheduler's thread has to be the only one that is left with helpers.
+    """
+    outcome: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    # a daemon, so that a signal ends the process while a large model is loaded
+    threading.Thread(target=run, name="build", daemon=True).start()
+    return outcome.result()
