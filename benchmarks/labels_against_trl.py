@@ -21,7 +21,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from core.text.files.examples import Columns, Example, PromptCompletion
-from core.text.render_settings import PromptFormat
+from core.text.render_settings import PromptFormat, RenderSettings
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 
@@ -136,11 +136,13 @@ def trl_prepares(folder: Path, pairs: Sequence[Pair], max_length: int | None = N
 
 def we_prepare(folder: Path, pairs: Sequence[Pair], variant: Variant) -> list[Prepared | None]:
     """Give what a job with w = 0 trains on for each pair; None where it drops the example."""
-    renderer = Renderer(TextTokenizer.from_folder(folder), prompt_format=variant.prompt_format)
+    max_length = variant.max_length or PADDED_TO
+    settings = RenderSettings(prompt_format=variant.prompt_format, max_length=max_length)
+    renderer = Renderer(TextTokenizer.from_folder(folder), settings)
     prepared: list[Prepared | None] = []
     for line, pair in enumerate(pairs, start=1):
         whole = renderer.example(variant.example(pair, line))
-        fitted = renderer.fit(whole, variant.max_length or PADDED_TO, "drop")
+        fitted = renderer.fit(whole)
         if fitted is None:
             prepared.append(None)
             continue

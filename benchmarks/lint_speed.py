@@ -19,6 +19,7 @@ from pathlib import Path
 
 from core.text.files.read import scan_examples
 from core.text.lint.linter import lint
+from core.text.render_settings import RenderSettings
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 
@@ -51,10 +52,10 @@ def write_examples(path: Path, examples: int) -> None:
 
 def measure(path: Path, tokenizer: Path) -> None:
     """Lint the file, and print the figures of this process."""
-    renderer = Renderer(TextTokenizer.from_folder(tokenizer))
+    renderer = Renderer(TextTokenizer.from_folder(tokenizer), RenderSettings(max_length=MAX_LENGTH))
     began_s, began_cpu_s = time.perf_counter(), time.process_time()
     with path.open("rb") as content:
-        report = lint(scan_examples(content, "jsonl"), renderer, max_length=MAX_LENGTH, over_length="drop")
+        report = lint(scan_examples(content, "jsonl"), renderer)
     took_s = time.perf_counter() - began_s
     statistics = report.statistics
     assert statistics.tokens is not None

@@ -11,7 +11,6 @@ from rich.text import Text
 from app.cli.columns import align
 from app.files import report_service
 from app.files.report_schemas import FileReportOut
-from app.fine_tuning.schemas import JobFields
 from core.settings import Settings
 from core.text.files.read import HEAD_BYTES, file_type_of
 from core.text.lint.findings import LINES_NAMED, Finding
@@ -19,11 +18,14 @@ from core.text.lint.kinds import Severity
 from core.text.lint.linter import Report
 from core.text.lint.recommendation import Recommendation
 from core.text.lint.statistics import Statistics
+from core.text.render_settings import RenderFields
 
 _STYLES: Final = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", Severity.INFO: "bold cyan"}
 
 
-def run_lint(settings: Settings, fields: JobFields, file: Path, validation: Path | None, *, as_json: bool) -> bool:
+def run_lint(
+    settings: Settings, model: str, asked: RenderFields, file: Path, validation: Path | None, *, as_json: bool
+) -> bool:
     """Lint the files and print the report; say whether there is no error in them.
 
     Raises:
@@ -37,11 +39,11 @@ def run_lint(settings: Settings, fields: JobFields, file: Path, validation: Path
             None if path is None else _open(opened.enter_context(path.open("rb")), path) for path in (file, validation)
         )
         assert training is not None
-        report = report_service.report(fields, training, held_out, settings=settings)
+        report = report_service.report(model, asked, training, held_out, settings=settings)
     if as_json:
-        print(FileReportOut.of(report, file=str(file), model=fields.model).model_dump_json(indent=2))
+        print(FileReportOut.of(report, file=str(file), model=model).model_dump_json(indent=2))
     else:
-        Console(highlight=False).print(show(report, file.name, fields.model), crop=False)
+        Console(highlight=False).print(show(report, file.name, model), crop=False)
     return not report.count(Severity.ERROR)
 
 

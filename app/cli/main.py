@@ -7,10 +7,11 @@ library, web framework or database. What a command does is the module it calls.
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
+from app.cli.render_options import RenderingCommand, asked_rendering
 from core.errors import ServiceError, SettingsInvalid
 
 EXIT_FAILED = 1
@@ -28,16 +29,8 @@ app.add_typer(base_models, name="base-models")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
-# A job's fields as options. core.jobs.spec, which has their types, would load pydantic for every --help.
 ExamplesFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="File of examples.")]
 BaseModelName = Annotated[str | None, typer.Option(help="Base model; left out: the first that is served.")]
-MaxLength = Annotated[int | None, typer.Option(min=8, help="Tokens of one example.")]
-OverLength = Annotated[Literal["drop", "truncate_prompt", "error"], typer.Option(help="What becomes of longer ones.")]
-PromptLossWeight = Annotated[float, typer.Option(min=0, max=1, help="Weight of a prompt's tokens.")]
-TrainOn = Annotated[Literal["all_assistant", "last_assistant"], typer.Option(help="Which answers of a conversation.")]
-PromptFormatFile = Annotated[
-    Path | None, typer.Option(exists=True, dir_okay=False, help="JSON file with prompt and completion.")
-]
 
 
 def cli() -> None:
@@ -120,46 +113,29 @@ def demo(
     run_demo(read_settings(), examples)
 
 
-@app.command()
+@app.command(cls=RenderingCommand)
 def lint(
+    context: typer.Context,
     file: ExamplesFile,
     model: BaseModelName = None,
     validation: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Held-out examples.")] = None,
-    max_length: MaxLength = None,
-    over_length: OverLength = "drop",
-    prompt_loss_weight: PromptLossWeight = 0.0,
-    train_on: TrainOn = "all_assistant",
-    prompt_format: PromptFormatFile = None,
     as_json: Json = False,
 ) -> None:
     """Check a file of training examples without a server; exit 1 when a job with it would fail."""
     from app.cli.config import read_settings
     from app.cli.lint import run_lint
-    from app.cli.prompt_format import read_prompt_format
-    from app.fine_tuning.schemas import JobFields
 
     current = read_settings()
-    fields = JobFields(
-        model=model or current.base_models[0],
-        max_length=max_length,
-        over_length=over_length,
-        prompt_loss_weight=prompt_loss_weight,
-        train_on=train_on,
-        prompt_format=read_prompt_format(prompt_format),
-    )
-    if not run_lint(current, fields, file, validation, as_json=as_json):
+    base_model = model or current.base_models[0]
+    if not run_lint(current, base_model, asked_rendering(context), file, validation, as_json=as_json):
         raise typer.Exit(EXIT_FAILED)
 
 
-@app.command()
+@app.command(cls=RenderingCommand)
 def preview(
+    context: typer.Context,
     file: ExamplesFile,
     model: BaseModelName = None,
-    prompt_loss_weight: PromptLossWeight = 0.0,
-    train_on: TrainOn = "all_assistant",
-    prompt_format: PromptFormatFile = None,
-    max_length: MaxLength = None,
-    over_length: OverLength = "drop",
     limit: Annotated[int, typer.Option(min=1, max=100, help="How many examples.")] = 10,
     after_line: Annotated[int, typer.Option(min=0, help="Begin with the example after this line.")] = 0,
     html: Annotated[Path | None, typer.Option(dir_okay=False, help="Also write it as a page to this file.")] = None,
@@ -168,19 +144,10 @@ def preview(
     """Show what a job would train on, token by token, without a server."""
     from app.cli.config import read_settings
     from app.cli.preview import run_preview
-    from app.cli.prompt_format import read_prompt_format
-    from app.fine_tuning.schemas import JobFields
 
     current = read_settings()
-    fields = JobFields(
-        model=model or current.base_models[0],
-        prompt_loss_weight=prompt_loss_weight,
-        train_on=train_on,
-        prompt_format=read_prompt_format(prompt_format),
-        max_length=max_length,
-        over_length=over_length,
-    )
-    run_preview(current, fields, file, limit=limit, after_line=after_line, html=html, as_json=as_json)
+    base_model, asked = model or current.base_models[0], asked_rendering(context)
+    run_preview(current, base_model, asked, file, limit=limit, after_line=after_line, html=html, as_json=as_json)
 
 
 @app.command()

@@ -8,17 +8,17 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from app.fine_tuning import hyperparameters, preview_service, service
+from app.fine_tuning import preview_service, service
 from app.fine_tuning.preview_schemas import PreviewOut
-from app.fine_tuning.schemas import JobFields
-from app.tokenizers import tokenizer_of
+from app.fine_tuning.renderers import renderer_for
 from app.web.preview_page import page
 from app.web.preview_words import LINE_END, Mark, Run, Unit, facts, runs, sentence, visible
 from core.errors import InvalidInput
 from core.settings import Settings
 from core.text.files.examples import Columns, format_of
 from core.text.files.read import HEAD_BYTES, file_type_of, scan_examples
-from core.text.preview import Preview
+from core.text.preview import Preview, preview
+from core.text.render_settings import RenderFields
 
 INDENT: Final = "  "
 # The bar before each token tells its mark where there is neither colour nor underline.
@@ -33,7 +33,8 @@ _STYLES: Final = {
 
 def run_preview(
     settings: Settings,
-    fields: JobFields,
+    model: str,
+    asked: RenderFields,
     file: Path,
     *,
     limit: int,
@@ -50,8 +51,7 @@ def run_preview(
         ModelNotFound: the deployment does not train this base model.
         BaseModelNotReady: the base model is not imported yet.
     """
-    tokenizer = tokenizer_of(settings, fields.model)
-    max_length = hyperparameters.max_length_of(fields, service.context_tokens_of(settings, fields.model))
+    renderer = renderer_for(settings, model, asked)
     with file.open("rb") as content:
         file_type = file_type_of(file.name, content.read(HEAD_BYTES))
         content.seek(0)
@@ -60,17 +60,16 @@ def run_preview(
         if first is None:
             raise InvalidInput(f"{file} holds no examples")
         columns = tuple(first.values) if isinstance(first, Columns) else ()
-        service.check_format(fields, format_of(first), columns, name=str(file))
+        service.check_format(asked, format_of(first), columns, name=str(file))
         later = (example for example in chain([first], examples) if example.line > after_line)
-        found = preview_service.render(later, fields, tokenizer, max_length=max_length, limit=limit)
-    weight = fields.prompt_loss_weight
+        found = preview(later, renderer, limit=limit)
     if html is not None:
-        _write(html, page(found, model=fields.model, prompt_loss_weight=weight, max_length=max_length))
+        _write(html, page(found, model=model))
     if as_json:
-        print(PreviewOut.of(fields.model, found).model_dump_json(indent=2))
+        print(PreviewOut.of(model, found).model_dump_json(indent=2))
         return
     console = Console(highlight=False)
-    console.print(show(found, weight, console.width), soft_wrap=True)
+    console.print(show(found, console.width), soft_wrap=True)
     if html is not None:
         console.print(f"\nThe same as a page: {html}", soft_wrap=True)
 
@@ -82,17 +81,17 @@ def _write(path: Path, text: str) -> None:
         raise InvalidInput(f"{path} cannot be written: {error.strerror}") from error
 
 
-def show(preview: Preview, prompt_loss_weight: float, width: int) -> Text:
+def show(shown: Preview, width: int) -> Text:
     """Lay a preview out for a terminal of this many columns."""
-    text = Text(sentence(preview, prompt_loss_weight), style="bold")
-    for example in preview.examples:
+    text = Text(sentence(shown), style="bold")
+    for example in shown.examples:
         text.append(f"\n\nline {example.line:,}: {facts(example)}", style="not bold")
         if example.note:
             text.append(f"\n{INDENT}{example.note}", style="not bold italic")
-        for run in runs(example, prompt_loss_weight):
+        for run in runs(example, shown.settings.prompt_loss_weight):
             text.append_text(_run(run, width))
-    if preview.has_more:
-        text.append(f"\n\nMore examples follow: --after-line {preview.examples[-1].line}", style="not bold")
+    if shown.has_more:
+        text.append(f"\n\nMore examples follow: --after-line {shown.examples[-1].line}", style="not bold")
     return text
 
 

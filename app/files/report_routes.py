@@ -26,9 +26,8 @@ def get_file_report(
     Each finding has a stable code, a severity, the first lines at fault, and a remedy. The whole file is read
     each time: some 2,500 short examples a second.
     """
-    fields = report_service.job_fields(query)
     with ExitStack() as opened:
         with database.read() as session:
             sources = opened.enter_context(report_service.open_files(session, blobs, file_id, query))
-        found = report_service.report(fields, *sources, settings=settings)
+        found = report_service.report(query.model, query, *sources, settings=settings)
     return FileReportOut.of(found, file=file_id, model=query.model)

@@ -1,26 +1,40 @@
 """Wire types of a file's report: what a lint found in it, in numbers and sentences."""
 
-from typing import Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, ValidationError, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
-from app.http.wire import AutoInt, Body, Out, StoredText
+from app.http.wire import Body, Out, StoredText
 from core.text.lint.findings import FileRole
 from core.text.lint.kinds import Severity
 from core.text.lint.linter import Report
-from core.text.render_settings import OverLength, TrainOn
+from core.text.render_settings import PromptFormat, RenderFields
+
+_TEXT_OR_NULL: Final[dict[str, Any]] = {"anyOf": [{"type": "string"}, {"type": "null"}]}
 
 
-class FileReportQuery(Body):
+def _from_json(text: Any) -> Any:
+    """Read an object that travels as JSON in a query."""
+    try:
+        return PromptFormat.model_validate_json(text) if isinstance(text, str) else text
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"])) or "the text"
+        reason = f"must be the JSON of an object with prompt and completion; {place}: {first['msg']}"
+        raise PydanticCustomError("json", "{reason}", {"reason": reason}) from error
+
+
+class FileReportQuery(Body, RenderFields):
     """The fields of a job that decide what a file's examples become; ``prompt_format`` is its object as JSON."""
 
     model: StoredText
     validation_file: StoredText | None = None
-    max_length: AutoInt = Field(None, ge=8)
-    over_length: OverLength = "drop"
-    prompt_loss_weight: float = Field(0.0, ge=0, le=1)
-    train_on: TrainOn = "all_assistant"
-    prompt_format: str | None = None
+    prompt_format: Annotated[
+        PromptFormat | None,
+        BeforeValidator(_from_json),
+        WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "null"}]}),
+    ] = None
 
 
 class ReportPart(Out):

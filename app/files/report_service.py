@@ -5,13 +5,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from pydantic import ValidationError
-
 from app.files.report_schemas import FileReportQuery
-from app.fine_tuning import hyperparameters, service
-from app.fine_tuning.schemas import JobFields
-from app.tokenizers import tokenizer_of
-from core.errors import BaseModelInvalid, BaseModelNotReady, FileNotStored, InvalidParameter
+from app.fine_tuning.renderers import renderer_for
+from core.errors import FileNotStored, InvalidParameter
 from core.settings import Settings
 from core.store import files
 from core.store.blobs import BlobStore
@@ -19,8 +15,7 @@ from core.store.db import Session
 from core.store.tables import FileRecord, FileStatus
 from core.text.files.read import FileType, scan_examples
 from core.text.lint.linter import Report, lint
-from core.text.render_settings import PromptFormat
-from core.text.rendering import Renderer
+from core.text.render_settings import RenderFields
 
 
 @dataclass(frozen=True)
@@ -57,23 +52,9 @@ def open_files(
             yield _source(content, training, "file_id"), _source(other, validation, "validation_file")
 
 
-def job_fields(query: FileReportQuery) -> JobFields:
-    """Read a query's fields as a job's.
-
-    Raises:
-        InvalidParameter: ``prompt_format`` is not the JSON of one.
-    """
-    return JobFields(
-        model=query.model,
-        max_length=query.max_length,
-        over_length=query.over_length,
-        prompt_loss_weight=query.prompt_loss_weight,
-        train_on=query.train_on,
-        prompt_format=_prompt_format(query.prompt_format),
-    )
-
-
-def report(fields: JobFields, training: Source, validation: Source | None, *, settings: Settings) -> Report:
+def report(
+    model: str, asked: RenderFields, training: Source, validation: Source | None, *, settings: Settings
+) -> Report:
     """Lint the files as a job of these fields would render them. Needs no session: it can take a minute.
 
     Raises:
@@ -81,23 +62,11 @@ def report(fields: JobFields, training: Source, validation: Source | None, *, se
         InvalidParameter: a template of ``prompt_format`` is malformed, or ``max_length`` exceeds the context.
         BaseModelNotReady: the base model is not imported yet, or its chat template is malformed.
     """
-    tokenizer = tokenizer_of(settings, fields.model)
-    max_length = hyperparameters.max_length_of(fields, service.context_tokens_of(settings, fields.model))
-    try:
-        renderer = Renderer(
-            tokenizer,
-            prompt_loss_weight=fields.prompt_loss_weight,
-            train_on=fields.train_on,
-            prompt_format=fields.prompt_format,
-        )
-    except BaseModelInvalid as error:
-        raise BaseModelNotReady(str(error)) from error
+    renderer = renderer_for(settings, model, asked)
     limit = settings.max_line_bytes
     return lint(
         scan_examples(training.content, training.type, limit),
         renderer,
-        max_length=max_length,
-        over_length=fields.over_length,
         validation=None if validation is None else scan_examples(validation.content, validation.type, limit),
     )
 
@@ -110,15 +79,3 @@ def _source(content: BinaryIO, record: FileRecord, param: str) -> Source:
             f"and upload it anew, or upload it as JSONL or CSV; {record.status_details}",
         )
     return Source(content, record.file_type)
-
-
-def _prompt_format(text: str | None) -> PromptFormat | None:
-    if text is None:
-        return None
-    try:
-        return PromptFormat.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"])) or "the text"
-        reason = f"must be the JSON of an object with prompt and completion; {place}: {first['msg']}"
-        raise InvalidParameter("prompt_format", reason) from error

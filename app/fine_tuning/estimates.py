@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Final
 
 from app.fine_tuning.machines import KnownMachine, machine_of
+from app.fine_tuning.renderers import renderer_of
 from app.fine_tuning.token_counts import StoredFile, count
-from app.tokenizers import tokenizer_of
 from core.base_models.registry import BaseModelEntry, folder_of, read_imported
 from core.base_models.shape import ModelShape, read_shape
-from core.errors import BaseModelInvalid, BaseModelNotReady, InvalidParameter, JobDoesNotFit, TargetModulesUnmatched
+from core.errors import BaseModelInvalid, InvalidParameter, JobDoesNotFit, TargetModulesUnmatched
 from core.estimates.estimate import (
     Basis,
     Counts,
@@ -40,7 +40,6 @@ from core.store.blobs import BlobStore
 from core.store.control import is_pausing
 from core.store.db import Session
 from core.store.tables import JobRecord
-from core.text.rendering import Renderer
 
 PAST_RUNS: Final = 5  # finished jobs that an estimate of time learns from
 
@@ -156,15 +155,7 @@ def _remaining_s(job: JobRecord, now: int) -> float | None:
 
 
 def _count(session: Session, spec: JobSpec, settings: Settings, blobs: BlobStore) -> Counts:
-    try:
-        renderer = Renderer(
-            tokenizer_of(settings, spec.base_model),
-            prompt_loss_weight=spec.prompt_loss_weight,
-            train_on=spec.train_on,
-            prompt_format=spec.prompt_format,
-        )
-    except BaseModelInvalid as error:
-        raise BaseModelNotReady(str(error)) from error
+    renderer = renderer_of(settings, spec.base_model, spec)
     training = _stored(session, spec.training_file, "training_file")
     validation = None if spec.validation_file is None else _stored(session, spec.validation_file, "validation_file")
     counts = count(spec, renderer, blobs, training, validation)

@@ -4,20 +4,20 @@ import math
 import secrets
 from typing import Final, TypeVar
 
-from app.fine_tuning.schemas import HyperparametersCreate, JobCreate, JobFields, LoraCreate
+from app.fine_tuning.schemas import HyperparametersCreate, JobCreate, LoraCreate
 from core.base_models.registry import BaseModelEntry
 from core.errors import InvalidParameter
 from core.jobs.learning_rate import usual_warmup_steps
 from core.jobs.spec import EVALUATIONS, FileRef, JobSpec, LoraSpec
 from core.store.adapters import TrainedAdapter
-from core.text.split import HELD_OUT_ONE_IN
+from core.text.partition import HELD_OUT_ONE_IN
+from core.text.render_settings import MAX_LENGTH_TOKENS, RenderFields, RenderSettings
 
 T = TypeVar("T")
 
 N_EPOCHS: Final = 3
 BATCH_SIZE: Final = 16
 STEPS_PER_EPOCH: Final = 8  # fewer would leave the learning rate's schedule no shape
-MAX_LENGTH_TOKENS: Final = 2048
 ALPHA_PER_RANK: Final = 2.0
 WEIGHT_DECAY: Final = 0.0  # B starts at zero, so the adapter is small already; QLoRA (2305.14314) has none either
 MAX_GRAD_NORM: Final = 1.0  # of transformers' TrainingArguments
@@ -54,11 +54,7 @@ def resolve(
         learning_rate=learning_rate,
         learning_rate_multiplier=multiplier,
         lora=_lora(request.lora) if continued is None else _continued_lora(request.lora, continued),
-        prompt_loss_weight=request.prompt_loss_weight,
-        train_on=request.train_on,
-        prompt_format=request.prompt_format,
-        max_length=max_length_of(request, context_tokens),
-        over_length=request.over_length,
+        **dict(rendering_of(request, request.model, context_tokens)),
         seed=_given(request.seed, secrets.randbelow(2**31)),
         lr_scheduler_type=request.lr_scheduler_type,
         warmup_ratio=_warmup_ratio(request, training.examples, batch_size, n_epochs),
@@ -74,15 +70,15 @@ def resolve(
     )
 
 
-def max_length_of(request: JobFields, context_tokens: int) -> int:
-    """Give how many tokens an example may have: 2048, or the base model's context where that is shorter.
+def rendering_of(asked: RenderFields, model: str, context_tokens: int) -> RenderSettings:
+    """Resolve ``max_length``: 2048 tokens, or the base model's context where that is shorter.
 
     Raises:
         InvalidParameter: more are asked for than the base model's context holds.
     """
-    if request.max_length is not None and request.max_length > context_tokens:
-        raise InvalidParameter("max_length", f"the context of {request.model} holds {context_tokens} tokens")
-    return request.max_length or min(MAX_LENGTH_TOKENS, context_tokens)
+    if asked.max_length is not None and asked.max_length > context_tokens:
+        raise InvalidParameter("max_length", f"the context of {model} holds {context_tokens} tokens")
+    return asked.with_max_length(asked.max_length or min(MAX_LENGTH_TOKENS, context_tokens))
 
 
 def _hyperparameters_of(request: JobCreate) -> HyperparametersCreate:

@@ -40,12 +40,11 @@ def create_preview(
     """
     with database.read() as session:
         source = preview_service.find_source(session, request, settings=settings, registry=registry)
-    shown, max_length = preview_service.show(request, source, settings=settings, blobs=blobs)
+    shown = preview_service.show(request, source, settings=settings, blobs=blobs)
     if not prefers_html(accept):
         response.headers.update(_VARY)
         return PreviewOut.of(request.model, shown)
-    html = page(shown, model=request.model, prompt_loss_weight=request.prompt_loss_weight, max_length=max_length)
-    return HTMLResponse(html, headers=_PAGE_HEADERS)
+    return HTMLResponse(page(shown, model=request.model), headers=_PAGE_HEADERS)
 
 
 def prefers_html(accept: str) -> bool:

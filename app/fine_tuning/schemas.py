@@ -2,15 +2,16 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints
+from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints
 
-from app.http.wire import AutoBool, AutoFloat, AutoInt, Body, Out, StoredText, only
+from app.http.wire import Body, Out, StoredText, only
 from core.estimates.estimate import Estimate, Measured
 from core.jobs.learning_rate import LrSchedulerType
-from core.jobs.spec import JobSpec, JobStatus, LoraSpec, Quantization
+from core.jobs.spec import JobSpec, JobStatus, LoraSpec, Quantization, TrainingSettings
 from core.store.control import is_pausing
 from core.store.tables import CheckpointRecord, EventRecord, JobRecord
-from core.text.render_settings import OverLength, PromptFormat, TrainOn
+from core.text.render_settings import RenderFields
+from core.values import AutoBool, AutoFloat, AutoInt
 
 # A part of the served model's name, between colons.
 Suffix = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -51,7 +52,7 @@ class LoraCreate(LoraSpec):
     )
 
 
-class JobFields(Body):
+class JobFields(Body, RenderFields):
     """What a job is asked for beside its training file. All but ``model`` may be left out."""
 
     model: StoredText
@@ -64,11 +65,6 @@ class JobFields(Body):
     integrations: Annotated[Any, only([])] = None
 
     lora: LoraCreate = LoraCreate()
-    prompt_loss_weight: float = Field(0.0, ge=0, le=1)
-    train_on: TrainOn = "all_assistant"
-    prompt_format: PromptFormat | None = None
-    max_length: AutoInt = Field(None, ge=8)
-    over_length: OverLength = "drop"
     learning_rate: AutoFloat = Field(None, gt=0, le=1)
     lr_scheduler_type: LrSchedulerType = "linear"
     warmup_ratio: AutoFloat = Field(None, ge=0, lt=1)
@@ -120,8 +116,8 @@ class JobErrorOut(Out):
     param: str | None
 
 
-class JobOut(Out):
-    """A fine-tuning job with the values in force, every "auto" resolved."""
+class ProtocolJobOut(Out):
+    """The fields of a job that are OpenAI's."""
 
     id: str
     object: Literal["fine_tuning.job"]
@@ -144,24 +140,17 @@ class JobOut(Out):
     metadata: dict[str, str] | None
     user_provided_suffix: str | None
 
-    lora: LoraSpec
-    prompt_loss_weight: float
-    train_on: TrainOn
-    prompt_format: PromptFormat | None
-    max_length: int
-    over_length: OverLength
-    learning_rate: float
-    lr_scheduler_type: LrSchedulerType
-    warmup_ratio: float | None  # null: made before the ratio was kept; 3 % of the steps, at least 5, at most a tenth
-    weight_decay: float
-    max_grad_norm: float
-    loraplus_lr_ratio: float
-    neftune_noise_alpha: float
-    n_evals: int
-    early_stopping_patience: int | None
-    load_best_model_at_end: bool
+
+class JobOut(TrainingSettings, ProtocolJobOut):
+    """A fine-tuning job with the values in force, every "auto" resolved.
+
+    ``warmup_ratio`` null: made before the ratio was kept; 3 % of the steps, at least 5, at most a tenth.
+    """
+
+    # as of every answer: no field is left out, and a client takes fields that it does not know
+    model_config = ConfigDict(extra="ignore", json_schema_serialization_defaults_required=True)
+
     continue_from: str | None
-    quantization: Quantization | None
     adapter_step: int | None  # after which step the published adapter stood; null: none is published
     started_at: int | None
     pausing: bool  # it runs, and is paused as soon as its worker has stopped it
@@ -196,29 +185,12 @@ class JobOut(Out):
             result_files=(job.result or {}).get("result_files", []),
             trained_tokens=job.trained_tokens,
             error=_error_of(job),
-            seed=spec.seed,
             estimated_finish=_estimated_finish(job, estimate, now),
             integrations=[],
             metadata=job.job_metadata,
             user_provided_suffix=job.suffix,
-            lora=spec.lora,
-            prompt_loss_weight=spec.prompt_loss_weight,
-            train_on=spec.train_on,
-            prompt_format=spec.prompt_format,
-            max_length=spec.max_length,
-            over_length=spec.over_length,
-            learning_rate=spec.learning_rate,
-            lr_scheduler_type=spec.lr_scheduler_type,
-            warmup_ratio=spec.warmup_ratio,
-            weight_decay=spec.weight_decay,
-            max_grad_norm=spec.max_grad_norm,
-            loraplus_lr_ratio=spec.loraplus_lr_ratio,
-            neftune_noise_alpha=spec.neftune_noise_alpha,
-            n_evals=spec.n_evals,
-            early_stopping_patience=spec.early_stopping_patience,
-            load_best_model_at_end=spec.load_best_model_at_end,
+            **{name: getattr(spec, name) for name in TrainingSettings.model_fields},
             continue_from=None if spec.continue_from is None else spec.continue_from.name,
-            quantization=spec.quantization,
             adapter_step=(job.result or {}).get("adapter_step"),
             started_at=job.started_at,
             pausing=is_pausing(job),

@@ -9,10 +9,10 @@ from typing import Any, Final
 import structlog
 
 from app.fine_tuning import estimates, hyperparameters
-from app.fine_tuning.schemas import JobCreate, JobFields
-from core.base_models.registry import BaseModelEntry, Registry, folder_of, read_imported
+from app.fine_tuning.renderers import context_tokens_of
+from app.fine_tuning.schemas import JobCreate
+from core.base_models.registry import BaseModelEntry, Registry
 from core.errors import (
-    BaseModelInvalid,
     BaseModelNotReady,
     BlobNotFound,
     FileNotStored,
@@ -30,6 +30,7 @@ from core.store.db import Session
 from core.store.jobs import IdempotencyKey, NewJob
 from core.store.tables import FileRecord, FileStatus, JobRecord
 from core.text.mustache import check_prompt_format
+from core.text.render_settings import RenderFields
 
 ROUTE: Final = "POST /v1/fine_tuning/jobs"
 # The official client waits at most 8 s between two attempts, and sends no key of its own.
@@ -180,7 +181,7 @@ def find_base(settings: Settings, registry: Registry, name: str) -> BaseModelEnt
     return registry.get(name)
 
 
-def find_file(session: Session, file_id: str, param: str, request: JobFields) -> FileRecord:
+def find_file(session: Session, file_id: str, param: str, request: RenderFields) -> FileRecord:
     """Give the record of a file that a job with these fields can train on or be scored on.
 
     Raises:
@@ -200,7 +201,7 @@ def find_file(session: Session, file_id: str, param: str, request: JobFields) ->
     return file
 
 
-def check_format(request: JobFields, example_format: str | None, columns: Collection[str], *, name: str) -> None:
+def check_format(request: RenderFields, example_format: str | None, columns: Collection[str], *, name: str) -> None:
     """Hold the shape of examples against what a job says about it, before a worker does so in vain.
 
     Args:
@@ -235,15 +236,3 @@ def _requested(request: JobCreate) -> tuple[dict[str, Any], str]:
 def file_ref(file: FileRecord) -> FileRef:
     """Give a file as a job keeps it."""
     return FileRef(id=file.id, sha256=file.sha256, examples=file.examples, file_type=file.file_type)
-
-
-def context_tokens_of(settings: Settings, base_model: str) -> int:
-    """Give how many tokens a base model's context holds.
-
-    Raises:
-        BaseModelNotReady: it is not imported yet.
-    """
-    try:
-        return read_imported(folder_of(settings.base_models_folder, base_model)).context_tokens
-    except BaseModelInvalid as error:
-        raise BaseModelNotReady(str(error)) from error

@@ -54,16 +54,6 @@ def only(*neutral: Any) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _auto_as_none(value: Any) -> Any:
-    return None if value == "auto" else value
-
-
-# "auto", null and absence mean the same: the value is chosen when the job is created.
-AutoInt = Annotated[int | None, BeforeValidator(_auto_as_none)]
-AutoFloat = Annotated[float | None, BeforeValidator(_auto_as_none)]
-AutoBool = Annotated[bool | None, BeforeValidator(_auto_as_none)]
-
-
 def _one_as_many(value: Any) -> Any:
     if value is None:
         return ()

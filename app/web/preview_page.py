@@ -21,15 +21,16 @@ class _ExampleOnPage:
     runs: tuple[Run, ...]
 
 
-def page(preview: Preview, *, model: str, prompt_loss_weight: float, max_length: int) -> str:
+def page(preview: Preview, *, model: str) -> str:
     """Write the page."""
+    weight = preview.settings.prompt_loss_weight
     return _template().render(
         policy=POLICY,
         model=model,
-        weight=f"{prompt_loss_weight:g}",
-        max_length=max_length,
-        sentence=sentence(preview, prompt_loss_weight),
-        examples=[_on_page(example, prompt_loss_weight) for example in preview.examples],
+        weight=f"{weight:g}",
+        max_length=preview.settings.max_length,
+        sentence=sentence(preview),
+        examples=[_on_page(example, weight) for example in preview.examples],
         has_more=preview.has_more,
         visible=visible,
     )

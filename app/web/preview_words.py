@@ -114,8 +114,9 @@ def runs(example: PreviewedExample, prompt_loss_weight: float) -> Iterator[Run]:
         )
 
 
-def sentence(preview: Preview, prompt_loss_weight: float) -> str:
+def sentence(preview: Preview) -> str:
     """Say what is trained, in numbers of tokens."""
+    prompt_loss_weight = preview.settings.prompt_loss_weight
     counts: Counter[tuple[float, str]] = Counter()
     for example in preview.examples:
         if example.trained_tokens:

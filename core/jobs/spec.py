@@ -12,7 +12,7 @@ from pydantic import Field
 
 from core.jobs.learning_rate import LrSchedulerType
 from core.text.files.read import FileType
-from core.text.render_settings import OverLength, PromptFormat, TrainOn
+from core.text.render_settings import RenderSettings
 from core.values import Frozen
 
 
@@ -85,27 +85,16 @@ Quantization = Literal["nf4"]  # 4-bit NormalFloat (2305.14314)
 EVALUATIONS: Final = 4  # of a run, beside the one before its first step
 
 
-class JobSpec(Frozen):
-    """Everything that decides a run's result, with every "auto" resolved.
+class TrainingSettings(RenderSettings):
+    """What a job's specification and its answer on the wire say alike of the training, every "auto" resolved.
 
     Jobs that were stored before a field existed were trained as its default here says. What each field
     means and becomes where it is left out is in docs/hyperparameters.md.
     """
 
-    base_model: str
-    training_file: FileRef
-    validation_file: FileRef | None  # None: a tenth of the prompts, chosen by hash, is held out
-    n_epochs: int
-    batch_size: int  # examples per optimizer step
-    learning_rate: float
-    learning_rate_multiplier: float
     lora: LoraSpec
-    prompt_loss_weight: float  # 0: completion only; 1: full sequence
-    train_on: TrainOn
-    prompt_format: PromptFormat | None
-    max_length: int  # tokens of one example, closing token included
-    over_length: OverLength
     seed: int
+    learning_rate: float
     lr_scheduler_type: LrSchedulerType = "linear"
     warmup_ratio: float | None = None  # None: `core.jobs.learning_rate.usual_warmup_steps`
     weight_decay: float = 0.0
@@ -115,8 +104,19 @@ class JobSpec(Frozen):
     n_evals: int = EVALUATIONS
     early_stopping_patience: int | None = None  # evaluations without improvement; None: trains to the end
     load_best_model_at_end: bool = False  # publishes the best evaluated checkpoint, not the last step
-    continue_from: AdapterRef | None = None  # None: starts from an adapter that adds nothing
     quantization: Quantization | None = None  # of the frozen base, while it is trained on
+
+
+class JobSpec(TrainingSettings):
+    """Everything that decides a run's result. Its JSON is flat: it is stored with the job, and read by the trainer."""
+
+    base_model: str
+    training_file: FileRef
+    validation_file: FileRef | None  # None: a tenth of the prompts, chosen by hash, is held out
+    n_epochs: int
+    batch_size: int  # examples per optimizer step
+    learning_rate_multiplier: float
+    continue_from: AdapterRef | None = None  # None: starts from an adapter that adds nothing
 
 
 def model_name(base_model: str, organization: str, suffix: str | None, job_id: str) -> str:

@@ -21,6 +21,7 @@ from core.serving.adapter_format import (
 )
 from core.serving.rendering_check import find_mismatch
 from core.serving.strict_json import shown
+from core.text.render_settings import RenderSettings
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 
@@ -110,7 +111,7 @@ def damaged(digest: str, name: str, sha256: str) -> AdapterInvalid:
 def _check_rendering(digest: str, manifest: Manifest, tokenizer: TextTokenizer) -> Renderer:
     """Give what renders the adapter's prompts, once it gives what the adapter was trained on."""
     try:
-        renderer = Renderer(tokenizer, prompt_format=manifest.prompt_format)
+        renderer = Renderer(tokenizer, RenderSettings(prompt_format=manifest.prompt_format))
     except InvalidParameter as error:
         raise AdapterInvalid(digest, f"its prompt format is malformed: {error}") from error
     mismatch = find_mismatch(manifest.prompts, renderer, tokenizer)

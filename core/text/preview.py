@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from core.text.files.examples import Example
-from core.text.render_settings import OverLength
+from core.text.partition import Part, part_of
+from core.text.render_settings import RenderSettings
 from core.text.rendering import Reason, RenderedExample, Renderer
 from core.text.tokenizer import Span, TextTokenizer
 
@@ -74,16 +75,15 @@ class PreviewTotals:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """Some examples of a file. ``has_more``: others come after the last one shown."""
+    """Some examples of a file, and the settings they are shown by. ``has_more``: others come after the last one."""
 
+    settings: RenderSettings
     examples: tuple[PreviewedExample, ...]
     totals: PreviewTotals
     has_more: bool
 
 
-def preview(
-    examples: Iterable[Example], renderer: Renderer, *, max_length: int, over_length: OverLength, limit: int
-) -> Preview:
+def preview(examples: Iterable[Example], renderer: Renderer, *, limit: int) -> Preview:
     """Show the first ``limit`` examples, or fewer of very long ones.
 
     Raises:
@@ -99,12 +99,12 @@ def preview(
             break
         rendered = renderer.example(example)
         tokens += len(rendered.input_ids)
-        shown.append(_show(rendered, renderer, max_length, over_length))
-    return Preview(tuple(shown), _sum(shown), has_more)
+        shown.append(_show(rendered, renderer))
+    return Preview(renderer.settings, tuple(shown), _sum(shown), has_more)
 
 
-def _show(rendered: RenderedExample, renderer: Renderer, max_length: int, over_length: OverLength) -> PreviewedExample:
-    fitted = renderer.fit(rendered, max_length, over_length)
+def _show(rendered: RenderedExample, renderer: Renderer) -> PreviewedExample:
+    fitted = renderer.fit(rendered)
     shown = _all_cut_off(rendered) if fitted is None else fitted
     return PreviewedExample(
         line=shown.line,
@@ -114,7 +114,7 @@ def _show(rendered: RenderedExample, renderer: Renderer, max_length: int, over_l
         completion_tokens=shown.completion_tokens,
         trained_tokens=shown.trained_tokens,
         dropped=shown.dropped_tokens,
-        note="; ".join(_notes(shown, max_length, over_length)) or None,
+        note="; ".join(_notes(shown, part_of(rendered, fitted), renderer.settings)) or None,
     )
 
 
@@ -123,12 +123,12 @@ def _all_cut_off(example: RenderedExample) -> RenderedExample:
     return replace(example, segments=tuple(segments), moved="")
 
 
-def _notes(shown: RenderedExample, max_length: int, over_length: OverLength) -> Iterator[str]:
-    kept, cut = len(shown.input_ids), shown.dropped_tokens
-    if not kept:
-        why = ", and its prompt cannot be cut by enough" if over_length == "truncate_prompt" else ""
+def _notes(shown: RenderedExample, part: Part, settings: RenderSettings) -> Iterator[str]:
+    kept, cut, max_length = len(shown.input_ids), shown.dropped_tokens, settings.max_length
+    if part is Part.DROPPED:
+        why = ", and its prompt cannot be cut by enough" if settings.over_length == "truncate_prompt" else ""
         yield f"dropped: {cut:,} tokens, max_length is {max_length:,}{why}"
-    elif not shown.trained_tokens:
+    elif part is Part.UNTRAINED:
         yield "left out of training: every weight is 0"
     if kept and cut:
         yield f"{cut:,} tokens of the prompt were cut off: {kept + cut:,} tokens, max_length is {max_length:,}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import chain, takewhile
 
+from core.text.files.examples import Example
 from core.text.tokenizer import Span
 
 
@@ -55,16 +56,21 @@ class RenderedExample:
     """One example as the model is trained on it.
 
     Attributes:
-        line: its line in the training file.
+        source: what was rendered.
         text: all of it, as the tokens' spans count characters.
         segments: in order; those cut off to fit are among them, and only ``dropped_tokens`` counts them.
         moved: white space that was moved from the prompt's end to the completion's beginning.
     """
 
-    line: int
+    source: Example
     text: str
     segments: tuple[Segment, ...]
     moved: str = ""
+
+    @property
+    def line(self) -> int:
+        """Its line in its file, from 1."""
+        return self.source.line
 
     @property
     def kept(self) -> Iterable[Segment]:

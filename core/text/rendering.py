@@ -10,13 +10,13 @@ from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from core.errors import ExampleInvalid, ExampleOverLength, InvalidParameter
 from core.text.chat_template import ChatTemplate, ChatTemplateProblem
 from core.text.files.examples import Chat, Columns, Example, MaskSpan, Message, PromptCompletion
 from core.text.mustache import PromptTemplates, TemplateProblem
-from core.text.render_settings import OverLength, PromptFormat, TrainOn
+from core.text.render_settings import OverLength, RenderSettings
 from core.text.rendered import ANSWER, Reason, RenderedExample, RenderedPrompt, Segment, ids_of, truncate
 from core.text.tokenizer import Span, TextTokenizer
 
@@ -28,6 +28,8 @@ Got = TypeVar("Got")
 # next word's token, so a model hardly ever saw a space that stands alone before a word.
 MOVABLE = " \t"
 
+DEFAULTS: Final = RenderSettings()
+
 
 class Renderer:
     """Renders for one base model and one job's settings. Safe to share between threads.
@@ -37,18 +39,12 @@ class Renderer:
         BaseModelInvalid: the base model's chat template is malformed.
     """
 
-    def __init__(
-        self,
-        tokenizer: TextTokenizer,
-        *,
-        prompt_loss_weight: float = 0.0,
-        train_on: TrainOn = "all_assistant",
-        prompt_format: PromptFormat | None = None,
-    ) -> None:
+    def __init__(self, tokenizer: TextTokenizer, settings: RenderSettings = DEFAULTS) -> None:
         self._tokenizer = tokenizer
-        self._prompt_weight = prompt_loss_weight
-        self._train_on = train_on
-        self._prompt_format = None if prompt_format is None else PromptTemplates(prompt_format)
+        self._settings = settings
+        self._prompt_weight = settings.prompt_loss_weight
+        self._train_on = settings.train_on
+        self._prompt_format = None if settings.prompt_format is None else PromptTemplates(settings.prompt_format)
         source = tokenizer.chat_template
         self._chat_template = None if source is None else ChatTemplate(source, tokenizer.special_tokens)
         self._forbidden = _structural_texts(tokenizer)
@@ -57,6 +53,11 @@ class Renderer:
     def tokenizer(self) -> TextTokenizer:
         """The base model's tokenizer, for the text of single ids."""
         return self._tokenizer
+
+    @property
+    def settings(self) -> RenderSettings:
+        """What examples are rendered and fitted by."""
+        return self._settings
 
     def prompt(self, source: str | Mapping[str, Any] | Sequence[Message]) -> RenderedPrompt:
         """Give what to feed for a text as it stands, for the variables of the prompt format, or for a conversation.
@@ -97,8 +98,8 @@ class Renderer:
         )
         return [one if isinstance(one, ExampleInvalid) else _or_error(partial(ahead._assemble, one)) for one in written]
 
-    def fit(self, rendered: RenderedExample, max_length: int, over_length: OverLength) -> RenderedExample | None:
-        """Apply the length policy; a completion is never cut.
+    def fit(self, rendered: RenderedExample, over_length: OverLength | None = None) -> RenderedExample | None:
+        """Apply the length policy of the settings, or another one; a completion is never cut.
 
         Returns:
             The example, with the oldest tokens of its prompt marked as cut off if the policy says so and
@@ -107,16 +108,17 @@ class Renderer:
         Raises:
             ExampleOverLength: it is too long and the policy is ``error``.
         """
+        policy, max_length = over_length or self._settings.over_length, self._settings.max_length
         tokens = len(rendered.input_ids)
         if tokens <= max_length:
             return rendered
-        if over_length == "error":
+        if policy == "error":
             raise ExampleOverLength(
                 f"line {rendered.line} has {tokens} tokens, but max_length is {max_length}; "
                 "raise max_length, shorten the example, or choose another over_length",
                 (rendered.line,),
             )
-        return truncate(rendered, tokens - max_length) if over_length == "truncate_prompt" else None
+        return truncate(rendered, tokens - max_length) if policy == "truncate_prompt" else None
 
     def _prompt_of(self, text: str, moved: str = "") -> RenderedPrompt:
         draft = _Draft()
@@ -166,7 +168,7 @@ class Renderer:
                 masked = example.mask_spans if isinstance(example, PromptCompletion) else ()
                 prompt, completion = written.pieces
                 draft = self._prompt_and_completion(prompt, completion, masked)
-        return RenderedExample(example.line, draft.text, tuple(draft.segments), written.moved)
+        return RenderedExample(example, draft.text, tuple(draft.segments), written.moved)
 
     def _prompt_and_completion(self, prompt: str, completion: str, mask_spans: Sequence[MaskSpan]) -> "_Draft":
         eos_id = self._tokenizer.eos_id

@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 
 from core.text.files.examples import Message
-from core.text.render_settings import OverLength, PromptFormat, TrainOn
+from core.text.render_settings import RenderSettings
 from core.text.rendering import RenderedExample
 
 FOLDER = Path(__file__).parents[1] / "golden"
@@ -23,23 +23,13 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class JobFields(_Strict):
-    """What of a job decides how an example is rendered, with a job's own defaults."""
-
-    prompt_loss_weight: float = 0.0
-    train_on: TrainOn = "all_assistant"
-    prompt_format: PromptFormat | None = None
-    max_length: int = 2048
-    over_length: OverLength = "drop"
-
-
 class GoldenCase(_Strict):
     """One example and the tokens that it must become, each as [id, its text, weight as a target, label]."""
 
     case: str
     tokenizer: Literal["byte", "byte-bos", "phi-2", "smollm2"]
     example: dict[str, Any]  # the line of a training file
-    job: JobFields = JobFields()
+    job: RenderSettings = RenderSettings()
     outcome: Literal["trained", "dropped", "refused"] = "trained"
     pieces: list[str] = []  # the texts that are tokenised each by itself
     tokens: list[tuple[int, str, float, int]] = []

@@ -85,7 +85,7 @@ DEFECTS = (
         name="06 the end of an example is cut off to fit",
         in_="core.text.rendering:Renderer.fit",
         replace="truncate($rendered, $excess) if $may_cut else None",
-        by="RenderedExample($rendered.line, $rendered.text, $rendered.segments[:-1])",
+        by="RenderedExample($rendered.source, $rendered.text, $rendered.segments[:-1])",
         tests=(f"{TRAPS}::test_trap_06_a_limit_never_cuts_an_answer_or_its_closing_token",),
     ),
     Defect(

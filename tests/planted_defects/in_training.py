@@ -34,7 +34,7 @@ DEFECTS = (
     ),
     Defect(
         name="07 an example without weights is trained on",
-        in_="worker.training.data.examples:_sort",
+        in_="core.text.partition:part_of",
         replace="not $fitted.trained_tokens",
         by="False",
         tests=(f"{TRAPS}::TestTrap07::test_trap_07_an_example_without_weights_is_left_out_and_named",),

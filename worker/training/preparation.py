@@ -11,6 +11,7 @@ from core.base_models.registry import DType, read_imported
 from core.errors import BaseModelInvalid
 from core.jobs.events import EventLevel
 from core.jobs.spec import JobSpec
+from core.text.render_settings import RenderSettings
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 from worker.models.loading import LoadedModel, choose_device, load_base_model
@@ -31,22 +32,20 @@ def load_run_data(run_folder: Path, spec: RunSpec, reporter: Reporter, check_sto
     """
     folder = Path(spec.base_model_folder)
     job = spec.job
-    renderer = Renderer(
-        TextTokenizer.from_folder(folder),
-        prompt_loss_weight=job.prompt_loss_weight,
-        train_on=job.train_on,
-        prompt_format=job.prompt_format,
-    )
     data = load_data(
-        renderer,
+        Renderer(TextTokenizer.from_folder(folder), rendering_of(job, folder)),
         job,
         training_file=run_folder / spec.training_file,
         validation_file=None if spec.validation_file is None else run_folder / spec.validation_file,
-        context_tokens=read_imported(folder).context_tokens,
         check_stop=check_stop,
     )
     _say_what_it_trains_on(data, job, reporter)
     return data
+
+
+def rendering_of(job: JobSpec, base_folder: Path) -> RenderSettings:
+    """Give the job's render settings, no longer than the base model's context: nobody checks a spec made by hand."""
+    return job.with_max_length(min(job.max_length, read_imported(base_folder).context_tokens))
 
 
 def _say_what_it_trains_on(data: RunData, job: JobSpec, reporter: Reporter) -> None:

@@ -7,8 +7,9 @@ from and where they are kept is the caller's.
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from core.text.files.examples import Columns, Example, ExampleFormat, LineProblem, format_of
+from core.text.files.examples import Columns, Example, ExampleFormat, LineProblem
 from core.text.files.jsonl import parse_line, strip_line, too_long
+from core.text.files.one_format import OneFormat
 from core.text.files.read import FileType, scan_examples
 
 MAX_PROBLEMS = 20
@@ -96,33 +97,25 @@ class _Findings:
 
     def __init__(self) -> None:
         self._examples = 0
-        self._format: ExampleFormat | None = None
+        self._one_format = OneFormat()
         self._columns: tuple[str, ...] | None = None
         self._problems: list[LineProblem] = []
         self._problem_count = 0
 
     def add(self, found: Example | LineProblem) -> None:
-        problem = found if isinstance(found, LineProblem) else self._count(found)
-        if problem is not None:
+        checked = self._one_format.check(found)
+        if isinstance(checked, LineProblem):
             self._problem_count += 1
             if len(self._problems) < MAX_PROBLEMS:
-                self._problems.append(problem)
+                self._problems.append(checked)
+            return
+        self._examples += 1
+        if isinstance(checked, Columns):
+            names = checked.values if self._columns is None else self._columns
+            self._columns = tuple(name for name in names if name in checked.values)
 
     def report(self) -> FileReport:
         if not self._examples and not self._problem_count:
             self.add(LineProblem(1, "the file holds no examples; write one on each line", "empty_file"))
-        return FileReport(self._examples, self._format, self._columns, tuple(self._problems), self._problem_count)
-
-    def _count(self, example: Example) -> LineProblem | None:
-        """Count an example, unless it has another format than the first one."""
-        found = format_of(example)
-        if self._format is None:
-            self._format = found
-            self._columns = tuple(example.values) if isinstance(example, Columns) else None
-        if found != self._format:
-            reason = f'this line has the format "{found}", but the file began with "{self._format}"; use one in a file'
-            return LineProblem(example.line, reason, "mixed_formats")
-        if isinstance(example, Columns) and self._columns is not None:
-            self._columns = tuple(name for name in self._columns if name in example.values)
-        self._examples += 1
-        return None
+        format_ = self._one_format.format
+        return FileReport(self._examples, format_, self._columns, tuple(self._problems), self._problem_count)

@@ -21,8 +21,9 @@ class ExampleChecks:
         texts = sorted(tokenizer.control_texts, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, texts)) or r"(?!)")
 
-    def find(self, example: Example, rendered: RenderedExample, text: ComparedText) -> Iterator[tuple[str, str]]:
+    def find(self, rendered: RenderedExample, text: ComparedText) -> Iterator[tuple[str, str]]:
         """Give the code of each problem, and a word on it for where it is the first of its kind."""
+        example = rendered.source
         if rendered.moved:
             yield "space_moved", ""
         if isinstance(example, PromptCompletion) and example.prompt.endswith(tuple(MOVABLE)):
@@ -31,7 +32,7 @@ class ExampleChecks:
             yield "completion_ends_in_end_token", ""
         if not text.completion.strip():
             yield "blank_completion", ""
-        for own in _own_texts(example, rendered):
+        for own in _own_texts(rendered):
             found = self._special.search(own)
             if found is not None:
                 yield "special_token_in_text", found[0]
@@ -46,8 +47,9 @@ class ExampleChecks:
         return False  # rendering refuses it: the chat template closes answers itself
 
 
-def _own_texts(example: Example, rendered: RenderedExample) -> Iterator[str]:
+def _own_texts(rendered: RenderedExample) -> Iterator[str]:
     """Give what the example itself says, without what the renderer and a chat template put around it."""
+    example = rendered.source
     if isinstance(example, Chat):
         yield from (message.content for message in example.messages)
     else:

@@ -12,18 +12,17 @@ from core.text.files.examples import (
     Chat,
     Columns,
     Example,
-    ExampleFormat,
     LineProblem,
     PromptCompletion,
-    format_of,
 )
+from core.text.files.one_format import OneFormat
 from core.text.lint.example_checks import ExampleChecks, compared_text
 from core.text.lint.findings import FileRole, Findings
 from core.text.lint.labels import IMBALANCE
 from core.text.lint.near_duplicates import NearDuplicates
 from core.text.lint.repetitions import ComparedText, Repetitions
 from core.text.lint.statistics import Counts
-from core.text.render_settings import OverLength
+from core.text.partition import Part, fit_to_score, part_of
 from core.text.rendering import RenderedExample, Renderer
 
 COMPARED_EXAMPLES: Final = 200_000  # of the training file
@@ -38,69 +37,49 @@ Found = Example | LineProblem
 class _FileLint(ABC):
     """What either file has: lines that are no examples, and examples that do not fit."""
 
-    def __init__(self, role: FileRole, renderer: Renderer, max_length: int, over_length: OverLength) -> None:
+    def __init__(self, role: FileRole, renderer: Renderer) -> None:
         self.findings = Findings(role)
         self._renderer = renderer
-        self._max_length = max_length
-        self._over_length = over_length
-        self._format: ExampleFormat | None = None
+        self._max_length = renderer.settings.max_length
 
     def read(self, lines: Iterable[Found]) -> None:
         """Read the whole file."""
         is_empty = True
-        for batch in _batches(map(self._checked, lines)):
+        for batch in _batches(map(OneFormat().check, lines)):
             is_empty = False
             rendered = iter(self._renderer.examples([one for one in batch if not isinstance(one, LineProblem)]))
             for one in batch:
                 if isinstance(one, LineProblem):
                     self.findings.note(one.code, one.line, str(one))
                 else:
-                    self._take(one, next(rendered))
+                    self._take(next(rendered))
         if is_empty:
             self.findings.note("empty_file", 1, "line 1: the file holds no examples")
 
-    def _checked(self, found: Found) -> Found:
-        """Refuse an example that has another format than the file's first."""
-        if isinstance(found, LineProblem):
-            return found
-        own = format_of(found)
-        self._format = self._format or own
-        if own == self._format:
-            return found
-        reason = f'this line has the format "{own}", but the file began with "{self._format}"'
-        return LineProblem(found.line, reason, "mixed_formats")
-
-    def _take(self, example: Example, rendered: RenderedExample | ExampleInvalid) -> None:
+    def _take(self, rendered: RenderedExample | ExampleInvalid) -> None:
         if isinstance(rendered, ExampleInvalid):
-            self.findings.note("cannot_render", example.line, str(rendered))
+            self.findings.note("cannot_render", rendered.lines[0], str(rendered))
         else:
-            self._look_at(example, rendered)
+            self._look_at(rendered)
 
     @abstractmethod
-    def _look_at(self, example: Example, rendered: RenderedExample) -> None:
+    def _look_at(self, rendered: RenderedExample) -> None:
         """Note what is odd about an example that was rendered."""
 
-    def _fit(self, rendered: RenderedExample) -> RenderedExample | None:
-        """Give the example as it fits; None when it is not used, which is noted."""
-        tokens = len(rendered.input_ids)
-        try:
-            fitted = self._renderer.fit(rendered, self._max_length, self._over_length)
-        except ExampleOverLength:
-            self.findings.note("over_length_refused", rendered.line, tokens_over=tokens - self._max_length)
-            return None
+    def _note_cut(self, rendered: RenderedExample, fitted: RenderedExample | None) -> None:
+        """Note what of an example is left out to fit."""
         if fitted is None:
-            self.findings.note("over_length_dropped", rendered.line, tokens_lost=tokens)
+            self.findings.note("over_length_dropped", rendered.line, tokens_lost=len(rendered.input_ids))
         elif fitted.dropped_tokens:
             self.findings.note("prompt_truncated", rendered.line, tokens_lost=fitted.dropped_tokens)
-        return fitted
 
 
 class TrainingLint(_FileLint):
     """Reads a training file; ``seen`` remembers its examples for a comparison."""
 
-    def __init__(self, renderer: Renderer, max_length: int, over_length: OverLength) -> None:
-        super().__init__("training_file", renderer, max_length, over_length)
-        self.counts = Counts(max_length)
+    def __init__(self, renderer: Renderer) -> None:
+        super().__init__("training_file", renderer)
+        self.counts = Counts(renderer.settings.max_length)
         self.seen = Repetitions()
         self._checks = ExampleChecks(renderer)
         self._near = NearDuplicates()
@@ -114,22 +93,25 @@ class TrainingLint(_FileLint):
         if self.counts.examples and not self.counts.trained:
             self.findings.note_many("nothing_to_train", 1, ())
 
-    def _look_at(self, example: Example, rendered: RenderedExample) -> None:
+    def _look_at(self, rendered: RenderedExample) -> None:
         text = compared_text(rendered)
         self.counts.add(rendered, text.completion)
-        for code, first in self._checks.find(example, rendered, text):
-            self.findings.note(code, example.line, f"{example.line}: {first}")
-        self._compare(text, example.line)
+        for code, first in self._checks.find(rendered, text):
+            self.findings.note(code, rendered.line, f"{rendered.line}: {first}")
+        self._compare(text, rendered.line)
         if rendered.prompt_tokens > self._max_length:
-            self.findings.note("prompt_over_max_length", example.line)
-        fitted = self._fit(rendered)
-        if fitted is None:
+            self.findings.note("prompt_over_max_length", rendered.line)
+        try:
+            fitted = self._renderer.fit(rendered)
+        except ExampleOverLength:
+            over = len(rendered.input_ids) - self._max_length
+            self.findings.note("over_length_refused", rendered.line, tokens_over=over)
             return
-        trained_tokens = fitted.trained_tokens
-        if trained_tokens:
-            self.counts.add_trained(fitted, trained_tokens)
-        else:
-            self.findings.note("no_trained_tokens", example.line)
+        self._note_cut(rendered, fitted)
+        if part_of(rendered, fitted) is Part.UNTRAINED:
+            self.findings.note("no_trained_tokens", rendered.line)
+        elif fitted is not None:
+            self.counts.add_trained(fitted)
 
     def _compare(self, text: ComparedText, line: int) -> None:
         if self._compared == COMPARED_EXAMPLES:
@@ -166,14 +148,14 @@ class TrainingLint(_FileLint):
 class ValidationLint(_FileLint):
     """Reads a validation file, and compares it with the training file that was read before."""
 
-    def __init__(self, renderer: Renderer, max_length: int, seen: Repetitions) -> None:
-        super().__init__("validation_file", renderer, max_length, "drop")  # as in training, whatever the policy there
+    def __init__(self, renderer: Renderer, seen: Repetitions) -> None:
+        super().__init__("validation_file", renderer)
         self._seen = seen
 
-    def _look_at(self, example: Example, rendered: RenderedExample) -> None:
-        self._fit(rendered)
+    def _look_at(self, rendered: RenderedExample) -> None:
+        self._note_cut(rendered, fit_to_score(rendered, self._renderer))
         seen = self._seen.find(compared_text(rendered))
-        line = example.line
+        line = rendered.line
         if seen.exact is not None:
             self.findings.note("validation_overlap", line, f"{line}, is line {seen.exact} of the training file")
         elif seen.normalised is not None:

@@ -11,7 +11,6 @@ from core.text.lint.findings import Finding
 from core.text.lint.kinds import Severity
 from core.text.lint.recommendation import Recommendation, recommend
 from core.text.lint.statistics import Statistics
-from core.text.render_settings import OverLength
 from core.text.rendering import Renderer
 
 
@@ -29,22 +28,15 @@ class Report:
         return sum(finding.severity is severity for finding in self.findings)
 
 
-def lint(
-    examples: Iterable[Found],
-    renderer: Renderer,
-    *,
-    max_length: int,
-    over_length: OverLength,
-    validation: Iterable[Found] | None = None,
-) -> Report:
+def lint(examples: Iterable[Found], renderer: Renderer, *, validation: Iterable[Found] | None = None) -> Report:
     """Lint a training file, and a validation file against it."""
-    training = TrainingLint(renderer, max_length, over_length)
+    training = TrainingLint(renderer)
     training.read(examples)
     findings = training.findings.list_all()
     if validation is not None:
-        held_out = ValidationLint(renderer, max_length, training.seen)
+        held_out = ValidationLint(renderer, training.seen)
         held_out.read(validation)
         findings += held_out.findings.list_all()
     findings.sort(key=lambda finding: list(Severity).index(finding.severity))  # stable: keeps each file's order
     statistics = training.counts.finish()
-    return Report(max_length, tuple(findings), statistics, recommend(statistics))
+    return Report(renderer.settings.max_length, tuple(findings), statistics, recommend(statistics))

@@ -72,12 +72,12 @@ class Counts:
             self._ratios[float(f"{written / given:.3g}")] += 1  # rounded, so that few distinct ones are kept
         self.labels.add(completion)
 
-    def add_trained(self, fitted: RenderedExample, trained_tokens: int) -> None:
+    def add_trained(self, fitted: RenderedExample) -> None:
         """Count an example that would be trained on, as it is then."""
         self.trained += 1
         self._prompt_tokens += fitted.prompt_tokens
         self._completion_tokens += fitted.completion_tokens
-        self._trained_tokens += trained_tokens
+        self._trained_tokens += fitted.trained_tokens
 
     def finish(self) -> Statistics:
         """Give what was counted."""

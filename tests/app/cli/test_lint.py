@@ -2,13 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import get_args, get_type_hints
 
 import pytest
 
-from app.cli import main
 from core.base_models.registry import Folder
-from core.text.render_settings import OverLength, TrainOn
+from core.text.render_settings import RenderFields
 from tests.app.cli.command import Done, loramill, loramill_process
 from tests.harness.byte_tokenizer import write_byte_tokenizer
 
@@ -96,7 +94,12 @@ def test_what_cannot_be_done_is_one_line_on_stderr(home: Path, arguments: tuple[
     assert done.stderr.count("\n") == 1
 
 
-def test_the_options_values_are_those_of_a_job() -> None:
-    hints = get_type_hints(main.lint)
-    assert set(get_args(hints["over_length"])) == set(get_args(OverLength))
-    assert set(get_args(hints["train_on"])) == set(get_args(TrainOn))
+@pytest.mark.parametrize("command", ["lint", "preview"])
+def test_every_render_setting_is_an_option_with_its_own_bounds_and_values(home: Path, command: str) -> None:
+    shown = " ".join(loramill(home, command, "--help", columns=200).stdout.split())
+    for name, field in RenderFields.model_fields.items():
+        assert f"--{name.replace('_', '-')}" in shown
+        assert str(field.description) in shown
+    (home / "train.jsonl").write_text(GOOD)
+    for option, wrong in (("--prompt-loss-weight", "1.5"), ("--max-length", "7"), ("--over-length", "cut")):
+        assert loramill(home, command, "train.jsonl", option, wrong).returncode == 2

@@ -132,12 +132,12 @@ def test_an_empty_file_and_a_malformed_prompt_format_are_refused(home: Path) -> 
 def test_a_terminal_gets_marks_and_lines_that_fit(home: Path) -> None:
     tokenizer = TextTokenizer.from_folder(home / "base-models" / BASE)
     examples = [PromptCompletion(1, "日本" * 20 + "\x1b[2J", "x" * 70)]
-    found = preview(examples, Renderer(tokenizer), max_length=500, over_length="drop", limit=1)
+    found = preview(examples, Renderer(tokenizer), limit=1)
     console = Console(width=40, force_terminal=True, color_system="truecolor", highlight=False)
     with console.capture() as captured:
-        console.print(show(found, 0.0, 40), soft_wrap=True)
+        console.print(show(found, 40), soft_wrap=True)
     assert "\x1b[2J" not in captured.get()
     assert "\x1b[1;4;32m" in captured.get()  # bold, underlined, green
-    tokens = [line for line in show(found, 0.0, 40).plain.splitlines() if line.startswith(("  ┊", "  ┃"))]
+    tokens = [line for line in show(found, 40).plain.splitlines() if line.startswith(("  ┊", "  ┃"))]
     assert len(tokens) > 5
     assert all(Console().measure(line).maximum <= 40 for line in tokens)

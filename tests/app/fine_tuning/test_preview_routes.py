@@ -131,7 +131,7 @@ def test_what_a_job_would_be_refused_for_is_refused(
         ({"prompt": "p", "completion": " "}, '"completion" is empty'),
         (7, "expected a JSON object, not a number"),
         ({"prompt": "p", "completion": "a\0b"}, "NUL"),
-        (CHAT, 'its format is "messages", but the first one\'s is "prompt_completion"'),
+        (CHAT, 'its format is "messages", but the file began with "prompt_completion"'),
         ({"prompt": "p" * 600, "completion": "c"}, "line 4 has 602 tokens, but max_length is 512"),
     ],
 )

@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 from app.web.preview_page import POLICY, page
 from core.text.files.examples import PromptCompletion
 from core.text.preview import preview
+from core.text.render_settings import RenderSettings
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 
@@ -32,9 +33,8 @@ class Page(HTMLParser):
 
 
 def made(tokenizer: TextTokenizer, *examples: PromptCompletion, weight: float = 0.1, max_length: int = 400) -> Page:
-    renderer = Renderer(tokenizer, prompt_loss_weight=weight)
-    found = preview(examples, renderer, max_length=max_length, over_length="truncate_prompt", limit=2)
-    return Page(page(found, model="tiny", prompt_loss_weight=weight, max_length=max_length))
+    settings = RenderSettings(prompt_loss_weight=weight, max_length=max_length, over_length="truncate_prompt")
+    return Page(page(preview(examples, Renderer(tokenizer, settings), limit=2), model="tiny"))
 
 
 def test_data_is_text_and_never_markup(byte_tokenizer: TextTokenizer) -> None:

@@ -5,6 +5,7 @@ import pytest
 from app.web.preview_words import Mark, runs, sentence, visible
 from core.text.files.examples import Chat, Message, PromptCompletion
 from core.text.preview import Preview, preview
+from core.text.render_settings import RenderSettings
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 
@@ -12,8 +13,8 @@ QA = PromptCompletion(1, "Q:", " A")
 
 
 def show(tokenizer: TextTokenizer, *examples: PromptCompletion | Chat, weight: float = 0.0) -> Preview:
-    renderer = Renderer(tokenizer, prompt_loss_weight=weight)
-    return preview(examples, renderer, max_length=64, over_length="drop", limit=10)
+    settings = RenderSettings(prompt_loss_weight=weight, max_length=64)
+    return preview(examples, Renderer(tokenizer, settings), limit=10)
 
 
 def labels(tokenizer: TextTokenizer, example: PromptCompletion | Chat, weight: float) -> list[tuple[str, Mark, int]]:
@@ -43,7 +44,7 @@ def test_masked_and_weighted_answers_are_named(byte_tokenizer: TextTokenizer) ->
         Message("user", "c"),
         Message("assistant", "de", 0.5, ((0, 1),)),
     )
-    (shown,) = preview([Chat(1, turns)], Renderer(byte_tokenizer), max_length=500, over_length="drop", limit=1).examples
+    (shown,) = preview([Chat(1, turns)], Renderer(byte_tokenizer), limit=1).examples
     assert [run.label for run in runs(shown, 0.0)] == [
         "prompt, not trained",
         "completion of weight 0, not trained",
@@ -73,16 +74,16 @@ def test_masked_and_weighted_answers_are_named(byte_tokenizer: TextTokenizer) ->
     ],
 )
 def test_the_totals_are_one_sentence(byte_tokenizer: TextTokenizer, weight: float, words: str) -> None:
-    assert sentence(show(byte_tokenizer, QA, weight=weight), weight) == words
+    assert sentence(show(byte_tokenizer, QA, weight=weight)) == words
 
 
 def test_what_is_left_out_is_said(byte_tokenizer: TextTokenizer) -> None:
     found = show(byte_tokenizer, PromptCompletion(1, "p" * 100, "c"))
-    assert sentence(found, 0.0) == "w = 0: 102 tokens cut off; 1 example left out."
+    assert sentence(found) == "w = 0: 102 tokens cut off; 1 example left out."
 
 
 def test_an_empty_preview_has_a_sentence_too(byte_tokenizer: TextTokenizer) -> None:
-    assert sentence(show(byte_tokenizer), 0.0) == "w = 0: there is nothing to show."
+    assert sentence(show(byte_tokenizer)) == "w = 0: there is nothing to show."
 
 
 def test_tokens_that_share_a_character_are_drawn_as_one(byte_tokenizer: TextTokenizer) -> None:

@@ -9,7 +9,7 @@ from core.errors import ExampleInvalid, ExampleOverLength
 from core.text import preview as module
 from core.text.files.examples import Chat, Columns, Example, Message, PromptCompletion
 from core.text.preview import Preview, PreviewedExample, preview
-from core.text.render_settings import OverLength, PromptFormat
+from core.text.render_settings import PromptFormat, RenderSettings
 from core.text.rendering import Reason, Renderer
 from core.text.tokenizer import TextTokenizer
 from tests.harness.byte_tokenizer import END_OF_TEXT
@@ -20,12 +20,11 @@ def show(
     examples: Sequence[Example],
     *,
     max_length: int = 64,
-    over_length: OverLength = "drop",
     limit: int = 10,
-    **renderer: Any,
+    **settings: Any,
 ) -> Preview:
-    made = Renderer(tokenizer, **renderer)
-    return preview(examples, made, max_length=max_length, over_length=over_length, limit=limit)
+    renderer = Renderer(tokenizer, RenderSettings(max_length=max_length, **settings))
+    return preview(examples, renderer, limit=limit)
 
 
 def show_one(tokenizer: TextTokenizer, prompt: str, completion: str, **options: Any) -> PreviewedExample:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from core.text.files.examples import Chat, Columns, Message, PromptCompletion
 from core.text.mustache import PromptTemplates
-from core.text.render_settings import PromptFormat
+from core.text.render_settings import PromptFormat, RenderSettings
 from core.text.rendering import Reason, RenderedExample, Renderer
 from core.text.tokenizer import TextTokenizer
 from tests.harness.golden_files import IGNORE_INDEX, labels_of
@@ -20,7 +20,8 @@ CHARACTERS = st.characters(exclude_categories=["Cs"], max_codepoint=0x3FFFF, exc
 
 
 def rendered(tokenizer: TextTokenizer, prompt: str, completion: str, weight: float = 0.0) -> RenderedExample:
-    return Renderer(tokenizer, prompt_loss_weight=weight).example(PromptCompletion(1, prompt, completion))
+    settings = RenderSettings(prompt_loss_weight=weight)
+    return Renderer(tokenizer, settings).example(PromptCompletion(1, prompt, completion))
 
 
 def assert_spans(example: RenderedExample) -> None:
@@ -79,7 +80,7 @@ class TestProperties:
     ) -> None:
         roles = ("user", "assistant")
         messages = tuple(Message(roles[n % 2], text) for n, text in enumerate(contents[: len(contents) // 2 * 2]))
-        renderer = Renderer(chat_tokenizer, prompt_loss_weight=weight)
+        renderer = Renderer(chat_tokenizer, RenderSettings(prompt_loss_weight=weight))
         example = renderer.example(Chat(1, messages))
         ids = example.input_ids
         ends = [segment for segment in example.segments if segment.reason is Reason.END]
@@ -96,7 +97,8 @@ class TestProperties:
         self, byte_tokenizer: TextTokenizer, prompt: str, completion: str, max_length: int
     ) -> None:
         example = rendered(byte_tokenizer, prompt, completion)
-        cut = Renderer(byte_tokenizer).fit(example, max_length, "truncate_prompt")
+        settings = RenderSettings(max_length=max_length, over_length="truncate_prompt")
+        cut = Renderer(byte_tokenizer, settings).fit(example)
         if cut is None:
             assert len(prompt.encode()) == 0 or example.completion_tokens >= max_length
         else:
@@ -150,7 +152,7 @@ class TestPromptFormats:
         texts = PromptTemplates(row.prompt_format)
         completion = texts.completion.render(row.values)
         assume(completion.strip())
-        renderer = Renderer(any_tokenizer, prompt_loss_weight=weight, prompt_format=row.prompt_format)
+        renderer = Renderer(any_tokenizer, RenderSettings(prompt_loss_weight=weight, prompt_format=row.prompt_format))
         example = renderer.example(Columns(1, row.values))
         fed = renderer.prompt({name: row.values[name] for name in ("q", "refs")})
         assert fed.ids == example.prompt_ids == example.input_ids[: len(fed.ids)]
@@ -168,7 +170,7 @@ class TestPromptFormats:
         texts = PromptTemplates(row.prompt_format)
         prompt, completion = texts.prompt.render(row.values), texts.completion.render(row.values)
         assume(completion.strip())
-        renderer = Renderer(any_tokenizer, prompt_loss_weight=weight, prompt_format=row.prompt_format)
+        renderer = Renderer(any_tokenizer, RenderSettings(prompt_loss_weight=weight, prompt_format=row.prompt_format))
         example = renderer.example(Columns(1, row.values))
         assert_spans(example)
         end = any_tokenizer.token_text(any_tokenizer.eos_id)

@@ -3,12 +3,13 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from core.errors import ExampleInvalid, ExampleOverLength, InvalidParameter
 from core.text.files.examples import Chat, Columns, Message, PromptCompletion
-from core.text.render_settings import PromptFormat
+from core.text.render_settings import OverLength, PromptFormat, RenderSettings
 from core.text.rendering import ANSWER, Reason, RenderedExample, Renderer
 from core.text.tokenizer import TextTokenizer
 from tests.harness.byte_tokenizer import CHAT_TEMPLATE, END_OF_TEXT, TURN_END, TURN_START, write_byte_tokenizer
@@ -23,7 +24,14 @@ CONVERSATION = (
 
 
 def rendered(tokenizer: TextTokenizer, prompt: str, completion: str, weight: float = 0.0) -> RenderedExample:
-    return Renderer(tokenizer, prompt_loss_weight=weight).example(PromptCompletion(1, prompt, completion))
+    settings = RenderSettings(prompt_loss_weight=weight)
+    return Renderer(tokenizer, settings).example(PromptCompletion(1, prompt, completion))
+
+
+def fit(
+    tokenizer: TextTokenizer, example: RenderedExample, max_length: int, over_length: OverLength
+) -> RenderedExample | None:
+    return Renderer(tokenizer, RenderSettings(max_length=max_length, over_length=over_length)).fit(example)
 
 
 def with_template(folder: Path, template: str, **config: object) -> TextTokenizer:
@@ -60,7 +68,8 @@ class TestPromptAndCompletion:
 
     def test_a_closing_token_that_is_written_out_is_not_doubled(self, any_tokenizer: TextTokenizer) -> None:
         eos_text = any_tokenizer.token_text(any_tokenizer.eos_id)
-        assert rendered(any_tokenizer, "p", "x" + eos_text) == rendered(any_tokenizer, "p", "x")
+        written_out, plain = (rendered(any_tokenizer, "p", text) for text in ("x" + eos_text, "x"))
+        assert (written_out.text, written_out.segments) == (plain.text, plain.segments)
 
     def test_a_completion_may_be_the_closing_token_alone(self, byte_tokenizer: TextTokenizer) -> None:
         example = rendered(byte_tokenizer, "p", "<|endoftext|>")
@@ -99,15 +108,14 @@ class TestPrefix:
         )  # fmt: skip
 
     def test_truncation_keeps_it(self, bos_tokenizer: TextTokenizer) -> None:
-        renderer = Renderer(bos_tokenizer)
-        cut = renderer.fit(rendered(bos_tokenizer, "abc", "xy"), 5, "truncate_prompt")
+        cut = fit(bos_tokenizer, rendered(bos_tokenizer, "abc", "xy"), 5, "truncate_prompt")
         assert cut is not None
         assert cut.input_ids == (TURN_START, *b"cxy", END_OF_TEXT)
 
 
 class TestChat:
     def test_each_answer_and_its_closing_token_have_the_messages_weight(self, byte_tokenizer: TextTokenizer) -> None:
-        example = Renderer(byte_tokenizer, prompt_loss_weight=0.25).example(Chat(1, CONVERSATION))
+        example = Renderer(byte_tokenizer, RenderSettings(prompt_loss_weight=0.25)).example(Chat(1, CONVERSATION))
         assert [(segment.text, segment.weight, segment.reason) for segment in example.segments] == [
             ("<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n", 0.25, Reason.PROMPT),
             ("yo", 0.5, Reason.MESSAGE_WEIGHT),
@@ -203,9 +211,10 @@ class TestPromptFormat:
     FORMAT = PromptFormat(prompt="Question: {{q}}\nAnswer:", completion=" {{a}}")
 
     def test_columns_train_what_variables_are_answered_after(self, any_tokenizer: TextTokenizer) -> None:
-        renderer = Renderer(any_tokenizer, prompt_format=self.FORMAT)
+        renderer = Renderer(any_tokenizer, RenderSettings(prompt_format=self.FORMAT))
         example = renderer.example(Columns(1, {"q": "2 < 3?", "a": "yes"}))
-        assert example == rendered(any_tokenizer, "Question: 2 < 3?\nAnswer:", " yes")
+        pair = rendered(any_tokenizer, "Question: 2 < 3?\nAnswer:", " yes")
+        assert (example.text, example.segments) == (pair.text, pair.segments)
         assert renderer.prompt({"q": "2 < 3?"}).ids == example.prompt_ids
 
     @pytest.mark.parametrize("example", [PromptCompletion(1, "a", "b"), Chat(1, CONVERSATION)])
@@ -213,10 +222,10 @@ class TestPromptFormat:
         self, byte_tokenizer: TextTokenizer, example: PromptCompletion | Chat
     ) -> None:
         with pytest.raises(ExampleInvalid, match="columns only"):
-            Renderer(byte_tokenizer, prompt_format=self.FORMAT).example(example)
+            Renderer(byte_tokenizer, RenderSettings(prompt_format=self.FORMAT)).example(example)
 
     def test_a_column_that_cannot_be_written_names_line_and_column(self, byte_tokenizer: TextTokenizer) -> None:
-        renderer = Renderer(byte_tokenizer, prompt_format=self.FORMAT)
+        renderer = Renderer(byte_tokenizer, RenderSettings(prompt_format=self.FORMAT))
         for values, part in (({"q": "x"}, 'no column "a"'), ({"q": None, "a": "y"}, 'column "q" is null')):
             with pytest.raises(ExampleInvalid, match=f"line 4: .*{part}") as caught:
                 renderer.example(Columns(4, values))
@@ -224,7 +233,7 @@ class TestPromptFormat:
 
     def test_an_empty_completion_is_refused(self, byte_tokenizer: TextTokenizer) -> None:
         with pytest.raises(ExampleInvalid, match="empty text"):
-            Renderer(byte_tokenizer, prompt_format=self.FORMAT).example(Columns(1, {"q": "x", "a": ""}))
+            Renderer(byte_tokenizer, RenderSettings(prompt_format=self.FORMAT)).example(Columns(1, {"q": "x", "a": ""}))
 
     def test_columns_need_a_format_and_variables_too(self, byte_tokenizer: TextTokenizer) -> None:
         with pytest.raises(ExampleInvalid, match="set prompt_format"):
@@ -235,42 +244,41 @@ class TestPromptFormat:
 
     def test_a_malformed_format_is_refused_at_once(self, byte_tokenizer: TextTokenizer) -> None:
         with pytest.raises(InvalidParameter) as caught:
-            Renderer(byte_tokenizer, prompt_format=PromptFormat(prompt="{{#q}}", completion="{{a}}"))
+            Renderer(byte_tokenizer, RenderSettings(prompt_format=PromptFormat(prompt="{{#q}}", completion="{{a}}")))
         assert caught.value.param == "prompt_format.prompt"
 
 
 class TestFit:
     def test_an_example_that_fits_is_unchanged(self, byte_tokenizer: TextTokenizer) -> None:
         example = rendered(byte_tokenizer, "abc", "xy")
-        for policy in ("drop", "truncate_prompt", "error"):
-            assert Renderer(byte_tokenizer).fit(example, 6, policy) is example
+        for policy in get_args(OverLength):
+            assert fit(byte_tokenizer, example, 6, policy) is example
 
     def test_one_token_too_many_under_each_policy(self, byte_tokenizer: TextTokenizer) -> None:
-        renderer, example = Renderer(byte_tokenizer), rendered(byte_tokenizer, "abc", "xy")
-        assert renderer.fit(example, 5, "drop") is None
-        cut = renderer.fit(example, 5, "truncate_prompt")
+        example = rendered(byte_tokenizer, "abc", "xy")
+        assert fit(byte_tokenizer, example, 5, "drop") is None
+        cut = fit(byte_tokenizer, example, 5, "truncate_prompt")
         assert cut is not None
         assert labels_of(cut) == [IGNORE_INDEX, IGNORE_INDEX, *b"xy", END_OF_TEXT]
         assert [segment.text for segment in cut.segments[:2]] == ["a", "bc"]
         assert cut.segments[0].reason is Reason.TRUNCATED
         with pytest.raises(ExampleOverLength, match="line 1 has 6 tokens, but max_length is 5") as caught:
-            renderer.fit(example, 5, "error")
+            fit(byte_tokenizer, example, 5, "error")
         assert caught.value.lines == (1,)
 
     def test_a_completion_is_never_cut(self, byte_tokenizer: TextTokenizer) -> None:
-        renderer, example = Renderer(byte_tokenizer), rendered(byte_tokenizer, "abc", "xy")
-        assert renderer.fit(example, 4, "truncate_prompt") is not None
-        assert renderer.fit(example, 3, "truncate_prompt") is None
-        assert renderer.fit(rendered(byte_tokenizer, "", "xyz"), 4, "truncate_prompt") is None
+        example = rendered(byte_tokenizer, "abc", "xy")
+        assert fit(byte_tokenizer, example, 4, "truncate_prompt") is not None
+        assert fit(byte_tokenizer, example, 3, "truncate_prompt") is None
+        assert fit(byte_tokenizer, rendered(byte_tokenizer, "", "xyz"), 4, "truncate_prompt") is None
 
     def test_of_a_conversation_the_oldest_tokens_go(self, byte_tokenizer: TextTokenizer) -> None:
-        renderer = Renderer(byte_tokenizer)
-        example = renderer.example(Chat(1, CONVERSATION))
-        cut = renderer.fit(example, len(example.input_ids) - 9, "truncate_prompt")
+        example = Renderer(byte_tokenizer).example(Chat(1, CONVERSATION))
+        cut = fit(byte_tokenizer, example, len(example.input_ids) - 9, "truncate_prompt")
         assert cut is not None
         assert cut.input_ids == example.input_ids[9:]
         assert cut.segments[2:] == example.segments[1:]
-        assert renderer.fit(example, len(example.input_ids) - len(example.prompt_ids), "truncate_prompt") is None
+        assert fit(byte_tokenizer, example, len(example.input_ids) - len(example.prompt_ids), "truncate_prompt") is None
 
 
 def reasons_of(example: RenderedExample) -> list[tuple[str, float, Reason]]:
@@ -325,7 +333,7 @@ class TestMaskedSpans:
 
 class TestTrainOn:
     def test_the_last_answer_alone_is_trained_and_the_others_are_prompt(self, byte_tokenizer: TextTokenizer) -> None:
-        renderer = Renderer(byte_tokenizer, prompt_loss_weight=0.25, train_on="last_assistant")
+        renderer = Renderer(byte_tokenizer, RenderSettings(prompt_loss_weight=0.25, train_on="last_assistant"))
         example = renderer.example(Chat(1, CONVERSATION))
         assert [(text, weight) for text, weight, reason in reasons_of(example) if reason in ANSWER] == [
             ("ok", 1.0),
@@ -336,9 +344,9 @@ class TestTrainOn:
         assert set(example.weights[1 : len(example.prompt_ids)]) == {0.25}
 
     def test_truncation_may_cut_into_answers_that_are_prompt(self, byte_tokenizer: TextTokenizer) -> None:
-        renderer = Renderer(byte_tokenizer, train_on="last_assistant")
+        renderer = Renderer(byte_tokenizer, RenderSettings(train_on="last_assistant"))
         example = renderer.example(Chat(1, CONVERSATION))
-        cut = renderer.fit(example, 8, "truncate_prompt")
+        cut = fit(byte_tokenizer, example, 8, "truncate_prompt")
         assert cut is not None
         assert cut.input_ids == example.input_ids[-8:]
         assert cut.dropped_tokens == len(example.input_ids) - 8
@@ -350,18 +358,18 @@ class TestMovedSpace:
     def test_a_space_at_a_rendered_prompts_end_is_learnt_with_the_completion(
         self, any_tokenizer: TextTokenizer
     ) -> None:
-        renderer = Renderer(any_tokenizer, prompt_format=self.FORMAT)
+        renderer = Renderer(any_tokenizer, RenderSettings(prompt_format=self.FORMAT))
         example = renderer.example(Columns(1, {"q": "2+2", "a": "4"}))
         assert example.moved == " \t"
         assert example.prompt_ids == tuple(any_tokenizer.encode("Q: 2+2\nA:"))
         assert reasons_of(example)[1][0] == " \t4"
 
     def test_requests_are_fed_the_same_prompt_and_told(self, any_tokenizer: TextTokenizer) -> None:
-        renderer = Renderer(any_tokenizer, prompt_format=self.FORMAT)
+        renderer = Renderer(any_tokenizer, RenderSettings(prompt_format=self.FORMAT))
         fed = renderer.prompt({"q": "2+2"})
         assert (fed.text, fed.moved) == ("Q: 2+2\nA:", " \t")
         assert fed.ids == renderer.example(Columns(1, {"q": "2+2", "a": "4"})).prompt_ids
 
     def test_a_newline_stays(self, byte_tokenizer: TextTokenizer) -> None:
         kept = PromptFormat(prompt="{{q}}\n", completion="{{a}}")
-        assert Renderer(byte_tokenizer, prompt_format=kept).prompt({"q": "x"}).ids == (*b"x\n",)
+        assert Renderer(byte_tokenizer, RenderSettings(prompt_format=kept)).prompt({"q": "x"}).ids == (*b"x\n",)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from core.errors import ExampleInvalid
 from core.text.files.examples import Chat, Columns, Example, Message, PromptCompletion
-from core.text.render_settings import PromptFormat
+from core.text.render_settings import PromptFormat, RenderSettings
 from core.text.rendering import RenderedExample, Renderer
 from core.text.tokenizer import TextTokenizer
 
@@ -46,14 +46,16 @@ def together(renderer: Renderer, batch: list[Example]) -> list[RenderedExample |
 @ANY
 @given(batch=st.lists(PAIRS | CHATS | COLUMNS, max_size=6))
 def test_without_a_prompt_format(any_tokenizer: TextTokenizer, batch: list[Example]) -> None:
-    renderer = Renderer(any_tokenizer, prompt_loss_weight=0.1)
+    renderer = Renderer(any_tokenizer, RenderSettings(prompt_loss_weight=0.1))
     assert together(renderer, batch) == [alone(renderer, example) for example in batch]
 
 
 @ANY
 @given(batch=st.lists(COLUMNS | PAIRS, max_size=6))
 def test_with_a_prompt_format(any_tokenizer: TextTokenizer, batch: list[Example]) -> None:
-    renderer = Renderer(any_tokenizer, prompt_format=PromptFormat(prompt="Q {{q}} ", completion="{{a}}"))
+    renderer = Renderer(
+        any_tokenizer, RenderSettings(prompt_format=PromptFormat(prompt="Q {{q}} ", completion="{{a}}"))
+    )
     assert together(renderer, batch) == [alone(renderer, example) for example in batch]
 
 

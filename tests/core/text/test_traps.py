@@ -62,19 +62,13 @@ def tokenizer(folder: Path) -> TextTokenizer:
 
 
 def renderer_of(golden: GoldenCase, tokenizer: TextTokenizer) -> Renderer:
-    job = golden.job
-    return Renderer(
-        tokenizer,
-        prompt_loss_weight=job.prompt_loss_weight,
-        train_on=job.train_on,
-        prompt_format=job.prompt_format,
-    )
+    return Renderer(tokenizer, golden.job)
 
 
 def fitted(golden: GoldenCase, tokenizer: TextTokenizer) -> RenderedExample | None:
     renderer = renderer_of(golden, tokenizer)
     example = renderer.example(example_of(golden.example, line=1))
-    return renderer.fit(example, golden.job.max_length, golden.job.over_length)
+    return renderer.fit(example)
 
 
 def assert_golden(golden: GoldenCase, tokenizer: TextTokenizer) -> RenderedExample:

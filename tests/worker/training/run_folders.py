@@ -16,6 +16,7 @@ from core.text.tokenizer import TextTokenizer
 from worker.trainer_process.messages import Message, StepDone
 from worker.trainer_process.run_folder import TRAINING_FILE, VALIDATION_FILE, RunSpec, write_spec
 from worker.training.data.examples import RunData, load_data
+from worker.training.preparation import rendering_of
 from worker.training.process.stopping import Stopped
 from worker.training.run import run
 
@@ -166,17 +167,18 @@ def render(
     training_file, validation_file = folder / TRAINING_FILE, folder / VALIDATION_FILE
     write_lines(training_file, lines)
     write_lines(validation_file, validation or ())
+    job = make_job(
+        prompt_loss_weight=prompt_loss_weight,
+        prompt_format=prompt_format,
+        max_length=max_length,
+        over_length=over_length,
+        seed=seed,
+        validation_file=None if validation is None else file_ref(),
+    )
     return load_data(
-        renderer(TextTokenizer.from_folder(base), prompt_loss_weight=prompt_loss_weight, prompt_format=prompt_format),
-        make_job(
-            prompt_format=prompt_format,
-            max_length=max_length,
-            over_length=over_length,
-            seed=seed,
-            validation_file=None if validation is None else file_ref(),
-        ),
+        renderer(TextTokenizer.from_folder(base), rendering_of(job, base)),
+        job,
         training_file=training_file,
         validation_file=None if validation is None else validation_file,
-        context_tokens=read_imported(base).context_tokens,
         check_stop=never_stop,
     )

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from core.base_models.registry import read_imported
 from core.text.files.read import read_examples
 from core.text.preview import Preview, preview
 from core.text.render_settings import OverLength, PromptFormat, TrainOn
@@ -15,6 +14,7 @@ from core.text.rendering import Reason, Renderer
 from core.text.tokenizer import TextTokenizer
 from tests.worker.training.run_folders import Line, make_job, never_stop
 from worker.training.data.examples import RunData, load_data
+from worker.training.preparation import rendering_of
 
 PROMPTS: tuple[Line, ...] = (
     {"prompt": "What is 2 + 2?\nAnswer:", "completion": " 4"},
@@ -67,17 +67,14 @@ def both_ways(
     path, nothing = folder / "training.jsonl", folder / "validation.jsonl"
     path.write_text("".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines), "utf-8")
     nothing.write_text("")
-    made = Renderer(TextTokenizer.from_folder(base), **rendering)
-    shown = preview(
-        read_examples(path, "jsonl"), made, max_length=max_length, over_length=over_length, limit=len(lines)
-    )
     job = make_job(max_length=max_length, over_length=over_length, **rendering)
+    made = Renderer(TextTokenizer.from_folder(base), rendering_of(job, base))
+    shown = preview(read_examples(path, "jsonl"), made, limit=len(lines))
     loaded = load_data(
         made,
         job,
         training_file=path,
         validation_file=nothing,
-        context_tokens=read_imported(base).context_tokens,
         check_stop=never_stop,
     )
     return shown, loaded

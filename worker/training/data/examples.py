@@ -6,7 +6,7 @@ trained on is ``worker.training.data.plan``.
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +16,10 @@ import numpy.typing as npt
 from core.errors import AllExamplesDropped, EndNeverTrained, ExampleInvalid, NoTrainedTokens
 from core.jobs.spec import FileRef, JobSpec
 from core.serving.adapter_format import TrainedPrompt
-from core.text.files.examples import Example, ExampleFormat, LineProblem
+from core.text.files.examples import ExampleFormat, LineProblem
 from core.text.files.read import read_examples
+from core.text.partition import fit_to_score, partition
 from core.text.rendering import ANSWER, RenderedExample, Renderer
-from core.text.split import held_out, prompt_key
 from worker.training.data.kept_prompts import PromptKeeper
 from worker.training.data.summary import LINES_NAMED, Account
 from worker.training.process.stopping import CheckStop
@@ -65,32 +65,6 @@ class ExampleSet:
         return digest.hexdigest()
 
 
-class _Collector:
-    """Grows an `ExampleSet` without an object per token."""
-
-    def __init__(self) -> None:
-        self._ids, self._weights, self._is_completion = array("i"), array("f"), array("b")
-        self._offsets, self._lines = array("q", [0]), array("q")
-
-    def add(self, rendered: RenderedExample) -> None:
-        self._weights.extend(rendered.weights)
-        for segment in rendered.kept:
-            is_completion = segment.reason in ANSWER and segment.weight > 0
-            self._ids.extend(segment.ids)
-            self._is_completion.extend([is_completion] * len(segment.ids))
-        self._offsets.append(len(self._ids))
-        self._lines.append(rendered.line)
-
-    def finish(self) -> ExampleSet:
-        return ExampleSet(
-            np.array(self._ids, dtype=np.int32),
-            np.array(self._weights, dtype=np.float32),
-            np.array(self._is_completion, dtype=np.bool_),
-            np.array(self._offsets, dtype=np.int64),
-            np.array(self._lines, dtype=np.int64),
-        )
-
-
 @dataclass(frozen=True)
 class RunData:
     """What a run trains on and is scored on."""
@@ -113,7 +87,6 @@ def load_data(
     *,
     training_file: Path,
     validation_file: Path | None,
-    context_tokens: int,
     check_stop: CheckStop,
 ) -> RunData:
     """Render all examples; without a validation file a tenth of the prompts is held out by their hash.
@@ -127,83 +100,75 @@ def load_data(
         ParquetNotInstalled: a file is Parquet, and the package that reads it is missing.
         Stopped: the trainer was told to stop.
     """
-    max_length = min(job.max_length, context_tokens)
+
+    def gather() -> GrowingSet:
+        return GrowingSet(renderer)
+
     training = _rendered(training_file, job.training_file, renderer, check_stop)
-    trained, scored = _sort(training, renderer, job, max_length, holds_out=validation_file is None)
-    _require_something_to_learn(trained.account)
+    parts = partition(training, renderer, gather, seed=job.seed if validation_file is None else None)
+    account = parts.trained.account
+    account.held_out_examples = parts.held_out.account.examples
+    account.dropped_lines, account.untrained_lines = parts.dropped_lines, parts.untrained_lines
+    _require_something_to_learn(account)
     unscored_lines: list[int] = []
     if validation_file is not None and job.validation_file is not None:
-        for source, example in _rendered(validation_file, job.validation_file, renderer, check_stop):
-            # too long to be scored is no reason to fail a job, whatever the policy for training says
-            fitted = renderer.fit(example, max_length, "drop")
+        for rendered in _rendered(validation_file, job.validation_file, renderer, check_stop):
+            fitted = fit_to_score(rendered, renderer)
             if fitted is None:
-                unscored_lines.append(example.line)
+                unscored_lines.append(rendered.line)
             else:
-                scored.add(source, fitted)
-    assert trained.prompts.example_format is not None
+                parts.held_out.add(fitted)
+    example_format = parts.trained.prompts.example_format
+    assert example_format is not None
     return RunData(
-        trained.examples.finish(),
-        scored.examples.finish(),
-        trained.account,
-        example_format=trained.prompts.example_format,
-        prompts=trained.prompts.prompts,
+        parts.trained.finish(),
+        parts.held_out.finish(),
+        account,
+        example_format=example_format,
+        prompts=parts.trained.prompts.prompts,
         unscored_lines=tuple(unscored_lines),
     )
 
 
-def _rendered(
-    path: Path, file: FileRef, renderer: Renderer, check_stop: CheckStop
-) -> Iterator[tuple[Example, RenderedExample]]:
+def _rendered(path: Path, file: FileRef, renderer: Renderer, check_stop: CheckStop) -> Iterator[RenderedExample]:
     try:
         for example in read_examples(path, file.file_type):
             check_stop()
-            yield example, renderer.example(example)
+            yield renderer.example(example)
     except LineProblem as problem:
         raise ExampleInvalid(f"{path.name}: {problem}", (problem.line,)) from problem
 
 
-def _sort(
-    examples: Iterable[tuple[Example, RenderedExample]],
-    renderer: Renderer,
-    job: JobSpec,
-    max_length: int,
-    *,
-    holds_out: bool,
-) -> tuple["_Side", "_Side"]:
-    """Give the training file's examples that are trained on, and those that are held out."""
-    trained, scored = _Side(renderer, job), _Side(renderer, job)
-    dropped_lines: list[int] = []
-    untrained_lines: list[int] = []
-    for source, example in examples:
-        fitted = renderer.fit(example, max_length, job.over_length)
-        if fitted is None:
-            dropped_lines.append(example.line)
-        elif not fitted.trained_tokens:
-            untrained_lines.append(example.line)
-        elif holds_out and held_out(prompt_key(example.prompt_ids), job.seed):
-            scored.add(source, fitted)
-        else:
-            trained.add(source, fitted)
-    if not trained.account.examples:
-        trained, scored = scored, trained  # of one or two prompts all can be drawn; then none is held out
-    account = trained.account
-    account.held_out_examples = scored.account.examples
-    account.dropped_lines, account.untrained_lines = dropped_lines, untrained_lines
-    return trained, scored
+class GrowingSet:
+    """Grows an `ExampleSet` without an object per token; accounts for the examples, and keeps prompts of them."""
 
-
-class _Side:
-    """Examples that are trained on, or those that are scored, while they come."""
-
-    def __init__(self, renderer: Renderer, job: JobSpec) -> None:
-        self.examples = _Collector()
+    def __init__(self, renderer: Renderer) -> None:
         self.account = Account()
-        self.prompts = PromptKeeper(renderer, job)
+        self.prompts = PromptKeeper(renderer)
+        self._ids, self._weights, self._is_completion = array("i"), array("f"), array("b")
+        self._offsets, self._lines = array("q", [0]), array("q")
 
-    def add(self, source: Example, fitted: RenderedExample) -> None:
-        self.examples.add(fitted)
-        self.prompts.offer(source, fitted)
+    def add(self, fitted: RenderedExample) -> None:
+        """Take an example as it was cut to fit."""
+        self._weights.extend(fitted.weights)
+        for segment in fitted.kept:
+            is_completion = segment.reason in ANSWER and segment.weight > 0
+            self._ids.extend(segment.ids)
+            self._is_completion.extend([is_completion] * len(segment.ids))
+        self._offsets.append(len(self._ids))
+        self._lines.append(fitted.line)
+        self.prompts.offer(fitted)
         self.account.add(fitted)
+
+    def finish(self) -> ExampleSet:
+        """Give what was taken."""
+        return ExampleSet(
+            np.array(self._ids, dtype=np.int32),
+            np.array(self._weights, dtype=np.float32),
+            np.array(self._is_completion, dtype=np.bool_),
+            np.array(self._offsets, dtype=np.int64),
+            np.array(self._lines, dtype=np.int64),
+        )
 
 
 def _require_something_to_learn(account: Account) -> None:

@@ -3,7 +3,6 @@
 How prompts and examples are rendered is ``core.text.rendering``'s.
 """
 
-from core.jobs.spec import JobSpec
 from core.serving.adapter_format import MAX_PROMPTS, TrainedPrompt, canonical_json
 from core.serving.generation import Conversation, PromptSource, Turn, Variables
 from core.serving.prompts import render
@@ -23,25 +22,25 @@ class PromptKeeper:
         example_format: the shape of the examples; None before there was one.
     """
 
-    def __init__(self, renderer: Renderer, job: JobSpec) -> None:
+    def __init__(self, renderer: Renderer) -> None:
         self.example_format: ExampleFormat | None = None
         self._renderer = renderer
-        self._job = job
-        self._names = frozenset() if job.prompt_format is None else PromptTemplates(job.prompt_format).prompt.names
+        prompt_format = renderer.settings.prompt_format
+        self._names = frozenset() if prompt_format is None else PromptTemplates(prompt_format).prompt.names
         self._prompts: list[TrainedPrompt] = []
 
     @property
     def prompts(self) -> tuple[TrainedPrompt, ...]:
         return tuple(self._prompts)
 
-    def offer(self, example: Example, rendered: RenderedExample) -> None:
+    def offer(self, rendered: RenderedExample) -> None:
         """Take an example as it is trained on."""
-        self.example_format = format_of(example)
+        self.example_format = format_of(rendered.source)
         if len(self._prompts) == MAX_PROMPTS or rendered.dropped_tokens:
             return
         if len(rendered.text) > PROMPT_LIMIT_BYTES:  # spares rendering it again
             return
-        source = self._source_of(example)
+        source = self._source_of(rendered.source)
         asked = render(self._renderer, source)
         assert asked.ids == rendered.prompt_ids, "a prompt is served otherwise than it is trained"
         prompt = TrainedPrompt(source=source, text=asked.text, ids=asked.ids)
@@ -60,7 +59,7 @@ class PromptKeeper:
 
     def _messages_before_answer(self, chat: Chat) -> tuple[Turn, ...]:
         answers = [place for place, message in enumerate(chat.messages) if message.role == "assistant"]
-        answer = answers[0] if self._job.train_on == "all_assistant" else answers[-1]
+        answer = answers[0] if self._renderer.settings.train_on == "all_assistant" else answers[-1]
         return tuple(
             Turn.model_validate({"role": message.role, "content": message.content})
             for message in chat.messages[:answer]

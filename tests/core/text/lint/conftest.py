@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from core.text.lint.linter import Report, lint
+from core.text.render_settings import RenderSettings
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 
@@ -17,7 +18,6 @@ def linting(byte_tokenizer: TextTokenizer) -> Linting:
     """Lint with settings of a job; those left out are generous ones."""
 
     def run(examples: Any, *, validation: Any = None, **settings: Any) -> Report:
-        fitting = {"max_length": settings.pop("max_length", 2048), "over_length": settings.pop("over_length", "drop")}
-        return lint(examples, Renderer(byte_tokenizer, **settings), validation=validation, **fitting)
+        return lint(examples, Renderer(byte_tokenizer, RenderSettings(**settings)), validation=validation)
 
     return run

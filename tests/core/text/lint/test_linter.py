@@ -18,7 +18,7 @@ from core.text.lint import file_lints
 from core.text.lint.findings import LINES_NAMED, Finding
 from core.text.lint.kinds import CODES, Severity, kind_of
 from core.text.lint.linter import Report, lint
-from core.text.render_settings import PromptFormat
+from core.text.render_settings import PromptFormat, RenderSettings
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 from tests.core.text.lint.conftest import Linting
@@ -343,7 +343,7 @@ class TestStreaming:
                 gc.collect(0)
                 most = max(most, len(alive))
 
-        report = lint(examples(), Renderer(byte_tokenizer), max_length=2048, over_length="drop")
+        report = lint(examples(), Renderer(byte_tokenizer))
         assert report.statistics.examples == 3000
         assert most <= 2 * file_lints.BATCH_EXAMPLES  # the batch at work, and the one that is gathered
 
@@ -354,8 +354,8 @@ class TestAnyText:
     def test_no_example_can_break_a_lint(
         self, any_tokenizer: TextTokenizer, examples: list[Example], max_length: int
     ) -> None:
-        renderer = Renderer(any_tokenizer)
-        report = lint(examples, renderer, max_length=max_length, over_length="truncate_prompt", validation=examples)
+        renderer = Renderer(any_tokenizer, RenderSettings(max_length=max_length, over_length="truncate_prompt"))
+        report = lint(examples, renderer, validation=examples)
         left_out = sum(
             finding.count
             for finding in report.findings

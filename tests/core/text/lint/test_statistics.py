@@ -2,6 +2,7 @@ import pytest
 
 from core.text.files.examples import Chat, Message, PromptCompletion
 from core.text.lint.statistics import Totals
+from core.text.render_settings import RenderSettings, TrainOn
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 from tests.core.text.lint.conftest import Linting
@@ -46,9 +47,9 @@ def test_a_prompt_loss_weight_trains_all_but_the_first_tokens(linting: Linting) 
 
 
 @pytest.mark.parametrize("train_on", ["all_assistant", "last_assistant"])
-def test_totals_equal_the_renderers_own(linting: Linting, byte_tokenizer: TextTokenizer, train_on: str) -> None:
+def test_totals_equal_the_renderers_own(linting: Linting, byte_tokenizer: TextTokenizer, train_on: TrainOn) -> None:
     turns = (Message("user", "a"), Message("assistant", "bb", 0.5), Message("user", "c"), Message("assistant", "d"))
-    rendered = Renderer(byte_tokenizer, train_on=train_on).example(Chat(1, turns))  # type: ignore[arg-type]  # its own check
+    rendered = Renderer(byte_tokenizer, RenderSettings(train_on=train_on)).example(Chat(1, turns))
     trained = linting([Chat(1, turns)], train_on=train_on).statistics.trained
     assert (trained.prompt_tokens, trained.completion_tokens, trained.trained_tokens) == (
         rendered.prompt_tokens,

@@ -8,11 +8,11 @@ import pytest
 from core.serving.adapter_format import MANIFEST_LIMIT_BYTES, TrainedPrompt, canonical_json
 from core.serving.generation import Conversation, Turn, Variables
 from core.text.files.examples import example_of
-from core.text.render_settings import PromptFormat
+from core.text.render_settings import PromptFormat, RenderSettings
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 from tests.harness.byte_tokenizer import write_byte_tokenizer
-from tests.worker.training.run_folders import Line, make_job, render
+from tests.worker.training.run_folders import Line, render
 from worker.training.data.kept_prompts import PROMPT_LIMIT_BYTES, PromptKeeper
 
 PAIRS: list[Line] = [{"prompt": f"p{number}", "completion": "c"} for number in range(100)]
@@ -26,12 +26,10 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TextTokenizer:
 
 
 def keep(tokenizer: TextTokenizer, lines: list[Line], **job: Any) -> tuple[TrainedPrompt, ...]:
-    spec = make_job(**job)
-    renderer = Renderer(tokenizer, train_on=spec.train_on, prompt_format=spec.prompt_format)
-    keeper = PromptKeeper(renderer, spec)
+    renderer = Renderer(tokenizer, RenderSettings(**job))
+    keeper = PromptKeeper(renderer)
     for number, line in enumerate(lines, start=1):
-        example = example_of(line, number)
-        keeper.offer(example, renderer.example(example))
+        keeper.offer(renderer.example(example_of(line, number)))
     return keeper.prompts
 
 

@@ -1,0 +1,46 @@
+"""The renderer of a base model by a job's settings: previews, reports and estimates all have theirs from here."""
+
+from app.fine_tuning.hyperparameters import rendering_of
+from app.tokenizers import tokenizer_of
+from core.base_models.registry import folder_of, read_imported
+from core.errors import BaseModelInvalid, BaseModelNotReady
+from core.settings import Settings
+from core.text.render_settings import RenderFields, RenderSettings
+from core.text.rendering import Renderer
+
+
+def renderer_of(settings: Settings, base_model: str, rendering: RenderSettings) -> Renderer:
+    """Give the renderer by settings in force.
+
+    Raises:
+        ModelNotFound: the deployment does not train this base model.
+        InvalidParameter: a template of ``prompt_format`` is malformed.
+        BaseModelNotReady: the base model is not imported yet, or its chat template is malformed.
+    """
+    try:
+        return Renderer(tokenizer_of(settings, base_model), rendering)
+    except BaseModelInvalid as error:
+        raise BaseModelNotReady(str(error)) from error
+
+
+def renderer_for(settings: Settings, base_model: str, asked: RenderFields) -> Renderer:
+    """Give the renderer by settings as they are asked for.
+
+    Raises:
+        InvalidParameter: as `renderer_of`, or ``max_length`` exceeds the context.
+        ModelNotFound, BaseModelNotReady: as `renderer_of`.
+    """
+    tokenizer_of(settings, base_model)  # says first whether there is such a model
+    return renderer_of(settings, base_model, rendering_of(asked, base_model, context_tokens_of(settings, base_model)))
+
+
+def context_tokens_of(settings: Settings, base_model: str) -> int:
+    """Give how many tokens a base model's context holds.
+
+    Raises:
+        BaseModelNotReady: it is not imported yet.
+    """
+    try:
+        return read_imported(folder_of(settings.base_models_folder, base_model)).context_tokens
+    except BaseModelInvalid as error:
+        raise BaseModelNotReady(str(error)) from error

@@ -1,0 +1,21 @@
+"""Holds a file to the format of its first example, wherever it is read: uploaded, linted or previewed."""
+
+from core.text.files.examples import Example, ExampleFormat, LineProblem, format_of
+
+
+class OneFormat:
+    """Takes a file's examples in order. ``format`` is the first one's; None before there was one."""
+
+    def __init__(self) -> None:
+        self.format: ExampleFormat | None = None
+
+    def check(self, found: Example | LineProblem) -> Example | LineProblem:
+        """Pass on what was found; an example of another format as the problem that it is."""
+        if isinstance(found, LineProblem):
+            return found
+        own = format_of(found)
+        self.format = self.format or own
+        if own == self.format:
+            return found
+        reason = f'its format is "{own}", but the file began with "{self.format}"; use one in a file'
+        return LineProblem(found.line, reason, "mixed_formats")
