@@ -158,7 +158,7 @@ DEFECTS = (
     ),
     Defect(
         name="a prompt with a weight counts as completion, so held-out examples are scored on it",
-        in_="worker.training.data.examples:_Collector.add",
+        in_="worker.training.data.examples:GrowingSet.add",
         replace="$segment.reason in ANSWER and $segment.weight > 0",
         by="$segment.weight > 0",
         tests=(
