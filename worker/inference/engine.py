@@ -112,7 +112,7 @@ class LocalEngine:
         try:
             scheduled = await self._submit(request, queue)
         except ServiceError as error:
-            self._metrics.rejected(error.code)
+            self._metrics.rejected_requests.labels(error.code).inc()
             raise
         try:
             while True:

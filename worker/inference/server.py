@@ -108,7 +108,7 @@ class _Handlers:
 
     async def metrics(self, _request: Request) -> Response:
         self._metrics.observe(await self._engine.info())
-        self._metrics.waiting(self._engine.waiting_by_adapter)
+        self._metrics.queue.show(self._engine.waiting_by_adapter)
         return Response(self._metrics.exposition(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     async def readyz(self, _request: Request) -> Response:

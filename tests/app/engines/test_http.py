@@ -253,7 +253,7 @@ class ServedStub(StubEngine):
 
 def test_the_engine_process_tells_its_numbers() -> None:
     metrics = EngineMetrics()
-    metrics.evicted()
+    metrics.adapter_evictions.inc()
     with serving(create_engine_app(ServedStub(), metrics)) as url:
         text = ask(url, HttpEngine.metrics)
     assert b"loramill_engine_adapter_evictions_total 1.0" in text.splitlines()

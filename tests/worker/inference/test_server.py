@@ -249,7 +249,7 @@ def test_an_engine_is_not_ready_while_a_step_takes_too_long(
 
 def test_metrics_are_the_engines_own_and_its_present_load() -> None:
     engine, metrics = StubEngine(LAST), EngineMetrics()
-    metrics.evicted()
+    metrics.adapter_evictions.inc()
     with serving(engine, metrics) as client:
         response = client.get("/metrics")
     assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"

@@ -21,6 +21,7 @@ import torch
 
 from core.errors import AdapterInvalid, AdapterMismatch
 from worker.inference.lora.adapter import Adapter
+from worker.inference.metrics.engine_metrics import EngineMetrics
 
 # Two, so that one on a slow disk does not hold up another; more would take the processor from decoding.
 READS_AT_ONCE: Final = 2
@@ -42,14 +43,6 @@ class Opened(Protocol):
             AdapterInvalid: they do not verify.
         """
         ...
-
-
-class LoadMetrics(Protocol):
-    """What is counted of loads; ``worker.inference.metrics.engine_metrics`` exposes it."""
-
-    def loaded(self, seconds: float, size_bytes: int) -> None: ...
-    def evicted(self) -> None: ...
-    def verify_failed(self, reason: str) -> None: ...
 
 
 class _State(Enum):
@@ -82,7 +75,7 @@ class AdapterCache:
         self,
         open_adapter: Callable[[str], Opened],
         capacity_bytes: int,
-        metrics: LoadMetrics,
+        metrics: EngineMetrics,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -192,7 +185,8 @@ class AdapterCache:
             logger.warning("adapter %s was not loaded: %s", digest[:12], error)
             raise
         entry.state = _State.DRAINING if entry.is_unwanted else _State.VERIFIED
-        self._metrics.loaded(self._clock() - began_s, adapter.bytes)
+        self._metrics.adapter_load_seconds.observe(self._clock() - began_s)
+        self._metrics.adapter_loaded_bytes.inc(adapter.bytes)
         logger.info("adapter %s loaded, %d bytes", digest[:12], adapter.bytes)
         self._drop_if_drained(digest, entry)
         self._freed.set()  # whoever waits for room may have it, where nobody wants this one any more
@@ -212,11 +206,11 @@ class AdapterCache:
                 await self._freed.wait()
             else:
                 del self._entries[idle]
-                self._metrics.evicted()
+                self._metrics.adapter_evictions.inc()
                 logger.info("adapter %s evicted", idle[:12])
 
     def _remember(self, digest: str, error: AdapterInvalid | AdapterMismatch) -> None:
-        self._metrics.verify_failed(error.code)
+        self._metrics.adapter_refusals.labels(error.code).inc()
         self._failures[digest] = _Failure(error, self._clock() + REFUSED_FOR_S)
 
     def _raise_failure(self, digest: str) -> None:

@@ -151,7 +151,7 @@ class Batch:
         limit = sys.maxsize if are_alone else max(COPIED_BYTES, int(COPIED_BYTES_PER_S * self._step_s))
         self._runner.bank.copy_some(limit)
         for digest in {row.request.key.adapter for row in waiting if self._is_ready(row)}:
-            self._metrics.placed(time.monotonic() - self._placing[digest])
+            self._metrics.adapter_place_seconds.observe(time.monotonic() - self._placing[digest])
 
     def _append_sampled(self, scheduled: Sequence[ScheduledRow], logits_KV: Tensor) -> Counter[Key]:
         """Sample the tokens that follow what was fed, and append them; give how many tokens each line got."""
@@ -207,7 +207,7 @@ class Batch:
             if row not in self.rows:  # it was complete before the error came
                 continue
             self._remove(row, wipe=True)
-            self._metrics.failed_rows(1)
+            self._metrics.failed_rows.inc()
             row.request.end(_error_of(error, row.request))
 
     def _remove(self, row: RunningRow, *, wipe: bool = False) -> None:

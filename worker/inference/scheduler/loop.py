@@ -172,9 +172,11 @@ class SchedulerLoop:
         with self._wake:
             self._queue.account(report.generated if report else Counter[Key](), self._batch.keys)
             spread = self._queue.spread
-        self._metrics.callers_spread(spread)
-        self._metrics.columns(self._runner.bank.used_columns, self._runner.bank.columns)
-        self._metrics.cached(self._batch.cached_bytes, self._prefixes.used_bytes)
+        self._metrics.callers_spread_tokens.set(spread)
+        self._metrics.lora_columns_used.set(self._runner.bank.used_columns)
+        self._metrics.lora_columns.set(self._runner.bank.columns)
+        self._metrics.kv_used_bytes.set(self._batch.cached_bytes)
+        self._metrics.prefix_bytes.set(self._prefixes.used_bytes)
         if report is not None:
             self._note_step(report)
 
@@ -194,7 +196,7 @@ class SchedulerLoop:
             self.heartbeat.rest()
             self._wake.wait_for(lambda: self._batch.rows or len(self._queue) or self._dropped or self._is_stopping)
             self.heartbeat.beat()
-            self._metrics.heartbeat()
+            self._metrics.last_step_timestamp_seconds.set_to_current_time()
             return not self._is_stopping
 
     def _close(self) -> None:
@@ -250,7 +252,10 @@ class SchedulerLoop:
         self.throughput.note_step(report.seconds, report.prefill_tokens, decode_tokens)
         for completion_tokens in report.completed:
             self.throughput.note_completion(completion_tokens)
-        self._metrics.step(report.seconds, report.prefill_tokens, decode_tokens, report.rows)
+        self._metrics.step_seconds.observe(report.seconds)
+        self._metrics.step_rows.observe(report.rows)
+        self._metrics.prefill_tokens.inc(report.prefill_tokens)
+        self._metrics.decode_tokens.inc(decode_tokens)
 
     def _count_failure(self, error: Exception) -> None:
         self._failures += 1

@@ -135,9 +135,9 @@ class Request:
         )
         self._pending, self._prompt = _Pending(), None
         if reason is not None:  # before the asker knows, who then finds it counted and its adapter free
-            self._metrics.finished(
-                reason.value, self.key.adapter, self.prompt_tokens, self.completion_tokens, self.cached_tokens
-            )
+            self._metrics.finished_requests.labels(reason.value).inc()
+            self._metrics.cached_prompt_tokens.inc(self.cached_tokens)
+            self._metrics.usage.count(self.key.adapter, self.prompt_tokens, self.completion_tokens)
             self.end()
         self._deliver(delta)
 
@@ -153,7 +153,7 @@ class Request:
     def abort(self) -> None:
         """End a request whose completion nobody waits for any more."""
         if not self.is_over:
-            self._metrics.cancelled("asker_left")
+            self._metrics.cancelled_requests.labels("asker_left").inc()
             self.end()
 
     def _ends_with(self, token_id: int) -> bool:
@@ -171,10 +171,10 @@ class Request:
         now_s = time.monotonic()
         tokens = len(self._pending.tokens)
         if self._emitted_s is None:
-            self._metrics.first_token(now_s - self._arrived_s)
+            self._metrics.first_token_seconds.observe(now_s - self._arrived_s)
             return
         for _ in range(tokens):  # tokens of one step come together; each took its share of it
-            self._metrics.between_tokens((now_s - self._emitted_s) / tokens)
+            self._metrics.inter_token_seconds.observe((now_s - self._emitted_s) / tokens)
 
     def _first_token(self) -> PromptToken:
         text = self._tokenizer.token_text(self.prompt_ids[0])

@@ -8,6 +8,7 @@ import torch
 from core.errors import AdapterInvalid, AdapterMismatch
 from core.text.rendering import Renderer
 from worker.inference.lora.adapter import Adapter
+from worker.inference.metrics.engine_metrics import EngineMetrics
 
 
 @dataclass
@@ -51,23 +52,33 @@ class FakeFiles:
         return FakeOpened(digest, self.size_bytes, self)
 
 
-class Counts:
-    """Remembers what was counted."""
+class Counts(EngineMetrics):
+    """What was counted of loads."""
 
-    def __init__(self) -> None:
-        self.loads: list[int] = []
-        self.evictions = 0
-        self.failures: list[str] = []
+    @property
+    def loads(self) -> float:
+        return self._read("adapter_load_seconds_count")
 
-    def loaded(self, seconds: float, size_bytes: int) -> None:
-        assert seconds >= 0
-        self.loads.append(size_bytes)
+    @property
+    def loaded_bytes(self) -> float:
+        return self._read("adapter_loaded_bytes_total")
 
-    def evicted(self) -> None:
-        self.evictions += 1
+    @property
+    def evictions(self) -> float:
+        return self._read("adapter_evictions_total")
 
-    def verify_failed(self, reason: str) -> None:
-        self.failures.append(reason)
+    @property
+    def failures(self) -> dict[str, float]:
+        """By the error's code."""
+        samples = (sample for family in self.registry.collect() for sample in family.samples)
+        return {
+            sample.labels["reason"]: sample.value
+            for sample in samples
+            if sample.name == "loramill_engine_adapter_refusals_total"
+        }
+
+    def _read(self, name: str) -> float:
+        return self.registry.get_sample_value(f"loramill_engine_{name}") or 0
 
 
 class Clock:

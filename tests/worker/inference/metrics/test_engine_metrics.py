@@ -1,6 +1,5 @@
 """The engine's numbers as Prometheus reads them."""
 
-import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from core.serving.generation import EngineInfo
@@ -37,19 +36,7 @@ def read(metrics: EngineMetrics) -> dict[tuple[str, str], float]:
 
 
 def finish(metrics: EngineMetrics, adapter: str | None, prompt_tokens: int = 1, completion_tokens: int = 2) -> None:
-    metrics.finished("end", adapter, prompt_tokens, completion_tokens, cached_tokens=0)
-
-
-def test_a_step_counts_its_tokens_and_its_time() -> None:
-    metrics = EngineMetrics()
-    metrics.step(0.02, prefill_tokens=5, decode_tokens=3, rows=4)
-    metrics.step(0.2, prefill_tokens=0, decode_tokens=4, rows=4)
-    samples = read(metrics)
-    assert samples["prefill_tokens_total", ""] == 5
-    assert samples["decode_tokens_total", ""] == 7
-    assert samples["step_seconds_bucket", "0.025"] == 1
-    assert samples["step_seconds_sum", ""] == pytest.approx(0.22)
-    assert samples["step_rows_sum", ""] == 8
+    metrics.usage.count(adapter, prompt_tokens, completion_tokens)
 
 
 def test_the_load_is_the_one_the_engine_told_last() -> None:
@@ -65,7 +52,7 @@ def test_the_load_is_the_one_the_engine_told_last() -> None:
 
 def test_two_engines_of_one_process_count_apart() -> None:
     one, other = EngineMetrics(), EngineMetrics()
-    one.evicted()
+    one.adapter_evictions.inc()
     assert read(one)["adapter_evictions_total", ""] == 1
     assert read(other)["adapter_evictions_total", ""] == 0
 
@@ -73,7 +60,7 @@ def test_two_engines_of_one_process_count_apart() -> None:
 def test_names_that_are_not_short_and_plain_are_counted_together() -> None:
     metrics = EngineMetrics()
     for reason in ("digest", "digest", "tensor 'x' has shape [1, 2]", "é", "", "x" * 41):
-        metrics.verify_failed(reason)
+        metrics.adapter_refusals.labels(reason).inc()
     samples = read(metrics)
     assert samples["adapter_refusals_total", "digest"] == 2
     assert samples["adapter_refusals_total", "other"] == 4
@@ -82,7 +69,7 @@ def test_names_that_are_not_short_and_plain_are_counted_together() -> None:
 def test_a_label_takes_few_values() -> None:
     metrics = EngineMetrics()
     for number in range(10 * MOST_NAMES):
-        metrics.cancelled(f"cause_{number}")
+        metrics.cancelled_requests.labels(f"cause_{number}").inc()
     counts = {name: value for (metric, name), value in read(metrics).items() if metric == "cancelled_requests_total"}
     assert len(counts) == MOST_NAMES + 1
     assert counts["other"] == 9 * MOST_NAMES
@@ -97,7 +84,6 @@ def test_tokens_are_counted_by_the_beginning_of_the_digest() -> None:
     assert samples["adapter_prompt_tokens_total", "a" * 12] == 2
     assert samples["adapter_completion_tokens_total", "a" * 12] == 4
     assert samples["adapter_prompt_tokens_total", "none"] == 7
-    assert samples["finished_requests_total", "end"] == 3
 
 
 def test_only_the_adapters_used_last_are_told_apart_and_no_token_is_lost() -> None:

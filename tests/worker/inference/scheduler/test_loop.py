@@ -228,6 +228,23 @@ def test_the_loop_reports_what_memory_its_tokens_and_kept_prompts_take(tmp_path:
     assert [read() for read in read_bytes] == [0, 16 * SHAPE.bytes_per_token]
 
 
+def test_the_loop_counts_what_its_steps_and_requests_take(tmp_path: Path) -> None:
+    harness = LoopHarness(tmp_path)
+    harness.generate("prompt", max_tokens=8)
+    harness.generate("prompt", harness.adapter("a"), max_tokens=2)
+    read = {
+        (sample.name.removeprefix("loramill_engine_"), *sample.labels.values()): sample.value
+        for family in harness.metrics.registry.collect()
+        for sample in family.samples
+    }
+    assert (read["prefill_tokens_total",], read["decode_tokens_total",]) == (12, 10)
+    assert read["step_seconds_count",] == read["step_rows_sum",] == read["step_rows_count",] >= 3
+    assert (read["first_token_seconds_count",], read["inter_token_seconds_count",]) == (2, 8)
+    assert (read["finished_requests_total", "length"], read["cached_prompt_tokens_total",]) == (2, 0)
+    assert read["adapter_completion_tokens_total", "none"] == 8
+    assert sum(value for (name, *_), value in read.items() if name == "adapter_prompt_tokens_total") == 12
+
+
 def test_the_loop_measures_its_throughput(tmp_path: Path) -> None:
     harness = LoopHarness(tmp_path)
     assert (harness.loop.throughput.prefill_tokens_per_s, harness.loop.throughput.decode_tokens_per_s) == (0, 0)
