@@ -8,7 +8,7 @@ from tests.app.clients.test_huggingface_client import TestHuggingface  # noqa: F
 from tests.app.clients.test_lorax_client import TestLorax  # noqa: F401
 from tests.app.clients.test_openai_generation import TestOpenai  # noqa: F401
 from tests.app.clients.test_text_generation_client import TestTextGeneration  # noqa: F401
-from tests.harness.served import Served
+from tests.harness.live_api import LiveApi
 from tests.harness.stack import TINY, eventually, running_stack, write_examples
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -17,7 +17,7 @@ KEY = "correct-horse-battery"
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def live_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveApi]:
     path = write_examples(tmp_path_factory.mktemp("data") / "train.jsonl")
     with (
         running_stack(tmp_path_factory.mktemp("stack"), LORAMILL_API_KEY=KEY) as stack,
@@ -35,4 +35,4 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         )
         tuned = client.fine_tuning.jobs.retrieve(job.id).fine_tuned_model
         assert tuned is not None
-        yield Served(url=stack.url, api_key=KEY, base=TINY, tuned=tuned)
+        yield LiveApi(url=stack.url, api_key=KEY, base=TINY, tuned=tuned)

@@ -25,8 +25,8 @@ from core.store.blobs import BlobStore, LocalBlobStore
 from core.store.db import Database
 from core.store.migrate import upgrade
 from tests.harness.byte_tokenizer import write_byte_tokenizer
+from tests.harness.live_api import LiveApi
 from tests.harness.published_model import publish
-from tests.harness.served import Served
 from tests.harness.stub_engine import StubEngine
 from tests.harness.tiny_shapes import TINY_LLAMA, write_shapes
 
@@ -166,12 +166,12 @@ def serving(app: ASGIApp) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Served]:
+def live_api(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[LiveApi]:
     """Give official clients a deployment on a socket, with a key and a fine-tuned model."""
     api_key, tuned = "correct-horse-battery", "ft:tiny:local:mine:1"
-    with _open_harness(_settings_of(tmp_path_factory.mktemp("served")), empty_database) as harness:
+    with _open_harness(_settings_of(tmp_path_factory.mktemp("live_api")), empty_database) as harness:
         harness.settings = harness.settings.model_copy(update={"api_key": SecretStr(api_key)})
         with harness.database.write() as session:
             publish(session, tuned)
         with serving(harness.app()) as url:
-            yield Served(url=url, api_key=api_key, base=BASE, tuned=tuned)
+            yield LiveApi(url=url, api_key=api_key, base=BASE, tuned=tuned)

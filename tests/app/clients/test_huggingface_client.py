@@ -7,13 +7,13 @@ import pytest
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import BadRequestError, UnknownError, ValidationError
 
-from tests.harness.served import JSON_TOKENS, PROMPT, SCHEMA, Served
+from tests.harness.live_api import JSON_TOKENS, PROMPT, SCHEMA, LiveApi
 
 
 class TestHuggingface:
     @pytest.fixture
-    def hub(self, served: Served) -> InferenceClient:
-        return InferenceClient(base_url=served.url, api_key=served.api_key)
+    def hub(self, live_api: LiveApi) -> InferenceClient:
+        return InferenceClient(base_url=live_api.url, api_key=live_api.api_key)
 
     def test_text_generation(self, hub: InferenceClient) -> None:
         text = hub.text_generation(PROMPT, max_new_tokens=3)
@@ -24,8 +24,8 @@ class TestHuggingface:
         assert len(answer.details.prefill) > 1
         assert [len(top) for top in answer.details.top_tokens or ()] == [2] * answer.details.generated_tokens
 
-    def test_text_generation_of_a_fine_tuned_model(self, served: Served, hub: InferenceClient) -> None:
-        answer = hub.text_generation(PROMPT, adapter_id=served.tuned, max_new_tokens=3, details=True)
+    def test_text_generation_of_a_fine_tuned_model(self, live_api: LiveApi, hub: InferenceClient) -> None:
+        answer = hub.text_generation(PROMPT, adapter_id=live_api.tuned, max_new_tokens=3, details=True)
         assert answer.details is not None
         assert answer.details.finish_reason in ("length", "eos_token")
 
@@ -53,13 +53,13 @@ class TestHuggingface:
         grammar: Any = {"type": "regex", "value": "one|two"}
         assert hub.text_generation(PROMPT, grammar=grammar, max_new_tokens=JSON_TOKENS) in ("one", "two")
 
-    def test_chat_completion(self, served: Served, hub: InferenceClient) -> None:
+    def test_chat_completion(self, live_api: LiveApi, hub: InferenceClient) -> None:
         messages: list[Any] = [{"role": "system", "content": "be brief"}, {"role": "user", "content": PROMPT}]
-        for model in (None, served.tuned):
+        for model in (None, live_api.tuned):
             answer = hub.chat_completion(
                 messages, max_tokens=3, logprobs=True, top_logprobs=2, extra_body={"model": model} if model else None
             )
-            assert answer.model == (model or served.base)
+            assert answer.model == (model or live_api.base)
             assert answer.usage.completion_tokens <= 3
             assert answer.choices[0].logprobs is not None
             assert all(len(token.top_logprobs) == 2 for token in answer.choices[0].logprobs.content)
@@ -81,7 +81,7 @@ class TestHuggingface:
         )
         assert json.loads(answer.choices[0].message.content or "")["answer"] in ("one", "two")
 
-    def test_errors_are_the_clients_own(self, served: Served, hub: InferenceClient) -> None:
+    def test_errors_are_the_clients_own(self, live_api: LiveApi, hub: InferenceClient) -> None:
         with pytest.raises(UnknownError, match="no such model: nobody"):
             hub.text_generation(PROMPT, adapter_id="nobody")
         with pytest.raises(ValidationError, match="typical_p"):
@@ -90,4 +90,4 @@ class TestHuggingface:
         with pytest.raises(BadRequestError, match="tools"):
             hub.chat_completion([{"role": "user", "content": PROMPT}], tools=[tool])
         with pytest.raises(UnknownError, match="API key"):
-            InferenceClient(base_url=served.url, api_key="wrong").text_generation(PROMPT)
+            InferenceClient(base_url=live_api.url, api_key="wrong").text_generation(PROMPT)

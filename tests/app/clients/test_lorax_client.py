@@ -7,18 +7,18 @@ import pytest
 from lorax import AsyncClient, Client
 from lorax.errors import NotFoundError, UnknownError, ValidationError
 
-from tests.harness.served import JSON_TOKENS, PROMPT, SCHEMA, Served
+from tests.harness.live_api import JSON_TOKENS, PROMPT, SCHEMA, LiveApi
 
 
 @pytest.mark.filterwarnings("ignore:The `dict` method is deprecated:DeprecationWarning")  # the client's own
 class TestLorax:
     @pytest.fixture
-    def lorax(self, served: Served) -> Client:
-        return Client(served.url, headers=served.headers)
+    def lorax(self, live_api: LiveApi) -> Client:
+        return Client(live_api.url, headers=live_api.headers)
 
     @pytest.mark.parametrize("is_tuned", [False, True])
-    def test_generate(self, served: Served, lorax: Client, is_tuned: bool) -> None:
-        adapter_id = served.tuned if is_tuned else None
+    def test_generate(self, live_api: LiveApi, lorax: Client, is_tuned: bool) -> None:
+        adapter_id = live_api.tuned if is_tuned else None
         answer = lorax.generate(PROMPT, adapter_id=adapter_id, adapter_source="local", max_new_tokens=3)
         assert answer.details is not None
         assert answer.details.generated_tokens == len(answer.details.tokens) <= 3
@@ -26,9 +26,9 @@ class TestLorax:
         assert answer.details.seed is None
         assert "".join(token.text for token in answer.details.tokens if not token.special) == answer.generated_text
 
-    def test_generate_stream(self, served: Served, lorax: Client) -> None:
-        whole = lorax.generate(PROMPT, adapter_id=served.tuned, max_new_tokens=3)
-        events = list(lorax.generate_stream(PROMPT, adapter_id=served.tuned, max_new_tokens=3))
+    def test_generate_stream(self, live_api: LiveApi, lorax: Client) -> None:
+        whole = lorax.generate(PROMPT, adapter_id=live_api.tuned, max_new_tokens=3)
+        events = list(lorax.generate_stream(PROMPT, adapter_id=live_api.tuned, max_new_tokens=3))
         assert [event.generated_text for event in events[:-1]] == [None] * (len(events) - 1)
         assert events[-1].generated_text == whole.generated_text
         assert "".join(event.token.text for event in events if not event.token.special) == whole.generated_text
@@ -69,9 +69,9 @@ class TestLorax:
         )
         assert json.loads(answer.generated_text)["answer"] in ("one", "two")
 
-    def test_the_asynchronous_client(self, served: Served) -> None:
+    def test_the_asynchronous_client(self, live_api: LiveApi) -> None:
         async def ask() -> tuple[str, str | None]:
-            client = AsyncClient(served.url, headers=served.headers)
+            client = AsyncClient(live_api.url, headers=live_api.headers)
             whole = await client.generate(PROMPT, max_new_tokens=3)
             events = [event async for event in client.generate_stream(PROMPT, max_new_tokens=3)]
             return whole.generated_text, events[-1].generated_text
@@ -79,7 +79,7 @@ class TestLorax:
         whole, streamed = asyncio.run(ask())
         assert whole == streamed
 
-    def test_errors_are_the_clients_own(self, served: Served, lorax: Client) -> None:
+    def test_errors_are_the_clients_own(self, live_api: LiveApi, lorax: Client) -> None:
         with pytest.raises(NotFoundError, match="no such model: nobody"):
             lorax.generate(PROMPT, adapter_id="nobody")
         with pytest.raises(NotFoundError, match="no such model: nobody"):
@@ -89,4 +89,4 @@ class TestLorax:
         with pytest.raises(ValidationError, match="context"):
             lorax.generate(PROMPT, max_new_tokens=10**6)
         with pytest.raises(UnknownError, match="API key"):
-            Client(served.url).generate(PROMPT)
+            Client(live_api.url).generate(PROMPT)

@@ -10,14 +10,14 @@ from text_generation import Client
 from text_generation.errors import ValidationError
 from text_generation.types import Grammar, GrammarType, Message
 
-from tests.harness.served import JSON_TOKENS, PROMPT, SCHEMA, Served
+from tests.harness.live_api import JSON_TOKENS, PROMPT, SCHEMA, LiveApi
 
 
 @pytest.mark.filterwarnings("ignore:The `dict` method is deprecated:DeprecationWarning")  # the client's own
 class TestTextGeneration:
     @pytest.fixture
-    def tgi(self, served: Served) -> Client:
-        return Client(served.url, headers=served.headers)
+    def tgi(self, live_api: LiveApi) -> Client:
+        return Client(live_api.url, headers=live_api.headers)
 
     def test_generate(self, tgi: Client) -> None:
         answer = tgi.generate(PROMPT, max_new_tokens=3, top_n_tokens=2, decoder_input_details=True)

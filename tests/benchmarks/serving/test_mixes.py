@@ -17,7 +17,7 @@ DIGESTS = {1: "one", 2: "two"}
 ANSWERS = {None: 1, "one": 2, "two": 3}
 
 
-class FakeEngine(StubEngine):
+class SwappingEngine(StubEngine):
     """Answers what is expected of each adapter, or of another one where ``swaps`` says so."""
 
     def __init__(self, swaps: dict[str | None, str | None]) -> None:
@@ -39,8 +39,8 @@ class FakeEngine(StubEngine):
             )
 
 
-def tally_of(swaps: dict[str | None, str | None]) -> tuple[Tally, FakeEngine]:
-    engine, tally = FakeEngine(swaps), Tally()
+def tally_of(swaps: dict[str | None, str | None]) -> tuple[Tally, SwappingEngine]:
+    engine, tally = SwappingEngine(swaps), Tally()
     outcomes = asyncio.run(OurEngine(engine, DIGESTS, [[5, 6]]).answer(MIX))
     for row, got in zip(MIX, outcomes, strict=True):
         judge(tally, row, got, EXPECTED[row.adapter, row.prompt])

@@ -33,7 +33,7 @@ T = TypeVar("T")
 _request_ids = map("request-{}".format, itertools.count())
 
 
-class PeftOracle:
+class PeftReference:
     """PEFT over one base model in float32, one prompt at a time: no cache, no padding, no batch."""
 
     def __init__(self, base_folder: Path) -> None:
@@ -118,7 +118,7 @@ class EngineHarness:
         self.blobs = LocalBlobStore(home / "store")
         self.deaths = 0
         self._folders: dict[str, Path] = {}
-        self._oracle: PeftOracle | None = None
+        self._oracle: PeftReference | None = None
 
     def add_adapter(self, **how: Any) -> str:
         """Make a random adapter and store it; give its digest."""
@@ -130,7 +130,7 @@ class EngineHarness:
 
     def peft_greedy(self, adapter: str | None, prompt_ids: Sequence[int], tokens: int) -> list[int]:
         """Give what PEFT answers to one prompt by itself."""
-        self._oracle = self._oracle or PeftOracle(self.base_folder)
+        self._oracle = self._oracle or PeftReference(self.base_folder)
         return self._oracle.greedy(self._folders[adapter] if adapter else None, prompt_ids, tokens)
 
     def settings(self, **changes: Any) -> Settings:

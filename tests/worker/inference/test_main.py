@@ -18,7 +18,7 @@ from core.serving.generation import Delta
 from tests.conftest import ROOT
 from tests.harness.kernels import share_kernels
 from tests.harness.tiny_models import write_tiny_phi
-from tests.worker.inference.engine_harness import PeftOracle, gather, make_request
+from tests.worker.inference.engine_harness import PeftReference, gather, make_request
 
 # The real process, except for what every step does once it answers.
 BROKEN = """
@@ -82,7 +82,7 @@ def test_it_answers_and_ends_a_running_request_before_sigterm_ends_it(home: Path
             child.send_signal(signal.SIGTERM)
             answer = gather([Delta.model_validate_json(line) for line in (first, *lines)])
         assert child.wait(timeout=60) == 0
-    assert answer.ids == PeftOracle(home / "base-models" / "tiny-phi").greedy(None, b"x", 40)
+    assert answer.ids == PeftReference(home / "base-models" / "tiny-phi").greedy(None, b"x", 40)
 
 
 def test_it_exits_with_an_error_when_its_steps_keep_failing(home: Path) -> None:

@@ -32,10 +32,10 @@ class PrefixCacheHarness:
     def find(self, ids: list[int], caller: str = "a", adapter: str | None = None) -> list[int]:
         slot = self._allocate()
         tokens = self.cache.fill(slot, caller, adapter, ids)
-        found = read_slot(slot)
-        assert tokens == len(found)
+        ids_found = read_slot(slot)
+        assert tokens == len(ids_found)
         self.kv.release(slot, wipe=True)
-        return found
+        return ids_found
 
     def _allocate(self) -> KvSlot:
         slot = self.kv.allocate(200)

@@ -95,10 +95,10 @@ def test_draft_tokens_change_no_text_and_save_steps(tmp_path: Path) -> None:
     for harness in (plain, speculating):
         harness.run_until_idle()
         assert harness.is_empty
-    for expected, found in zip(*outcomes, strict=True):
-        assert [t for d in found.deltas for t in d.tokens] == [t for d in expected.deltas for t in d.tokens]
-        assert found.text == expected.text
-        assert len(found.ids) == 60
+    for expected, speculated in zip(*outcomes, strict=True):
+        assert [t for d in speculated.deltas for t in d.tokens] == [t for d in expected.deltas for t in d.tokens]
+        assert speculated.text == expected.text
+        assert len(speculated.ids) == 60
     assert any(len(delta.tokens) > 1 for request in outcomes[1] for delta in request.deltas), "drafts were accepted"
     assert sum(len(tokens) for step in speculating.runner.fed[1:] for tokens, _ in step) > 3 * 59, "and others rejected"
     assert len(speculating.runner.fed) < 0.6 * len(plain.runner.fed)

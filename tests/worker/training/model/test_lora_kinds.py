@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from core.jobs.spec import LoraSpec
 from core.serving.adapter_format import MANIFEST, WEIGHTS, parse_manifest
-from tests.worker.inference.engine_harness import EngineHarness, PeftOracle, make_request, store_adapter
+from tests.worker.inference.engine_harness import EngineHarness, PeftReference, make_request, store_adapter
 from tests.worker.training.conftest import MakeModel
 from tests.worker.training.run_folders import Killed, kill_after, train, write_run
 from worker.models.loading import load_base_model
@@ -111,7 +111,7 @@ def test_an_adapter_that_was_trained_so_is_served_as_peft_computes_it(
     digest = store_adapter(folder / ADAPTER, harness.blobs)
     prompt = b"Please add. 3+2="
     [answer] = harness.complete(make_request(list(prompt), adapter=digest, max_tokens=8))
-    assert answer.ids == PeftOracle(tiny_phi).greedy(folder / ADAPTER, prompt, 8)
+    assert answer.ids == PeftReference(tiny_phi).greedy(folder / ADAPTER, prompt, 8)
     assert parse_manifest((folder / ADAPTER / MANIFEST).read_bytes()).lora.use_dora == kind.get("use_dora", False)
 
 

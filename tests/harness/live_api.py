@@ -16,7 +16,7 @@ SCHEMA: Final[dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Served:
+class LiveApi:
     """A deployment with one base model and a model that was fine-tuned from it."""
 
     url: str
