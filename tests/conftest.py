@@ -1,14 +1,33 @@
 """Fixtures that several parts' tests need; what only one part needs lies beside its tests."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.harness.quick import is_quick
+
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
+
+# Test processes side by side share the cores; torch reads this when it is first imported.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--quick", action="store_true", help="only files whose tests need no model library and start no process"
+    )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    file = collection_path / "conftest.py" if collection_path.is_dir() else collection_path
+    return True if config.getoption("--quick") and file.is_file() and not is_quick(file) else None
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ from tests.harness.postgres import PostgresServer, running_postgres
 MakeFile = Callable[..., FileRecord]
 MakeJob = Callable[..., JobRecord]
 
-BACKENDS = ("sqlite", "postgresql")
+BACKENDS = ("sqlite", pytest.param("postgresql", marks=pytest.mark.server))
 
 
 @pytest.fixture(scope="session")

@@ -116,7 +116,9 @@ def test_the_engine_is_asked_for_the_digest(
 
 # httpcore forgets to close a unix socket that it could not connect
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("url", [unused_url(), "unix:///nowhere/engine.sock", "http://[", "nonsense"])
+@pytest.mark.parametrize(
+    "url", [pytest.param(unused_url(), id="a free port"), "unix:///nowhere/engine.sock", "http://[", "nonsense"]
+)
 def test_an_engine_that_cannot_be_reached_is_one_line_in_the_log(url: str) -> None:
     [line] = warm(url)
     assert (line["event"], line["log_level"]) == ("adapter not warmed; its first request will load it", "warning")

@@ -1,5 +1,6 @@
 """Run folders of jobs that ended without a worker, on a real database and a real disk."""
 
+import os
 import threading
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from worker.trainer_process.stop import StopFlag
 
 
 def large_files(home: Home, job_id: str) -> list[Path]:
-    files = (path for path in (home.settings.runs_folder / job_id).rglob("*") if path.is_file())
-    return [path for path in files if path.name not in (SPEC, LOG)]
+    # os.walk passes over folders that are deleted while it looks
+    walked = os.walk(home.settings.runs_folder / job_id)
+    return [Path(folder, name) for folder, _, names in walked for name in names if name not in (SPEC, LOG)]
 
 
 def test_a_paused_job_keeps_its_checkpoints_until_it_is_cancelled(home: Home) -> None:
