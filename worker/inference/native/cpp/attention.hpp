@@ -1,6 +1,7 @@
 // Attention of one new token a row over its slot of the cache, rotation and the cache's new entry with it.
 //
-// All between the rotated heads and the output is float32. Keys lie as (D, L), values as (L, D).
+// All between the rotated heads and the output is float32. Keys lie as (D, P), values as (P, D): D numbers of a
+// head, P positions of a slot.
 
 #pragma once
 
@@ -11,163 +12,190 @@
 
 namespace {
 
-struct Attention {
-    int64_t query_heads, kv_heads, head_dim, places, rotary;  // H, G, D, L, R
+struct AttentionShape {
+    int64_t query_heads;
+    int64_t kv_heads;
+    int64_t head_dim;
+    int64_t positions;  // of a slot
+    int64_t rotary;     // numbers of a head that are rotated
     float scale;
 };
 
 // As rows.py's AttentionRows.
 struct AttentionRows {
-    const float *cos, *sin;
-    const int32_t *slots, *lengths;
-    int64_t count, rotary;
+    const float* cos;
+    const float* sin;
+    const int32_t* slots;
+    const int32_t* lengths;
+    int64_t count;
+    int64_t rotary;
 };
 
 // Scratch of a thread: it grows to the longest row and is kept.
 float* scratch(size_t size) {
-    static thread_local std::vector<float> kept;
-    if (kept.size() < size) kept.resize(size);
-    return kept.data();
+    static thread_local std::vector<float> floats;
+    if (floats.size() < size) floats.resize(size);
+    return floats.data();
 }
 
-// Rotates halves as GPT-NeoX does, what lies behind the first R stays; to float32 of what storage can hold.
-template <class T>
-void rotate(float* to, const T* from, const float* cos, const float* sin, const Attention& of) {
-    int64_t half = of.rotary / 2;
+// Rotates halves as GPT-NeoX does, what lies behind the first `rotary` numbers stays; to float32 of what storage can
+// hold.
+template <class Storage>
+void rotate(float* to, const Storage* from, const float* cos, const float* sin, const AttentionShape& shape) {
+    int64_t half = shape.rotary / 2;
     for (int64_t d = 0; d < half; ++d) {
-        float low = value_of(from[d]), high = value_of(from[d + half]);
+        float low = to_float(from[d]);
+        float high = to_float(from[d + half]);
         to[d] = low * cos[d] - high * sin[d];
         to[d + half] = high * cos[d + half] + low * sin[d + half];
     }
-    for (int64_t d = of.rotary; d < of.head_dim; ++d) to[d] = value_of(from[d]);
-    each(0, of.head_dim, [&](int64_t at, auto count) { store(to + at, as_stored<T>(load(to + at, count)), count); });
+    for (int64_t d = shape.rotary; d < shape.head_dim; ++d) to[d] = to_float(from[d]);
+    for_lanes(0, shape.head_dim,
+              [&](int64_t at, auto count) { store(to + at, as_stored<Storage>(load(to + at, count)), count); });
 }
 
-// Scores of B heads for BLOCKS * 16 places; q has D numbers a head, scores `stride`.
-template <class T, int B, int BLOCKS>
-inline void score(float* scores, int64_t stride, const float* q, const T* keys_DL, const Attention& of) {
-    F dots[B][BLOCKS] = {};
-    for (int64_t d = 0; d < of.head_dim; ++d) {
-        const T* keys = keys_DL + d * of.places;
-        for (int block = 0; block < BLOCKS; block += 64 / (LANES * sizeof(T)))  // the next places of this row of keys
+// Scores of HEADS heads for BLOCKS * 16 positions; q has D numbers a head, scores `stride`.
+template <class Storage, int HEADS, int BLOCKS>
+inline void compute_scores(float* scores, int64_t stride, const float* q, const Storage* keys_DP,
+                           const AttentionShape& shape) {
+    Floats dots[HEADS][BLOCKS] = {};
+    for (int64_t d = 0; d < shape.head_dim; ++d) {
+        const Storage* keys = keys_DP + d * shape.positions;
+        // the next positions of this row of keys
+        for (int block = 0; block < BLOCKS; block += 64 / (LANES * sizeof(Storage)))
             __builtin_prefetch(keys + (BLOCKS + block) * LANES);
         for (int block = 0; block < BLOCKS; ++block) {
-            F lanes = load(keys + block * LANES);
-            for (int head = 0; head < B; ++head) dots[head][block] += q[head * of.head_dim + d] * lanes;
+            Floats lanes = load(keys + block * LANES);
+            for (int head = 0; head < HEADS; ++head) dots[head][block] += q[head * shape.head_dim + d] * lanes;
         }
     }
-    for (int head = 0; head < B; ++head)
+    for (int head = 0; head < HEADS; ++head)
         for (int block = 0; block < BLOCKS; ++block)
-            store(scores + head * stride + block * LANES, dots[head][block] * of.scale);
+            store(scores + head * stride + block * LANES, dots[head][block] * shape.scale);
 }
 
 inline void softmax(float* scores, int64_t count) {
     float most = *std::max_element(scores, scores + count);
-    F total = {};
-    each(0, count, [&](int64_t at, auto lanes) {
-        F powers = exponential(load(scores + at, lanes) - most);
+    Floats total = {};
+    for_lanes(0, count, [&](int64_t at, auto lanes) {
+        Floats powers = exponential(load(scores + at, lanes) - most);
         store(scores + at, powers, lanes);
         total += load(scores + at, lanes);  // zeros behind the rest
     });
     float factor = 1 / sum(total);
-    each(0, count, [&](int64_t at, auto lanes) { store(scores + at, load(scores + at, lanes) * factor, lanes); });
+    for_lanes(0, count, [&](int64_t at, auto lanes) { store(scores + at, load(scores + at, lanes) * factor, lanes); });
 }
 
-// Weighted values of B heads: BLOCKS * 16 of their D numbers from `d` on, or `count` where that is less than 16.
-template <class T, int B, int BLOCKS, class Count>
-inline void mix(T* const* out, int64_t d, const float* weights, int64_t stride, const T* values_LD, int64_t places,
-                int64_t head_dim, Count count) {
-    F sums[B][BLOCKS] = {};
-    for (int64_t place = 0; place < places; ++place)
+// Sums of the values of HEADS heads, weighted: BLOCKS * 16 of their D numbers from `d` on, or `count` where that is
+// less than 16.
+template <class Storage, int HEADS, int BLOCKS, class Count>
+inline void accumulate_values(Storage* const* out, int64_t d, const float* weights, int64_t stride,
+                              const Storage* values_PD, int64_t positions, int64_t head_dim, Count count) {
+    Floats sums[HEADS][BLOCKS] = {};
+    for (int64_t position = 0; position < positions; ++position)
         for (int block = 0; block < BLOCKS; ++block) {
-            F lanes = load(values_LD + place * head_dim + d + block * LANES, count);
-            for (int head = 0; head < B; ++head) sums[head][block] += weights[head * stride + place] * lanes;
+            Floats lanes = load(values_PD + position * head_dim + d + block * LANES, count);
+            for (int head = 0; head < HEADS; ++head) sums[head][block] += weights[head * stride + position] * lanes;
         }
-    for (int head = 0; head < B; ++head)
+    for (int head = 0; head < HEADS; ++head)
         for (int block = 0; block < BLOCKS; ++block) store(out[head] + d + block * LANES, sums[head][block], count);
 }
 
-// Queries over places of one kv head: each sees `counts` of them, the last sees the most.
+// Queries over positions of one kv head: each sees `counts` of them, the last sees the most.
 struct Queries {
     const float* q;
     int64_t counts[4];
 };
 
-// B of them, each with its own out. Keys are read past the counts, but not past L: unused scores.
-template <class T, int B>
-void attend(T* const* out, const Queries& queries, const T* keys, const T* values, float* scores, const Attention& of) {
-    int64_t stride = (of.places + LANES - 1) / LANES * LANES, D = of.head_dim, at = 0, count = queries.counts[B - 1];
+// HEADS of them, each with its own out. Keys are read past the counts, but not past the slot: unused scores.
+template <class Storage, int HEADS>
+void attend(Storage* const* out, const Queries& queries, const Storage* keys, const Storage* values, float* scores,
+            const AttentionShape& shape) {
+    int64_t stride = (shape.positions + LANES - 1) / LANES * LANES;
+    int64_t D = shape.head_dim;
+    int64_t at = 0;
+    int64_t count = queries.counts[HEADS - 1];
     const float* q = queries.q;
     while (at < count) {
-        if (count - at > LANES && at + 4 * LANES <= of.places) {
-            score<T, B, 4>(scores + at, stride, q, keys + at, of), at += 4 * LANES;
-        } else if (at + LANES <= of.places) {
-            score<T, B, 1>(scores + at, stride, q, keys + at, of), at += LANES;
+        if (count - at > LANES && at + 4 * LANES <= shape.positions) {
+            compute_scores<Storage, HEADS, 4>(scores + at, stride, q, keys + at, shape);
+            at += 4 * LANES;
+        } else if (at + LANES <= shape.positions) {
+            compute_scores<Storage, HEADS, 1>(scores + at, stride, q, keys + at, shape);
+            at += LANES;
         } else {
-            for (int head = 0; head < B; ++head) {
+            for (int head = 0; head < HEADS; ++head) {
                 float dot = 0;
-                for (int64_t d = 0; d < D; ++d) dot += q[head * D + d] * value_of(keys[d * of.places + at]);
-                scores[head * stride + at] = dot * of.scale;
+                for (int64_t d = 0; d < D; ++d) dot += q[head * D + d] * to_float(keys[d * shape.positions + at]);
+                scores[head * stride + at] = dot * shape.scale;
             }
             ++at;
         }
     }
-    for (int head = 0; head < B; ++head) {
+    for (int head = 0; head < HEADS; ++head) {
         softmax(scores + head * stride, queries.counts[head]);
         std::fill(scores + head * stride + queries.counts[head], scores + head * stride + count, 0.0f);
     }
     int64_t d = 0;
     if (D % (5 * LANES) == 0)  // Phi's 80 in one pass
-        for (; d < D; d += 5 * LANES) mix<T, B, 5>(out, d, scores, stride, values, count, D, All());
-    for (; d + 4 * LANES <= D; d += 4 * LANES) mix<T, B, 4>(out, d, scores, stride, values, count, D, All());
-    each(d, D, [&](int64_t from, auto lanes) {
-        mix<T, B, 1>(out, from, scores, stride, values, count, D, lanes);
+        for (; d < D; d += 5 * LANES)
+            accumulate_values<Storage, HEADS, 5>(out, d, scores, stride, values, count, D, All());
+    for (; d + 4 * LANES <= D; d += 4 * LANES)
+        accumulate_values<Storage, HEADS, 4>(out, d, scores, stride, values, count, D, All());
+    for_lanes(d, D, [&](int64_t from, auto lanes) {
+        accumulate_values<Storage, HEADS, 1>(out, from, scores, stride, values, count, D, lanes);
     });
 }
 
 // `left` of them or four, whichever is less.
-template <class T>
-void attend_some(int64_t left, T* const* out, const Queries& queries, const T* keys, const T* values, float* scores,
-                 const Attention& of) {
-    if (left >= 4) attend<T, 4>(out, queries, keys, values, scores, of);
-    else if (left == 3) attend<T, 3>(out, queries, keys, values, scores, of);
-    else if (left == 2) attend<T, 2>(out, queries, keys, values, scores, of);
-    else attend<T, 1>(out, queries, keys, values, scores, of);
+template <class Storage>
+void attend_up_to_four(int64_t left, Storage* const* out, const Queries& queries, const Storage* keys,
+                       const Storage* values, float* scores, const AttentionShape& shape) {
+    if (left >= 4) attend<Storage, 4>(out, queries, keys, values, scores, shape);
+    else if (left == 3) attend<Storage, 3>(out, queries, keys, values, scores, shape);
+    else if (left == 2) attend<Storage, 2>(out, queries, keys, values, scores, shape);
+    else attend<Storage, 1>(out, queries, keys, values, scores, shape);
 }
 
 // One row's kv head: rotates, writes the new key and value, lets its query heads attend, four to a read of the cache.
-template <class T>
-void attend_group(T* out, const T* qkv, const float* cos, const float* sin, T* keys, T* values, int64_t group,
-                  int64_t length, const Attention& of) {
-    int64_t D = of.head_dim, shared = of.query_heads / of.kv_heads, first = group * shared;
-    int64_t stride = (of.places + LANES - 1) / LANES * LANES;
+template <class Storage>
+void attend_group(Storage* out, const Storage* qkv, const float* cos, const float* sin, Storage* keys, Storage* values,
+                  int64_t group, int64_t length, const AttentionShape& shape) {
+    int64_t D = shape.head_dim;
+    int64_t shared = shape.query_heads / shape.kv_heads;
+    int64_t first = group * shared;
+    int64_t stride = (shape.positions + LANES - 1) / LANES * LANES;
     float* q = scratch(4 * stride + (shared + 1) * (D + LANES));
-    float *k = q + shared * D, *scores = k + D + LANES;
+    float* k = q + shared * D;
+    float* scores = k + D + LANES;
     for (int64_t d = 0; d < D && length > 0; ++d)  // what is read first comes while the heads are rotated
-        for (size_t line = 0; line < 4 * LANES * sizeof(T); line += 64)
-            __builtin_prefetch(reinterpret_cast<const char*>(keys + d * of.places) + line);
-    for (int64_t head = 0; head < shared; ++head) rotate(q + head * D, qkv + (first + head) * D, cos, sin, of);
-    rotate(k, qkv + (of.query_heads + group) * D, cos, sin, of);
-    for (int64_t d = 0; d < D; ++d) put(keys + d * of.places + length, k[d]);
-    std::memcpy(values + length * D, qkv + (of.query_heads + of.kv_heads + group) * D, D * sizeof(T));
+        for (size_t line = 0; line < 4 * LANES * sizeof(Storage); line += 64)
+            __builtin_prefetch(reinterpret_cast<const char*>(keys + d * shape.positions) + line);
+    for (int64_t head = 0; head < shared; ++head) rotate(q + head * D, qkv + (first + head) * D, cos, sin, shape);
+    rotate(k, qkv + (shape.query_heads + group) * D, cos, sin, shape);
+    for (int64_t d = 0; d < D; ++d) store_one(keys + d * shape.positions + length, k[d]);
+    std::memcpy(values + length * D, qkv + (shape.query_heads + shape.kv_heads + group) * D, D * sizeof(Storage));
     const int64_t count = length + 1;
     for (int64_t head = 0; head < shared; head += 4) {
-        T* to = out + (first + head) * D;
-        T* const outs[4] = {to, to + D, to + 2 * D, to + 3 * D};
-        attend_some<T>(shared - head, outs, {q + head * D, {count, count, count, count}}, keys, values, scores, of);
+        Storage* to = out + (first + head) * D;
+        Storage* const outs[4] = {to, to + D, to + 2 * D, to + 3 * D};
+        attend_up_to_four<Storage>(shared - head, outs, {q + head * D, {count, count, count, count}}, keys, values,
+                                   scores, shape);
     }
 }
 
-template <class T>
-void decode_attention(T* out, const T* qkv, int64_t qkv_stride, T* keys, T* values, const AttentionRows& rows,
-                      const Attention& of, int threads) {
-    auto task = [=, &rows, &of](int64_t index) {
-        int64_t row = index / of.kv_heads, group = index % of.kv_heads, D = of.head_dim;
-        int64_t head = (rows.slots[row] * of.kv_heads + group) * D * of.places;
-        attend_group(out + row * of.query_heads * D, qkv + row * qkv_stride, rows.cos + row * of.rotary,
-                     rows.sin + row * of.rotary, keys + head, values + head, group, rows.lengths[row], of);
+template <class Storage>
+void decode_attention(Storage* out, const Storage* qkv, int64_t qkv_stride, Storage* keys, Storage* values,
+                      const AttentionRows& rows, const AttentionShape& shape, int threads) {
+    auto task = [=, &rows, &shape](int64_t index) {
+        int64_t row = index / shape.kv_heads;
+        int64_t group = index % shape.kv_heads;
+        int64_t D = shape.head_dim;
+        int64_t head = (rows.slots[row] * shape.kv_heads + group) * D * shape.positions;
+        attend_group(out + row * shape.query_heads * D, qkv + row * qkv_stride, rows.cos + row * shape.rotary,
+                     rows.sin + row * shape.rotary, keys + head, values + head, group, rows.lengths[row], shape);
     };
-    int64_t tasks = rows.count * of.kv_heads;
+    int64_t tasks = rows.count * shape.kv_heads;
     if (threads == 1 || tasks == 1) {
         for (int64_t index = 0; index < tasks; ++index) task(index);
         return;

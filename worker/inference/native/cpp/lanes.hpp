@@ -18,16 +18,18 @@ namespace {
 struct Bf16 {
     uint16_t bits;
 };
-typedef float F __attribute__((vector_size(64)));
+typedef float Floats __attribute__((vector_size(64)));
 struct Halves {
-    float low __attribute__((vector_size(32))), high __attribute__((vector_size(32)));
+    float low __attribute__((vector_size(32)));
+    float high __attribute__((vector_size(32)));
 };
 struct Quarters {
-    float low __attribute__((vector_size(16))), high __attribute__((vector_size(16)));
+    float low __attribute__((vector_size(16)));
+    float high __attribute__((vector_size(16)));
 };
-typedef uint32_t U __attribute__((vector_size(64)));
-typedef int32_t I __attribute__((vector_size(64)));
-typedef uint16_t Half __attribute__((vector_size(32)));
+typedef uint32_t Words __attribute__((vector_size(64)));
+typedef int32_t Ints __attribute__((vector_size(64)));
+typedef uint16_t HalfWords __attribute__((vector_size(32)));
 constexpr int LANES = 16;
 typedef std::integral_constant<int, LANES> All;
 
@@ -41,88 +43,88 @@ inline To bits_of(From from) {
 
 // GCC 12 does both in halves where it is left to it.
 #ifdef __AVX512F__
-inline U widened(Half half) { return bits_of<U>(_mm512_cvtepu16_epi32(bits_of<__m256i>(half))); }
-inline Half narrowed(U lanes) { return bits_of<Half>(_mm512_cvtepi32_epi16(bits_of<__m512i>(lanes))); }
+inline Words widen(HalfWords half) { return bits_of<Words>(_mm512_cvtepu16_epi32(bits_of<__m256i>(half))); }
+inline HalfWords narrow(Words lanes) { return bits_of<HalfWords>(_mm512_cvtepi32_epi16(bits_of<__m512i>(lanes))); }
 #else
-inline U widened(Half half) { return __builtin_convertvector(half, U); }
-inline Half narrowed(U lanes) { return __builtin_convertvector(lanes, Half); }
+inline Words widen(HalfWords half) { return __builtin_convertvector(half, Words); }
+inline HalfWords narrow(Words lanes) { return __builtin_convertvector(lanes, HalfWords); }
 #endif
 
-inline F load(const float* from, All = {}) {
-    F lanes;
+inline Floats load(const float* from, All = {}) {
+    Floats lanes;
     std::memcpy(&lanes, from, sizeof lanes);
     return lanes;
 }
 
-inline F load(const Bf16* from, All = {}) {
-    Half half;
+inline Floats load(const Bf16* from, All = {}) {
+    HalfWords half;
     std::memcpy(&half, from, sizeof half);
-    return bits_of<F>(widened(half) << 16);
+    return bits_of<Floats>(widen(half) << 16);
 }
 
 // To the nearest, ties to even. What is no number stays none: adding could carry its bits round to zero.
-inline U rounded(F lanes) {
-    U bits = bits_of<U>(lanes);
-    U near = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-    U none = bits_of<U>((bits & 0x7fffffffu) > 0x7f800000u);
+inline Words round_to_bf16(Floats lanes) {
+    Words bits = bits_of<Words>(lanes);
+    Words near = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    Words none = bits_of<Words>((bits & 0x7fffffffu) > 0x7f800000u);
     return (near & ~none) | (0x7fc0u & none);
 }
 
-inline void store(float* to, F lanes, All = {}) { std::memcpy(to, &lanes, sizeof lanes); }
+inline void store(float* to, Floats lanes, All = {}) { std::memcpy(to, &lanes, sizeof lanes); }
 
-inline void store(Bf16* to, F lanes, All = {}) {
-    Half half = narrowed(rounded(lanes));
+inline void store(Bf16* to, Floats lanes, All = {}) {
+    HalfWords half = narrow(round_to_bf16(lanes));
     std::memcpy(to, &half, sizeof half);
 }
 
-template <class T>
-inline F load(const T* from, int count) {  // zeros behind the first `count`
-    T part[LANES] = {};
-    std::memcpy(part, from, count * sizeof(T));
+template <class Storage>
+inline Floats load(const Storage* from, int count) {  // zeros behind the first `count`
+    Storage part[LANES] = {};
+    std::memcpy(part, from, count * sizeof(Storage));
     return load(part);
 }
 
-template <class T>
-inline void store(T* to, F lanes, int count) {
-    T part[LANES];
+template <class Storage>
+inline void store(Storage* to, Floats lanes, int count) {
+    Storage part[LANES];
     store(part, lanes);
-    std::memcpy(to, part, count * sizeof(T));
+    std::memcpy(to, part, count * sizeof(Storage));
 }
 
 // Calls body(at, count) for every sixteen, then for the rest; `count` is a constant but for the rest.
 template <class Body>
-inline void each(int64_t begin, int64_t end, Body body) {
+inline void for_lanes(int64_t begin, int64_t end, Body body) {
     int64_t at = begin;
     for (; at + LANES <= end; at += LANES) body(at, All());
     if (at < end) body(at, static_cast<int>(end - at));
 }
 
-template <class T>
-inline F as_stored(F lanes) {
-    return std::is_same<T, Bf16>::value ? bits_of<F>(rounded(lanes) << 16) : lanes;
+template <class Storage>
+inline Floats as_stored(Floats lanes) {
+    return std::is_same<Storage, Bf16>::value ? bits_of<Floats>(round_to_bf16(lanes) << 16) : lanes;
 }
 
-template <class T>
+template <class Storage>
 inline float as_stored(float value) {
-    return as_stored<T>(F{value})[0];
+    return as_stored<Storage>(Floats{value})[0];
 }
 
-inline F kept(F lanes, All) { return lanes; }
+inline Floats zero_rest(Floats lanes, All) { return lanes; }
 
-inline F kept(F lanes, int count) {  // zeros behind the first `count`
+inline Floats zero_rest(Floats lanes, int count) {  // zeros behind the first `count`
     float part[LANES];
     store(part, lanes);
     return load(part, count);
 }
 
 // One number that storage can hold.
-inline void put(float* to, float stored) { *to = stored; }
-inline void put(Bf16* to, float stored) { to->bits = static_cast<uint16_t>(bits_of<uint32_t>(stored) >> 16); }
+inline void store_one(float* to, float stored) { *to = stored; }
+inline void store_one(Bf16* to, float stored) { to->bits = static_cast<uint16_t>(bits_of<uint32_t>(stored) >> 16); }
 
-inline float value_of(float stored) { return stored; }
-inline float value_of(Bf16 stored) { return bits_of<float>(static_cast<uint32_t>(stored.bits) << 16); }
+inline float to_float(float stored) { return stored; }
+inline float to_float(Bf16 stored) { return bits_of<float>(static_cast<uint32_t>(stored.bits) << 16); }
 
-inline float sum(F lanes) {
+inline float sum(Floats lanes) {
     Halves eight = bits_of<Halves>(lanes);
     Quarters four = bits_of<Quarters>(eight.low + eight.high);
     auto two = four.low + four.high;
@@ -131,20 +133,21 @@ inline float sum(F lanes) {
 
 // e^x = 2^n e^r with |r| <= ln(2)/2, by Taylor's series to r^7 (its rest is below 6e-9).
 // ln(2) is in two parts, as Cody and Waite (1980) have it.
-inline F exponential(F x) {
-    const F least = F{} - 87.0f, most = F{} + 88.0f;
+inline Floats exponential(Floats x) {
+    const Floats least = Floats{} - 87.0f;
+    const Floats most = Floats{} + 88.0f;
     x = x < least ? least : x;
     x = x > most ? most : x;
-    F n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;  // adding 1.5 * 2^23 leaves no digit behind the point
-    F r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-    F p = r * (1 / 5040.0f) + 1 / 720.0f;
+    Floats n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;  // adding 1.5 * 2^23 leaves no digit behind the point
+    Floats r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    Floats p = r * (1 / 5040.0f) + 1 / 720.0f;
     p = p * r + 1 / 120.0f;
     p = p * r + 1 / 24.0f;
     p = p * r + 1 / 6.0f;
     p = p * r + 0.5f;
     p = p * r + 1.0f;
     p = p * r + 1.0f;
-    return p * bits_of<F>((__builtin_convertvector(n, I) + 127) << 23);
+    return p * bits_of<Floats>((__builtin_convertvector(n, Ints) + 127) << 23);
 }
 
 // Starting and ending a parallel region takes 1 to 2 microseconds: fewer numbers than this are faster without.

@@ -13,38 +13,41 @@ namespace {
 
 // Gives thread `which` its share of all parts' units, in runs: body(part, from, to). A unit of a part costs `cost`.
 template <class Units, class Cost, class Body>
-void share(const std::vector<LoraPart>& parts, int which, int threads, int64_t grain, Units units, Cost cost,
-           Body body) {
-    int64_t total = 0, before = 0;
+void split_work(const std::vector<LoraPart>& parts, int which, int threads, int64_t grain, Units units, Cost cost,
+                Body body) {
+    int64_t total = 0;
+    int64_t before = 0;
     for (const LoraPart& part : parts) total += units(part) * cost(part);
-    int64_t begin = total * which / threads, end = total * (which + 1) / threads;
+    int64_t begin = total * which / threads;
+    int64_t end = total * (which + 1) / threads;
     for (const LoraPart& part : parts) {
         // both neighbours of a border round it alike, so that each unit has one thread
         auto unit = [&](int64_t border) {
             int64_t at = std::clamp<int64_t>((border - before) / cost(part), 0, units(part));
             return at == units(part) ? at : at / grain * grain;
         };
-        int64_t from = unit(begin), to = unit(end);
+        int64_t from = unit(begin);
+        int64_t to = unit(end);
         if (from < to) body(part, from, to);
         before += units(part) * cost(part);
     }
 }
 
 // One part for each section and each run of columns in use; rows of equal columns come together in `order`.
-std::vector<LoraPart> parts_of(const LoraSite& site, const LoraRows& of, std::vector<int32_t>& order,
+std::vector<LoraPart> parts_of(const LoraSite& site, const LoraRows& in_use, std::vector<int32_t>& order,
                                std::vector<float>& h) {
-    const int32_t* begins = of.begins;
-    int64_t rows = of.count;
+    const int32_t* begins = in_use.begins;
+    int64_t rows = in_use.count;
     order.resize(rows);
     for (int64_t row = 0; row < rows; ++row) order[row] = static_cast<int32_t>(row);
     auto precedes = [&](int32_t left, int32_t right) {  // by rank too: rows of the base model begin anywhere
-        return begins[left] != begins[right] ? begins[left] < begins[right] : of.ranks[left] < of.ranks[right];
+        return begins[left] != begins[right] ? begins[left] < begins[right] : in_use.ranks[left] < in_use.ranks[right];
     };
     std::stable_sort(order.begin(), order.end(), precedes);
     std::vector<LoraPart> parts;
     int64_t size = 0;
     for (int64_t section = 0; section < site.sections; ++section) {
-        const int32_t* rank = of.ranks + section * of.ranks_stride;
+        const int32_t* rank = in_use.ranks + section * in_use.ranks_stride;
         for (int64_t at = 0, next; at < rows; at = next) {
             int32_t row = order[at];
             for (next = at + 1; next < rows; ++next)
@@ -56,12 +59,15 @@ std::vector<LoraPart> parts_of(const LoraSite& site, const LoraRows& of, std::ve
     }
     if (static_cast<int64_t>(h.size()) < size) h.resize(size);
     float* to = h.data();
-    for (LoraPart& part : parts) part.h = to, to += part.rank * part.count;
+    for (LoraPart& part : parts) {
+        part.h = to;
+        to += part.rank * part.count;
+    }
     return parts;
 }
 
-template <class T>
-void lora(T* y, int64_t y_stride, const T* x, int64_t x_stride, const LoraSite& site, const LoraRows& rows,
+template <class Storage>
+void lora(Storage* y, int64_t y_stride, const Storage* x, int64_t x_stride, const LoraSite& site, const LoraRows& rows,
           int threads) {
     static thread_local std::vector<int32_t> order;
     static thread_local std::vector<float> h;
@@ -74,15 +80,19 @@ void lora(T* y, int64_t y_stride, const T* x, int64_t x_stride, const LoraSite& 
     auto shrinking = [&](const LoraPart& part, int64_t from, int64_t to) { shrink(part, from, to, x, x_stride, site); };
     auto expanding = [&](const LoraPart& part, int64_t from, int64_t to) { expand(part, from, to, y, y_stride, site); };
     if (threads == 1 || numbers < WORTH_A_THREAD) {
-        for (const LoraPart& part : parts) shrinking(part, 0, columns(part)), expanding(part, 0, outputs(part));
+        for (const LoraPart& part : parts) {
+            shrinking(part, 0, columns(part));
+            expanding(part, 0, outputs(part));
+        }
         return;
     }
 #pragma omp parallel num_threads(threads)
     {
-        int which = omp_get_thread_num(), team = omp_get_num_threads();
-        share(parts, which, team, 1, columns, one, shrinking);
+        int which = omp_get_thread_num();
+        int team = omp_get_num_threads();
+        split_work(parts, which, team, 1, columns, one, shrinking);
 #pragma omp barrier
-        share(parts, which, team, LANES, outputs, columns, expanding);
+        split_work(parts, which, team, LANES, outputs, columns, expanding);
     }
 }
 

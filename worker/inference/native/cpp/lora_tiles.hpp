@@ -11,12 +11,12 @@
 namespace {
 
 #ifdef __AVX512BF16__
-inline __mmask32 first(int64_t count) { return count >= 32 ? 0xffffffffu : (1u << count) - 1; }
+inline __mmask32 mask_of(int64_t count) { return count >= 32 ? 0xffffffffu : (1u << count) - 1; }
 #endif
 
 // Dots of four rows of `a` with each of as many rows of x as can be taken at once; gives how many rows that were.
-template <class T>
-inline int64_t dot_rows(const LoraPart&, int64_t, const T*, int64_t, const T*, int64_t) {
+template <class Storage>
+inline int64_t dot_rows(const LoraPart&, int64_t, const Storage*, int64_t, const Storage*, int64_t) {
     return 0;
 }
 
@@ -32,7 +32,7 @@ inline int64_t dot_rows(const LoraPart& part, int64_t column, const Bf16* x, int
             for (int other = 0; other < 4; ++other) sums[which][other] = _mm512_setzero_ps();
         }
         for (int64_t at = 0; at < inputs; at += 32) {
-            __mmask32 mask = first(inputs - at);
+            __mmask32 mask = mask_of(inputs - at);
             __m512bh factors[4];
             for (int other = 0; other < 4; ++other)
                 factors[other] = (__m512bh)_mm512_maskz_loadu_epi16(mask, a + other * inputs + at);
@@ -46,7 +46,7 @@ inline int64_t dot_rows(const LoraPart& part, int64_t column, const Bf16* x, int
         for (int which = 0; which < 4; ++which)
 #pragma GCC unroll 4
             for (int other = 0; other < 4; ++other)
-                part.h[(row + which) * part.rank + column + other] = sum(bits_of<F>(sums[which][other]));
+                part.h[(row + which) * part.rank + column + other] = sum(bits_of<Floats>(sums[which][other]));
     }
     return row;
 }
@@ -55,18 +55,20 @@ inline int64_t dot_rows(const LoraPart& part, int64_t column, const Bf16* x, int
 #ifdef __AVX512BF16__
 constexpr int TILE_ROWS = 8;
 
-// 32 outputs of M rows of a part from `at` on, `width` of them: the sums stay in registers. `pairs` has two of a row's h
-// for every two columns.
-template <int M>
+// 32 outputs of ROWS rows of a part from `at` on, `width` of them: the sums stay in registers. `pairs` has two of a
+// row's h for every two columns.
+template <int ROWS>
 inline void expand_tile(const LoraPart& part, int64_t row, int64_t at, int64_t width, const uint32_t* pairs, Bf16* y,
                         int64_t y_stride, const LoraSite& site) {
-    const int64_t outputs = site.widths[part.section], rank = part.rank;
-    const __mmask32 mask = first(width);
+    const int64_t outputs = site.widths[part.section];
+    const int64_t rank = part.rank;
+    const __mmask32 mask = mask_of(width);
     const __m512i zero = _mm512_setzero_si512();
     const Bf16* b = static_cast<const Bf16*>(site.b[part.section]) + part.begin * outputs + at;
-    __m512 even[M], odd[M];
-    Bf16* places[M];
-    for (int which = 0; which < M; ++which) {
+    __m512 even[ROWS];
+    __m512 odd[ROWS];
+    Bf16* places[ROWS];
+    for (int which = 0; which < ROWS; ++which) {
         places[which] = y + part.rows[row + which] * y_stride + site.offsets[part.section] + at;
         __m512i lanes = _mm512_maskz_loadu_epi16(mask, places[which]);
         even[which] = (__m512)_mm512_unpacklo_epi16(zero, lanes);
@@ -75,17 +77,18 @@ inline void expand_tile(const LoraPart& part, int64_t row, int64_t at, int64_t w
     for (int64_t column = 0; column < rank; column += 2) {
         __m512i one = _mm512_maskz_loadu_epi16(mask, b + column * outputs);
         __m512i other = _mm512_maskz_loadu_epi16(column + 1 < rank ? mask : 0, b + (column + 1) * outputs);
-        __m512bh low = (__m512bh)_mm512_unpacklo_epi16(one, other), high = (__m512bh)_mm512_unpackhi_epi16(one, other);
-        for (int which = 0; which < M; ++which) {
+        __m512bh low = (__m512bh)_mm512_unpacklo_epi16(one, other);
+        __m512bh high = (__m512bh)_mm512_unpackhi_epi16(one, other);
+        for (int which = 0; which < ROWS; ++which) {
             __m512bh both = (__m512bh)_mm512_set1_epi32(pairs[column / 2 * TILE_ROWS + which]);
             even[which] = _mm512_dpbf16_ps(even[which], both, low);
             odd[which] = _mm512_dpbf16_ps(odd[which], both, high);
         }
     }
 #pragma GCC unroll 8
-    for (int which = 0; which < M; ++which) {
-        __m512i low = bits_of<__m512i>(rounded(bits_of<F>(even[which])));
-        __m512i high = bits_of<__m512i>(rounded(bits_of<F>(odd[which])));
+    for (int which = 0; which < ROWS; ++which) {
+        __m512i low = bits_of<__m512i>(round_to_bf16(bits_of<Floats>(even[which])));
+        __m512i high = bits_of<__m512i>(round_to_bf16(bits_of<Floats>(odd[which])));
         _mm512_mask_storeu_epi16(places[which], mask, _mm512_packus_epi32(low, high));
     }
 }
@@ -110,8 +113,8 @@ inline int64_t expand_tiles(const LoraPart& part, int64_t from, int64_t to, Bf16
 }
 #endif
 
-template <class T>
-int64_t expand_tiles(const LoraPart&, int64_t, int64_t, T*, int64_t, const LoraSite&) {
+template <class Storage>
+int64_t expand_tiles(const LoraPart&, int64_t, int64_t, Storage*, int64_t, const LoraSite&) {
     return 0;
 }
 

@@ -16,68 +16,78 @@
 namespace {
 
 constexpr int64_t PANEL = 32;
-constexpr int MOST_ROWS = 14;  // 28 registers hold their sums, two the weights
+constexpr int MOST_ROWS = 14;    // 28 registers hold their sums, two the weights
 constexpr int WAITING_ROWS = 8;  // so few wait for memory, and it has to be asked early
 constexpr int64_t AHEAD = 2048;  // bytes
 // Rows whose beginnings are a multiple of so many inputs apart share few sets of the first-level cache.
-constexpr int64_t COLLIDING = 512, APART = 32;
+constexpr int64_t COLLIDING = 512;
+constexpr int64_t APART = 32;
 
 struct Panels {
     const void* weights;  // bfloat16, or 8 bits where there are scales
     const float* scale;   // of each output; null: none
     const Bf16* bias;     // null: none
-    int64_t inputs, outputs;
+    int64_t inputs;
+    int64_t outputs;
 };
 
+// Two inputs of the first and of the last sixteen outputs.
 struct Pair {
-    __m512bh low, high;  // two inputs of the first and the last sixteen outputs
+    __m512bh low;
+    __m512bh high;
 };
 
 inline Pair load_pair(const Bf16* at) {
     return {(__m512bh)_mm512_loadu_si512(at), (__m512bh)_mm512_loadu_si512(at + PANEL)};
 }
 
-inline __m512bh widened(const int8_t* at) {  // exact: bfloat16 keeps 8 bits
+inline __m512bh widen(const int8_t* at) {  // exact: bfloat16 keeps 8 bits
     __m512 first = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at))));
-    __m512 last = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at + LANES))));
+    __m512 last =
+        _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at + LANES))));
     return _mm512_cvtne2ps_pbh(last, first);
 }
 
-inline Pair load_pair(const int8_t* at) { return {widened(at), widened(at + PANEL)}; }
+inline Pair load_pair(const int8_t* at) { return {widen(at), widen(at + PANEL)}; }
 
 // Where a panel's outputs go, and what is added to them there.
 struct Outputs {
     Bf16* y;
     const Bf16* added;  // null: nothing
-    int64_t stride, begin, width;
+    int64_t stride;
+    int64_t begin;
+    int64_t width;
 };
 
-inline void put(F total, const Panels& of, const Outputs& to, int64_t row, int64_t lane) {
+inline void store_outputs(Floats total, const Panels& panels, const Outputs& to, int64_t row, int64_t lane) {
     if (to.width <= lane) return;
-    int64_t output = to.begin + lane, at = row * to.stride + output;
+    int64_t output = to.begin + lane;
+    int64_t at = row * to.stride + output;
     __mmask16 mask = to.width - lane >= LANES ? 0xffff : (1u << (to.width - lane)) - 1;
-    if (of.scale) total *= load(of.scale + output);
-    if (of.bias) total += load(of.bias + output);
-    if (to.added) total += bits_of<F>(widened(bits_of<Half>(_mm256_maskz_loadu_epi16(mask, to.added + at))) << 16);
+    if (panels.scale) total *= load(panels.scale + output);
+    if (panels.bias) total += load(panels.bias + output);
+    if (to.added)
+        total += bits_of<Floats>(widen(bits_of<HalfWords>(_mm256_maskz_loadu_epi16(mask, to.added + at))) << 16);
     _mm256_mask_storeu_epi16(to.y + at, mask, (__m256i)_mm512_cvtneps_pbh(bits_of<__m512>(total)));
 }
 
-// R rows from `row` on, times one panel.
-template <class W, int R>
-void multiply_rows(const Bf16* x, int64_t x_stride, int64_t row, const W* panel, const Panels& of, const Outputs& to) {
-    __m512 sums[R][2];
-    const Bf16* from[R];
-    for (int which = 0; which < R; ++which) {
+// ROWS rows from `row` on, times one panel.
+template <class Weight, int ROWS>
+void multiply_rows(const Bf16* x, int64_t x_stride, int64_t row, const Weight* panel, const Panels& panels,
+                   const Outputs& to) {
+    __m512 sums[ROWS][2];
+    const Bf16* from[ROWS];
+    for (int which = 0; which < ROWS; ++which) {
         sums[which][0] = sums[which][1] = _mm512_setzero_ps();
         from[which] = x + (row + which) * x_stride;
     }
-    for (int64_t input = 0; input < of.inputs; input += 2) {
-        const W* at = panel + input * PANEL;
-        if (R <= WAITING_ROWS)
-            for (size_t line = 0; line < 2 * PANEL * sizeof(W); line += 64)
+    for (int64_t input = 0; input < panels.inputs; input += 2) {
+        const Weight* at = panel + input * PANEL;
+        if (ROWS <= WAITING_ROWS)
+            for (size_t line = 0; line < 2 * PANEL * sizeof(Weight); line += 64)
                 __builtin_prefetch(reinterpret_cast<const char*>(at) + AHEAD + line);
         Pair weights = load_pair(at);
-        for (int which = 0; which < R; ++which) {
+        for (int which = 0; which < ROWS; ++which) {
             int32_t two;
             std::memcpy(&two, from[which] + input, sizeof two);
             __m512bh both = (__m512bh)_mm512_set1_epi32(two);
@@ -85,67 +95,72 @@ void multiply_rows(const Bf16* x, int64_t x_stride, int64_t row, const W* panel,
             sums[which][1] = _mm512_dpbf16_ps(sums[which][1], weights.high, both);
         }
     }
-    alignas(64) float totals[R][PANEL];
+    alignas(64) float totals[ROWS][PANEL];
 #pragma GCC unroll 16  // a loop that stays one would keep the sums in memory all the time
-    for (int which = 0; which < R; ++which) {
+    for (int which = 0; which < ROWS; ++which) {
         _mm512_store_ps(totals[which], sums[which][0]);
         _mm512_store_ps(totals[which] + LANES, sums[which][1]);
     }
-    for (int which = 0; which < R; ++which)
-        for (int64_t lane = 0; lane < PANEL; lane += LANES) put(load(totals[which] + lane), of, to, row + which, lane);
+    for (int which = 0; which < ROWS; ++which)
+        for (int64_t lane = 0; lane < PANEL; lane += LANES)
+            store_outputs(load(totals[which] + lane), panels, to, row + which, lane);
 }
 
-template <class W>
-using MultiplyRows = void (*)(const Bf16*, int64_t, int64_t, const W*, const Panels&, const Outputs&);
+template <class Weight>
+using MultiplyRows = void (*)(const Bf16*, int64_t, int64_t, const Weight*, const Panels&, const Outputs&);
 
-template <class W, int... R>
-constexpr std::array<MultiplyRows<W>, sizeof...(R)> each_count(std::integer_sequence<int, R...>) {
-    return {multiply_rows<W, R + 1>...};
+template <class Weight, int... ROWS>
+constexpr std::array<MultiplyRows<Weight>, sizeof...(ROWS)> for_each_row_count(std::integer_sequence<int, ROWS...>) {
+    return {multiply_rows<Weight, ROWS + 1>...};
 }
 
 // All rows times one panel, in runs of nearly the same length.
-template <class W>
-void multiply_panel(const Bf16* x, int64_t x_stride, int64_t rows, const W* panel, const Panels& of,
+template <class Weight>
+void multiply_panel(const Bf16* x, int64_t x_stride, int64_t rows, const Weight* panel, const Panels& panels,
                     const Outputs& to) {
-    static constexpr auto multiply = each_count<W>(std::make_integer_sequence<int, MOST_ROWS>());
+    static constexpr auto multiply = for_each_row_count<Weight>(std::make_integer_sequence<int, MOST_ROWS>());
     int64_t runs = (rows + MOST_ROWS - 1) / MOST_ROWS;
     for (int64_t run = 0; run < runs; ++run) {
-        int64_t row = rows * run / runs, end = rows * (run + 1) / runs;
-        multiply[end - row - 1](x, x_stride, row, panel, of, to);
+        int64_t row = rows * run / runs;
+        int64_t end = rows * (run + 1) / runs;
+        multiply[end - row - 1](x, x_stride, row, panel, panels, to);
     }
 }
 
 // Many rows read a panel of 8 bits more than once: it is widened for them first.
-void widen_and_multiply(const Bf16* x, int64_t x_stride, int64_t rows, const int8_t* panel, const Panels& of,
+void widen_and_multiply(const Bf16* x, int64_t x_stride, int64_t rows, const int8_t* panel, const Panels& panels,
                         const Outputs& to) {
-    if (rows <= MOST_ROWS) return multiply_panel(x, x_stride, rows, panel, of, to);
+    if (rows <= MOST_ROWS) return multiply_panel(x, x_stride, rows, panel, panels, to);
     static thread_local std::vector<Bf16> wide;
-    wide.resize(PANEL * of.inputs);
-    for (int64_t at = 0; at < PANEL * of.inputs; at += PANEL)
-        _mm512_storeu_si512(wide.data() + at, (__m512i)widened(panel + at));
-    multiply_panel(x, x_stride, rows, wide.data(), of, to);
+    wide.resize(PANEL * panels.inputs);
+    for (int64_t at = 0; at < PANEL * panels.inputs; at += PANEL)
+        _mm512_storeu_si512(wide.data() + at, (__m512i)widen(panel + at));
+    multiply_panel(x, x_stride, rows, wide.data(), panels, to);
 }
 
-void product(Bf16* y, const Bf16* x, const Bf16* added, int64_t rows, const Panels& of, int threads) {
+void product(Bf16* y, const Bf16* x, const Bf16* added, int64_t rows, const Panels& panels, int threads) {
     static thread_local std::vector<Bf16> apart;
-    const bool collide = rows > 1 && of.inputs % COLLIDING == 0;
-    const int64_t stride = of.inputs + (collide ? APART : 0), panels = (of.outputs + PANEL - 1) / PANEL;
+    const bool collide = rows > 1 && panels.inputs % COLLIDING == 0;
+    const int64_t stride = panels.inputs + (collide ? APART : 0);
+    const int64_t panel_count = (panels.outputs + PANEL - 1) / PANEL;
     if (collide) apart.resize(rows * stride);
     Bf16* copy = apart.data();
     const Bf16* from = collide ? copy : x;
-#pragma omp parallel num_threads(threads) if (of.inputs * of.outputs >= WORTH_A_THREAD)
+#pragma omp parallel num_threads(threads) if (panels.inputs * panels.outputs >= WORTH_A_THREAD)
     {
         if (collide) {
 #pragma omp for schedule(static)
             for (int64_t row = 0; row < rows; ++row)
-                std::memcpy(copy + row * stride, x + row * of.inputs, of.inputs * sizeof(Bf16));
+                std::memcpy(copy + row * stride, x + row * panels.inputs, panels.inputs * sizeof(Bf16));
         }
 #pragma omp for schedule(static)
-        for (int64_t panel = 0; panel < panels; ++panel) {
-            int64_t begin = panel * PANEL, at = begin * of.inputs;
-            const Outputs to = {y, added, of.outputs, begin, std::min(PANEL, of.outputs - begin)};
-            if (of.scale) widen_and_multiply(from, stride, rows, static_cast<const int8_t*>(of.weights) + at, of, to);
-            else multiply_panel(from, stride, rows, static_cast<const Bf16*>(of.weights) + at, of, to);
+        for (int64_t panel = 0; panel < panel_count; ++panel) {
+            int64_t begin = panel * PANEL;
+            int64_t at = begin * panels.inputs;
+            const Outputs to = {y, added, panels.outputs, begin, std::min(PANEL, panels.outputs - begin)};
+            if (panels.scale)
+                widen_and_multiply(from, stride, rows, static_cast<const int8_t*>(panels.weights) + at, panels, to);
+            else multiply_panel(from, stride, rows, static_cast<const Bf16*>(panels.weights) + at, panels, to);
         }
     }
 }
