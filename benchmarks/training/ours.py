@@ -14,7 +14,7 @@ from benchmarks.training.rows import Row
 from core.jobs.spec import FileRef, JobSpec, LoraSpec
 from worker.models.loading import load_base_model
 from worker.training.data.examples import ExampleSet
-from worker.training.data.plan import Plan
+from worker.training.data.plan import TrainingPlan
 from worker.training.model.lora import add_lora, save_adapter
 from worker.training.model.memory import choose_token_budget
 from worker.training.model.optimizer import AdapterOptimizer
@@ -34,9 +34,9 @@ def as_examples(rows: Sequence[Row]) -> ExampleSet:
     )
 
 
-def make_plan(request: MeasurementRequest, n_examples: int) -> Plan:
+def make_plan(request: MeasurementRequest, n_examples: int) -> TrainingPlan:
     """Give the steps of the one epoch."""
-    return Plan(n_examples, request.rows_per_step, 1, request.seed)
+    return TrainingPlan(n_examples, request.rows_per_step, 1, request.seed)
 
 
 def in_our_order(request: MeasurementRequest, rows: Sequence[Row]) -> list[Row]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from worker.training.data.examples import ExampleSet
-from worker.training.data.plan import Plan
+from worker.training.data.plan import TrainingPlan
 from worker.training.measure.flops import Amounts, count_flops, frozen_linear_layers
 from worker.training.measure.gemm_probe import probe_flops_per_s
 from worker.training.model.lora import LoraModel
@@ -89,7 +89,7 @@ class Roofline:
         return self.needed_flops / self.peak_flops_per_s
 
     @classmethod
-    def measure(cls, model: LoraModel, examples: ExampleSet, plan: Plan) -> Self:
+    def measure(cls, model: LoraModel, examples: ExampleSet, plan: TrainingPlan) -> Self:
         """Time the products of one step of mean size, and count what all steps need."""
         amounts = Amounts.of(examples, range(len(examples)))
         step = Amounts.of(examples, plan.members_of(0))

@@ -34,9 +34,9 @@ def upgrade(url: str) -> None:
     db_engine = create_db_engine(url)
     try:
         with reported_failures(), _only_one(db_engine, url) as connection:
-            found = find_revision(connection)
-            if is_newer(found):
-                raise SchemaMismatch(found, REVISIONS[-1], True)
+            revision = find_revision(connection)
+            if is_newer(revision):
+                raise SchemaMismatch(revision, REVISIONS[-1], True)
             config = _config()
             config.attributes["connection"] = connection
             command.upgrade(config, "head")

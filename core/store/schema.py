@@ -24,19 +24,19 @@ def check_schema(url: str) -> None:
     db_engine = create_db_engine(url)
     try:
         with reported_failures(), db_engine.connect() as connection:
-            found = find_revision(connection)
+            revision = find_revision(connection)
     finally:
         db_engine.dispose()
-    if found != REVISIONS[-1]:
-        raise SchemaMismatch(found, REVISIONS[-1], is_newer(found))
+    if revision != REVISIONS[-1]:
+        raise SchemaMismatch(revision, REVISIONS[-1], is_newer(revision))
 
 
 def find_revision(connection: Connection) -> str | None:
     """Give the revision that the database is at; None when it has no tables yet."""
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
-    found: str | None = connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))
-    return found
+    revision: str | None = connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))
+    return revision
 
 
 def is_newer(revision: str | None) -> bool:

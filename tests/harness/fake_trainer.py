@@ -19,7 +19,7 @@ from worker.trainer_process.messages import (
     Finished,
     Message,
     Note,
-    Phase,
+    PhaseStarted,
     Resumed,
     StepDone,
     StepSeconds,
@@ -85,7 +85,7 @@ class Run:
     def run(self) -> int:
         signal.signal(signal.SIGTERM, signal.SIG_IGN if self._behaviour.deaf else self._on_sigterm)
         print(self._behaviour.says, flush=True)
-        self._say(Phase(name="training"))
+        self._say(PhaseStarted(name="training"))
         self._say(Note(level=EventLevel.INFO, message=f"environment: {sorted(os.environ)}"))
         step = self._resume()
         while step < self._behaviour.steps:

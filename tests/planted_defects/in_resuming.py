@@ -10,7 +10,7 @@ DEFECTS = (
         name="33 a resumed run begins with the first epoch's first examples again",
         in_="worker.training.loop:TrainingLoop._take_step",
         replace="$gradient.accumulate($step)",
-        by="$gradient.accumulate($step if self.meter.speed.steps else 0)",
+        by="$gradient.accumulate($step if self.meter.throughput.steps else 0)",
         tests=(f"{RESUME}::TestTrap33",),
     ),
     Defect(

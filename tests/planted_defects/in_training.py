@@ -177,11 +177,11 @@ DEFECTS = (
     ),
     Defect(
         name="a sample counts as exact though the model would have gone on",
-        in_="worker.training.measure.samples:Sampler._compare",
+        in_="worker.training.measure.generation_eval:GenerationEvaluator._compare",
         replace="$is_stopped and tuple($got) == $expected",
         by="tuple($got) == $expected",
         tests=(
-            "tests/worker/training/measure/test_samples.py::TestComparison"
+            "tests/worker/training/measure/test_generation_eval.py::TestComparison"
             "::test_exact_is_the_completion_itself_and_nothing_behind_it",
         ),
     ),

@@ -5,16 +5,16 @@ from typing import Any, assert_never
 
 from core.jobs.events import EventType, JobEvent
 from worker.trainer_process.messages import (
-    Alive,
     CheckpointWritten,
     Evaluated,
     Failed,
     Finished,
+    HeldOutAnswers,
+    KeepAlive,
     Message,
     Note,
-    Phase,
+    PhaseStarted,
     Resumed,
-    Sampled,
     StepDone,
 )
 
@@ -33,9 +33,9 @@ class Journal:
     def take(self, message: Message) -> None:
         """Note one message of the trainer."""
         match message:
-            case Alive():
+            case KeepAlive():
                 return
-            case Phase(name=name):
+            case PhaseStarted(name=name):
                 self.progress["phase"] = name
             case Note():
                 self.pending.append(JobEvent(message.message, message.level, data=message.data))
@@ -43,8 +43,8 @@ class Journal:
                 self._take_step(message)
             case Evaluated():
                 self._take_evaluation(message)
-            case Sampled():
-                self._take_samples(message)
+            case HeldOutAnswers():
+                self._take_answers(message)
             case CheckpointWritten(step=step):
                 self.pending.append(JobEvent(f"Checkpoint written at step {step}", data={"step": step}))
             case Resumed(step=step):
@@ -85,13 +85,13 @@ class Journal:
             )
         )
 
-    def _take_samples(self, sampled: Sampled) -> None:
-        judged = [sample for sample in sampled.samples if sample.exact is not None]
-        exact, stopped = sum(bool(sample.exact) for sample in judged), sum(bool(sample.stopped) for sample in judged)
+    def _take_answers(self, message: HeldOutAnswers) -> None:
+        judged = [answer for answer in message.answers if answer.exact is not None]
+        exact, stopped = sum(bool(answer.exact) for answer in judged), sum(bool(answer.stopped) for answer in judged)
         self.pending.append(
             JobEvent(
-                f"Step {sampled.step}: {len(sampled.samples)} held-out prompts answered; of {len(judged)} whose "
+                f"Step {message.step}: {len(message.answers)} held-out prompts answered; of {len(judged)} whose "
                 f"completion is short enough to compare, {exact} exactly, {stopped} ended by the model itself",
-                data={"step": sampled.step, "samples": [sample.model_dump() for sample in sampled.samples]},
+                data={"step": message.step, "samples": [answer.model_dump() for answer in message.answers]},
             )
         )

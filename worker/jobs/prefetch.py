@@ -18,7 +18,7 @@ _REASON_CHARS: Final = 500
 _log = structlog.stdlib.get_logger(__name__)
 
 
-def warm_in_background(
+def prefetch_in_background(
     engine_urls: Mapping[str, str], base_model: str, adapter: str, *, timeout_s: float = _TIMEOUT_S
 ) -> threading.Thread | None:
     """Begin to ask the base model's engine; give the thread that does, None where no engine is configured.
@@ -29,12 +29,14 @@ def warm_in_background(
     if url is None:
         return None
     # daemon: a worker that stops does not wait for an engine
-    thread = threading.Thread(target=_warm, args=(url, base_model, adapter, timeout_s), name="warm", daemon=True)
+    thread = threading.Thread(
+        target=_prefetch, args=(url, base_model, adapter, timeout_s), name="prefetch", daemon=True
+    )
     thread.start()
     return thread
 
 
-def _warm(url: str, base_model: str, adapter: str, timeout_s: float) -> None:
+def _prefetch(url: str, base_model: str, adapter: str, timeout_s: float) -> None:
     log = _log.bind(base_model=base_model, adapter=adapter[:12])
     path = url.removeprefix("unix://")
     over_socket = path != url
@@ -51,9 +53,9 @@ def _warm(url: str, base_model: str, adapter: str, timeout_s: float) -> None:
         ):
             response = client.post("/warm", json={"adapter": adapter})
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        log.warning("adapter not warmed; its first request will load it", reason=str(error) or type(error).__name__)
+        log.warning("adapter not prefetched; its first request will load it", reason=str(error) or type(error).__name__)
         return
     if response.status_code == 200:
-        log.info("adapter warmed")
+        log.info("adapter prefetched")
     else:
-        log.warning("adapter not warmed", status=response.status_code, reason=response.text[:_REASON_CHARS])
+        log.warning("adapter not prefetched", status=response.status_code, reason=response.text[:_REASON_CHARS])

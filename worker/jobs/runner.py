@@ -22,7 +22,7 @@ from core.store.leases import Lease, LeaseLost
 from core.store.tables import JobRecord
 from worker.jobs.attempt_folder import drop_large_files, earlier_checkpoints, make_folder
 from worker.jobs.claim import Claim
-from worker.jobs.prefetch import warm_in_background
+from worker.jobs.prefetch import prefetch_in_background
 from worker.jobs.publishing import fetch_adapter, store_adapter, store_results
 from worker.jobs.runtime import WorkerRuntime
 from worker.jobs.slot import WorkerSlot
@@ -193,7 +193,7 @@ class Attempt:
         )
         _log.info("job succeeded", model=model, steps=finished.steps)
         base_model = JobSpec.model_validate(self._job.spec).base_model
-        warm_in_background(self._settings.engine_urls, base_model, publication.adapter.sha256)
+        prefetch_in_background(self._settings.engine_urls, base_model, publication.adapter.sha256)
 
     def _try_again(self, watch: Supervision) -> None:
         """Put a job whose trainer died back into the queue; it goes on from its newest checkpoint."""

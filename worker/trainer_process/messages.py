@@ -13,7 +13,7 @@ from core.jobs.events import EventLevel
 from core.values import Frozen
 
 
-class Phase(Frozen):
+class PhaseStarted(Frozen):
     """The trainer begins something that takes time: loading, rendering, training, evaluating, saving."""
 
     type: Literal["phase"] = "phase"
@@ -65,7 +65,7 @@ class StepDone(Frozen):
 class Evaluated(Frozen):
     """Held-out examples were scored. ``loss`` is nats per completion token, whatever the prompt's weight.
 
-    ``exact_match`` and ``stop_rate`` are those of the samples.
+    ``exact_match`` and ``stop_rate`` are those of the `HeldOutAnswers`.
     """
 
     type: Literal["evaluated"] = "evaluated"
@@ -78,7 +78,7 @@ class Evaluated(Frozen):
     stop_rate: float | None = None  # ended by the model itself, not by the limit of new tokens
 
 
-class Sample(Frozen):
+class HeldOutAnswer(Frozen):
     """A held-out prompt and what the model makes of it; a long prompt shows its end.
 
     ``stopped`` and ``exact`` are None where the completion is longer than what the model may write.
@@ -91,21 +91,21 @@ class Sample(Frozen):
     exact: bool | None
 
 
-class Sampled(Frozen):
+class HeldOutAnswers(Frozen):
     """Held-out prompts were answered, always with the most likely token."""
 
-    type: Literal["sampled"] = "sampled"
+    type: Literal["held_out_answers"] = "held_out_answers"
     step: int
-    samples: tuple[Sample, ...]
+    answers: tuple[HeldOutAnswer, ...]
 
     @property
     def exact_match(self) -> float | None:
         """The share of what can be judged; None where nothing can."""
-        return _share(sample.exact for sample in self.samples)
+        return _share(answer.exact for answer in self.answers)
 
     @property
     def stop_rate(self) -> float | None:
-        return _share(sample.stopped for sample in self.samples)
+        return _share(answer.stopped for answer in self.answers)
 
 
 class CheckpointWritten(Frozen):
@@ -147,14 +147,23 @@ class Failed(Frozen):
     lines: tuple[int, ...] = ()
 
 
-class Alive(Frozen):
+class KeepAlive(Frozen):
     """The trainer's work goes on, though there is nothing else to report yet."""
 
     type: Literal["alive"] = "alive"
 
 
 Message = Annotated[
-    Phase | Note | StepDone | Evaluated | Sampled | CheckpointWritten | Resumed | Finished | Failed | Alive,
+    PhaseStarted
+    | Note
+    | StepDone
+    | Evaluated
+    | HeldOutAnswers
+    | CheckpointWritten
+    | Resumed
+    | Finished
+    | Failed
+    | KeepAlive,
     Field(discriminator="type"),
 ]
 
@@ -162,8 +171,8 @@ _ADAPTER: TypeAdapter[Message] = TypeAdapter(Message)
 
 
 def _share(judged: Iterable[bool | None]) -> float | None:
-    found = [one for one in judged if one is not None]
-    return sum(found) / len(found) if found else None
+    verdicts = [verdict for verdict in judged if verdict is not None]
+    return sum(verdicts) / len(verdicts) if verdicts else None
 
 
 def parse(line: bytes) -> Message:

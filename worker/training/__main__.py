@@ -17,7 +17,7 @@ from worker.trainer_process.messages import Failed
 from worker.trainer_process.run_folder import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, EXIT_PEER_LOST
 from worker.training.measure.stopwatch import Stopwatch
 from worker.training.process.ranks import PeerLost, Ranks
-from worker.training.process.reporter import LastWords, PipeReporter
+from worker.training.process.reporter import FailureReporter, PipeReporter
 from worker.training.process.stopping import Stopped, StopSignal
 from worker.training.run import run
 
@@ -32,7 +32,7 @@ def main() -> int:
     """Run the trainer; give its exit code."""
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS_KEPT)  # read at its first product
     arguments = _parse()
-    ranks = Ranks.told(os.environ)
+    ranks = Ranks.from_environ(os.environ)
     _log_to_stderr(ranks)
     code = _train(arguments, ranks)
     if ranks.size > 1 and code != EXIT_DONE:
@@ -44,19 +44,19 @@ def main() -> int:
 def _train(arguments: argparse.Namespace, ranks: Ranks) -> int:
     stop = StopSignal()
     stop.listen()
-    voice = PipeReporter(arguments.events_fd)
-    reporter = voice if ranks.leads else LastWords(voice)
+    pipe = PipeReporter(arguments.events_fd)
+    reporter = pipe if ranks.leads else FailureReporter(pipe)
 
     def check_stop() -> None:
         if ranks.leads:
-            voice.say_alive()
+            pipe.keep_alive()
         stop.check()
 
     try:
         stopwatch = Stopwatch(began_s_ago=time.time() - psutil.Process().create_time())
-        ranks.meet(os.environ, arguments.store_fd)
+        ranks.join(os.environ, arguments.store_fd)
         run(arguments.run_folder, reporter, check_stop, stopwatch, ranks)
-        ranks.part()
+        ranks.leave()
     except Stopped:
         logger.info("told to stop; ending")
         return EXIT_AGAIN

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from core.errors import LossNotFinite
 from worker.trainer_process.messages import CheckpointWritten
 from worker.training.data.examples import RunData
-from worker.training.data.plan import Plan
+from worker.training.data.plan import TrainingPlan
 from worker.training.measure.evaluation import evaluate
+from worker.training.measure.generation_eval import GenerationEvaluator
 from worker.training.measure.result_file import ResultRows
-from worker.training.measure.samples import Sampler
 from worker.training.measure.stopwatch import Stopwatch
 from worker.training.metrics import Meter, Progress
 from worker.training.model.lora import LoraModel
@@ -33,7 +33,7 @@ class TrainingLoop:
 
     model: LoraModel
     data: RunData
-    plan: Plan
+    plan: TrainingPlan
     optimizer: AdapterOptimizer
     gradient: GradientAccumulator
     progress: Progress
@@ -42,7 +42,7 @@ class TrainingLoop:
     write_checkpoint: Callable[[Progress], str]  # gives the folder; only the leading rank calls it
     stopwatch: Stopwatch
     meter: Meter
-    sampler: Sampler
+    generation_evaluator: GenerationEvaluator
     results: ResultRows
     patience: int | None = None  # evaluations without improvement that end the run; None: it trains to its last step
     ranks: Ranks = ALONE
@@ -97,11 +97,13 @@ class TrainingLoop:
                 ranks=self.ranks,
             )
         with self.stopwatch.within("sampling"):
-            sampled = self.ranks.led(lambda: self.sampler.sample(self.progress.step, self.check_stop))
-        if sampled is not None:
-            shares = {"exact_match": sampled.exact_match, "stop_rate": sampled.stop_rate}
+            answers = self.ranks.run_on_leader(
+                lambda: self.generation_evaluator.evaluate(self.progress.step, self.check_stop)
+            )
+        if answers is not None:
+            shares = {"exact_match": answers.exact_match, "stop_rate": answers.stop_rate}
             evaluation = evaluation.model_copy(update=shares)
-            self.reporter.send(sampled)
+            self.reporter.send(answers)
         self.evaluated_tokens += len(self.data.held_out.ids)
         self.progress.evaluation = evaluation
         if evaluation.examples:
@@ -122,12 +124,12 @@ class TrainingLoop:
         self.reporter.send(CheckpointWritten(step=self.progress.step, folder=folder, metrics=self.progress.metrics()))
 
     def _take_step(self) -> None:
-        found = self.gradient.accumulate(self.progress.step)
-        with found.times.within("optimizer"):
+        sums = self.gradient.accumulate(self.progress.step)
+        with sums.times.within("optimizer"):
             grad_norm = self.optimizer.clip()
-            self._require_finite(found.loss.loss, grad_norm)
+            self._require_finite(sums.loss.loss, grad_norm)
             learning_rate = self.optimizer.step(self.progress.step)
-        done = self.meter.measure(self.progress, found, grad_norm=grad_norm, learning_rate=learning_rate)
+        done = self.meter.measure(self.progress, sums, grad_norm=grad_norm, learning_rate=learning_rate)
         self.results.add_step(done)
         self.reporter.send(done)
 

@@ -10,7 +10,7 @@ import torch
 
 from worker.trainer_process.messages import Evaluated, StepDone, StepSeconds
 from worker.training.data.examples import ExampleSet
-from worker.training.data.plan import Plan
+from worker.training.data.plan import TrainingPlan
 from worker.training.measure.early_stopping import Standing
 from worker.training.measure.flops import Amounts, TrainingFlops, count_flops
 from worker.training.measure.gemm_probe import probe_flops_per_s
@@ -35,14 +35,14 @@ class Progress:
     evaluation: Evaluated | None = None  # the last one
     standing: Standing = field(default_factory=Standing)
 
-    def add(self, found: StepSums, padding_tokens: int) -> None:
+    def add(self, sums: StepSums, padding_tokens: int) -> None:
         """Count one more step."""
         self.step += 1
-        self.seen_tokens += found.tokens
-        self.trained_tokens += found.loss.scored_tokens
+        self.seen_tokens += sums.tokens
+        self.trained_tokens += sums.loss.scored_tokens
         self.padding_tokens += padding_tokens
-        self.train_loss = found.loss.completion_loss
-        self.train_token_accuracy = found.loss.token_accuracy
+        self.train_loss = sums.loss.completion_loss
+        self.train_token_accuracy = sums.loss.token_accuracy
 
     def metrics(self) -> dict[str, float]:
         """Give the present step's numbers under OpenAI's names; an older evaluation's are left out."""
@@ -66,7 +66,7 @@ def metrics_of(evaluation: Evaluated) -> dict[str, float]:
 
 
 @dataclass
-class Speed:
+class TrainingThroughput:
     """Work per second over the last steps, an older one counting less with each that follows.
 
     The first step also sets up what later ones find ready, so it counts only until there is a second.
@@ -98,42 +98,44 @@ class Meter:
     """Measures steps and writes their reports. Rates are this process's own: after a resume they start anew."""
 
     training: ExampleSet
-    plan: Plan
+    plan: TrainingPlan
     flops: TrainingFlops | None  # None: not known for this architecture, and neither is the share of the peak
     peak_flops_per_s: float  # of matrix products here, all ranks together
     device: torch.device
-    speed: Speed = field(default_factory=Speed)
+    throughput: TrainingThroughput = field(default_factory=TrainingThroughput)
 
     @classmethod
-    def of(cls, model: LoraModel, training: ExampleSet, plan: Plan, token_budget: int, ranks: Ranks = ALONE) -> "Meter":
+    def of(
+        cls, model: LoraModel, training: ExampleSet, plan: TrainingPlan, token_budget: int, ranks: Ranks = ALONE
+    ) -> "Meter":
         """Count the model's operations and probe the machine, which takes a moment."""
         flops = count_flops(model)
         peak_flops_per_s = 0.0 if flops is None else ranks.size * probe_flops_per_s(model, token_budget)
         return cls(training, plan, flops, peak_flops_per_s, model.device)
 
-    def measure(self, progress: Progress, found: StepSums, *, grad_norm: float, learning_rate: float) -> StepDone:
+    def measure(self, progress: Progress, sums: StepSums, *, grad_norm: float, learning_rate: float) -> StepDone:
         """Add a step that was just taken to the progress, and report on it."""
         amounts = Amounts.of(self.training, self.plan.members_of(progress.step))
-        seconds = found.times.total_s
-        self.speed.add(found.tokens, 0 if self.flops is None else self.flops.of(amounts), seconds)
-        progress.add(found, padding_tokens=found.inputs - amounts.inputs)
+        seconds = sums.times.total_s
+        self.throughput.add(sums.tokens, 0 if self.flops is None else self.flops.of(amounts), seconds)
+        progress.add(sums, padding_tokens=sums.inputs - amounts.inputs)
         all_tokens = len(self.training.ids) * self.plan.n_epochs
         return StepDone(
             step=progress.step,
             total_steps=self.plan.total_steps,
             epoch=progress.step / self.plan.steps_per_epoch,
-            loss=found.loss.loss,
-            completion_loss=found.loss.completion_loss,
-            prompt_loss=found.loss.prompt_loss,
-            token_accuracy=found.loss.token_accuracy,
+            loss=sums.loss.loss,
+            completion_loss=sums.loss.completion_loss,
+            prompt_loss=sums.loss.prompt_loss,
+            token_accuracy=sums.loss.token_accuracy,
             learning_rate=learning_rate,
             grad_norm=grad_norm,
             trained_tokens=progress.trained_tokens,
             seen_tokens=progress.seen_tokens,
             padding_tokens=progress.padding_tokens,
-            tokens_per_s=self.speed.tokens_per_s,
-            mfu=None if self.flops is None else self.speed.flops_per_s / self.peak_flops_per_s,
-            seconds=StepSeconds(total=seconds, **found.times.read()),
-            eta_s=(all_tokens - progress.seen_tokens) / self.speed.tokens_per_s,
+            tokens_per_s=self.throughput.tokens_per_s,
+            mfu=None if self.flops is None else self.throughput.flops_per_s / self.peak_flops_per_s,
+            seconds=StepSeconds(total=seconds, **sums.times.read()),
+            eta_s=(all_tokens - progress.seen_tokens) / self.throughput.tokens_per_s,
             memory_bytes=peak_memory_bytes(self.device),
         )

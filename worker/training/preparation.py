@@ -49,10 +49,10 @@ def rendering_of(job: JobSpec, base_folder: Path) -> RenderSettings:
 
 
 def _say_what_it_trains_on(data: RunData, job: JobSpec, reporter: Reporter) -> None:
-    note(reporter, EventLevel.INFO, f"Trains on {data.account.sentence(job.prompt_loss_weight)}")
-    for sentence in data.account.left_out:
+    note(reporter, EventLevel.INFO, f"Trains on {data.summary.sentence(job.prompt_loss_weight)}")
+    for sentence in data.summary.left_out:
         note(reporter, EventLevel.WARN, sentence)
-    if moved := data.account.moved_lines:
+    if moved := data.summary.moved_lines:
         sentence = "a space at the prompt's end was moved to the completion's beginning"
         note(reporter, EventLevel.WARN, f"{sentence} in {len(moved):,} examples ({name_lines(moved)})")
     if data.unscored_lines:

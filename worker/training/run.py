@@ -6,14 +6,14 @@ from pathlib import Path
 from core.estimates.estimate import Measured
 from core.jobs.events import EventLevel
 from worker.models.loading import LoadedModel
-from worker.trainer_process.messages import Finished, Phase, Resumed
+from worker.trainer_process.messages import Finished, PhaseStarted, Resumed
 from worker.trainer_process.run_folder import ADAPTER, CHECKPOINTS, CONTINUE_FROM, RESULTS, RunSpec, read_spec
 from worker.training.data.examples import RunData
-from worker.training.data.plan import Plan
+from worker.training.data.plan import TrainingPlan
 from worker.training.loop import TrainingLoop
 from worker.training.measure.early_stopping import describe_ending
+from worker.training.measure.generation_eval import GenerationEvaluator, choose_questions
 from worker.training.measure.result_file import ResultRows
-from worker.training.measure.samples import Sampler, choose_questions
 from worker.training.measure.stopwatch import Stopwatch
 from worker.training.metrics import Meter, Progress, metrics_of
 from worker.training.model.lora import LoraModel, add_lora
@@ -71,10 +71,10 @@ def run(
     spec = read_spec(run_folder)
     with out_of_memory_named():
         stopwatch.enter("rendering")
-        reporter.send(Phase(name="rendering"))
+        reporter.send(PhaseStarted(name="rendering"))
         data = load_run_data(run_folder, spec, reporter, check_stop)
         stopwatch.enter("loading")
-        reporter.send(Phase(name="loading"))
+        reporter.send(PhaseStarted(name="loading"))
         base = load_run_base(run_folder, spec)
         check_stop()
         _train(_Parts(run_folder, spec, reporter, check_stop, stopwatch, ranks), data, base)
@@ -86,7 +86,7 @@ def _train(parts: _Parts, data: RunData, base: LoadedModel) -> None:
     if job.continue_from is not None:
         start_from(model, parts.run_folder / CONTINUE_FROM, job.continue_from, base.fingerprint)
         note(reporter, EventLevel.INFO, f"Starts from the weights of {job.continue_from.name}")
-    plan = Plan(len(data.training), job.batch_size, job.n_epochs, job.seed, job.n_evals)
+    plan = TrainingPlan(len(data.training), job.batch_size, job.n_epochs, job.seed, job.n_evals)
     optimizer = AdapterOptimizer(model.parameters, job, plan.total_steps)
     writer = AdapterWriter(spec, base, model, data, parts.run_folder)
     checkpoints = CheckpointFolder(
@@ -96,7 +96,7 @@ def _train(parts: _Parts, data: RunData, base: LoadedModel) -> None:
     earlier = [*checkpoints.list_newest_first(), *map(Path, spec.resume_from)]
     checkpoint = find_resumable(earlier, identity, reporter)
     if checkpoint is None:
-        progress, token_budget = Progress(), ranks.least(choose_token_budget(model))
+        progress, token_budget = Progress(), ranks.min(choose_token_budget(model))
         results = ResultRows()
     else:
         progress, token_budget = restore(checkpoint, model, optimizer), checkpoint.state.token_budget
@@ -119,7 +119,7 @@ def _train(parts: _Parts, data: RunData, base: LoadedModel) -> None:
 
     questions = choose_questions(data.held_out, base.tokenizer, base.context_tokens)
     parts.stopwatch.enter("training")
-    reporter.send(Phase(name="training"))
+    reporter.send(PhaseStarted(name="training"))
     loop = TrainingLoop(
         model,
         data,
@@ -132,7 +132,7 @@ def _train(parts: _Parts, data: RunData, base: LoadedModel) -> None:
         write_checkpoint,
         parts.stopwatch,
         Meter.of(model, data.training, plan, token_budget, ranks),
-        Sampler(model, base.tokenizer, questions, token_budget),
+        GenerationEvaluator(model, base.tokenizer, questions, token_budget),
         results,
         patience=job.early_stopping_patience,
         ranks=ranks,
@@ -143,18 +143,20 @@ def _train(parts: _Parts, data: RunData, base: LoadedModel) -> None:
 
 
 def _make_gradient(
-    parts: _Parts, model: LoraModel, data: RunData, plan: Plan, token_budget: int
+    parts: _Parts, model: LoraModel, data: RunData, plan: TrainingPlan, token_budget: int
 ) -> GradientAccumulator:
-    if twice := checkpoint_what_does_not_fit(model, int(data.training.lengths.max())):
-        note(parts.reporter, EventLevel.WARN, f"memory is short, so {twice} blocks of the model are computed twice")
+    if recomputed := checkpoint_what_does_not_fit(model, int(data.training.lengths.max())):
+        note(
+            parts.reporter, EventLevel.WARN, f"memory is short, so {recomputed} blocks of the model are computed twice"
+        )
 
-    def say_halved(token_budget: int) -> None:
+    def note_halved(token_budget: int) -> None:
         sentence = f"memory did not suffice; micro-batches now have {token_budget} tokens at most"
         note(parts.reporter, EventLevel.WARN, sentence)
 
     noise_alpha = parts.spec.job.neftune_noise_alpha
     return GradientAccumulator(
-        model, data.training, plan, token_budget, parts.check_stop, noise_alpha, parts.ranks, say_halved
+        model, data.training, plan, token_budget, parts.check_stop, noise_alpha, parts.ranks, note_halved
     )
 
 
@@ -168,7 +170,7 @@ def _finish(
     ):
         note(reporter, EventLevel.INFO, sentence)
     parts.stopwatch.enter("saving")
-    reporter.send(Phase(name="saving"))
+    reporter.send(PhaseStarted(name="saving"))
     folder = writer.publish(progress, best_adapter)
     loop.results.write(parts.run_folder / RESULTS)
     best = None if best_adapter is None else progress.standing.best

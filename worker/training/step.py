@@ -13,7 +13,7 @@ from core.estimates.memory_plan import MIN_TOKENS
 from worker.training.data.batches import MicroBatch
 from worker.training.data.examples import ExampleSet
 from worker.training.data.label_check import require_labels
-from worker.training.data.plan import Plan, mix
+from worker.training.data.plan import TrainingPlan, mix
 from worker.training.measure.step_times import StepTimes
 from worker.training.model.lora import LoraModel
 from worker.training.model.loss import weighted_loss
@@ -40,7 +40,7 @@ class GradientAccumulator:
 
     model: LoraModel
     training: ExampleSet
-    plan: Plan
+    plan: TrainingPlan
     token_budget: int  # tokens of a micro-batch, padding included
     check_stop: CheckStop
     noise_alpha: float = 0.0  # NEFTune's; 0: no noise

@@ -3,7 +3,7 @@ from typing import Any
 from core.jobs.events import EventType, JobEvent
 from tests.worker.jobs.step_messages import step_done
 from worker.jobs.journal import Journal
-from worker.trainer_process.messages import Evaluated, Message, Sample, Sampled
+from worker.trainer_process.messages import Evaluated, HeldOutAnswer, HeldOutAnswers, Message
 
 EVALUATED = Evaluated(step=5, loss=0.5, token_accuracy=0.75, tokens=9, examples=3)
 STEP = step_done(step=5, total_steps=10, prompt_loss=2.0, mfu=0.4)
@@ -33,10 +33,10 @@ def test_an_evaluation_tells_of_samples_only_where_there_are_some() -> None:
 
 
 def test_samples_show_what_was_asked_expected_and_answered() -> None:
-    right = Sample(prompt="1+1=", expected=" 2", got=" 2", stopped=True, exact=True)
-    wrong = Sample(prompt="1+2=", expected=" 3", got=" 4", stopped=True, exact=False)
-    long = Sample(prompt="Tell", expected="Once", got="Once upon", stopped=None, exact=None)
-    event, _ = _take(Sampled(step=5, samples=(right, wrong, long)))
+    right = HeldOutAnswer(prompt="1+1=", expected=" 2", got=" 2", stopped=True, exact=True)
+    wrong = HeldOutAnswer(prompt="1+2=", expected=" 3", got=" 4", stopped=True, exact=False)
+    long = HeldOutAnswer(prompt="Tell", expected="Once", got="Once upon", stopped=None, exact=None)
+    event, _ = _take(HeldOutAnswers(step=5, answers=(right, wrong, long)))
     assert event.message == (
         "Step 5: 3 held-out prompts answered; of 2 whose completion is short enough to compare, "
         "1 exactly, 2 ended by the model itself"

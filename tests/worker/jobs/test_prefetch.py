@@ -1,4 +1,4 @@
-"""The warm call against small servers of its own, reachable and not, quick and slow."""
+"""The call that prefetches an adapter, against small servers of its own, reachable and not, quick and slow."""
 
 import json
 import socket
@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from core.jobs.spec import JobStatus
 from tests.worker.conftest import BASE_MODEL, Home
 from worker.jobs import runner
-from worker.jobs.prefetch import warm_in_background
+from worker.jobs.prefetch import prefetch_in_background
 from worker.jobs.runner import run_next
 from worker.trainer_process.stop import StopFlag
 
@@ -87,10 +87,10 @@ def start() -> Iterator[Callable[..., FakeEngine]]:
         engine.close()
 
 
-def warm(url: str, *, timeout_s: float = 30) -> list[Any]:
+def prefetch(url: str, *, timeout_s: float = 30) -> list[Any]:
     """Ask an engine to its end; give the lines that were logged."""
     with capture_logs() as lines:
-        thread = warm_in_background({BASE_MODEL: url}, BASE_MODEL, DIGEST, timeout_s=timeout_s)
+        thread = prefetch_in_background({BASE_MODEL: url}, BASE_MODEL, DIGEST, timeout_s=timeout_s)
         assert thread is not None
         thread.join(timeout=60)
         assert not thread.is_alive()
@@ -109,9 +109,9 @@ def test_the_engine_is_asked_for_the_digest(
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     engine = start(tmp_path / "engine.sock" if over_socket else None)
-    [line] = warm(engine.url)
+    [line] = prefetch(engine.url)
     assert engine.asked == [("/warm", {"adapter": DIGEST})]
-    assert (line["event"], line["log_level"]) == ("adapter warmed", "info")
+    assert (line["event"], line["log_level"]) == ("adapter prefetched", "info")
 
 
 # httpcore forgets to close a unix socket that it could not connect
@@ -120,28 +120,28 @@ def test_the_engine_is_asked_for_the_digest(
     "url", [pytest.param(unused_url(), id="a free port"), "unix:///nowhere/engine.sock", "http://[", "nonsense"]
 )
 def test_an_engine_that_cannot_be_reached_is_one_line_in_the_log(url: str) -> None:
-    [line] = warm(url)
-    assert (line["event"], line["log_level"]) == ("adapter not warmed; its first request will load it", "warning")
+    [line] = prefetch(url)
+    assert (line["event"], line["log_level"]) == ("adapter not prefetched; its first request will load it", "warning")
     assert line["reason"]
 
 
 def test_an_engine_that_is_slow_is_not_waited_for_long(start: Callable[..., FakeEngine]) -> None:
     engine = start()
     engine.go.clear()
-    [line] = warm(engine.url, timeout_s=0.05)
+    [line] = prefetch(engine.url, timeout_s=0.05)
     assert line["log_level"] == "warning"
 
 
 def test_a_refusal_is_logged_with_its_reason(start: Callable[..., FakeEngine]) -> None:
     engine = start()
     engine.status = 503
-    [line] = warm(engine.url)
+    [line] = prefetch(engine.url)
     assert line["status"] == 503
     assert "it is refused" in line["reason"]
 
 
 def test_no_engine_is_no_call() -> None:
-    assert warm_in_background({"another": "http://127.0.0.1:1"}, BASE_MODEL, DIGEST) is None
+    assert prefetch_in_background({"another": "http://127.0.0.1:1"}, BASE_MODEL, DIGEST) is None
 
 
 class TestJob:
@@ -160,12 +160,12 @@ class TestJob:
 
         def watched(*arguments: Any) -> None:
             statuses.append(home.job(job_id_of()).status)
-            threads.append(warm_in_background(*arguments))
+            threads.append(prefetch_in_background(*arguments))
 
         def job_id_of() -> str:
             return next(path.name for path in home.settings.runs_folder.iterdir())
 
-        monkeypatch.setattr(runner, "warm_in_background", watched)
+        monkeypatch.setattr(runner, "prefetch_in_background", watched)
         job_id = self.run(home, engine.url, checkpoint_every=1)
         [thread] = threads
         assert thread is not None

@@ -5,32 +5,32 @@ from core.jobs.events import EventLevel
 from tests.harness.fake_trainer import MEASURED
 from tests.worker.jobs.step_messages import step_done
 from worker.trainer_process.messages import (
-    Alive,
     CheckpointWritten,
     Evaluated,
     Failed,
     Finished,
+    HeldOutAnswer,
+    HeldOutAnswers,
+    KeepAlive,
     Message,
     Note,
-    Phase,
+    PhaseStarted,
     Resumed,
-    Sample,
-    Sampled,
     format_line,
     parse,
 )
 
 ALL: tuple[Message, ...] = (
-    Phase(name="loading"),
+    PhaseStarted(name="loading"),
     Note(level=EventLevel.WARN, message="a\nb", data={"lines": [1, 2]}),
     step_done(),
     Evaluated(step=0, loss=1.0, token_accuracy=0.5, tokens=3, examples=1, exact_match=0.5, stop_rate=1.0),
-    Sampled(step=0, samples=(Sample(prompt="1+1=", expected=" 2", got=" 3", stopped=True, exact=False),)),
+    HeldOutAnswers(step=0, answers=(HeldOutAnswer(prompt="1+1=", expected=" 2", got=" 3", stopped=True, exact=False),)),
     CheckpointWritten(step=1, folder="/x", metrics={"step": 1.0}),
     Resumed(step=1, folder="/x"),
     Finished(folder="/x", steps=2, adapter_step=1, trained_on="…", trained_tokens=9, metrics={}, measured=MEASURED),
     Failed(code="out_of_memory", message="x", lines=(1, 2)),
-    Alive(),
+    KeepAlive(),
 )
 
 

@@ -20,7 +20,7 @@ from tests.worker.training.run_folders import Killed, RecordingReporter, write_r
 from worker.trainer_process.messages import CheckpointWritten, Evaluated, Finished, Message, StepDone
 from worker.trainer_process.run_folder import ADAPTER, RESULTS
 from worker.training import run as run_module
-from worker.training.measure import samples
+from worker.training.measure import generation_eval
 from worker.training.run import run
 
 KILLS = 20
@@ -131,7 +131,7 @@ def _run(folder: Path, deadly: int | None = None) -> tuple[RecordingReporter, Po
 @pytest.fixture(params=JOBS)
 def job(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(run_module, "choose_token_budget", lambda *_, **__: TOKEN_BUDGET)
-    monkeypatch.setattr(samples, "MAX_NEW_TOKENS", ANSWER_TOKENS)
+    monkeypatch.setattr(generation_eval, "MAX_NEW_TOKENS", ANSWER_TOKENS)
     return JOBS[request.param]
 
 

@@ -8,10 +8,10 @@ import torch
 from tests.worker.training.run_folders import SUMS, train, write_run
 from worker.trainer_process.messages import Evaluated, StepDone
 from worker.training.data.examples import ExampleSet
-from worker.training.data.plan import Plan
+from worker.training.data.plan import TrainingPlan
 from worker.training.measure.flops import TrainingFlops
 from worker.training.measure.step_times import StepTimes
-from worker.training.metrics import Meter, Progress, Speed
+from worker.training.metrics import Meter, Progress, TrainingThroughput
 from worker.training.process.loss_sums import LossSums
 from worker.training.step import StepSums
 
@@ -41,7 +41,7 @@ def _found(step_s: float) -> StepSums:
 class TestMeter:
     def test_measures_a_step_against_the_machines_own_speed(self) -> None:
         flops = TrainingFlops(per_input=10, per_pair=1, per_scored=100, per_scored_pair=2)
-        meter = Meter(EXAMPLES, Plan(2, 1, 3, 0), flops, peak_flops_per_s=500.0, device=torch.device("cpu"))
+        meter = Meter(EXAMPLES, TrainingPlan(2, 1, 3, 0), flops, peak_flops_per_s=500.0, device=torch.device("cpu"))
         progress = Progress()
         done = meter.measure(progress, _found(2.0), grad_norm=1.0, learning_rate=0.1)
         needed = 3 * 10 + 6 * 1 + 2 * 100 + 5 * 2  # inputs, pairs, scored, pairs of what is scored
@@ -55,17 +55,17 @@ class TestMeter:
 
 class TestSpeed:
     def test_the_first_step_counts_only_until_there_is_a_second(self) -> None:
-        speed = Speed()
-        speed.add(tokens=10, flops=100, seconds=50.0)
-        assert (speed.tokens_per_s, speed.flops_per_s) == (0.2, 2.0)
-        speed.add(tokens=10, flops=100, seconds=1.0)
-        assert (speed.tokens_per_s, speed.flops_per_s) == (10.0, 100.0)
+        throughput = TrainingThroughput()
+        throughput.add(tokens=10, flops=100, seconds=50.0)
+        assert (throughput.tokens_per_s, throughput.flops_per_s) == (0.2, 2.0)
+        throughput.add(tokens=10, flops=100, seconds=1.0)
+        assert (throughput.tokens_per_s, throughput.flops_per_s) == (10.0, 100.0)
 
     def test_an_older_step_counts_less(self) -> None:
-        speed = Speed()
+        throughput = TrainingThroughput()
         for seconds in (1.0, 1.0, 3.0):
-            speed.add(tokens=10, flops=100, seconds=seconds)
-        assert speed.tokens_per_s == pytest.approx((0.9 * 10 + 10) / (0.9 * 1 + 3))
+            throughput.add(tokens=10, flops=100, seconds=seconds)
+        assert throughput.tokens_per_s == pytest.approx((0.9 * 10 + 10) / (0.9 * 1 + 3))
 
 
 class TestProgress:

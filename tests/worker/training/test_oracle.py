@@ -24,7 +24,7 @@ from worker.models.loading import load_base_model
 from worker.trainer_process.messages import StepDone
 from worker.trainer_process.run_folder import ADAPTER
 from worker.training.data.examples import ExampleSet
-from worker.training.data.plan import Plan
+from worker.training.data.plan import TrainingPlan
 from worker.training.model.lora import add_lora, restore_adapter
 from worker.training.step import GradientAccumulator
 
@@ -79,7 +79,7 @@ def _rows(examples: ExampleSet, order: Sequence[int]) -> list[dict[str, list[int
     return rows
 
 
-def _in_order_of(plan: Plan, examples: ExampleSet) -> list[dict[str, list[int]]]:
+def _in_order_of(plan: TrainingPlan, examples: ExampleSet) -> list[dict[str, list[int]]]:
     return _rows(examples, [index for step in range(plan.total_steps) for index in plan.members_of(step)])
 
 
@@ -149,7 +149,7 @@ def test_every_steps_loss_and_gradient_are_theirs(tmp_path: Path, base: Path, pe
     model = make_model(base)
     theirs = reference_model(base, model, torch.float32)
     examples = render(tmp_path, base, LINES, validation=[]).training
-    plan = Plan(len(examples), BATCH_SIZE, 1, seed=0)
+    plan = TrainingPlan(len(examples), BATCH_SIZE, 1, seed=0)
     accumulator = GradientAccumulator(model, examples, plan, token_budget=128, check_stop=never_stop)
     steps = range(plan.total_steps)
     rows = _in_order_of(plan, examples)
@@ -171,7 +171,7 @@ def test_a_whole_run_ends_at_their_adapter(tmp_path: Path, base: Path, peer: str
     start = add_lora(load_base_model(base, dtype="float32"), lora, seed)
     theirs = reference_model(base, start, torch.float32)
     examples = render(tmp_path, base, LINES, validation=[]).training
-    plan = Plan(len(examples), BATCH_SIZE, 1, seed)
+    plan = TrainingPlan(len(examples), BATCH_SIZE, 1, seed)
     rows = _in_order_of(plan, examples)
     rates = [step.learning_rate for step in ours]
     watch = _train_peer(peer, tmp_path / "peer", base, theirs, rows, rates=rates, max_grad_norm=MAX_GRAD_NORM)

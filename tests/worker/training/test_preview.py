@@ -89,12 +89,12 @@ def assert_equal(shown: Preview, loaded: RunData) -> None:
         weights = np.array([token.weight for token in seen], dtype=np.float32)
         assert weights.tolist() == loaded.training[index].weights_T.tolist()
         assert example.trained_tokens == np.count_nonzero(loaded.training[index].weights_T)
-    totals, account = shown.totals, loaded.account
-    answers = account.completion_tokens + account.closing_tokens + account.untrained_answer_tokens
-    assert (totals.prompt_tokens, totals.completion_tokens) == (account.prompt_tokens, answers)
-    assert totals.left_out == len(account.dropped_lines) + len(account.untrained_lines)
-    whole = sum(example.dropped for example in shown.examples if example.line in account.dropped_lines)
-    assert totals.dropped == account.truncated_tokens + whole
+    totals, summary = shown.totals, loaded.summary
+    answers = summary.completion_tokens + summary.closing_tokens + summary.untrained_answer_tokens
+    assert (totals.prompt_tokens, totals.completion_tokens) == (summary.prompt_tokens, answers)
+    assert totals.left_out == len(summary.dropped_lines) + len(summary.untrained_lines)
+    whole = sum(example.dropped for example in shown.examples if example.line in summary.dropped_lines)
+    assert totals.dropped == summary.truncated_tokens + whole
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.1, 1.0])

@@ -132,7 +132,7 @@ class TestTrap07:
     def test_trap_07_an_example_without_weights_is_left_out_and_named(self, tmp_path: Path, tiny_phi: Path) -> None:
         golden = read_golden("07-nothing-to-learn")
         data = render(tmp_path, tiny_phi, golden["lines"], validation=[])
-        assert data.account.untrained_lines == golden["left_out_lines"]
+        assert data.summary.untrained_lines == golden["left_out_lines"]
         assert int((data.training.weights > 0).sum()) == golden["trained_tokens"]
         assert not set(data.training.lines.tolist()) & set(golden["left_out_lines"])
 

@@ -22,7 +22,7 @@ from tests.worker.training.run_folders import SUMS, Line, make_job, never_stop, 
 from worker.models.loading import load_base_model
 from worker.trainer_process.messages import Evaluated, StepDone
 from worker.training.data.examples import ExampleSet
-from worker.training.data.plan import Plan
+from worker.training.data.plan import TrainingPlan
 from worker.training.measure.evaluation import evaluate
 from worker.training.model.lora import LoraModel, add_lora
 from worker.training.model.optimizer import AdapterOptimizer
@@ -57,7 +57,7 @@ def gradient_of(
     model: LoraModel, examples: ExampleSet, token_budget: int, batch_size: int | None = None, step: int = 0
 ) -> tuple[StepSums, Gradient]:
     """Give the gradient of a step, cut under the budget; all examples are one step by default."""
-    plan = Plan(len(examples), batch_size or len(examples), 1, seed=0)
+    plan = TrainingPlan(len(examples), batch_size or len(examples), 1, seed=0)
     accumulator = GradientAccumulator(model, examples, plan, token_budget, never_stop)
     return accumulator.accumulate(step), take_gradient(model.parameters)
 
@@ -86,7 +86,7 @@ def test_trap_23_the_gradient_is_the_steps_whatever_its_micro_batches(
 ) -> None:
     model = make_model(base)
     examples = render(tmp_path, base, SUMS, validation=[]).training
-    members = Plan(len(examples), 10, 1, seed=0).members_of(step)
+    members = TrainingPlan(len(examples), 10, 1, seed=0).members_of(step)
     assert (len(members), len({len(examples[index].ids_T) for index in members}) > 2) == ((10, 10, 4)[step], True)
     loss, truth = truth_of(base, model, examples, members)
     _, alone = gradient_of(model, examples, ONE_EXAMPLE, batch_size=10, step=step)
@@ -184,7 +184,9 @@ def test_trap_31_by_default_nothing_is_drawn_while_training(tmp_path: Path, base
     before = torch.random.get_rng_state()
     _, gradient = gradient_of(model, examples, 64)
     torch.random.set_rng_state(before)
-    plan = Plan(len(examples), len(examples), 1, seed=99)  # the same examples, but other draws and another order
+    plan = TrainingPlan(
+        len(examples), len(examples), 1, seed=99
+    )  # the same examples, but other draws and another order
     GradientAccumulator(model, examples, plan, 100_000, never_stop).accumulate(0)
     assert relative_error(take_gradient(model.parameters), gradient) < SAME
 
@@ -226,7 +228,7 @@ def test_trap_39_a_step_keeps_gradients_of_the_adapter_and_of_nothing_else(
     """Frozen weights in one unit with trained ones would take a gradient's memory each, whatever is done with it."""
     model = make_model(base)
     examples = render(tmp_path, base, SUMS, validation=[]).training
-    plan = Plan(len(examples), len(examples), 1, seed=0)
+    plan = TrainingPlan(len(examples), len(examples), 1, seed=0)
     GradientAccumulator(model, examples, plan, 300, never_stop).accumulate(0)
     with_gradient = {id(parameter) for parameter in model.peft.parameters() if parameter.grad is not None}
     assert with_gradient == {id(parameter) for parameter in model.parameters.values()}

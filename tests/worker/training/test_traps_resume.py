@@ -26,7 +26,7 @@ from worker.trainer_process.run_folder import ADAPTER, CHECKPOINTS
 from worker.training import loop as loop_module
 from worker.training import run as run_module
 from worker.training.loop import TrainingLoop
-from worker.training.measure import samples
+from worker.training.measure import generation_eval
 from worker.training.model.lora import restore_adapter, save_adapter
 from worker.training.run import run
 
@@ -48,7 +48,7 @@ def die_at_checkpoint(step: int) -> RecordingReporter:
 def checkpoints_after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop_module, "CHECKPOINT_INTERVAL_S", 0.0)
     monkeypatch.setattr(run_module, "choose_token_budget", lambda *_, **__: TOKEN_BUDGET)
-    monkeypatch.setattr(samples, "MAX_NEW_TOKENS", ANSWER_TOKENS)
+    monkeypatch.setattr(generation_eval, "MAX_NEW_TOKENS", ANSWER_TOKENS)
 
 
 @pytest.mark.usefixtures("checkpoints_after_every_step")

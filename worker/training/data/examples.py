@@ -21,7 +21,7 @@ from core.text.files.read import read_examples
 from core.text.partition import fit_to_score, partition
 from core.text.rendering import ANSWER, RenderedExample, Renderer
 from worker.training.data.kept_prompts import PromptKeeper
-from worker.training.data.summary import LINES_NAMED, Account
+from worker.training.data.summary import LINES_NAMED, DataSummary
 from worker.training.process.stopping import CheckStop
 
 
@@ -71,7 +71,7 @@ class RunData:
 
     training: ExampleSet
     held_out: ExampleSet
-    account: Account
+    summary: DataSummary
     example_format: ExampleFormat
     prompts: tuple[TrainedPrompt, ...]  # for the adapter's manifest
     unscored_lines: tuple[int, ...] = ()  # of the validation file, over max_length
@@ -106,10 +106,10 @@ def load_data(
 
     training = _rendered(training_file, job.training_file, renderer, check_stop)
     parts = partition(training, renderer, gather, seed=job.seed if validation_file is None else None)
-    account = parts.trained.account
-    account.held_out_examples = parts.held_out.account.examples
-    account.dropped_lines, account.untrained_lines = parts.dropped_lines, parts.untrained_lines
-    _require_something_to_learn(account)
+    summary = parts.trained.summary
+    summary.held_out_examples = parts.held_out.summary.examples
+    summary.dropped_lines, summary.untrained_lines = parts.dropped_lines, parts.untrained_lines
+    _require_something_to_learn(summary)
     unscored_lines: list[int] = []
     if validation_file is not None and job.validation_file is not None:
         for rendered in _rendered(validation_file, job.validation_file, renderer, check_stop):
@@ -123,7 +123,7 @@ def load_data(
     return RunData(
         parts.trained.finish(),
         parts.held_out.finish(),
-        account,
+        summary,
         example_format=example_format,
         prompts=parts.trained.prompts.prompts,
         unscored_lines=tuple(unscored_lines),
@@ -143,7 +143,7 @@ class GrowingSet:
     """Grows an `ExampleSet` without an object per token; accounts for the examples, and keeps prompts of them."""
 
     def __init__(self, renderer: Renderer) -> None:
-        self.account = Account()
+        self.summary = DataSummary()
         self.prompts = PromptKeeper(renderer)
         self._ids, self._weights, self._is_completion = array("i"), array("f"), array("b")
         self._offsets, self._lines = array("q", [0]), array("q")
@@ -158,7 +158,7 @@ class GrowingSet:
         self._offsets.append(len(self._ids))
         self._lines.append(fitted.line)
         self.prompts.offer(fitted)
-        self.account.add(fitted)
+        self.summary.add(fitted)
 
     def finish(self) -> ExampleSet:
         """Give what was taken."""
@@ -171,19 +171,19 @@ class GrowingSet:
         )
 
 
-def _require_something_to_learn(account: Account) -> None:
-    if not account.examples and account.untrained_lines:
+def _require_something_to_learn(summary: DataSummary) -> None:
+    if not summary.examples and summary.untrained_lines:
         raise NoTrainedTokens(
-            f"no token has a weight above 0, so there is nothing to learn: {'; '.join(account.left_out)}",
-            tuple(account.untrained_lines[:LINES_NAMED]),
+            f"no token has a weight above 0, so there is nothing to learn: {'; '.join(summary.left_out)}",
+            tuple(summary.untrained_lines[:LINES_NAMED]),
         )
-    if not account.examples:
+    if not summary.examples:
         raise AllExamplesDropped(
-            f"no example is left to train on: {'; '.join(account.left_out)}; "
+            f"no example is left to train on: {'; '.join(summary.left_out)}; "
             "raise max_length, shorten the prompts, or use more examples",
-            tuple(account.dropped_lines[:LINES_NAMED]),
+            tuple(summary.dropped_lines[:LINES_NAMED]),
         )
-    if not account.completion_tokens:
+    if not summary.completion_tokens:
         raise NoTrainedTokens("no completion token has a weight above 0, so there is no answer to learn")
-    if not account.closing_tokens:
+    if not summary.closing_tokens:
         raise EndNeverTrained("no example trains the closing token, so the model would never learn to stop")

@@ -41,9 +41,9 @@ class PromptKeeper:
         if len(rendered.text) > PROMPT_LIMIT_BYTES:  # spares rendering it again
             return
         source = self._source_of(rendered.source)
-        asked = render(self._renderer, source)
-        assert asked.ids == rendered.prompt_ids, "a prompt is served otherwise than it is trained"
-        prompt = TrainedPrompt(source=source, text=asked.text, ids=asked.ids)
+        served = render(self._renderer, source)
+        assert served.ids == rendered.prompt_ids, "a prompt is served otherwise than it is trained"
+        prompt = TrainedPrompt(source=source, text=served.text, ids=served.ids)
         if len(canonical_json(prompt.model_dump(mode="json"))) <= PROMPT_LIMIT_BYTES:
             self._prompts.append(prompt)
 

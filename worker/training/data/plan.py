@@ -108,7 +108,7 @@ def pack_padded(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """The steps of a run: each epoch is one permutation, cut into batches; the last of an epoch may be short."""
 
     n_examples: int

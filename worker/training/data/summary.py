@@ -12,7 +12,7 @@ LINES_NAMED = 20  # dropped lines that a sentence or an error names before it sa
 
 
 @dataclass
-class Account:
+class DataSummary:
     """What a run's training examples hold, counted once per example."""
 
     examples: int = 0

@@ -184,6 +184,6 @@ def _blocks_of(model: LoraModel) -> dict[int, _Block]:
 
 
 def _block_number(name: str) -> int:
-    found = _BLOCK.search(name)
-    assert found is not None
-    return int(found[1])
+    match = _BLOCK.search(name)
+    assert match is not None
+    return int(match[1])

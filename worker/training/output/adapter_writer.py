@@ -29,7 +29,7 @@ class AdapterWriter:
     @property
     def trained_on(self) -> str:
         """One sentence: how many tokens of which kind."""
-        return self.data.account.sentence(self.spec.job.prompt_loss_weight)
+        return self.data.summary.sentence(self.spec.job.prompt_loss_weight)
 
     def require_finite(self, step: int) -> None:
         """Keep a broken adapter from being written.

@@ -29,10 +29,10 @@ _STOPS: Final = (signal.SIGTERM, signal.SIGINT)
 
 @dataclass
 class RankProcess:
-    """One rank. What one that does not lead says goes into ``words``, until it is known who must be heard."""
+    """One rank. The messages of one that does not lead are held back, until it is known whose must be forwarded."""
 
     process: subprocess.Popen[bytes]
-    words: IO[bytes] | None
+    held_back: IO[bytes] | None
     killed: bool = False
 
     @property
@@ -60,15 +60,15 @@ def main() -> int:
     parser.add_argument("--ranks", type=int, required=True, help="number of trainers, one per GPU")
     parser.add_argument("--events-fd", type=int, default=1, help="file descriptor for messages (default: stdout)")
     arguments = parser.parse_args()
-    told: list[int] = []
+    signals: list[int] = []
     for number in _STOPS:
-        signal.signal(number, lambda number, _: told.append(number))
+        signal.signal(number, lambda number, _: signals.append(number))
     ranks = _start(arguments.run_folder, arguments.ranks, arguments.events_fd)
-    _wait(ranks, told)
+    _wait(ranks, signals)
     codes = [rank.code for rank in ranks]
     code = choose_code(codes)
     if code == EXIT_FAILED != codes[0]:
-        _pass_on(ranks[codes.index(EXIT_FAILED)], arguments.events_fd)
+        _forward(ranks[codes.index(EXIT_FAILED)], arguments.events_fd)
     if code < 0:  # end as it did
         for number in _STOPS:
             signal.signal(number, signal.SIG_DFL)
@@ -103,24 +103,24 @@ def _start(run_folder: Path, size: int, events_fd: int) -> list[RankProcess]:
 
 
 def _start_rank(run_folder: Path, rank: int, shared: dict[str, str], events_fd: int, store_fd: int) -> RankProcess:
-    words = tempfile.TemporaryFile() if rank else None  # noqa: SIM115 - it lives as long as the rank
-    said_fd = words.fileno() if words else events_fd
+    held_back = tempfile.TemporaryFile() if rank else None  # noqa: SIM115 - it lives as long as the rank
+    messages_fd = held_back.fileno() if held_back else events_fd
     listening = () if rank else ("--store-fd", str(store_fd))
-    command = [*TRAINER, str(run_folder), "--events-fd", str(said_fd), *listening]
+    command = [*TRAINER, str(run_folder), "--events-fd", str(messages_fd), *listening]
     process = subprocess.Popen(
         bound(command),
         env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
         stdin=subprocess.DEVNULL,
-        pass_fds=(said_fd,) if rank else (said_fd, store_fd),
+        pass_fds=(messages_fd,) if rank else (messages_fd, store_fd),
     )
-    return RankProcess(process, words)
+    return RankProcess(process, held_back)
 
 
-def _wait(ranks: Sequence[RankProcess], told: Sequence[int]) -> None:
-    """Return when all have ended. What this process is told, all are; who cannot go on alone is killed in the end."""
+def _wait(ranks: Sequence[RankProcess], signals: Sequence[int]) -> None:
+    """Return when all have ended. A signal to this process goes to all; who cannot go on alone is killed in the end."""
     passed_on, kill_s = False, float("inf")
     while running := [rank for rank in ranks if rank.is_running]:
-        if told and not passed_on:
+        if signals and not passed_on:
             passed_on = True
             for rank in running:
                 rank.process.terminate()
@@ -138,11 +138,11 @@ def _cannot_go_on(ranks: Sequence[RankProcess]) -> bool:
     return leading is not None or any(code not in (None, EXIT_DONE, EXIT_AGAIN) for code in others)
 
 
-def _pass_on(rank: RankProcess, events_fd: int) -> None:
-    assert rank.words is not None
-    rank.words.seek(0)
+def _forward(rank: RankProcess, events_fd: int) -> None:
+    assert rank.held_back is not None
+    rank.held_back.seek(0)
     with os.fdopen(events_fd, "wb", closefd=False) as pipe:
-        shutil.copyfileobj(rank.words, pipe)
+        shutil.copyfileobj(rank.held_back, pipe)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ from worker.training.process.stopping import CheckStop, Stopped
 
 T = TypeVar("T")
 
-# How long the others wait for the first rank to sample or to save. Whether a trainer has been silent for too
-# long is judged by its worker; whether a rank has died, by who started them.
+# How long the others wait for the first rank to answer held-out prompts or to save. Whether a trainer has been
+# silent for too long is judged by its worker; whether a rank has died, by who started them.
 TIMEOUT: Final = timedelta(days=1)
 _DIGEST_BYTES: Final = 6  # of SHA-256: what a float64 holds to the last bit
 
@@ -33,7 +33,7 @@ class PeerLost(Exception):
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that train together. The first one leads: it speaks, and writes files.
+    """This process among those that train together. The first one leads: it reports, and writes files.
 
     Where a method says "all", each rank must call it, at the same point of its work.
     """
@@ -42,11 +42,11 @@ class Ranks:
     size: int = 1
 
     @classmethod
-    def told(cls, environ: Mapping[str, str]) -> "Ranks":
+    def from_environ(cls, environ: Mapping[str, str]) -> "Ranks":
         """Read what `worker.training.process.launch` wrote; without it, there is one."""
         return cls(int(environ["RANK"]), int(environ["WORLD_SIZE"])) if "WORLD_SIZE" in environ else cls()
 
-    def meet(self, environ: Mapping[str, str], store_fd: int | None = None) -> None:
+    def join(self, environ: Mapping[str, str], store_fd: int | None = None) -> None:
         """All: take the GPU of this rank, where there is one, and find the others.
 
         Args:
@@ -70,7 +70,7 @@ class Ranks:
             backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
             dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size, timeout=TIMEOUT)
 
-    def part(self) -> None:
+    def leave(self) -> None:
         """All: leave the others in good order."""
         if self.size > 1:
             dist.destroy_process_group()
@@ -83,26 +83,26 @@ class Ranks:
         """All: give this rank's part of a sequence that all have, each item with its number in the whole.
 
         In each round every rank gets one item, and in the last one some get none. Before a round each looks for a
-        stop, and all stop as soon as one was told to.
+        stop, and all stop as soon as one has to.
 
         Raises:
             Stopped: on all of them.
         """
         for first in range(0, len(items), self.size):
-            self._alike(check_stop)
+            self._synchronized(check_stop)
             number = first + self.rank
             if number < len(items):
                 yield number, items[number]
 
-    def led(self, work: Callable[[], T]) -> T | None:
+    def run_on_leader(self, work: Callable[[], T]) -> T | None:
         """All: wait while the leading rank does this alone, and give its result there, None elsewhere.
 
         Raises:
             Stopped: on all of them, when the leading one was told to stop.
         """
-        return self._alike(work) if self.leads else self._alike(lambda: None)
+        return self._synchronized(work) if self.leads else self._synchronized(lambda: None)
 
-    def _alike(self, work: Callable[[], T]) -> T:
+    def _synchronized(self, work: Callable[[], T]) -> T:
         """Do one's own work and wait for the others'; where one is stopped in it, all are."""
         try:
             done = work()
@@ -117,7 +117,7 @@ class Ranks:
         """All: tell whether it is true on one of them."""
         return self._largest([float(flag)]) == [1.0]
 
-    def least(self, value: int) -> int:
+    def min(self, value: int) -> int:
         """All: give the smallest of their values."""
         return -int(self._largest([float(-value)])[0])
 
@@ -152,10 +152,10 @@ class Ranks:
         """
         if self.size == 1:
             return
-        found = hashlib.sha256(str(step).encode())
+        checksum = hashlib.sha256(str(step).encode())
         for tensor in tensors:
-            found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-        digest = float(int.from_bytes(found.digest()[:_DIGEST_BYTES]))
+            checksum.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        digest = float(int.from_bytes(checksum.digest()[:_DIGEST_BYTES]))
         largest, minus_smallest = self._largest([digest, -digest])
         if largest != -minus_smallest:
             raise RanksDiffer(

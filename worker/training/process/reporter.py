@@ -1,4 +1,4 @@
-"""The trainer's voice: messages onto the worker's pipe. What they mean is ``worker.trainer_process.messages``."""
+"""Where the trainer reports: messages onto the worker's pipe. What they mean is ``worker.trainer_process.messages``."""
 
 import logging
 import os
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from core.jobs.events import EventLevel
-from worker.trainer_process.messages import Alive, Failed, Message, Note, format_line
+from worker.trainer_process.messages import Failed, KeepAlive, Message, Note, format_line
 from worker.trainer_process.run_folder import EXIT_AGAIN
 
 logger = logging.getLogger(__name__)
@@ -28,15 +28,15 @@ def note(reporter: Reporter, level: EventLevel, message: str, **data: float | in
     reporter.send(Note(level=level, message=message, data=data or None))
 
 
-class LastWords:
-    """The voice of a rank that does not lead: it says why it failed, and nothing else."""
+class FailureReporter:
+    """The reporter of a rank that does not lead: it sends why it failed, and nothing else."""
 
-    def __init__(self, voice: Reporter) -> None:
-        self._voice = voice
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
 
     def send(self, message: Message) -> None:
         if isinstance(message, Failed):
-            self._voice.send(message)
+            self._reporter.send(message)
 
 
 class PipeReporter:
@@ -61,10 +61,10 @@ class PipeReporter:
             logger.error("the worker's pipe is gone (%s); ending", error)
             os._exit(EXIT_AGAIN)
 
-    def say_alive(self) -> None:
-        """Send `Alive` unless something was sent within the last seconds.
+    def keep_alive(self) -> None:
+        """Send `KeepAlive` unless something was sent within the last seconds.
 
-        Called by the work itself, between micro-batches: a thread would go on saying it while the work hangs.
+        Called by the work itself, between micro-batches: a thread would go on sending it while the work hangs.
         """
         if self._clock() - self._sent_s >= ALIVE_INTERVAL_S:
-            self.send(Alive())
+            self.send(KeepAlive())

@@ -16,12 +16,12 @@ class StopSignal:
     """SIGTERM and SIGINT, seen only where the loop looks, so that no operation is cut in two."""
 
     def __init__(self) -> None:
-        self._told = threading.Event()
+        self._received = threading.Event()
 
     def listen(self) -> None:
         """Install the handlers; only the main thread can."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._told.set())
+            signal.signal(number, lambda *_: self._received.set())
 
     def check(self) -> None:
         """Return unless the process was told to stop.
@@ -29,5 +29,5 @@ class StopSignal:
         Raises:
             Stopped: it was.
         """
-        if self._told.is_set():
+        if self._received.is_set():
             raise Stopped

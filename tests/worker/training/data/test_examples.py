@@ -49,8 +49,8 @@ class TestHeldOut:
 
     def test_the_account_says_how_many_are_held_out(self, tmp_path: Path, tiny_phi: Path) -> None:
         data = render(tmp_path, tiny_phi, MANY)
-        assert data.account.sentence(0).endswith(f"; {len(data.held_out)} examples held out to be scored")
-        assert "held out" not in render(tmp_path, tiny_phi, MANY, validation=MANY[:7]).account.sentence(0)
+        assert data.summary.sentence(0).endswith(f"; {len(data.held_out)} examples held out to be scored")
+        assert "held out" not in render(tmp_path, tiny_phi, MANY, validation=MANY[:7]).summary.sentence(0)
 
     def test_equal_prompts_are_on_one_side(self, tmp_path: Path, tiny_phi: Path) -> None:
         twice = [line | {"completion": f"{line['completion']}{mark}"} for line in MANY for mark in ".!"]
@@ -79,31 +79,31 @@ class TestHeldOut:
 class TestAccount:
     def test_counts_tokens_and_names_dropped_lines(self, tmp_path: Path, tiny_phi: Path) -> None:
         lines = [ONE, {"prompt": "x" * 200, "completion": "y"}, ONE]
-        account = render(tmp_path, tiny_phi, lines, validation=[]).account
-        assert (account.examples, account.completion_tokens, account.closing_tokens, account.prompt_tokens) == (
+        summary = render(tmp_path, tiny_phi, lines, validation=[]).summary
+        assert (summary.examples, summary.completion_tokens, summary.closing_tokens, summary.prompt_tokens) == (
             2,
             4,
             2,
             4,
         )
-        assert account.dropped_lines == [2]
+        assert summary.dropped_lines == [2]
 
     def test_answer_tokens_that_are_not_trained_are_no_prompt(self, tmp_path: Path, tiny_phi: Path) -> None:
         masked = {"prompt": "ab", "completion": "cdef", "mask_spans": [[1, 3]]}
-        account = render(tmp_path, tiny_phi, [masked], validation=[]).account
-        assert account.sentence(0) == (
+        summary = render(tmp_path, tiny_phi, [masked], validation=[]).summary
+        assert summary.sentence(0) == (
             "2 completion tokens of 1 example, 1 closing token; 2 prompt tokens seen, weight 0; "
             "2 answer tokens seen, weight 0"
         )
 
     def test_prompts_that_were_cut_are_named(self, tmp_path: Path, tiny_phi: Path) -> None:
         data = render(tmp_path, tiny_phi, [ONE], validation=[], max_length=4, over_length="truncate_prompt")
-        assert data.account.sentence(0).endswith("; 1 prompt token cut off in 1 example (line 1)")
+        assert data.summary.sentence(0).endswith("; 1 prompt token cut off in 1 example (line 1)")
 
     def test_names_examples_whose_weights_are_all_zero(self, tmp_path: Path, tiny_phi: Path) -> None:
         data = render(tmp_path, tiny_phi, [_chat(0), _chat(1)], validation=[])
         assert data.training.lines.tolist() == [2]
-        assert "1 example left out because all weights are 0 (line 1)" in data.account.sentence(0)
+        assert "1 example left out because all weights are 0 (line 1)" in data.summary.sentence(0)
 
 
 class TestProblems:

@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from worker.training.data.plan import MICRO_BATCH_COST_TOKENS, Plan, epoch_order, mix, pack, pack_padded
+from worker.training.data.plan import MICRO_BATCH_COST_TOKENS, TrainingPlan, epoch_order, mix, pack, pack_padded
 
 
 class TestEpochOrder:
@@ -95,7 +95,7 @@ class TestPackPadded:
 
 
 class TestPlan:
-    plan = Plan(n_examples=23, batch_size=5, n_epochs=3, seed=1)
+    plan = TrainingPlan(n_examples=23, batch_size=5, n_epochs=3, seed=1)
 
     def test_every_epoch_takes_every_example_once(self) -> None:
         for epoch in range(3):
@@ -112,4 +112,4 @@ class TestPlan:
         assert self.plan.evaluated_after == {0, 4, 8, 11, 15}
 
     def test_a_run_of_one_step_is_evaluated_twice(self) -> None:
-        assert Plan(3, 5, 1, 0).evaluated_after == {0, 1}
+        assert TrainingPlan(3, 5, 1, 0).evaluated_after == {0, 1}

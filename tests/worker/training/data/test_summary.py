@@ -1,16 +1,16 @@
-from worker.training.data.summary import LINES_NAMED, Account, name_lines
+from worker.training.data.summary import LINES_NAMED, DataSummary, name_lines
 
 
 def test_says_what_the_adapter_is_trained_on() -> None:
-    account = Account(500, 12_431, 500, 48_210, dropped_lines=[17, 80, 312])
-    assert account.sentence(0.0) == (
+    summary = DataSummary(500, 12_431, 500, 48_210, dropped_lines=[17, 80, 312])
+    assert summary.sentence(0.0) == (
         "12,431 completion tokens of 500 examples, 500 closing tokens; 48,210 prompt tokens seen, weight 0; "
         "3 examples dropped as over-length (lines 17, 80, 312)"
     )
 
 
 def test_first_tokens_are_not_said_to_be_trained_with_the_prompt() -> None:
-    assert Account(500, 12_431, 500, 48_210).sentence(0.1) == (
+    assert DataSummary(500, 12_431, 500, 48_210).sentence(0.1) == (
         "12,431 completion tokens of 500 examples, 500 closing tokens; 47,710 prompt tokens seen, weight 0.1; "
         "500 first tokens, which nothing predicts"
     )

@@ -16,7 +16,7 @@ from tests.worker.training.run_folders import never_stop, render, train, write_r
 from worker.models.loading import load_base_model
 from worker.trainer_process.messages import StepDone
 from worker.training.data.examples import ExampleSet
-from worker.training.data.plan import Plan
+from worker.training.data.plan import TrainingPlan
 from worker.training.measure import flops as flops_module
 from worker.training.measure.flops import Amounts, TrainingFlops, count_flops
 from worker.training.model.lora import LoraModel, add_lora
@@ -52,7 +52,7 @@ def _flops(model: LoraModel) -> TrainingFlops:
 
 def _count_step(model: LoraModel, examples: ExampleSet) -> dict[str, int]:
     """Give the operations of a real step by what torch computes them with."""
-    step = GradientAccumulator(model, examples, Plan(len(examples), len(examples), 1, 0), 10_000, never_stop)
+    step = GradientAccumulator(model, examples, TrainingPlan(len(examples), len(examples), 1, 0), 10_000, never_stop)
     # what is added in place is a product too, which torch's own list leaves out
     in_place = {torch.ops.aten.addmm_: _added_product}
     with FlopCounterMode(display=False, custom_mapping=in_place) as counter, sdpa_kernel(SDPBackend.MATH):

@@ -16,11 +16,11 @@ from signal import Signals
 
 import torch
 
-from worker.trainer_process.messages import Message, Sampled, parse
+from worker.trainer_process.messages import HeldOutAnswers, Message, parse
 from worker.training import __main__ as trainer
 from worker.training import loop
 from worker.training import run as run_module
-from worker.training.measure.samples import Sampler
+from worker.training.measure.generation_eval import GenerationEvaluator
 from worker.training.model.optimizer import AdapterOptimizer
 from worker.training.process.stopping import CheckStop
 
@@ -127,10 +127,10 @@ def signal_while_sampling(number: Signals) -> Act:
 
 
 def _signal_while_sampling(number: Signals, _: int) -> None:
-    sample = Sampler.sample
+    sample = GenerationEvaluator.sample
 
-    def get_signal_and_sample(self: Sampler, step: int, check_stop: CheckStop) -> Sampled | None:
+    def get_signal_and_sample(self: GenerationEvaluator, step: int, check_stop: CheckStop) -> HeldOutAnswers | None:
         os.kill(os.getpid(), number)
         return sample(self, step, check_stop)
 
-    setattr(Sampler, "sample", get_signal_and_sample)  # noqa: B010
+    setattr(GenerationEvaluator, "sample", get_signal_and_sample)  # noqa: B010

@@ -2,7 +2,7 @@ import os
 
 from core.jobs.events import EventLevel
 from tests.worker.training.run_folders import RecordingReporter
-from worker.trainer_process.messages import Alive, Note, Phase, parse
+from worker.trainer_process.messages import KeepAlive, Note, PhaseStarted, parse
 from worker.training.process.reporter import ALIVE_INTERVAL_S, PipeReporter, note
 
 
@@ -19,10 +19,10 @@ def test_work_without_news_says_alive_now_and_then() -> None:
     clock = SetClock()
     reporter = PipeReporter(writing, clock)
     for clock.now_s in (0.0, ALIVE_INTERVAL_S / 2, ALIVE_INTERVAL_S, ALIVE_INTERVAL_S * 1.5):
-        reporter.say_alive()
+        reporter.keep_alive()
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
-        assert [parse(line) for line in pipe] == [Alive()]
+        assert [parse(line) for line in pipe] == [KeepAlive()]
 
 
 def test_news_stands_for_being_alive() -> None:
@@ -30,11 +30,11 @@ def test_news_stands_for_being_alive() -> None:
     clock = SetClock()
     reporter = PipeReporter(writing, clock)
     clock.now_s = ALIVE_INTERVAL_S
-    reporter.send(Phase(name="training"))
-    reporter.say_alive()
+    reporter.send(PhaseStarted(name="training"))
+    reporter.keep_alive()
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
-        assert [parse(line) for line in pipe] == [Phase(name="training")]
+        assert [parse(line) for line in pipe] == [PhaseStarted(name="training")]
 
 
 def test_a_note_carries_its_numbers() -> None:

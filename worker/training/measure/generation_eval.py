@@ -1,4 +1,4 @@
-"""Lets the model answer a few held-out prompts, always with the most likely token, and compares with the completions.
+"""Generation during training: a few held-out prompts are answered greedily and held against the completions.
 
 Leaves the model and the random numbers of training as they were. Axis letters: B prompts, T tokens, V vocabulary.
 """
@@ -13,12 +13,12 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from core.text.tokenizer import TextTokenizer
-from worker.trainer_process.messages import Sample, Sampled
+from worker.trainer_process.messages import HeldOutAnswer, HeldOutAnswers
 from worker.training.data.examples import ExampleSet, TokenizedExample
 from worker.training.model.lora import LoraModel
 from worker.training.process.stopping import CheckStop
 
-SAMPLES: Final = 8
+MAX_QUESTIONS: Final = 8
 MAX_NEW_TOKENS: Final = 64
 MARGIN_TOKENS: Final = 8  # beyond the completion's own, in which a model may still stop by itself
 _SHOWN_PROMPT_CHARS: Final = 500
@@ -44,7 +44,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Sampler:
+class GenerationEvaluator:
     """Asks the model in its present state; the questions stay the same for a whole run."""
 
     model: LoraModel
@@ -52,7 +52,7 @@ class Sampler:
     questions: Sequence[Question]
     token_budget: int  # of one batch, padding and answers included
 
-    def sample(self, step: int, check_stop: CheckStop) -> Sampled | None:
+    def evaluate(self, step: int, check_stop: CheckStop) -> HeldOutAnswers | None:
         """Answer every question; None where there is none.
 
         Raises:
@@ -67,8 +67,8 @@ class Sampler:
                 answers |= zip(batch, self._answer(batch, check_stop), strict=True)
         finally:
             self.model.peft.train()
-        samples = tuple(self._compare(question, answers[question]) for question in self.questions)
-        return Sampled(step=step, samples=samples)
+        compared = tuple(self._compare(question, answers[question]) for question in self.questions)
+        return HeldOutAnswers(step=step, answers=compared)
 
     def _answer(self, questions: Sequence[Question], check_stop: CheckStop) -> list[list[int]]:
         """Give each question's new ids, up to a closing token, which is the last of them, or the limit."""
@@ -107,12 +107,12 @@ class Sampler:
             ).logits
         return logits_BTV[:, -1, : self.tokenizer.vocab_size].argmax(dim=-1)
 
-    def _compare(self, question: Question, answer: list[int]) -> Sample:
+    def _compare(self, question: Question, answer: list[int]) -> HeldOutAnswer:
         stopped = self._has_stopped(answer)
         got = answer[:-1] if stopped else answer
         prompt = self.tokenizer.decode(question.prompt_ids, skip_special=False)
         cut = len(prompt) > _SHOWN_PROMPT_CHARS
-        return Sample(
+        return HeldOutAnswer(
             prompt=f"…{prompt[-_SHOWN_PROMPT_CHARS:]}" if cut else prompt,
             expected=self.tokenizer.decode(question.expected_ids[: question.limit]),
             got=self.tokenizer.decode(got),
@@ -132,7 +132,7 @@ def choose_questions(examples: ExampleSet, tokenizer: TextTokenizer, context_tok
         question = _question_of(examples[index], tokenizer.end_ids)
         if question is not None and len(question.prompt_ids) + question.limit <= context_tokens:
             chosen.setdefault(question.prompt_ids, question)
-        if len(chosen) == SAMPLES:
+        if len(chosen) == MAX_QUESTIONS:
             break
     return list(chosen.values())
 

@@ -11,9 +11,16 @@ from core.text.tokenizer import TextTokenizer
 from tests.harness.tiny_models import CONTEXT_TOKENS
 from tests.worker.training.conftest import MakeModel
 from tests.worker.training.run_folders import Line, never_stop, render, train, write_run
-from worker.trainer_process.messages import Evaluated, Sample, Sampled, StepDone
+from worker.trainer_process.messages import Evaluated, HeldOutAnswer, HeldOutAnswers, StepDone
 from worker.training.data.examples import ExampleSet
-from worker.training.measure.samples import MARGIN_TOKENS, MAX_NEW_TOKENS, SAMPLES, Question, Sampler, choose_questions
+from worker.training.measure.generation_eval import (
+    MARGIN_TOKENS,
+    MAX_NEW_TOKENS,
+    MAX_QUESTIONS,
+    GenerationEvaluator,
+    Question,
+    choose_questions,
+)
 from worker.training.process.stopping import Stopped
 
 PROMPTS = ("a", "Please add. 3+4=", "words of some length, then", "b?")
@@ -32,12 +39,12 @@ def _questions(tokenizer: TextTokenizer) -> list[Question]:
     return [Question(tuple(tokenizer.encode(prompt)), tuple(tokenizer.encode(" 1"))) for prompt in PROMPTS]
 
 
-def _answers(sampled: Sampled | None) -> list[str]:
-    assert sampled is not None
-    return [sample.got for sample in sampled.samples]
+def _answers(evaluated: HeldOutAnswers | None) -> list[str]:
+    assert evaluated is not None
+    return [answer.got for answer in evaluated.answers]
 
 
-class TestSampler:
+class TestGenerationEvaluator:
     @pytest.mark.parametrize("token_budget", [10_000, 1], ids=["together", "one by one"])
     def test_answers_as_transformers_does_for_each_prompt_alone(
         self, tiny_phi: Path, make_model: MakeModel, tokenizer: TextTokenizer, token_budget: int
@@ -56,17 +63,21 @@ class TestSampler:
                 suppress_tokens=list(range(tokenizer.vocab_size, stock.config.vocab_size)),
             )[0, len(question.prompt_ids) :].tolist()
             expected.append(tokenizer.decode([token for token in ids if token != tokenizer.eos_id]))
-        sampled = Sampler(model, tokenizer, questions, token_budget).sample(3, never_stop)
-        assert _answers(sampled) == expected
-        assert sampled is not None
-        assert sampled.step == 3
+        evaluated = GenerationEvaluator(model, tokenizer, questions, token_budget).evaluate(3, never_stop)
+        assert _answers(evaluated) == expected
+        assert evaluated is not None
+        assert evaluated.step == 3
 
     def test_an_adapter_changes_the_answers(
         self, tiny_phi: Path, make_model: MakeModel, tokenizer: TextTokenizer
     ) -> None:
         questions = _questions(tokenizer)
         plain, adapted = (
-            _answers(Sampler(make_model(tiny_phi, random_b=random_b), tokenizer, questions, 500).sample(0, never_stop))
+            _answers(
+                GenerationEvaluator(make_model(tiny_phi, random_b=random_b), tokenizer, questions, 500).evaluate(
+                    0, never_stop
+                )
+            )
             for random_b in (False, True)
         )
         assert plain != adapted
@@ -76,7 +87,7 @@ class TestSampler:
     ) -> None:
         model = make_model(tiny_phi)
         before = torch.get_rng_state()
-        Sampler(model, tokenizer, _questions(tokenizer), 500).sample(0, never_stop)
+        GenerationEvaluator(model, tokenizer, _questions(tokenizer), 500).evaluate(0, never_stop)
         assert torch.equal(torch.get_rng_state(), before)
         assert model.peft.training
         assert all(parameter.grad is None for parameter in model.parameters.values())
@@ -91,16 +102,16 @@ class TestSampler:
                 raise Stopped
 
         with pytest.raises(Stopped):
-            Sampler(model, tokenizer, _questions(tokenizer), 10_000).sample(0, check_stop)
+            GenerationEvaluator(model, tokenizer, _questions(tokenizer), 10_000).evaluate(0, check_stop)
         assert model.peft.training
 
-    def test_without_questions_there_are_no_samples(
+    def test_without_questions_there_are_no_answers(
         self, tiny_phi: Path, make_model: MakeModel, tokenizer: TextTokenizer
     ) -> None:
-        assert Sampler(make_model(tiny_phi), tokenizer, (), 500).sample(0, never_stop) is None
+        assert GenerationEvaluator(make_model(tiny_phi), tokenizer, (), 500).evaluate(0, never_stop) is None
 
 
-class _Scripted(Sampler):
+class _Scripted(GenerationEvaluator):
     """Answers from a script instead of a model."""
 
     def _answer(self, questions: Any, check_stop: Any) -> list[list[int]]:
@@ -113,13 +124,13 @@ SCRIPT: dict[tuple[int, ...], list[int]] = {}
 class TestComparison:
     @pytest.fixture
     def ask(self, tiny_phi: Path, make_model: MakeModel, tokenizer: TextTokenizer) -> Iterator[Any]:
-        def compare(expected: str, answer: str, *, stops: bool) -> Sample:
+        def compare(expected: str, answer: str, *, stops: bool) -> HeldOutAnswer:
             question = Question((1,), tuple(tokenizer.encode(expected)))
             SCRIPT[question.prompt_ids] = [*tokenizer.encode(answer), *[tokenizer.eos_id] * stops]
-            sampled = _Scripted(make_model(tiny_phi), tokenizer, [question], 500).sample(0, never_stop)
-            assert sampled is not None
-            [sample] = sampled.samples
-            return sample
+            evaluated = _Scripted(make_model(tiny_phi), tokenizer, [question], 500).evaluate(0, never_stop)
+            assert evaluated is not None
+            [compared] = evaluated.answers
+            return compared
 
         yield compare
         SCRIPT.clear()
@@ -131,32 +142,32 @@ class TestComparison:
     def test_exact_is_the_completion_itself_and_nothing_behind_it(
         self, ask: Any, answer: str, stops: bool, expected: tuple[bool, bool]
     ) -> None:
-        sample = ask(" 7", answer, stops=stops)
-        assert (sample.stopped, sample.exact) == expected
-        assert (sample.expected, sample.got) == (" 7", answer)
+        compared = ask(" 7", answer, stops=stops)
+        assert (compared.stopped, compared.exact) == expected
+        assert (compared.expected, compared.got) == (" 7", answer)
 
     def test_a_completion_longer_than_an_answer_may_be_is_shown_but_not_judged(self, ask: Any) -> None:
-        sample = ask("y" * MAX_NEW_TOKENS, "y" * MAX_NEW_TOKENS, stops=False)
-        assert (sample.stopped, sample.exact) == (None, None)
-        sampled = Sampled(step=0, samples=(sample,))
-        assert (sampled.exact_match, sampled.stop_rate) == (None, None)
+        answer = ask("y" * MAX_NEW_TOKENS, "y" * MAX_NEW_TOKENS, stops=False)
+        assert (answer.stopped, answer.exact) == (None, None)
+        evaluated = HeldOutAnswers(step=0, answers=(answer,))
+        assert (evaluated.exact_match, evaluated.stop_rate) == (None, None)
 
     def test_shares_are_of_what_was_judged(self, ask: Any) -> None:
-        samples = ask(" 7", " 7", stops=True), ask(" 7", " 8", stops=True), ask("y" * 99, "y", stops=True)
-        sampled = Sampled(step=0, samples=samples)
-        assert (sampled.exact_match, sampled.stop_rate) == (0.5, 1.0)
+        answers = ask(" 7", " 7", stops=True), ask(" 7", " 8", stops=True), ask("y" * 99, "y", stops=True)
+        evaluated = HeldOutAnswers(step=0, answers=answers)
+        assert (evaluated.exact_match, evaluated.stop_rate) == (0.5, 1.0)
 
 
 class TestQuestions:
     def test_are_the_first_held_out_prompts_with_their_completions(
         self, tmp_path: Path, tiny_phi: Path, tokenizer: TextTokenizer
     ) -> None:
-        lines = [{"prompt": f"{number}:", "completion": f" {number}"} for number in range(SAMPLES + 3)]
+        lines = [{"prompt": f"{number}:", "completion": f" {number}"} for number in range(MAX_QUESTIONS + 3)]
         questions = choose_questions(_held_out(tmp_path, tiny_phi, *lines), tokenizer, CONTEXT_TOKENS)
         texts = [
             (tokenizer.decode(question.prompt_ids), tokenizer.decode(question.expected_ids)) for question in questions
         ]
-        assert texts == [(line["prompt"], line["completion"]) for line in lines[:SAMPLES]]
+        assert texts == [(line["prompt"], line["completion"]) for line in lines[:MAX_QUESTIONS]]
         assert questions[0].limit == len(questions[0].expected_ids) + 1 + MARGIN_TOKENS
 
     def test_ask_a_prompt_once(self, tmp_path: Path, tiny_phi: Path, tokenizer: TextTokenizer) -> None:
@@ -195,7 +206,7 @@ def test_a_run_that_learns_its_data_by_heart_answers_exactly_and_stops(tmp_path:
     reporter = train(write_run(tmp_path / "run", tiny_llama, lines, validation=lines, **job))
     first, last = reporter.of(Evaluated)[0], reporter.of(Evaluated)[-1]
     assert (first.exact_match, last.exact_match, last.stop_rate) == (0.0, 1.0, 1.0)
-    sampled = reporter.of(Sampled)
-    assert [one.step for one in sampled] == [one.step for one in reporter.of(Evaluated)]
-    assert [sample.got for sample in sampled[-1].samples] == [line["completion"] for line in lines]
-    assert reporter.of(StepDone)[-1].step == sampled[-1].step
+    evaluated = reporter.of(HeldOutAnswers)
+    assert [one.step for one in evaluated] == [one.step for one in reporter.of(Evaluated)]
+    assert [answer.got for answer in evaluated[-1].answers] == [line["completion"] for line in lines]
+    assert reporter.of(StepDone)[-1].step == evaluated[-1].step
