@@ -4,12 +4,12 @@ What a worker's own job leaves when it ends is dropped by ``worker.jobs.runner``
 """
 
 from core.store import jobs
-from worker.jobs.attempt_folder import drop_large_files
+from worker.jobs.run_folders import drop_large_files
 from worker.jobs.runtime import WorkerRuntime
 from worker.trainer_process.run_folder import TRAINING_FILE
 
 
-def drop_leftovers(runtime: WorkerRuntime) -> None:
+def free_ended_run_folders(runtime: WorkerRuntime) -> None:
     """Remove the large files that ended jobs have on this machine; those of jobs that go on stay.
 
     Raises:

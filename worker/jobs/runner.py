@@ -20,10 +20,10 @@ from core.jobs.spec import JobSpec, model_name
 from core.store import leases
 from core.store.leases import Lease, LeaseLost
 from core.store.tables import JobRecord
-from worker.jobs.attempt_folder import drop_large_files, earlier_checkpoints, make_folder
 from worker.jobs.claim import Claim
 from worker.jobs.prefetch import prefetch_in_background
 from worker.jobs.publishing import fetch_adapter, store_adapter, store_results
+from worker.jobs.run_folders import drop_large_files, earlier_checkpoints, make_run_folder
 from worker.jobs.runtime import WorkerRuntime
 from worker.jobs.slot import WorkerSlot
 from worker.jobs.supervision import StopReason, Supervision
@@ -106,7 +106,7 @@ class Attempt:
     def _train(self) -> None:
         spec = JobSpec.model_validate(self._job.spec)
         model = model_name(spec.base_model, self._settings.organization, self._job.suffix, self._job.id)
-        folder = make_folder(self._settings.runs_folder, self._job.id, self._job.token)
+        folder = make_run_folder(self._settings.runs_folder, self._job.id, self._job.token)
         self._fill(folder, spec, model)
         command = self._runtime.trainer_command
         with TrainerProcess(folder, niceness=self._settings.trainer_niceness, command=command) as trainer:

@@ -11,7 +11,7 @@ import structlog
 from core.dispatch.doorbell import Doorbell
 from core.dispatch.sweeper import Sweeper
 from core.settings import Settings
-from worker.jobs.run_folder_gc import drop_leftovers
+from worker.jobs.run_folder_gc import free_ended_run_folders
 from worker.jobs.runner import run_queued
 from worker.jobs.runtime import WorkerRuntime, open_runtime
 from worker.jobs.slot import WorkerSlot, slot_path
@@ -57,7 +57,7 @@ def poll(runtime: WorkerRuntime, slot: WorkerSlot, stop: StopFlag) -> None:
     while not stop.requested:
         try:
             run_queued(runtime, slot, stop)
-            drop_leftovers(runtime)
+            free_ended_run_folders(runtime)
         except Exception:
             # A worker that no longer looks would be of no use while the broker is away.
             _log.exception("look for jobs failed")

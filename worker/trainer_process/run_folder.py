@@ -1,6 +1,7 @@
-"""The folder of one attempt: what the worker writes for the trainer, and the trainer's exit codes.
+"""What lies in a run folder, the folder of one attempt: the worker's files for the trainer; also its exit codes.
 
-Torch-free, because the worker reads and writes it too. What the trainer says while it runs is
+Torch-free, because the worker reads and writes it too. Where a worker keeps the run folders of its jobs is
+``worker.jobs.run_folders``. What the trainer says while it runs is
 ``worker.trainer_process.messages``; what a checkpoint holds is ``worker.training.output.checkpoint``.
 """
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from core.jobs.spec import JobStatus
 from tests.worker.conftest import Home
 from tests.worker.jobs.running import pause_in_the_middle, wait_for
-from worker.jobs.run_folder_gc import drop_leftovers
+from worker.jobs.run_folder_gc import free_ended_run_folders
 from worker.jobs.slot import WorkerSlot
 from worker.queue.background import poll
 from worker.trainer_process.run_folder import LOG, SPEC
@@ -26,11 +26,11 @@ def test_a_paused_job_keeps_its_checkpoints_until_it_is_cancelled(home: Home) ->
     kept = large_files(home, job_id)
     assert any(path.name == "state.json" for path in kept)
 
-    drop_leftovers(home.runtime())
+    free_ended_run_folders(home.runtime())
     assert large_files(home, job_id) == kept
 
     home.cancel(job_id)
-    drop_leftovers(home.runtime())
+    free_ended_run_folders(home.runtime())
     assert home.job(job_id).status is JobStatus.CANCELLED
     assert large_files(home, job_id) == []
     assert (home.settings.runs_folder / job_id / "a1" / LOG).exists()
@@ -49,4 +49,4 @@ def test_a_worker_does_so_while_it_looks_for_jobs(home: Home, tmp_path: Path) ->
 
 
 def test_nothing_is_done_where_no_job_ran(home: Home) -> None:
-    drop_leftovers(home.runtime())
+    free_ended_run_folders(home.runtime())

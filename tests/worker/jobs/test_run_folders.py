@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from worker.jobs.attempt_folder import drop_large_files, earlier_checkpoints, make_folder
+from worker.jobs.run_folders import drop_large_files, earlier_checkpoints, make_run_folder
 
 
 def test_checkpoints_come_newest_attempt_and_step_first(tmp_path: Path) -> None:
@@ -8,7 +8,7 @@ def test_checkpoints_come_newest_attempt_and_step_first(tmp_path: Path) -> None:
         (tmp_path / "ftjob-1" / place).mkdir(parents=True)
     (tmp_path / "ftjob-1" / "a10" / "checkpoints" / "step-000005.incoming").mkdir()
     (tmp_path / "ftjob-2" / "a1" / "checkpoints" / "step-000099").mkdir(parents=True)
-    folder = make_folder(tmp_path, "ftjob-1", 11)
+    folder = make_run_folder(tmp_path, "ftjob-1", 11)
 
     found = [Path(path).relative_to(tmp_path / "ftjob-1").as_posix() for path in earlier_checkpoints(folder)]
 
@@ -16,7 +16,7 @@ def test_checkpoints_come_newest_attempt_and_step_first(tmp_path: Path) -> None:
 
 
 def test_large_files_of_all_attempts_go(tmp_path: Path) -> None:
-    first, second = make_folder(tmp_path, "ftjob-1", 1), make_folder(tmp_path, "ftjob-1", 2)
+    first, second = make_run_folder(tmp_path, "ftjob-1", 1), make_run_folder(tmp_path, "ftjob-1", 2)
     for folder in (first, second):
         (folder / "checkpoints" / "step-000001").mkdir(parents=True)
         (folder / "continue_from").mkdir()

@@ -1,4 +1,4 @@
-"""Folders of a job's attempts, ``<runs>/<job id>/a<token>``: no two attempts ever write the same file.
+"""Where the run folders of a job's attempts lie, ``<runs>/<job id>/a<token>``: no two attempts write the same file.
 
 What lies in one is ``worker.trainer_process.run_folder``.
 """
@@ -21,8 +21,8 @@ _ATTEMPT: Final = re.compile(r"a(\d+)")
 _STEP: Final = re.compile(r".*?(\d+)")
 
 
-def make_folder(runs_folder: Path, job_id: str, token: int) -> Path:
-    """Make the folder of an attempt, and say where it is."""
+def make_run_folder(runs_folder: Path, job_id: str, token: int) -> Path:
+    """Make the run folder of an attempt, and say where it is."""
     folder = runs_folder / job_id / f"a{token}"
     folder.mkdir(parents=True)
     return folder
