@@ -43,7 +43,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[ApiRuntime]:
     engines = Engines.connect(settings, blobs)
     stop = threading.Event()
     sweeping = threading.Thread(
-        target=Sweeper(database, doorbell, settings).run, args=(stop,), name="sweeper", daemon=True
+        target=Sweeper(database, blobs, doorbell, settings).run, args=(stop,), name="sweeper", daemon=True
     )
     sweeping.start()
     try:

@@ -1,4 +1,4 @@
-"""Takes jobs back from workers that died, and notifies again of jobs that nobody came for.
+"""Takes jobs back from workers that died, notifies again of jobs that nobody came for, frees what killed writers left.
 
 Runs as a thread in every API process and every worker; any number may sweep at once, because each
 write repeats the condition it was decided on. How long a lease went unchanged is measured by this
@@ -17,10 +17,13 @@ from core.dispatch.doorbell import Notifier
 from core.errors import DatabaseUnavailable
 from core.settings import Settings
 from core.store import jobs, leases
+from core.store.blobs import BlobStore
 from core.store.db import Database
 from core.store.leases import ObservedLease
 
 NOTIFY_AGAIN_S: Final = 30
+# A write to the blob store that has not grown for so long is nobody's any more; an upload may be slow.
+ABANDONED_WRITE_S: Final = 24 * 60 * 60
 _MAX_NOTIFICATIONS_PER_SWEEP: Final = 8
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -36,9 +39,15 @@ class Sweeper:
     """One process's observation of all leases. Not for use by two threads at once."""
 
     def __init__(
-        self, database: Database, notifier: Notifier, settings: Settings, clock: Callable[[], float] = time.monotonic
+        self,
+        database: Database,
+        blobs: BlobStore,
+        notifier: Notifier,
+        settings: Settings,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
+        self._blobs = blobs
         self._notifier = notifier
         self._settings = settings
         self._clock = clock
@@ -58,6 +67,8 @@ class Sweeper:
     def sweep_once(self) -> None:
         """Reclaim each lease that was seen unchanged for ``lease_ttl_s``, then notify workers of waiting jobs.
 
+        Last, free the disk from writes that were abandoned.
+
         Raises:
             DatabaseUnavailable: the database cannot be reached; the next sweep starts observing anew.
         """
@@ -69,6 +80,7 @@ class Sweeper:
             self._sightings.clear()
             raise
         self._notify_of_waiting()
+        self._free_abandoned_writes()
 
     def _observe(self) -> list[ObservedLease]:
         """Look at all leases and give those that have been unchanged for too long."""
@@ -108,6 +120,15 @@ class Sweeper:
         if notified:
             with self._database.write() as session:
                 jobs.mark_notified(session, notified, now=_now())
+
+    def _free_abandoned_writes(self) -> None:
+        try:
+            freed = self._blobs.sweep_incoming(older_than_s=ABANDONED_WRITE_S)
+        except OSError as error:  # the store's file system is away; leases are swept all the same
+            _log.warning("abandoned writes not freed", reason=str(error))
+            return
+        if freed:
+            _log.info("abandoned writes freed", writes=freed)
 
 
 def _now() -> int:

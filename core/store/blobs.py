@@ -86,20 +86,12 @@ class BlobStore(Protocol):
 
     def exists(self, sha256: str) -> bool: ...
 
-    def size(self, sha256: str) -> int:
-        """Give the content's size in bytes.
-
-        Raises:
-            BlobNotFound: it is not stored.
-        """
-        ...
-
     def delete(self, sha256: str) -> None:
         """Drop content; dropping what is not there does nothing. Open readers can read on."""
         ...
 
     def sweep_incoming(self, older_than_s: float) -> int:
-        """Drop what writers that died left behind, and say how many there were."""
+        """Drop writes that have not grown for so long, whose writers must have died, and say how many there were."""
         ...
 
 
@@ -151,12 +143,6 @@ class LocalBlobStore:
 
     def exists(self, sha256: str) -> bool:
         return _DIGEST.fullmatch(sha256) is not None and self._path(sha256).exists()
-
-    def size(self, sha256: str) -> int:
-        try:
-            return self._path(sha256).stat().st_size
-        except FileNotFoundError:
-            raise BlobNotFound(sha256) from None
 
     def delete(self, sha256: str) -> None:
         self._path(sha256).unlink(missing_ok=True)

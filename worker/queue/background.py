@@ -25,7 +25,7 @@ class Background:
 
     def __init__(self, settings: Settings) -> None:
         runtime = open_runtime(settings)
-        sweeper = Sweeper(runtime.database, Doorbell(settings), settings)
+        sweeper = Sweeper(runtime.database, runtime.blobs, Doorbell(settings), settings)
         self._stop = StopFlag()
         self._sweeping_ends = threading.Event()
         self._slot_path = slot_path(settings.runs_folder, os.getpid())

@@ -1,11 +1,14 @@
 """The sweeper on a real database with a clock of the test's own."""
 
+import os
+import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from core.dispatch.sweeper import Sweeper
+from core.dispatch.sweeper import ABANDONED_WRITE_S, Sweeper
 from core.errors import DatabaseUnavailable
 from core.jobs.spec import JobStatus
 from core.settings import Settings
@@ -52,7 +55,7 @@ def notifier() -> RecordingNotifier:
 @pytest.fixture
 def sweeper(home: Home, notifier: RecordingNotifier, clock: Clock) -> Sweeper:
     timed = home.settings.model_copy(update={"lease_ttl_s": 10.0, "sweep_s": STEP_S})
-    return Sweeper(home.database, notifier, timed, clock)
+    return Sweeper(home.database, home.blobs, notifier, timed, clock)
 
 
 def sweep(sweeper: Sweeper, clock: Clock, times: int) -> None:
@@ -153,8 +156,8 @@ class TestLeases:
         assert (home.job(job_id).status, home.job(job_id).error_code) == ("failed", "worker_lost")
 
 
-class TestBells:
-    def test_ring_once_for_a_job_that_nobody_rang_for(
+class TestNotifications:
+    def test_are_sent_once_for_a_job_that_nobody_notified_of(
         self, home: Home, sweeper: Sweeper, clock: Clock, notifier: RecordingNotifier
     ) -> None:
         job_id = home.queue()
@@ -162,7 +165,7 @@ class TestBells:
 
         assert notifier.notified == [job_id]
 
-    def test_ring_again_for_a_job_that_waits_on(
+    def test_are_sent_again_for_a_job_that_waits_on(
         self, home: Home, sweeper: Sweeper, clock: Clock, notifier: RecordingNotifier
     ) -> None:
         job_id = home.queue()
@@ -172,7 +175,7 @@ class TestBells:
 
         assert notifier.notified == [job_id]
 
-    def test_are_not_counted_as_notified_while_the_broker_is_away(
+    def test_do_not_count_while_the_broker_is_away(
         self, home: Home, sweeper: Sweeper, clock: Clock, notifier: RecordingNotifier
     ) -> None:
         job_id = home.queue()
@@ -184,7 +187,7 @@ class TestBells:
         sweep(sweeper, clock, 1)
         assert notifier.notified == [job_id]
 
-    def test_do_not_ring_for_a_job_that_runs(
+    def test_are_not_sent_for_a_job_that_runs(
         self, home: Home, sweeper: Sweeper, clock: Clock, notifier: RecordingNotifier, settings: Settings
     ) -> None:
         home.queue()
@@ -192,3 +195,35 @@ class TestBells:
         sweep(sweeper, clock, 1)
 
         assert notifier.notified == []
+
+
+class TestAbandonedWrites:
+    def test_are_freed_once_they_have_not_grown_for_a_day(self, home: Home, sweeper: Sweeper, clock: Clock) -> None:
+        incoming = home.settings.store_folder / "incoming"
+        abandoned, slow = incoming / "killed.part", incoming / "slow.part"
+        for part, age_s in ((abandoned, ABANDONED_WRITE_S + 60), (slow, ABANDONED_WRITE_S - 60)):
+            part.write_bytes(b"half of a file")
+            os.utime(part, (time.time() - age_s,) * 2)
+        sweep(sweeper, clock, 1)
+
+        assert list(incoming.iterdir()) == [slow]
+
+    def test_that_go_on_are_left_to_their_writer(self, home: Home, sweeper: Sweeper, clock: Clock) -> None:
+        with home.blobs.write() as writer:
+            [part] = (home.settings.store_folder / "incoming").iterdir()
+            os.utime(part, (time.time() - 2 * ABANDONED_WRITE_S,) * 2)
+            writer.write(b"and on it goes")
+            sweep(sweeper, clock, 1)
+            blob = writer.commit()
+
+        assert home.blobs.exists(blob.sha256)
+
+    def test_of_a_store_that_is_away_keep_no_lease_from_being_taken(
+        self, home: Home, sweeper: Sweeper, clock: Clock
+    ) -> None:
+        job_id = home.queue()
+        claim(home)
+        shutil.rmtree(home.settings.store_folder)
+        sweep(sweeper, clock, 4)
+
+        assert home.job(job_id).status is JobStatus.QUEUED

@@ -52,7 +52,6 @@ def test_content_is_found_under_its_sha256(store: BlobStore) -> None:
     assert store.put_bytes(CONTENT) == Blob(DIGEST, len(CONTENT))
     assert _read(store, DIGEST) == CONTENT
     assert store.exists(DIGEST)
-    assert store.size(DIGEST) == len(CONTENT)
 
 
 def test_the_ways_to_write_agree(store: BlobStore, tmp_path: Path) -> None:
@@ -134,8 +133,6 @@ def test_what_is_not_stored_or_not_a_digest_is_not_found(store: BlobStore, tmp_p
     store.put_bytes(CONTENT)
     with pytest.raises(BlobNotFound):
         store.open(digest)
-    with pytest.raises(BlobNotFound):
-        store.size(digest)
     with pytest.raises(BlobNotFound):
         store.fetch(digest, tmp_path / "copy")
     assert not store.exists(digest)
