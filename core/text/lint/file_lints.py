@@ -21,7 +21,7 @@ from core.text.lint.findings import FileRole, Findings
 from core.text.lint.labels import IMBALANCE
 from core.text.lint.near_duplicates import NearDuplicates
 from core.text.lint.repetitions import ComparedText, Repetitions
-from core.text.lint.statistics import Counts
+from core.text.lint.statistics import StatisticsCounter
 from core.text.partition import Part, fit_to_score, part_of
 from core.text.rendering import RenderedExample, Renderer
 
@@ -79,7 +79,7 @@ class TrainingLint(_FileLint):
 
     def __init__(self, renderer: Renderer) -> None:
         super().__init__("training_file", renderer)
-        self.counts = Counts(renderer.settings.max_length)
+        self.counts = StatisticsCounter(renderer.settings.max_length)
         self.seen = Repetitions()
         self._checks = ExampleChecks(renderer)
         self._near = NearDuplicates()

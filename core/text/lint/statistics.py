@@ -45,7 +45,7 @@ class Statistics:
     labels: tuple[Label, ...] | None
 
 
-class Counts:
+class StatisticsCounter:
     """Gathers the numbers, one example at a time."""
 
     def __init__(self, max_length: int) -> None:

@@ -145,8 +145,8 @@ class TestIdempotency:
             assert session.scalar(select(func.count()).select_from(JobRecord)) == 2
 
 
-class TestBells:
-    def test_are_due_for_queued_jobs_not_told_of_lately(self, database: Database, make_job: MakeJob) -> None:
+class TestNotifications:
+    def test_are_due_for_queued_jobs_not_notified_of_lately(self, database: Database, make_job: MakeJob) -> None:
         claimed, never, early, late = (make_job().id for _ in range(4))
         assert _claim(database).id == claimed
         with database.write() as session:
