@@ -23,7 +23,7 @@ DEFECTS = (
     ),
     Defect(
         name="a rank that is told to stop stops alone",
-        in_="worker.training.process.ranks:Ranks._alike",
+        in_="worker.training.process.ranks:Ranks._synchronized",
         replace="self.any(True)",
         by="pass",
         tests=(f"{RANKS}::test_a_stop_that_one_sees_stops_both_and_they_go_on_to_the_same_bits",),

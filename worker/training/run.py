@@ -37,7 +37,7 @@ from worker.training.step import GradientAccumulator
 
 
 @dataclass(frozen=True)
-class _Parts:
+class _RunContext:
     """What a run is given, and what each of its stages uses."""
 
     run_folder: Path
@@ -77,20 +77,20 @@ def run(
         reporter.send(PhaseStarted(name="loading"))
         base = load_run_base(run_folder, spec)
         check_stop()
-        _train(_Parts(run_folder, spec, reporter, check_stop, stopwatch, ranks), data, base)
+        _train(_RunContext(run_folder, spec, reporter, check_stop, stopwatch, ranks), data, base)
 
 
-def _train(parts: _Parts, data: RunData, base: LoadedModel) -> None:
-    spec, job, reporter, ranks = parts.spec, parts.spec.job, parts.reporter, parts.ranks
+def _train(context: _RunContext, data: RunData, base: LoadedModel) -> None:
+    spec, job, reporter, ranks = context.spec, context.spec.job, context.reporter, context.ranks
     model = add_lora(base, job.lora, job.seed)
     if job.continue_from is not None:
-        start_from(model, parts.run_folder / CONTINUE_FROM, job.continue_from, base.fingerprint)
+        start_from(model, context.run_folder / CONTINUE_FROM, job.continue_from, base.fingerprint)
         note(reporter, EventLevel.INFO, f"Starts from the weights of {job.continue_from.name}")
     plan = TrainingPlan(len(data.training), job.batch_size, job.n_epochs, job.seed, job.n_evals)
     optimizer = AdapterOptimizer(model.parameters, job, plan.total_steps)
-    writer = AdapterWriter(spec, base, model, data, parts.run_folder)
+    writer = AdapterWriter(spec, base, model, data, context.run_folder)
     checkpoints = CheckpointFolder(
-        parts.run_folder / CHECKPOINTS, keeps_best=job.load_best_model_at_end, read_only=not ranks.leads
+        context.run_folder / CHECKPOINTS, keeps_best=job.load_best_model_at_end, read_only=not ranks.leads
     )
     identity, environment = identity_of(spec, data, base), environment_of(base, ranks)
     earlier = [*checkpoints.list_newest_first(), *map(Path, spec.resume_from)]
@@ -105,7 +105,7 @@ def _train(parts: _Parts, data: RunData, base: LoadedModel) -> None:
         reporter.send(Resumed(step=progress.step, folder=str(checkpoint.folder)))
         if checkpoint.state.environment != environment:
             note(reporter, EventLevel.WARN, "the run goes on with other libraries or hardware: equal up to rounding")
-    gradient = _make_gradient(parts, model, data, plan, token_budget)
+    gradient = _make_gradient(context, model, data, plan, token_budget)
 
     def write_checkpoint(progress: Progress) -> str:
         writer.require_finite(progress.step)
@@ -118,7 +118,7 @@ def _train(parts: _Parts, data: RunData, base: LoadedModel) -> None:
         return str(checkpoints.commit(incoming, state, optimizer.tensors()))
 
     questions = choose_questions(data.held_out, base.tokenizer, base.context_tokens)
-    parts.stopwatch.enter("training")
+    context.stopwatch.enter("training")
     reporter.send(PhaseStarted(name="training"))
     loop = TrainingLoop(
         model,
@@ -128,9 +128,9 @@ def _train(parts: _Parts, data: RunData, base: LoadedModel) -> None:
         gradient,
         progress,
         reporter,
-        parts.check_stop,
+        context.check_stop,
         write_checkpoint,
-        parts.stopwatch,
+        context.stopwatch,
         Meter.of(model, data.training, plan, token_budget, ranks),
         GenerationEvaluator(model, base.tokenizer, questions, token_budget),
         results,
@@ -139,40 +139,46 @@ def _train(parts: _Parts, data: RunData, base: LoadedModel) -> None:
     )
     loop.run()
     if ranks.leads:
-        _finish(parts, loop, writer, checkpoints.best_adapter, checkpoint)
+        _finish(context, loop, writer, checkpoints.best_adapter, checkpoint)
 
 
 def _make_gradient(
-    parts: _Parts, model: LoraModel, data: RunData, plan: TrainingPlan, token_budget: int
+    context: _RunContext, model: LoraModel, data: RunData, plan: TrainingPlan, token_budget: int
 ) -> GradientAccumulator:
     if recomputed := checkpoint_what_does_not_fit(model, int(data.training.lengths.max())):
         note(
-            parts.reporter, EventLevel.WARN, f"memory is short, so {recomputed} blocks of the model are computed twice"
+            context.reporter,
+            EventLevel.WARN,
+            f"memory is short, so {recomputed} blocks of the model are computed twice",
         )
 
     def note_halved(token_budget: int) -> None:
         sentence = f"memory did not suffice; micro-batches now have {token_budget} tokens at most"
-        note(parts.reporter, EventLevel.WARN, sentence)
+        note(context.reporter, EventLevel.WARN, sentence)
 
-    noise_alpha = parts.spec.job.neftune_noise_alpha
+    noise_alpha = context.spec.job.neftune_noise_alpha
     return GradientAccumulator(
-        model, data.training, plan, token_budget, parts.check_stop, noise_alpha, parts.ranks, note_halved
+        model, data.training, plan, token_budget, context.check_stop, noise_alpha, context.ranks, note_halved
     )
 
 
 def _finish(
-    parts: _Parts, loop: TrainingLoop, writer: AdapterWriter, best_adapter: Path | None, resumed: Checkpoint | None
+    context: _RunContext,
+    loop: TrainingLoop,
+    writer: AdapterWriter,
+    best_adapter: Path | None,
+    resumed: Checkpoint | None,
 ) -> None:
     """Publish the adapter, the last one or the best, and say what the run came to."""
-    progress, reporter = loop.progress, parts.reporter
+    progress, reporter = loop.progress, context.reporter
     for sentence in describe_ending(
-        progress.standing, progress.step, loop.plan.total_steps, publishes_best=parts.spec.job.load_best_model_at_end
+        progress.standing, progress.step, loop.plan.total_steps, publishes_best=context.spec.job.load_best_model_at_end
     ):
         note(reporter, EventLevel.INFO, sentence)
-    parts.stopwatch.enter("saving")
+    context.stopwatch.enter("saving")
     reporter.send(PhaseStarted(name="saving"))
     folder = writer.publish(progress, best_adapter)
-    loop.results.write(parts.run_folder / RESULTS)
+    loop.results.write(context.run_folder / RESULTS)
     best = None if best_adapter is None else progress.standing.best
     reporter.send(
         Finished(

@@ -120,7 +120,7 @@ def frozen_linear_layers(model: LoraModel) -> dict[str, nn.Linear]:
 
 
 @dataclass(frozen=True)
-class _Layer:
+class _LinearLayer:
     name: str
     inputs: int
     outputs: int
@@ -139,8 +139,8 @@ class _Layer:
 
 
 @dataclass
-class _Block:
-    layers: list[_Layer] = field(default_factory=list)
+class _BlockLayers:
+    layers: list[_LinearLayer] = field(default_factory=list)
     norms: int = 0
 
     def adapted_before(self, reads: Input | None) -> bool:
@@ -167,16 +167,16 @@ class _Block:
         return next((layer.inputs for layer in self.layers if layer.reads == "attention_output"), 0)
 
 
-def _blocks_of(model: LoraModel) -> dict[int, _Block]:
+def _blocks_of(model: LoraModel) -> dict[int, _BlockLayers]:
     ranks = {
         name.removesuffix(".lora_A.weight"): len(parameter)
         for name, parameter in model.parameters.items()
         if name.endswith(".lora_A.weight")
     }
-    blocks: dict[int, _Block] = defaultdict(_Block)
+    blocks: dict[int, _BlockLayers] = defaultdict(_BlockLayers)
     for name, layer in frozen_linear_layers(model).items():
         block = blocks[_block_number(name)]
-        block.layers.append(_Layer(name, layer.in_features, layer.out_features, ranks.get(name, 0)))
+        block.layers.append(_LinearLayer(name, layer.in_features, layer.out_features, ranks.get(name, 0)))
     for name, parameter in model.peft.named_parameters():
         if _BLOCK.search(name) and name.endswith("norm.weight") and len(parameter) == model.head.in_features:
             blocks[_block_number(name)].norms += 1
