@@ -121,16 +121,16 @@ def _after_step(step: int, victim: int, deed: Callable[[AdapterOptimizer], None]
     setattr(AdapterOptimizer, "step", take_and_do)  # noqa: B010
 
 
-def signal_while_sampling(number: Signals) -> Act:
+def signal_while_answering(number: Signals) -> Act:
     """Let the first rank get a signal as soon as it lets the model answer."""
-    return partial(_signal_while_sampling, number)
+    return partial(_signal_while_answering, number)
 
 
-def _signal_while_sampling(number: Signals, _: int) -> None:
-    sample = GenerationEvaluator.sample
+def _signal_while_answering(number: Signals, _: int) -> None:
+    evaluate = GenerationEvaluator.evaluate
 
-    def get_signal_and_sample(self: GenerationEvaluator, step: int, check_stop: CheckStop) -> HeldOutAnswers | None:
+    def get_signal_and_evaluate(self: GenerationEvaluator, step: int, check_stop: CheckStop) -> HeldOutAnswers | None:
         os.kill(os.getpid(), number)
-        return sample(self, step, check_stop)
+        return evaluate(self, step, check_stop)
 
-    setattr(GenerationEvaluator, "sample", get_signal_and_sample)  # noqa: B010
+    setattr(GenerationEvaluator, "evaluate", get_signal_and_evaluate)  # noqa: B010

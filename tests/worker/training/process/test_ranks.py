@@ -16,7 +16,7 @@ from tests.worker.training.process.ranked import (
     checkpoint_each_step,
     run_ranks,
     signal_after,
-    signal_while_sampling,
+    signal_while_answering,
     token_budgets,
 )
 from tests.worker.training.run_folders import SUMS, train, write_run
@@ -132,7 +132,7 @@ def test_a_stop_that_one_sees_stops_both_and_they_go_on_to_the_same_bits(
 
 def test_a_stop_while_the_first_samples_stops_the_one_that_waits_for_it(tmp_path: Path, tiny_phi: Path) -> None:
     folder = _write(tmp_path / "run", tiny_phi)
-    ended = run_ranks(folder, signal_while_sampling(SIGTERM))
+    ended = run_ranks(folder, signal_while_answering(SIGTERM))
     assert ended.codes == [EXIT_AGAIN, EXIT_AGAIN]
     assert not _has(ended.said[0], Evaluated)
 
