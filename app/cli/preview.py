@@ -8,7 +8,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from app.fine_tuning import preview_service, service
+from app.fine_tuning import preview_service
 from app.fine_tuning.preview_schemas import PreviewOut
 from app.fine_tuning.renderers import renderer_for
 from app.web.preview_page import page
@@ -17,6 +17,7 @@ from core.errors import InvalidInput
 from core.settings import Settings
 from core.text.files.examples import Columns, format_of
 from core.text.files.read import HEAD_BYTES, file_type_of, scan_examples
+from core.text.format_check import check_format
 from core.text.preview import Preview, preview
 from core.text.render_settings import RenderFields
 
@@ -60,7 +61,7 @@ def run_preview(
         if first is None:
             raise InvalidInput(f"{file} holds no examples")
         columns = tuple(first.values) if isinstance(first, Columns) else ()
-        service.check_format(asked, format_of(first), columns, name=str(file))
+        check_format(asked, format_of(first), columns, name=str(file))
         later = (example for example in chain([first], examples) if example.line > after_line)
         found = preview(later, renderer, limit=limit)
     if html is not None:

@@ -18,6 +18,7 @@ from core.text.files.examples import Columns, Example, LineProblem, format_of, r
 from core.text.files.jsonl import parse_line, too_long
 from core.text.files.one_format import OneFormat
 from core.text.files.read import scan_examples
+from core.text.format_check import check_format
 from core.text.preview import Preview, preview
 from core.text.rendering import Renderer
 
@@ -88,7 +89,7 @@ def _written_out(request: PreviewCreate, values: Sequence[object], max_bytes: in
         raise InvalidParameter(_place(error), str(error)) from error
     columns = [example.values for example in examples if isinstance(example, Columns)]
     common = [name for name in columns[0] if all(name in other for other in columns)] if columns else []
-    service.check_format(request, format_of(examples[0]), common, name="examples")
+    check_format(request, format_of(examples[0]), common, name="examples")
     return examples
 
 

@@ -1,9 +1,9 @@
 """The renderer of a base model by a job's settings: previews, reports and estimates all have theirs from here."""
 
-from app.fine_tuning.hyperparameters import rendering_of
 from app.tokenizers import tokenizer_of
 from core.base_models.registry import folder_of, read_imported
 from core.errors import BaseModelInvalid, BaseModelNotReady
+from core.jobs.hyperparameters import rendering_of
 from core.settings import Settings
 from core.text.render_settings import RenderFields, RenderSettings
 from core.text.rendering import Renderer

@@ -2,16 +2,14 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints
 
 from app.http.wire import Body, Out, StoredText, only
 from core.estimates.estimate import Estimate, Measured
-from core.jobs.learning_rate import LrSchedulerType
-from core.jobs.spec import JobSpec, JobStatus, LoraSpec, Quantization, TrainingSettings
+from core.jobs.fields import HyperparameterFields, TrainingFields
+from core.jobs.spec import JobSpec, JobStatus, TrainingSettings
 from core.store.control import is_pausing
 from core.store.tables import CheckpointRecord, EventRecord, JobRecord
-from core.text.render_settings import RenderFields
-from core.values import AutoBool, AutoFloat, AutoInt
 
 # A part of the served model's name, between colons.
 Suffix = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -20,12 +18,8 @@ MetadataValue = Annotated[StoredText, StringConstraints(max_length=512)]
 Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)]
 
 
-class HyperparametersCreate(Body):
-    """Each "auto" is resolved when the job is created; see ``app.fine_tuning.hyperparameters``."""
-
-    n_epochs: AutoInt = Field(None, ge=1, le=50)
-    batch_size: AutoInt = Field(None, ge=1, le=256)
-    learning_rate_multiplier: AutoFloat = Field(None, gt=0, le=1000)
+class HyperparametersCreate(Body, HyperparameterFields):
+    """Each "auto" is resolved when the job is created; see ``core.jobs.hyperparameters``."""
 
 
 class SupervisedCreate(Body):
@@ -39,44 +33,17 @@ class MethodCreate(Body):
     reinforcement: Annotated[Any, only()] = None
 
 
-def _all_linear_as_none(value: Any) -> Any:
-    return None if value == "all-linear" else value
-
-
-class LoraCreate(LoraSpec):
-    """LoRA's shape; ``alpha`` null means twice the rank, ``target_modules`` "all-linear" the same as null."""
-
-    alpha: AutoFloat = Field(None, gt=0, le=1024)  # type: ignore[assignment]  # wider: null is not resolved yet
-    target_modules: Annotated[tuple[str, ...] | None, BeforeValidator(_all_linear_as_none)] = Field(
-        None, min_length=1, max_length=64
-    )
-
-
-class JobFields(Body, RenderFields):
+class JobFields(Body, TrainingFields):
     """What a job is asked for beside its training file. All but ``model`` may be left out."""
 
     model: StoredText
     validation_file: StoredText | None = None
     suffix: Suffix | None = None
-    seed: int | None = Field(None, ge=0, le=2**31 - 1)
     hyperparameters: HyperparametersCreate | None = None
     method: MethodCreate | None = None
     metadata: Metadata | None = None
     integrations: Annotated[Any, only([])] = None
-
-    lora: LoraCreate = LoraCreate()
-    learning_rate: AutoFloat = Field(None, gt=0, le=1)
-    lr_scheduler_type: LrSchedulerType = "linear"
-    warmup_ratio: AutoFloat = Field(None, ge=0, lt=1)
-    weight_decay: AutoFloat = Field(None, ge=0, le=1)
-    max_grad_norm: AutoFloat = Field(None, ge=0, le=1000)
-    loraplus_lr_ratio: AutoFloat = Field(None, ge=1, le=1000)
-    neftune_noise_alpha: float | None = Field(None, ge=0, le=100)
-    n_evals: AutoInt = Field(None, ge=1, le=100)
-    early_stopping_patience: int | None = Field(None, ge=1, le=100)
-    load_best_model_at_end: AutoBool = None
     continue_from: StoredText | None = None
-    quantization: Quantization | None = None
 
 
 class JobCreate(JobFields):

@@ -2,15 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
 
-from app.fine_tuning import estimates, hyperparameters
+from app.fine_tuning import estimates
 from app.fine_tuning.renderers import context_tokens_of
-from app.fine_tuning.schemas import JobCreate
+from app.fine_tuning.schemas import HyperparametersCreate, JobCreate
 from core.base_models.registry import BaseModelEntry, Registry
 from core.errors import (
     BaseModelNotReady,
@@ -21,15 +20,15 @@ from core.errors import (
     ModelNotFound,
 )
 from core.estimates.estimate import Estimate
-from core.jobs.spec import FileRef, JobSpec
+from core.jobs.hyperparameters import resolve
+from core.jobs.spec import FileRef, JobSpec, TrainedAdapter
 from core.settings import Settings
 from core.store import adapters, files, jobs
-from core.store.adapters import TrainedAdapter
 from core.store.blobs import BlobStore
 from core.store.db import Session
 from core.store.jobs import IdempotencyKey, NewJob
 from core.store.tables import FileRecord, FileStatus, JobRecord
-from core.text.mustache import check_prompt_format
+from core.text.format_check import check_format
 from core.text.render_settings import RenderFields
 
 ROUTE: Final = "POST /v1/fine_tuning/jobs"
@@ -147,14 +146,29 @@ def specify(session: Session, request: JobCreate, settings: Settings, registry: 
         if request.validation_file is None
         else file_ref(find_file(session, request.validation_file, "validation_file", request))
     )
-    return hyperparameters.resolve(
+    return resolve(
         request,
-        base=base,
+        hyperparameters_of(request),
+        base_model=base.name,
+        usual_learning_rate=base.learning_rate,
         context_tokens=context_tokens_of(settings, base.name),
         training=training,
         validation=validation,
         continued=None if request.continue_from is None else _find_trained(session, request.continue_from, base.name),
     )
+
+
+def hyperparameters_of(request: JobCreate) -> HyperparametersCreate:
+    """Read the newer place, ``method``, or the older one; the protocol allows either.
+
+    Raises:
+        InvalidParameter: they are given in both.
+    """
+    supervised = request.method.supervised if request.method else None
+    newer = supervised.hyperparameters if supervised else None
+    if newer is not None and request.hyperparameters is not None:
+        raise InvalidParameter("hyperparameters", "given here and in method.supervised; give them once")
+    return newer or request.hyperparameters or HyperparametersCreate()
 
 
 def _find_trained(session: Session, name: str, base_model: str) -> TrainedAdapter:
@@ -199,32 +213,6 @@ def find_file(session: Session, file_id: str, param: str, request: RenderFields)
         raise InvalidParameter(param, f"{file_id} cannot be trained on: {file.status_details}")
     check_format(request, file.example_format, file.columns or (), name=f"{file.id} ({param})")
     return file
-
-
-def check_format(request: RenderFields, example_format: str | None, columns: Collection[str], *, name: str) -> None:
-    """Hold the shape of examples against what a job says about it, before a worker does so in vain.
-
-    Args:
-        columns: those that every example has.
-        name: what to call the examples in a sentence.
-
-    Raises:
-        InvalidParameter: ``prompt_format`` or ``train_on`` does not fit.
-    """
-    if example_format == "columns":
-        if request.prompt_format is None:
-            raise InvalidParameter(
-                "prompt_format", f"{name} holds columns, so a prompt format has to say what they become"
-            )
-        check_prompt_format(request.prompt_format, columns)
-    elif request.prompt_format is not None:
-        raise InvalidParameter("prompt_format", f"{name} holds {example_format}, which takes no prompt format")
-    if request.train_on == "last_assistant" and example_format != "messages":
-        raise InvalidParameter(
-            "train_on",
-            f'"last_assistant" chooses among the answers of a conversation, but {name} holds {example_format}; '
-            "leave it out",
-        )
 
 
 def _requested(request: JobCreate) -> tuple[dict[str, Any], str]:

@@ -5,6 +5,7 @@ requests. A specification is complete: every "auto" was resolved when the job wa
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Literal
 
@@ -77,6 +78,15 @@ class AdapterRef(Frozen):
 
     name: str  # ft:…, of a job's result or of a checkpoint
     adapter_sha256: str  # of its manifest
+
+
+@dataclass(frozen=True)
+class TrainedAdapter:
+    """An adapter as something to train further: of which base model, and with which shape."""
+
+    base_model: str
+    ref: AdapterRef
+    lora: LoraSpec
 
 
 Quantization = Literal["nf4"]  # 4-bit NormalFloat (2305.14314)

@@ -11,7 +11,7 @@ from sqlalchemy import or_, select, update
 from core.errors import InvalidParameter, ModelNotFound
 from core.ids import new_id
 from core.jobs.attempt import StoredCheckpoint
-from core.jobs.spec import TERMINAL, AdapterRef, JobSpec, LoraSpec
+from core.jobs.spec import TERMINAL, AdapterRef, JobSpec, TrainedAdapter
 from core.store import leases
 from core.store.db import Session
 from core.store.leases import Lease
@@ -27,15 +27,6 @@ class ServedAdapter:
 
     base_model: str
     adapter_sha256: str
-
-
-@dataclass(frozen=True)
-class TrainedAdapter:
-    """A served adapter as something to train further: of which base model, and with which shape."""
-
-    base_model: str
-    ref: AdapterRef
-    lora: LoraSpec
 
 
 def find_served(session: Session, name: str) -> ServedAdapter | None:

@@ -1,22 +1,30 @@
 """What each "auto" becomes."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app.fine_tuning.hyperparameters import resolve
-from app.fine_tuning.schemas import HyperparametersCreate, JobCreate, LoraCreate
-from core.base_models.registry import BaseModelEntry, Hub
+from core.jobs.fields import HyperparameterFields, TrainingFields
+from core.jobs.hyperparameters import resolve
 from core.jobs.spec import FileRef, JobSpec
 
-BASE = BaseModelEntry(name="base", source=Hub(id="a/b", revision="0" * 40), learning_rate=1e-3)
+
+def resolved(examples: int = 1000, context_tokens: int = 4096, is_validated: bool = False, **fields: Any) -> JobSpec:
+    """Resolve fields, with those of the protocol among them as `hyperparameters`."""
+    asked = HyperparameterFields.model_validate(fields.pop("hyperparameters", {}))
+    return resolve(
+        TrainingFields.model_validate(fields),
+        asked,
+        base_model="base",
+        usual_learning_rate=1e-3,
+        context_tokens=context_tokens,
+        training=file_ref("file-1", examples),
+        validation=file_ref("file-2", 10) if is_validated else None,
+    )
 
 
-def resolved(examples: int = 1000, context_tokens: int = 4096, **fields: Any) -> JobSpec:
-    request = JobCreate.model_validate({"model": "base", "training_file": "file-1"} | fields)
-    training = FileRef(id="file-1", sha256="0" * 64, examples=examples, file_type="jsonl")
-    return resolve(request, base=BASE, context_tokens=context_tokens, training=training, validation=None)
+def file_ref(name: str, examples: int) -> FileRef:
+    return FileRef(id=name, sha256="0" * 64, examples=examples, file_type="jsonl")
 
 
 @pytest.mark.parametrize(("examples", "batch_size"), [(1, 1), (7, 1), (16, 2), (64, 8), (128, 16), (10_000, 16)])
@@ -38,12 +46,6 @@ def test_a_given_rate_stands_and_tells_its_multiplier() -> None:
     assert (spec.learning_rate, spec.learning_rate_multiplier) == (2e-3, 2.0)
 
 
-def test_both_places_of_hyperparameters_mean_the_same() -> None:
-    older = resolved(seed=1, hyperparameters={"n_epochs": 5})
-    newer = resolved(seed=1, method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 5}}})
-    assert older == newer
-
-
 @pytest.mark.parametrize(("context_tokens", "max_length"), [(4096, 2048), (512, 512)])
 def test_the_length_is_bounded_by_the_context(context_tokens: int, max_length: int) -> None:
     assert resolved(context_tokens=context_tokens).max_length == max_length
@@ -55,13 +57,13 @@ def test_alpha_follows_the_rank() -> None:
 
 
 @pytest.mark.parametrize(
-    ("examples", "validation_file", "steps", "warmup"),
-    [(1000, "file-2", 189, 6), (1000, None, 171, 6), (100, "file-2", 27, 2), (20, "file-2", 30, 3), (2, None, 6, 0)],
+    ("examples", "is_validated", "steps", "warmup"),
+    [(1000, True, 189, 6), (1000, False, 171, 6), (100, True, 27, 2), (20, True, 30, 3), (2, False, 6, 0)],
 )
 def test_warm_up_is_the_usual_share_of_the_steps_that_the_file_makes(
-    examples: int, validation_file: str | None, steps: int, warmup: int
+    examples: int, is_validated: bool, steps: int, warmup: int
 ) -> None:
-    assert resolved(examples, validation_file=validation_file).warmup_ratio == warmup / steps
+    assert resolved(examples, is_validated=is_validated).warmup_ratio == warmup / steps
 
 
 def test_no_warm_up_can_be_asked_for() -> None:
@@ -91,12 +93,3 @@ def test_no_noise_is_null_or_zero(asked: Any, alpha: float) -> None:
 def test_seeds_are_drawn_anew_for_each_job() -> None:
     assert len({resolved().seed for _ in range(5)}) > 1
     assert resolved(seed=0).seed == 0
-
-
-def test_the_page_names_every_field_that_decides_how_a_job_trains() -> None:
-    page = (Path(__file__).parents[3] / "docs" / "hyperparameters.md").read_text(encoding="utf-8")
-    others = {"model", "training_file", "validation_file", "suffix", "hyperparameters", "method", "metadata"}
-    fields = set(JobCreate.model_fields) - others - {"integrations", "lora"}
-    fields |= {f"hyperparameters.{name}" for name in HyperparametersCreate.model_fields}
-    fields |= {f"lora.{name}" for name in LoraCreate.model_fields}
-    assert {field for field in fields if f"`{field}`" not in page} == set()

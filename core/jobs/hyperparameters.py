@@ -4,12 +4,10 @@ import math
 import secrets
 from typing import Final, TypeVar
 
-from app.fine_tuning.schemas import HyperparametersCreate, JobCreate, LoraCreate
-from core.base_models.registry import BaseModelEntry
 from core.errors import InvalidParameter
+from core.jobs.fields import HyperparameterFields, LoraFields, TrainingFields
 from core.jobs.learning_rate import usual_warmup_steps
-from core.jobs.spec import EVALUATIONS, FileRef, JobSpec, LoraSpec
-from core.store.adapters import TrainedAdapter
+from core.jobs.spec import EVALUATIONS, FileRef, JobSpec, LoraSpec, TrainedAdapter
 from core.text.partition import HELD_OUT_ONE_IN
 from core.text.render_settings import MAX_LENGTH_TOKENS, RenderFields, RenderSettings
 
@@ -25,9 +23,11 @@ LORAPLUS_LR_RATIO: Final = 1.0  # plain LoRA
 
 
 def resolve(
-    request: JobCreate,
+    request: TrainingFields,
+    asked: HyperparameterFields,
     *,
-    base: BaseModelEntry,
+    base_model: str,
+    usual_learning_rate: float,
     context_tokens: int,
     training: FileRef,
     validation: FileRef | None,
@@ -36,17 +36,18 @@ def resolve(
     """Turn a request into a complete specification; docs/hyperparameters.md has the sources of the rules.
 
     Args:
+        usual_learning_rate: of the base model, by the registry.
+        training: the file that is trained on; ``validation``, the one that is scored; None: a part of the other.
         continued: the adapter that ``continue_from`` names.
 
     Raises:
         InvalidParameter: two fields contradict each other, or a value does not fit the base model.
     """
-    asked = _hyperparameters_of(request)
-    learning_rate, multiplier = _learning_rate(request, asked, base.learning_rate)
+    learning_rate, multiplier = _learning_rate(request, asked, usual_learning_rate)
     n_epochs = asked.n_epochs or N_EPOCHS
     batch_size = _batch_size(asked, training.examples)
     return JobSpec(
-        base_model=base.name,
+        base_model=base_model,
         training_file=training,
         validation_file=validation,
         n_epochs=n_epochs,
@@ -54,10 +55,10 @@ def resolve(
         learning_rate=learning_rate,
         learning_rate_multiplier=multiplier,
         lora=_lora(request.lora) if continued is None else _continued_lora(request.lora, continued),
-        **dict(rendering_of(request, request.model, context_tokens)),
+        **dict(rendering_of(request, base_model, context_tokens)),
         seed=_given(request.seed, secrets.randbelow(2**31)),
         lr_scheduler_type=request.lr_scheduler_type,
-        warmup_ratio=_warmup_ratio(request, training.examples, batch_size, n_epochs),
+        warmup_ratio=_warmup_ratio(request, training.examples, validation, batch_size, n_epochs),
         weight_decay=_given(request.weight_decay, WEIGHT_DECAY),
         max_grad_norm=_given(request.max_grad_norm, MAX_GRAD_NORM),
         loraplus_lr_ratio=_given(request.loraplus_lr_ratio, LORAPLUS_LR_RATIO),
@@ -81,29 +82,20 @@ def rendering_of(asked: RenderFields, model: str, context_tokens: int) -> Render
     return asked.with_max_length(asked.max_length or min(MAX_LENGTH_TOKENS, context_tokens))
 
 
-def _hyperparameters_of(request: JobCreate) -> HyperparametersCreate:
-    """Read the newer place, ``method``, or the older one; the protocol allows either."""
-    supervised = request.method.supervised if request.method else None
-    newer = supervised.hyperparameters if supervised else None
-    if newer is not None and request.hyperparameters is not None:
-        raise InvalidParameter("hyperparameters", "given here and in method.supervised; give them once")
-    return newer or request.hyperparameters or HyperparametersCreate()
-
-
-def _learning_rate(request: JobCreate, asked: HyperparametersCreate, own: float) -> tuple[float, float]:
-    """Give the rate and its multiplier: ``own``, the base model's from the registry, times the multiplier, 1.
+def _learning_rate(request: TrainingFields, asked: HyperparameterFields, usual: float) -> tuple[float, float]:
+    """Give the rate and its multiplier: ``usual``, the base model's from the registry, times the multiplier, 1.
 
     A rate that was asked for stands as it is, and the multiplier says what it comes to.
     """
     if request.learning_rate is None:
         multiplier = asked.learning_rate_multiplier or 1.0
-        return own * multiplier, multiplier
+        return usual * multiplier, multiplier
     if asked.learning_rate_multiplier is not None:
         raise InvalidParameter("learning_rate", "given together with learning_rate_multiplier; give one of them")
-    return request.learning_rate, request.learning_rate / own
+    return request.learning_rate, request.learning_rate / usual
 
 
-def _batch_size(asked: HyperparametersCreate, examples: int) -> int:
+def _batch_size(asked: HyperparameterFields, examples: int) -> int:
     """Few enough examples that an epoch has about 8 steps; whatever was asked for, never more than there are."""
     usual = max(1, min(BATCH_SIZE, examples // STEPS_PER_EPOCH))
     return min(asked.batch_size or usual, examples)
@@ -113,12 +105,12 @@ def _given(value: T | None, rule: T) -> T:
     return rule if value is None else value
 
 
-def _lora(asked: LoraCreate) -> LoraSpec:
+def _lora(asked: LoraFields) -> LoraSpec:
     alpha = asked.alpha or ALPHA_PER_RANK * asked.rank
     return LoraSpec.model_validate(asked.model_dump() | {"alpha": alpha})
 
 
-def _continued_lora(asked: LoraCreate, continued: TrainedAdapter) -> LoraSpec:
+def _continued_lora(asked: LoraFields, continued: TrainedAdapter) -> LoraSpec:
     """Take over an adapter's shape; what the request says of it must agree."""
     theirs = continued.lora
     for field in sorted(asked.model_fields_set - {"dropout"}):
@@ -135,17 +127,19 @@ def _continued_lora(asked: LoraCreate, continued: TrainedAdapter) -> LoraSpec:
     return theirs.model_copy(update={"dropout": asked.dropout})
 
 
-def _warmup_ratio(request: JobCreate, examples: int, batch_size: int, n_epochs: int) -> float:
+def _warmup_ratio(
+    request: TrainingFields, examples: int, validation: FileRef | None, batch_size: int, n_epochs: int
+) -> float:
     """3 % of the steps, at least 5 but at most a tenth of them, as a share of those that the file's examples make."""
     if request.warmup_ratio is not None:
         return request.warmup_ratio
-    if request.validation_file is None:
+    if validation is None:
         examples -= examples // HELD_OUT_ONE_IN
     steps = math.ceil(examples / batch_size) * n_epochs
     return usual_warmup_steps(steps) / steps
 
 
-def _n_evals(request: JobCreate) -> int:
+def _n_evals(request: TrainingFields) -> int:
     """4; with an early stopping patience p at least 2 (p + 1), so that it can run out half-way."""
     patience = request.early_stopping_patience
     if patience is None:
@@ -161,6 +155,6 @@ def _n_evals(request: JobCreate) -> int:
     return request.n_evals
 
 
-def _loads_best(request: JobCreate) -> bool:
+def _loads_best(request: TrainingFields) -> bool:
     """True with early stopping, which is of little use without."""
     return _given(request.load_best_model_at_end, request.early_stopping_patience is not None)
