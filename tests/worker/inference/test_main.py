@@ -73,16 +73,23 @@ def process(home: Path, *command: str, **settings: str) -> Iterator[tuple[subpro
             child.wait()
 
 
-def test_it_answers_and_ends_a_running_request_before_sigterm_ends_it(home: Path) -> None:
+def test_it_answers_tells_so_and_ends_a_running_request_before_sigterm_ends_it(home: Path) -> None:
     with process(home, "-m", "worker.inference") as (child, client):
+        client.post("/generate", json=make_request("xyz", max_tokens=4).model_dump(mode="json"))
+        lines = client.get("/metrics").text.splitlines()
         body = make_request("x", max_tokens=40).model_dump(mode="json")
         with client.stream("POST", "/generate", json=body) as response:
-            lines = response.iter_lines()
-            first = next(lines)
+            deltas = response.iter_lines()
+            first = next(deltas)
             child.send_signal(signal.SIGTERM)
-            answer = gather([Delta.model_validate_json(line) for line in (first, *lines)])
+            answer = gather([Delta.model_validate_json(line) for line in (first, *deltas)])
         assert child.wait(timeout=60) == 0
     assert answer.ids == PeftReference(home / "base-models" / "tiny-phi").greedy(None, b"x", 40)
+    told = ('finished_requests_total{reason="length"} 1.0', "prefill_tokens_total 3.0", "waiting_requests 0.0")
+    assert set(lines) >= {f"loramill_engine_{line}" for line in told}
+    numbers = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    for name in ("probe_read_bytes_per_second", "probe_flops_per_second", "prefill_flops_ratio_sum"):
+        assert float(numbers[f"loramill_engine_{name}"]) > 0
 
 
 def test_it_exits_with_an_error_when_its_steps_keep_failing(home: Path) -> None:
@@ -99,17 +106,6 @@ def test_it_exits_with_an_error_when_a_step_hangs(home: Path) -> None:
         with pytest.raises(httpx2.TransportError):
             client.post("/generate", json=make_request("x").model_dump(mode="json"))
         assert child.wait(timeout=60) == 1
-
-
-def test_it_tells_what_it_has_done(home: Path) -> None:
-    with process(home, "-m", "worker.inference") as (_, client):
-        client.post("/generate", json=make_request("xyz", max_tokens=4).model_dump(mode="json"))
-        lines = client.get("/metrics").text.splitlines()
-    told = ('finished_requests_total{reason="length"} 1.0', "prefill_tokens_total 3.0", "waiting_requests 0.0")
-    assert set(lines) >= {f"loramill_engine_{line}" for line in told}
-    numbers = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
-    for name in ("probe_read_bytes_per_second", "probe_flops_per_second", "prefill_flops_ratio_sum"):
-        assert float(numbers[f"loramill_engine_{name}"]) > 0
 
 
 def test_a_base_model_that_is_not_imported_is_named(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def test_a_worker_whose_broker_died_still_stops_when_told(
     Doorbell(settings).notify(job_id)
     worker.wait_for(lambda: is_running(home, job_id))
     valkey.kill()
-    time.sleep(5)  # Celery's own heartbeat, where it is on, tries the dead broker every two seconds
+    time.sleep(3)  # Celery's own heartbeat, where it is on, tries the dead broker every two seconds
 
     worker.process.terminate()
     worker.process.wait(45)
