@@ -13,7 +13,7 @@ from app.generation import render_routes
 from app.generation.openai import chat_routes, completions_routes
 from app.generation.tgi import info_routes
 from app.generation.tgi import routes as generate
-from app.http import deps, errors
+from app.http import deps, error_envelopes
 from app.http.metrics import RequestMetrics
 from app.http.middleware import RequestEdge
 from app.http.runtime import ApiRuntime, open_runtime
@@ -45,7 +45,7 @@ def create_app(settings: Settings, opener: Opener = open_runtime) -> FastAPI:
     requests = RequestMetrics()
     deps.attach_metrics(app, requests)
     app.add_middleware(RequestEdge, metrics=requests)
-    errors.install(app)
+    error_envelopes.install(app)
     for routes in (
         files,
         report_routes,

@@ -33,7 +33,7 @@ from core.text.tokenizer import TextTokenizer
 from tests.harness.tiny_models import write_tiny_llama, write_tiny_phi
 from worker.inference.engine import LocalEngine
 from worker.inference.metrics.engine_metrics import EngineMetrics
-from worker.jobs.publishing import store_adapter
+from worker.jobs.blob_transfer import store_adapter
 from worker.models.loading import load_base_model
 
 MIXES, SMOLLM2_MIXES, PEER_MIXES = 1000, 40, 60

@@ -35,7 +35,7 @@ from loramill._base_model import find_base_model
 from worker.inference.building import build_engine
 from worker.inference.engine import LocalEngine
 from worker.inference.metrics.engine_metrics import EngineMetrics
-from worker.jobs.publishing import store_adapter
+from worker.jobs.blob_transfer import store_adapter
 
 Prompt = str | Sequence[int] | Mapping[str, Any]
 Adapter = str | Path | None

@@ -5,7 +5,7 @@ from sqlalchemy import Connection
 
 from core.settings import load_settings
 from core.store.db import create_db_engine, migrating
-from core.store.schema import VERSION_TABLE
+from core.store.revisions import VERSION_TABLE
 from core.store.tables import Record
 
 

@@ -20,8 +20,8 @@ from core.settings import Settings
 from core.store import adapters
 from core.store.blobs import LocalBlobStore
 from core.store.db import Database
+from tests.harness.parquet_files import parquet_of
 from tests.harness.stack import TINY, Stack, command_environ, eventually, free_port, running_stack, write_examples
-from tests.harness.tables import parquet_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -202,7 +202,7 @@ class TestFlow:
 # which process is killed, by a piece of its name and command line
 VICTIMS = {
     "trainer": ("-m", "worker.training"),
-    "worker": ("--app=worker.queue.celery_app",),
+    "worker": ("--app=worker.celery.app",),
     "api": ("-m", "app", "api"),
     "broker": ("valkey-server",),
     "engine": ("-m", "worker.inference"),

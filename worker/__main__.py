@@ -5,13 +5,13 @@ import sys
 
 from core.errors import DatabaseUnavailable, SchemaMismatch
 from core.settings import Settings, load_settings
-from core.store.schema import check_schema
+from core.store.revisions import check_schema
 
 
 def worker_argv(settings: Settings) -> list[str]:
     """Give the arguments of Celery's own command."""
     return [
-        "--app=worker.queue.celery_app",
+        "--app=worker.celery.app",
         "--quiet",
         "worker",
         f"--loglevel={settings.log_level}",

@@ -25,7 +25,7 @@ from app.cli.stack.preparation import refuse_contradictions, refuse_taken_port
 from core.base_models.registry import Registry, folder_of
 from core.errors import ServiceError
 from core.settings import PREFIX, Settings
-from core.store.schema import check_schema
+from core.store.revisions import check_schema
 
 ROOT = Path(__file__).resolve().parents[2]
 OLDEST_PYTHON = (3, 11)

@@ -17,9 +17,9 @@ from core.errors import InvalidInput
 from core.settings import Settings
 from core.text.files.examples import Columns, format_of
 from core.text.files.read import HEAD_BYTES, file_type_of, scan_examples
-from core.text.format_check import check_format
 from core.text.preview import Preview, preview
 from core.text.render_settings import RenderFields
+from core.text.shape_check import check_format
 
 INDENT: Final = "  "
 # The bar before each token tells its mark where there is neither colour nor underline.

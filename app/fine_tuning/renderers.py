@@ -3,7 +3,7 @@
 from app.tokenizers import tokenizer_of
 from core.base_models.registry import folder_of, read_imported
 from core.errors import BaseModelInvalid, BaseModelNotReady
-from core.jobs.hyperparameters import rendering_of
+from core.jobs.resolve import rendering_of
 from core.settings import Settings
 from core.text.render_settings import RenderFields, RenderSettings
 from core.text.rendering import Renderer

@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Field, StringConstraints
 
 from app.http.wire import Body, Out, StoredText, only
 from core.estimates.estimate import Estimate, Measured
-from core.jobs.fields import HyperparameterFields, TrainingFields
+from core.jobs.requested import HyperparameterFields, TrainingFields
 from core.jobs.spec import JobSpec, JobStatus, TrainingSettings
 from core.store.control import is_pausing
 from core.store.tables import CheckpointRecord, EventRecord, JobRecord
@@ -19,7 +19,7 @@ Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)]
 
 
 class HyperparametersCreate(Body, HyperparameterFields):
-    """Each "auto" is resolved when the job is created; see ``core.jobs.hyperparameters``."""
+    """Each "auto" is resolved when the job is created; see ``core.jobs.resolve``."""
 
 
 class SupervisedCreate(Body):

@@ -7,7 +7,7 @@ import structlog
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.http.errors import INTERNAL, problem_of, wire_of
+from app.http.error_envelopes import INTERNAL, problem_of, wire_of
 from app.http.metrics import OpenRequest, RequestMetrics
 from core.errors import InvalidInput
 from core.ids import new_id

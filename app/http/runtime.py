@@ -13,7 +13,7 @@ from core.dispatch.sweeper import Sweeper
 from core.settings import Settings
 from core.store.blobs import BlobStore, LocalBlobStore
 from core.store.db import Database
-from core.store.schema import check_schema
+from core.store.revisions import check_schema
 
 
 @dataclass(frozen=True)

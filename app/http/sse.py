@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from app.http.errors import INTERNAL, Wire, problem_of, wire_of
+from app.http.error_envelopes import INTERNAL, Wire, problem_of, wire_of
 
 T = TypeVar("T")
 Chunks = AsyncGenerator[BaseModel, None]

@@ -20,7 +20,7 @@ from core.store import migrate
 from core.store.blobs import LocalBlobStore
 from core.store.db import Database
 from tests.harness.published_model import publish
-from worker.jobs.publishing import store_adapter
+from worker.jobs.blob_transfer import store_adapter
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from statistics import median
 from typing import Final
 
 from benchmarks.training.measurement import Measured
-from worker.training.model.techniques import SHOWS_WITHOUT, Techniques
+from worker.training.model.ablations import SHOWS_WITHOUT, Techniques
 
 RATIOS: Final = ("hf_best", "trl_tuned", "trl_default", "seed")
 

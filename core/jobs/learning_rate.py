@@ -1,6 +1,6 @@
 """How the learning rate moves over a run: its warm-up and its decay, as shares of the peak rate.
 
-Pure arithmetic on step numbers. Which peak a job has is ``core.jobs.hyperparameters``'s; the trainer applies it.
+Pure arithmetic on step numbers. Which peak a job has is ``core.jobs.resolve``'s; the trainer applies it.
 """
 
 import math

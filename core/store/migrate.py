@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine, text
 
 from core.errors import DatabaseUnavailable, SchemaMismatch
 from core.store.db import create_db_engine, migrating, reported_failures, sqlite_file
-from core.store.schema import REVISIONS, find_revision, is_newer
+from core.store.revisions import REVISIONS, find_revision, is_newer
 
 _LOCK_WAIT_S = 60
 _ADVISORY_LOCK = 0x6C6F7261  # "lora"; any number that no other user of the database takes

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from tests.harness.tables import parquet_of, repeated
+from tests.harness.parquet_files import parquet_of, repeated
 
 
 @dataclass(frozen=True)

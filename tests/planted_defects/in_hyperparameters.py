@@ -69,16 +69,20 @@ DEFECTS = (
     ),
     Defect(
         name="a run that is to go on from an adapter starts anew",
-        in_="worker.training.output.continuing:start_from",
+        in_="worker.training.output.earlier_adapter:start_from",
         replace="restore_adapter($$$given)",
         by="pass",
-        tests=("tests/worker/training/output/test_continuing.py::test_its_first_evaluation_is_the_earlier_runs_last",),
+        tests=(
+            "tests/worker/training/output/test_earlier_adapter.py::test_its_first_evaluation_is_the_earlier_runs_last",
+        ),
     ),
     Defect(
         name="the files of an adapter to go on from are not held against its manifest",
-        in_="worker.training.output.continuing:start_from",
+        in_="worker.training.output.earlier_adapter:start_from",
         replace="digest_file($file) != $expected",
         by="digest_file($file).bytes != $expected.bytes",
-        tests=("tests/worker/training/output/test_continuing.py::test_files_that_are_not_the_adapters_are_refused",),
+        tests=(
+            "tests/worker/training/output/test_earlier_adapter.py::test_files_that_are_not_the_adapters_are_refused",
+        ),
     ),
 )

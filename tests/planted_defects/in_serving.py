@@ -44,7 +44,7 @@ DEFECTS = (
     ),
     Defect(
         name="base rows of a mixed batch get what the adapters in it add",
-        in_="worker.inference.lora.plan:_share",
+        in_="worker.inference.lora.step_columns:_share",
         replace="None if $is_whole else $mask",
         by="None",
         tests=(f"{LORA}::test_every_token_of_any_mix_gets_its_own_adapters_delta", MIX),
@@ -100,7 +100,7 @@ DEFECTS = (
     ),
     Defect(
         name="a token of a short row sees tokens that come after it",
-        in_="worker.inference.model.layout:_decode_rows",
+        in_="worker.inference.model.step_layout:_decode_rows",
         replace="$mask_SP.masked_fill_($$$given)",
         by="$mask_SP",
         tests=(MIX,),

@@ -26,15 +26,15 @@ from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.model.runner import ModelRunner
 from worker.inference.sampling.constraints import ConstraintCompiler, ConstraintState
 from worker.inference.sampling.sampler import RowSampler
-from worker.inference.scheduler.admission import (
+from worker.inference.scheduler.loop import SchedulerLoop
+from worker.inference.scheduler.request import Request
+from worker.inference.scheduler.request_checks import (
     check_adapter,
     check_length,
     check_prompt_ids,
     check_room,
     check_sampling,
 )
-from worker.inference.scheduler.loop import SchedulerLoop
-from worker.inference.scheduler.request import Request
 from worker.inference.scheduler.step_budget import TunableRunner, tune_longest_shared, tune_step_budget
 from worker.inference.watchdog import Heartbeat
 from worker.models.loading import LoadedModel

@@ -15,7 +15,7 @@ from core.store import adapters, events, files, leases
 from core.store.control import RequestedAction
 from core.store.db import Database
 from core.store.leases import Lease
-from worker.jobs.publishing import StoredResults
+from worker.jobs.blob_transfer import StoredResults
 
 # A worker gives up its trainer this much before another may take the job.
 _SELF_FENCE_SHARE: Final = 0.6

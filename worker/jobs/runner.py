@@ -20,9 +20,9 @@ from core.jobs.spec import JobSpec, model_name
 from core.store import leases
 from core.store.leases import Lease, LeaseLost
 from core.store.tables import JobRecord
+from worker.jobs.blob_transfer import fetch_adapter, store_adapter, store_results
 from worker.jobs.claim import Claim
 from worker.jobs.prefetch import prefetch_in_background
-from worker.jobs.publishing import fetch_adapter, store_adapter, store_results
 from worker.jobs.run_folders import drop_large_files, earlier_checkpoints, make_run_folder
 from worker.jobs.runtime import WorkerRuntime
 from worker.jobs.slot import WorkerSlot

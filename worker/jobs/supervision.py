@@ -18,9 +18,9 @@ from core.jobs.spec import checkpoint_name
 from core.settings import Settings
 from core.store.blobs import BlobStore
 from core.store.control import RequestedAction
+from worker.jobs.blob_transfer import store_adapter
 from worker.jobs.claim import Claim
 from worker.jobs.journal import Journal
-from worker.jobs.publishing import store_adapter
 from worker.trainer_process import run_folder
 from worker.trainer_process.messages import CheckpointWritten, Message
 from worker.trainer_process.process import TrainerProcess

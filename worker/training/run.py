@@ -27,7 +27,7 @@ from worker.training.model.memory import (
 from worker.training.model.optimizer import AdapterOptimizer
 from worker.training.output.adapter_writer import AdapterWriter
 from worker.training.output.checkpoint import Checkpoint, CheckpointFolder, CheckpointState, find_resumable
-from worker.training.output.continuing import start_from
+from worker.training.output.earlier_adapter import start_from
 from worker.training.output.resuming import environment_of, identity_of, restore
 from worker.training.preparation import load_run_base, load_run_data
 from worker.training.process.ranks import ALONE, Ranks

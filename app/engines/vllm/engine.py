@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from app.engines.vllm.adapters import AdapterFiles, Base, read_base
-from app.engines.vllm.admission import Admission
 from app.engines.vllm.answers import VllmAnswer
 from app.engines.vllm.residence import Residence, name_of
 from app.engines.vllm.sampling import completion_body, error_of
 from app.engines.vllm.server import Disconnected, Refusal, VllmServer
+from app.engines.vllm.waiting_line import Admission
 from core.base_models.registry import folder_of
 from core.errors import GenerationFailed, PromptTooLong
 from core.serving.admission import Limits

@@ -3,7 +3,7 @@
 from importlib.metadata import version
 from typing import Final, Literal
 
-from app.generation.schemas import PromptTokensDetailsOut, UsageOut
+from app.generation.openai.shared_schemas import PromptTokensDetailsOut, UsageOut
 from core.serving.generation import FinishReason, Usage
 
 # Equal seeds can give other answers where this differs.

@@ -20,7 +20,7 @@ from app.generation.openai.chat_schemas import (
     RoleDelta,
     TextDelta,
 )
-from app.generation.sampling import sampling_of, whose
+from app.generation.openai.sampling import sampling_of, whose
 from app.models.service import ServedModel
 from core.errors import InvalidParameter
 from core.ids import new_id

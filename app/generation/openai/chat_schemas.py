@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from app.generation.schemas import SamplingFields, UsageOut
+from app.generation.openai.shared_schemas import SamplingFields, UsageOut
 from app.http.wire import Body, Out, StoredText, only
 from core.serving.generation import MAX_TOP_LOGPROBS
 from core.text.files.examples import MAX_MESSAGES

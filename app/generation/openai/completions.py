@@ -9,7 +9,7 @@ from app.generation.openai import logprobs
 from app.generation.openai.answers import FINGERPRINT, FINISH, usage_out
 from app.generation.openai.completions_schemas import MAX_PROMPTS, ChoiceOut, CompletionCreate, CompletionOut
 from app.generation.openai.logprobs import Offsets
-from app.generation.sampling import sampling_of, whose
+from app.generation.openai.sampling import sampling_of, whose
 from app.models.service import ServedModel
 from core.errors import InvalidParameter, UnsupportedParameter
 from core.ids import new_id

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from app.generation.schemas import MAX_CHOICES, SamplingFields, UsageOut
+from app.generation.openai.shared_schemas import MAX_CHOICES, SamplingFields, UsageOut
 from app.http.wire import Out, StoredText, only
 
 MAX_PROMPTS: Final = 64  # in one request, so that one client cannot fill an engine's queue alone

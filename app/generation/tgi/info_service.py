@@ -4,7 +4,7 @@ import asyncio
 from importlib.metadata import version
 from typing import Final
 
-from app.generation.schemas import MAX_CHOICES
+from app.generation.openai.shared_schemas import MAX_CHOICES
 from app.generation.tgi.info_schemas import InfoOut, TokenizeCreate, TokenPieceOut
 from app.http.runtime import ApiRuntime
 from app.models.service import ServedModel

@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from app.generation.openai.shared_schemas import MAX_CHOICES
 from app.generation.response_formats import Grammar, ResponseFormat
-from app.generation.schemas import MAX_CHOICES
 from app.http.wire import Body, Out, Stops, StoredText, only
 from core.serving.generation import MAX_TOP_LOGPROBS, Values
 

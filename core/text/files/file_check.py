@@ -9,8 +9,8 @@ from typing import BinaryIO
 
 from core.text.files.examples import Columns, Example, ExampleFormat, LineProblem
 from core.text.files.jsonl import parse_line, strip_line, too_long
-from core.text.files.one_format import OneFormat
 from core.text.files.read import FileType, scan_examples
+from core.text.files.same_shape import OneFormat
 
 MAX_PROBLEMS = 20
 

@@ -11,7 +11,7 @@ import pytest
 from app.files import parquet_check
 from app.files.parquet_check import check_parquet
 from core.text.files.file_check import FileReport
-from tests.harness.tables import parquet_of, repeated
+from tests.harness.parquet_files import parquet_of, repeated
 
 
 def check(content: bytes) -> FileReport:

@@ -8,7 +8,7 @@ from starlette.testclient import TestClient
 
 from tests.app.conftest import BASE, CONTEXT_TOKENS, ApiHarness, upload
 from tests.harness.byte_tokenizer import write_byte_tokenizer
-from tests.harness.tables import parquet_of
+from tests.harness.parquet_files import parquet_of
 
 GOOD = b'{"prompt": "Which is the largest?", "completion": " The blue one."}\n'
 AGAIN = GOOD + b'{"prompt": "Where do they live?", "completion": " In the far north."}\n' + GOOD

@@ -14,7 +14,7 @@ from core.errors import StorageFull
 from core.settings import Settings
 from core.store.blobs import BlobWriter, LocalBlobStore
 from tests.app.conftest import BASE, COLUMNS, EXAMPLES, ApiHarness, upload
-from tests.harness.tables import parquet_of
+from tests.harness.parquet_files import parquet_of
 
 
 def test_an_upload_is_checked_and_kept(client: TestClient) -> None:

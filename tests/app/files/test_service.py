@@ -9,7 +9,7 @@ from core.settings import Settings
 from core.store.blobs import LocalBlobStore
 from core.text.files.read import FileType
 from tests.app.conftest import EXAMPLES
-from tests.harness.tables import parquet_of
+from tests.harness.parquet_files import parquet_of
 
 CONTENTS: dict[FileType, bytes] = {
     "jsonl": EXAMPLES,

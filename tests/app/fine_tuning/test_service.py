@@ -8,7 +8,7 @@ import pytest
 from app.fine_tuning.schemas import JobCreate
 from app.fine_tuning.service import hyperparameters_of
 from core.errors import InvalidParameter
-from core.jobs.fields import HyperparameterFields, LoraFields
+from core.jobs.requested import HyperparameterFields, LoraFields
 
 
 def job(**fields: Any) -> JobCreate:

@@ -20,7 +20,7 @@ from core.store.blobs import LocalBlobStore
 from core.store.db import Database
 from core.text.tokenizer import TextTokenizer
 from tests.harness.tiny_models import write_tiny_llama
-from worker.jobs.publishing import fetch_adapter
+from worker.jobs.blob_transfer import fetch_adapter
 
 SPECS = [
     AdapterSpec("m0", 4, seed=1, dtype="float32", strength=0.8),

@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks.training.measurement import Measured, MeasurementRequest, StepClock
 from benchmarks.training.summary import ablations, ratios, summarise, summarise_ablations
-from worker.training.model.techniques import SHOWS_WITHOUT, Techniques
+from worker.training.model.ablations import SHOWS_WITHOUT, Techniques
 
 
 def measured(trainer: str, *step_s: float, tokens: int = 1000, roofline_s: float | None = None) -> Measured:

@@ -14,7 +14,7 @@ from torch import nn
 
 from app.engines.vllm.engine import VllmEngine
 from app.engines.vllm.residence import name_of
-from app.http.errors import Problem, problem_of
+from app.http.error_envelopes import Problem, problem_of
 from core.errors import ServiceError
 from core.serving.adapter_format import CONFIG, MANIFEST, MANIFEST_LIMIT_BYTES, WEIGHTS, digest_text
 from core.settings import Settings

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, inspect, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from core.errors import DatabaseUnavailable, SchemaMismatch
-from core.store import db, migrate, schema
+from core.store import db, migrate, revisions
 from core.store.db import Database, create_db_engine, migrating, writing
 from core.store.tables import Record
 
@@ -47,7 +47,7 @@ def _schema(db_engine: Engine) -> dict[str, object]:
             found.get_pk_constraint(table)["name"],
         )
         for table in found.get_table_names()
-        if table != schema.VERSION_TABLE
+        if table != revisions.VERSION_TABLE
     }
 
 
@@ -55,7 +55,7 @@ def test_tables_of_the_newest_revision_are_the_ones_the_code_declares(db_engine:
     _move(db_engine, "head")
     with db_engine.connect() as connection:
         context = MigrationContext.configure(
-            connection, opts={"version_table": schema.VERSION_TABLE, "compare_type": True}
+            connection, opts={"version_table": revisions.VERSION_TABLE, "compare_type": True}
         )
         assert compare_metadata(context, Record.metadata) == []
 
@@ -131,7 +131,7 @@ def test_upgrade_makes_the_schema_and_a_second_one_does_nothing(empty_url: str, 
     first = _schema(db_engine)
     migrate.upgrade(empty_url)
     assert _schema(db_engine) == first
-    schema.check_schema(empty_url)
+    revisions.check_schema(empty_url)
 
 
 def test_upgrades_at_the_same_time_wait_for_each_other(empty_url: str) -> None:
@@ -142,7 +142,7 @@ def test_upgrades_at_the_same_time_wait_for_each_other(empty_url: str) -> None:
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0, 0]
-    schema.check_schema(empty_url)
+    revisions.check_schema(empty_url)
 
 
 def test_a_failing_migration_leaves_nothing_behind(
@@ -161,7 +161,7 @@ def test_a_failing_migration_leaves_nothing_behind(
 
 def test_a_database_that_is_behind_is_refused_with_the_remedy(empty_url: str) -> None:
     with pytest.raises(SchemaMismatch, match="loramill migrate"):
-        schema.check_schema(empty_url)
+        revisions.check_schema(empty_url)
 
 
 def test_a_database_of_a_newer_version_is_refused_and_left_alone(empty_url: str, db_engine: Engine) -> None:
@@ -169,7 +169,7 @@ def test_a_database_of_a_newer_version_is_refused_and_left_alone(empty_url: str,
     with db_engine.begin() as connection:
         connection.execute(text(f"UPDATE {schema.VERSION_TABLE} SET version_num = '9999'"))
     with pytest.raises(SchemaMismatch, match="newer"):
-        schema.check_schema(empty_url)
+        revisions.check_schema(empty_url)
     with pytest.raises(SchemaMismatch, match="newer"):
         migrate.upgrade(empty_url)
 
@@ -220,7 +220,7 @@ def test_an_upgrade_waits_for_another_one_for_longer_than_for_a_row(
     migrate.upgrade(url)
     first.join()
     letting_go.join()
-    schema.check_schema(url)
+    revisions.check_schema(url)
 
 
 def test_the_alembic_command_takes_the_database_from_the_settings(
@@ -228,7 +228,7 @@ def test_the_alembic_command_takes_the_database_from_the_settings(
 ) -> None:
     monkeypatch.setenv("LORAMILL_DATABASE_URL", empty_url)
     command.upgrade(Config(ROOT / "alembic.ini"), "head")
-    schema.check_schema(empty_url)
+    revisions.check_schema(empty_url)
     assert "jobs" in _schema(db_engine)
 
 
@@ -247,11 +247,11 @@ def test_the_alembic_command_that_fails_half_way_leaves_nothing_behind(
 
 def test_an_unreachable_server_is_reported_as_such(tmp_path: Path) -> None:
     with pytest.raises(DatabaseUnavailable):
-        schema.check_schema(f"postgresql+psycopg://nobody@/nowhere?host={tmp_path}")
+        revisions.check_schema(f"postgresql+psycopg://nobody@/nowhere?host={tmp_path}")
 
 
 def test_the_revisions_known_without_alembic_are_the_ones_there_are() -> None:
     config = Config()
     config.set_main_option("script_location", str(ROOT / "migrations"))
     newest_first = [revision.revision for revision in ScriptDirectory.from_config(config).walk_revisions()]
-    assert tuple(reversed(newest_first)) == schema.REVISIONS
+    assert tuple(reversed(newest_first)) == revisions.REVISIONS

@@ -7,9 +7,9 @@ from pathlib import Path
 from core.jobs.spec import JobStatus
 from tests.worker.conftest import Home
 from tests.worker.jobs.running import pause_in_the_middle, wait_for
+from worker.celery.background import poll
 from worker.jobs.run_folder_gc import free_ended_run_folders
 from worker.jobs.slot import WorkerSlot
-from worker.queue.background import poll
 from worker.trainer_process.run_folder import LOG, SPEC
 from worker.trainer_process.stop import StopFlag
 

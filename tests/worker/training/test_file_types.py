@@ -11,7 +11,7 @@ import pytest
 from core.errors import ExampleInvalid, ParquetNotInstalled
 from core.text.files.read import FileType
 from core.text.render_settings import PromptFormat
-from tests.harness.tables import parquet_of
+from tests.harness.parquet_files import parquet_of
 from tests.worker.training.run_folders import file_ref, train, write_run
 from worker.trainer_process.messages import Finished, StepDone
 from worker.trainer_process.run_folder import ADAPTER, TRAINING_FILE, VALIDATION_FILE

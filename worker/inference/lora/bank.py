@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from worker.inference.lora.adapter import Adapter
-from worker.inference.lora.plan import LONGEST_SHARED, LoraPlan, LoraSegment, Span, make_plan
+from worker.inference.lora.step_columns import LONGEST_SHARED, LoraPlan, LoraSegment, Span, make_plan
 from worker.inference.native.huge_pages import lazy_zeros
 
 WIDTH_MULTIPLE: Final = 8  # of columns: rows of a factor then begin at 16 bytes, as matrix kernels like it

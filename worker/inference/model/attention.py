@@ -10,7 +10,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from worker.inference.model.layout import DecodeRows, PrefillChunk, Step
+from worker.inference.model.step_layout import DecodeRows, PrefillChunk, Step
 
 TILE_ROWS: Final = 64  # queries at a time: the scores of more would not stay in the cache between operations
 

@@ -16,11 +16,11 @@ from transformers import PreTrainedModel
 
 from core.base_models.architectures.architecture import Architecture
 from core.base_models.architectures.table import find_architecture
-from worker.inference.lora.plan import LoraPlan
+from worker.inference.lora.step_columns import LoraPlan
 from worker.inference.model.forward_pass import StepLora
-from worker.inference.model.layout import Step
 from worker.inference.model.ops import Heads, Ops, Rotation
 from worker.inference.model.projection import AdaptedProjection, Make
+from worker.inference.model.step_layout import Step
 from worker.inference.model.step_timer import NO_TIMER, StepTimer
 from worker.inference.model.timed_ops import TimedOps
 

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from worker.inference.kv_cache.slots import SHORTEST, Arena
 from worker.inference.lora.bank import LoraBank
-from worker.inference.lora.plan import LoraPlan, LoraSegment
+from worker.inference.lora.step_columns import LoraPlan, LoraSegment
 from worker.inference.model.contract import StepRow
 from worker.inference.model.cuda_recorder import Recorder
 from worker.inference.model.forward_pass import Pass, StepLora
-from worker.inference.model.layout import DecodeRows, Step
+from worker.inference.model.step_layout import DecodeRows, Step
 
 logger = logging.getLogger(__name__)
 

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from worker.inference.lora.bank import LoraGroup
-from worker.inference.lora.plan import LoraPlan
+from worker.inference.lora.step_columns import LoraPlan
 from worker.inference.model.attention import attend
 from worker.inference.model.contract import ModelSize
-from worker.inference.model.layout import Step
 from worker.inference.model.projection import AdaptedProjection, Make, Weights
+from worker.inference.model.step_layout import Step
 from worker.inference.model.step_timer import NO_TIMER, StepPart, StepTimer
 
 ATTENTION: Final = "loramill_slots"  # in transformers' registry of attention functions

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from worker.inference.lora.bank import LoraGroup
-from worker.inference.lora.plan import LoraPlan, LoraSegment
-from worker.inference.model.layout import Step
+from worker.inference.lora.step_columns import LoraPlan, LoraSegment
 from worker.inference.model.ops import Heads, Rotation, TorchOps
+from worker.inference.model.step_layout import Step
 from worker.inference.native.kernels import Kernels
 from worker.inference.native.rows import AttentionRows, LoraRows, LoraSite
 

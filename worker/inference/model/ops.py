@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, rms_norm, silu
 
 from worker.inference.lora.bank import LoraGroup
-from worker.inference.lora.plan import LoraPlan
+from worker.inference.lora.step_columns import LoraPlan
 from worker.inference.model.attention import attend
-from worker.inference.model.layout import Step
 from worker.inference.model.projection import AdaptedProjection
+from worker.inference.model.step_layout import Step
 
 
 @dataclass(frozen=True)

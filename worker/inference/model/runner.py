@@ -18,16 +18,16 @@ from core.settings import Settings
 from worker.inference.kv_cache.budget import running_bytes
 from worker.inference.kv_cache.slots import KvPool, KvShape
 from worker.inference.lora.bank import LoraBank, LoraGroup
-from worker.inference.lora.plan import LONGEST_SHARED
+from worker.inference.lora.step_columns import LONGEST_SHARED
 from worker.inference.model.blocks import OwnModel, find_own_blocks
 from worker.inference.model.contract import StepRow
 from worker.inference.model.cuda_graphs import DecodeGraphs
 from worker.inference.model.cuda_recorder import CudaRecorder, Recorder
 from worker.inference.model.forward_pass import Pass, StepLora, TransformersPass, all_groups, biases_of, size_of
-from worker.inference.model.layout import make_step
 from worker.inference.model.native_ops import NativeOps, find_crossover
 from worker.inference.model.ops import Ops, TorchOps
 from worker.inference.model.projection import Make, Weights, can_quantize, maker
+from worker.inference.model.step_layout import make_step
 from worker.inference.model.step_timer import StepTimer
 from worker.inference.native.build import load
 from worker.models.loading import LoadedModel

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from worker.training.model.ablations import Techniques
 from worker.training.model.cpu_attention import PaddedSegments, own_attention
-from worker.training.model.techniques import Techniques
 
 # Above it torch's CPU kernel is as fast: it works on blocks that stay in a core's own cache.
 LONGEST_OWN = 1024

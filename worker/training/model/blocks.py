@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from core.base_models.architectures.architecture import Architecture
+from worker.training.model.ablations import Techniques
 from worker.training.model.attention import Attention
 from worker.training.model.lora_linear import project
 from worker.training.model.rotary import rotate
-from worker.training.model.techniques import Techniques
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from core.base_models.architectures.table import find_architecture
 from worker.training.data.batches import MicroBatch, collate
 from worker.training.data.examples import TokenizedExample
 from worker.training.model import attention
+from worker.training.model.ablations import Techniques
 from worker.training.model.blocks import BlockInputs, run_block
-from worker.training.model.techniques import Techniques
 
 # Two segments of unequal length; a pass that lets one see the other is far off on the second.
 _PROBE_IDS: Final = ((1, 2, 3, 5, 8), (8, 5, 3, 2, 1, 4, 7))

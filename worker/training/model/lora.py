@@ -23,8 +23,8 @@ from worker.models.loading import LoadedModel
 from worker.training.data.batches import MicroBatch, collate
 from worker.training.data.examples import TokenizedExample
 from worker.training.data.plan import pack, pack_padded
+from worker.training.model.ablations import ALL, Techniques
 from worker.training.model.decoder import DecoderPass, choose_pass
-from worker.training.model.techniques import ALL, Techniques
 
 PEFT_NAME = "default"  # PEFT's name for a model's only adapter; its files leave it out
 

@@ -13,7 +13,7 @@ import torch
 from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
 
-from worker.training.model.techniques import Techniques
+from worker.training.model.ablations import Techniques
 
 
 def project(input_NI: Tensor, layers: Sequence[nn.Module], techniques: Techniques) -> list[Tensor]:

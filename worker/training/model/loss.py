@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from core.estimates.memory_plan import CHUNK_ROWS, SOFTMAX_ROWS
 from worker.training.data.batches import MicroBatch
-from worker.training.model.techniques import ALL, Techniques
+from worker.training.model.ablations import ALL, Techniques
 from worker.training.process.loss_sums import LossSums
 
 

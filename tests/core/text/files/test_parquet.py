@@ -13,7 +13,7 @@ from core.errors import ParquetNotInstalled
 from core.text.files import parquet as parquet_files
 from core.text.files.examples import MAX_COLUMNS, Chat, Columns, Example, LineProblem, Message, PromptCompletion
 from core.text.files.parquet import MAX_VALUES, read_parquet
-from tests.harness.tables import parquet_of, repeated
+from tests.harness.parquet_files import parquet_of, repeated
 
 
 def read(content: bytes, max_row_bytes: int = 2**20) -> list[Example | LineProblem]:

@@ -7,7 +7,7 @@ from core.text.files.examples import Columns, LineProblem, PromptCompletion
 from core.text.files.read import FileType, file_type_of, read_examples
 from core.text.mustache import PromptTemplates
 from core.text.render_settings import PromptFormat
-from tests.harness.tables import parquet_of
+from tests.harness.parquet_files import parquet_of
 
 
 @pytest.mark.parametrize(

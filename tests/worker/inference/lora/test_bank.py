@@ -10,7 +10,7 @@ from torch import Tensor
 
 from worker.inference.lora.adapter import Adapter, LoraPair, magnitude_scale
 from worker.inference.lora.bank import LoraBank, LoraGroup
-from worker.inference.lora.plan import LONGEST_SHARED, Span
+from worker.inference.lora.step_columns import LONGEST_SHARED, Span
 
 INPUTS = 12
 OUTPUTS = {"q": 10, "v": 6}

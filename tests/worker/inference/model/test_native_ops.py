@@ -6,7 +6,7 @@ import torch
 from core.settings import Settings
 from tests.harness.kernels import home_with_kernels
 from worker.inference.lora.bank import LoraGroup
-from worker.inference.lora.plan import LoraPlan, LoraSegment
+from worker.inference.lora.step_columns import LoraPlan, LoraSegment
 from worker.inference.model.native_ops import NativeOps, find_crossover
 from worker.inference.model.ops import TorchOps
 from worker.inference.native.build import load

@@ -19,8 +19,8 @@ from worker.training.data.examples import ExampleSet
 from worker.training.data.plan import TrainingPlan
 from worker.training.measure import flops as flops_module
 from worker.training.measure.flops import Amounts, TrainingFlops, count_flops
+from worker.training.model.ablations import ALL, Techniques
 from worker.training.model.lora import LoraModel, add_lora
-from worker.training.model.techniques import ALL, Techniques
 from worker.training.step import GradientAccumulator
 
 TRANSFORMERS = ALL.without("own_blocks").without("own_attention")

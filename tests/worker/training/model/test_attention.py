@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from worker.training.model.ablations import ALL
 from worker.training.model.attention import (
     LONGEST_OWN,
     Attention,
@@ -12,7 +13,6 @@ from worker.training.model.attention import (
     cumulative_lengths,
     make_attention,
 )
-from worker.training.model.techniques import ALL
 
 CPU = torch.device("cpu")
 # more than a tile, multiples of 16 and not, equal ones, one of a single input

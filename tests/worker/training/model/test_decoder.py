@@ -15,12 +15,12 @@ from tests.worker.training.conftest import MakeModel
 from tests.worker.training.run_folders import SUMS, render
 from worker.models.loading import LoadedModel, load_base_model
 from worker.training.data.examples import ExampleSet, TokenizedExample
+from worker.training.model.ablations import ALL, Techniques
 from worker.training.model.blocks import rms_norm
 from worker.training.model.decoder import OwnPass, PackedPass, PaddedPass, choose_pass
 from worker.training.model.lora import LoraModel, add_lora
 from worker.training.model.loss import weighted_loss
 from worker.training.model.rotary import rotate
-from worker.training.model.techniques import ALL, Techniques
 
 CPU = torch.device("cpu")
 WAYS = {OwnPass: ALL, PackedPass: ALL.without("own_blocks"), PaddedPass: ALL.without("packing")}

@@ -16,8 +16,8 @@ from tests.worker.training.conftest import MakeModel
 from worker.models.loading import load_base_model
 from worker.training.data.batches import collate
 from worker.training.data.examples import TokenizedExample
+from worker.training.model.ablations import ALL
 from worker.training.model.lora import LoraModel, add_lora, is_finite, is_unchanged, restore_adapter, save_adapter
-from worker.training.model.techniques import ALL
 
 IDS_BT = torch.tensor([[5, 9, 65, 66, 67, 200]])
 

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from core.jobs.spec import LoraSpec
 from tests.worker.training.conftest import MakeModel
+from worker.training.model.ablations import ALL
 from worker.training.model.lora import LoraModel
 from worker.training.model.lora_linear import project
-from worker.training.model.techniques import ALL
 
 OFF = ALL.without("own_lora")
 

@@ -5,7 +5,7 @@ Celery looks for its application in the current folder first, where a folder nam
 
 from celery.__main__ import main
 
-import worker.queue.celery_app  # noqa: F401 - before Celery looks for it
+import worker.celery.app  # noqa: F401 - before Celery looks for it
 
 if __name__ == "__main__":
     main()

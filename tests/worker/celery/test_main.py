@@ -15,11 +15,11 @@ def test_a_package_where_it_is_started_is_not_taken_for_ours(tmp_path: Path, for
     (tmp_path / foreign).mkdir()
     (tmp_path / foreign / "__init__.py").write_text(f'raise SystemExit("another {foreign}")')
     done = subprocess.run(
-        [sys.executable, "-m", "worker.queue", "--app=worker.queue.celery_app", "report"],
+        [sys.executable, "-m", "worker.queue", "--app=worker.celery.app", "report"],
         env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1", "LORAMILL_HOME": str(tmp_path)},
         cwd=tmp_path,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "worker.queue.tasks" in done.stdout
+    assert "worker.celery.tasks" in done.stdout

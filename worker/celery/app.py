@@ -10,7 +10,7 @@ from celery.signals import setup_logging
 from core.dispatch.doorbell import celery_config
 from core.process import logs
 from core.settings import load_settings
-from worker.queue.background import Background
+from worker.celery.background import Background
 
 settings = load_settings()
 
@@ -54,7 +54,7 @@ def _set_up_logs(**_details: Any) -> None:
     logs.setup(settings, "worker")
 
 
-app = Celery("loramill", include=["worker.queue.tasks"])
+app = Celery("loramill", include=["worker.celery.tasks"])
 app.conf.update(celery_config(settings))
 app.steps["worker"].add(BackgroundStep)
 # A receiver keeps Celery from setting logging up itself; weak=False because nothing else refers to this one.

@@ -1,7 +1,7 @@
 """The worker's Celery application as it is, but for the trainer, which is the fake one."""
 
 from tests.harness import fake_trainer
-from worker.queue.celery_app import app as app
+from worker.celery.app import app as app
 from worker.trainer_process import process
 
 

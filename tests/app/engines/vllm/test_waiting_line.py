@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.engines.vllm.admission import Admission
+from app.engines.vllm.waiting_line import Admission
 from core.errors import EngineBusy
 from core.serving.admission import Limits, Load
 from core.serving.fairness import Key
@@ -160,7 +160,7 @@ def test_no_more_prompt_tokens_wait_than_may() -> None:
 
 def test_the_time_to_wait_follows_from_how_fast_places_become_free(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = 0.0
-    monkeypatch.setattr("app.engines.vllm.admission.time.monotonic", lambda: now_s)
+    monkeypatch.setattr("app.engines.vllm.waiting_line.time.monotonic", lambda: now_s)
 
     async def run() -> None:
         nonlocal now_s

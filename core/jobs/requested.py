@@ -1,6 +1,6 @@
 """What may be asked of a training run: type, bounds and default of each field that ``RenderFields`` has not.
 
-A field that is None is chosen by ``core.jobs.hyperparameters``. Where the fields stand in a request is the caller's.
+A field that is None is chosen by ``core.jobs.resolve``. Where the fields stand in a request is the caller's.
 """
 
 from typing import Annotated, Any

@@ -11,10 +11,10 @@ from types import FrameType
 import structlog
 
 from core.dispatch.doorbell import TASK_NAME
+from worker.celery.app import app, settings
 from worker.jobs.runner import run_queued
 from worker.jobs.runtime import WorkerRuntime, open_runtime
 from worker.jobs.slot import WorkerSlot, slot_path
-from worker.queue.celery_app import app, settings
 from worker.trainer_process.stop import StopFlag
 
 _log = structlog.stdlib.get_logger(__name__)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from worker.inference.kv_cache.slots import Arena, KvSlot
-from worker.inference.lora.plan import Span
+from worker.inference.lora.step_columns import Span
 from worker.inference.model.contract import StepRow
 
 

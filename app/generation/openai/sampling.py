@@ -3,7 +3,7 @@
 from typing import Final
 
 from app.generation import constraints
-from app.generation.schemas import SamplingFields
+from app.generation.openai.shared_schemas import SamplingFields
 from core.errors import InvalidParameter
 from core.serving.generation import Constraint, SamplingParams
 

@@ -5,8 +5,8 @@ import secrets
 from typing import Final, TypeVar
 
 from core.errors import InvalidParameter
-from core.jobs.fields import HyperparameterFields, LoraFields, TrainingFields
 from core.jobs.learning_rate import usual_warmup_steps
+from core.jobs.requested import HyperparameterFields, LoraFields, TrainingFields
 from core.jobs.spec import EVALUATIONS, FileRef, JobSpec, LoraSpec, TrainedAdapter
 from core.text.partition import HELD_OUT_ONE_IN
 from core.text.render_settings import MAX_LENGTH_TOKENS, RenderFields, RenderSettings

@@ -5,7 +5,7 @@ from starlette.testclient import TestClient
 from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
-from app.http.errors import Wire, problem_of
+from app.http.error_envelopes import Wire, problem_of
 from core.errors import InvalidParameter, ServiceError, TrainingError
 from tests.app.conftest import ApiHarness
 from tests.core.errors.samples import all_errors

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from core.jobs.fields import HyperparameterFields, TrainingFields
-from core.jobs.hyperparameters import resolve
+from core.jobs.requested import HyperparameterFields, TrainingFields
+from core.jobs.resolve import resolve
 from core.jobs.spec import FileRef, JobSpec
 
 

@@ -8,7 +8,7 @@ from core.errors import AdapterInvalid, InvalidParameter
 from tests.worker.inference.scheduler.fake_runner import SHAPE
 from tests.worker.inference.scheduler.loop_harness import LoopHarness
 from worker.inference.kv_cache.slots import KvPool
-from worker.inference.scheduler.admission import check_adapter, check_room
+from worker.inference.scheduler.request_checks import check_adapter, check_room
 
 
 def test_a_request_larger_than_all_memory_for_keys_and_values_is_refused() -> None:

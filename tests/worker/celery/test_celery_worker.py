@@ -52,8 +52,8 @@ class Worker:
         for name in ("home", "broker_url", "heartbeat_s", "lease_ttl_s", "sweep_s", "poll_s", "stop_grace_s"):
             environ[f"LORAMILL_{name.upper()}"] = str(getattr(settings, name))
         arguments = worker_argv(settings)
-        assert arguments[0] == "--app=worker.queue.celery_app"
-        arguments[0] = "--app=tests.worker.queue.fake_app"
+        assert arguments[0] == "--app=worker.celery.app"
+        arguments[0] = "--app=tests.worker.celery.fake_app"
         self.log = log
         with log.open("ab") as output:
             self.process = subprocess.Popen(
@@ -279,9 +279,7 @@ class TestBellAndPollTogether:
 
 
 def test_the_worker_loads_no_model_library() -> None:
-    program = (
-        "import sys, worker.queue.tasks, worker.queue.celery_app; print([m for m in sys.modules if m in sys.argv[1:]])"
-    )
+    program = "import sys, worker.celery.tasks, worker.celery.app; print([m for m in sys.modules if m in sys.argv[1:]])"
     libraries = ["torch", "transformers", "peft", "safetensors", "numpy"]
     done = subprocess.run(
         [sys.executable, "-c", program, *libraries], capture_output=True, text=True, cwd=ROOT, check=True
