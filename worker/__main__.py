@@ -37,7 +37,7 @@ def main() -> None:
         sys.exit(str(error))
     except DatabaseUnavailable as error:
         print(f"{error}; the worker starts and waits for it", file=sys.stderr)
-    command = [sys.executable, "-m", "worker.queue", *worker_argv(settings)]
+    command = [sys.executable, "-m", "worker.celery", *worker_argv(settings)]
     os.execve(sys.executable, command, worker_environment(dict(os.environ)))
 
 

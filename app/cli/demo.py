@@ -24,7 +24,7 @@ from app.cli.stack.address import openable_url
 from app.cli.stack.preparation import refuse_contradictions, refuse_taken_port
 from app.cli.stack.supervisor import start_bound
 from core.errors import StartRefused
-from core.jobs.spec import TERMINAL, JobStatus
+from core.jobs.status import TERMINAL, JobStatus
 from core.settings import Settings
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

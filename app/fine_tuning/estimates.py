@@ -33,7 +33,8 @@ from core.estimates.estimate import (
     work_of,
 )
 from core.estimates.memory_plan import Memory, plan_memory
-from core.jobs.spec import FileRef, JobSpec, JobStatus
+from core.jobs.spec import FileRef, JobSpec
+from core.jobs.status import JobStatus
 from core.settings import Settings
 from core.store import files, jobs
 from core.store.blobs import BlobStore

@@ -13,7 +13,7 @@ from app.http.deps import BlobsDep, DatabaseDep, DoorbellDep, ReadSession, Regis
 from app.http.json_body import JsonRoute
 from app.http.wire import Page, page
 from core.errors import UnsupportedParameter
-from core.jobs.spec import JobStatus
+from core.jobs.status import JobStatus
 from core.settings import Settings
 from core.store import adapters, control, events, jobs
 from core.store.db import Session

@@ -7,7 +7,8 @@ from pydantic import ConfigDict, Field, StringConstraints
 from app.http.wire import Body, Out, StoredText, only
 from core.estimates.estimate import Estimate, Measured
 from core.jobs.requested import HyperparameterFields, TrainingFields
-from core.jobs.spec import JobSpec, JobStatus, TrainingSettings
+from core.jobs.spec import JobSpec, TrainingSettings
+from core.jobs.status import JobStatus
 from core.store.control import is_pausing
 from core.store.tables import CheckpointRecord, EventRecord, JobRecord
 

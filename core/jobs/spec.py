@@ -1,12 +1,10 @@
-"""What a fine-tune job is: its statuses, their transitions, and the resolved specification.
+"""What a fine-tune job is to do: the resolved specification.
 
-Knows no database and no HTTP: ``core.store.jobs`` writes statuses, ``app.fine_tuning`` reads
-requests. A specification is complete: every "auto" was resolved when the job was made.
+Knows no database and no HTTP; what clients ask for is ``core.jobs.requested``, and ``core.jobs.resolve`` makes a
+specification of it. A specification is complete: every "auto" was resolved when the job was made.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final, Literal
 
 from pydantic import Field
@@ -15,37 +13,6 @@ from core.jobs.learning_rate import LrSchedulerType
 from core.text.files.read import FileType
 from core.text.render_settings import RenderSettings
 from core.values import Frozen
-
-
-class JobStatus(StrEnum):
-    """OpenAI's names, and ``paused``. Files are checked while they are uploaded, so a job starts as queued."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    PAUSED = "paused"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-
-NEXT: Mapping[JobStatus, frozenset[JobStatus]] = {
-    JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.PAUSED, JobStatus.FAILED, JobStatus.CANCELLED}),
-    # back to queued: released by a worker that shuts down, or taken from one that died
-    JobStatus.RUNNING: frozenset(
-        {JobStatus.QUEUED, JobStatus.PAUSED, JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED}
-    ),
-    JobStatus.PAUSED: frozenset({JobStatus.QUEUED, JobStatus.CANCELLED}),
-    JobStatus.SUCCEEDED: frozenset(),
-    JobStatus.FAILED: frozenset(),
-    JobStatus.CANCELLED: frozenset(),
-}
-
-TERMINAL = frozenset(status for status, allowed in NEXT.items() if not allowed)
-
-
-def statuses_before(to: JobStatus) -> frozenset[JobStatus]:
-    """Give the statuses from which a job may become ``to``."""
-    return frozenset(status for status, allowed in NEXT.items() if to in allowed)
 
 
 class LoraSpec(Frozen):

@@ -11,7 +11,8 @@ from sqlalchemy import or_, select, update
 from core.errors import InvalidParameter, ModelNotFound
 from core.ids import new_id
 from core.jobs.attempt import StoredCheckpoint
-from core.jobs.spec import TERMINAL, AdapterRef, JobSpec, TrainedAdapter
+from core.jobs.spec import AdapterRef, JobSpec, TrainedAdapter
+from core.jobs.status import TERMINAL
 from core.store import leases
 from core.store.db import Session
 from core.store.leases import Lease

@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 
 from core.errors import JobHasEnded, JobNotFound
 from core.jobs.events import JobEvent
-from core.jobs.spec import TERMINAL, JobStatus
+from core.jobs.status import TERMINAL, JobStatus
 from core.store.db import Session
 from core.store.tables import CheckpointRecord, JobRecord
 from core.store.transitions import move

@@ -10,7 +10,7 @@ from sqlalchemy import select, update
 from core.errors import InvalidParameter, JobNotFound
 from core.ids import new_id
 from core.jobs.events import JobEvent
-from core.jobs.spec import TERMINAL
+from core.jobs.status import TERMINAL
 from core.store.db import Session
 from core.store.tables import EventRecord, JobRecord
 

@@ -12,7 +12,7 @@ from sqlalchemy import exists, or_, select
 
 from core.errors import FileInUse, FileNotStored
 from core.ids import new_id
-from core.jobs.spec import TERMINAL
+from core.jobs.status import TERMINAL
 from core.store.blobs import Blob
 from core.store.db import Session
 from core.store.tables import AdapterRecord, AdapterState, CheckpointRecord, FileRecord, FileStatus, JobRecord

@@ -16,7 +16,8 @@ from sqlalchemy.exc import IntegrityError
 from core.errors import FileNotStored, IdempotencyInProgress, JobNotFound
 from core.estimates.estimate import Estimate
 from core.ids import new_id
-from core.jobs.spec import TERMINAL, JobSpec, JobStatus
+from core.jobs.spec import JobSpec
+from core.jobs.status import TERMINAL, JobStatus
 from core.store.db import Session
 from core.store.tables import FileRecord, IdempotencyRecord, JobRecord
 

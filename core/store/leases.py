@@ -15,7 +15,7 @@ from core.errors import WorkerLost
 from core.ids import new_id
 from core.jobs.attempt import AttemptEnd, JobError, Publication
 from core.jobs.events import EventLevel, JobEvent
-from core.jobs.spec import JobStatus
+from core.jobs.status import JobStatus
 from core.store.control import REQUEST_COLUMNS, RequestedAction, pause_event, requested_action
 from core.store.db import Session
 from core.store.tables import AdapterRecord, AdapterState, AttemptRecord, JobRecord

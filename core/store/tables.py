@@ -11,7 +11,7 @@ from sqlalchemy import JSON, BigInteger, Enum, ForeignKey, Index, Integer, MetaD
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from core.jobs.events import EventLevel, EventType
-from core.jobs.spec import JobStatus
+from core.jobs.status import JobStatus
 from core.text.files.read import FileType
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, update
 
 from core.jobs.events import JobEvent
-from core.jobs.spec import TERMINAL, JobStatus, statuses_before
+from core.jobs.status import TERMINAL, JobStatus, statuses_before
 from core.store import events
 from core.store.db import Session
 from core.store.tables import JobRecord

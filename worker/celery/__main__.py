@@ -1,4 +1,4 @@
-"""``python -m worker.queue``: Celery's own command with our packages already imported.
+"""``python -m worker.celery``: Celery's own command with our packages already imported.
 
 Celery looks for its application in the current folder first, where a folder named worker must not be taken for ours.
 """

@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 
 from app.fine_tuning import machines, token_counts
 from core.jobs.attempt import AttemptEnd, Publication, StoredAdapter
-from core.jobs.spec import JobStatus
+from core.jobs.status import JobStatus
 from core.store import jobs, leases
 from core.store.db import Session
 from tests.app.conftest import BASE, ApiHarness, upload

@@ -10,7 +10,7 @@ import pytest
 
 from core.dispatch.sweeper import ABANDONED_WRITE_S, Sweeper
 from core.errors import DatabaseUnavailable
-from core.jobs.spec import JobStatus
+from core.jobs.status import JobStatus
 from core.settings import Settings
 from core.store import jobs, leases
 from core.store.db import Session

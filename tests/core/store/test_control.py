@@ -6,7 +6,7 @@ import pytest
 
 from core.errors import FileInUse, JobHasEnded, JobNotFound
 from core.jobs.attempt import AttemptEnd, JobError, StoredAdapter, StoredCheckpoint
-from core.jobs.spec import TERMINAL, JobStatus
+from core.jobs.status import TERMINAL, JobStatus
 from core.store import adapters, control, files, jobs, leases
 from core.store.adapters import ServedAdapter
 from core.store.control import RequestedAction

@@ -5,7 +5,8 @@ import pytest
 from sqlalchemy import func, select
 
 from core.errors import FileNotStored, IdempotencyInProgress, JobNotFound
-from core.jobs.spec import JobSpec, JobStatus
+from core.jobs.spec import JobSpec
+from core.jobs.status import JobStatus
 from core.store import control, files, jobs, leases
 from core.store.db import Database
 from core.store.jobs import IdempotencyKey, NewJob

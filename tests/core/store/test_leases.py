@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 
 from core.jobs.attempt import AttemptEnd, JobError
 from core.jobs.events import EventLevel
-from core.jobs.spec import JobStatus
+from core.jobs.status import JobStatus
 from core.store import adapters, control, jobs, leases
 from core.store.control import RequestedAction
 from core.store.db import Database

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from core.jobs.attempt import AttemptEnd
 from core.jobs.events import EventLevel
-from core.jobs.spec import JobStatus
+from core.jobs.status import JobStatus
 from core.store import control, leases
 from core.store.db import Database
 from core.store.leases import Lease, ObservedLease

@@ -167,7 +167,7 @@ def test_a_database_that_is_behind_is_refused_with_the_remedy(empty_url: str) ->
 def test_a_database_of_a_newer_version_is_refused_and_left_alone(empty_url: str, db_engine: Engine) -> None:
     migrate.upgrade(empty_url)
     with db_engine.begin() as connection:
-        connection.execute(text(f"UPDATE {schema.VERSION_TABLE} SET version_num = '9999'"))
+        connection.execute(text(f"UPDATE {revisions.VERSION_TABLE} SET version_num = '9999'"))
     with pytest.raises(SchemaMismatch, match="newer"):
         revisions.check_schema(empty_url)
     with pytest.raises(SchemaMismatch, match="newer"):

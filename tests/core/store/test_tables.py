@@ -2,7 +2,7 @@ import pytest
 from sqlalchemy import text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from core.jobs.spec import TERMINAL, JobStatus
+from core.jobs.status import TERMINAL, JobStatus
 from core.store import jobs
 from core.store.db import Database
 from core.store.tables import JobRecord

@@ -2,7 +2,7 @@ import pytest
 from sqlalchemy import update
 
 from core.jobs.events import JobEvent
-from core.jobs.spec import NEXT, JobStatus
+from core.jobs.status import NEXT, JobStatus
 from core.store import jobs
 from core.store.db import Database
 from core.store.tables import JobRecord

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from core.dispatch.doorbell import Doorbell
-from core.jobs.spec import JobStatus
+from core.jobs.status import JobStatus
 from core.process.bound import bound
 from core.settings import Settings
 from tests.harness.valkey import Valkey
@@ -57,7 +57,7 @@ class Worker:
         self.log = log
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                bound([sys.executable, "-m", "worker.queue", *arguments]),
+                bound([sys.executable, "-m", "worker.celery", *arguments]),
                 env=worker_environment(environ),
                 cwd=ROOT,
                 stdout=output,

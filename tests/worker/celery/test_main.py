@@ -1,4 +1,4 @@
-"""`python -m worker.queue` runs our application wherever it is started."""
+"""`python -m worker.celery` runs our application wherever it is started."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ def test_a_package_where_it_is_started_is_not_taken_for_ours(tmp_path: Path, for
     (tmp_path / foreign).mkdir()
     (tmp_path / foreign / "__init__.py").write_text(f'raise SystemExit("another {foreign}")')
     done = subprocess.run(
-        [sys.executable, "-m", "worker.queue", "--app=worker.celery.app", "report"],
+        [sys.executable, "-m", "worker.celery", "--app=worker.celery.app", "report"],
         env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1", "LORAMILL_HOME": str(tmp_path)},
         cwd=tmp_path,
         capture_output=True,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from core.jobs.spec import JobStatus
+from core.jobs.status import JobStatus
 from tests.worker.conftest import BASE_MODEL, Home
 from worker.jobs import runner
 from worker.jobs.prefetch import prefetch_in_background

@@ -4,7 +4,7 @@ import os
 import threading
 from pathlib import Path
 
-from core.jobs.spec import JobStatus
+from core.jobs.status import JobStatus
 from tests.worker.conftest import Home
 from tests.worker.jobs.running import pause_in_the_middle, wait_for
 from worker.celery.background import poll

@@ -10,7 +10,8 @@ import pytest
 
 from core.base_models.registry import IMPORTED_FILE
 from core.errors import DatabaseUnavailable
-from core.jobs.spec import AdapterRef, JobStatus
+from core.jobs.spec import AdapterRef
+from core.jobs.status import JobStatus
 from core.serving.adapter_format import MANIFEST, WEIGHTS, digest_file, parse_manifest
 from core.store import files, leases
 from core.store.control import RequestedAction

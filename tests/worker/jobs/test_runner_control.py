@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.jobs.spec import JobStatus
+from core.jobs.status import JobStatus
 from tests.worker.conftest import Home
 from tests.worker.jobs.running import in_background, pause_in_the_middle, run, wait_for
 from worker.trainer_process.stop import StopFlag
