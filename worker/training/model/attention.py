@@ -1,8 +1,8 @@
 """Causal attention inside each segment of a packed micro-batch, without padding and without a mask over all of it.
 
 Three ways with one result: torch's variable-length kernel on CUDA, our own function on a CPU, and torch's
-SDPA segment by segment, which the other two are held against. G are the key-value heads,
-of whose number that of the query heads, A, is a multiple.
+SDPA segment by segment, which the other two are held against. G are the key-value heads, of whose number that of the
+query heads, A, is a multiple.
 """
 
 from itertools import accumulate
@@ -23,8 +23,14 @@ NAME = "loramill_packed"  # in transformers' registry of attention functions
 class Attention(Protocol):
     """Attention over the segments that it was made for."""
 
-    def __call__(self, query_NAD: Tensor, key_NGD: Tensor, value_NGD: Tensor, scale: float) -> Tensor:
-        """Give (N, A, D)."""
+    def __call__(
+        self, query_NAD: Tensor, key_NGD: Tensor, value_NGD: Tensor, scale: float, window: int | None = None
+    ) -> Tensor:
+        """Give (N, A, D).
+
+        Args:
+            window: how many of the last inputs one sees, itself among them; None is all.
+        """
         ...
 
 
@@ -50,28 +56,42 @@ class SdpaAttention:
             else:
                 self._runs.append((1, length))
 
-    def __call__(self, query_NAD: Tensor, key_NGD: Tensor, value_NGD: Tensor, scale: float) -> Tensor:
+    def __call__(
+        self, query_NAD: Tensor, key_NGD: Tensor, value_NGD: Tensor, scale: float, window: int | None = None
+    ) -> Tensor:
         parts, begin = [], 0
         for count, length in self._runs:
             rows = slice(begin, begin + count * length)
             query, key, value = (
                 tensor[rows].unflatten(0, (count, length)).transpose(1, 2) for tensor in (query_NAD, key_NGD, value_NGD)
             )
+            mask = None if window is None or window >= length else _window_mask(length, window, query.device)
             attended = nn.functional.scaled_dot_product_attention(
-                query, key, value, is_causal=True, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
+                query, key, value, mask, is_causal=mask is None, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
             )
             parts.append(attended.transpose(1, 2).flatten(0, 1))
             begin = rows.stop
         return torch.cat(parts)
 
 
+def _window_mask(length: int, window: int, device: torch.device) -> Tensor:
+    """Give (length, length), true where a query sees a key."""
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril().triu(1 - window)
+
+
 class CpuAttention:
-    """Our own function; see ``worker.training.model.cpu_attention``."""
+    """Our own function, and torch's for windows; see ``worker.training.model.cpu_attention``."""
 
     def __init__(self, lengths: tuple[int, ...], device: torch.device) -> None:
         self._segments = PaddedSegments(lengths, device)
+        self._longest = max(lengths)
+        self._windowed = SdpaAttention(lengths)
 
-    def __call__(self, query_NAD: Tensor, key_NGD: Tensor, value_NGD: Tensor, scale: float) -> Tensor:
+    def __call__(
+        self, query_NAD: Tensor, key_NGD: Tensor, value_NGD: Tensor, scale: float, window: int | None = None
+    ) -> Tensor:
+        if window is not None and window < self._longest:
+            return self._windowed(query_NAD, key_NGD, value_NGD, scale, window)
         return own_attention(query_NAD, key_NGD, value_NGD, scale, self._segments)
 
 
@@ -82,7 +102,9 @@ class VarlenAttention:
         self._begins = cumulative_lengths(lengths, device)
         self._longest = max(lengths)
 
-    def __call__(self, query_NAD: Tensor, key_NGD: Tensor, value_NGD: Tensor, scale: float) -> Tensor:
+    def __call__(
+        self, query_NAD: Tensor, key_NGD: Tensor, value_NGD: Tensor, scale: float, window: int | None = None
+    ) -> Tensor:
         from torch.nn.attention.varlen import varlen_attn  # absent in older versions, and needed on CUDA only
 
         repeats = query_NAD.shape[1] // key_NGD.shape[1]
@@ -97,7 +119,7 @@ class VarlenAttention:
             self._longest,
             self._longest,
             scale=scale,
-            window_size=(-1, 0),  # each position sees those before it
+            window_size=(-1 if window is None else window - 1, 0),  # positions that are seen before and behind one
         )
         assert isinstance(attended_NAD, Tensor)
         return attended_NAD
@@ -118,13 +140,14 @@ def _for_transformers(
     *,
     scaling: float,
     packed: Attention,
+    sliding_window: int | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
     """Stand in for transformers' attention functions; ``packed`` comes through the model's forward call."""
     # A mask would mean that transformers made one, and so that segments would see each other.
     assert attention_mask is None
     query, key, value = (tensor[0].transpose(0, 1) for tensor in (query_1AND, key_1GND, value_1GND))
-    return packed(query, key, value, scaling)[None], None
+    return packed(query, key, value, scaling, sliding_window)[None], None
 
 
 AttentionInterface.register(NAME, _for_transformers)

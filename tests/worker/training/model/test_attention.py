@@ -26,37 +26,42 @@ def _inputs(lengths: tuple[int, ...], heads: int, key_heads: int, dtype: torch.d
     return [torch.randn(shape, generator=generator).to(dtype).requires_grad_() for shape in shapes]
 
 
-def _run(attention: Attention, inputs: list[Tensor]) -> list[Tensor]:
+def _run(attention: Attention, inputs: list[Tensor], window: int | None = None) -> list[Tensor]:
     """Give the result and the inputs' gradients."""
-    result = attention(inputs[0], inputs[1], inputs[2], 0.2)
+    result = attention(inputs[0], inputs[1], inputs[2], 0.2, window)
     grad = torch.randn(result.shape, generator=torch.Generator().manual_seed(1)).to(result.dtype)
     return [result.detach(), *torch.autograd.grad(result, inputs, grad)]
 
 
-def _by_definition(lengths: tuple[int, ...], inputs: list[Tensor]) -> list[Tensor]:
+def _by_definition(lengths: tuple[int, ...], inputs: list[Tensor], window: int | None = None) -> list[Tensor]:
     """One segment and one head at a time, all scores at once."""
 
-    def attention(query_NAD: Tensor, key_NGD: Tensor, value_NGD: Tensor, scale: float) -> Tensor:
+    def attention(
+        query_NAD: Tensor, key_NGD: Tensor, value_NGD: Tensor, scale: float, window: int | None = None
+    ) -> Tensor:
         repeats = query_NAD.shape[1] // key_NGD.shape[1]
         rows = []
         for begin, end in itertools.pairwise([0, *itertools.accumulate(lengths)]):
             heads = []
             for head in range(query_NAD.shape[1]):
                 scores = query_NAD[begin:end, head] @ key_NGD[begin:end, head // repeats].T * scale
-                hidden = torch.ones_like(scores).triu(1).bool()
-                heads.append(scores.masked_fill(hidden, -torch.inf).softmax(1) @ value_NGD[begin:end, head // repeats])
+                mask = torch.ones_like(scores).triu(1).bool()
+                if window is not None:
+                    mask |= torch.ones_like(scores).tril(-window).bool()
+                heads.append(scores.masked_fill(mask, -torch.inf).softmax(1) @ value_NGD[begin:end, head // repeats])
             rows.append(torch.stack(heads, dim=1))
         return torch.cat(rows)
 
-    return _run(attention, inputs)
+    return _run(attention, inputs, window)
 
 
 @pytest.mark.parametrize(("heads", "key_heads"), [(4, 4), (6, 2)])
 @pytest.mark.parametrize("kind", [CpuAttention, SdpaAttention])
-def test_is_causal_attention_inside_each_segment(kind: type, heads: int, key_heads: int) -> None:
+@pytest.mark.parametrize("window", [None, 1, 37, 300])
+def test_is_causal_attention_inside_each_segment(kind: type, heads: int, key_heads: int, window: int | None) -> None:
     inputs = _inputs(LENGTHS, heads, key_heads, torch.float32)
     attention = CpuAttention(LENGTHS, CPU) if kind is CpuAttention else SdpaAttention(LENGTHS)
-    for found, expected in zip(_run(attention, inputs), _by_definition(LENGTHS, inputs), strict=True):
+    for found, expected in zip(_run(attention, inputs, window), _by_definition(LENGTHS, inputs, window), strict=True):
         assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 

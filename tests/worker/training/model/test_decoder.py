@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import PhiConfig, PhiForCausalLM
+from transformers import PhiConfig, PhiForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from core.jobs.spec import LoraSpec
 from tests.worker.training.conftest import MakeModel
 from tests.worker.training.run_folders import SUMS, render
 from worker.models.loading import LoadedModel, load_base_model
+from worker.training.data.batches import collate
 from worker.training.data.examples import ExampleSet, TokenizedExample
 from worker.training.model.ablations import ALL, Techniques
 from worker.training.model.blocks import rms_norm
@@ -139,6 +140,23 @@ class TestGradients:
         assert ours[0] < 1.1 * _error(_gradients(_model(folder, theirs, "bfloat16"), examples, 100_000), expected)[0]
 
 
+def _windowed_qwen2(window: int) -> Any:
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=320,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.2,
+        use_sliding_window=True,
+        sliding_window=window,
+        max_window_layers=1,
+    )
+    return Qwen2ForCausalLM(config).eval().get_decoder()
+
+
 def _round_base(model: LoraModel) -> None:
     """What rounding the base's weights changes is not the trainer's."""
     with torch.no_grad():
@@ -236,6 +254,19 @@ class TestChoice:
             layer.mlp.forward = lambda states, healthy=healthy: 2 * healthy(states)
         chosen = choose_pass(base.model.get_decoder(), CPU, lambda: torch.autocast("cpu", enabled=False), ALL)
         assert isinstance(chosen, PackedPass)
+
+    @pytest.mark.parametrize("window", [4, 20])  # less than what is tried has, and more
+    def test_transformers_modules_where_a_known_block_has_windows_and_no_input_looks_beyond_its_own(
+        self, window: int
+    ) -> None:
+        decoder = _windowed_qwen2(window)
+        chosen = choose_pass(decoder, CPU, lambda: torch.autocast("cpu", enabled=False), ALL)
+        assert isinstance(chosen, PackedPass)
+        ids = [(7 * number) % 250 for number in range(60)]
+        with torch.no_grad():
+            found_KH = chosen(collate([_example(ids[:9]), _example(ids)], CPU))[8:]
+            states_1TH = decoder(input_ids=torch.tensor([ids]), use_cache=False).last_hidden_state
+        assert torch.allclose(found_KH, states_1TH[0, :-1], atol=1e-4)
 
     def test_padding_where_a_model_does_not_take_our_attention(self, tiny_llama: Path) -> None:
         base = load_base_model(tiny_llama, dtype="float32")
