@@ -8,9 +8,7 @@ import asyncio
 import functools
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
-from typing import Protocol, TypeVar
-
-from torch import Tensor
+from typing import TypeVar
 
 from core.errors import ServiceError
 from core.serving.admission import Load
@@ -20,9 +18,10 @@ from core.settings import Settings
 from core.store.blobs import BlobStore
 from core.text.rendering import RenderedPrompt, Renderer
 from worker.inference.adapters.cache import AdapterCache
-from worker.inference.adapters.verification import Fit, TargetLayer, open_adapter
+from worker.inference.adapters.verification import Fit, open_adapter
 from worker.inference.lora.adapter import Adapter
 from worker.inference.metrics.engine_metrics import EngineMetrics
+from worker.inference.model.contract import Runner
 from worker.inference.model.runner import ModelRunner
 from worker.inference.sampling.constraints import ConstraintCompiler, ConstraintState
 from worker.inference.sampling.sampler import RowSampler
@@ -35,20 +34,11 @@ from worker.inference.scheduler.request_checks import (
     check_room,
     check_sampling,
 )
-from worker.inference.scheduler.step_budget import TunableRunner, tune_longest_shared, tune_step_budget
+from worker.inference.scheduler.step_budget import tune_longest_shared, tune_step_budget
 from worker.inference.watchdog import Heartbeat
 from worker.models.loading import LoadedModel
 
 Read = TypeVar("Read")
-
-
-class AdaptableRunner(TunableRunner, Protocol):
-    """A runner that says which layers adapters can change."""
-
-    @property
-    def layers(self) -> Mapping[str, TargetLayer]: ...
-
-    def weight_of(self, name: str) -> Tensor: ...
 
 
 class LocalEngine:
@@ -66,7 +56,7 @@ class LocalEngine:
         metrics: EngineMetrics,
         *,
         on_death: Callable[[], None],
-        runner: AdaptableRunner | None = None,
+        runner: Runner | None = None,
     ) -> None:
         self._base_model = base_model
         self._loaded = loaded
@@ -245,7 +235,7 @@ class LocalEngine:
 
 
 def _adapter_cache(
-    loaded: LoadedModel, runner: AdaptableRunner, blobs: BlobStore, settings: Settings, metrics: EngineMetrics
+    loaded: LoadedModel, runner: Runner, blobs: BlobStore, settings: Settings, metrics: EngineMetrics
 ) -> AdapterCache:
     fit = Fit(
         fingerprint=loaded.fingerprint,

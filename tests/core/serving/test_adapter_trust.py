@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
 
 from app.engines.vllm.engine import VllmEngine
 from app.engines.vllm.residence import name_of
@@ -25,8 +24,14 @@ from tests.app.conftest import serving
 from tests.harness.byte_tokenizer import CHAT_TEMPLATE
 from tests.harness.fake_vllm import FakeVllm
 from tests.harness.tiny_models import write_tiny_llama
-from tests.worker.inference.adapters.adapter_files import complete_adapter, load_fp32, store_adapter, write_adapter
-from worker.inference.adapters.verification import Fit, open_adapter
+from tests.worker.inference.adapters.adapter_files import (
+    complete_adapter,
+    fit_of,
+    load_fp32,
+    store_adapter,
+    write_adapter,
+)
+from worker.inference.adapters.verification import open_adapter
 
 BASE = "tiny-llama"
 PROMPTS = ("Où est-il?", "1+1= ")
@@ -44,16 +49,7 @@ class Backends:
         self.vllm = FakeVllm(folder)
         self.url = ""
         loaded = load_fp32(folder)
-        layers = {name: module for name, module in loaded.model.named_modules() if isinstance(module, nn.Linear)}
-        self.fit = Fit(
-            fingerprint=loaded.fingerprint,
-            tokenizer=loaded.tokenizer,
-            layers=layers,
-            weight_of=lambda name: layers[name].weight.detach(),
-            device=loaded.device,
-            dtype=loaded.dtype,
-            max_rank=64,
-        )
+        self.fit = fit_of(loaded, max_rank=64)
         self.folder = home / "adapter"
         write_adapter(folder, self.folder, targets=["q_proj"])
         complete_adapter(

@@ -7,7 +7,7 @@ which adapters are kept in memory ``cache``'s.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -22,15 +22,9 @@ from worker.inference.adapters.peft_config import parse_config, resolve_layers
 from worker.inference.adapters.weights import PairReader, PairShape
 from worker.inference.adapters.weights_file import HEADER_LIMIT_BYTES, WeightsFile
 from worker.inference.lora.adapter import Adapter
+from worker.inference.model.contract import TargetLayer
 
 CONFIG_LIMIT_BYTES = 2**16
-
-
-class TargetLayer(Protocol):
-    """A linear layer of the base model, as far as an adapter must know it; its weight may be packed."""
-
-    in_features: int
-    out_features: int
 
 
 @dataclass(frozen=True)

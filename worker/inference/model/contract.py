@@ -4,7 +4,7 @@ Beside the tree's axis letters the engine's need G key-value heads and E numbers
 logits that are wanted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -47,8 +47,22 @@ class ModelSize:
     head_weights: int
 
 
+@dataclass(frozen=True)
+class TargetLayer:
+    """The sizes of a linear layer that adapters can change."""
+
+    in_features: int
+    out_features: int
+
+
 class Runner(Protocol):
-    """A model with its cache and its adapters; only the engine's thread uses it, inside ``torch.inference_mode()``."""
+    """A model with its cache and its adapters; only the engine's thread uses it, inside ``torch.inference_mode()``.
+
+    Attributes:
+        longest_shared: rows of up to so many tokens are computed together, token by token, longer ones one by one.
+    """
+
+    longest_shared: int
 
     @property
     def kv(self) -> KvPool: ...
@@ -62,6 +76,15 @@ class Runner(Protocol):
     @property
     def timer(self) -> StepTimer:
         """What ``forward`` tells of its parts, in a step that is taken apart."""
+        ...
+
+    @property
+    def layers(self) -> Mapping[str, TargetLayer]:
+        """The layers that adapters can change, by name."""
+        ...
+
+    def weight_of(self, name: str) -> Tensor:
+        """Give a layer's weights as they are computed with, (O, I)."""
         ...
 
     def forward(self, rows: Sequence[StepRow]) -> Tensor:

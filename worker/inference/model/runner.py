@@ -17,10 +17,10 @@ from core.errors import BaseModelInvalid
 from core.settings import Settings
 from worker.inference.kv_cache.budget import running_bytes
 from worker.inference.kv_cache.slots import KvPool, KvShape
-from worker.inference.lora.bank import LoraBank, LoraGroup
+from worker.inference.lora.bank import LoraBank
 from worker.inference.lora.step_columns import LONGEST_SHARED
 from worker.inference.model.blocks import OwnModel, find_own_blocks
-from worker.inference.model.contract import StepRow
+from worker.inference.model.contract import StepRow, TargetLayer
 from worker.inference.model.cuda_graphs import DecodeGraphs
 from worker.inference.model.cuda_recorder import CudaRecorder, Recorder
 from worker.inference.model.forward_pass import Pass, StepLora, TransformersPass, all_groups, biases_of, size_of
@@ -100,15 +100,15 @@ class ModelRunner:
         )
 
     @property
-    def layers(self) -> Mapping[str, "TargetLayer"]:
-        """The layers that adapters can change, by name."""
+    def layers(self) -> Mapping[str, TargetLayer]:
+        """See ``contract.Runner.layers``."""
         return {
-            name: TargetLayer(projection.group, projection.group.names.index(name))
-            for name, projection in self._way.projections.items()
+            name: TargetLayer(group.in_features, group.out_features[group.names.index(name)])
+            for name, group in ((name, projection.group) for name, projection in self._way.projections.items())
         }
 
     def weight_of(self, name: str) -> Tensor:
-        """Give a layer's weights as the engine computes with them, (O, I)."""
+        """See ``contract.Runner.weight_of``."""
         return self._way.projections[name].weight_of(name)
 
     def forward(self, rows: Sequence[StepRow]) -> Tensor:
@@ -125,14 +125,6 @@ class ModelRunner:
         for row in rows:
             row.slot.length += len(row.tokens)
         return logits_KV[:, : self._vocab_size].float()
-
-
-class TargetLayer:
-    """One linear layer's sizes."""
-
-    def __init__(self, group: LoraGroup, number: int) -> None:
-        self.in_features = group.in_features
-        self.out_features = group.out_features[number]
 
 
 def _make_way(model: PreTrainedModel, make: Make, ops: Ops, context_tokens: int) -> Pass:

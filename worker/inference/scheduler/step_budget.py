@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import torch
 
@@ -26,16 +26,6 @@ REPEATS: Final = 3
 LONGEST_STEP_S: Final = 0.1  # that a prefill chunk may make of a step in which other rows wait for their next token
 ENOUGH: Final = 0.85  # of the best rate of tokens that any chunk reaches
 CHEAP: Final = 1.5  # times the length of a step of one token
-
-
-class TunableRunner(Runner, Protocol):
-    """A runner that can compute rows of a few tokens in two ways.
-
-    Attributes:
-        longest_shared: rows of up to so many tokens are computed together, token by token, longer ones one by one.
-    """
-
-    longest_shared: int
 
 
 @dataclass(frozen=True)
@@ -67,7 +57,7 @@ def tune_step_budget(runner: Runner) -> StepBudget:
     return budget
 
 
-def tune_longest_shared(runner: TunableRunner) -> None:
+def tune_longest_shared(runner: Runner) -> None:
     """Let the runner compute rows of a few tokens together as long as that is the faster way, and else one by one."""
     best = 1
     with torch.inference_mode():
@@ -80,7 +70,7 @@ def tune_longest_shared(runner: TunableRunner) -> None:
     logger.info("rows of up to %d tokens are computed together", best)
 
 
-def _take_step(runner: TunableRunner, tokens: int, longest_shared: int) -> float | None:
+def _take_step(runner: Runner, tokens: int, longest_shared: int) -> float | None:
     """Give the length of a step of some rows of so many tokens; None where there is no room for them."""
     runner.longest_shared = longest_shared
     slots = [slot for slot in (runner.kv.allocate(tokens) for _ in range(SHARED_ROWS)) if slot is not None]

@@ -7,12 +7,15 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
+from torch import nn
 
 from core.base_models.registry import read_imported
 from core.jobs.spec import LoraSpec
 from core.serving.adapter_format import CONFIG, MANIFEST, WEIGHTS, write_manifest
 from core.store.blobs import LocalBlobStore
 from core.text.tokenizer import TextTokenizer
+from worker.inference.adapters.verification import Fit
+from worker.inference.model.contract import TargetLayer
 from worker.models.loading import LoadedModel, load_base_model
 
 ALL_LAYERS = {
@@ -21,6 +24,20 @@ ALL_LAYERS = {
     "tiny-qwen2": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
     "smollm2-135m-instruct": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
 }
+
+
+def fit_of(loaded: LoadedModel, *, max_rank: int = 256) -> Fit:
+    """Describe a model as an adapter must fit it, all of its linear layers being what adapters can change."""
+    linear = {name: module for name, module in loaded.model.named_modules() if isinstance(module, nn.Linear)}
+    return Fit(
+        fingerprint=loaded.fingerprint,
+        tokenizer=loaded.tokenizer,
+        layers={name: TargetLayer(layer.in_features, layer.out_features) for name, layer in linear.items()},
+        weight_of=lambda name: linear[name].weight.detach(),
+        device=loaded.device,
+        dtype=loaded.dtype,
+        max_rank=max_rank,
+    )
 
 
 def load_fp32(base_folder: Path) -> LoadedModel:

@@ -15,12 +15,11 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file, save
-from torch import nn
 
 from core.errors import AdapterInvalid, AdapterMismatch
 from core.serving.adapter_format import CONFIG, MANIFEST, WEIGHTS
 from core.store.blobs import LocalBlobStore
-from tests.worker.inference.adapters.adapter_files import load_fp32, store_adapter, write_adapter
+from tests.worker.inference.adapters.adapter_files import fit_of, load_fp32, store_adapter, write_adapter
 from tests.worker.inference.engine_harness import EngineHarness, EngineOutput, complete, make_request
 from worker.inference.adapters.cache import AdapterCache
 from worker.inference.adapters.verification import Fit, open_adapter
@@ -271,17 +270,7 @@ ATTACKS: Final[dict[str, Attack]] = {
 
 @pytest.fixture(scope="module")
 def fit(tiny_phi_folder: Path) -> Fit:
-    loaded = load_fp32(tiny_phi_folder)
-    layers = {name: module for name, module in loaded.model.named_modules() if isinstance(module, nn.Linear)}
-    return Fit(
-        fingerprint=loaded.fingerprint,
-        tokenizer=loaded.tokenizer,
-        layers=layers,
-        weight_of=lambda name: layers[name].weight.detach(),
-        device=loaded.device,
-        dtype=loaded.dtype,
-        max_rank=256,
-    )
+    return fit_of(load_fp32(tiny_phi_folder))
 
 
 @pytest.fixture(scope="module")

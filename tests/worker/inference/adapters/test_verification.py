@@ -14,12 +14,12 @@ import torch
 from peft import PeftModel
 from peft.tuners.lora import Linear
 from safetensors.torch import load_file
-from torch import nn
 
 from core.errors import AdapterMismatch
 from core.serving.adapter_format import CONFIG, MANIFEST, WEIGHTS
 from tests.worker.inference.adapters.adapter_files import (
     edit_config,
+    fit_of,
     load_fp32,
     write_adapter,
 )
@@ -42,17 +42,7 @@ def sound_folder(tiny_phi_folder: Path, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="module")
 def fit(tiny_phi_folder: Path) -> Fit:
-    loaded = load_fp32(tiny_phi_folder)
-    layers = {name: module for name, module in loaded.model.named_modules() if isinstance(module, nn.Linear)}
-    return Fit(
-        fingerprint=loaded.fingerprint,
-        tokenizer=loaded.tokenizer,
-        layers=layers,
-        weight_of=lambda name: layers[name].weight.detach(),
-        device=loaded.device,
-        dtype=loaded.dtype,
-        max_rank=256,
-    )
+    return fit_of(load_fp32(tiny_phi_folder))
 
 
 @pytest.fixture
@@ -124,16 +114,10 @@ def test_an_adapter_wider_than_the_engine_has_room_for_is_refused(spoiled: Spoil
 
 
 def test_a_packed_layer_needs_no_weight_of_its_own(spoiled: SpoiledAdapter) -> None:
-    @dataclasses.dataclass
-    class Packed:
-        in_features: int
-        out_features: int
-
     def weight_of(name: str) -> torch.Tensor:
         raise AssertionError(f"the weight of {name} is not needed for plain LoRA")
 
-    layers = {name: Packed(layer.in_features, layer.out_features) for name, layer in spoiled.fit.layers.items()}
-    spoiled.fit = dataclasses.replace(spoiled.fit, layers=layers, weight_of=weight_of)
+    spoiled.fit = dataclasses.replace(spoiled.fit, weight_of=weight_of)
     spoiled.read()
 
 

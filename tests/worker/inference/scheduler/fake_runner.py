@@ -17,7 +17,7 @@ from core.text.tokenizer import TextTokenizer
 from worker.inference.kv_cache.slots import KvPool, KvShape, KvSlot
 from worker.inference.lora.adapter import Adapter, LoraPair
 from worker.inference.lora.bank import LoraBank, LoraGroup
-from worker.inference.model.contract import ModelSize, StepRow
+from worker.inference.model.contract import ModelSize, StepRow, TargetLayer
 from worker.inference.model.step_timer import StepTimer
 
 CONTEXT_TOKENS: Final = 256
@@ -45,6 +45,8 @@ class FakeRunner:
         self.bank = LoraBank([LoraGroup([LAYER], WIDTH, [WIDTH]) for _ in range(groups)], columns, {})
         self.size = ModelSize(weight_bytes=4 * WIDTH**2, block_weights=WIDTH**2, head_weights=0)
         self.timer = StepTimer(SHAPE.device)
+        self.layers = {LAYER: TargetLayer(WIDTH, WIDTH)}
+        self.longest_shared = 1
         self.fed: list[list[tuple[tuple[int, ...], int]]] = []
         self.failures = 0
         self.poisoned: set[str | None] = set()
@@ -65,6 +67,9 @@ class FakeRunner:
             raise RuntimeError("injected")
         logits = [logits_V for row in rows for logits_V in self._feed(row)]
         return torch.stack(logits) if logits else torch.zeros(0, self._vocab_size)
+
+    def weight_of(self, name: str) -> Tensor:
+        return torch.zeros(WIDTH, WIDTH)
 
     def _feed(self, row: StepRow) -> list[Tensor]:
         assert row.adapter is None or self.bank.is_ready(row.adapter), "only adapters that are ready are fed"

@@ -5,16 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.worker.inference.adapters.adapter_files import load_fp32
 from tests.worker.inference.engine_harness import EngineHarness, complete, make_request
-from tests.worker.inference.scheduler.fake_runner import SHAPE
+from tests.worker.inference.scheduler.fake_runner import SHAPE, FakeRunner
 from tests.worker.inference.scheduler.loop_harness import LoopHarness
 from worker.inference.engine import LocalEngine
-from worker.inference.kv_cache.slots import KvPool
 from worker.inference.lora.adapter import Adapter
-from worker.inference.lora.bank import LoraBank
 from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.metrics.machine_probe import Probe
 from worker.inference.metrics.step_metrics import StepMetrics
@@ -46,17 +43,14 @@ class RecordedMetrics(StepMetrics):
         self.prefill_rates.append(flops_per_s)
 
 
-class SizedRunner:
-    """As much of a runner as the meter asks, over the fake one's shape."""
+class SizedRunner(FakeRunner):
+    """Of a size of its own, and so often taken apart; the meter computes nothing."""
 
     def __init__(self, every: int) -> None:
+        super().__init__(vocab_size=300)
         self.size = SIZE
         self.timer = StepTimer(SHAPE.device, every=every)
-        self.kv = KvPool(SHAPE, 2**20, 256)
-        self.bank = LoraBank([], 0, {})
-
-    def forward(self, _rows: object) -> torch.Tensor:
-        raise AssertionError("the meter computes nothing")
+        self.failures = 1
 
 
 class MeterHarness:
