@@ -4,15 +4,15 @@ from fastapi import APIRouter, Response
 
 from app.http.deps import RuntimeDep
 from app.operations import readiness
-from app.operations.health_schemas import Alive, Readiness
+from app.operations.health_schemas import Liveness, Readiness
 
 router = APIRouter(tags=["health"])
 
 
 @router.get("/livez")
-def is_alive() -> Alive:
+def is_alive() -> Liveness:
     """Tell that the process answers."""
-    return Alive(alive=True)
+    return Liveness(alive=True)
 
 
 @router.get("/readyz")

@@ -5,11 +5,11 @@ from typing import Literal
 from app.http.wire import Out
 
 
-class Alive(Out):
+class Liveness(Out):
     alive: Literal[True]
 
 
-class Part(Out):
+class Dependency(Out):
     """One thing that the API depends on. ``detail`` says what is wrong, or what there is to know."""
 
     ok: bool | None  # None: it cannot be told
@@ -18,4 +18,4 @@ class Part(Out):
 
 class Readiness(Out):
     ready: bool
-    parts: dict[str, Part]
+    parts: dict[str, Dependency]

@@ -3,7 +3,7 @@
 import asyncio
 
 from app.http.runtime import ApiRuntime
-from app.operations.health_schemas import Part, Readiness
+from app.operations.health_schemas import Dependency, Readiness
 from core.errors import DatabaseUnavailable, ServiceError
 from core.store import leases
 
@@ -22,33 +22,33 @@ async def look(runtime: ApiRuntime) -> Readiness:
     return Readiness(ready=ready, parts=needed | {"broker": parts[-2], "workers": parts[-1]})
 
 
-def _database(runtime: ApiRuntime) -> Part:
+def _database(runtime: ApiRuntime) -> Dependency:
     try:
         runtime.database.check()
     except DatabaseUnavailable as error:
-        return Part(ok=False, detail=str(error))
-    return Part(ok=True, detail=None)
+        return Dependency(ok=False, detail=str(error))
+    return Dependency(ok=True, detail=None)
 
 
-async def _engine(runtime: ApiRuntime, base_model: str) -> Part:
+async def _engine(runtime: ApiRuntime, base_model: str) -> Dependency:
     try:
         info = await runtime.engines.get(base_model).info()
     except ServiceError as error:
-        return Part(ok=False, detail=str(error))
-    return Part(ok=True, detail=f"{info.running_requests} requests running, {info.waiting_requests} waiting")
+        return Dependency(ok=False, detail=str(error))
+    return Dependency(ok=True, detail=f"{info.running_requests} requests running, {info.waiting_requests} waiting")
 
 
-def _broker(runtime: ApiRuntime) -> Part:
+def _broker(runtime: ApiRuntime) -> Dependency:
     if runtime.doorbell.reaches_broker():
-        return Part(ok=True, detail=None)
-    return Part(ok=False, detail="the broker does not answer; jobs start when a worker next looks by itself")
+        return Dependency(ok=True, detail=None)
+    return Dependency(ok=False, detail="the broker does not answer; jobs start when a worker next looks by itself")
 
 
-def _workers(runtime: ApiRuntime) -> Part:
+def _workers(runtime: ApiRuntime) -> Dependency:
     """Tell of workers by the leases they hold; an idle worker leaves no trace in the database."""
     try:
         with runtime.database.read() as session:
             running = len(leases.list_running(session))
     except DatabaseUnavailable:
-        return Part(ok=None, detail="not known without the database")
-    return Part(ok=True if running else None, detail=f"{running} jobs running")
+        return Dependency(ok=None, detail="not known without the database")
+    return Dependency(ok=True if running else None, detail=f"{running} jobs running")

@@ -26,7 +26,7 @@ from worker.inference.metrics.engine_metrics import EngineMetrics
 
 _DELTA: Final = TypeAdapter(Delta)
 
-Body = TypeVar("Body", bound=Frozen)
+RequestBody = TypeVar("RequestBody", bound=Frozen)
 
 
 class ServedEngine(Engine, Protocol):
@@ -163,7 +163,7 @@ async def _await_disconnect(receive: Receive) -> None:
         pass
 
 
-async def _read_body(request: Request, kind: type[Body]) -> Body:
+async def _read_body(request: Request, kind: type[RequestBody]) -> RequestBody:
     try:
         return kind.model_validate_json(await request.body())
     except ValidationError as error:

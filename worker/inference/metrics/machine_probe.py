@@ -20,16 +20,16 @@ BUDGET_S: Final = 0.1  # for each way of reading, and for the product
 
 
 @dataclass(frozen=True)
-class Probe:
+class MachineSpeed:
     """The best of several tries."""
 
     read_bytes_per_s: float
     flops_per_s: float
 
 
-def probe(device: torch.device, dtype: torch.dtype) -> Probe:
+def probe(device: torch.device, dtype: torch.dtype) -> MachineSpeed:
     """Measure reading, and products in a model's type; takes a fraction of a second."""
-    found = Probe(
+    found = MachineSpeed(
         read_bytes_per_s=probe_read(device, READ_BYTES[device.type], BUDGET_S),
         flops_per_s=probe_product(device, dtype, SIZE[device.type], BUDGET_S),
     )

@@ -8,7 +8,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from worker.inference.metrics.machine_probe import Probe
+from worker.inference.metrics.machine_probe import MachineSpeed
 from worker.inference.model.step_timer import StepPart
 
 REST: Final = "rest"  # of a step: norms, activations, and what Python does
@@ -19,7 +19,7 @@ class StepMetrics:
     """One engine's; any thread may call any method."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._probe: Probe | None = None  # before it was told
+        self._probe: MachineSpeed | None = None  # before it was told
         self._probe_read = Gauge(
             "loramill_engine_probe_read_bytes_per_second", "Reading memory, measured at the start.", registry=registry
         )
@@ -53,7 +53,7 @@ class StepMetrics:
             self._part_seconds.labels(part).inc(part_s)
         self._part_seconds.labels(REST).inc(max(0.0, seconds - sum(parts.values())))  # rounded, it may be below 0
 
-    def probed(self, probe: Probe) -> None:
+    def probed(self, probe: MachineSpeed) -> None:
         """Tell what the machine can do; only steps after this are held against it."""
         self._probe = probe
         self._probe_read.set(probe.read_bytes_per_s)

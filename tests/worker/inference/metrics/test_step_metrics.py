@@ -3,7 +3,7 @@
 import pytest
 from prometheus_client import CollectorRegistry
 
-from worker.inference.metrics.machine_probe import Probe
+from worker.inference.metrics.machine_probe import MachineSpeed
 from worker.inference.metrics.step_metrics import StepMetrics
 from worker.inference.model.step_timer import StepPart
 
@@ -42,7 +42,7 @@ def test_every_part_is_there_before_the_first_step() -> None:
 
 def test_rates_are_shares_of_what_the_probe_found() -> None:
     harness = MetricsHarness()
-    harness.metrics.probed(Probe(read_bytes_per_s=1000.0, flops_per_s=50.0))
+    harness.metrics.probed(MachineSpeed(read_bytes_per_s=1000.0, flops_per_s=50.0))
     harness.metrics.decode_rate(620.0)
     harness.metrics.prefill_rate(20.0)
     assert harness.read("decode_bandwidth_ratio_sum") == pytest.approx(0.62)

@@ -13,7 +13,7 @@ from tests.worker.inference.scheduler.loop_harness import LoopHarness
 from worker.inference.engine import LocalEngine
 from worker.inference.lora.adapter import Adapter
 from worker.inference.metrics.engine_metrics import EngineMetrics
-from worker.inference.metrics.machine_probe import Probe
+from worker.inference.metrics.machine_probe import MachineSpeed
 from worker.inference.metrics.step_metrics import StepMetrics
 from worker.inference.model.contract import ModelSize
 from worker.inference.model.runner import ModelRunner
@@ -137,7 +137,7 @@ class MeasuredEngine:
         runner = ModelRunner.build(loaded, harness.settings())
         runner.timer = StepTimer(loaded.device, every=every)
         self._metrics = EngineMetrics()
-        self._metrics.steps.probed(Probe(read_bytes_per_s=1e9, flops_per_s=1e9))
+        self._metrics.steps.probed(MachineSpeed(read_bytes_per_s=1e9, flops_per_s=1e9))
         engine = LocalEngine(
             "tiny", loaded, harness.blobs, harness.settings(), self._metrics, on_death=pytest.fail, runner=runner
         )
