@@ -28,6 +28,16 @@ DEFECTS = (
         tests=(f"{DECODER}::TestSegments::test_trap_17_what_stands_in_one_segment_does_not_change_another",),
     ),
     Defect(
+        name="packed attention takes no notice of a config's windows",
+        in_="worker.training.model.attention:_for_transformers",
+        replace="packed($$$given, $sliding_window)",
+        by="packed($$$given)",
+        tests=(
+            f"{DECODER}::TestChoice::"
+            "test_transformers_modules_where_a_known_block_has_windows_and_no_input_looks_beyond_its_own",
+        ),
+    ),
+    Defect(
         name="18 a segment's first token is predicted from the segment before it",
         in_="worker.training.data.batches:collate",
         replace="np.flatnonzero($weights_T)",
