@@ -29,7 +29,7 @@ def create_estimate(
     learnt from finished jobs of the base model, or assumed where there are none. What cannot be said is null, and
     ``problems`` says why.
     """
-    spec = service.specify(session, request, settings, registry)
+    spec = service.specify(session, request, request.training_file, settings=settings, registry=registry)
     found = estimates.estimate(
         session, spec, entry=registry.get(spec.base_model), settings=settings, blobs=blobs, now=int(time.time())
     )

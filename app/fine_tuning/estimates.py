@@ -15,7 +15,7 @@ from app.fine_tuning.renderers import renderer_of
 from app.fine_tuning.token_counts import StoredFile, count
 from core.base_models.registry import BaseModelEntry, folder_of, read_imported
 from core.base_models.shape import ModelShape, read_shape
-from core.errors import BaseModelInvalid, InvalidParameter, JobDoesNotFit, TargetModulesUnmatched
+from core.errors import BaseModelInvalid, InvalidParameter, JobDoesNotFit
 from core.estimates.estimate import (
     Basis,
     Counts,
@@ -55,7 +55,7 @@ def estimate(
     """Say what a job would take if it were made now; up to a second of counting.
 
     Raises:
-        InvalidParameter: the job is certain to fail: an example or a target module cannot be used.
+        InvalidParameter: the job is certain to fail, because an example cannot be used or none is left.
         BaseModelNotReady: the base model's tokenizer cannot be read.
         BlobNotFound: a file's bytes are gone.
     """
@@ -69,7 +69,7 @@ def estimate(
     speed: RunSpeed | None = None
     seconds: Seconds | None = None
     try:
-        shape = _shape_of(settings, spec.base_model)
+        shape = shape_of(settings, spec.base_model)
     except BaseModelInvalid as error:
         problems.append(str(error))
     else:
@@ -175,21 +175,18 @@ def _stored(session: Session, file: FileRef, param: str) -> StoredFile:
 
 
 def _memory(shape: ModelShape, spec: JobSpec, counts: Counts, steps: int, machine: KnownMachine) -> Memory:
-    try:
-        return plan_memory(
-            shape,
-            spec.lora,
-            machine.dtype,
-            longest_tokens=counts.longest_tokens,
-            mean_tokens=counts.tokens / max(1, counts.examples),
-            batch_size=spec.batch_size,
-            steps=steps,
-            available_bytes=machine.told.available_bytes or machine.told.memory_bytes,
-            is_gpu=machine.is_gpu,
-            quantization=spec.quantization,
-        )
-    except TargetModulesUnmatched as error:
-        raise InvalidParameter("lora.target_modules", str(error)) from error
+    return plan_memory(
+        shape,
+        spec.lora,
+        machine.dtype,
+        longest_tokens=counts.longest_tokens,
+        mean_tokens=counts.tokens / max(1, counts.examples),
+        batch_size=spec.batch_size,
+        steps=steps,
+        available_bytes=machine.told.available_bytes or machine.told.memory_bytes,
+        is_gpu=machine.is_gpu,
+        quantization=spec.quantization,
+    )
 
 
 def _work(shape: ModelShape, spec: JobSpec, counts: Counts, evaluated_tokens: int) -> Work:
@@ -210,7 +207,12 @@ def _speed(shape: ModelShape, machine: KnownMachine, runs: Sequence[PastRun]) ->
     return learnt
 
 
-def _shape_of(settings: Settings, base_model: str) -> ModelShape:
+def shape_of(settings: Settings, base_model: str) -> ModelShape:
+    """Read the shape of a base model's layers, once.
+
+    Raises:
+        BaseModelInvalid: it cannot be told from the files.
+    """
     folder = folder_of(settings.base_models_folder, base_model)
     return _read_shape(folder, read_imported(folder).fingerprint)
 

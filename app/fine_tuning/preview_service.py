@@ -1,16 +1,18 @@
 """What asking for a preview means: which examples are shown, as which job would train on them, what is refused."""
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import orjson
 
 from app.fine_tuning import service
 from app.fine_tuning.preview_schemas import PreviewCreate
-from app.fine_tuning.renderers import renderer_for
+from app.fine_tuning.renderers import renderer_of
 from core.base_models.registry import Registry
 from core.errors import ExampleInvalid, ExampleOverLength, InvalidParameter
-from core.jobs.spec import FileRef
+from core.jobs.spec import FileRef, JobSpec
 from core.settings import Settings
 from core.store.blobs import BlobStore
 from core.store.db import Session
@@ -25,26 +27,36 @@ from core.text.shape_check import check_format
 SHOWN_OF_A_FILE: Final = 10
 
 
-Source = FileRef | tuple[Example, ...]
+@dataclass(frozen=True)
+class PreviewSource:
+    """The job that would train on the examples, and those that were written out; None: its training file's."""
+
+    spec: JobSpec
+    written_out: tuple[Example, ...] | None
 
 
-def find_source(session: Session, request: PreviewCreate, *, settings: Settings, registry: Registry) -> Source:
+def find_source(session: Session, request: PreviewCreate, *, settings: Settings, registry: Registry) -> PreviewSource:
     """Give the examples that a request is about; what a job would be refused for is refused.
 
     Raises:
         ModelNotFound: the deployment does not train this base model.
-        InvalidParameter: an example or a file, or how fields fit it, is at fault.
+        InvalidParameter: an example or a file, or a field of the job, is at fault.
+        BaseModelNotReady: the base model is not imported yet.
     """
     service.find_base(settings, registry, request.model)
-    if request.examples is not None and request.training_file is None:
-        return _written_out(request, request.examples, settings.max_line_bytes)
-    if request.training_file is None or request.examples is not None:
+    if (request.examples is None) == (request.training_file is None):
         raise InvalidParameter("training_file", "give either training_file or examples")
-    file = service.find_file(session, request.training_file, "training_file", request)
-    return service.file_ref(file)
+    examples: tuple[Example, ...] | None = None
+    training: str | FileRef | None = request.training_file
+    if request.examples is not None:
+        examples = _written_out(request, request.examples, settings.max_line_bytes)
+        training = _as_file(request.examples)
+    assert training is not None
+    spec = service.specify(session, request, training, settings=settings, registry=registry)
+    return PreviewSource(spec, examples)
 
 
-def show(request: PreviewCreate, source: Source, *, settings: Settings, blobs: BlobStore) -> Preview:
+def show(request: PreviewCreate, source: PreviewSource, *, settings: Settings, blobs: BlobStore) -> Preview:
     """Render what was asked for. Needs no session: it can take seconds.
 
     Raises:
@@ -52,11 +64,12 @@ def show(request: PreviewCreate, source: Source, *, settings: Settings, blobs: B
         BaseModelNotReady: the base model is not imported yet, or its chat template is malformed.
         BlobNotFound: the file's bytes are gone.
     """
-    renderer = renderer_for(settings, request.model, request)
-    if isinstance(source, tuple):
-        return _show(request, source, request.limit or len(source), renderer)
-    with blobs.open(source.sha256) as content:
-        examples = checked(scan_examples(content, source.file_type))
+    renderer = renderer_of(settings, source.spec.base_model, source.spec)
+    if source.written_out is not None:
+        return _show(request, source.written_out, request.limit or len(source.written_out), renderer)
+    file = source.spec.training_file
+    with blobs.open(file.sha256) as content:
+        examples = checked(scan_examples(content, file.file_type))
         return _show(request, examples, request.limit or SHOWN_OF_A_FILE, renderer)
 
 
@@ -91,6 +104,12 @@ def _written_out(request: PreviewCreate, values: Sequence[object], max_bytes: in
     common = [name for name in columns[0] if all(name in other for other in columns)] if columns else []
     check_format(request, format_of(examples[0]), common, name="examples")
     return examples
+
+
+def _as_file(values: Sequence[object]) -> FileRef:
+    """Name the file that would hold these examples, for the job that would train on it."""
+    sha256 = hashlib.sha256(b"\n".join(map(orjson.dumps, values))).hexdigest()
+    return FileRef(id="examples", sha256=sha256, examples=len(values), file_type="jsonl")
 
 
 def _parse(value: object, line: int, max_bytes: int) -> Example | LineProblem:

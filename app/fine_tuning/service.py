@@ -9,15 +9,17 @@ import structlog
 
 from app.fine_tuning import estimates
 from app.fine_tuning.renderers import context_tokens_of
-from app.fine_tuning.schemas import HyperparametersCreate, JobCreate
+from app.fine_tuning.schemas import HyperparametersCreate, JobCreate, JobFields
 from core.base_models.registry import BaseModelEntry, Registry
 from core.errors import (
+    BaseModelInvalid,
     BaseModelNotReady,
     BlobNotFound,
     FileNotStored,
     IdempotencyMismatch,
     InvalidParameter,
     ModelNotFound,
+    TargetModulesUnmatched,
 )
 from core.estimates.estimate import Estimate
 from core.jobs.resolve import resolve
@@ -27,7 +29,7 @@ from core.store import adapters, files, jobs
 from core.store.blobs import BlobStore
 from core.store.db import Session
 from core.store.jobs import IdempotencyKey, NewJob
-from core.store.tables import FileRecord, FileStatus, JobRecord
+from core.store.tables import FileStatus, JobRecord
 from core.text.render_settings import RenderFields
 from core.text.shape_check import check_format
 
@@ -74,7 +76,7 @@ def make_draft(
         JobDoesNotFit: the machine has too little memory for it.
         BaseModelNotReady: the base model is not imported yet.
     """
-    spec = specify(session, request, settings, registry)
+    spec = specify(session, request, request.training_file, settings=settings, registry=registry)
     entry = registry.get(spec.base_model)
     try:
         estimate = estimates.estimate(session, spec, entry=entry, settings=settings, blobs=blobs, now=now)
@@ -131,8 +133,13 @@ def find_earlier(session: Session, request: JobCreate, origin: RequestOrigin, no
     return jobs.find_recent_duplicate(session, origin.caller, request_sha256, now - RETRY_WINDOW_S)
 
 
-def specify(session: Session, request: JobCreate, settings: Settings, registry: Registry) -> JobSpec:
-    """Resolve what a request leaves open.
+def specify(
+    session: Session, request: JobFields, training: str | FileRef, *, settings: Settings, registry: Registry
+) -> JobSpec:
+    """Resolve what a request leaves open. Jobs, estimates and previews are refused for their fields here alone.
+
+    Args:
+        training: the id of the training file, or examples that are as good as one.
 
     Raises:
         ModelNotFound: the deployment does not train this base model.
@@ -140,25 +147,35 @@ def specify(session: Session, request: JobCreate, settings: Settings, registry: 
         BaseModelNotReady: the base model is not imported yet.
     """
     base = find_base(settings, registry, request.model)
-    training = file_ref(find_file(session, request.training_file, "training_file", request))
-    validation = (
-        None
-        if request.validation_file is None
-        else file_ref(find_file(session, request.validation_file, "validation_file", request))
-    )
-    return resolve(
+    if isinstance(training, str):
+        training = _file_ref(session, training, "training_file", request)
+    validation = request.validation_file
+    spec = resolve(
         request,
         hyperparameters_of(request),
         base_model=base.name,
         usual_learning_rate=base.learning_rate,
         context_tokens=context_tokens_of(settings, base.name),
         training=training,
-        validation=validation,
+        validation=None if validation is None else _file_ref(session, validation, "validation_file", request),
         continued=None if request.continue_from is None else _find_trained(session, request.continue_from, base.name),
     )
+    _check_targets(settings, spec)
+    return spec
 
 
-def hyperparameters_of(request: JobCreate) -> HyperparametersCreate:
+def _check_targets(settings: Settings, spec: JobSpec) -> None:
+    try:
+        shape = estimates.shape_of(settings, spec.base_model)
+    except BaseModelInvalid:
+        return  # an estimate says so; whether the modules are there is found out when the job runs
+    try:
+        shape.adapted(spec.lora)
+    except TargetModulesUnmatched as error:
+        raise InvalidParameter("lora.target_modules", str(error)) from error
+
+
+def hyperparameters_of(request: JobFields) -> HyperparametersCreate:
     """Read the newer place, ``method``, or the older one; the protocol allows either.
 
     Raises:
@@ -195,8 +212,8 @@ def find_base(settings: Settings, registry: Registry, name: str) -> BaseModelEnt
     return registry.get(name)
 
 
-def find_file(session: Session, file_id: str, param: str, request: RenderFields) -> FileRecord:
-    """Give the record of a file that a job with these fields can train on or be scored on.
+def _file_ref(session: Session, file_id: str, param: str, request: RenderFields) -> FileRef:
+    """Give a file that a job with these fields can train on or be scored on, as the job keeps it.
 
     Raises:
         InvalidParameter: there is no such file, its lines have problems, or the fields do not fit what it holds.
@@ -212,15 +229,10 @@ def find_file(session: Session, file_id: str, param: str, request: RenderFields)
     if file.status is not FileStatus.PROCESSED or file.examples == 0:
         raise InvalidParameter(param, f"{file_id} cannot be trained on: {file.status_details}")
     check_format(request, file.example_format, file.columns or (), name=f"{file.id} ({param})")
-    return file
+    return FileRef(id=file.id, sha256=file.sha256, examples=file.examples, file_type=file.file_type)
 
 
 def _requested(request: JobCreate) -> tuple[dict[str, Any], str]:
     """Give the fields that were sent, and the digest by which a repetition is known."""
     requested = request.model_dump(mode="json", exclude_unset=True)
     return requested, hashlib.sha256(json.dumps(requested, sort_keys=True).encode()).hexdigest()
-
-
-def file_ref(file: FileRecord) -> FileRef:
-    """Give a file as a job keeps it."""
-    return FileRef(id=file.id, sha256=file.sha256, examples=file.examples, file_type=file.file_type)

@@ -9,9 +9,9 @@ from core.jobs.spec import JobSpec
 from core.store import jobs
 from tests.app.conftest import BASE, COLUMNS, LEARNING_RATE, ApiHarness, upload
 from tests.app.fine_tuning.created import create
+from tests.app.fine_tuning.wrong_fields import FORMAT, WRONG_FIELDS
 
 PLAIN_LORA = {"dropout": 0.0, "target_modules": None, "use_rslora": False, "use_dora": False}
-FORMAT = {"prompt": "{{question}}", "completion": "{{answer}}"}
 
 
 def test_a_job_echoes_what_every_auto_became(client: TestClient, file_id: str) -> None:
@@ -168,57 +168,7 @@ def test_a_job_is_made_while_the_broker_is_away(harness: ApiHarness) -> None:
         assert create(client, upload(client).json()["id"]).status_code == 200
 
 
-@pytest.mark.parametrize(
-    ("fields", "param"),
-    [
-        ({"training_file": "file-x"}, "training_file"),
-        ({"validation_file": "file-x"}, "validation_file"),
-        ({"suffix": "a:b"}, "suffix"),
-        ({"suffix": "x" * 65}, "suffix"),
-        ({"seed": -1}, "seed"),
-        ({"hyperparameters": {"n_epochs": 0}}, "hyperparameters.n_epochs"),
-        ({"hyperparameters": {"n_epochs": "many"}}, "hyperparameters.n_epochs"),
-        ({"hyperparameters": {"epochs": 1}}, "hyperparameters.epochs"),
-        (
-            {"hyperparameters": {}, "method": {"type": "supervised", "supervised": {"hyperparameters": {}}}},
-            "hyperparameters",
-        ),
-        ({"learning_rate": 0.1, "hyperparameters": {"learning_rate_multiplier": 1}}, "learning_rate"),
-        ({"method": {"type": "dpo"}}, "method.type"),
-        ({"method": {"type": "supervised", "dpo": {"hyperparameters": {}}}}, "method.dpo"),
-        ({"integrations": [{"type": "wandb"}]}, "integrations"),
-        ({"lora": {"rank": 0}}, "lora.rank"),
-        ({"lora": {"r": 8}}, "lora.r"),
-        ({"lora": {"alpha": 0}}, "lora.alpha"),
-        ({"lora": {"dropout": 1}}, "lora.dropout"),
-        ({"lora": {"target_modules": []}}, "lora.target_modules"),
-        ({"lora": {"target_modules": "q_proj"}}, "lora.target_modules"),
-        ({"lora": {"use_dora": "perhaps"}}, "lora.use_dora"),
-        ({"lora": {"use_rslora": None}}, "lora.use_rslora"),
-        ({"lr_scheduler_type": "polynomial"}, "lr_scheduler_type"),
-        ({"warmup_ratio": 1}, "warmup_ratio"),
-        ({"warmup_ratio": -0.1}, "warmup_ratio"),
-        ({"weight_decay": -1}, "weight_decay"),
-        ({"max_grad_norm": -1}, "max_grad_norm"),
-        ({"loraplus_lr_ratio": 0.5}, "loraplus_lr_ratio"),
-        ({"neftune_noise_alpha": -5}, "neftune_noise_alpha"),
-        ({"n_evals": 0}, "n_evals"),
-        ({"early_stopping_patience": 0}, "early_stopping_patience"),
-        ({"early_stopping_patience": 3, "n_evals": 4}, "early_stopping_patience"),
-        ({"load_best_model_at_end": "sometimes"}, "load_best_model_at_end"),
-        ({"continue_from": "ft:nothing"}, "continue_from"),
-        ({"quantization": "int8"}, "quantization"),
-        ({"prompt_loss_weight": 1.5}, "prompt_loss_weight"),
-        ({"max_length": 513}, "max_length"),
-        ({"over_length": "cut"}, "over_length"),
-        ({"prompt_format": FORMAT}, "prompt_format"),
-        ({"train_on": "last_assistant"}, "train_on"),
-        ({"metadata": {"k": "x" * 513}}, "metadata.k"),
-        ({"metadata": {f"k{n}": "v" for n in range(17)}}, "metadata"),
-        ({"metadata": {"k": "a\x00b"}}, "metadata.k"),
-        ({"colour": "red"}, "colour"),
-    ],
-)
+@pytest.mark.parametrize(("fields", "param"), [({"training_file": "file-x"}, "training_file"), *WRONG_FIELDS])
 def test_a_wrong_field_is_400_under_its_own_name(
     client: TestClient, harness: ApiHarness, file_id: str, fields: dict[str, Any], param: str
 ) -> None:
