@@ -31,7 +31,7 @@ PHI_FOLDER: Final = "phi-4x2560"
 
 
 @dataclass(frozen=True)
-class Work:
+class BenchmarkWork:
     """What a section works with; with ``is_quick`` it only shows that everything runs."""
 
     console: Console
@@ -54,14 +54,14 @@ class Work:
         return folder
 
 
-def measure_probe(work: Work) -> dict[str, Any]:
+def measure_probe(work: BenchmarkWork) -> dict[str, Any]:
     """Measure what the machine reads and multiplies; decode has its own probe, in its own process."""
     found = _last_json(run_module("benchmarks.serving.probe"))
     work.console.print("probe", found)
     return found
 
 
-def measure_decode(work: Work) -> dict[str, Any]:
+def measure_decode(work: BenchmarkWork) -> dict[str, Any]:
     """Measure steps of a runner on both models, each in a process of its own."""
     repeats = ("--repeats", "1") if work.is_quick else ()
     found = {}
@@ -71,7 +71,7 @@ def measure_decode(work: Work) -> dict[str, Any]:
     return found
 
 
-def measure_correctness(work: Work) -> dict[str, Any]:
+def measure_correctness(work: BenchmarkWork) -> dict[str, Any]:
     """Judge the rows of random mixes, ours and the peers'."""
     options = ["--smollm2", str(work.smollm2)]
     options += ["--mixes", "8", "--smollm2-mixes", "0"] if work.is_quick else []
@@ -83,24 +83,24 @@ def measure_correctness(work: Work) -> dict[str, Any]:
     return _last_json(printed)
 
 
-def measure_http(work: Work) -> dict[str, Any]:
+def measure_http(work: BenchmarkWork) -> dict[str, Any]:
     """Measure output tokens a second through HTTP, ours and the peers'."""
     rounds = 1 if work.is_quick else throughput.ROUNDS
     return throughput.run(work.console, work.smollm2, work.new_folder("http"), vllm=work.vllm, rounds=rounds)
 
 
-def measure_load(work: Work) -> dict[str, Any]:
+def measure_load(work: BenchmarkWork) -> dict[str, Any]:
     """Measure the cache's cliff, fairness and overload."""
     few: dict[str, Any] = {"adapters": 40, "scale": 0.1} if work.is_quick else {}
     return load.run(work.console, work.smollm2, work.new_folder("load"), **few)
 
 
-def measure_cold(work: Work) -> dict[str, Any]:
+def measure_cold(work: BenchmarkWork) -> dict[str, Any]:
     """Measure what a new adapter's load takes, and what it costs others."""
     return cold.run(work.console, work.phi, work.new_folder("cold"))
 
 
-SECTIONS: Final[Mapping[str, Callable[[Work], dict[str, Any]]]] = {
+SECTIONS: Final[Mapping[str, Callable[[BenchmarkWork], dict[str, Any]]]] = {
     "probe": measure_probe,
     "decode": measure_decode,
     "correctness": measure_correctness,
@@ -110,7 +110,7 @@ SECTIONS: Final[Mapping[str, Callable[[Work], dict[str, Any]]]] = {
 }
 
 
-def run(work: Work, names: tuple[str, ...], path: Path) -> list[str]:
+def run(work: BenchmarkWork, names: tuple[str, ...], path: Path) -> list[str]:
     """Measure sections and merge each into the file as soon as it is there; give the names of those that failed."""
     failed = []
     for name in names:
@@ -173,7 +173,7 @@ def main() -> None:
         parser.error(f"{options.smollm2} is missing; make setup imports SmolLM2")
     console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
     with tempfile.TemporaryDirectory(prefix="loramill-bench-") as name:
-        work = Work(console, options.smollm2, options.vllm, Path(name), options.quick)
+        work = BenchmarkWork(console, options.smollm2, options.vllm, Path(name), options.quick)
         path = options.result or (Path(name) / "serve.json" if options.quick else RESULT)
         failed = run(work, tuple(options.sections) or tuple(SECTIONS), path)
     if failed:

@@ -21,8 +21,8 @@ import torch
 
 from benchmarks.peers.commands import find_vllm, vllm_server
 from benchmarks.serving.adapters import list_linears, write_adapters
-from benchmarks.serving.contestants import Contestant, ContinuousBatches, OurEngine, PeftBatch, VllmServer
-from benchmarks.serving.mixes import Expected, Mix, Tally, judge, make_mixes, make_prompts, make_specs, power
+from benchmarks.serving.contestants import Contestant, ContinuousBatches, OurEngine, PeftBatch, VllmContestant
+from benchmarks.serving.mixes import ExpectedRow, Mix, Tally, judge, make_mixes, make_prompts, make_specs, power
 from benchmarks.serving.oracle import PeftOracle
 from benchmarks.serving.servers import ServerFailed, running
 from benchmarks.training.processes import ROOT
@@ -55,7 +55,7 @@ class Field:
     base: Path
     folders: dict[int, Path]
     prompts: list[list[int]]
-    expected: dict[tuple[int | None, int], Expected]
+    expected: dict[tuple[int | None, int], ExpectedRow]
     vocabulary: int
 
     def mixes(self, seed: int, count: int, *, most_rows: int = 12, late_s: float = 0.01) -> list[Mix]:
@@ -143,7 +143,7 @@ def judge_vllm(python: Path, field: Field, mixes: Sequence[Mix], folder: Path) -
     server = vllm_server(python, field.base, adapters, rank=64, dtype="float32")
     tally = Tally()
     with running(server, folder):
-        asyncio.run(judge_all(VllmServer(server.url, field.base.name, field.prompts), field, stay(mixes), tally))
+        asyncio.run(judge_all(VllmContestant(server.url, field.base.name, field.prompts), field, stay(mixes), tally))
     return tally
 
 

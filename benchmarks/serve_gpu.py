@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.serving.decode import build, make_adapters, roofs, taxes, weight_bytes
 from benchmarks.serving.probe import probe
-from benchmarks.serving.steps import Measured, interleave, time_decode, time_prefill
+from benchmarks.serving.steps import StepTimings, interleave, time_decode, time_prefill
 from benchmarks.training import machine
 from benchmarks.training.processes import run_module
 from worker.inference.lora.adapter import Adapter
@@ -73,7 +73,7 @@ def steps_of(runners: dict[str, ModelRunner], adapters: dict[int, list[Adapter]]
     return work
 
 
-def speeds(measured: dict[str, Measured]) -> dict[str, float]:
+def speeds(measured: dict[str, StepTimings]) -> dict[str, float]:
     """Give tokens a second of each kind of step; its name ends with its number of rows."""
     return {
         name: int(name.rsplit(" ", 1)[1]) / one.median_s
@@ -82,7 +82,7 @@ def speeds(measured: dict[str, Measured]) -> dict[str, float]:
     }
 
 
-def gains(measured: dict[str, Measured]) -> dict[str, float]:
+def gains(measured: dict[str, StepTimings]) -> dict[str, float]:
     """Give how many times as long each kind of decode step takes without graphs."""
     kinds = [name.removeprefix("graphs ") for name in speeds(measured) if name.startswith("graphs ")]
     return {kind: measured[f"eager {kind}"].median_s / measured[f"graphs {kind}"].median_s for kind in kinds}

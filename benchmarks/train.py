@@ -20,8 +20,8 @@ from typing import Any, Final
 from rich.console import Console
 
 from benchmarks.training import machine
-from benchmarks.training.cases import CONTESTANTS, LLAMA_TARGETS, OURS, PHI_TARGETS, SEED, Case
-from benchmarks.training.measurement import Measured, MeasurementRequest
+from benchmarks.training.cases import CONTESTANTS, LLAMA_TARGETS, OURS, PHI_TARGETS, SEED, BenchmarkCase
+from benchmarks.training.measurement import Measurement, MeasurementRequest
 from benchmarks.training.processes import ROOT, measure, run_module
 from benchmarks.training.report import print_ablations, print_case, print_products
 from benchmarks.training.rows import generate
@@ -52,20 +52,20 @@ FILE_WIDTH: Final = 160  # of tables that go into a file
 QUICK: Final = Amount(rounds=1, smollm2_rounds=1, ablation_rounds=1, rows=16, held_out=4)
 
 
-class Run:
+class TrainingBenchmark:
     """Takes measurements, and says what it does meanwhile."""
 
-    def __init__(self, console: Console, measure: Callable[[MeasurementRequest], Measured]) -> None:
+    def __init__(self, console: Console, measure: Callable[[MeasurementRequest], Measurement]) -> None:
         self._console = console
         self._measure = measure
 
-    def rounds(self, case: Case, count: int) -> tuple[list[list[Measured]], float]:
+    def rounds(self, case: BenchmarkCase, count: int) -> tuple[list[list[Measurement]], float]:
         """Give what each round measured, and the held-out loss of the base model."""
         untrained = self._measure(replace(case.request(OURS, is_scored=True), trainer="untrained"))
         assert untrained.held_out_loss is not None
         return [list(self._round(case, number, count)) for number in range(count)], untrained.held_out_loss
 
-    def _round(self, case: Case, number: int, count: int) -> Iterator[Measured]:
+    def _round(self, case: BenchmarkCase, number: int, count: int) -> Iterator[Measurement]:
         for contestant in CONTESTANTS:
             if number % contestant.every == 0:
                 is_scored = number == 0 and contestant.trains_all
@@ -73,7 +73,7 @@ class Run:
                 self._tell(f"{case.name}, round {number + 1} of {count}", contestant.trainer, found)
                 yield found
 
-    def ablation_rounds(self, case: Case, amount: Amount) -> list[list[Measured]]:
+    def ablation_rounds(self, case: BenchmarkCase, amount: Amount) -> list[list[Measurement]]:
         """Give what each round measured of ours without its techniques."""
         rounds = []
         for number in range(amount.ablation_rounds):
@@ -86,35 +86,35 @@ class Run:
             rounds.append(found)
         return rounds
 
-    def _tell(self, place: str, name: str, found: Measured) -> None:
+    def _tell(self, place: str, name: str, found: Measurement) -> None:
         speed = f"{found.useful_tokens_per_s:,.0f} useful tok/s in {found.seconds:.1f} s, load {found.load:.1f}"
         self._console.print(f"{place}: {name}: {speed}", highlight=False)
 
 
-def make_phi_case(folder: Path, amount: Amount) -> Case:
+def make_phi_case(folder: Path, amount: Amount) -> BenchmarkCase:
     """Write the model with random weights and the generated rows into a folder."""
     base, rows_file = folder / SHAPE, folder / "generated.json"
     run_module("benchmarks.training.models", SHAPE, str(base), "--seed", str(SEED))
     rows = generate(amount.rows, amount.held_out, vocabulary=VOCABULARY, seed=SEED)
     rows.write(rows_file)
-    return Case(SHAPE, base, rows_file, rows, PHI_TARGETS, PHI_LEARNING_RATE)
+    return BenchmarkCase(SHAPE, base, rows_file, rows, PHI_TARGETS, PHI_LEARNING_RATE)
 
 
-def make_smollm2_case(folder: Path, amount: Amount, base: Path, e2e: Path) -> Case | str:
+def make_smollm2_case(folder: Path, amount: Amount, base: Path, e2e: Path) -> BenchmarkCase | str:
     """Render the real rows into a folder; where something is missing, say what."""
     for needed, what in ((base, "SmolLM2 (make setup imports it)"), (e2e, "the E2E data")):
         if not needed.is_dir():
             return f"skipped: {needed} is missing, {what}"
     rows, rows_file = read_rows(e2e, amount.rows, amount.held_out, base), folder / "e2e.json"
     rows.write(rows_file)
-    return Case("smollm2-135m on E2E", base, rows_file, rows, LLAMA_TARGETS, SMOLLM2_LEARNING_RATE)
+    return BenchmarkCase("smollm2-135m on E2E", base, rows_file, rows, LLAMA_TARGETS, SMOLLM2_LEARNING_RATE)
 
 
-def _as_json(rounds: Sequence[Sequence[Measured]]) -> list[list[dict[str, Any]]]:
+def _as_json(rounds: Sequence[Sequence[Measurement]]) -> list[list[dict[str, Any]]]:
     return [[one.as_dict() for one in measured] for measured in rounds]
 
 
-def run_case(run: Run, console: Console, case: Case, rounds: int) -> dict[str, Any]:
+def run_case(run: TrainingBenchmark, console: Console, case: BenchmarkCase, rounds: int) -> dict[str, Any]:
     """Measure one case, show it, and give what the result file holds of it."""
     measured, untrained_loss = run.rounds(case, rounds)
     summaries = summarise(one for several in measured for one in several)
@@ -134,12 +134,12 @@ def run_case(run: Run, console: Console, case: Case, rounds: int) -> dict[str, A
 
 def run_benchmark(amount: Amount, smollm2: Path, e2e: Path, console: Console) -> dict[str, Any]:
     """Measure everything; give the result file's content."""
-    run, begun = Run(console, measure), machine.describe()
+    run, begun = TrainingBenchmark(console, measure), machine.describe()
     with tempfile.TemporaryDirectory() as folder:
         phi = make_phi_case(Path(folder), amount)
         cases = {"phi": run_case(run, console, phi, amount.rounds)}
         real = make_smollm2_case(Path(folder), amount, smollm2, e2e)
-        if isinstance(real, Case):
+        if isinstance(real, BenchmarkCase):
             cases["smollm2"] = run_case(run, console, real, amount.smollm2_rounds)
         else:
             console.print(real)

@@ -16,8 +16,8 @@ from typing import Any, Final
 import torch
 
 from benchmarks.training import machine
-from benchmarks.training.cases import PHI_TARGETS, SEED, Case, Contestant
-from benchmarks.training.measurement import Measured
+from benchmarks.training.cases import PHI_TARGETS, SEED, BenchmarkCase, TrainerContestant
+from benchmarks.training.measurement import Measurement
 from benchmarks.training.processes import measure, run_module
 from benchmarks.training.rows import generate
 from benchmarks.training.summary import ablations, summarise, summarise_ablations
@@ -30,29 +30,29 @@ HELD_OUT: Final = 16
 AT_ONCE: Final = 16  # rows of a rival's micro-batch: the longest ones fit into 80 GB then
 
 OURS: Final = tuple(
-    Contestant("ours", f"ours, {budget:,} tokens at once", rows_per_step=ROWS_PER_STEP, token_budget=budget)
+    TrainerContestant("ours", f"ours, {budget:,} tokens at once", rows_per_step=ROWS_PER_STEP, token_budget=budget)
     for budget in BUDGETS
 )
 ABLATED: Final = OURS[1]
 HF: Final = (
-    Contestant("hf_best", "HF Trainer, tuned", rows_per_step=ROWS_PER_STEP, rows_at_once=AT_ONCE),
-    Contestant("seed", "HF Trainer: fp32, padded to 2048, labels copied", share=1 / 128, rows_per_step=2),
+    TrainerContestant("hf_best", "HF Trainer, tuned", rows_per_step=ROWS_PER_STEP, rows_at_once=AT_ONCE),
+    TrainerContestant("seed", "HF Trainer: fp32, padded to 2048, labels copied", share=1 / 128, rows_per_step=2),
 )
 TRL: Final = (
-    Contestant("trl_tuned", "TRL SFTTrainer, tuned", rows_per_step=ROWS_PER_STEP, rows_at_once=AT_ONCE),
-    Contestant("trl_default", "TRL SFTTrainer: defaults", rows_per_step=ROWS_PER_STEP, rows_at_once=AT_ONCE),
+    TrainerContestant("trl_tuned", "TRL SFTTrainer, tuned", rows_per_step=ROWS_PER_STEP, rows_at_once=AT_ONCE),
+    TrainerContestant("trl_default", "TRL SFTTrainer: defaults", rows_per_step=ROWS_PER_STEP, rows_at_once=AT_ONCE),
 )
 
 
-def contestants() -> tuple[Contestant, ...]:
+def contestants() -> tuple[TrainerContestant, ...]:
     """List who can take part in this environment; peft brings accelerate, which HF Trainer needs."""
     has_trl = all(importlib.util.find_spec(name) is not None for name in ("trl", "datasets"))
     return (*OURS, *HF, *(TRL if has_trl else ()))
 
 
-def run_comparison(case: Case, rounds: int) -> dict[str, Any]:
+def run_comparison(case: BenchmarkCase, rounds: int) -> dict[str, Any]:
     """Measure all contestants in interleaved rounds; those that train on all rows are scored in the first."""
-    measured: list[tuple[str, Measured]] = []
+    measured: list[tuple[str, Measurement]] = []
     for number in range(rounds):
         for one in contestants():
             is_scored = number == 0 and one.trains_all
@@ -65,9 +65,9 @@ def run_comparison(case: Case, rounds: int) -> dict[str, Any]:
     return {"rounds": [{"contestant": name} | found.as_dict() for name, found in measured], "medians": medians}
 
 
-def run_ablation(case: Case, rounds: int) -> dict[str, Any]:
+def run_ablation(case: BenchmarkCase, rounds: int) -> dict[str, Any]:
     """Measure ours without each technique, in interleaved rounds."""
-    measured: list[Measured] = []
+    measured: list[Measurement] = []
     for _ in range(rounds):
         for off in ablations():
             measured.append(measure(replace(case.request(ABLATED, without=off), warms_up=True)))
@@ -75,12 +75,12 @@ def run_ablation(case: Case, rounds: int) -> dict[str, Any]:
     return {"rounds": [one.as_dict() for one in measured], "medians": list(map(asdict, summarise_ablations(measured)))}
 
 
-def _tell(name: str, found: Measured) -> str:
+def _tell(name: str, found: Measurement) -> str:
     print(json.dumps({"contestant": name} | found.as_dict()), flush=True)
     return name
 
 
-def run_benchmark(measures: Callable[[Case, int], dict[str, Any]], rounds: int) -> dict[str, Any]:
+def run_benchmark(measures: Callable[[BenchmarkCase, int], dict[str, Any]], rounds: int) -> dict[str, Any]:
     """Write the model and the rows, measure, and give the result file's content."""
     begun = machine.describe()
     with tempfile.TemporaryDirectory() as name:
@@ -89,7 +89,7 @@ def run_benchmark(measures: Callable[[Case, int], dict[str, Any]], rounds: int) 
         run_module("benchmarks.training.models", SHAPE, str(base), "--seed", str(SEED))
         rows = generate(ROWS_PER_STEP * STEPS, HELD_OUT, vocabulary=VOCABULARY, seed=SEED)
         rows.write(rows_file)
-        case = Case(SHAPE, base, rows_file, rows, PHI_TARGETS, LEARNING_RATE)
+        case = BenchmarkCase(SHAPE, base, rows_file, rows, PHI_TARGETS, LEARNING_RATE)
         return {"machine": begun, "device": torch.cuda.get_device_name()} | measures(case, rounds)
 
 

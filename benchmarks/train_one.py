@@ -1,7 +1,7 @@
 """One measurement of ``benchmarks.train``, in a process of its own, since a process has one peak of memory.
 
 ``python -m benchmarks.train_one REQUEST`` trains as the request says (JSON, `MeasurementRequest`)
-and prints what it found as the last line (JSON, `Measured`).
+and prints what it found as the last line (JSON, `Measurement`).
 """
 
 import gc
@@ -15,15 +15,15 @@ import torch
 
 from benchmarks.training import hf_trainer, ours
 from benchmarks.training.adapters import score
-from benchmarks.training.measurement import Measured, MeasurementRequest, StepClock
+from benchmarks.training.measurement import Measurement, MeasurementRequest, StepClock
 from benchmarks.training.roofline import Roofline
-from benchmarks.training.rows import Row, Rows, sample
+from benchmarks.training.rows import Rows, TokenRow, sample
 from worker.training.model.memory import peak_memory_bytes
 
 UNTRAINED = "untrained"  # the base model, scored without an adapter
 
 
-def measure(request: MeasurementRequest) -> Measured:
+def measure(request: MeasurementRequest) -> Measurement:
     """Train, and then score what was trained."""
     rows = Rows.read(Path(request.rows))
     chosen = sample(rows.training, request.examples)
@@ -38,7 +38,7 @@ def measure(request: MeasurementRequest) -> Measured:
         gc.collect()
         scored_adapter = None if request.trainer == UNTRAINED else adapter
         held_out_loss = score(request.base_folder, scored_adapter, rows.held_out) if request.is_scored else None
-    return Measured(
+    return Measurement(
         trainer=request.trainer,
         without=request.without,
         examples=len(chosen),
@@ -57,7 +57,7 @@ def measure(request: MeasurementRequest) -> Measured:
     )
 
 
-def _warm_up(request: MeasurementRequest, rows: tuple[Row, ...]) -> StepClock:
+def _warm_up(request: MeasurementRequest, rows: tuple[TokenRow, ...]) -> StepClock:
     """Take one step that leaves nothing behind but a warm device; give the clock that timed it."""
     clock = StepClock(request.began_unix_s, _finish_device)
     with tempfile.TemporaryDirectory() as folder:
@@ -70,7 +70,7 @@ def _warm_up(request: MeasurementRequest, rows: tuple[Row, ...]) -> StepClock:
 
 
 def _train(
-    request: MeasurementRequest, rows: tuple[Row, ...], clock: StepClock, adapter: Path
+    request: MeasurementRequest, rows: tuple[TokenRow, ...], clock: StepClock, adapter: Path
 ) -> tuple[int, Callable[[], Roofline] | None]:
     """Give the peak of memory before anything else takes some, and of ours what measures the roofline."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -40,7 +40,7 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """What a check found. ``remedy`` is None where there is nothing to mend."""
 
     status: Status
@@ -59,18 +59,18 @@ def report(settings: Settings, as_json: bool) -> bool:
     return all(finding.status is not Status.FAIL for finding in findings.values())
 
 
-def _line(finding: Finding) -> str:
+def _line(finding: CheckResult) -> str:
     return finding.found + (f" → {finding.remedy}" if finding.remedy else "")
 
 
-def check_python(settings: Settings) -> Finding:
+def check_python(settings: Settings) -> CheckResult:
     found = f"{platform.python_version()} at {sys.executable}"
     if sys.version_info < OLDEST_PYTHON:
-        return Finding(Status.FAIL, found, f"use Python {'.'.join(map(str, OLDEST_PYTHON))} or newer")
-    return Finding(Status.OK, found)
+        return CheckResult(Status.FAIL, found, f"use Python {'.'.join(map(str, OLDEST_PYTHON))} or newer")
+    return CheckResult(Status.OK, found)
 
 
-def check_packages(settings: Settings) -> Finding:
+def check_packages(settings: Settings) -> CheckResult:
     """Installed packages against what Loramill needs, and the versions against those it was tested with."""
     missing, other, count = [], [], 0
     tested = _tested_versions()
@@ -88,10 +88,10 @@ def check_packages(settings: Settings) -> Finding:
             other.append(f"{name} {version} (tested: {tested[name.lower()]})")
     install = "pip install --constraint constraints.txt ."
     if missing:
-        return Finding(Status.FAIL, f"missing: {', '.join(missing)}", install)
+        return CheckResult(Status.FAIL, f"missing: {', '.join(missing)}", install)
     if other:
-        return Finding(Status.WARNING, f"other versions than tested: {', '.join(other)}", install)
-    return Finding(Status.OK, f"{count} packages")
+        return CheckResult(Status.WARNING, f"other versions than tested: {', '.join(other)}", install)
+    return CheckResult(Status.OK, f"{count} packages")
 
 
 def _tested_versions() -> dict[str, str]:
@@ -101,29 +101,29 @@ def _tested_versions() -> dict[str, str]:
     return {name.strip().lower(): version.strip() for name, version in pairs}
 
 
-def check_torch(settings: Settings) -> Finding:
+def check_torch(settings: Settings) -> CheckResult:
     try:
         version = importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
-        return Finding(
+        return CheckResult(
             Status.WARNING,
             "not installed: this installation can run the API only",
             "pip install --constraint constraints.txt '.[engine]'",
         )
     has_gpu = Path("/proc/driver/nvidia/version").exists()
     if has_gpu and version.endswith("+cpu"):
-        return Finding(
+        return CheckResult(
             Status.WARNING, f"{version}, which cannot use this machine's GPU", "install a CUDA build of torch"
         )
-    return Finding(Status.OK, f"{version}{', NVIDIA driver present' if has_gpu else ''}")
+    return CheckResult(Status.OK, f"{version}{', NVIDIA driver present' if has_gpu else ''}")
 
 
-def check_cpu(settings: Settings) -> Finding:
+def check_cpu(settings: Settings) -> CheckResult:
     cores = len(psutil.Process().cpu_affinity()) if sys.platform == "linux" else os.cpu_count()
     flags = _cpu_flags() & BF16_FLAGS
     if flags:
-        return Finding(Status.OK, f"{cores} cores, {', '.join(sorted(flags))}")
-    return Finding(
+        return CheckResult(Status.OK, f"{cores} cores, {', '.join(sorted(flags))}")
+    return CheckResult(
         Status.WARNING,
         f"{cores} cores without bfloat16 arithmetic, so models are computed in float32",
         "nothing to mend; a CPU with AVX512-BF16 or AMX, or a GPU, is faster",
@@ -137,30 +137,30 @@ def _cpu_flags() -> frozenset[str]:
     return frozenset(found.group(1).split()) if found else frozenset()
 
 
-def check_memory(settings: Settings) -> Finding:
+def check_memory(settings: Settings) -> CheckResult:
     available = psutil.virtual_memory().available
     found = f"{available / GIB:.1f} GiB available"
     if available < 3 * GIB:
-        return Finding(Status.WARNING, found, "close other programs; the built-in base model wants about 3 GiB")
-    return Finding(Status.OK, found)
+        return CheckResult(Status.WARNING, found, "close other programs; the built-in base model wants about 3 GiB")
+    return CheckResult(Status.OK, found)
 
 
-def check_disk(settings: Settings) -> Finding:
+def check_disk(settings: Settings) -> CheckResult:
     free = shutil.disk_usage(_nearest_folder(settings.home)).free
     found = f"{free / GIB:.1f} GiB free for {settings.home.absolute()}"
     remedy = f"free some, or set {PREFIX}HOME to a larger disk"
     if free < GIB:
-        return Finding(Status.FAIL, found, remedy)
-    return Finding(Status.WARNING, found, remedy) if free < 5 * GIB else Finding(Status.OK, found)
+        return CheckResult(Status.FAIL, found, remedy)
+    return CheckResult(Status.WARNING, found, remedy) if free < 5 * GIB else CheckResult(Status.OK, found)
 
 
-def check_home(settings: Settings) -> Finding:
+def check_home(settings: Settings) -> CheckResult:
     folder = _nearest_folder(settings.home)
     if not os.access(folder, os.W_OK | os.X_OK):
         remedy = f"let user {os.getuid()} write there, or set {PREFIX}HOME"
-        return Finding(Status.FAIL, f"{folder} cannot be written (owner {folder.stat().st_uid})", remedy)
+        return CheckResult(Status.FAIL, f"{folder} cannot be written (owner {folder.stat().st_uid})", remedy)
     made = settings.home.exists()
-    return Finding(Status.OK, f"{settings.home.absolute()}{'' if made else ', made when first needed'}")
+    return CheckResult(Status.OK, f"{settings.home.absolute()}{'' if made else ', made when first needed'}")
 
 
 def _nearest_folder(path: Path) -> Path:
@@ -168,35 +168,35 @@ def _nearest_folder(path: Path) -> Path:
     return next(folder for folder in (absolute, *absolute.parents) if folder.is_dir())
 
 
-def check_port(settings: Settings) -> Finding:
+def check_port(settings: Settings) -> CheckResult:
     if is_ready(settings):
-        return Finding(Status.OK, f"a ready API answers on {openable_url(settings)}")
+        return CheckResult(Status.OK, f"a ready API answers on {openable_url(settings)}")
     try:
         refuse_contradictions(settings)
         refuse_taken_port(settings)
     except ServiceError as error:
-        return Finding(Status.FAIL, "the API cannot listen", str(error))
-    return Finding(Status.OK, f"{settings.host}, port {settings.port} is free")
+        return CheckResult(Status.FAIL, "the API cannot listen", str(error))
+    return CheckResult(Status.OK, f"{settings.host}, port {settings.port} is free")
 
 
-def check_database(settings: Settings) -> Finding:
+def check_database(settings: Settings) -> CheckResult:
     if settings.database_url is None and not (settings.home.absolute() / "loramill.db").exists():
-        return Finding(Status.OK, "SQLite, made by `loramill up` or `loramill migrate`")
+        return CheckResult(Status.OK, "SQLite, made by `loramill up` or `loramill migrate`")
     try:
         check_schema(settings.database)
     except ServiceError as error:
-        return Finding(Status.FAIL, "the database cannot be used", str(error))
-    return Finding(Status.OK, "reachable, tables up to date")
+        return CheckResult(Status.FAIL, "the database cannot be used", str(error))
+    return CheckResult(Status.OK, "reachable, tables up to date")
 
 
-def check_base_models(settings: Settings) -> Finding:
+def check_base_models(settings: Settings) -> CheckResult:
     """The files of the base models that are served, against their fingerprints: reads every byte."""
     try:
         registry = Registry.load(settings.base_models_folder)
         for name in settings.base_models:
             registry.get(name)
     except ServiceError as error:
-        return Finding(Status.FAIL, f"{PREFIX}BASE_MODELS or base_models.toml is wrong", str(error))
+        return CheckResult(Status.FAIL, f"{PREFIX}BASE_MODELS or base_models.toml is wrong", str(error))
     missing = [name for name in settings.base_models if not folder_of(settings.base_models_folder, name).exists()]
     problems = [
         f"{name}: {problem}"
@@ -204,15 +204,15 @@ def check_base_models(settings: Settings) -> Finding:
         if name not in missing and (problem := find_damage(settings, name))
     ]
     if problems:
-        return Finding(Status.FAIL, f"{len(problems)} damaged", "; ".join(problems))
+        return CheckResult(Status.FAIL, f"{len(problems)} damaged", "; ".join(problems))
     if missing:
         names = " ".join(missing)
-        return Finding(Status.WARNING, f"not imported: {names}", f"run `loramill base-models import {names}`")
-    return Finding(Status.OK, f"verified: {', '.join(settings.base_models)}")
+        return CheckResult(Status.WARNING, f"not imported: {names}", f"run `loramill base-models import {names}`")
+    return CheckResult(Status.OK, f"verified: {', '.join(settings.base_models)}")
 
 
 # the ids are part of the command's interface
-CHECKS: dict[str, Callable[[Settings], Finding]] = {
+CHECKS: dict[str, Callable[[Settings], CheckResult]] = {
     "python": check_python,
     "packages": check_packages,
     "torch": check_torch,

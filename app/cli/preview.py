@@ -12,7 +12,7 @@ from app.fine_tuning import preview_service
 from app.fine_tuning.preview_schemas import PreviewOut
 from app.fine_tuning.renderers import renderer_for
 from app.web.preview_page import page
-from app.web.preview_words import LINE_END, Mark, Run, Unit, facts, runs, sentence, visible
+from app.web.preview_words import LINE_END, Mark, MarkedRun, Unit, facts, runs, sentence, visible
 from core.errors import InvalidInput
 from core.settings import Settings
 from core.text.files.examples import Columns, format_of
@@ -96,7 +96,7 @@ def show(shown: Preview, width: int) -> Text:
     return text
 
 
-def _run(run: Run, width: int) -> Text:
+def _run(run: MarkedRun, width: int) -> Text:
     """Write a run as its label and, on lines of their own, its tokens, each with its bar."""
     text = Text(f"\n{INDENT}[{run.label}]", style="not bold")
     column = width  # so that the first token begins a line

@@ -52,7 +52,7 @@ class Bar:
         )
 
 
-class Lines:
+class PlainProgress:
     """One line every ten seconds, and one for the last step, for logs and pipes."""
 
     def __init__(self, console: Console) -> None:
@@ -60,7 +60,7 @@ class Lines:
         self._next_line_at = 0.0
         self._shown_step = -1
 
-    def __enter__(self) -> "Lines":
+    def __enter__(self) -> "PlainProgress":
         return self
 
     def __exit__(
@@ -80,7 +80,7 @@ class Lines:
 
 def training_display(console: Console) -> TrainingDisplay:
     """Give the display that suits the console."""
-    return Bar(console) if console.is_terminal else Lines(console)
+    return Bar(console) if console.is_terminal else PlainProgress(console)
 
 
 def describe(metrics: Mapping[str, Any]) -> str:

@@ -66,7 +66,7 @@ class PercentilesOut(ReportPart):
     max: int
 
 
-class TotalsOut(ReportPart):
+class ReportTotalsOut(ReportPart):
     """Sums over the examples that would be trained on, as they are then."""
 
     examples: int
@@ -90,7 +90,7 @@ class StatisticsOut(ReportPart):
     prompt_tokens: PercentilesOut | None
     completion_tokens: PercentilesOut | None
     completion_prompt_ratio: float | None
-    trained: TotalsOut
+    trained: ReportTotalsOut
     labels: list[LabelOut] | None
 
 

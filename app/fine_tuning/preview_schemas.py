@@ -29,7 +29,7 @@ class PreviewPart(Out):
     model_config = ConfigDict(frozen=True, from_attributes=True)
 
 
-class TokenOut(PreviewPart):
+class PreviewTokenOut(PreviewPart):
     """``start`` and ``end`` count characters of the example's ``text``."""
 
     id: int
@@ -43,7 +43,7 @@ class TokenOut(PreviewPart):
 class ExampleOut(PreviewPart):
     line: int
     text: str
-    tokens: list[TokenOut]
+    tokens: list[PreviewTokenOut]
     prompt_tokens: int
     completion_tokens: int
     trained_tokens: int
@@ -51,7 +51,7 @@ class ExampleOut(PreviewPart):
     note: str | None
 
 
-class TotalsOut(PreviewPart):
+class PreviewTotalsOut(PreviewPart):
     examples: int
     left_out: int
     prompt_tokens: int
@@ -66,7 +66,7 @@ class PreviewOut(Out):
     object: Literal["preview"]
     model: str
     examples: list[ExampleOut]
-    totals: TotalsOut
+    totals: PreviewTotalsOut
     has_more: bool
 
     @classmethod
@@ -75,6 +75,6 @@ class PreviewOut(Out):
             object="preview",
             model=model,
             examples=[ExampleOut.model_validate(example) for example in preview.examples],
-            totals=TotalsOut.model_validate(preview.totals),
+            totals=PreviewTotalsOut.model_validate(preview.totals),
             has_more=preview.has_more,
         )

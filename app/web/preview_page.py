@@ -7,7 +7,7 @@ from typing import Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from app.web.preview_words import Run, facts, runs, sentence, visible
+from app.web.preview_words import MarkedRun, facts, runs, sentence, visible
 from core.text.preview import Preview, PreviewedExample
 
 POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
@@ -18,7 +18,7 @@ class _ExampleOnPage:
     line: int
     facts: str
     note: str | None
-    runs: tuple[Run, ...]
+    runs: tuple[MarkedRun, ...]
 
 
 def page(preview: Preview, *, model: str) -> str:

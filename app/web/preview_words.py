@@ -35,7 +35,7 @@ class Unit:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class MarkedRun:
     """Neighbours that are marked alike. ``tokens`` counts them, and ``unlisted`` those left out behind them."""
 
     label: str
@@ -92,7 +92,7 @@ def visible(text: str) -> Iterator[Piece]:
             yield Piece(f"⟨U+{ord(part):04X}⟩", is_symbol=True)
 
 
-def runs(example: PreviewedExample, prompt_loss_weight: float) -> Iterator[Run]:
+def runs(example: PreviewedExample, prompt_loss_weight: float) -> Iterator[MarkedRun]:
     """Cut an example where the mark or the reason changes."""
     first = _first_seen(example)
     cut = sum(token.reason is Reason.TRUNCATED for token in example.tokens)
@@ -104,7 +104,7 @@ def runs(example: PreviewedExample, prompt_loss_weight: float) -> Iterator[Run]:
     for label, group in groupby(example.tokens, key=label_of):
         tokens = tuple(group)
         mark = _mark(tokens[0])
-        yield Run(
+        yield MarkedRun(
             label=label,
             mark=mark,
             weight=tokens[0].weight,

@@ -27,7 +27,7 @@ MOST_ROWS: Final = 8
 GATHER_S: Final = 0.01  # how long a first request waits for others
 
 
-class Body(BaseModel):
+class GenerateBody(BaseModel):
     """The fields of OpenAI's request that are looked at; ``model`` is an adapter's name, any other is the base."""
 
     model: str
@@ -37,7 +37,7 @@ class Body(BaseModel):
 
 @dataclass
 class _Waiting:
-    body: Body
+    body: GenerateBody
     answer: asyncio.Future[dict[str, Any]]
 
 
@@ -51,12 +51,12 @@ class PeftService:
         self._names = set(adapters)
         self._lock = threading.Lock()
 
-    def answer_batch(self, bodies: Sequence[Body]) -> list[dict[str, Any]]:
+    def answer_batch(self, bodies: Sequence[GenerateBody]) -> list[dict[str, Any]]:
         """Generate for all rows at once, each with its adapter."""
         names = [body.model if body.model in self._names else BASE for body in bodies]
         return self._generate(bodies, {"adapter_names": names} if self._names else {})
 
-    def answer_alone(self, body: Body) -> dict[str, Any]:
+    def answer_alone(self, body: GenerateBody) -> dict[str, Any]:
         """Generate for one request, with its adapter made the active one."""
         with self._lock:
             if body.model not in self._names:
@@ -67,7 +67,7 @@ class PeftService:
             self._model.set_adapter(body.model)
             return self._generate([body], {})[0]
 
-    def _generate(self, bodies: Sequence[Body], more: dict[str, Any]) -> list[dict[str, Any]]:
+    def _generate(self, bodies: Sequence[GenerateBody], more: dict[str, Any]) -> list[dict[str, Any]]:
         inputs = self._tokenizer([body.prompt for body in bodies], return_tensors="pt", padding=True)
         most = max(body.max_tokens for body in bodies)
         config = GenerationConfig(
@@ -83,7 +83,7 @@ class PeftService:
         rows = out_BT[:, inputs["input_ids"].shape[1] :].tolist()
         return [self._answer(body, row[: body.max_tokens]) for body, row in zip(bodies, rows, strict=True)]
 
-    def _answer(self, body: Body, ids: list[int]) -> dict[str, Any]:
+    def _answer(self, body: GenerateBody, ids: list[int]) -> dict[str, Any]:
         return {
             "model": body.model,
             "choices": [{"index": 0, "text": self._tokenizer.decode(ids), "finish_reason": "length"}],
@@ -108,7 +108,7 @@ def create_app(service: PeftService, kind: str) -> FastAPI:
         return {"ready": True}
 
     @app.post("/v1/completions")
-    async def complete(body: Body) -> dict[str, Any]:
+    async def complete(body: GenerateBody) -> dict[str, Any]:
         if kind == "lock":
             return await asyncio.to_thread(service.answer_alone, body)
         row = _Waiting(body, asyncio.get_running_loop().create_future())

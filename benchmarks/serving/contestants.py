@@ -161,7 +161,7 @@ class ContinuousBatches:
         return [found[name] for name in asked]
 
 
-class VllmServer:
+class VllmContestant:
     """vLLM behind its HTTP; every row of a mix is sent at once."""
 
     def __init__(self, url: str, base_model: str, prompts: Sequence[Sequence[int]]) -> None:

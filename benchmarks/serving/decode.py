@@ -16,11 +16,11 @@ import torch
 
 from benchmarks.serving.adapter_spec import AdapterSpec
 from benchmarks.serving.adapters import factors, list_linears
-from benchmarks.serving.probe import Probe, probe, probe_read
+from benchmarks.serving.probe import BestOfProbes, probe, probe_read
 from benchmarks.serving.prompts import cut_ids
 from benchmarks.serving.results import tax
 from benchmarks.serving.steps import (
-    Measured,
+    StepTimings,
     agreement,
     generate,
     interleave,
@@ -111,7 +111,7 @@ def measure_taxes(
     return {"steps": {name: one.as_dict() for name, one in measured.items()}, "tax": taxes(measured, tuple(runners))}
 
 
-def taxes(measured: dict[str, Measured], variants: Sequence[str]) -> dict[str, Any]:
+def taxes(measured: dict[str, StepTimings], variants: Sequence[str]) -> dict[str, Any]:
     """Give each tax of the variant that is fastest with adapters, and beside it those of all."""
     found: dict[str, Any] = {}
     for key, with_, without in (
@@ -169,7 +169,7 @@ def _read_bytes(base: Path, runner: Runner) -> dict[int, int]:
     return {rows: weights + rows * cached for rows in (1, BATCH)}
 
 
-def _probes(before: Probe, after_gb_per_s: float) -> dict[str, Any]:
+def _probes(before: BestOfProbes, after_gb_per_s: float) -> dict[str, Any]:
     return before.as_dict() | {"read_gb_per_s_after": after_gb_per_s, "load": list(os.getloadavg())}
 
 

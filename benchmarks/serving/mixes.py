@@ -38,7 +38,7 @@ Mix = tuple[MixRow, ...]
 
 
 @dataclass(frozen=True)
-class Expected:
+class ExpectedRow:
     """PEFT's greedy tokens, and at each the distance of the two likeliest tokens' logits."""
 
     ids: tuple[int, ...]
@@ -129,7 +129,7 @@ def make_mixes(
     return mixes
 
 
-def judge(tally: Tally, row: MixRow, got: Sequence[int] | Exception, right: Expected) -> None:
+def judge(tally: Tally, row: MixRow, got: Sequence[int] | Exception, right: ExpectedRow) -> None:
     """Count one row's answer. A row whose client left is judged by the tokens that it had."""
     tally.rows += 1
     tally.left += row.leaves_after is not None
@@ -151,7 +151,7 @@ def judge(tally: Tally, row: MixRow, got: Sequence[int] | Exception, right: Expe
             tally.examples.append(f"{row}: {list(got)} instead of {list(wanted)}")
 
 
-def power(expected: dict[tuple[int | None, int], Expected], prompts: int) -> float:
+def power(expected: dict[tuple[int | None, int], ExpectedRow], prompts: int) -> float:
     """Give the share of pairs of models whose answers to the same prompt differ: only there a mix-up is seen."""
     differing = pairs = 0
     for prompt in range(prompts):

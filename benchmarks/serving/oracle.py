@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from benchmarks.peers.peft_models import load_adapters
-from benchmarks.serving.mixes import Expected
+from benchmarks.serving.mixes import ExpectedRow
 
 
 class PeftOracle:
@@ -20,7 +20,7 @@ class PeftOracle:
 
     def answers(
         self, models: Sequence[int | None], prompts: Sequence[Sequence[int]], tokens: int
-    ) -> dict[tuple[int | None, int], Expected]:
+    ) -> dict[tuple[int | None, int], ExpectedRow]:
         """Give the greedy answer of each model to each prompt."""
         found = {}
         with torch.inference_mode():
@@ -31,7 +31,7 @@ class PeftOracle:
                     found[model, number] = self._greedy(model, prompt, tokens)
         return found
 
-    def _greedy(self, model: int | None, prompt: Sequence[int], tokens: int) -> Expected:
+    def _greedy(self, model: int | None, prompt: Sequence[int], tokens: int) -> ExpectedRow:
         ids, margins, cache, fed = [], [], None, list(prompt)
         for _ in range(tokens):
             out = self._forward(model, torch.tensor([fed]), cache)
@@ -40,7 +40,7 @@ class PeftOracle:
             margins.append(float(top.values[0] - top.values[1]))
             fed = [int(top.indices[0])]
             ids += fed
-        return Expected(tuple(ids), tuple(margins))
+        return ExpectedRow(tuple(ids), tuple(margins))
 
     def _forward(self, model: int | None, ids_1T: torch.Tensor, cache: Any) -> Any:
         kwargs: dict[str, Any] = {

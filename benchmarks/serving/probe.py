@@ -18,7 +18,7 @@ BUDGET_S: Final = 0.5  # for each measurement
 
 
 @dataclass(frozen=True)
-class Probe:
+class BestOfProbes:
     """The best of several tries."""
 
     threads: int
@@ -30,13 +30,17 @@ class Probe:
         return asdict(self)
 
 
-def probe(device: str = "cpu", *, read_bytes: int = READ_BYTES, size: int = SIZE, budget_s: float = BUDGET_S) -> Probe:
+def probe(
+    device: str = "cpu", *, read_bytes: int = READ_BYTES, size: int = SIZE, budget_s: float = BUDGET_S
+) -> BestOfProbes:
     """Measure how fast memory is read and matrices are multiplied, with as many threads as torch has now."""
     bf16, fp32 = (
         engine_probe.probe_product(torch.device(device), dtype, size, budget_s) / 1e9
         for dtype in (torch.bfloat16, torch.float32)
     )
-    return Probe(torch.get_num_threads(), probe_read(device, read_bytes=read_bytes, budget_s=budget_s), bf16, fp32)
+    return BestOfProbes(
+        torch.get_num_threads(), probe_read(device, read_bytes=read_bytes, budget_s=budget_s), bf16, fp32
+    )
 
 
 def probe_read(device: str = "cpu", *, read_bytes: int = READ_BYTES, budget_s: float = BUDGET_S) -> float:

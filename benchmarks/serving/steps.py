@@ -1,6 +1,6 @@
 """Times the steps of a runner, and of transformers' generate, on prompts of one length. Knows no model's files.
 
-All times are seconds. ``Measured`` keeps every repeat, since what is compared is interleaved repeat by repeat.
+All times are seconds. ``StepTimings`` keeps every repeat, since what is compared is interleaved repeat by repeat.
 """
 
 import statistics
@@ -21,7 +21,7 @@ COPIED_AT_ONCE = 2**30
 
 
 @dataclass
-class Measured:
+class StepTimings:
     """Seconds of a step in each repeat."""
 
     seconds: list[float] = field(default_factory=list)
@@ -38,9 +38,9 @@ def _in_ms(seconds: Sequence[float]) -> list[float]:
     return [round(1e3 * one, 4) for one in seconds]
 
 
-def interleave(work: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, Measured]:
+def interleave(work: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, StepTimings]:
     """Take each measurement in turn, so often, behind a round that warms up: what else happens falls on all alike."""
-    measured = {name: Measured() for name in work}
+    measured = {name: StepTimings() for name in work}
     for number in range(repeats + 1):
         for name, take in work.items():
             seconds = take()

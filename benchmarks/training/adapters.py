@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from benchmarks.training.measurement import MeasurementRequest
-from benchmarks.training.rows import IGNORE_INDEX, Row
+from benchmarks.training.rows import IGNORE_INDEX, TokenRow
 
 RANK, ALPHA = 16, 32
 
@@ -40,7 +40,7 @@ def load_with_adapter(request: MeasurementRequest, dtype: torch.dtype) -> Any:
     return get_peft_model(model, config)
 
 
-def score(base: Path, adapter: Path | None, rows: tuple[Row, ...]) -> float:
+def score(base: Path, adapter: Path | None, rows: tuple[TokenRow, ...]) -> float:
     """Give nats per completion token, in float32, row by row: the same for every trainer, ours included."""
     model = load(base, torch.float32)
     if adapter is not None:

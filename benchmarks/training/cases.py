@@ -14,7 +14,7 @@ ROWS_PER_STEP: Final = 8
 
 
 @dataclass(frozen=True)
-class Contestant:
+class TrainerContestant:
     """A trainer, and how much of it is measured.
 
     Attributes:
@@ -39,20 +39,20 @@ class Contestant:
         return max(1, round(self.share * available / self.rows_per_step)) * self.rows_per_step
 
 
-OURS: Final = Contestant("ours", "ours")
+OURS: Final = TrainerContestant("ours", "ours")
 CONTESTANTS: Final = (
     OURS,
-    Contestant("hf_best", "HF Trainer: bf16 base and autocast, masked, dynamic padding, group_by_length"),
-    Contestant("trl_tuned", "TRL SFTTrainer: bf16 weights, no checkpointing, group_by_length"),
-    Contestant("trl_packing", "TRL SFTTrainer: the same, packing=bfd to 1280", share=0.25, every=2),
-    Contestant("trl_default", "TRL SFTTrainer: defaults", share=0.25),
-    Contestant("hf_fp32", "HF Trainer: fp32, masked, dynamic padding", share=0.25, every=2),
-    Contestant("seed", "HF Trainer: fp32, padded to 2048, labels copied", share=0.0, rows_per_step=1),
+    TrainerContestant("hf_best", "HF Trainer: bf16 base and autocast, masked, dynamic padding, group_by_length"),
+    TrainerContestant("trl_tuned", "TRL SFTTrainer: bf16 weights, no checkpointing, group_by_length"),
+    TrainerContestant("trl_packing", "TRL SFTTrainer: the same, packing=bfd to 1280", share=0.25, every=2),
+    TrainerContestant("trl_default", "TRL SFTTrainer: defaults", share=0.25),
+    TrainerContestant("hf_fp32", "HF Trainer: fp32, masked, dynamic padding", share=0.25, every=2),
+    TrainerContestant("seed", "HF Trainer: fp32, padded to 2048, labels copied", share=0.0, rows_per_step=1),
 )
 
 
 @dataclass(frozen=True)
-class Case:
+class BenchmarkCase:
     """One model and its rows, each in a file of its own."""
 
     name: str
@@ -63,7 +63,7 @@ class Case:
     learning_rate: float
 
     def request(
-        self, contestant: Contestant, *, is_scored: bool = False, without: tuple[str, ...] = ()
+        self, contestant: TrainerContestant, *, is_scored: bool = False, without: tuple[str, ...] = ()
     ) -> MeasurementRequest:
         """Ask for one measurement."""
         return MeasurementRequest(

@@ -17,13 +17,13 @@ from transformers import (
 
 from benchmarks.training.adapters import load_with_adapter
 from benchmarks.training.measurement import MeasurementRequest, StepClock
-from benchmarks.training.rows import Row
+from benchmarks.training.rows import TokenRow
 
 PADDED_TO: Final = 2048
 
 
 @dataclass(frozen=True)
-class Recipe:
+class HfRecipe:
     """How somebody sets the Trainer up.
 
     Attributes:
@@ -38,9 +38,9 @@ class Recipe:
 
 
 RECIPES: Final = {
-    "seed": Recipe(copies_labels=True),
-    "hf_fp32": Recipe(),
-    "hf_best": Recipe(dtype=torch.bfloat16, autocast=True, sampling="group_by_length"),
+    "seed": HfRecipe(copies_labels=True),
+    "hf_fp32": HfRecipe(),
+    "hf_best": HfRecipe(dtype=torch.bfloat16, autocast=True, sampling="group_by_length"),
 }
 
 
@@ -57,7 +57,7 @@ class Timing(TrainerCallback):
         self._clock.end_step()
 
 
-def make_features(rows: Sequence[Row], recipe: Recipe, pad_id: int) -> list[dict[str, list[int]]]:
+def make_features(rows: Sequence[TokenRow], recipe: HfRecipe, pad_id: int) -> list[dict[str, list[int]]]:
     """Give what the collator gets for each row."""
     if not recipe.copies_labels:
         return [
@@ -71,7 +71,7 @@ def make_features(rows: Sequence[Row], recipe: Recipe, pad_id: int) -> list[dict
     return features
 
 
-def make_collator(recipe: Recipe, tokenizer: Any) -> Any:
+def make_collator(recipe: HfRecipe, tokenizer: Any) -> Any:
     """Give what makes a batch of features."""
     return default_data_collator if recipe.copies_labels else DataCollatorForSeq2Seq(tokenizer)
 
@@ -98,7 +98,7 @@ def common_arguments(request: MeasurementRequest, output: Path) -> dict[str, Any
     }
 
 
-def train(request: MeasurementRequest, rows: Sequence[Row], clock: StepClock, adapter: Path) -> None:
+def train(request: MeasurementRequest, rows: Sequence[TokenRow], clock: StepClock, adapter: Path) -> None:
     """Train one epoch, and leave the adapter in a folder."""
     recipe = RECIPES[request.trainer]
     tokenizer = AutoTokenizer.from_pretrained(request.base, local_files_only=True)

@@ -58,7 +58,7 @@ class MeasurementRequest(_Json):
 
 
 @dataclass(frozen=True)
-class Measured(_Json):
+class Measurement(_Json):
     """What one process found.
 
     Attributes:

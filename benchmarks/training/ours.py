@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.training.adapters import ALPHA, RANK
 from benchmarks.training.measurement import MeasurementRequest, StepClock
 from benchmarks.training.roofline import Roofline
-from benchmarks.training.rows import Row
+from benchmarks.training.rows import TokenRow
 from core.jobs.spec import FileRef, JobSpec, LoraSpec
 from worker.models.loading import load_base_model
 from worker.training.data.examples import ExampleSet
@@ -22,7 +22,7 @@ from worker.training.model.optimizer import AdapterOptimizer
 from worker.training.step import GradientAccumulator
 
 
-def as_examples(rows: Sequence[Row]) -> ExampleSet:
+def as_examples(rows: Sequence[TokenRow]) -> ExampleSet:
     """Give the rows as the trainer holds them: weight 1 on the completion, 0 on the prompt."""
     is_completion = np.array([bit for row in rows for bit in row.completion_mask], dtype=np.bool_)
     return ExampleSet(
@@ -39,13 +39,15 @@ def make_plan(request: MeasurementRequest, n_examples: int) -> TrainingPlan:
     return TrainingPlan(n_examples, request.rows_per_step, 1, request.seed)
 
 
-def in_our_order(request: MeasurementRequest, rows: Sequence[Row]) -> list[Row]:
+def in_our_order(request: MeasurementRequest, rows: Sequence[TokenRow]) -> list[TokenRow]:
     """Put the rows in the order in which ours trains on them, for rivals that keep the order they are given."""
     plan = make_plan(request, len(rows))
     return [rows[member] for step in range(plan.total_steps) for member in plan.members_of(step)]
 
 
-def train(request: MeasurementRequest, rows: Sequence[Row], clock: StepClock, adapter: Path) -> Callable[[], Roofline]:
+def train(
+    request: MeasurementRequest, rows: Sequence[TokenRow], clock: StepClock, adapter: Path
+) -> Callable[[], Roofline]:
     """Train one epoch, leave the adapter in a folder, and give what finds out how fast this could have been."""
     techniques = reduce(Techniques.without, request.without, ALL)
     job = _job(request, len(rows))

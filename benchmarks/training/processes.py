@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.training.measurement import Measured, MeasurementRequest
+from benchmarks.training.measurement import Measurement, MeasurementRequest
 
 ROOT = Path(__file__).resolve().parents[2]
 STDERR_SHOWN = 3000  # characters of a failed process's last words
@@ -26,6 +26,6 @@ def run_module(module: str, *arguments: str) -> str:
     return ended.stdout
 
 
-def measure(request: MeasurementRequest) -> Measured:
+def measure(request: MeasurementRequest) -> Measurement:
     """Ask a new process for one measurement."""
-    return Measured.from_json(run_module("benchmarks.train_one", request.to_json()).splitlines()[-1])
+    return Measurement.from_json(run_module("benchmarks.train_one", request.to_json()).splitlines()[-1])

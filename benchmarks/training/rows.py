@@ -28,7 +28,7 @@ FOLLOWS = 0.8
 
 
 @dataclass(frozen=True)
-class Row:
+class TokenRow:
     """One example; the completion, its closing token included, is ``ids[prompt_tokens:]``."""
 
     ids: tuple[int, ...]
@@ -52,8 +52,8 @@ class Row:
 class Rows:
     """What is trained on, in the order of training, and what is scored afterwards."""
 
-    training: tuple[Row, ...]
-    held_out: tuple[Row, ...]
+    training: tuple[TokenRow, ...]
+    held_out: tuple[TokenRow, ...]
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self)), "utf-8")
@@ -61,7 +61,9 @@ class Rows:
     @classmethod
     def read(cls, path: Path) -> "Rows":
         content = json.loads(path.read_text("utf-8"))
-        return cls(*(tuple(Row(tuple(row["ids"]), row["prompt_tokens"]) for row in rows) for rows in content.values()))
+        return cls(
+            *(tuple(TokenRow(tuple(row["ids"]), row["prompt_tokens"]) for row in rows) for rows in content.values())
+        )
 
 
 def generate(training: int, held_out: int, *, vocabulary: int, seed: int) -> Rows:
@@ -75,7 +77,7 @@ def generate(training: int, held_out: int, *, vocabulary: int, seed: int) -> Row
 
 def _generate(
     count: int, known: Sequence[int], follower: dict[int, int], vocabulary: int, rng: random.Random
-) -> tuple[Row, ...]:
+) -> tuple[TokenRow, ...]:
     return tuple(
         _generate_one(prompt, completion, known, follower, vocabulary, rng)
         for prompt, completion in _lengths(count, rng)
@@ -84,13 +86,13 @@ def _generate(
 
 def _generate_one(
     prompt: int, completion: int, known: Sequence[int], follower: dict[int, int], vocabulary: int, rng: random.Random
-) -> Row:
+) -> TokenRow:
     ids = rng.choices(range(CLOSING_ID + 1, vocabulary), k=prompt)
     last = rng.choice(known)
     for _ in range(completion - 1):
         ids.append(last)
         last = follower[last] if rng.random() < FOLLOWS else rng.choice(known)
-    return Row((*ids, CLOSING_ID), prompt)
+    return TokenRow((*ids, CLOSING_ID), prompt)
 
 
 def _lengths(count: int, rng: random.Random) -> list[tuple[int, int]]:
@@ -114,7 +116,7 @@ def _clip(tokens: float) -> int:
     return max(SHORTEST, min(LONGEST, round(tokens)))
 
 
-def sample(rows: Sequence[Row], count: int) -> tuple[Row, ...]:
+def sample(rows: Sequence[TokenRow], count: int) -> tuple[TokenRow, ...]:
     """Choose ``count`` rows that are spread over the lengths as all are, in their order.
 
     One row is the one nearest to the mean length.

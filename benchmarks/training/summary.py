@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from statistics import median
 from typing import Final
 
-from benchmarks.training.measurement import Measured
+from benchmarks.training.measurement import Measurement
 from worker.training.model.ablations import SHOWS_WITHOUT, Techniques
 
 RATIOS: Final = ("hf_best", "trl_tuned", "trl_default", "seed")
@@ -31,15 +31,15 @@ class Summary:
     peak_share: float | None
 
 
-def summarise(measured: Iterable[Measured]) -> dict[str, Summary]:
+def summarise(measured: Iterable[Measurement]) -> dict[str, Summary]:
     """Put each trainer's measurements together, by name."""
-    by_trainer: dict[str, list[Measured]] = defaultdict(list)
+    by_trainer: dict[str, list[Measurement]] = defaultdict(list)
     for one in measured:
         by_trainer[one.trainer].append(one)
     return {trainer: _summarise(trainer, several) for trainer, several in by_trainer.items()}
 
 
-def _summarise(trainer: str, several: Sequence[Measured]) -> Summary:
+def _summarise(trainer: str, several: Sequence[Measurement]) -> Summary:
     steps = [seconds for one in several for seconds in one.step_s]
     return Summary(
         trainer=trainer,
@@ -101,9 +101,9 @@ class Ablation:
     memory_growth_bytes: float
 
 
-def summarise_ablations(measured: Iterable[Measured]) -> list[Ablation]:
+def summarise_ablations(measured: Iterable[Measurement]) -> list[Ablation]:
     """Compare medians over the rounds with and without each technique."""
-    by_off: dict[tuple[str, ...], list[Measured]] = defaultdict(list)
+    by_off: dict[tuple[str, ...], list[Measurement]] = defaultdict(list)
     for one in measured:
         by_off[tuple(one.without)].append(one)
     found = []

@@ -3,7 +3,7 @@
 from itertools import islice
 from pathlib import Path
 
-from benchmarks.training.rows import Row, Rows
+from benchmarks.training.rows import Rows, TokenRow
 from core.text.files.read import read_examples
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
@@ -18,12 +18,12 @@ def read_rows(folder: Path, training: int, held_out: int, tokenizer_folder: Path
     )
 
 
-def _read(path: Path, count: int, renderer: Renderer) -> tuple[Row, ...]:
+def _read(path: Path, count: int, renderer: Renderer) -> tuple[TokenRow, ...]:
     examples = list(read_examples(path, "jsonl"))
     rows = []
     for example in islice(examples[:: max(1, len(examples) // count)], count):
         rendered = renderer.example(example)
         prompt = rendered.weights.index(1.0)
         assert all(rendered.weights[prompt:]), "a completion is trained from its first token to its end"
-        rows.append(Row(tuple(rendered.input_ids), prompt))
+        rows.append(TokenRow(tuple(rendered.input_ids), prompt))
     return tuple(rows)

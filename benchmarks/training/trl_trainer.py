@@ -14,13 +14,13 @@ from trl.trainer.sft_trainer import SFTTrainer
 from benchmarks.training.adapters import load_with_adapter
 from benchmarks.training.hf_trainer import Timing, common_arguments
 from benchmarks.training.measurement import MeasurementRequest, StepClock
-from benchmarks.training.rows import Row
+from benchmarks.training.rows import TokenRow
 
 PACKED_TO: Final = 1280  # about eight rows of the generated lengths
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrlRecipe:
     """How somebody sets SFTTrainer up; ``options`` are its own arguments."""
 
     dtype: torch.dtype
@@ -29,12 +29,12 @@ class Recipe:
 
 # TRL loads a base model that it is given by name in float32, and computes in bfloat16 over it.
 RECIPES: Final = {
-    "trl_default": Recipe(torch.float32, {"train_sampling_strategy": "sequential"}),
-    "trl_tuned": Recipe(
+    "trl_default": TrlRecipe(torch.float32, {"train_sampling_strategy": "sequential"}),
+    "trl_tuned": TrlRecipe(
         torch.bfloat16, {"gradient_checkpointing": False, "train_sampling_strategy": "group_by_length"}
     ),
     # a step is one pack
-    "trl_packing": Recipe(
+    "trl_packing": TrlRecipe(
         torch.bfloat16,
         {
             "gradient_checkpointing": False,
@@ -48,7 +48,7 @@ RECIPES: Final = {
 
 
 def make_trainer(
-    request: MeasurementRequest, rows: Sequence[Row], model: Any, output: Path, callbacks: list[Any]
+    request: MeasurementRequest, rows: Sequence[TokenRow], model: Any, output: Path, callbacks: list[Any]
 ) -> Any:
     """Set SFTTrainer up for the request's recipe.
 
@@ -68,7 +68,7 @@ def make_trainer(
     )
 
 
-def train(request: MeasurementRequest, rows: Sequence[Row], clock: StepClock, adapter: Path) -> None:
+def train(request: MeasurementRequest, rows: Sequence[TokenRow], clock: StepClock, adapter: Path) -> None:
     """Train one epoch, and leave the adapter in a folder."""
     model = load_with_adapter(request, RECIPES[request.trainer].dtype)
     make_trainer(request, rows, model, adapter / "output", [Timing(clock)]).train()

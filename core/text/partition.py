@@ -16,7 +16,7 @@ from core.text.rendering import Renderer
 HELD_OUT_ONE_IN: Final = 10  # prompts
 
 
-class Part(Enum):
+class ExamplePart(Enum):
     """What becomes of an example of a training file."""
 
     TRAINED = auto()
@@ -44,7 +44,7 @@ class Partition(Generic[Gathered]):
     untrained_lines: list[int]
 
 
-def part_of(rendered: RenderedExample, fitted: RenderedExample | None, *, seed: int | None = None) -> Part:
+def part_of(rendered: RenderedExample, fitted: RenderedExample | None, *, seed: int | None = None) -> ExamplePart:
     """Tell what becomes of an example.
 
     Args:
@@ -52,13 +52,13 @@ def part_of(rendered: RenderedExample, fitted: RenderedExample | None, *, seed: 
         seed: of the job, which draws the prompts that are held out; None: none is.
     """
     if fitted is None:
-        return Part.DROPPED
+        return ExamplePart.DROPPED
     if not fitted.trained_tokens:
-        return Part.UNTRAINED
+        return ExamplePart.UNTRAINED
     # by the whole prompt, so that prompts with equal ends are not one prompt once they are cut
     if seed is not None and held_out(prompt_key(rendered.prompt_ids), seed):
-        return Part.HELD_OUT
-    return Part.TRAINED
+        return ExamplePart.HELD_OUT
+    return ExamplePart.TRAINED
 
 
 def partition(
@@ -80,9 +80,9 @@ def partition(
         part = part_of(rendered, fitted, seed=seed)
         if fitted is None:
             parts.dropped_lines.append(rendered.line)
-        elif part is Part.UNTRAINED:
+        elif part is ExamplePart.UNTRAINED:
             parts.untrained_lines.append(rendered.line)
-        elif part is Part.HELD_OUT:
+        elif part is ExamplePart.HELD_OUT:
             parts.held_out.add(fitted)
         else:
             parts.trained.add(fitted)

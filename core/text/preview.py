@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from core.text.files.examples import Example
-from core.text.partition import Part, part_of
+from core.text.partition import ExamplePart, part_of
 from core.text.render_settings import RenderSettings
 from core.text.rendering import Reason, RenderedExample, Renderer
 from core.text.tokenizer import Span, TextTokenizer
@@ -123,12 +123,12 @@ def _all_cut_off(example: RenderedExample) -> RenderedExample:
     return replace(example, segments=tuple(segments), moved="")
 
 
-def _notes(shown: RenderedExample, part: Part, settings: RenderSettings) -> Iterator[str]:
+def _notes(shown: RenderedExample, part: ExamplePart, settings: RenderSettings) -> Iterator[str]:
     kept, cut, max_length = len(shown.input_ids), shown.dropped_tokens, settings.max_length
-    if part is Part.DROPPED:
+    if part is ExamplePart.DROPPED:
         why = ", and its prompt cannot be cut by enough" if settings.over_length == "truncate_prompt" else ""
         yield f"dropped: {cut:,} tokens, max_length is {max_length:,}{why}"
-    elif part is Part.UNTRAINED:
+    elif part is ExamplePart.UNTRAINED:
         yield "left out of training: every weight is 0"
     if kept and cut:
         yield f"{cut:,} tokens of the prompt were cut off: {kept + cut:,} tokens, max_length is {max_length:,}"

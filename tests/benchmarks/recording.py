@@ -1,6 +1,6 @@
 """Stands in for the processes that benchmarks measure in."""
 
-from benchmarks.training.measurement import Measured, MeasurementRequest
+from benchmarks.training.measurement import Measurement, MeasurementRequest
 
 
 class RecordingProcesses:
@@ -9,9 +9,9 @@ class RecordingProcesses:
     def __init__(self) -> None:
         self.requests: list[MeasurementRequest] = []
 
-    def __call__(self, request: MeasurementRequest) -> Measured:
+    def __call__(self, request: MeasurementRequest) -> Measurement:
         self.requests.append(request)
-        return Measured(
+        return Measurement(
             trainer=request.trainer,
             without=request.without,
             examples=request.examples,

@@ -8,17 +8,17 @@ import pytest
 from rich.console import Console
 
 from benchmarks import serve
-from benchmarks.serve import SECTIONS, Work, run
+from benchmarks.serve import SECTIONS, BenchmarkWork, run
 from benchmarks.training.processes import ROOT
 
 
 @pytest.fixture
-def work(tmp_path: Path) -> Work:
-    return Work(Console(quiet=True), tmp_path / "smollm2", None, tmp_path, is_quick=True)
+def work(tmp_path: Path) -> BenchmarkWork:
+    return BenchmarkWork(Console(quiet=True), tmp_path / "smollm2", None, tmp_path, is_quick=True)
 
 
 def test_a_partial_run_leaves_the_other_sections_as_they_are(
-    work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    work: BenchmarkWork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serve, "SECTIONS", {"cold": lambda _: {"cold_load_ms": 5.0}, "probe": lambda _: {"read": 1}})
     file = tmp_path / "serve.json"
@@ -32,9 +32,9 @@ def test_a_partial_run_leaves_the_other_sections_as_they_are(
 
 
 def test_a_section_that_fails_is_named_and_the_next_is_measured(
-    work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    work: BenchmarkWork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: Work) -> dict[str, Any]:
+    def fail(_: BenchmarkWork) -> dict[str, Any]:
         raise RuntimeError("no")
 
     monkeypatch.setattr(serve, "SECTIONS", {"load": fail, "probe": lambda _: {"read": 1}})

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmarks.train import QUICK, Amount, Run, make_smollm2_case, run_case
-from benchmarks.training.cases import CONTESTANTS, PHI_TARGETS, Case
+from benchmarks.train import QUICK, Amount, TrainingBenchmark, make_smollm2_case, run_case
+from benchmarks.training.cases import CONTESTANTS, PHI_TARGETS, BenchmarkCase
 from benchmarks.training.measurement import MeasurementRequest
 from benchmarks.training.rows import generate
 from benchmarks.training.summary import ablations
@@ -13,19 +13,19 @@ from tests.benchmarks.recording import RecordingProcesses
 
 
 @pytest.fixture
-def case(tmp_path: Path) -> Case:
+def case(tmp_path: Path) -> BenchmarkCase:
     rows = generate(64, 2, vocabulary=512, seed=0)
-    return Case("phi", tmp_path, tmp_path / "rows.json", rows, PHI_TARGETS, 1e-3)
+    return BenchmarkCase("phi", tmp_path, tmp_path / "rows.json", rows, PHI_TARGETS, 1e-3)
 
 
-def run_recorded(case: Case, rounds: int) -> tuple[list[MeasurementRequest], dict[str, object]]:
+def run_recorded(case: BenchmarkCase, rounds: int) -> tuple[list[MeasurementRequest], dict[str, object]]:
     processes, console = RecordingProcesses(), Console(quiet=True)
-    result = run_case(Run(console, processes), console, case, rounds)
+    result = run_case(TrainingBenchmark(console, processes), console, case, rounds)
     assert processes.requests[0].trainer == "untrained"
     return processes.requests[1:], result
 
 
-def test_rounds_are_interleaved_and_those_without_a_ratio_take_part_in_every_other_one(case: Case) -> None:
+def test_rounds_are_interleaved_and_those_without_a_ratio_take_part_in_every_other_one(case: BenchmarkCase) -> None:
     requests, _ = run_recorded(case, 3)
     names = [contestant.trainer for contestant in CONTESTANTS]
     fast = [contestant.trainer for contestant in CONTESTANTS if contestant.every == 1]
@@ -33,14 +33,14 @@ def test_rounds_are_interleaved_and_those_without_a_ratio_take_part_in_every_oth
     assert {"ours", "hf_best", "trl_tuned", "trl_default", "seed"} == set(fast)
 
 
-def test_only_trainers_of_all_rows_are_scored_and_once(case: Case) -> None:
+def test_only_trainers_of_all_rows_are_scored_and_once(case: BenchmarkCase) -> None:
     requests, result = run_recorded(case, 2)
     assert [request.trainer for request in requests if request.is_scored] == ["ours", "hf_best", "trl_tuned"]
     assert all(request.examples == 64 for request in requests if request.is_scored)
     assert result["untrained_held_out_loss"] == 3.0
 
 
-def test_every_trainer_gets_the_same_start_and_whole_steps(case: Case) -> None:
+def test_every_trainer_gets_the_same_start_and_whole_steps(case: BenchmarkCase) -> None:
     requests, _ = run_recorded(case, 1)
     shared = {
         (request.base, request.rows, request.targets, request.learning_rate, request.seed) for request in requests
@@ -50,7 +50,7 @@ def test_every_trainer_gets_the_same_start_and_whole_steps(case: Case) -> None:
     assert {request.rows_per_step for request in requests if request.trainer != "seed"} == {8}
 
 
-def test_the_result_holds_ratios_of_all_four_rivals_and_the_roofline(case: Case) -> None:
+def test_the_result_holds_ratios_of_all_four_rivals_and_the_roofline(case: BenchmarkCase) -> None:
     _, result = run_recorded(case, 1)
     # all rows in 1 s against a quarter, all, a quarter and one row in 2 s
     assert result["ratios"] == {
@@ -62,10 +62,10 @@ def test_the_result_holds_ratios_of_all_four_rivals_and_the_roofline(case: Case)
     }
 
 
-def test_each_ablation_round_switches_off_each_technique(case: Case) -> None:
+def test_each_ablation_round_switches_off_each_technique(case: BenchmarkCase) -> None:
     processes = RecordingProcesses()
     amount = Amount(ablation_rounds=2)
-    rounds = Run(Console(quiet=True), processes).ablation_rounds(case, amount)
+    rounds = TrainingBenchmark(Console(quiet=True), processes).ablation_rounds(case, amount)
     assert [request.without for request in processes.requests] == ablations() * 2
     assert {request.examples for request in processes.requests} == {32}
     assert len(rounds) == 2
@@ -80,7 +80,7 @@ def test_missing_data_is_said_not_ignored(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_measured_process_trains_and_is_scored(case: Case, tmp_path: Path) -> None:
+def test_a_measured_process_trains_and_is_scored(case: BenchmarkCase, tmp_path: Path) -> None:
     from benchmarks.training.processes import measure, run_module
 
     base, rows_file = tmp_path / "base", tmp_path / "rows.json"

@@ -74,10 +74,10 @@ def main() -> int:
     given = arguments.parse_args()
     spec = read_spec(given.folder)
     first_line = (given.folder / spec.training_file).read_text().splitlines()[0]
-    return Run(given.folder, given.events_fd, spec, Behaviour.model_validate(json.loads(first_line))).run()
+    return FakeRun(given.folder, given.events_fd, spec, Behaviour.model_validate(json.loads(first_line))).run()
 
 
-class Run:
+class FakeRun:
     def __init__(self, folder: Path, events_fd: int, spec: RunSpec, behaviour: Behaviour) -> None:
         self._folder, self._events_fd, self._spec, self._behaviour = folder, events_fd, spec, behaviour
         self._told_to_stop = False

@@ -31,7 +31,7 @@ from core.serving.generation import Conversation, Delta, Engine, FinishReason, T
 MAX_TOKENS: Final = 1024
 
 
-class Chat:
+class ServedChat:
     """One request for a conversation's next message: the same id and time in each of its chunks.
 
     Raises:

@@ -5,7 +5,7 @@ import time
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from app.generation.openai.chat import Chat
+from app.generation.openai.chat import ServedChat
 from app.generation.openai.chat_schemas import ChatCreate, ChatOut
 from app.http import sse
 from app.http.auth import CallerDep, require_caller
@@ -27,7 +27,7 @@ async def create_chat_completion(
 ) -> Response | ChatOut:
     """Answer a conversation with a base model, a fine-tuned model or a checkpoint, by the model's chat template."""
     model = await run_in_threadpool(look_up, runtime.database, runtime.settings, body.model)
-    chat = Chat(body, model, runtime.engines.get(model.base_model), caller=caller, now=int(time.time()))
+    chat = ServedChat(body, model, runtime.engines.get(model.base_model), caller=caller, now=int(time.time()))
     if body.stream:
         return await sse.stream(request, chat.chunks())
     return await sse.while_connected(request, chat.whole())

@@ -18,7 +18,7 @@ from core.serving.generation import Delta, Engine, FinishReason
 MAX_TOKENS: Final = 16  # OpenAI's default
 
 
-class Completion:
+class ServedCompletion:
     """One request for completions: the same id and time in each of its chunks.
 
     Raises:

@@ -5,7 +5,7 @@ import time
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from app.generation.openai.completions import Completion
+from app.generation.openai.completions import ServedCompletion
 from app.generation.openai.completions_schemas import CompletionCreate, CompletionOut
 from app.http import sse
 from app.http.auth import CallerDep, require_caller
@@ -27,7 +27,9 @@ async def create_completion(
 ) -> Response | CompletionOut:
     """Complete one or more prompts with a base model, a fine-tuned model or a checkpoint."""
     model = await run_in_threadpool(look_up, runtime.database, runtime.settings, body.model)
-    completion = Completion(body, model, runtime.engines.get(model.base_model), caller=caller, now=int(time.time()))
+    completion = ServedCompletion(
+        body, model, runtime.engines.get(model.base_model), caller=caller, now=int(time.time())
+    )
     if body.stream:
         return await sse.stream(request, completion.chunks())
     return await sse.while_connected(request, completion.whole())

@@ -22,7 +22,7 @@ from core.text.lint.labels import IMBALANCE
 from core.text.lint.near_duplicates import NearDuplicates
 from core.text.lint.repetitions import ComparedText, Repetitions
 from core.text.lint.statistics import StatisticsCounter
-from core.text.partition import Part, fit_to_score, part_of
+from core.text.partition import ExamplePart, fit_to_score, part_of
 from core.text.rendering import RenderedExample, Renderer
 
 COMPARED_EXAMPLES: Final = 200_000  # of the training file
@@ -108,7 +108,7 @@ class TrainingLint(_FileLint):
             self.findings.note("over_length_refused", rendered.line, tokens_over=over)
             return
         self._note_cut(rendered, fitted)
-        if part_of(rendered, fitted) is Part.UNTRAINED:
+        if part_of(rendered, fitted) is ExamplePart.UNTRAINED:
             self.findings.note("no_trained_tokens", rendered.line)
         elif fitted is not None:
             self.counts.add_trained(fitted)

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from app.cli.client import Client
 from app.cli.demo import HeldOut, Phases, exact_match, read_held_out, train
-from app.cli.progress import Lines, describe, duration, training_display
+from app.cli.progress import PlainProgress, describe, duration, training_display
 from core.errors import StartRefused
 
 METRICS = {"step": 3, "total_steps": 10, "train_loss": 1.25, "tokens_per_s": 1234.5, "mfu": 0.416, "eta_s": 75.4}
@@ -146,7 +146,7 @@ def test_held_out_examples_must_have_prompt_and_completion(tmp_path: Path) -> No
 
 def test_lines_are_rare_but_the_last_step_is_always_told() -> None:
     screen = io.StringIO()
-    with Lines(Console(file=screen)) as display:
+    with PlainProgress(Console(file=screen)) as display:
         for step in (1, 1, 2, 9, 10, 10):
             display.show({**METRICS, "step": step})
     assert [line.split(",")[0] for line in screen.getvalue().splitlines()] == [

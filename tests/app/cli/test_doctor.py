@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.cli import doctor
-from app.cli.doctor import CHECKS, Finding, Status, report
+from app.cli.doctor import CHECKS, CheckResult, Status, report
 from core.settings import Settings
 from core.store.migrate import upgrade
 
@@ -65,7 +65,10 @@ def test_a_base_model_that_no_registry_has_fails(settings: Settings) -> None:
 def test_one_failure_makes_the_report_fail(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    broken = {"a": lambda _: Finding(Status.WARNING, "odd"), "b": lambda _: Finding(Status.FAIL, "bad", "mend it")}
+    broken = {
+        "a": lambda _: CheckResult(Status.WARNING, "odd"),
+        "b": lambda _: CheckResult(Status.FAIL, "bad", "mend it"),
+    }
     monkeypatch.setattr(doctor, "CHECKS", broken)
     assert not report(settings, as_json=False)
     assert capsys.readouterr().out == "warning  a  odd\nfail     b  bad → mend it\n"

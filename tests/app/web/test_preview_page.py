@@ -12,7 +12,7 @@ from core.text.tokenizer import TextTokenizer
 ATTACK = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'</style></title>&amp;"
 
 
-class Page(HTMLParser):
+class ParsedPage(HTMLParser):
     """Collects what a page is made of."""
 
     def __init__(self, html: str) -> None:
@@ -32,9 +32,11 @@ class Page(HTMLParser):
         return [attributes.get("class") or "" for name, attributes in self.tags if name == tag]
 
 
-def made(tokenizer: TextTokenizer, *examples: PromptCompletion, weight: float = 0.1, max_length: int = 400) -> Page:
+def made(
+    tokenizer: TextTokenizer, *examples: PromptCompletion, weight: float = 0.1, max_length: int = 400
+) -> ParsedPage:
     settings = RenderSettings(prompt_loss_weight=weight, max_length=max_length, over_length="truncate_prompt")
-    return Page(page(preview(examples, Renderer(tokenizer, settings), limit=2), model="tiny"))
+    return ParsedPage(page(preview(examples, Renderer(tokenizer, settings), limit=2), model="tiny"))
 
 
 def test_data_is_text_and_never_markup(byte_tokenizer: TextTokenizer) -> None:

@@ -5,13 +5,13 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from benchmarks.serving.contestants import OurEngine
-from benchmarks.serving.mixes import Expected, MixRow, Tally, judge, make_mixes, make_prompts, make_specs, power
+from benchmarks.serving.mixes import ExpectedRow, MixRow, Tally, judge, make_mixes, make_prompts, make_specs, power
 from core.errors import EngineBusy
 from core.serving.generation import Delta, FinishReason, GenerationRequest, Token, Usage
 from tests.harness.stub_engine import StubEngine
 
 FAR = 1.0  # a margin that float32 does not cross
-EXPECTED = {(model, 0): Expected(((model or 0) + 1,) * 4, (FAR,) * 4) for model in (None, 1, 2)}
+EXPECTED = {(model, 0): ExpectedRow(((model or 0) + 1,) * 4, (FAR,) * 4) for model in (None, 1, 2)}
 MIX = (MixRow(None, 0, 4), MixRow(1, 0, 3), MixRow(2, 0, 4, leaves_after=2), MixRow(1, 0, 2, late_s=0.001))
 DIGESTS = {1: "one", 2: "two"}
 ANSWERS = {None: 1, "one": 2, "two": 3}
@@ -64,7 +64,7 @@ def test_rows_of_a_swapped_adapter_are_found(swaps: dict[str | None, str | None]
 
 
 def test_a_difference_where_the_likeliest_tokens_are_as_likely_is_tied_and_counted() -> None:
-    expected = Expected((1, 2, 3), (FAR, 5e-5, FAR))
+    expected = ExpectedRow((1, 2, 3), (FAR, 5e-5, FAR))
     tally = Tally()
     judge(tally, MixRow(None, 0, 3), [1, 9, 9], expected)
     judge(tally, MixRow(None, 0, 3), [9, 2, 3], expected)
@@ -74,19 +74,19 @@ def test_a_difference_where_the_likeliest_tokens_are_as_likely_is_tied_and_count
 @pytest.mark.parametrize("got", [[], [1, 2], [1, 2, 3, 4]])
 def test_an_answer_of_another_length_is_wrong(got: list[int]) -> None:
     tally = Tally()
-    judge(tally, MixRow(None, 0, 3), got, Expected((1, 2, 3, 4), (FAR,) * 4))
+    judge(tally, MixRow(None, 0, 3), got, ExpectedRow((1, 2, 3, 4), (FAR,) * 4))
     assert tally.wrong == 1
 
 
 def test_a_refused_row_is_failed_not_wrong() -> None:
     tally = Tally()
-    judge(tally, MixRow(None, 0, 3), EngineBusy(3, 1), Expected((1, 2, 3), (FAR,) * 3))
+    judge(tally, MixRow(None, 0, 3), EngineBusy(3, 1), ExpectedRow((1, 2, 3), (FAR,) * 3))
     assert (tally.failed, tally.wrong) == (1, 0)
 
 
 def test_power_counts_pairs_that_answer_differently() -> None:
-    same = Expected((1, 2), (FAR, FAR))
-    assert power({(None, 0): same, (0, 0): same, (1, 0): Expected((1, 3), (FAR, FAR))}, 1) == pytest.approx(2 / 3)
+    same = ExpectedRow((1, 2), (FAR, FAR))
+    assert power({(None, 0): same, (0, 0): same, (1, 0): ExpectedRow((1, 3), (FAR, FAR))}, 1) == pytest.approx(2 / 3)
 
 
 def test_mixes_hold_all_that_they_are_to_try() -> None:

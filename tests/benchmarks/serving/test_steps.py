@@ -8,7 +8,15 @@ import torch
 from benchmarks.serving.adapters import list_linears
 from benchmarks.serving.decode import load_endless, make_adapters, roofs, taxes, weight_bytes
 from benchmarks.serving.oracle import PeftOracle
-from benchmarks.serving.steps import Measured, agreement, generate, interleave, time_decode, time_generate, time_prefill
+from benchmarks.serving.steps import (
+    StepTimings,
+    agreement,
+    generate,
+    interleave,
+    time_decode,
+    time_generate,
+    time_prefill,
+)
 from core.settings import Settings
 from core.text.tokenizer import TextTokenizer
 from tests.harness.tiny_models import write_tiny_phi
@@ -80,7 +88,7 @@ def test_the_tax_is_of_the_variant_that_is_fastest_with_adapters() -> None:
     times = {"plain base 8": 10, "plain r8 8": 14, "plain r16 8": 15, "plain prefill base": 10, "plain prefill r16": 11}
     times |= {"native base 8": 8, "native r8 8": 10, "native r16 8": 16, "native prefill base": 8}
     found = taxes(
-        {name: Measured([float(s)]) for name, s in times.items() | {("native prefill r16", 12)}}, ("plain", "native")
+        {name: StepTimings([float(s)]) for name, s in times.items() | {("native prefill r16", 12)}}, ("plain", "native")
     )
     assert found["r8"] == pytest.approx(0.25)
     assert found["r16"] == pytest.approx(0.5)

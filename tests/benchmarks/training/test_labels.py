@@ -14,7 +14,7 @@ from benchmarks.training.adapters import load_with_adapter
 from benchmarks.training.cases import PHI_TARGETS
 from benchmarks.training.measurement import MeasurementRequest
 from benchmarks.training.models import SHAPES, write_base
-from benchmarks.training.rows import IGNORE_INDEX, Row, Rows, generate
+from benchmarks.training.rows import IGNORE_INDEX, Rows, TokenRow, generate
 
 SHAPE = "phi-tiny"
 Targets = list[tuple[int, ...]]  # of each row, ids with their places
@@ -38,7 +38,7 @@ def request_for(base: Path, trainer: str) -> MeasurementRequest:
     )
 
 
-def our_targets(rows: tuple[Row, ...]) -> list[list[tuple[int, int]]]:
+def our_targets(rows: tuple[TokenRow, ...]) -> list[list[tuple[int, int]]]:
     """Give (place, id) of what ours trains on, for each row."""
     examples = ours.as_examples(rows)
     found = []

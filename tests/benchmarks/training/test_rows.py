@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.training.rows import CLOSING_ID, IGNORE_INDEX, Row, Rows, generate, sample
+from benchmarks.training.rows import CLOSING_ID, IGNORE_INDEX, Rows, TokenRow, generate, sample
 
 VOCABULARY = 51_200
 PINNED = (28815, 890, 38035, 17369)
@@ -45,13 +45,13 @@ def test_held_out_completions_follow_what_training_shows(rows: Rows) -> None:
     assert sum(new) / len(new) > 0.8
 
 
-def _pairs(row: Row) -> list[tuple[int, int]]:
+def _pairs(row: TokenRow) -> list[tuple[int, int]]:
     completion = row.ids[row.prompt_tokens :]
     return list(pairwise(completion))
 
 
 def test_labels_are_the_completion_in_its_place() -> None:
-    row = Row((5, 6, 7, 8), prompt_tokens=2)
+    row = TokenRow((5, 6, 7, 8), prompt_tokens=2)
     assert row.labels == [IGNORE_INDEX, IGNORE_INDEX, 7, 8]
     assert row.completion_mask == [0, 0, 1, 1]
 

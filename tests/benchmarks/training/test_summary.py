@@ -2,13 +2,13 @@ from dataclasses import fields, replace
 
 import pytest
 
-from benchmarks.training.measurement import Measured, MeasurementRequest, StepClock
+from benchmarks.training.measurement import Measurement, MeasurementRequest, StepClock
 from benchmarks.training.summary import ablations, ratios, summarise, summarise_ablations
 from worker.training.model.ablations import SHOWS_WITHOUT, Techniques
 
 
-def measured(trainer: str, *step_s: float, tokens: int = 1000, roofline_s: float | None = None) -> Measured:
-    return Measured(
+def measured(trainer: str, *step_s: float, tokens: int = 1000, roofline_s: float | None = None) -> Measurement:
+    return Measurement(
         trainer=trainer,
         without=(),
         examples=8,
@@ -77,7 +77,7 @@ def test_requests_and_answers_pass_between_processes_unchanged() -> None:
     request = MeasurementRequest("ours", "base", "rows", ("fc1",), 8, 8, 1e-3, 0, without=("packing",))
     assert MeasurementRequest.from_json(request.to_json()) == request
     found = measured("ours", 1.0, 2.0, roofline_s=1.0)
-    assert Measured.from_json(found.to_json()) == found
+    assert Measurement.from_json(found.to_json()) == found
 
 
 def test_the_clock_counts_from_one_steps_end_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:

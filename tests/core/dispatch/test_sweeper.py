@@ -14,6 +14,7 @@ from core.jobs.status import JobStatus
 from core.settings import Settings
 from core.store import jobs, leases
 from core.store.db import Session
+from tests.harness.fake_clock import FakeClock
 from tests.worker.conftest import BASE_MODEL, NOW, Home
 from tests.worker.conftest import home as home
 from tests.worker.conftest import settings as settings
@@ -21,7 +22,7 @@ from tests.worker.conftest import settings as settings
 STEP_S = 4.0
 
 
-class RecordingNotifier:
+class FailingNotifier:
     def __init__(self) -> None:
         self.notified: list[str] = []
         self.broker_is_away = False
@@ -35,30 +36,23 @@ class RecordingNotifier:
         return not self.broker_is_away
 
 
-class Clock:
-    now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def notifier() -> FailingNotifier:
+    return FailingNotifier()
 
 
 @pytest.fixture
-def notifier() -> RecordingNotifier:
-    return RecordingNotifier()
-
-
-@pytest.fixture
-def sweeper(home: Home, notifier: RecordingNotifier, clock: Clock) -> Sweeper:
+def sweeper(home: Home, notifier: FailingNotifier, clock: FakeClock) -> Sweeper:
     timed = home.settings.model_copy(update={"lease_ttl_s": 10.0, "sweep_s": STEP_S})
     return Sweeper(home.database, home.blobs, notifier, timed, clock)
 
 
-def sweep(sweeper: Sweeper, clock: Clock, times: int) -> None:
+def sweep(sweeper: Sweeper, clock: FakeClock, times: int) -> None:
     for _ in range(times):
         clock.now_s += STEP_S
         sweeper.sweep_once()
@@ -72,7 +66,7 @@ def claim(home: Home) -> int:
 
 
 class TestLeases:
-    def test_that_stand_still_for_their_ttl_are_taken(self, home: Home, sweeper: Sweeper, clock: Clock) -> None:
+    def test_that_stand_still_for_their_ttl_are_taken(self, home: Home, sweeper: Sweeper, clock: FakeClock) -> None:
         job_id = home.queue()
         claim(home)
 
@@ -81,7 +75,7 @@ class TestLeases:
         sweep(sweeper, clock, 1)
         assert home.job(job_id).status is JobStatus.QUEUED
 
-    def test_that_are_renewed_are_never_taken(self, home: Home, sweeper: Sweeper, clock: Clock) -> None:
+    def test_that_are_renewed_are_never_taken(self, home: Home, sweeper: Sweeper, clock: FakeClock) -> None:
         job_id = home.queue()
         token = claim(home)
         for _ in range(20):
@@ -91,7 +85,7 @@ class TestLeases:
 
         assert home.job(job_id).status is JobStatus.RUNNING
 
-    def test_survive_a_sweeper_that_was_stopped_itself(self, home: Home, sweeper: Sweeper, clock: Clock) -> None:
+    def test_survive_a_sweeper_that_was_stopped_itself(self, home: Home, sweeper: Sweeper, clock: FakeClock) -> None:
         job_id = home.queue()
         claim(home)
         sweep(sweeper, clock, 1)
@@ -101,7 +95,7 @@ class TestLeases:
         assert home.job(job_id).status is JobStatus.RUNNING
 
     def test_survive_a_database_that_was_away(
-        self, home: Home, sweeper: Sweeper, clock: Clock, monkeypatch: pytest.MonkeyPatch
+        self, home: Home, sweeper: Sweeper, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         job_id = home.queue()
         claim(home)
@@ -120,7 +114,7 @@ class TestLeases:
 
         assert home.job(job_id).status is JobStatus.RUNNING
 
-    def test_of_a_job_to_be_cancelled_end_it(self, home: Home, sweeper: Sweeper, clock: Clock) -> None:
+    def test_of_a_job_to_be_cancelled_end_it(self, home: Home, sweeper: Sweeper, clock: FakeClock) -> None:
         job_id = home.queue()
         claim(home)
         home.cancel(job_id)
@@ -129,7 +123,7 @@ class TestLeases:
         assert home.job(job_id).status is JobStatus.CANCELLED
 
     def test_of_a_job_to_be_paused_pause_it(
-        self, home: Home, sweeper: Sweeper, clock: Clock, notifier: RecordingNotifier
+        self, home: Home, sweeper: Sweeper, clock: FakeClock, notifier: FailingNotifier
     ) -> None:
         job_id = home.queue()
         claim(home)
@@ -146,7 +140,7 @@ class TestLeases:
         assert notifier.notified == [job_id]
 
     def test_lost_as_often_as_attempts_are_allowed_fail_the_job(
-        self, home: Home, sweeper: Sweeper, clock: Clock
+        self, home: Home, sweeper: Sweeper, clock: FakeClock
     ) -> None:
         job_id = home.queue()
         for _ in range(home.settings.max_attempts):
@@ -158,7 +152,7 @@ class TestLeases:
 
 class TestNotifications:
     def test_are_sent_once_for_a_job_that_nobody_notified_of(
-        self, home: Home, sweeper: Sweeper, clock: Clock, notifier: RecordingNotifier
+        self, home: Home, sweeper: Sweeper, clock: FakeClock, notifier: FailingNotifier
     ) -> None:
         job_id = home.queue()
         sweep(sweeper, clock, 3)
@@ -166,7 +160,7 @@ class TestNotifications:
         assert notifier.notified == [job_id]
 
     def test_are_sent_again_for_a_job_that_waits_on(
-        self, home: Home, sweeper: Sweeper, clock: Clock, notifier: RecordingNotifier
+        self, home: Home, sweeper: Sweeper, clock: FakeClock, notifier: FailingNotifier
     ) -> None:
         job_id = home.queue()
         with home.database.write() as session:
@@ -176,7 +170,7 @@ class TestNotifications:
         assert notifier.notified == [job_id]
 
     def test_do_not_count_while_the_broker_is_away(
-        self, home: Home, sweeper: Sweeper, clock: Clock, notifier: RecordingNotifier
+        self, home: Home, sweeper: Sweeper, clock: FakeClock, notifier: FailingNotifier
     ) -> None:
         job_id = home.queue()
         notifier.broker_is_away = True
@@ -188,7 +182,7 @@ class TestNotifications:
         assert notifier.notified == [job_id]
 
     def test_are_not_sent_for_a_job_that_runs(
-        self, home: Home, sweeper: Sweeper, clock: Clock, notifier: RecordingNotifier, settings: Settings
+        self, home: Home, sweeper: Sweeper, clock: FakeClock, notifier: FailingNotifier, settings: Settings
     ) -> None:
         home.queue()
         claim(home)
@@ -198,7 +192,7 @@ class TestNotifications:
 
 
 class TestAbandonedWrites:
-    def test_are_freed_once_they_have_not_grown_for_a_day(self, home: Home, sweeper: Sweeper, clock: Clock) -> None:
+    def test_are_freed_once_they_have_not_grown_for_a_day(self, home: Home, sweeper: Sweeper, clock: FakeClock) -> None:
         incoming = home.settings.store_folder / "incoming"
         abandoned, slow = incoming / "killed.part", incoming / "slow.part"
         for part, age_s in ((abandoned, ABANDONED_WRITE_S + 60), (slow, ABANDONED_WRITE_S - 60)):
@@ -208,7 +202,7 @@ class TestAbandonedWrites:
 
         assert list(incoming.iterdir()) == [slow]
 
-    def test_that_go_on_are_left_to_their_writer(self, home: Home, sweeper: Sweeper, clock: Clock) -> None:
+    def test_that_go_on_are_left_to_their_writer(self, home: Home, sweeper: Sweeper, clock: FakeClock) -> None:
         with home.blobs.write() as writer:
             [part] = (home.settings.store_folder / "incoming").iterdir()
             os.utime(part, (time.time() - 2 * ABANDONED_WRITE_S,) * 2)
@@ -219,7 +213,7 @@ class TestAbandonedWrites:
         assert home.blobs.exists(blob.sha256)
 
     def test_of_a_store_that_is_away_keep_no_lease_from_being_taken(
-        self, home: Home, sweeper: Sweeper, clock: Clock
+        self, home: Home, sweeper: Sweeper, clock: FakeClock
     ) -> None:
         job_id = home.queue()
         claim(home)

@@ -25,7 +25,7 @@ def test_the_choice_stays_the_same_across_versions() -> None:
     assert [n for n in range(60) if held_out(f"prompt {n}", seed=7)] == [28, 38, 39, 54, 56]
 
 
-class Lines(list[int]):
+class CollectedLines(list[int]):
     """The lines of a part."""
 
     def add(self, fitted: RenderedExample) -> None:
@@ -37,7 +37,7 @@ def sort(
 ) -> tuple[list[int], ...]:
     """Give the lines that are trained on, held out, dropped and untrained."""
     renderer = Renderer(tokenizer, RenderSettings(**settings))
-    parts = partition(map(renderer.example, examples), renderer, Lines, seed=seed)
+    parts = partition(map(renderer.example, examples), renderer, CollectedLines, seed=seed)
     return parts.trained, parts.held_out, parts.dropped_lines, parts.untrained_lines
 
 

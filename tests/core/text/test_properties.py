@@ -123,7 +123,7 @@ def templates(*tags: str) -> st.SearchStrategy[str]:
 
 
 @dataclass(frozen=True)
-class Row:
+class ColumnsRow:
     """One line of a file with columns, and the job's prompt format."""
 
     prompt_format: PromptFormat
@@ -131,7 +131,7 @@ class Row:
 
 
 ROWS = st.builds(
-    Row,
+    ColumnsRow,
     st.builds(
         PromptFormat,
         prompt=templates("{{q}}", "{{{q}}}", "{{& q}}", "{{! nothing }}").filter(bool),
@@ -147,7 +147,7 @@ class TestPromptFormats:
     @same_tokenizer
     @given(row=ROWS, weight=WEIGHTS)
     def test_a_request_is_fed_a_strict_prefix_of_what_its_row_was_trained_as(
-        self, any_tokenizer: TextTokenizer, row: Row, weight: float
+        self, any_tokenizer: TextTokenizer, row: ColumnsRow, weight: float
     ) -> None:
         texts = PromptTemplates(row.prompt_format)
         completion = texts.completion.render(row.values)
@@ -165,7 +165,7 @@ class TestPromptFormats:
     @same_tokenizer
     @given(row=ROWS, weight=WEIGHTS)
     def test_weights_spans_and_labels_follow_the_text(
-        self, any_tokenizer: TextTokenizer, row: Row, weight: float
+        self, any_tokenizer: TextTokenizer, row: ColumnsRow, weight: float
     ) -> None:
         texts = PromptTemplates(row.prompt_format)
         prompt, completion = texts.prompt.render(row.values), texts.completion.render(row.values)

@@ -41,7 +41,7 @@ ONE = Delta(text="a", tokens=(Token(id=97, text="a", logprob=-0.5, special=False
 LAST = Delta(text="", tokens=(), finish_reason=FinishReason.END, usage=Usage(prompt_tokens=1, completion_tokens=1))
 
 
-class StubEngine:
+class ScriptedEngine:
     """Yields a script of deltas; an error in it is raised, and None waits until the request is cancelled."""
 
     def __init__(self, *script: Delta | ServiceError | None) -> None:
@@ -147,7 +147,7 @@ def test_deltas_come_as_lines_of_json(harness: EngineHarness) -> None:
 
 def test_only_a_line_feed_ends_a_line_whatever_the_text_is() -> None:
     text = "a\r\n\u0085\u2028\u2029\u000b日"
-    with serving(StubEngine(ONE.model_copy(update={"text": text}), LAST)) as client:
+    with serving(ScriptedEngine(ONE.model_copy(update={"text": text}), LAST)) as client:
         *lines, rest = post(client).content.split(b"\n")
     assert [Delta.model_validate_json(line).text for line in lines] == [text, ""]
     assert rest == b""
@@ -165,7 +165,7 @@ def test_only_a_line_feed_ends_a_line_whatever_the_text_is() -> None:
     ],
 )
 def test_an_error_before_the_first_delta_has_a_status(error: ServiceError, status: int) -> None:
-    with serving(StubEngine(error)) as client:
+    with serving(ScriptedEngine(error)) as client:
         asked = {"prompt": "x", "adapter": None}
         told = [client.post(path, json={"adapter": "a" * 64}) for path in ("/warm", "/unload")]
         for response in (post(client), *told, client.post("/render", json=asked)):
@@ -174,7 +174,7 @@ def test_an_error_before_the_first_delta_has_a_status(error: ServiceError, statu
 
 
 def test_an_error_after_the_first_delta_is_the_last_line() -> None:
-    with serving(StubEngine(ONE, GenerationFailed("injected"))) as client:
+    with serving(ScriptedEngine(ONE, GenerationFailed("injected"))) as client:
         response = post(client)
     lines = [json.loads(line) for line in response.content.splitlines()]
     assert response.status_code == 200
@@ -187,14 +187,14 @@ def test_an_error_after_the_first_delta_is_the_last_line() -> None:
     "body", [b"", b"[]", b'{"id": "x"}', b'{"id":"x","prompt":"y","adapter":null,"sampling":{"best":1}}']
 )
 def test_a_malformed_body_is_the_callers_fault(body: bytes) -> None:
-    with serving(StubEngine(LAST)) as client:
+    with serving(ScriptedEngine(LAST)) as client:
         response = client.post("/generate", content=body)
     assert (response.status_code, response.json()["code"]) == (400, "invalid_parameter")
 
 
 @pytest.mark.parametrize("before", [(), (ONE,)], ids=["before-the-first-delta", "between-deltas"])
 def test_a_client_that_leaves_cancels_its_request(before: tuple[Delta, ...]) -> None:
-    engine = StubEngine(*before, None)
+    engine = ScriptedEngine(*before, None)
     body = make_request("x").model_dump_json().encode()
     head = f"POST /generate HTTP/1.1\r\nHost: engine\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     with serving(engine) as client:
@@ -208,13 +208,13 @@ def test_a_client_that_leaves_cancels_its_request(before: tuple[Delta, ...]) -> 
 
 
 def test_a_rendering_is_one_json_object() -> None:
-    with serving(StubEngine(LAST)) as client:
+    with serving(ScriptedEngine(LAST)) as client:
         response = client.post("/render", json={"prompt": "é", "adapter": None})
     assert response.json() == {"text": "é", "ids": [97, 98], "moved": " "}
 
 
 def test_warming_and_unloading_name_the_adapter() -> None:
-    engine = StubEngine(LAST)
+    engine = ScriptedEngine(LAST)
     with serving(engine) as client:
         for path, digest in (("/warm", "a" * 64), ("/unload", "b" * 64)):
             assert client.post(path, json={"adapter": digest}).json() == {"adapter": digest}
@@ -227,7 +227,7 @@ def readiness(client: httpx2.Client) -> tuple[int, Any]:
 
 
 def test_a_dead_engine_is_not_ready() -> None:
-    engine = StubEngine(LAST)
+    engine = ScriptedEngine(LAST)
     with serving(engine) as client:
         assert readiness(client) == (200, {"ready": True})
         engine.is_alive = False
@@ -248,7 +248,7 @@ def test_an_engine_is_not_ready_while_a_step_takes_too_long(
 
 
 def test_metrics_are_the_engines_own_and_its_present_load() -> None:
-    engine, metrics = StubEngine(LAST), EngineMetrics()
+    engine, metrics = ScriptedEngine(LAST), EngineMetrics()
     metrics.adapter_evictions.inc()
     with serving(engine, metrics) as client:
         response = client.get("/metrics")

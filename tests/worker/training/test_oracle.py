@@ -57,13 +57,13 @@ class _Watch(TrainerCallback):
 
 
 def _watched(trainer: type[Trainer], watch: _Watch) -> type[Trainer]:
-    class Watched(trainer):  # type: ignore[misc,valid-type]
+    class WatchedTrainer(trainer):  # type: ignore[misc,valid-type]
         def training_step(self, *arguments: Any, **named: Any) -> Tensor:
             loss: Tensor = super().training_step(*arguments, **named)
             watch.losses[-1] += float(loss)
             return loss
 
-    return Watched
+    return WatchedTrainer
 
 
 def _rows(examples: ExampleSet, order: Sequence[int]) -> list[dict[str, list[int]]]:

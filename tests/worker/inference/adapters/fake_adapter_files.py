@@ -52,7 +52,7 @@ class FakeFiles:
         return FakeOpened(digest, self.size_bytes, self)
 
 
-class Counts(EngineMetrics):
+class LoadCounts(EngineMetrics):
     """What was counted of loads."""
 
     @property
@@ -79,11 +79,3 @@ class Counts(EngineMetrics):
 
     def _read(self, name: str) -> float:
         return self.registry.get_sample_value(f"loramill_engine_{name}") or 0
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s

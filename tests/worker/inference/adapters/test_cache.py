@@ -14,7 +14,7 @@ from core.errors import AdapterInvalid, AdapterMismatch
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 from tests.harness.byte_tokenizer import write_byte_tokenizer
-from tests.worker.inference.adapters.fake_adapter_files import Clock, Counts, FakeFiles
+from tests.worker.inference.adapters.fake_adapter_files import Clock, FakeFiles, LoadCounts
 from worker.inference.adapters.cache import READS_AT_ONCE, REFUSED_FOR_S, AdapterCache
 from worker.inference.lora.adapter import Adapter
 
@@ -28,8 +28,8 @@ def files(tmp_path: Path) -> FakeFiles:
 
 
 @pytest.fixture
-def counts() -> Counts:
-    return Counts()
+def counts() -> LoadCounts:
+    return LoadCounts()
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ Run = Callable[[Callable[[AdapterCache], Awaitable[T]]], T]
 
 
 @pytest.fixture
-def run(files: FakeFiles, counts: Counts, clock: Clock) -> Run[Any]:
+def run(files: FakeFiles, counts: LoadCounts, clock: Clock) -> Run[Any]:
     """Give what runs a piece of work with a cache of 25 bytes."""
 
     def run(work: Callable[[AdapterCache], Awaitable[T]]) -> T:
@@ -194,7 +194,7 @@ def test_an_adapter_larger_than_the_cache_is_refused(files: FakeFiles, run: Run[
 
 @pytest.mark.parametrize("kind", ["refused", "mismatched", "damaged"])
 def test_a_refused_adapter_is_looked_at_again_only_after_a_while(
-    kind: str, files: FakeFiles, run: Run[Any], counts: Counts, clock: Clock
+    kind: str, files: FakeFiles, run: Run[Any], counts: LoadCounts, clock: Clock
 ) -> None:
     async def refused(cache: AdapterCache) -> str:
         with pytest.raises((AdapterInvalid, AdapterMismatch)) as caught:
@@ -229,7 +229,7 @@ def test_one_refused_adapter_says_nothing_of_others(files: FakeFiles, run: Run[A
     assert run(work) == ("b",)
 
 
-def test_an_error_that_is_no_refusal_is_not_remembered(files: FakeFiles, run: Run[Any], counts: Counts) -> None:
+def test_an_error_that_is_no_refusal_is_not_remembered(files: FakeFiles, run: Run[Any], counts: LoadCounts) -> None:
     async def work(cache: AdapterCache) -> None:
         files.size_bytes = None  # type: ignore[assignment]
         with pytest.raises(TypeError):
@@ -254,7 +254,7 @@ def test_room_of_a_failed_load_goes_to_the_next(files: FakeFiles, run: Run[Any])
 
 
 class TestDrop:
-    def test_forgets_an_idle_adapter_at_once(self, files: FakeFiles, run: Run[Any], counts: Counts) -> None:
+    def test_forgets_an_idle_adapter_at_once(self, files: FakeFiles, run: Run[Any], counts: LoadCounts) -> None:
         async def work(cache: AdapterCache) -> None:
             await use(cache, "a")
             cache.drop("a")
@@ -346,7 +346,7 @@ def test_reading_shares_nothing_out_over_cores_and_leaves_other_threads_as_they_
     assert (torch.get_num_threads(), elsewhere) == (3, [3])
 
 
-def test_loads_and_evictions_are_counted(run: Run[Any], counts: Counts) -> None:
+def test_loads_and_evictions_are_counted(run: Run[Any], counts: LoadCounts) -> None:
     async def work(cache: AdapterCache) -> None:
         for digest in "abca":
             await use(cache, digest)

@@ -52,7 +52,7 @@ PAIRS: list[Line] = [{"prompt": f"{number}+1= ", "completion": f"{number + 1}"} 
 
 
 @dataclass(frozen=True)
-class Case:
+class RenderingCase:
     """Training data of one format, and how a client asks the first example's question."""
 
     lines: list[Line]
@@ -65,20 +65,20 @@ def _first_turns(line: Line) -> Conversation:
 
 
 CASES = {
-    "columns": Case(
+    "columns": RenderingCase(
         QUESTIONS,
         SEED_FORMAT,
         lambda line: Variables(variables={name: line[name] for name in ("question", "references")}),
     ),
-    "messages": Case(CHATS, None, _first_turns),
-    "prompt_completion": Case(PAIRS, None, lambda line: str(line["prompt"])),
+    "messages": RenderingCase(CHATS, None, _first_turns),
+    "prompt_completion": RenderingCase(PAIRS, None, lambda line: str(line["prompt"])),
 }
 
 
 class Trained:
     """An adapter that the trainer made of a case, over the tiny Llama."""
 
-    def __init__(self, case: Case, base: Path, home: Path) -> None:
+    def __init__(self, case: RenderingCase, base: Path, home: Path) -> None:
         self.case = case
         self.base = base
         run_folder = write_run(

@@ -83,7 +83,7 @@ def _error(found: dict[str, Tensor], expected: dict[str, Tensor]) -> tuple[float
 
 
 @dataclass(frozen=True)
-class Expected:
+class ExpectedGradients:
     """A tiny base, examples, and the gradients of its adapter over them."""
 
     base: Path
@@ -92,18 +92,18 @@ class Expected:
 
 
 @pytest.fixture(scope="module", params=["tiny_phi", "tiny_llama"])
-def expected(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Expected:
+def expected(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ExpectedGradients:
     base: Path = request.getfixturevalue(request.param)
     folder = tmp_path_factory.mktemp("examples")
     examples = render(folder, base, SUMS, validation=[], prompt_loss_weight=0.1).training
-    return Expected(base, examples, _reference(_model(base), examples))
+    return ExpectedGradients(base, examples, _reference(_model(base), examples))
 
 
 class TestGradients:
     @pytest.mark.parametrize("token_budget", [1, 100, 100_000])
     @pytest.mark.parametrize("techniques", EVERY, ids=EVERY_ID)
     def test_in_float32_equal_those_of_one_example_at_a_time(
-        self, expected: Expected, techniques: Techniques, token_budget: int
+        self, expected: ExpectedGradients, techniques: Techniques, token_budget: int
     ) -> None:
         found = _gradients(_model(expected.base, techniques), expected.examples, token_budget)
         assert _error(found, expected.gradients)[0] < 1e-6
