@@ -1,4 +1,4 @@
-"""What an adapter cache works on: files that are read when the test says so, kept counts, and a clock that is set."""
+"""What an adapter cache works on: files that are read when the test says so, and kept counts."""
 
 import threading
 from dataclasses import dataclass

@@ -14,7 +14,8 @@ from core.errors import AdapterInvalid, AdapterMismatch
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 from tests.harness.byte_tokenizer import write_byte_tokenizer
-from tests.worker.inference.adapters.fake_adapter_files import Clock, FakeFiles, LoadCounts
+from tests.harness.fake_clock import FakeClock
+from tests.worker.inference.adapters.fake_adapter_files import FakeFiles, LoadCounts
 from worker.inference.adapters.cache import READS_AT_ONCE, REFUSED_FOR_S, AdapterCache
 from worker.inference.lora.adapter import Adapter
 
@@ -33,15 +34,15 @@ def counts() -> LoadCounts:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 Run = Callable[[Callable[[AdapterCache], Awaitable[T]]], T]
 
 
 @pytest.fixture
-def run(files: FakeFiles, counts: LoadCounts, clock: Clock) -> Run[Any]:
+def run(files: FakeFiles, counts: LoadCounts, clock: FakeClock) -> Run[Any]:
     """Give what runs a piece of work with a cache of 25 bytes."""
 
     def run(work: Callable[[AdapterCache], Awaitable[T]]) -> T:
@@ -194,7 +195,7 @@ def test_an_adapter_larger_than_the_cache_is_refused(files: FakeFiles, run: Run[
 
 @pytest.mark.parametrize("kind", ["refused", "mismatched", "damaged"])
 def test_a_refused_adapter_is_looked_at_again_only_after_a_while(
-    kind: str, files: FakeFiles, run: Run[Any], counts: LoadCounts, clock: Clock
+    kind: str, files: FakeFiles, run: Run[Any], counts: LoadCounts, clock: FakeClock
 ) -> None:
     async def refused(cache: AdapterCache) -> str:
         with pytest.raises((AdapterInvalid, AdapterMismatch)) as caught:

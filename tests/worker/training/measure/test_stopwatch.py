@@ -1,16 +1,9 @@
+from tests.harness.fake_clock import FakeClock
 from worker.training.measure.stopwatch import Stopwatch
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 def test_every_second_belongs_to_one_phase() -> None:
-    clock = Clock()
+    clock = FakeClock(100.0)
     stopwatch = Stopwatch(began_s_ago=5, clock=clock)
     clock.now_s += 1
     stopwatch.enter("training")
@@ -24,7 +17,7 @@ def test_every_second_belongs_to_one_phase() -> None:
 
 
 def test_reading_it_does_not_stop_it() -> None:
-    clock = Clock()
+    clock = FakeClock(100.0)
     stopwatch = Stopwatch(clock=clock)
     clock.now_s += 1
     assert stopwatch.read().total == 1
@@ -33,7 +26,7 @@ def test_reading_it_does_not_stop_it() -> None:
 
 
 def test_a_phase_that_fails_gives_the_clock_back() -> None:
-    clock = Clock()
+    clock = FakeClock(100.0)
     stopwatch = Stopwatch(clock=clock)
     stopwatch.enter("training")
     try:
