@@ -30,7 +30,7 @@ from core.base_models.registry import read_imported
 from core.settings import Settings
 from core.store.blobs import LocalBlobStore
 from core.text.tokenizer import TextTokenizer
-from tests.harness.tiny_models import write_tiny_llama, write_tiny_phi
+from tests.harness.models.tiny_models import write_tiny_llama, write_tiny_phi
 from worker.inference.engine import LocalEngine
 from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.jobs.blob_transfer import store_adapter

@@ -8,8 +8,8 @@ from tests.app.clients.test_huggingface_client import TestHuggingface  # noqa: F
 from tests.app.clients.test_lorax_client import TestLorax  # noqa: F401
 from tests.app.clients.test_openai_generation import TestOpenai  # noqa: F401
 from tests.app.clients.test_text_generation_client import TestTextGeneration  # noqa: F401
-from tests.harness.live_api import LiveApi
-from tests.harness.stack import TINY, eventually, running_stack, write_examples
+from tests.harness.servers.live_api import LiveApi
+from tests.harness.servers.stack import TINY, eventually, running_stack, write_examples
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

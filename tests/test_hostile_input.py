@@ -22,8 +22,8 @@ from core.base_models.registry import BaseModelEntry, Folder, Registry
 from core.process.bound import bound
 from core.store.migrate import upgrade
 from tests.harness.hostile import BOMBS, COLUMNS, UPLOADS, File, Form, malformed_template
-from tests.harness.stack import TINY, command_environ, eventually, free_port, tail
-from tests.harness.tiny_models import write_tiny_llama
+from tests.harness.models.tiny_models import write_tiny_llama
+from tests.harness.servers.stack import TINY, command_environ, eventually, free_port, tail
 
 SEED = 20261124
 EACH = 4  # files of each kind

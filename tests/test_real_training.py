@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 
-from tests.harness.stack import eventually, running_stack
+from tests.harness.servers.stack import eventually, running_stack
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

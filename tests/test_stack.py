@@ -21,7 +21,15 @@ from core.store import adapters
 from core.store.blobs import LocalBlobStore
 from core.store.db import Database
 from tests.harness.parquet_files import parquet_of
-from tests.harness.stack import TINY, Stack, command_environ, eventually, free_port, running_stack, write_examples
+from tests.harness.servers.stack import (
+    TINY,
+    Stack,
+    command_environ,
+    eventually,
+    free_port,
+    running_stack,
+    write_examples,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

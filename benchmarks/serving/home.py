@@ -19,7 +19,7 @@ from core.settings import Settings
 from core.store import migrate
 from core.store.blobs import LocalBlobStore
 from core.store.db import Database
-from tests.harness.published_model import publish
+from tests.harness.models.published_model import publish
 from worker.jobs.blob_transfer import store_adapter
 
 

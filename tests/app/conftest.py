@@ -24,11 +24,11 @@ from core.settings import Settings
 from core.store.blobs import BlobStore, LocalBlobStore
 from core.store.db import Database
 from core.store.migrate import upgrade
-from tests.harness.byte_tokenizer import write_byte_tokenizer
-from tests.harness.live_api import LiveApi
-from tests.harness.published_model import publish
+from tests.harness.models.byte_tokenizer import write_byte_tokenizer
+from tests.harness.models.published_model import publish
+from tests.harness.models.tiny_shapes import TINY_LLAMA, write_shapes
+from tests.harness.servers.live_api import LiveApi
 from tests.harness.stub_engine import StubEngine
-from tests.harness.tiny_shapes import TINY_LLAMA, write_shapes
 
 BASE = "tiny"
 LEARNING_RATE = 1e-3

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.kernels import share_kernels
-from tests.harness.tiny_models import write_tiny_llama
+from tests.harness.models.kernels import share_kernels
+from tests.harness.models.tiny_models import write_tiny_llama
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ from core.serving.adapter_format import MANIFEST, WEIGHTS
 from core.text.tokenizer import TextTokenizer
 from loramill import LLM
 from loramill.llm import Completion
-from tests.harness.tiny_models import write_tiny_llama
+from tests.harness.models.tiny_models import write_tiny_llama
 from tests.worker.inference.adapters.adapter_files import write_adapter
 
 PROMPTS = ["the cat", "on a mat, ", "sat and", "saw the dog"]

@@ -9,7 +9,7 @@ from app.cli import base_models
 from core.base_models.registry import Folder, Registry
 from core.errors import ModelNotFound, SettingsInvalid
 from core.settings import Settings
-from tests.harness.tiny_models import write_tiny_llama
+from tests.harness.models.tiny_models import write_tiny_llama
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from core.base_models.registry import Folder
 from core.text.render_settings import RenderFields
 from tests.app.cli.command import Done, loramill, loramill_process
-from tests.harness.byte_tokenizer import write_byte_tokenizer
+from tests.harness.models.byte_tokenizer import write_byte_tokenizer
 
 GOOD = '{"prompt": "Which is the largest?", "completion": " The blue one."}\n'
 OTHER = '{"prompt": "Where do they live?", "completion": " In the far north."}\n'

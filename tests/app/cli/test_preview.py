@@ -13,7 +13,7 @@ from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 from tests.app.cli.command import Done, loramill, loramill_process
 from tests.app.conftest import BASE
-from tests.harness.byte_tokenizer import write_byte_tokenizer
+from tests.harness.models.byte_tokenizer import write_byte_tokenizer
 
 QA = {"prompt": "Q:\n", "completion": " A"}
 

@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import BadRequestError, UnknownError, ValidationError
 
-from tests.harness.live_api import JSON_TOKENS, PROMPT, SCHEMA, LiveApi
+from tests.harness.servers.live_api import JSON_TOKENS, PROMPT, SCHEMA, LiveApi
 
 
 class TestHuggingface:

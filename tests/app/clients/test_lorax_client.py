@@ -7,7 +7,7 @@ import pytest
 from lorax import AsyncClient, Client
 from lorax.errors import NotFoundError, UnknownError, ValidationError
 
-from tests.harness.live_api import JSON_TOKENS, PROMPT, SCHEMA, LiveApi
+from tests.harness.servers.live_api import JSON_TOKENS, PROMPT, SCHEMA, LiveApi
 
 
 @pytest.mark.filterwarnings("ignore:The `dict` method is deprecated:DeprecationWarning")  # the client's own

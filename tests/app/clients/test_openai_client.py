@@ -12,7 +12,7 @@ from core.jobs.attempt import StoredAdapter, StoredCheckpoint
 from core.store import adapters, files, leases
 from tests.app.conftest import BASE, EXAMPLES, ApiHarness, serving
 from tests.harness.finished_job import finish
-from tests.harness.published_model import publish
+from tests.harness.models.published_model import publish
 
 KEY = "correct-horse-battery"
 

@@ -8,7 +8,7 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from tests.harness.live_api import JSON_TOKENS, PROMPT, SCHEMA, LiveApi
+from tests.harness.servers.live_api import JSON_TOKENS, PROMPT, SCHEMA, LiveApi
 
 MESSAGES: Any = [{"role": "developer", "content": "be brief"}, {"role": "user", "content": PROMPT}]
 

@@ -10,7 +10,7 @@ from text_generation import Client
 from text_generation.errors import ValidationError
 from text_generation.types import Grammar, GrammarType, Message
 
-from tests.harness.live_api import JSON_TOKENS, PROMPT, SCHEMA, LiveApi
+from tests.harness.servers.live_api import JSON_TOKENS, PROMPT, SCHEMA, LiveApi
 
 
 @pytest.mark.filterwarnings("ignore:The `dict` method is deprecated:DeprecationWarning")  # the client's own

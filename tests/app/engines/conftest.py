@@ -15,8 +15,8 @@ from core.settings import Settings
 from core.store.blobs import LocalBlobStore
 from core.text.tokenizer import TextTokenizer
 from tests.app.conftest import serving
-from tests.harness.byte_tokenizer import write_byte_tokenizer
-from tests.harness.fake_vllm import FakeVllm
+from tests.harness.models.byte_tokenizer import write_byte_tokenizer
+from tests.harness.servers.fake_vllm import FakeVllm
 
 BASE = "tiny"
 FINGERPRINT = "0" * 64

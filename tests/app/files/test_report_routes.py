@@ -7,7 +7,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from tests.app.conftest import BASE, CONTEXT_TOKENS, ApiHarness, upload
-from tests.harness.byte_tokenizer import write_byte_tokenizer
+from tests.harness.models.byte_tokenizer import write_byte_tokenizer
 from tests.harness.parquet_files import parquet_of
 
 GOOD = b'{"prompt": "Which is the largest?", "completion": " The blue one."}\n'

@@ -14,7 +14,7 @@ from core.store import jobs, leases
 from core.store.db import Session
 from tests.app.conftest import BASE, ApiHarness, upload
 from tests.harness.fake_trainer import MEASURED
-from tests.harness.tiny_shapes import TINY_LLAMA, write_shapes
+from tests.harness.models.tiny_shapes import TINY_LLAMA, write_shapes
 
 ROUTE = "/v1/fine_tuning/estimates"
 JOBS = "/v1/fine_tuning/jobs"

@@ -12,7 +12,7 @@ from core.estimates.estimate import Measured
 from core.jobs.spec import JobSpec
 from core.store import jobs
 from tests.app.conftest import BASE, ApiHarness, upload
-from tests.harness.tiny_models import write_tiny_phi
+from tests.harness.models.tiny_models import write_tiny_phi
 from tests.worker.training.run_folders import SUMS, RecordingReporter, never_stop
 from worker.trainer_process.messages import Finished
 from worker.trainer_process.run_folder import TRAINING_FILE, VALIDATION_FILE, RunSpec, write_spec

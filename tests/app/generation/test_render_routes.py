@@ -8,7 +8,7 @@ from starlette.testclient import TestClient
 from core.errors import AdapterInvalid, AdapterMismatch, EngineUnavailable, ServiceError
 from core.serving.generation import Conversation, RenderRequest, Turn, Variables
 from tests.app.conftest import BASE, ApiHarness
-from tests.harness.published_model import publish
+from tests.harness.models.published_model import publish
 
 MODEL = "ft:x"
 DIGEST = "e" * 64

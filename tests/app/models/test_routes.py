@@ -4,7 +4,7 @@ from starlette.testclient import TestClient
 
 from core.errors import EngineUnavailable
 from tests.app.conftest import BASE, ApiHarness
-from tests.harness.published_model import publish
+from tests.harness.models.published_model import publish
 
 
 def test_base_models_come_first_and_tuned_ones_name_their_parent(client: TestClient, harness: ApiHarness) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from core.text.tokenizer import TextTokenizer
-from tests.harness.byte_tokenizer import write_byte_tokenizer
+from tests.harness.models.byte_tokenizer import write_byte_tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from core.store import adapters
 from core.store.blobs import LocalBlobStore
 from core.store.db import Database
 from core.text.tokenizer import TextTokenizer
-from tests.harness.tiny_models import write_tiny_llama
+from tests.harness.models.tiny_models import write_tiny_llama
 from worker.jobs.blob_transfer import fetch_adapter
 
 SPECS = [

@@ -19,7 +19,7 @@ from benchmarks.serving.steps import (
 )
 from core.settings import Settings
 from core.text.tokenizer import TextTokenizer
-from tests.harness.tiny_models import write_tiny_phi
+from tests.harness.models.tiny_models import write_tiny_phi
 from worker.inference.lora.adapter import Adapter
 from worker.inference.model.runner import ModelRunner
 from worker.models.loading import LoadedModel, load_base_model

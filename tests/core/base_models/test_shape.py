@@ -7,7 +7,7 @@ import pytest
 from core.base_models.shape import read_shape, resolve_targets
 from core.errors import BaseModelInvalid, TargetModulesUnmatched
 from core.jobs.spec import LoraSpec
-from tests.harness.tiny_shapes import TINY_LLAMA, TINY_PHI, write_shapes
+from tests.harness.models.tiny_shapes import TINY_LLAMA, TINY_PHI, write_shapes
 
 
 def test_a_llama_is_gated_and_norms_twice_a_block(tmp_path: Path) -> None:

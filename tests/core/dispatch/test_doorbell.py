@@ -12,7 +12,7 @@ import redis
 
 from core.dispatch.doorbell import MAX_WAITING_MESSAGES, QUEUE, TASK_NAME, Doorbell, celery_config
 from core.settings import Settings
-from tests.harness.valkey import Valkey
+from tests.harness.servers.valkey import Valkey
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from core.estimates.estimate import (
 )
 from core.jobs.spec import LoraSpec
 from tests.harness.fake_trainer import MEASURED
-from tests.harness.tiny_shapes import TINY_LLAMA, write_shapes
+from tests.harness.models.tiny_shapes import TINY_LLAMA, write_shapes
 
 LORA = LoraSpec(rank=4, target_modules=("q_proj",))
 ADAPTER_PARAMETERS = 4 * (16 + 16)

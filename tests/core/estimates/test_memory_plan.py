@@ -17,7 +17,7 @@ from core.estimates.memory_plan import (
     token_budget,
 )
 from core.jobs.spec import LoraSpec
-from tests.harness.tiny_shapes import TINY_LLAMA, TINY_PHI, write_shapes
+from tests.harness.models.tiny_shapes import TINY_LLAMA, TINY_PHI, write_shapes
 
 PLENTY_BYTES = 2**40
 

@@ -21,9 +21,9 @@ from core.store.blobs import LocalBlobStore
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 from tests.app.conftest import serving
-from tests.harness.byte_tokenizer import CHAT_TEMPLATE
-from tests.harness.fake_vllm import FakeVllm
-from tests.harness.tiny_models import write_tiny_llama
+from tests.harness.models.byte_tokenizer import CHAT_TEMPLATE
+from tests.harness.models.tiny_models import write_tiny_llama
+from tests.harness.servers.fake_vllm import FakeVllm
 from tests.worker.inference.adapters.adapter_files import (
     complete_adapter,
     fit_of,

@@ -17,7 +17,7 @@ from core.store.files import NewFile
 from core.store.jobs import NewJob
 from core.store.tables import FileRecord, JobRecord, Record
 from tests.core.store.leased import claim
-from tests.harness.postgres import PostgresServer, running_postgres
+from tests.harness.servers.postgres import PostgresServer, running_postgres
 
 MakeFile = Callable[..., FileRecord]
 MakeJob = Callable[..., JobRecord]

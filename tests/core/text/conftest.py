@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from core.text.tokenizer import TextTokenizer
-from tests.harness.byte_tokenizer import write_byte_tokenizer
+from tests.harness.models.byte_tokenizer import write_byte_tokenizer
 
 
 @pytest.fixture(scope="session")

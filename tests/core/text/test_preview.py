@@ -12,7 +12,7 @@ from core.text.preview import Preview, PreviewedExample, preview
 from core.text.render_settings import PromptFormat, RenderSettings
 from core.text.rendering import Reason, Renderer
 from core.text.tokenizer import TextTokenizer
-from tests.harness.byte_tokenizer import END_OF_TEXT
+from tests.harness.models.byte_tokenizer import END_OF_TEXT
 
 
 def show(

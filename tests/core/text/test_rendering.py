@@ -12,8 +12,8 @@ from core.text.files.examples import Chat, Columns, Message, PromptCompletion
 from core.text.render_settings import OverLength, PromptFormat, RenderSettings
 from core.text.rendering import ANSWER, Reason, RenderedExample, Renderer
 from core.text.tokenizer import TextTokenizer
-from tests.harness.byte_tokenizer import CHAT_TEMPLATE, END_OF_TEXT, TURN_END, TURN_START, write_byte_tokenizer
 from tests.harness.golden_files import IGNORE_INDEX, labels_of
+from tests.harness.models.byte_tokenizer import CHAT_TEMPLATE, END_OF_TEXT, TURN_END, TURN_START, write_byte_tokenizer
 
 CONVERSATION = (
     Message("user", "hi"),

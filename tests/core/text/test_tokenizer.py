@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from core.errors import BaseModelInvalid
 from core.text.tokenizer import TextTokenizer
-from tests.harness.byte_tokenizer import END_OF_TEXT, TURN_END, TURN_START, VOCAB_SIZE, write_byte_tokenizer
+from tests.harness.models.byte_tokenizer import END_OF_TEXT, TURN_END, TURN_START, VOCAB_SIZE, write_byte_tokenizer
 
 same_tokenizer = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 

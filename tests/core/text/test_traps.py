@@ -15,8 +15,8 @@ from core.errors import ExampleOverLength
 from core.text.files.examples import LineProblem, example_of
 from core.text.rendering import Reason, RenderedExample, Renderer
 from core.text.tokenizer import TextTokenizer
-from tests.harness.byte_tokenizer import END_OF_TEXT, TURN_START, write_byte_tokenizer
 from tests.harness.golden_files import IGNORE_INDEX, GoldenCase, cases, cases_of, golden_names, labels_of, read_golden
+from tests.harness.models.byte_tokenizer import END_OF_TEXT, TURN_START, write_byte_tokenizer
 
 BOS_CHAT_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}"

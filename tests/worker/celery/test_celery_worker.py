@@ -16,7 +16,7 @@ from core.dispatch.doorbell import Doorbell
 from core.jobs.status import JobStatus
 from core.process.bound import bound
 from core.settings import Settings
-from tests.harness.valkey import Valkey
+from tests.harness.servers.valkey import Valkey
 from tests.worker.conftest import Home
 from worker.__main__ import worker_argv, worker_environment
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.harness.tiny_models import write_tiny_llama, write_tiny_phi, write_tiny_qwen2
+from tests.harness.models.tiny_models import write_tiny_llama, write_tiny_phi, write_tiny_qwen2
 from tests.worker.inference.engine_harness import EngineHarness
 
 

@@ -18,7 +18,7 @@ from core.base_models.registry import read_imported
 from core.serving.generation import Delta, FinishReason, GenerationRequest, SamplingParams, Usage
 from core.settings import Settings
 from core.store.blobs import LocalBlobStore
-from tests.harness.kernels import share_kernels
+from tests.harness.models.kernels import share_kernels
 from tests.worker.inference.adapters.adapter_files import load_fp32 as load_fp32
 from tests.worker.inference.adapters.adapter_files import store_adapter as store_adapter
 from tests.worker.inference.adapters.adapter_files import write_adapter

@@ -16,8 +16,8 @@ import pytest
 from core.base_models.registry import BaseModelEntry, Folder, Registry
 from core.serving.generation import Delta
 from tests.conftest import ROOT
-from tests.harness.kernels import share_kernels
-from tests.harness.tiny_models import write_tiny_phi
+from tests.harness.models.kernels import share_kernels
+from tests.harness.models.tiny_models import write_tiny_phi
 from tests.worker.inference.engine_harness import PeftReference, gather, make_request
 
 # The real process, except for what every step does once it answers.

@@ -35,7 +35,7 @@ from core.base_models.registry import (
 )
 from core.errors import BaseModelInvalid
 from core.text.tokenizer import TextTokenizer
-from tests.harness.tiny_models import write_tiny_phi
+from tests.harness.models.tiny_models import write_tiny_phi
 from worker.models.importing import import_base_model, link_folder, main
 from worker.models.loading import load_base_model
 

@@ -9,7 +9,7 @@ from transformers.activations import GELUTanh, NewGELUActivation
 
 from core.base_models.registry import read_imported
 from core.errors import BaseModelInvalid
-from tests.harness.tiny_models import write_tiny_llama, write_tiny_phi
+from tests.harness.models.tiny_models import write_tiny_llama, write_tiny_phi
 from worker.models import precision
 from worker.models.loading import load_base_model
 from worker.models.precision import resolve_dtype

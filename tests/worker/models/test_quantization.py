@@ -8,7 +8,7 @@ import torch
 from transformers import BitsAndBytesConfig
 
 from core.errors import QuantizationUnavailable
-from tests.harness.tiny_models import write_tiny_phi
+from tests.harness.models.tiny_models import write_tiny_phi
 from worker.models import quantization
 from worker.models.loading import load_base_model
 from worker.models.quantization import quantized

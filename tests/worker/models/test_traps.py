@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from core.base_models.registry import BaseModelEntry, Folder, Registry, folder_of, read_config
 from core.errors import BaseModelInvalid
-from tests.harness.tiny_models import write_tiny_phi
+from tests.harness.models.tiny_models import write_tiny_phi
 from worker.models import precision
 from worker.models.importing import import_base_model
 from worker.models.loading import load_base_model

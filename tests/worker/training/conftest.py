@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from core.jobs.spec import LoraSpec
-from tests.harness.tiny_models import write_tiny_llama, write_tiny_phi, write_tiny_qwen2
+from tests.harness.models.tiny_models import write_tiny_llama, write_tiny_phi, write_tiny_qwen2
 from worker.models.loading import load_base_model
 from worker.training.model.lora import LoraModel, add_lora
 

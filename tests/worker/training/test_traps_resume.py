@@ -15,7 +15,7 @@ from torch import Tensor
 
 from core.errors import BaseModelInvalid, LossNotFinite
 from core.serving.adapter_format import WEIGHTS
-from tests.harness.tiny_models import write_tiny_phi
+from tests.harness.models.tiny_models import write_tiny_phi
 from tests.worker.training.conftest import MakeModel
 from tests.worker.training.run_folders import Killed, RecordingReporter, train, write_run
 from tests.worker.training.test_kill_points import ANSWER_TOKENS, TOKEN_BUDGET, assert_same_log, log_of, result_of

@@ -26,8 +26,8 @@ from core.serving.generation import SamplingParams as Sampling
 from core.text.render_settings import PromptFormat
 from tests.app.conftest import serving
 from tests.app.engines.conftest import BASE, CONTEXT_TOKENS, FINGERPRINT, Deployment
-from tests.harness.byte_tokenizer import END_OF_TEXT, TURN_END, TURN_START
-from tests.harness.fake_vllm import LIKELIER, LOGPROB, FakeVllm
+from tests.harness.models.byte_tokenizer import END_OF_TEXT, TURN_END, TURN_START
+from tests.harness.servers.fake_vllm import LIKELIER, LOGPROB, FakeVllm
 
 Got = TypeVar("Got")
 

@@ -32,7 +32,7 @@ from core.serving.generation import Constraint, Delta, FinishReason, GenerationR
 from core.settings import Settings
 from core.store.blobs import LocalBlobStore
 from core.text.tokenizer import TextTokenizer
-from tests.harness.byte_tokenizer import END_OF_TEXT, VOCAB_SIZE, write_byte_tokenizer
+from tests.harness.models.byte_tokenizer import END_OF_TEXT, VOCAB_SIZE, write_byte_tokenizer
 
 PYTHON = os.environ.get("LORAMILL_VLLM_PYTHON")
 pytestmark = [

@@ -11,7 +11,7 @@ from app.engines.vllm.residence import Residence, name_of
 from app.engines.vllm.server import Card, VllmServer
 from core.errors import EngineUnavailable
 from tests.app.engines.conftest import BASE, Deployment
-from tests.harness.fake_vllm import FakeVllm
+from tests.harness.servers.fake_vllm import FakeVllm
 
 Run = Callable[[Callable[[Residence], Awaitable[None]]], None]
 

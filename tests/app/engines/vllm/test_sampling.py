@@ -10,7 +10,7 @@ from core.errors import GenerationFailed, InvalidParameter, UnsupportedParameter
 from core.serving.generation import Constraint, SamplingParams
 from core.text.tokenizer import TextTokenizer
 from tests.app.engines.conftest import Deployment
-from tests.harness.byte_tokenizer import END_OF_TEXT, TURN_END, VOCAB_SIZE
+from tests.harness.models.byte_tokenizer import END_OF_TEXT, TURN_END, VOCAB_SIZE
 
 SCHEMA = Constraint(kind="json_schema", value='{"type": "string"}')
 

@@ -5,7 +5,7 @@ from starlette.testclient import TestClient
 
 from core.errors import EngineUnavailable
 from tests.app.conftest import BASE, ApiHarness
-from tests.harness.published_model import publish
+from tests.harness.models.published_model import publish
 from tests.harness.stub_engine import CONTEXT_TOKENS
 
 

@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 from core.errors import EngineBusy, GenerationFailed, InvalidParameter
 from core.serving.generation import Constraint, Conversation, RenderRequest, Turn, Variables
 from tests.app.conftest import BASE, ApiHarness
-from tests.harness.published_model import publish
+from tests.harness.models.published_model import publish
 from tests.harness.stub_engine import CONTEXT_TOKENS
 
 # What lorax-client sends on each call, defaults included.

@@ -14,7 +14,7 @@ from core.base_models.architectures.llama import LLAMA
 from core.base_models.architectures.phi import PHI
 from core.base_models.architectures.qwen2 import QWEN2
 from core.base_models.architectures.table import ARCHITECTURES, find_architecture, find_input, is_gate
-from tests.harness.tiny_models import write_tiny_llama, write_tiny_phi, write_tiny_qwen2
+from tests.harness.models.tiny_models import write_tiny_llama, write_tiny_phi, write_tiny_qwen2
 
 WRITERS: dict[str, Callable[[Path], Path]] = {
     "llama": write_tiny_llama,

@@ -13,8 +13,8 @@ import torch
 from core.errors import AdapterInvalid, AdapterMismatch
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
-from tests.harness.byte_tokenizer import write_byte_tokenizer
 from tests.harness.fake_clock import FakeClock
+from tests.harness.models.byte_tokenizer import write_byte_tokenizer
 from tests.worker.inference.adapters.fake_adapter_files import FakeFiles, LoadCounts
 from worker.inference.adapters.cache import READS_AT_ONCE, REFUSED_FOR_S, AdapterCache
 from worker.inference.lora.adapter import Adapter

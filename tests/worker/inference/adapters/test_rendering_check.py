@@ -18,7 +18,7 @@ from core.store.blobs import LocalBlobStore
 from core.text.render_settings import PromptFormat
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
-from tests.harness.tiny_models import CONTEXT_TOKENS
+from tests.harness.models.tiny_models import CONTEXT_TOKENS
 from tests.worker.inference.engine_harness import EngineHarness, EngineOutput, complete, make_request, store_adapter
 from tests.worker.training.run_folders import Line, render, train, write_run
 from worker.inference.engine import LocalEngine

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from core.settings import Settings
-from tests.harness.kernels import home_with_kernels
+from tests.harness.models.kernels import home_with_kernels
 from worker.inference.lora.bank import LoraGroup
 from worker.inference.lora.step_columns import LoraPlan, LoraSegment
 from worker.inference.model.native_ops import NativeOps, find_crossover

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from core.settings import Settings
-from tests.harness.kernels import home_with_kernels
+from tests.harness.models.kernels import home_with_kernels
 from worker.inference.model.projection import (
     MAX_INT8_ROWS,
     AdaptedProjection,

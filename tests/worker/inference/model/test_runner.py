@@ -35,8 +35,8 @@ from transformers import (
 from core.errors import BaseModelInvalid
 from core.settings import Settings
 from core.text.tokenizer import TextTokenizer
-from tests.harness.byte_tokenizer import write_byte_tokenizer
-from tests.harness.kernels import home_with_kernels
+from tests.harness.models.byte_tokenizer import write_byte_tokenizer
+from tests.harness.models.kernels import home_with_kernels
 from worker.inference.lora.adapter import Adapter, LoraPair
 from worker.inference.model.blocks import OwnModel
 from worker.inference.model.contract import StepRow

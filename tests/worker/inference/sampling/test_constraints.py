@@ -13,7 +13,7 @@ import torch
 from core.errors import GenerationFailed, InvalidParameter
 from core.serving.generation import Constraint, SamplingParams
 from core.text.tokenizer import TextTokenizer
-from tests.harness.byte_tokenizer import END_OF_TEXT, TURN_END, TURN_START, write_byte_tokenizer
+from tests.harness.models.byte_tokenizer import END_OF_TEXT, TURN_END, TURN_START, write_byte_tokenizer
 from worker.inference.sampling import constraints
 from worker.inference.sampling.constraints import ConstraintCompiler, ConstraintState
 from worker.inference.sampling.sampler import RowSampler, sample

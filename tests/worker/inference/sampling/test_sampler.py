@@ -9,7 +9,7 @@ import torch
 
 from core.serving.generation import SamplingParams
 from core.text.tokenizer import TextTokenizer
-from tests.harness.byte_tokenizer import write_byte_tokenizer
+from tests.harness.models.byte_tokenizer import write_byte_tokenizer
 from worker.inference.sampling.sampler import NUCLEUS_HEAD, SCORED_ROWS, Choice, RowSampler, sample, score_prompt
 
 CPU = torch.device("cpu")

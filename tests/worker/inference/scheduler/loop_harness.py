@@ -10,7 +10,7 @@ from core.errors import ServiceError
 from core.serving.generation import Delta, FinishReason, GenerationRequest, SamplingParams
 from core.settings import Settings
 from core.text.tokenizer import TextTokenizer
-from tests.harness.byte_tokenizer import write_byte_tokenizer
+from tests.harness.models.byte_tokenizer import write_byte_tokenizer
 from tests.worker.inference.scheduler.fake_runner import FakeRunner, make_adapter
 from worker.inference.lora.adapter import Adapter
 from worker.inference.metrics.engine_metrics import EngineMetrics

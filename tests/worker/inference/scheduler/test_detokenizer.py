@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.text.tokenizer import TextStream, TextTokenizer
-from tests.harness.byte_tokenizer import write_byte_tokenizer
+from tests.harness.models.byte_tokenizer import write_byte_tokenizer
 from worker.inference.scheduler.detokenizer import Detokenizer
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 
 from core.settings import Settings
-from tests.harness.kernels import home_with_kernels
-from tests.harness.tiny_models import write_tiny_phi
+from tests.harness.models.kernels import home_with_kernels
+from tests.harness.models.tiny_models import write_tiny_phi
 from tests.worker.inference.scheduler.fake_runner import FakeRunner
 from worker.inference.model.contract import StepRow
 from worker.inference.model.runner import ModelRunner

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import torch
 
-from tests.harness.byte_tokenizer import END_OF_TEXT
+from tests.harness.models.byte_tokenizer import END_OF_TEXT
 from tests.worker.training.run_folders import render
 from worker.training.data.batches import PADDING_ID, MicroBatch, collate
 

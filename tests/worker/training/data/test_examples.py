@@ -8,7 +8,7 @@ from core.errors import AllExamplesDropped, EndNeverTrained, ExampleInvalid, Exa
 from core.text.files.examples import Example
 from core.text.render_settings import PromptFormat
 from core.text.rendering import RenderedExample, Renderer
-from tests.harness.byte_tokenizer import END_OF_TEXT
+from tests.harness.models.byte_tokenizer import END_OF_TEXT
 from tests.worker.training.run_folders import render
 
 ONE = {"prompt": "ab", "completion": "cd"}

@@ -11,7 +11,7 @@ from core.text.files.examples import example_of
 from core.text.render_settings import PromptFormat, RenderSettings
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
-from tests.harness.byte_tokenizer import write_byte_tokenizer
+from tests.harness.models.byte_tokenizer import write_byte_tokenizer
 from tests.worker.training.run_folders import Line, render
 from worker.training.data.kept_prompts import PROMPT_LIMIT_BYTES, PromptKeeper
 

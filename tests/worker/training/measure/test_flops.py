@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from core.jobs.spec import LoraSpec
-from tests.harness.tiny_models import write_tiny_llama, write_tiny_phi, write_tiny_qwen2
+from tests.harness.models.tiny_models import write_tiny_llama, write_tiny_phi, write_tiny_qwen2
 from tests.worker.training.run_folders import never_stop, render, train, write_run
 from worker.models.loading import load_base_model
 from worker.trainer_process.messages import StepDone

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from core.text.tokenizer import TextTokenizer
-from tests.harness.tiny_models import CONTEXT_TOKENS
+from tests.harness.models.tiny_models import CONTEXT_TOKENS
 from tests.worker.training.conftest import MakeModel
 from tests.worker.training.run_folders import Line, never_stop, render, train, write_run
 from worker.trainer_process.messages import Evaluated, HeldOutAnswer, HeldOutAnswers, StepDone

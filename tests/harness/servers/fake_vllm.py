@@ -1,7 +1,7 @@
 """A server that behaves as vLLM 0.32's API server does, as far as one who sends completions and adapters can tell.
 
 Routes, status codes, error texts and the form of chunks are vLLM's own, as recorded from a real server; what it
-answers is scripted. Tokens are bytes, as ``tests.harness.byte_tokenizer`` has them.
+answers is scripted. Tokens are bytes, as ``tests.harness.models.byte_tokenizer`` has them.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from tests.harness.byte_tokenizer import END_OF_TEXT
+from tests.harness.models.byte_tokenizer import END_OF_TEXT
 
 LOGPROB = -0.5  # of every chosen token; the byte "a" is always likelier, "b" less likely
 LIKELIER = -0.25

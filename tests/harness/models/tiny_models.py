@@ -18,7 +18,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from core.base_models.registry import IMPORTED_FILE, Folder, ImportedModel, compute_fingerprint
-from tests.harness.byte_tokenizer import END_OF_TEXT, write_byte_tokenizer
+from tests.harness.models.byte_tokenizer import END_OF_TEXT, write_byte_tokenizer
 
 CONTEXT_TOKENS = 256
 # Ten times the usual: under a frozen head of small weights no adapter could make a token likely.

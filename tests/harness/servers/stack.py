@@ -19,8 +19,8 @@ from openai import OpenAI
 
 from core.base_models.registry import BaseModelEntry, Folder, Registry
 from core.process.bound import bound
-from tests.harness.kernels import share_kernels
-from tests.harness.tiny_models import write_tiny_llama
+from tests.harness.models.kernels import share_kernels
+from tests.harness.models.tiny_models import write_tiny_llama
 
 TINY = "tiny"
 READY_WITHIN_S = 240.0
