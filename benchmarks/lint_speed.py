@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from core.text.files.read import scan_examples
+from core.text.files.jsonl import JSONL
 from core.text.lint.linter import lint
 from core.text.render_settings import RenderSettings
 from core.text.rendering import Renderer
@@ -55,7 +55,7 @@ def measure(path: Path, tokenizer: Path) -> None:
     renderer = Renderer(TextTokenizer.from_folder(tokenizer), RenderSettings(max_length=MAX_LENGTH))
     began_s, began_cpu_s = time.perf_counter(), time.process_time()
     with path.open("rb") as content:
-        report = lint(scan_examples(content, "jsonl"), renderer)
+        report = lint(JSONL.read(content), renderer)
     took_s = time.perf_counter() - began_s
     statistics = report.statistics
     assert statistics.tokens is not None

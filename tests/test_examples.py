@@ -10,6 +10,7 @@ import pytest
 from app.fine_tuning.schemas import JobCreate
 from core.base_models.registry import Registry
 from core.text.files.examples import PromptCompletion
+from core.text.files.jsonl import JSONL
 from core.text.files.read import read_examples
 from examples import generate
 
@@ -18,7 +19,7 @@ KEYS = ["room", "day", "start", "people"]
 
 
 def read(name: str) -> list[PromptCompletion]:
-    examples = [example for example in read_examples(EXAMPLES / name, "jsonl") if isinstance(example, PromptCompletion)]
+    examples = [example for example in read_examples(EXAMPLES / name, JSONL) if isinstance(example, PromptCompletion)]
     assert len(examples) == len((EXAMPLES / name).read_text("utf-8").splitlines())
     return examples
 

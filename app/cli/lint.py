@@ -12,7 +12,8 @@ from app.cli.columns import align
 from app.files import report_service
 from app.files.report_schemas import FileReportOut
 from core.settings import Settings
-from core.text.files.read import HEAD_BYTES, file_type_of
+from core.text.files.file_type import HEAD_BYTES
+from core.text.files.read import file_type_of
 from core.text.lint.findings import LINES_NAMED, Finding
 from core.text.lint.kinds import Severity
 from core.text.lint.linter import Report

@@ -16,7 +16,8 @@ from app.web.preview_words import LINE_END, Mark, MarkedRun, Unit, facts, runs, 
 from core.errors import InvalidInput
 from core.settings import Settings
 from core.text.files.examples import Columns, format_of
-from core.text.files.read import HEAD_BYTES, file_type_of, scan_examples
+from core.text.files.file_type import HEAD_BYTES
+from core.text.files.read import file_type_of
 from core.text.preview import Preview, preview
 from core.text.render_settings import RenderFields
 from core.text.shape_check import check_format
@@ -56,7 +57,7 @@ def run_preview(
     with file.open("rb") as content:
         file_type = file_type_of(file.name, content.read(HEAD_BYTES))
         content.seek(0)
-        examples = preview_service.checked(scan_examples(content, file_type, settings.max_line_bytes))
+        examples = preview_service.checked(file_type.read(content, settings.max_line_bytes))
         first = next(examples, None)
         if first is None:
             raise InvalidInput(f"{file} holds no examples")

@@ -13,7 +13,8 @@ from core.store import files
 from core.store.blobs import BlobStore
 from core.store.db import Session
 from core.store.tables import FileRecord, FileStatus
-from core.text.files.read import FileType, scan_examples
+from core.text.files.file_type import FileType
+from core.text.files.read import FILE_TYPES
 from core.text.lint.linter import Report, lint
 from core.text.render_settings import RenderFields
 
@@ -32,7 +33,8 @@ def open_files(
 ) -> Iterator[tuple[Source, Source | None]]:
     """Open a file and the validation file, whatever their status: one with problems is what a report is for.
 
-    Parquet with problems is the exception: damage that brings its reader down must not reach this process.
+    A type that only a process of its own may check is the exception: what brings its reader down must not reach
+    this one.
 
     Raises:
         FileNotStored: there is no file of this id.
@@ -65,17 +67,18 @@ def report(
     renderer = renderer_for(settings, model, asked)
     limit = settings.max_line_bytes
     return lint(
-        scan_examples(training.content, training.type, limit),
+        training.type.read(training.content, limit),
         renderer,
-        validation=None if validation is None else scan_examples(validation.content, validation.type, limit),
+        validation=None if validation is None else validation.type.read(validation.content, limit),
     )
 
 
 def _source(content: BinaryIO, record: FileRecord, param: str) -> Source:
-    if record.file_type == "parquet" and record.status is not FileStatus.PROCESSED:
+    file_type = FILE_TYPES[record.file_type]
+    if file_type.needs_own_process and record.status is not FileStatus.PROCESSED:
         raise InvalidParameter(
             param,
-            f"{record.id} is Parquet with problems, of which there is no report: mend them "
+            f"{record.id} is {file_type.title} with problems, of which there is no report: mend them "
             f"and upload it anew, or upload it as JSONL or CSV; {record.status_details}",
         )
-    return Source(content, record.file_type)
+    return Source(content, file_type)

@@ -8,16 +8,16 @@ from typing import BinaryIO, Final
 
 import structlog
 
-from app.files.parquet_check import check_parquet
+from app.files.isolated_check import check_isolated
 from core.errors import DatabaseUnavailable, FileTooLarge, InvalidParameter, UnsupportedParameter
 from core.settings import Settings
 from core.store import files
 from core.store.blobs import Blob, BlobStore, BlobWriter
 from core.store.db import Database, Session
 from core.store.tables import FileRecord, FileStatus
-from core.text.files.file_check import FileReport, JsonlChecker, check_file
-from core.text.files.parquet import require_pyarrow
-from core.text.files.read import HEAD_BYTES, FileType, file_type_of
+from core.text.files.file_check import FileReport, LineChecker, check_file
+from core.text.files.file_type import HEAD_BYTES, FileType
+from core.text.files.read import file_type_of
 
 PURPOSE: Final = "fine-tune"
 _MAX_FILENAME_CHARS: Final = 255
@@ -43,10 +43,10 @@ class Upload:
         self._blobs = blobs
         self._limit_bytes = settings.max_upload_bytes
         self._max_line_bytes = settings.max_line_bytes
-        self._checker = JsonlChecker(settings.max_line_bytes)
         self._filename = ""
         self._head = b""
         self._file_type: FileType | None = None  # not known before its first bytes
+        self._lines: LineChecker | None = None  # None: the file is checked when all of it is there
         self._received_bytes = 0
 
     def begin(self, filename: str) -> None:
@@ -70,8 +70,8 @@ class Upload:
             self._head += data
             if len(self._head) >= HEAD_BYTES:
                 self._settle_type()
-        elif self._file_type == "jsonl":
-            self._checker.feed(data)
+        elif self._lines is not None:
+            self._lines.feed(data)
 
     def finish(self) -> Received:
         """Make the bytes durable and report on them.
@@ -88,20 +88,20 @@ class Upload:
     def _settle_type(self) -> FileType:
         """Learn the file's type from what there is of it by now, and begin to check what can be checked already."""
         self._file_type = file_type = file_type_of(self._filename, self._head)
-        if file_type == "jsonl":
-            self._checker.feed(self._head)
-        elif file_type == "parquet":
-            require_pyarrow()  # rather than receive in vain what cannot be checked
+        if file_type.require is not None:
+            file_type.require()  # rather than receive in vain what cannot be checked
+        if file_type.line_reader is not None:
+            self._lines = LineChecker(file_type.line_reader, self._max_line_bytes)
+            self._lines.feed(self._head)
         self._head = b""
         return file_type
 
     def _check(self, file_type: FileType, blob: Blob) -> FileReport:
-        if file_type == "jsonl":
-            return self._checker.finish()
+        if self._lines is not None:
+            return self._lines.finish()
+        check = check_isolated if file_type.needs_own_process else check_file
         with self._blobs.open(blob.sha256) as content:
-            if file_type == "csv":
-                return check_file(content, file_type, self._max_line_bytes)
-            return check_parquet(content, self._max_line_bytes)
+            return check(content, file_type, self._max_line_bytes)
 
 
 @contextmanager
@@ -136,7 +136,7 @@ def record(session: Session, blobs: BlobStore, received: Received, *, caller: st
         filename=received.filename,
         purpose=PURPOSE,
         blob=received.blob,
-        file_type=received.file_type,
+        file_type=received.file_type.name,
         status=FileStatus.ERROR if report.problem_count else FileStatus.PROCESSED,
         status_details=_details(report),
         example_format=report.format,

@@ -41,6 +41,7 @@ from core.store.blobs import BlobStore
 from core.store.control import is_pausing
 from core.store.db import Session
 from core.store.tables import JobRecord
+from core.text.files.read import FILE_TYPES
 
 PAST_RUNS: Final = 5  # finished jobs that an estimate of time learns from
 
@@ -171,7 +172,7 @@ def _count(session: Session, spec: JobSpec, settings: Settings, blobs: BlobStore
 
 def _stored(session: Session, file: FileRef, param: str) -> StoredFile:
     record = files.get(session, file.id)
-    return StoredFile(param, record.sha256, record.file_type, record.bytes, record.examples)
+    return StoredFile(param, record.sha256, FILE_TYPES[record.file_type], record.bytes, record.examples)
 
 
 def _memory(shape: ModelShape, spec: JobSpec, counts: Counts, steps: int, machine: KnownMachine) -> Memory:

@@ -18,7 +18,7 @@ from core.store.blobs import BlobStore
 from core.store.db import Session
 from core.text.files.examples import Columns, Example, LineProblem, format_of, refuse_deep
 from core.text.files.jsonl import parse_line, too_long
-from core.text.files.read import scan_examples
+from core.text.files.read import FILE_TYPES
 from core.text.files.same_shape import OneFormat
 from core.text.preview import Preview, preview
 from core.text.rendering import Renderer
@@ -69,7 +69,7 @@ def show(request: PreviewCreate, source: PreviewSource, *, settings: Settings, b
         return _show(request, source.written_out, request.limit or len(source.written_out), renderer)
     file = source.spec.training_file
     with blobs.open(file.sha256) as content:
-        examples = checked(scan_examples(content, file.file_type))
+        examples = checked(FILE_TYPES[file.file_type].read(content))
         return _show(request, examples, request.limit or SHOWN_OF_A_FILE, renderer)
 
 

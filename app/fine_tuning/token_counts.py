@@ -13,8 +13,7 @@ from core.estimates.estimate import Counts
 from core.jobs.spec import JobSpec
 from core.store.blobs import BlobStore
 from core.text.files.examples import Example, LineProblem
-from core.text.files.jsonl import parse_line, strip_line
-from core.text.files.read import FileType, scan_examples
+from core.text.files.file_type import FileType, LineReader
 from core.text.partition import fit_to_score, partition
 from core.text.rendering import RenderedExample, Renderer
 
@@ -22,7 +21,7 @@ from core.text.rendering import RenderedExample, Renderer
 EXACT_EXAMPLES: Final = 5_000
 EXACT_BYTES: Final = 1_500_000
 SAMPLED_EXAMPLES: Final = 2_500
-WINDOWS: Final = 64  # of a JSONL file, evenly spread; the lines that begin in each are read
+WINDOWS: Final = 64  # of a file of lines, evenly spread; the lines that begin in each are read
 WINDOW_BYTES: Final = 8 * 1024
 MAX_TOKENS: Final = 400_000  # where reading stops; bounds long examples, and Parquet, whose bytes say little
 
@@ -147,15 +146,15 @@ class _Reading:
 
     def _examples(self, content: BinaryIO) -> Iterator[Example | LineProblem]:
         if self._is_whole:
-            return scan_examples(content, self._file.type)
-        if self._file.type == "jsonl":
-            return _spread(content, self._file.bytes)
+            return self._file.type.read(content)
+        if self._file.type.line_reader is not None:
+            return _spread(content, self._file.bytes, self._file.type.line_reader)
         stride = max(1, self._file.examples // SAMPLED_EXAMPLES)
-        return islice(scan_examples(content, self._file.type), 0, None, stride)
+        return islice(self._file.type.read(content), 0, None, stride)
 
 
-def _spread(content: BinaryIO, size_bytes: int) -> Iterator[Example | LineProblem]:
-    """Read the lines that begin in some windows of a JSONL file; their numbers are not known, so they are 0."""
+def _spread(content: BinaryIO, size_bytes: int, read_line: LineReader) -> Iterator[Example | LineProblem]:
+    """Read the lines that begin in some windows of a file; their numbers are not known, so they are 0."""
     position = 0
     for window in range(WINDOWS):
         begin = max(position, size_bytes * window // WINDOWS)
@@ -164,9 +163,7 @@ def _spread(content: BinaryIO, size_bytes: int) -> Iterator[Example | LineProble
             content.seek(begin - 1)
             content.readline()  # the rest of a line that began before the window
         while content.tell() < end and (raw := content.readline()):
-            if line := strip_line(raw, 0):
-                try:
-                    yield parse_line(line, 0)
-                except LineProblem as problem:
-                    yield problem
+            example = read_line(raw, 0)
+            if example is not None:
+                yield example
         position = content.tell()

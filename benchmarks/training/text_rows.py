@@ -4,6 +4,7 @@ from itertools import islice
 from pathlib import Path
 
 from benchmarks.training.rows import Rows, TokenRow
+from core.text.files.jsonl import JSONL
 from core.text.files.read import read_examples
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
@@ -19,7 +20,7 @@ def read_rows(folder: Path, training: int, held_out: int, tokenizer_folder: Path
 
 
 def _read(path: Path, count: int, renderer: Renderer) -> tuple[TokenRow, ...]:
-    examples = list(read_examples(path, "jsonl"))
+    examples = list(read_examples(path, JSONL))
     rows = []
     for example in islice(examples[:: max(1, len(examples) // count)], count):
         rendered = renderer.example(example)

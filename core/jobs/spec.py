@@ -10,7 +10,7 @@ from typing import Final, Literal
 from pydantic import Field
 
 from core.jobs.learning_rate import LrSchedulerType
-from core.text.files.read import FileType
+from core.text.files.read import FileTypeName
 from core.text.render_settings import RenderSettings
 from core.values import Frozen
 
@@ -37,7 +37,7 @@ class FileRef(Frozen):
     id: str
     sha256: str
     examples: int
-    file_type: FileType
+    file_type: FileTypeName
 
 
 class AdapterRef(Frozen):

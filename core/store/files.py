@@ -16,7 +16,7 @@ from core.jobs.status import TERMINAL
 from core.store.blobs import Blob
 from core.store.db import Session
 from core.store.tables import AdapterRecord, AdapterState, CheckpointRecord, FileRecord, FileStatus, JobRecord
-from core.text.files.read import FileType
+from core.text.files.csv import CSV
 
 RESULTS_PURPOSE: Final = "fine-tune-results"  # of a finished job's file of metrics; both names are OpenAI's
 RESULTS_FILENAME: Final = "step_metrics.csv"
@@ -30,7 +30,7 @@ class NewFile:
     filename: str
     purpose: str
     blob: Blob
-    file_type: FileType
+    file_type: str  # name of a core.text.files.file_type.FileType
     status: FileStatus = FileStatus.PROCESSED
     status_details: str | None = None  # why it cannot be trained on
     example_format: str | None = None  # core.text.files.examples.ExampleFormat
@@ -63,7 +63,7 @@ def create(session: Session, new: NewFile, now: int) -> FileRecord:
 def create_results(session: Session, job_id: str, blob: Blob, columns: Sequence[str], now: int) -> FileRecord:
     """Record a job's result file, whose bytes are stored already, for the job's caller."""
     caller = session.scalars(select(JobRecord.caller).where(JobRecord.id == job_id)).one()
-    return create(session, NewFile(caller, RESULTS_FILENAME, RESULTS_PURPOSE, blob, "csv", columns=columns), now)
+    return create(session, NewFile(caller, RESULTS_FILENAME, RESULTS_PURPOSE, blob, CSV.name, columns=columns), now)
 
 
 def get(session: Session, file_id: str) -> FileRecord:

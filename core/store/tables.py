@@ -12,7 +12,6 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from core.jobs.events import EventLevel, EventType
 from core.jobs.status import JobStatus
-from core.text.files.read import FileType
 
 
 class FileStatus(StrEnum):
@@ -78,7 +77,7 @@ class FileRecord(Record):
     sha256: Mapped[str] = mapped_column(_Digest, index=True)
     status: Mapped[FileStatus]
     status_details: Mapped[str | None]  # why it cannot be trained on
-    file_type: Mapped[FileType] = mapped_column(Text)
+    file_type: Mapped[str] = mapped_column(Text)
     example_format: Mapped[str | None]  # core.text.files.examples.ExampleFormat
     columns: Mapped[list[str] | None]
     examples: Mapped[int]

@@ -7,9 +7,10 @@ A record's line is the line of the file on which it begins; memory is bounded by
 import csv
 import sys
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from core.text.files.examples import MAX_COLUMNS, Example, LineProblem, example_of, refuse_nul, shown
+from core.text.files.file_type import FileType
 from core.text.files.jsonl import BYTE_ORDER_MARK, not_utf8, too_long
 
 # The module's own limit is one for the whole process, and too small for texts; `_Lines` bounds whole records.
@@ -133,3 +134,6 @@ def _example(names: list[str], line: int, fields: list[str]) -> Example:
         raise LineProblem(line, reason, "field_count")
     refuse_nul(fields, line)
     return example_of(dict(zip(names, fields, strict=True)), line)
+
+
+CSV: Final = FileType(name="csv", title="CSV", extensions=(".csv",), reader=read_csv)

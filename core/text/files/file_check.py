@@ -1,15 +1,15 @@
 """Checks an uploaded file of examples: what it holds, and what is wrong with it.
 
-JSONL is checked while its bytes arrive, the other types when all of them did. Where the bytes come
-from and where they are kept is the caller's.
+A file whose examples are lines is checked while its bytes arrive, any other when all of them did. Where the bytes
+come from and where they are kept is the caller's.
 """
 
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from core.text.files.examples import Columns, Example, ExampleFormat, LineProblem
-from core.text.files.jsonl import parse_line, strip_line, too_long
-from core.text.files.read import FileType, scan_examples
+from core.text.files.file_type import FileType, LineReader
+from core.text.files.jsonl import too_long
 from core.text.files.same_shape import OneFormat
 
 MAX_PROBLEMS = 20
@@ -41,15 +41,16 @@ def check_file(content: BinaryIO, file_type: FileType, max_line_bytes: int) -> F
         ParquetNotInstalled: the file is Parquet, and the package that reads it is missing.
     """
     findings = _Findings()
-    for found in scan_examples(content, file_type, max_line_bytes):
-        findings.add(found)
+    for example in file_type.read(content, max_line_bytes):
+        findings.add(example)
     return findings.report()
 
 
-class JsonlChecker:
-    """Takes JSONL in pieces cut anywhere; ``finish`` reports on it. Lines count from 1, blank ones too."""
+class LineChecker:
+    """Takes a file of lines in pieces cut anywhere; ``finish`` reports on it. Lines count from 1, blank ones too."""
 
-    def __init__(self, max_line_bytes: int) -> None:
+    def __init__(self, read_line: LineReader, max_line_bytes: int) -> None:
+        self._read_line = read_line
         self._max_line_bytes = max_line_bytes
         self._begun = bytearray()  # the start of the line that is not complete yet
         self._line = 1
@@ -81,19 +82,16 @@ class JsonlChecker:
             self._begun += part
 
     def _end_line(self) -> None:
-        content = strip_line(bytes(self._begun), self._line)
-        if content:
-            try:
-                self._findings.add(parse_line(content, self._line))
-            except LineProblem as problem:
-                self._findings.add(problem)
+        example = self._read_line(bytes(self._begun), self._line)
+        if example is not None:
+            self._findings.add(example)
         self._begun.clear()
         self._is_skipping = False
         self._line += 1
 
 
 class _Findings:
-    """Counts what a reader finds, and keeps the first problems."""
+    """Counts what a reader gives, and keeps the first problems."""
 
     def __init__(self) -> None:
         self._examples = 0
@@ -102,8 +100,8 @@ class _Findings:
         self._problems: list[LineProblem] = []
         self._problem_count = 0
 
-    def add(self, found: Example | LineProblem) -> None:
-        checked = self._one_format.check(found)
+    def add(self, example: Example | LineProblem) -> None:
+        checked = self._one_format.check(example)
         if isinstance(checked, LineProblem):
             self._problem_count += 1
             if len(self._problems) < MAX_PROBLEMS:

@@ -1,4 +1,4 @@
-"""Reads one line of a JSONL file: strictly, so that no example is other than what its author sees.
+"""Reads JSONL, one example a line: strictly, so that no example is other than what its author sees.
 
 What the object on the line means is ``core.text.files.examples``'.
 """
@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from itertools import count
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 import orjson
 
@@ -21,6 +21,7 @@ from core.text.files.examples import (
     refuse_nul,
     shown,
 )
+from core.text.files.file_type import FileType, Signature
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 BLANK = b" \t\r\n"
@@ -63,18 +64,21 @@ def read_jsonl(lines: BinaryIO, max_line_bytes: int) -> Iterator[Example | LineP
             while raw and not raw.endswith(b"\n"):
                 raw = lines.readline(_SKIPPED_BYTES)
             continue
-        content = strip_line(raw, number)
-        if not content:
-            continue
-        try:
-            yield parse_line(content, number)
-        except LineProblem as problem:
-            yield problem
+        example = read_line(raw, number)
+        if example is not None:
+            yield example
 
 
-def strip_line(raw: bytes, line: int) -> bytes:
-    """Take off what is no part of the JSON: white space around it and, on the first line, a byte order mark."""
-    return (raw.removeprefix(BYTE_ORDER_MARK) if line == 1 else raw).strip(BLANK)
+def read_line(raw: bytes, line: int) -> Example | LineProblem | None:
+    """Give the example on a line, or its problem; None where nothing is on it.
+
+    White space around the JSON is no part of it, nor is a byte order mark on the first line.
+    """
+    content = (raw.removeprefix(BYTE_ORDER_MARK) if line == 1 else raw).strip(BLANK)
+    try:
+        return parse_line(content, line) if content else None
+    except LineProblem as problem:
+        return problem
 
 
 def too_long(line: int, max_line_bytes: int, hint: str = "") -> LineProblem:
@@ -142,3 +146,17 @@ def _count_keys(value: Any) -> int:
             case list(items):
                 pending += items
     return keys
+
+
+JSONL: Final = FileType(
+    name="jsonl",
+    title="JSONL",
+    extensions=(".jsonl", ".ndjson", ".json"),
+    reader=read_jsonl,
+    line_reader=read_line,
+    signature=Signature(
+        lambda head: head.removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b'{"'),
+        "with a JSON object",
+        is_required=False,  # white space may come first, and other things, whose lines are then told
+    ),
+)

@@ -11,8 +11,9 @@ from typing import Any, BinaryIO, Final
 
 from core.errors import ParquetNotInstalled
 from core.text.files.examples import MAX_COLUMNS, MAX_DEPTH, Example, LineProblem, example_of, refuse_nul, shown
+from core.text.files.file_type import FileType, Signature
 
-MAGIC: Final = b"PAR1"
+_MAGIC: Final = b"PAR1"
 MAX_VALUES: Final = 2**23  # cells, each item of a list counting as one
 MAX_TEXT_BYTES: Final = 2**31  # of all rows together, unpacked
 _MAX_CHUNKS: Final = 2**18  # row groups × columns
@@ -209,3 +210,14 @@ def _refuse_not_finite(values: dict[str, Any], line: int) -> None:
                 pending += [(column, item) for item in value]
             case dict():
                 pending += [(column, item) for item in value.values()]
+
+
+PARQUET: Final = FileType(
+    name="parquet",
+    title="Parquet",
+    extensions=(".parquet",),
+    reader=read_parquet,
+    signature=Signature(lambda head: head.startswith(_MAGIC), "as Parquet does (PAR1)", is_required=True),
+    require=require_pyarrow,
+    needs_own_process=True,  # Arrow is native code, and allocates what a file claims
+)

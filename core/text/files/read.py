@@ -1,36 +1,37 @@
-"""Reads a file of examples, whichever of the supported types it is, and tells which one it is.
+"""The types of files that examples come in: all of them, which one a file is, and reading one that was checked.
 
 How each type is written is its reader's: ``jsonl``, ``csv``, ``parquet``.
 """
 
 from collections.abc import Iterator
 from pathlib import Path, PurePath
-from typing import BinaryIO, Final, Literal
+from typing import Annotated, Final
+
+from pydantic import AfterValidator
 
 from core.errors import FileTypeUnclear
-from core.text.files.csv import read_csv
+from core.text.files.csv import CSV
 from core.text.files.examples import Example, LineProblem
-from core.text.files.jsonl import BYTE_ORDER_MARK, read_jsonl
-from core.text.files.parquet import MAGIC as PARQUET_MAGIC
-from core.text.files.parquet import read_parquet
+from core.text.files.file_type import FileType
+from core.text.files.jsonl import JSONL
+from core.text.files.parquet import PARQUET
 
-FileType = Literal["jsonl", "csv", "parquet"]
+FILE_TYPES: Final[dict[str, FileType]] = {each.name: each for each in (JSONL, CSV, PARQUET)}
 
-NO_LIMIT: Final = 2**62  # for files that were held against the limit when they were uploaded
-HEAD_BYTES: Final = 8  # of a file's beginning that `file_type_of` looks at
-
-_EXTENSIONS: Final[dict[str, FileType]] = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".csv": "csv",
-    ".parquet": "parquet",
-}
 _ARCHIVES: Final = {
     b"PK\x03\x04": "a zip archive, as spreadsheets are too; unpack it, or save the table as CSV",
     b"\x1f\x8b": "compressed with gzip; unpack it",
     b"\x28\xb5\x2f\xfd": "compressed with zstd; unpack it",
 }
+
+
+def _known(name: str) -> str:
+    if name not in FILE_TYPES:
+        raise ValueError(f"no such type of file: {name}")
+    return name
+
+
+FileTypeName = Annotated[str, AfterValidator(_known)]  # as values that travel have it
 
 
 def file_type_of(filename: str, head: bytes) -> FileType:
@@ -45,36 +46,21 @@ def file_type_of(filename: str, head: bytes) -> FileType:
     for magic, what in _ARCHIVES.items():
         if head.startswith(magic):
             raise FileTypeUnclear(filename, f"the file is {what}")
-    is_parquet = head.startswith(PARQUET_MAGIC)
-    named = _EXTENSIONS.get(PurePath(filename).suffix.lower())
-    if named == "parquet" and not is_parquet:
-        raise FileTypeUnclear(filename, "the name ends in .parquet, but the file does not begin as Parquet does (PAR1)")
-    if is_parquet and named in ("jsonl", "csv"):
-        raise FileTypeUnclear(filename, "the file begins as Parquet does (PAR1); give it a name that ends in .parquet")
-    if named == "csv" and head.removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b'{"'):
-        raise FileTypeUnclear(filename, "the file begins with a JSON object; give it a name that ends in .jsonl")
-    return named or ("parquet" if is_parquet else "jsonl")
-
-
-def scan_examples(
-    content: BinaryIO, file_type: FileType, max_line_bytes: int = NO_LIMIT
-) -> Iterator[Example | LineProblem]:
-    """Read examples one by one; a line that is none comes as its problem, and reading goes on where it can.
-
-    Args:
-        content: at its beginning; seekable for Parquet.
-        max_line_bytes: of one line, one record of CSV, or one row of Parquet; memory grows with it.
-
-    Raises:
-        ParquetNotInstalled: the file is Parquet, and the package that reads it is missing.
-    """
-    match file_type:
-        case "jsonl":
-            return read_jsonl(content, max_line_bytes)
-        case "csv":
-            return read_csv(content, max_line_bytes)
-        case "parquet":
-            return read_parquet(content, max_line_bytes)
+    extension = PurePath(filename).suffix.lower()
+    named = next((each for each in FILE_TYPES.values() if extension in each.extensions), None)
+    if named is not None and named.signature is not None and named.signature.matches(head):
+        return named
+    if named is not None and named.signature is not None and named.signature.is_required:
+        reason = f"the name ends in {extension}, but the file does not begin {named.signature.words}"
+        raise FileTypeUnclear(filename, reason)
+    for each in FILE_TYPES.values():
+        if each.signature is None or not each.signature.matches(head):
+            continue
+        if named is None:
+            return each
+        reason = f"the file begins {each.signature.words}; give it a name that ends in {each.extensions[0]}"
+        raise FileTypeUnclear(filename, reason)
+    return named or JSONL
 
 
 def read_examples(path: Path, file_type: FileType) -> Iterator[Example]:
@@ -85,7 +71,7 @@ def read_examples(path: Path, file_type: FileType) -> Iterator[Example]:
         ParquetNotInstalled: the file is Parquet, and the package that reads it is missing.
     """
     with path.open("rb") as content:
-        for found in scan_examples(content, file_type):
-            if isinstance(found, LineProblem):
-                raise found
-            yield found
+        for example in file_type.read(content):
+            if isinstance(example, LineProblem):
+                raise example
+            yield example

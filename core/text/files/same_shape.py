@@ -9,13 +9,13 @@ class OneFormat:
     def __init__(self) -> None:
         self.format: ExampleFormat | None = None
 
-    def check(self, found: Example | LineProblem) -> Example | LineProblem:
-        """Pass on what was found; an example of another format as the problem that it is."""
-        if isinstance(found, LineProblem):
-            return found
-        own = format_of(found)
+    def check(self, example: Example | LineProblem) -> Example | LineProblem:
+        """Pass an example or problem on; an example of another format as the problem that it is."""
+        if isinstance(example, LineProblem):
+            return example
+        own = format_of(example)
         self.format = self.format or own
         if own == self.format:
-            return found
+            return example
         reason = f'its format is "{own}", but the file began with "{self.format}"; use one in a file'
-        return LineProblem(found.line, reason, "mixed_formats")
+        return LineProblem(example.line, reason, "mixed_formats")

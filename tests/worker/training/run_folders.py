@@ -9,7 +9,6 @@ import pytest
 
 from core.base_models.registry import read_imported
 from core.jobs.spec import FileRef, JobSpec, LoraSpec
-from core.text.files.read import FileType
 from core.text.render_settings import OverLength, PromptFormat
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
@@ -60,7 +59,7 @@ def kill_after(step: int) -> RecordingReporter:
     return RecordingReporter(on_message)
 
 
-def file_ref(file_type: FileType = "jsonl") -> FileRef:
+def file_ref(file_type: str = "jsonl") -> FileRef:
     """Name an uploaded file of which only the type matters."""
     return FileRef(id="file-1", sha256="0" * 64, examples=0, file_type=file_type)
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from core.errors import ExampleInvalid, ParquetNotInstalled
-from core.text.files.read import FileType
 from core.text.render_settings import PromptFormat
 from tests.harness.parquet_files import parquet_of
 from tests.worker.training.run_folders import file_ref, train, write_run
@@ -46,7 +45,7 @@ def test_csv_and_parquet_train_the_same_adapter_as_jsonl(tmp_path: Path, tiny_ph
     jsonl = write_run(tmp_path / "jsonl", tiny_phi, QUESTIONS, validation=QUESTIONS[:4], **job)
     reporter = train(jsonl)
     assert reporter.of(Finished)[0].trained_tokens > 0
-    tables: tuple[tuple[FileType, bytes, FileType, bytes], ...] = (
+    tables: tuple[tuple[str, bytes, str, bytes], ...] = (
         ("csv", csv_of(QUESTIONS), "parquet", table_of(QUESTIONS[:4])),
         ("parquet", table_of(QUESTIONS), "csv", csv_of(QUESTIONS[:4])),
     )

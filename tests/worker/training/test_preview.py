@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from core.text.files.jsonl import JSONL
 from core.text.files.read import read_examples
 from core.text.preview import Preview, preview
 from core.text.render_settings import OverLength, PromptFormat, TrainOn
@@ -69,7 +70,7 @@ def both_ways(
     nothing.write_text("")
     job = make_job(max_length=max_length, over_length=over_length, **rendering)
     made = Renderer(TextTokenizer.from_folder(base), rendering_of(job, base))
-    shown = preview(read_examples(path, "jsonl"), made, limit=len(lines))
+    shown = preview(read_examples(path, JSONL), made, limit=len(lines))
     loaded = load_data(
         made,
         job,

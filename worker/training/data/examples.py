@@ -17,7 +17,7 @@ from core.errors import AllExamplesDropped, EndNeverTrained, ExampleInvalid, NoT
 from core.jobs.spec import FileRef, JobSpec
 from core.serving.adapter_format import TrainedPrompt
 from core.text.files.examples import ExampleFormat, LineProblem
-from core.text.files.read import read_examples
+from core.text.files.read import FILE_TYPES, read_examples
 from core.text.partition import fit_to_score, partition
 from core.text.rendering import ANSWER, RenderedExample, Renderer
 from worker.training.data.kept_prompts import PromptKeeper
@@ -132,7 +132,7 @@ def load_data(
 
 def _rendered(path: Path, file: FileRef, renderer: Renderer, check_stop: CheckStop) -> Iterator[RenderedExample]:
     try:
-        for example in read_examples(path, file.file_type):
+        for example in read_examples(path, FILE_TYPES[file.file_type]):
             check_stop()
             yield renderer.example(example)
     except LineProblem as problem:

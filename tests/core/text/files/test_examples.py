@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.text.files.examples import MAX_MESSAGES, Chat, Columns, LineProblem, Message, PromptCompletion
-from core.text.files.jsonl import parse_line
+from core.text.files.jsonl import JSONL, parse_line
 from core.text.files.read import read_examples
 
 
@@ -110,4 +110,4 @@ class TestRefusals:
 def test_read_examples_keeps_line_numbers_past_mark_and_blank_lines(tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("examples") / "train.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"prompt":"a","completion":"b"}\r\n \r\n{"prompt":"c","completion":"d"}')
-    assert list(read_examples(path, "jsonl")) == [PromptCompletion(1, "a", "b"), PromptCompletion(3, "c", "d")]
+    assert list(read_examples(path, JSONL)) == [PromptCompletion(1, "a", "b"), PromptCompletion(3, "c", "d")]

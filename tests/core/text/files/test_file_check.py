@@ -4,14 +4,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.text.files.examples import LineProblem
-from core.text.files.file_check import FileReport, JsonlChecker
+from core.text.files.file_check import FileReport, LineChecker
+from core.text.files.jsonl import read_line
 
 GOOD = b'{"prompt": "a", "completion": "b"}'
 MESSAGES = b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}'
 
 
 def check(*chunks: bytes, max_line_bytes: int = 2**20) -> FileReport:
-    checker = JsonlChecker(max_line_bytes)
+    checker = LineChecker(read_line, max_line_bytes)
     for chunk in chunks:
         checker.feed(chunk)
     return checker.finish()
@@ -74,7 +75,7 @@ def test_a_line_of_exactly_the_limit_is_allowed() -> None:
 
 
 def test_an_endless_line_is_not_kept_in_memory() -> None:
-    checker = JsonlChecker(max_line_bytes=1000)
+    checker = LineChecker(read_line, max_line_bytes=1000)
     for _ in range(100):
         checker.feed(b"x" * 1000)
     assert len(checker._begun) <= 1000

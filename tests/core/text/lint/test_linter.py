@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import core.text
 from core.text.files.examples import Chat, Columns, Example, LineProblem, Message, PromptCompletion
-from core.text.files.read import scan_examples
+from core.text.files.jsonl import JSONL
 from core.text.lint import file_lints
 from core.text.lint.findings import LINES_NAMED, Finding
 from core.text.lint.kinds import CODES, Severity, kind_of
@@ -80,7 +80,7 @@ class TestLines:
     def test_each_problem_is_an_error_with_its_line(self, linting: Linting, line: bytes, code: str) -> None:
         good = b'{"prompt": "p%d", "completion": " c%d"}\n'
         content = io.BytesIO(good % (1, 1) + line + b"\n" + good % (3, 3) + line + b"\n")
-        report = linting(scan_examples(content, "jsonl", 400))
+        report = linting(JSONL.read(content, 400))
         finding = the_only(report, code)
         assert (finding.severity, finding.count, finding.lines) == (Severity.ERROR, 2, (2, 4))
         assert "line 2: " in finding.message

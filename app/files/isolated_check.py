@@ -1,7 +1,7 @@
-"""Checks an uploaded Parquet file in a process of its own, which a hostile file can only bring down alone.
+"""Checks an uploaded file in a process of its own, which a hostile file can only bring down alone.
 
-Arrow allocates what a file's pages claim, and is native code. The file is also the child's program: it
-reads the file from its standard input and writes what it found to its standard output.
+For types that native code reads. This module is also the child's program: it reads the file from its standard input
+and writes its report to its standard output.
 """
 
 import os
@@ -18,6 +18,8 @@ import structlog
 from core.process.bound import bound
 from core.text.files.examples import LineProblem
 from core.text.files.file_check import FileReport, check_file
+from core.text.files.file_type import FileType
+from core.text.files.read import FILE_TYPES
 
 MEMORY_BYTES: Final = 3 * 2**29  # of address space, libraries included
 CPU_S: Final = 300
@@ -27,32 +29,34 @@ _AT_ONCE: Final = BoundedSemaphore(2)  # so that uploads together take no more t
 _log = structlog.stdlib.get_logger(__name__)
 
 
-def check_parquet(content: BinaryIO, max_line_bytes: int) -> FileReport:
+def check_isolated(content: BinaryIO, file_type: FileType, max_line_bytes: int) -> FileReport:
     """Check a stored file.
 
     Args:
         content: a real file at its beginning, because a process inherits it.
     """
-    command = bound([sys.executable, "-m", "app.files.parquet_check", str(max_line_bytes)])
+    command = bound([sys.executable, "-m", "app.files.isolated_check", file_type.name, str(max_line_bytes)])
     # Arrow's own pools reserve address space in gigabytes, which the limit would count
     environ = os.environ | {"ARROW_DEFAULT_MEMORY_POOL": "system", "OMP_NUM_THREADS": "1"}
     with _AT_ONCE:
         try:
             child = subprocess.run(command, stdin=content, capture_output=True, timeout=_WAIT_S, env=environ)
         except subprocess.TimeoutExpired:
-            return _unreadable("took too long to read")
+            return _unreadable(file_type, "took too long to read")
     if child.returncode == 0:
         return _report_of(child.stdout)
-    _log.warning("reading a Parquet file failed", status=child.returncode, stderr=child.stderr[-2000:].decode())
-    took_too_long = child.returncode in (-signal.SIGXCPU, -signal.SIGKILL)
-    return _unreadable("took too long to read" if took_too_long else "is damaged, or needs too much memory to be read")
+    stderr = child.stderr[-2000:].decode()
+    _log.warning("reading a file failed", file_type=file_type.name, status=child.returncode, stderr=stderr)
+    if child.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+        return _unreadable(file_type, "took too long to read")
+    return _unreadable(file_type, "is damaged, or needs too much memory to be read")
 
 
 def main() -> None:
     """Be the child."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
-    report = check_file(sys.stdin.buffer, "parquet", int(sys.argv[1]))
+    report = check_file(sys.stdin.buffer, FILE_TYPES[sys.argv[1]], int(sys.argv[2]))
     fields = {name: getattr(report, name) for name in ("examples", "format", "columns", "problem_count")}
     problems = [(problem.line, problem.reason, problem.code) for problem in report.problems]
     sys.stdout.buffer.write(orjson.dumps({**fields, "problems": problems}))
@@ -65,8 +69,9 @@ def _report_of(output: bytes) -> FileReport:
     return FileReport(fields["examples"], fields["format"], columns, problems, fields["problem_count"])
 
 
-def _unreadable(what: str) -> FileReport:
-    problem = LineProblem(1, f"the file {what}; write it anew, or upload it as JSONL or CSV", "malformed_parquet")
+def _unreadable(file_type: FileType, what: str) -> FileReport:
+    reason = f"the file {what}; write it anew, or upload it as JSONL or CSV"
+    problem = LineProblem(1, reason, f"malformed_{file_type.name}")
     return FileReport(0, None, None, (problem,), 1)
 
 

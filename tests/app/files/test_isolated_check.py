@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from app.files import parquet_check
-from app.files.parquet_check import check_parquet
+from app.files import isolated_check
+from app.files.isolated_check import check_isolated
 from core.text.files.file_check import FileReport
+from core.text.files.parquet import PARQUET
 from tests.harness.parquet_files import parquet_of, repeated
 
 
@@ -18,7 +19,7 @@ def check(content: bytes) -> FileReport:
     with tempfile.TemporaryFile() as file:
         file.write(content)
         file.seek(0)
-        return check_parquet(file, 2**20)
+        return check_isolated(file, PARQUET, 2**20)
 
 
 def test_the_report_comes_back_whole() -> None:
@@ -56,8 +57,8 @@ def test_a_reader_that_dies_or_hangs_is_a_problem_of_the_file(
     def command(_: Any) -> list[str]:
         return [sys.executable, "-c", crash]
 
-    monkeypatch.setattr(parquet_check, "bound", command)
-    monkeypatch.setattr(parquet_check, "_WAIT_S", 2)
+    monkeypatch.setattr(isolated_check, "bound", command)
+    monkeypatch.setattr(isolated_check, "_WAIT_S", 2)
     report = check(b"PAR1")
     assert report.problem_count == 1
     assert part in report.problems[0].reason
@@ -65,9 +66,9 @@ def test_a_reader_that_dies_or_hangs_is_a_problem_of_the_file(
 
 def test_the_reader_may_not_take_more_memory_than_it_is_given(tmp_path: Path) -> None:
     code = (
-        "import sys, app.files.parquet_check as it\n"
+        "import sys, app.files.isolated_check as it\n"
         "it.check_file = lambda *_: bytearray(it.MEMORY_BYTES)\n"
-        "sys.argv = ['', '1']\n"
+        "sys.argv = ['', 'parquet', '1']\n"
         "it.main()"
     )
     done = subprocess.run([sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, text=True)
