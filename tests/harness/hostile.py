@@ -207,7 +207,7 @@ def lying_parquet(random: Random) -> File:
 def parquet_bomb(random: Random) -> File:
     bombs: list[Callable[[], dict[str, Any]]] = [
         lambda: {"a": ["x" * random.randint(20_000_000, 100_000_000)]},
-        lambda: {"a": repeated("x" * 50_000_000, random.randint(1000, 100_000))},
+        lambda: {"a": repeated("x" * 20_000_000, random.randint(1000, 25_000))},
         lambda: {"a": repeated("x" * 1_000_000, random.randint(10_000, 100_000))},
         lambda: {"a": pa.nulls(random.randint(9_000_000, 50_000_000))},
         lambda: {"a": pa.array([[None] * random.randint(1_000_000, 3_000_000)])},

@@ -198,7 +198,7 @@ def test_a_worker_that_was_stopped_beyond_its_lease_changes_nothing(
 ) -> None:
     zombie = start_worker()
     zombie.wait_until_ready()
-    job_id = home.queue(steps=60, step_s=0.05, checkpoint_every=5)
+    job_id = home.queue(steps=40, step_s=0.05, checkpoint_every=5)
     Doorbell(settings).notify(job_id)
     zombie.wait_for(lambda: is_running(home, job_id))
     frozen = zombie.tree()

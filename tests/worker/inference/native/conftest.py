@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from core.settings import Settings
+from tests.harness.kernels import home_with_kernels
 from worker.inference.native import build
 from worker.inference.native.kernels import Kernels
 
@@ -22,9 +24,9 @@ def compiler() -> str:
 
 
 @pytest.fixture(scope="session")
-def native_folder(compiler: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with the built kernels."""
-    folder = tmp_path_factory.mktemp("native")
+def native_folder(compiler: str) -> Path:
+    """Folder with the built kernels, which are those of the engines of this run."""
+    folder = Settings(home=home_with_kernels()).kernels_folder
     assert build.load(folder) is not None
     return folder
 
