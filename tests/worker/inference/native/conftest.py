@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from core.settings import Settings
-from tests.harness.kernels import home_with_kernels
+from tests.harness.models.kernels import home_with_kernels
 from worker.inference.native import build
 from worker.inference.native.kernels import Kernels
 
