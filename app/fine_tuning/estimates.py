@@ -18,14 +18,14 @@ from core.base_models.shape import ModelShape, read_shape
 from core.errors import BaseModelInvalid, InvalidParameter, JobDoesNotFit
 from core.estimates.estimate import (
     Basis,
-    Counts,
     Estimate,
+    ExampleCounts,
     Measured,
     PastRun,
     QueuePlace,
     RunSpeed,
+    RunWork,
     Seconds,
-    Work,
     evaluated_after,
     seconds_of,
     speed_of_cores,
@@ -156,7 +156,7 @@ def _remaining_s(job: JobRecord, now: int) -> float | None:
     return max(0.0, seconds.total - elapsed_s)
 
 
-def _count(session: Session, spec: JobSpec, settings: Settings, blobs: BlobStore) -> Counts:
+def _count(session: Session, spec: JobSpec, settings: Settings, blobs: BlobStore) -> ExampleCounts:
     renderer = renderer_of(settings, spec.base_model, spec)
     training = _stored(session, spec.training_file, "training_file")
     validation = None if spec.validation_file is None else _stored(session, spec.validation_file, "validation_file")
@@ -175,7 +175,7 @@ def _stored(session: Session, file: FileRef, param: str) -> StoredFile:
     return StoredFile(param, record.sha256, FILE_TYPES[record.file_type], record.bytes, record.examples)
 
 
-def _memory(shape: ModelShape, spec: JobSpec, counts: Counts, steps: int, machine: KnownMachine) -> Memory:
+def _memory(shape: ModelShape, spec: JobSpec, counts: ExampleCounts, steps: int, machine: KnownMachine) -> Memory:
     return plan_memory(
         shape,
         spec.lora,
@@ -190,7 +190,7 @@ def _memory(shape: ModelShape, spec: JobSpec, counts: Counts, steps: int, machin
     )
 
 
-def _work(shape: ModelShape, spec: JobSpec, counts: Counts, evaluated_tokens: int) -> Work:
+def _work(shape: ModelShape, spec: JobSpec, counts: ExampleCounts, evaluated_tokens: int) -> RunWork:
     return work_of(
         shape,
         spec.lora,

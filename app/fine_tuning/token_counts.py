@@ -1,4 +1,4 @@
-"""Counts what a job's files hold once they are rendered, as the trainer will; large files by a sample.
+"""ExampleCounts what a job's files hold once they are rendered, as the trainer will; large files by a sample.
 
 Bounded to about a second, because it is done while a client waits. Knows no model and no machine.
 """
@@ -9,7 +9,7 @@ from itertools import islice
 from typing import BinaryIO, Final
 
 from core.errors import ExampleInvalid, ExampleOverLength, InvalidParameter
-from core.estimates.estimate import Counts
+from core.estimates.estimate import ExampleCounts
 from core.jobs.spec import JobSpec
 from core.store.blobs import BlobStore
 from core.text.files.examples import Example, LineProblem
@@ -56,7 +56,7 @@ class _Sums:
 
 def count(
     spec: JobSpec, renderer: Renderer, blobs: BlobStore, training: StoredFile, validation: StoredFile | None
-) -> Counts:
+) -> ExampleCounts:
     """Count a job's examples and tokens by its own settings.
 
     Raises:
@@ -80,7 +80,7 @@ def count(
                 scored.add(fitted)
         scored_scale = validating.scale
         sampled = sampled or validating.is_sampled
-    return Counts(
+    return ExampleCounts(
         examples=round(scale * trained.examples),
         held_out_examples=round(scored_scale * scored.examples),
         dropped_examples=round(scale * len(parts.dropped_lines)),

@@ -124,7 +124,7 @@ class Estimate(Frozen):
 
 
 @dataclass(frozen=True)
-class Counts:
+class ExampleCounts:
     """What a job's files hold once they are rendered; tokens of one epoch, and of one evaluation."""
 
     examples: int
@@ -149,7 +149,7 @@ class PastRun:
 
 
 @dataclass(frozen=True)
-class Work:
+class RunWork:
     """What a run computes: tokens that pass through, and the two sums of operations."""
 
     examples: int  # rendered
@@ -178,7 +178,7 @@ def evaluated_after(total_steps: int, n_evals: int = EVALUATIONS) -> frozenset[i
 
 def work_of(
     shape: ModelShape, lora: LoraSpec, *, seen_tokens: int, trained_tokens: int, evaluated_tokens: int, examples: int
-) -> Work:
+) -> RunWork:
     """Count a run's floating-point operations.
 
     With N linear parameters, a token costs 2N forward and 2N backward to its inputs, and 6 for each of an
@@ -190,7 +190,7 @@ def work_of(
     scored_share = trained_tokens / seen_tokens if seen_tokens else 0.0
     training = seen_tokens * (4 * shape.linear_parameters + 6 * adapter) + trained_tokens * 4 * head
     evaluating = evaluated_tokens * 2 * (shape.linear_parameters + adapter + scored_share * head)
-    return Work(examples, training, evaluating)
+    return RunWork(examples, training, evaluating)
 
 
 def speed_of_jobs(shape: ModelShape, runs: Sequence[PastRun]) -> RunSpeed | None:
@@ -251,7 +251,7 @@ def speed_of_cores(shape: ModelShape, dtype: ComputeType, cores: int) -> RunSpee
     )
 
 
-def seconds_of(work: Work, speed: RunSpeed) -> Seconds:
+def seconds_of(work: RunWork, speed: RunSpeed) -> Seconds:
     """Say how long a run takes at that speed."""
     parts = {
         "starting": speed.starting_s,
@@ -265,7 +265,7 @@ def seconds_of(work: Work, speed: RunSpeed) -> Seconds:
     return Seconds(total=sum(parts.values()), **parts)
 
 
-def _work_of_run(shape: ModelShape, run: PastRun) -> Work:
+def _work_of_run(shape: ModelShape, run: PastRun) -> RunWork:
     measured = run.measured
     return work_of(
         shape,

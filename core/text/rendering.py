@@ -73,10 +73,10 @@ class Renderer:
             return self._prompt_of_variables(source)
         try:
             pieces = self._cut(source, add_generation_prompt=True)
-            draft = self._conversation(source, pieces, add_generation_prompt=True)
+            sequence = self._conversation(source, pieces, add_generation_prompt=True)
         except ChatTemplateProblem as problem:
             raise InvalidParameter("messages", str(problem)) from problem
-        return RenderedPrompt(draft.text, ids_of(draft.segments))
+        return RenderedPrompt(sequence.text, ids_of(sequence.segments))
 
     def example(self, example: Example) -> RenderedExample:
         """Render an example for training.
@@ -94,7 +94,7 @@ class Renderer:
         written = [_or_error(partial(self._write, example)) for example in batch]
         ahead = copy(self)
         ahead._tokenizer = self._tokenizer.ahead_of(
-            piece for one in written if isinstance(one, _Written) for piece in one.pieces
+            piece for one in written if isinstance(one, _ExampleTexts) for piece in one.pieces
         )
         return [one if isinstance(one, ExampleInvalid) else _or_error(partial(ahead._assemble, one)) for one in written]
 
@@ -121,9 +121,9 @@ class Renderer:
         return truncate(rendered, tokens - max_length) if policy == "truncate_prompt" else None
 
     def _prompt_of(self, text: str, moved: str = "") -> RenderedPrompt:
-        draft = _Draft()
-        self._open(draft, text)
-        return RenderedPrompt(draft.text, ids_of(draft.segments), moved)
+        sequence = _TokenSequence()
+        self._open(sequence, text)
+        return RenderedPrompt(sequence.text, ids_of(sequence.segments), moved)
 
     def _prompt_of_variables(self, variables: Mapping[str, Any]) -> RenderedPrompt:
         if self._prompt_format is None:
@@ -146,41 +146,41 @@ class Renderer:
             raise TemplateProblem("prompt_format.completion gives an empty text")
         return self._prompt_format.prompt.render(example.values), completion
 
-    def _write(self, example: Example) -> "_Written":
+    def _write(self, example: Example) -> "_ExampleTexts":
         """Run the templates; tokenises nothing."""
         with _naming(example.line):
             if isinstance(example, Columns):
                 prompt, completion = self.texts(example)
                 prompt, moved = _split_movable(prompt)
-                return _Written(example, (prompt, moved + completion), moved)
+                return _ExampleTexts(example, (prompt, moved + completion), moved)
             if self._prompt_format is not None:
                 raise TemplateProblem("a prompt format applies to columns only; leave it out for this file")
             if isinstance(example, PromptCompletion):
-                return _Written(example, (example.prompt, example.completion))
-            return _Written(example, tuple(self._cut(example.messages, add_generation_prompt=False)))
+                return _ExampleTexts(example, (example.prompt, example.completion))
+            return _ExampleTexts(example, tuple(self._cut(example.messages, add_generation_prompt=False)))
 
-    def _assemble(self, written: "_Written") -> RenderedExample:
+    def _assemble(self, written: "_ExampleTexts") -> RenderedExample:
         example = written.example
         with _naming(example.line):
             if isinstance(example, Chat):
-                draft = self._conversation(example.messages, written.pieces, add_generation_prompt=False)
+                sequence = self._conversation(example.messages, written.pieces, add_generation_prompt=False)
             else:
                 masked = example.mask_spans if isinstance(example, PromptCompletion) else ()
                 prompt, completion = written.pieces
-                draft = self._prompt_and_completion(prompt, completion, masked)
-        return RenderedExample(example, draft.text, tuple(draft.segments), written.moved)
+                sequence = self._prompt_and_completion(prompt, completion, masked)
+        return RenderedExample(example, sequence.text, tuple(sequence.segments), written.moved)
 
-    def _prompt_and_completion(self, prompt: str, completion: str, mask_spans: Sequence[MaskSpan]) -> "_Draft":
+    def _prompt_and_completion(self, prompt: str, completion: str, mask_spans: Sequence[MaskSpan]) -> "_TokenSequence":
         eos_id = self._tokenizer.eos_id
         eos_text = self._tokenizer.token_text(eos_id)
         ids, spans = self._tokenizer.encode_spans(completion)
         if ids[-1:] == (eos_id,):
             ids, spans, completion = ids[:-1], spans[:-1], completion[: spans[-1][0]]
-        draft = _Draft()
-        self._open(draft, prompt)
-        draft.add_answer(ids, spans, completion, 1.0, mask_spans)
-        draft.add((eos_id,), ((0, len(eos_text)),), eos_text, 1.0, Reason.END)
-        return draft
+        sequence = _TokenSequence()
+        self._open(sequence, prompt)
+        sequence.add_answer(ids, spans, completion, 1.0, mask_spans)
+        sequence.add((eos_id,), ((0, len(eos_text)),), eos_text, 1.0, Reason.END)
+        return sequence
 
     def _cut(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> list[str]:
         if self._chat_template is None:
@@ -190,12 +190,12 @@ class Renderer:
 
     def _conversation(
         self, messages: Sequence[Message], pieces: Sequence[str], *, add_generation_prompt: bool
-    ) -> "_Draft":
+    ) -> "_TokenSequence":
         """Tokenise a conversation in the pieces that it was cut into."""
         answers = [message for message in messages if message.role == "assistant"]
         first, *others = pieces
-        draft = _Draft()
-        self._open(draft, first)
+        sequence = _TokenSequence()
+        self._open(sequence, first)
         for index, message in enumerate(answers):
             answer, following = others[2 * index : 2 * index + 2]
             is_last = index == len(answers) - 1
@@ -203,14 +203,14 @@ class Renderer:
             ids, spans = self._tokenizer.encode_spans(answer)
             if is_last or self._train_on == "all_assistant":
                 masked = _shifted(message.mask_spans, answer, message.content)
-                draft.add_answer(ids, spans, answer, message.weight, masked)
-                self._close(draft, following, message.weight, Reason.END, after)
+                sequence.add_answer(ids, spans, answer, message.weight, masked)
+                self._close(sequence, following, message.weight, Reason.END, after)
             else:
-                draft.add(ids, spans, answer, self._prompt_weight, Reason.PROMPT)
-                self._close(draft, following, self._prompt_weight, Reason.PROMPT, after)
-        return draft
+                sequence.add(ids, spans, answer, self._prompt_weight, Reason.PROMPT)
+                self._close(sequence, following, self._prompt_weight, Reason.PROMPT, after)
+        return sequence
 
-    def _open(self, draft: "_Draft", text: str) -> None:
+    def _open(self, sequence: "_TokenSequence", text: str) -> None:
         """Begin a sequence with a text, and with what the base model wants before it exactly once."""
         ids, spans = self._tokenizer.encode_spans(text)
         prefix = self._tokenizer.prefix_ids if ids else self._tokenizer.start_ids
@@ -220,10 +220,10 @@ class Renderer:
             spans = tuple((begin - cut, end - cut) for begin, end in spans[len(prefix) :])
         for token_id in prefix:
             token_text = self._tokenizer.token_text(token_id)
-            draft.add((token_id,), ((0, len(token_text)),), token_text, self._prompt_weight, Reason.TEMPLATE)
-        draft.add(ids, spans, text, self._prompt_weight, Reason.PROMPT)
+            sequence.add((token_id,), ((0, len(token_text)),), token_text, self._prompt_weight, Reason.TEMPLATE)
+        sequence.add(ids, spans, text, self._prompt_weight, Reason.PROMPT)
 
-    def _close(self, draft: "_Draft", text: str, weight: float, end: Reason, after: Reason) -> None:
+    def _close(self, sequence: "_TokenSequence", text: str, weight: float, end: Reason, after: Reason) -> None:
         """Add what a chat template writes after an answer: the token that closes it, then the rest."""
         ids, spans = self._tokenizer.encode_spans(text)
         if not ids or ids[0] not in self._tokenizer.end_ids:
@@ -232,9 +232,9 @@ class Renderer:
                 "end token of the base model, so the model could not learn to stop; use prompt and completion instead"
             )
         cut = spans[0][1]
-        draft.add(ids[:1], spans[:1], text[:cut], weight, end)
+        sequence.add(ids[:1], spans[:1], text[:cut], weight, end)
         rest = tuple((begin - cut, stop - cut) for begin, stop in spans[1:])
-        draft.add(ids[1:], rest, text[cut:], self._prompt_weight, after)
+        sequence.add(ids[1:], rest, text[cut:], self._prompt_weight, after)
 
     def _refuse_structural_texts(self, messages: Sequence[Message]) -> None:
         """Refuse messages that would close their own turn or open another one."""
@@ -247,7 +247,7 @@ class Renderer:
 
 
 @dataclass(frozen=True, slots=True)
-class _Written:
+class _ExampleTexts:
     """An example as the texts that are tokenised one by one: prompt and completion, or a conversation's pieces."""
 
     example: Example
@@ -255,7 +255,7 @@ class _Written:
     moved: str = ""
 
 
-class _Draft:
+class _TokenSequence:
     """A sequence while it is put together; counts the spans of each part from the sequence's beginning."""
 
     def __init__(self) -> None:

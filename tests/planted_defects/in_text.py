@@ -30,8 +30,8 @@ DEFECTS = (
     Defect(
         name="01 a moved space is lost",
         in_="core.text.rendering:Renderer._write",
-        replace="_Written($example, ($prompt, $moved + $completion), $moved)",
-        by="_Written($example, ($prompt, $completion), $moved)",
+        replace="_ExampleTexts($example, ($prompt, $moved + $completion), $moved)",
+        by="_ExampleTexts($example, ($prompt, $completion), $moved)",
         tests=(f"{TRAPS}::test_trap_01_a_space_at_the_border_does_not_merge_into_the_next_word",),
     ),
     Defect(
@@ -215,7 +215,7 @@ DEFECTS = (
     ),
     Defect(
         name="a masked span hides only the tokens that lie wholly inside it",
-        in_="core.text.rendering:_Draft.add_answer",
+        in_="core.text.rendering:_TokenSequence.add_answer",
         replace="$characters.find(1, *$span) >= 0",
         by="$characters.find(0, *$span) < 0",
         tests=(f"{RENDERING}::TestMaskedSpans",),
@@ -236,21 +236,21 @@ DEFECTS = (
     ),
     Defect(
         name="a masked span is trained on",
-        in_="core.text.rendering:_Draft.add_answer",
+        in_="core.text.rendering:_TokenSequence.add_answer",
         replace="(0.0, Reason.MASKED_SPAN) if $hidden else ($weight, $reason)",
         by="($weight, Reason.MASKED_SPAN) if $hidden else ($weight, $reason)",
         tests=(f"{RENDERING}::TestMaskedSpans",),
     ),
     Defect(
         name="a masked span is counted from the prompt's beginning",
-        in_="core.text.rendering:_Draft.add_answer",
+        in_="core.text.rendering:_TokenSequence.add_answer",
         replace="$characters[$begin:$end] = $marks",
         by="$characters[$begin + 1 : $end + 1] = $marks",
         tests=(f"{RENDERING}::TestMaskedSpans",),
     ),
     Defect(
         name="tokens' characters are counted from each part's beginning",
-        in_="core.text.rendering:_Draft.add",
+        in_="core.text.rendering:_TokenSequence.add",
         replace="Segment($ids, $text, $weight, $reason, $shifted)",
         by="Segment($ids, $text, $weight, $reason, spans)",
         tests=(f"{PROPERTIES}::TestSpans", f"{PROPERTIES}::TestPromptFormats"),

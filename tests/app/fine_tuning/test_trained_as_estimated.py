@@ -93,6 +93,23 @@ def test_the_trainer_does_what_was_estimated(
     assert measured.resumed_from_step is None
 
 
+def test_prompts_are_drawn_alike_where_they_are_cut(client: TestClient, harness: ApiHarness, tmp_path: Path) -> None:
+    lines = [{"prompt": f"{n:04} and then the same end", "completion": "c" * (1 + n % 5)} for n in range(60)]
+    content = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    body = {
+        "model": BASE,
+        "training_file": upload(client, content).json()["id"],
+        "hyperparameters": {"n_epochs": 1, "batch_size": 16},
+        "max_length": 12,
+        "over_length": "truncate_prompt",
+        "seed": 3,
+    }
+    job = client.post("/v1/fine_tuning/jobs", json=body).json()
+    measured = train(harness, job["id"], tmp_path / "run")
+    assert 0 < measured.held_out_examples == job["estimate"]["held_out_examples"]
+    assert measured.evaluated_tokens == job["estimate"]["evaluated_tokens"]
+
+
 def test_what_a_run_took_is_split_without_rest(
     client: TestClient,
     harness: ApiHarness,
