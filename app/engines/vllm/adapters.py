@@ -112,17 +112,17 @@ class AdapterFiles:
         return trusted
 
     def _make(self, digest: str, manifest: Manifest, target: Path) -> None:
-        with tempfile.TemporaryDirectory(prefix=".placing-", dir=self._folder) as made_in:
-            made = Path(made_in) / digest
-            made.mkdir()
+        with tempfile.TemporaryDirectory(prefix=".placing-", dir=self._folder) as scratch:
+            placing = Path(scratch) / digest
+            placing.mkdir()
             for name in FILES:
                 listed = manifest.files[name]
                 with refusing(digest, name):
-                    self._blobs.fetch(listed.sha256, made / name)
-                check_file(digest, name, digest_file(made / name), listed)
-                (made / name).chmod(0o444)
+                    self._blobs.fetch(listed.sha256, placing / name)
+                check_file(digest, name, digest_file(placing / name), listed)
+                (placing / name).chmod(0o444)
             try:
-                made.rename(target)
+                placing.rename(target)
             except OSError:
                 if not target.exists():
                     raise

@@ -108,8 +108,8 @@ class VllmAnswer:
             case "stop", str(met):
                 return {"finish_reason": FinishReason.STOP, "stop": met}
             case "stop", met:
-                asked = met if met in self._sampling.stop_token_ids else None
-                return {"finish_reason": FinishReason.END, "stop": asked}
+                stop = met if met in self._sampling.stop_token_ids else None
+                return {"finish_reason": FinishReason.END, "stop": stop}
         raise GenerationFailed(f"vLLM gave the answer up ({choice.finish_reason})")
 
     def _token(self, token_id: int, logprob: float | None, top: Mapping[int, float]) -> Token:
@@ -125,11 +125,11 @@ class VllmAnswer:
     def _alternatives(self, top: Mapping[int, float]) -> tuple[Alternative, ...]:
         """Order the likeliest tokens; vLLM puts the chosen one first, as one more where it is not among them."""
         likeliest = sorted(top.items(), key=lambda entry: -entry[1])[: self._sampling.top_logprobs]
-        found = []
+        alternatives = []
         for token_id, logprob in likeliest:
             text, special = self._text(token_id)
-            found.append(Alternative(id=token_id, text=text, logprob=logprob, special=special))
-        return tuple(found)
+            alternatives.append(Alternative(id=token_id, text=text, logprob=logprob, special=special))
+        return tuple(alternatives)
 
     def _text(self, token_id: int) -> tuple[str, bool]:
         text = self._tokenizer.token_text(token_id)

@@ -56,7 +56,7 @@ class VllmEngine:
         self._server = VllmServer(base_model, url)
         limits = Limits(settings.engine_max_waiting, settings.engine_max_waiting_tokens)
         self._admission = Admission(settings.vllm_max_running, limits)
-        self._found: _Parts | None = None
+        self._opened: _Parts | None = None
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         """See ``core.serving.generation.Engine.generate``; also raises BaseModelNotReady while that is not imported."""
@@ -112,19 +112,19 @@ class VllmEngine:
         )
 
     async def close(self) -> None:
-        if self._found is not None:
-            await self._found.residence.close()
+        if self._opened is not None:
+            await self._opened.residence.close()
         await self._server.close()
 
     async def _parts(self) -> _Parts:
         """Read the base model, which may be imported only after the API was started."""
-        if self._found is None:
+        if self._opened is None:
             base = await asyncio.to_thread(read_base, self._base_folder)
-            if self._found is None:
+            if self._opened is None:
                 files = AdapterFiles(self._blobs, self._adapters_folder, base)
                 residence = Residence(self._base_model, self._base_folder, self._server, files)
-                self._found = _Parts(base, files, residence, Renderer(base.tokenizer))
-        return self._found
+                self._opened = _Parts(base, files, residence, Renderer(base.tokenizer))
+        return self._opened
 
     async def _prompt_ids(self, parts: _Parts, request: GenerationRequest) -> tuple[int, ...]:
         prompt = request.prompt

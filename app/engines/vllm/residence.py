@@ -31,7 +31,9 @@ class Served:
 
 
 @dataclass
-class _Entry:
+class _Residency:
+    """What is known of one adapter at the server, and who uses it."""
+
     load: asyncio.Task[None] | None = None  # None: not loaded, as far as is known
     uses: int = 0
     leaves: bool = False  # to be unloaded after its last use
@@ -48,7 +50,7 @@ class Residence:
         self._files = files
         self._served: Served | None = None
         self._listed: frozenset[str] = frozenset()  # the server's names when it was last asked
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, _Residency] = {}
         self._unloads: set[asyncio.Task[None]] = set()
 
     @property
@@ -92,7 +94,7 @@ class Residence:
     @contextmanager
     def using(self, digest: str) -> Iterator[None]:
         """Keep an adapter from being unloaded."""
-        entry = self._entries.setdefault(digest, _Entry())
+        entry = self._entries.setdefault(digest, _Residency())
         entry.uses += 1
         entry.leaves = False
         try:
@@ -126,7 +128,7 @@ class Residence:
         Raises:
             EngineUnavailable: the server cannot be reached.
         """
-        entry = self._entries.setdefault(digest, _Entry())
+        entry = self._entries.setdefault(digest, _Residency())
         entry.leaves = True
         if entry.uses == 0:
             await self._unload(digest)
@@ -195,6 +197,6 @@ def name_of(digest: str) -> str:
     return PREFIX + digest
 
 
-def _is_loaded(entry: _Entry) -> bool:
+def _is_loaded(entry: _Residency) -> bool:
     load = entry.load
     return load is not None and load.done() and not load.cancelled() and load.exception() is None

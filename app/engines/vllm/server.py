@@ -151,19 +151,19 @@ def _read_chunk(text: str) -> dict[str, Any]:
     if not isinstance(chunk, dict):
         raise GenerationFailed("vLLM answered something that is not a chunk")
     # a request that fails only once it is under way has status 200
-    if isinstance(found := chunk.get("error"), dict):
-        code = found.get("code")
-        raise _refusal(code if isinstance(code, int) else 500, found)
+    if isinstance(problem := chunk.get("error"), dict):
+        code = problem.get("code")
+        raise _refusal(code if isinstance(code, int) else 500, problem)
     return chunk
 
 
 def _refusal_of(status: int, body: bytes) -> Refusal:
     try:
-        found = json.loads(body).get("error")
+        problem = json.loads(body).get("error")
     except (ValueError, AttributeError):
-        found = None
-    if isinstance(found, dict):
-        return _refusal(status, found)
+        problem = None
+    if isinstance(problem, dict):
+        return _refusal(status, problem)
     return Refusal(status, body[:_MESSAGE_CHARS].decode(errors="replace"), has_route=status != 404)
 
 

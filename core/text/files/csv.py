@@ -41,8 +41,8 @@ def read_csv(content: BinaryIO, max_record_bytes: int) -> Iterator[Example | Lin
             continue
         try:
             yield _example(names, *record)
-        except LineProblem as found:
-            yield found
+        except LineProblem as problem:
+            yield problem
 
 
 class _Lines:

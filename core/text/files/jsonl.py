@@ -120,12 +120,12 @@ def _refuse_what_was_lost(raw: bytes, value: dict[str, Any], line: int) -> None:
 
 
 def _object_of(pairs: list[tuple[str, Any]], line: int) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    value_of: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found:
+        if key in value_of:
             raise LineProblem(line, f"the key {shown(key)} stands twice in one object; keep one", "duplicate_key")
-        found[key] = value
-    return found
+        value_of[key] = value
+    return value_of
 
 
 def _refuse_large(digits: str, line: int) -> None:

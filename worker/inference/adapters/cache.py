@@ -97,7 +97,7 @@ class AdapterCache:
         ``REFUSED_FOR_S``; files that were mended work after that.
 
         Raises:
-            AdapterMismatch: it was made for another base model.
+            AdapterMismatch: it was made for another base model, or would be fed otherwise than in training.
             AdapterInvalid: it does not verify, or is larger than the whole cache.
         """
         self._raise_failure(digest)

@@ -88,7 +88,7 @@ class PairReader:
             for layer, pair in self._shapes.items()
             for part, shape in pair.shapes().items()
         }
-        found = []
+        placed = []
         for entry in entries:
             if entry.name not in wanted:
                 raise self._refusal(f"tensor {shown(entry.name)} belongs to no target module of the base model")
@@ -96,10 +96,10 @@ class PairReader:
             if entry.shape != shape:
                 problem = f"has shape {list(entry.shape)}, the base model and the rank need {list(shape)}"
                 raise self._refusal(f"tensor {shown(entry.name)} {problem}")
-            found.append((entry, (layer, part)))
+            placed.append((entry, (layer, part)))
         for layer, part, _ in wanted.values():
             raise self._refusal(f"layer {layer} has no {part} tensor")
-        return found
+        return placed
 
     def _take(self, tensor: Tensor, part: str, scale: float) -> Tensor:
         """Copy a tensor out of the file's buffer in the form that is kept."""
