@@ -18,9 +18,9 @@ from core.settings import Settings
 from core.text.files.examples import Columns, format_of
 from core.text.files.file_type import HEAD_BYTES
 from core.text.files.read import file_type_of
+from core.text.format_check import check_format
 from core.text.preview import Preview, preview
 from core.text.render_settings import RenderFields
-from core.text.shape_check import check_format
 
 INDENT: Final = "  "
 # The bar before each token tells its mark where there is neither colour nor underline.

@@ -18,11 +18,11 @@ from core.store.blobs import BlobStore
 from core.store.db import Session
 from core.text.files.examples import Columns, Example, LineProblem, format_of, refuse_deep
 from core.text.files.jsonl import parse_line, too_long
+from core.text.files.one_format import OneFormat
 from core.text.files.read import FILE_TYPES
-from core.text.files.same_shape import OneFormat
+from core.text.format_check import check_format
 from core.text.preview import Preview, preview
 from core.text.rendering import Renderer
-from core.text.shape_check import check_format
 
 SHOWN_OF_A_FILE: Final = 10
 

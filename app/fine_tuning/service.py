@@ -30,8 +30,8 @@ from core.store.blobs import BlobStore
 from core.store.db import Session
 from core.store.jobs import IdempotencyKey, NewJob
 from core.store.tables import FileStatus, JobRecord
+from core.text.format_check import check_format
 from core.text.render_settings import RenderFields
-from core.text.shape_check import check_format
 
 ROUTE: Final = "POST /v1/fine_tuning/jobs"
 # The official client waits at most 8 s between two attempts, and sends no key of its own.

@@ -10,7 +10,7 @@ from typing import BinaryIO
 from core.text.files.examples import Columns, Example, ExampleFormat, LineProblem
 from core.text.files.file_type import FileType, LineReader
 from core.text.files.jsonl import too_long
-from core.text.files.same_shape import OneFormat
+from core.text.files.one_format import OneFormat
 
 MAX_PROBLEMS = 20
 

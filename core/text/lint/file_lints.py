@@ -15,7 +15,7 @@ from core.text.files.examples import (
     LineProblem,
     PromptCompletion,
 )
-from core.text.files.same_shape import OneFormat
+from core.text.files.one_format import OneFormat
 from core.text.lint.example_checks import ExampleChecks, compared_text
 from core.text.lint.findings import FileRole, Findings
 from core.text.lint.labels import IMBALANCE
