@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
     from core.text.render_settings import RenderFields
+    from core.values import Frozen
 
 _BOUNDS: Final = {"ge": "min", "le": "max"}  # pydantic's names of bounds, and typer's
 
@@ -63,7 +64,7 @@ def _parameter(name: str, field: "FieldInfo") -> inspect.Parameter:
     about: dict[str, Any] = {"help": field.description}
     for constraint in field.metadata:
         about |= {ours: getattr(constraint, its) for its, ours in _BOUNDS.items() if hasattr(constraint, its)}
-    if _is_object(field):
+    if _object_of(field) is not None:
         annotation: Any = Annotated[
             Path | None, typer.Option(**about, exists=True, dir_okay=False, metavar="JSON_FILE")
         ]
@@ -72,11 +73,12 @@ def _parameter(name: str, field: "FieldInfo") -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=annotation)
 
 
-def _is_object(field: "FieldInfo") -> bool:
+def _object_of(field: "FieldInfo") -> "type[Frozen] | None":
+    """Give what a field holds if that is an object; None where it is a number or a word."""
     from core.values import Frozen
 
     kinds = get_args(field.annotation) or (field.annotation,)
-    return any(isinstance(kind, type) and issubclass(kind, Frozen) for kind in kinds)
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Frozen)), None)
 
 
 def _read(name: str, field: "FieldInfo", value: Any) -> Any:
@@ -85,12 +87,13 @@ def _read(name: str, field: "FieldInfo", value: Any) -> Any:
     Raises:
         InvalidParameter: the file holds no such object.
     """
-    if value is None or not _is_object(field):
+    kind = _object_of(field)
+    if value is None or kind is None:
         return value
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
-        return TypeAdapter[Any](field.annotation or Any).validate_json(Path(value).read_text("utf-8"))
+        return kind.model_validate_json(Path(value).read_text("utf-8"))
     except UnicodeDecodeError as error:
         raise InvalidParameter(name, f"{value} is not UTF-8; save it as UTF-8") from error
     except ValidationError as error:

@@ -33,7 +33,7 @@ class FileReportQuery(Body, RenderFields):
     prompt_format: Annotated[
         PromptFormat | None,
         BeforeValidator(_from_json),
-        WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "null"}]}),
+        WithJsonSchema(_TEXT_OR_NULL),
     ] = None
 
 

@@ -150,15 +150,18 @@ def specify(
     if isinstance(training, str):
         training = _file_ref(session, training, "training_file", request)
     validation = request.validation_file
+    scored = None if validation is None else _file_ref(session, validation, "validation_file", request)
+    context_tokens = context_tokens_of(settings, base.name)
+    continued = None if request.continue_from is None else _find_trained(session, request.continue_from, base.name)
     spec = resolve(
         request,
         hyperparameters_of(request),
         base_model=base.name,
         usual_learning_rate=base.learning_rate,
-        context_tokens=context_tokens_of(settings, base.name),
+        context_tokens=context_tokens,
         training=training,
-        validation=None if validation is None else _file_ref(session, validation, "validation_file", request),
-        continued=None if request.continue_from is None else _find_trained(session, request.continue_from, base.name),
+        validation=scored,
+        continued=continued,
     )
     _check_targets(settings, spec)
     return spec

@@ -26,7 +26,7 @@ def _all_linear_as_none(value: Any) -> Any:
 
 
 class LoraFields(LoraSpec):
-    """LoRA's shape; ``alpha`` None means twice the rank, ``target_modules`` "all-linear" the same as None."""
+    """LoRA's shape; ``alpha`` null means twice the rank, ``target_modules`` "all-linear" the same as null."""
 
     alpha: AutoFloat = Field(None, gt=0, le=1024)  # type: ignore[assignment]  # wider: None is not resolved yet
     target_modules: Annotated[tuple[str, ...] | None, BeforeValidator(_all_linear_as_none)] = Field(

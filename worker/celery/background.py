@@ -44,7 +44,7 @@ class Background:
         self._stop.request()
 
     def stop(self) -> None:
-        """StopFlag both threads and wait for them, which takes as long as the trainer's last checkpoint."""
+        """Stop both threads and wait for them, which takes as long as the trainer's last checkpoint."""
         self._stop.request()
         self._sweeping_ends.set()
         for thread in self._threads:

@@ -1,7 +1,7 @@
 """Adapters as a vLLM server can be given them: checked against the base model, and put where it can read them.
 
 Owns ``<home>/vllm-adapters/<digest>/``, folders that are complete from the moment they exist and never change.
-What the server holds of them is ``vllm_residence``'s.
+What the server holds of them is ``residence``'s.
 """
 
 import os

@@ -81,6 +81,7 @@ def test_a_prompt_format_is_read_from_its_file(home: Path) -> None:
         (("train.jsonl", "--model", "other"), "no such model: other"),
         (("train.jsonl", "--max-length", "513"), "max_length: the context of tiny holds 512 tokens"),
         (("train.jsonl", "--prompt-format", "latin.json"), "latin.json is not UTF-8"),
+        (("train.jsonl", "--prompt-format", "null.json"), "prompt_format: null.json: input should be an object"),
         (("train.csv",), "the file begins with a JSON object"),
     ],
 )
@@ -88,6 +89,7 @@ def test_what_cannot_be_done_is_one_line_on_stderr(home: Path, arguments: tuple[
     (home / "train.jsonl").write_text(GOOD)
     (home / "train.csv").write_text(GOOD)
     (home / "latin.json").write_bytes(b'{"prompt": "\xe9", "completion": "a"}')
+    (home / "null.json").write_text("null")
     done = lint(home, *arguments)
     assert (done.returncode, done.stdout) == (1, "")
     assert said in done.stderr
