@@ -33,6 +33,7 @@ from core.text.tokenizer import TextTokenizer
 from tests.harness.models.tiny_models import write_tiny_llama, write_tiny_phi
 from worker.inference.engine import LocalEngine
 from worker.inference.metrics.engine_metrics import EngineMetrics
+from worker.inference.model.runner import ModelRunner
 from worker.jobs.blob_transfer import store_adapter
 from worker.models.loading import load_base_model
 
@@ -99,7 +100,8 @@ async def our_engine(field: Field, home: Path, configuration: Mapping[str, Any])
     digests = {number: store_adapter(blobs, folder).sha256 for number, folder in field.folders.items()}
     loaded = load_base_model(field.base, dtype="float32")
     name = read_imported(field.base).name
-    engine = LocalEngine(name, loaded, blobs, settings, EngineMetrics(), on_death=lambda: None)
+    runner = ModelRunner.build(loaded, settings)
+    engine = LocalEngine(name, loaded, blobs, settings, EngineMetrics(), on_death=lambda: None, runner=runner)
     engine.start()
     try:
         yield OurEngine(engine, digests, field.prompts)

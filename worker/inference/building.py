@@ -15,10 +15,13 @@ import torch
 from core.base_models.registry import DType
 from core.settings import Settings
 from core.store.blobs import BlobStore
+from worker.inference.autotune import Autotuner
 from worker.inference.engine import LocalEngine
 from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.metrics.machine_probe import probe
+from worker.inference.model.runner import ModelRunner
 from worker.inference.native.huge_pages import use_huge_pages
+from worker.inference.scheduler.step_budget import tune_longest_shared, tune_step_budget
 from worker.models.loading import load_base_model
 
 logger = logging.getLogger(__name__)
@@ -45,18 +48,23 @@ def build_engine(
         device: in torch's words; None: the GPU where there is one.
 
     Raises:
-        BaseModelInvalid: the folder holds no model that can be loaded.
+        BaseModelInvalid: the folder holds no model that can be loaded, or none that can be served as it is trained.
     """
 
     def build() -> LocalEngine:
         loaded = load_base_model(folder, dtype=dtype, device=None if device is None else torch.device(device))
         logger.info("%s loaded on %s in %s", base_model, loaded.device, loaded.dtype)
-        engine = LocalEngine(base_model, loaded, blobs, settings, metrics=metrics, on_death=on_death)
+        tuner = Autotuner(loaded.device)
+        runner = ModelRunner.build(loaded, settings, tuner)
         if loaded.device.type == "cpu":
             use_huge_pages()
-        metrics.steps.probed(probe(loaded.device, loaded.dtype))
-        engine.tune()
-        return engine
+        metrics.steps.probed(probe(loaded.device, loaded.dtype, tuner))
+        tune_longest_shared(runner, tuner)
+        budget = tune_step_budget(runner, tuner)
+        tuner.log()
+        return LocalEngine(
+            base_model, loaded, blobs, settings, metrics=metrics, on_death=on_death, runner=runner, budget=budget
+        )
 
     return _in_a_thread(build)
 

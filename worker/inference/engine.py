@@ -22,7 +22,6 @@ from worker.inference.adapters.verification import Fit, open_adapter
 from worker.inference.lora.adapter import Adapter
 from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.model.contract import Runner
-from worker.inference.model.runner import ModelRunner
 from worker.inference.sampling.constraints import ConstraintCompiler, ConstraintState
 from worker.inference.sampling.sampler import RowSampler
 from worker.inference.scheduler.loop import SchedulerLoop
@@ -34,7 +33,7 @@ from worker.inference.scheduler.request_checks import (
     check_room,
     check_sampling,
 )
-from worker.inference.scheduler.step_budget import tune_longest_shared, tune_step_budget
+from worker.inference.scheduler.step_budget import StepBudget
 from worker.inference.watchdog import Heartbeat
 from worker.models.loading import LoadedModel
 
@@ -44,7 +43,7 @@ Read = TypeVar("Read")
 class LocalEngine:
     """Implements ``core.serving.generation.Engine`` with a model in this process; used from one event loop.
 
-    ``runner`` is what runs the model; by default one is made of it.
+    ``runner`` is what runs the model, ``budget`` what steps of it are given; None: what is right on most machines.
     """
 
     def __init__(
@@ -56,7 +55,8 @@ class LocalEngine:
         metrics: EngineMetrics,
         *,
         on_death: Callable[[], None],
-        runner: Runner | None = None,
+        runner: Runner,
+        budget: StepBudget | None = None,
     ) -> None:
         self._base_model = base_model
         self._loaded = loaded
@@ -64,15 +64,10 @@ class LocalEngine:
         self._renderer = Renderer(loaded.tokenizer)
         self._constraints = ConstraintCompiler(loaded.tokenizer)
         self._max_batch = settings.engine_max_batch
-        self._runner = runner or ModelRunner.build(loaded, settings)
+        self._runner = runner
         self._adapters = _adapter_cache(loaded, self._runner, blobs, settings, metrics)
         self._preparing = 0  # requests whose adapter is loaded, or that are rendered
-        self._loop = SchedulerLoop(self._runner, settings, metrics, base_model=base_model, on_death=on_death)
-
-    def tune(self) -> None:
-        """See by steps of the model how much a step had best do on this machine, and how; before `start`."""
-        tune_longest_shared(self._runner)
-        self._loop.set_step_budget(tune_step_budget(self._runner))
+        self._loop = SchedulerLoop(runner, settings, metrics, base_model=base_model, on_death=on_death, budget=budget)
 
     def start(self) -> None:
         """Begin to answer; ``on_death`` is called, in another thread, should that end by itself."""

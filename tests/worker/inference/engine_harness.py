@@ -150,14 +150,16 @@ class EngineHarness:
     def make_engine(
         self, loaded: LoadedModel | None = None, runner: "WatchedRunner | None" = None, **settings: Any
     ) -> LocalEngine:
+        loaded = loaded or load_fp32(self.base_folder)
+        chosen = self.settings(**settings)
         return LocalEngine(
             read_imported(self.base_folder).name,
-            loaded or load_fp32(self.base_folder),
+            loaded,
             self.blobs,
-            self.settings(**settings),
+            chosen,
             EngineMetrics(),
             on_death=self._note_death,
-            runner=runner,
+            runner=runner or ModelRunner.build(loaded, chosen),
         )
 
     def watch(self, loaded: LoadedModel, *, closed_at: int | None = None, failures: int = 0) -> "WatchedRunner":

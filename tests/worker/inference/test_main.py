@@ -26,7 +26,7 @@ import sys, time
 from worker.inference import __main__ as process
 from worker.inference.engine import LocalEngine
 
-tune = LocalEngine.tune
+start = LocalEngine.start
 
 def fail(_rows):
     raise RuntimeError("injected")
@@ -34,11 +34,11 @@ def fail(_rows):
 def hang(_rows):
     time.sleep(3600)
 
-def tune_and_break(engine):
-    tune(engine)
+def break_and_start(engine):
     engine._runner.forward = {step}
+    start(engine)
 
-LocalEngine.tune = tune_and_break
+LocalEngine.start = break_and_start
 sys.exit(process.main())
 """
 

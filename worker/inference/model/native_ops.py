@@ -4,14 +4,13 @@ Compiled code spares what costs most with small models: the starts of many small
 ``native``'s.
 """
 
-import time
-from collections.abc import Callable
 from functools import partial
 from typing import Final
 
 import torch
 from torch import Tensor
 
+from worker.inference.autotune import Autotuner
 from worker.inference.lora.bank import LoraGroup
 from worker.inference.lora.step_columns import LoraPlan, LoraSegment
 from worker.inference.model.ops import Heads, Rotation, TorchOps
@@ -21,7 +20,7 @@ from worker.inference.native.rows import AttentionRows, LoraRows, LoraSite
 
 # What is tried to find where torch's products become the faster ones, and within what that can be.
 _TRIED_TOKENS: Final = (64, 256)
-_TRIED_WIDTH, _TRIED_RANK, _REPEATS = 1024, 16, 7
+_TRIED_WIDTH, _TRIED_RANK = 1024, 16
 _LEAST, _MOST = 10**6, 10**8
 
 
@@ -114,7 +113,7 @@ def _prepare(segment: LoraSegment, plan: LoraPlan) -> LoraRows:
     return LoraRows(torch.full((count,), begin, dtype=torch.int32), torch.full((1, count), rank, dtype=torch.int32))
 
 
-def find_crossover(kernels: Kernels, dtype: torch.dtype) -> int:
+def find_crossover(kernels: Kernels, dtype: torch.dtype, tuner: Autotuner) -> int:
     """Give the multiply-adds for one layer from which torch's two products are faster than the kernel, on this machine.
 
     Products take a while to start, and then do more at a time: how long both take for two lengths says from where on
@@ -130,20 +129,11 @@ def find_crossover(kernels: Kernels, dtype: torch.dtype) -> int:
         segment = LoraSegment(slice(0, tokens), slice(0, _TRIED_RANK), None, is_shared=False)
         begins, ranks = torch.zeros(tokens, dtype=torch.int32), torch.full((1, tokens), _TRIED_RANK, dtype=torch.int32)
         rows = LoraRows(begins, ranks)
-        kernel_s.append(_shortest(partial(kernels.lora, y_NO, x_NI, site, rows)))
-        products_s.append(_shortest(partial(group.add_segment, x_NI, y_NO, segment)))
+        kernel_s.append(tuner.fastest_s(partial(kernels.lora, y_NO, x_NI, site, rows)))
+        products_s.append(tuner.fastest_s(partial(group.add_segment, x_NI, y_NO, segment)))
     few, many = (tokens * _TRIED_RANK * group.numbers_per_column for tokens in _TRIED_TOKENS)
     s_per_multiply = max(0.0, (products_s[1] - products_s[0]) / (many - few))
     start_s, saved_s = products_s[0] - s_per_multiply * few, kernel_s[1] / many - s_per_multiply
-    if saved_s <= 0:
-        return _MOST
-    return int(min(max(start_s / saved_s, _LEAST), _MOST))
-
-
-def _shortest(work: Callable[[], None]) -> float:
-    lengths = []
-    for _ in range(_REPEATS):
-        began_s = time.perf_counter()
-        work()
-        lengths.append(time.perf_counter() - began_s)
-    return min(lengths)
+    crossover = _MOST if saved_s <= 0 else int(min(max(start_s / saved_s, _LEAST), _MOST))
+    tuner.decide("adapters by torch's products", f"from {crossover:,} multiply-adds for a layer")
+    return crossover

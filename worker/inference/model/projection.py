@@ -139,6 +139,11 @@ class AdaptedProjection:
         """Give the product added to ``states``."""
         return self._base.onto(states_NO, x_NI)
 
+    @property
+    def kind(self) -> str:
+        """How the product is computed."""
+        return type(self._base).__name__
+
     def weight_of(self, name: str) -> Tensor:
         """Give one layer's weights, (O, I)."""
         number = self.group.names.index(name)

@@ -3,7 +3,6 @@
 Chooses the way through the model and tries it against transformers before anything is served. Knows no requests.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Final
@@ -15,6 +14,7 @@ from transformers import PreTrainedModel
 
 from core.errors import BaseModelInvalid
 from core.settings import Settings
+from worker.inference.autotune import Autotuner
 from worker.inference.kv_cache.budget import running_bytes
 from worker.inference.kv_cache.slots import KvPool, KvShape
 from worker.inference.lora.bank import LoraBank
@@ -31,8 +31,6 @@ from worker.inference.model.step_layout import make_step
 from worker.inference.model.step_timer import StepTimer
 from worker.inference.native.build import load
 from worker.models.loading import LoadedModel
-
-logger = logging.getLogger(__name__)
 
 # Two texts of unequal length, fed in parts beside each other.
 _PROBES: Final = ((1, 2, 3, 5, 8, 13, 21), (8, 5, 3, 2, 1))
@@ -68,8 +66,10 @@ class ModelRunner:
         self._graphs = None if recorder is None else DecodeGraphs(way, self.bank, recorder, model.device)
 
     @classmethod
-    def build(cls, loaded: LoadedModel, settings: Settings) -> "ModelRunner":
+    def build(cls, loaded: LoadedModel, settings: Settings, tuner: Autotuner | None = None) -> "ModelRunner":
         """Take a loaded model over; transformers cannot run it afterwards.
+
+        ``tuner`` is told what was decided; None: nobody wants to know.
 
         Raises:
             BaseModelInvalid: no way that we have computes what transformers computes, or its weights cannot be kept in
@@ -80,15 +80,20 @@ class ModelRunner:
                 "LORAMILL_ENGINE_WEIGHTS is int8, which needs a CPU and bfloat16; this engine computes in "
                 f"{loaded.dtype} on {loaded.device}: leave the setting out"
             )
+        tuner = tuner or Autotuner(loaded.device)
         kernels = load(settings.kernels_folder) if settings.engine_native and loaded.device.type == "cpu" else None
         make = maker(settings.engine_weights, kernels)
         with torch.inference_mode():
-            ops = TorchOps() if kernels is None else NativeOps(kernels, find_crossover(kernels, loaded.dtype))
-            _try(loaded, ops, _make_recorder(loaded, settings))
+            ops = TorchOps() if kernels is None else NativeOps(kernels, find_crossover(kernels, loaded.dtype, tuner))
+            error = _compare_with_transformers(loaded, ops, _make_recorder(loaded, settings))
             way = _make_way(loaded.model, make, ops, loaded.context_tokens)
         shape = kv_shape(loaded.model)
         kv = KvPool(shape, _kv_bytes(shape, loaded, settings), loaded.context_tokens)
-        logger.info("%s: %s over %s", type(loaded.model).__name__, type(way).__name__, type(ops).__name__)
+        recorder = _make_recorder(loaded, settings)
+        tuner.decide("kernels", "torch's" if kernels is None else "native")
+        tuner.decide("products", ", ".join(sorted({projection.kind for projection in way.projections.values()})))
+        tuner.decide("pass", f"{type(way).__name__} over {type(ops).__name__}, {error:.1g} off transformers' logits")
+        tuner.decide("CUDA graphs", "none" if recorder is None else "recorded")
         return cls(
             loaded.model,
             loaded.tokenizer.vocab_size,
@@ -96,7 +101,7 @@ class ModelRunner:
             kv,
             settings.engine_lora_columns,
             weights=settings.engine_weights,
-            recorder=_make_recorder(loaded, settings),
+            recorder=recorder,
         )
 
     @property
@@ -141,8 +146,14 @@ def _make_recorder(loaded: LoadedModel, settings: Settings) -> Recorder | None:
     return CudaRecorder()
 
 
-def _try(loaded: LoadedModel, ops: Ops, recorder: Recorder | None) -> None:
-    """Feed the probes in parts, their last two tokens alike, and hold what follows them against transformers."""
+def _compare_with_transformers(loaded: LoadedModel, ops: Ops, recorder: Recorder | None) -> float:
+    """Feed the probes in parts, their last two tokens alike, and hold what follows them against transformers.
+
+    Gives the largest difference of logits, as a share of their spread.
+
+    Raises:
+        BaseModelInvalid: it is too large.
+    """
     if not loaded.model._supports_attention_backend:
         raise BaseModelInvalid(
             f"{type(loaded.model).__name__} cannot be served: it attends in a way of its own, not through "
@@ -168,14 +179,15 @@ def _try(loaded: LoadedModel, ops: Ops, recorder: Recorder | None) -> None:
     # two of a kind: where steps are recorded, the second replays the first
     runner.forward([StepRow(second, short[-2:-1], None, 1), StepRow(first, long[5:6], None, 1)])
     found_KV = runner.forward([StepRow(second, short[-1:], None, 1), StepRow(first, long[6:], None, 1)])
-    for logits_V, right_V in zip(found_KV, reversed(expected), strict=True):
-        error = (logits_V - right_V).abs().max() / right_V.std()
-        if not bool(error <= _TOLERANCE):
-            raise BaseModelInvalid(
-                f"{type(loaded.model).__name__} cannot be served: the engine computes other logits than "
-                f"transformers does (by {float(error):.2g} of their spread)"
-                + ("" if recorder is None else "; try LORAMILL_ENGINE_CUDA_GRAPHS=false")
-            )
+    wanted_KV = torch.stack(expected[::-1])
+    error = float(((found_KV - wanted_KV).abs().amax(dim=1) / wanted_KV.std(dim=1)).max())
+    if not error <= _TOLERANCE:  # nor if it is no number
+        raise BaseModelInvalid(
+            f"{type(loaded.model).__name__} cannot be served: the engine computes other logits than "
+            f"transformers does (by {error:.2g} of their spread)"
+            + ("" if recorder is None else "; try LORAMILL_ENGINE_CUDA_GRAPHS=false")
+        )
+    return error
 
 
 def _first_blocks(model: PreTrainedModel) -> Any:

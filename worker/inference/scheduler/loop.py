@@ -51,6 +51,7 @@ class SchedulerLoop:
         *,
         base_model: str,
         on_death: Callable[[], None],
+        budget: StepBudget | None = None,
     ) -> None:
         self._runner = runner
         self._metrics = metrics
@@ -66,7 +67,7 @@ class SchedulerLoop:
         self._is_stopping = False
         self._is_over = False
         self._planner = StepPlanner(
-            UNTRIED[runner.kv.shape.device.type],
+            budget or UNTRIED[runner.kv.shape.device.type],
             prefill_tokens=settings.engine_prefill_tokens,
             speculates=settings.engine_speculation,
         )
@@ -80,10 +81,6 @@ class SchedulerLoop:
         )
         self._failures = 0  # in a row
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
-
-    def set_step_budget(self, budget: StepBudget) -> None:
-        """Give steps the budget that was found to be right here; before the thread is started."""
-        self._planner.budget = budget
 
     def start(self) -> None:
         self._thread.start()

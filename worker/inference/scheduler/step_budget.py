@@ -5,24 +5,20 @@ step reads all weights whatever it computes, so a few tokens more cost little, u
 Up to how many tokens rows are computed together is tried as well. Knows steps of a model, not requests.
 """
 
-import logging
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import torch
 
+from worker.inference.autotune import Autotuner
 from worker.inference.kv_cache.slots import KvSlot
 from worker.inference.model.contract import Runner, StepRow
-
-logger = logging.getLogger(__name__)
 
 TRIED: Final = (1, 4, 8, 16, 32, 64, 128, 256, 512)  # tokens
 LEAST_CHUNK: Final = 16
 SHARED_TRIED: Final = (2, 4, 8, 16)  # tokens of a row
 SHARED_ROWS: Final = 4
-REPEATS: Final = 3
 LONGEST_STEP_S: Final = 0.1  # that a prefill chunk may make of a step in which other rows wait for their next token
 ENOUGH: Final = 0.85  # of the best rate of tokens that any chunk reaches
 CHEAP: Final = 1.5  # times the length of a step of one token
@@ -47,37 +43,37 @@ UNTRIED: Final = {
 }  # by the device's type; what has been seen to do
 
 
-def tune_step_budget(runner: Runner) -> StepBudget:
-    """Choose a budget by steps of growing length, about a second of them in all; before requests come."""
+def tune_step_budget(runner: Runner, tuner: Autotuner) -> StepBudget:
+    """Choose a budget by steps of growing length."""
     with torch.inference_mode():
-        seconds = _take_steps(runner)
+        seconds = _take_steps(runner, tuner)
     budget = choose_budget(seconds)
     lengths = ", ".join(f"{tokens}: {length * 1e3:.1f}" for tokens, length in seconds.items())
-    logger.info("%s, by the milliseconds of a step of so many tokens (%s)", budget, lengths)
+    tuner.decide("step budget", f"{budget}, by the milliseconds of a step of so many tokens ({lengths})")
     return budget
 
 
-def tune_longest_shared(runner: Runner) -> None:
+def tune_longest_shared(runner: Runner, tuner: Autotuner) -> None:
     """Let the runner compute rows of a few tokens together as long as that is the faster way, and else one by one."""
     best = 1
     with torch.inference_mode():
         for tokens in SHARED_TRIED:
-            together_s, apart_s = (_take_step(runner, tokens, longest) for longest in (tokens, tokens - 1))
+            together_s, apart_s = (_take_step(runner, tokens, longest, tuner) for longest in (tokens, tokens - 1))
             if together_s is None or apart_s is None or together_s > apart_s:
                 break
             best = tokens
     runner.longest_shared = best
-    logger.info("rows of up to %d tokens are computed together", best)
+    tuner.decide("rows computed together", f"up to {best} tokens each")
 
 
-def _take_step(runner: Runner, tokens: int, longest_shared: int) -> float | None:
+def _take_step(runner: Runner, tokens: int, longest_shared: int, tuner: Autotuner) -> float | None:
     """Give the length of a step of some rows of so many tokens; None where there is no room for them."""
     runner.longest_shared = longest_shared
     slots = [slot for slot in (runner.kv.allocate(tokens) for _ in range(SHARED_ROWS)) if slot is not None]
     try:
         if len(slots) < SHARED_ROWS:
             return None
-        return _shortest(runner, slots, tokens)
+        return _step_s(runner, slots, tokens, tuner)
     finally:
         for slot in slots:
             runner.kv.release(slot)
@@ -99,14 +95,14 @@ def choose_budget(seconds: Mapping[int, float]) -> StepBudget:
     return StepBudget(prefill_tokens, tokens_with_drafts)
 
 
-def _take_steps(runner: Runner) -> dict[int, float]:
+def _take_steps(runner: Runner, tuner: Autotuner) -> dict[int, float]:
     seconds: dict[int, float] = {}
     for tokens in TRIED:
         slot = runner.kv.allocate(tokens) if tokens <= runner.kv.longest else None
         if slot is None:
             break
         try:
-            seconds[tokens] = _shortest(runner, [slot], tokens)
+            seconds[tokens] = _step_s(runner, [slot], tokens, tuner)
         finally:
             runner.kv.release(slot)
         if tokens >= LEAST_CHUNK and seconds[tokens] > LONGEST_STEP_S:
@@ -114,13 +110,12 @@ def _take_steps(runner: Runner) -> dict[int, float]:
     return seconds
 
 
-def _shortest(runner: Runner, slots: Sequence[KvSlot], tokens: int) -> float:
-    """Give the length of the fastest of some steps with so many tokens for each slot."""
-    lengths = []
-    for _ in range(REPEATS + 1):
-        began_s = time.perf_counter()
-        runner.forward([StepRow(slot, [1] * tokens, None, 1) for slot in slots]).sum().item()  # waits for a device
-        lengths.append(time.perf_counter() - began_s)
+def _step_s(runner: Runner, slots: Sequence[KvSlot], tokens: int, tuner: Autotuner) -> float:
+    """Give the length of a step with so many tokens for each slot."""
+
+    def take_step() -> None:
+        runner.forward([StepRow(slot, [1] * tokens, None, 1) for slot in slots])
         for slot in slots:
             slot.truncate(0)
-    return min(lengths[1:])  # the first is slower than those to come
+
+    return tuner.fastest_s(take_step)

@@ -5,6 +5,7 @@ import torch
 
 from core.settings import Settings
 from tests.harness.models.kernels import home_with_kernels
+from worker.inference.autotune import Autotuner
 from worker.inference.lora.bank import LoraGroup
 from worker.inference.lora.step_columns import LoraPlan, LoraSegment
 from worker.inference.model.native_ops import NativeOps, find_crossover
@@ -49,4 +50,4 @@ def test_either_side_of_the_crossover_gives_what_torch_gives(
 
 def test_the_crossover_is_found_within_bounds(kernels: Kernels) -> None:
     with torch.inference_mode():
-        assert 10**6 <= find_crossover(kernels, torch.bfloat16) <= 10**8
+        assert 10**6 <= find_crossover(kernels, torch.bfloat16, Autotuner(torch.device("cpu"))) <= 10**8

@@ -8,6 +8,7 @@ from core.settings import Settings
 from tests.harness.models.kernels import home_with_kernels
 from tests.harness.models.tiny_models import write_tiny_phi
 from tests.worker.inference.scheduler.fake_runner import FakeRunner
+from worker.inference.autotune import Autotuner
 from worker.inference.model.contract import StepRow
 from worker.inference.model.runner import ModelRunner
 from worker.inference.scheduler.step_budget import (
@@ -58,16 +59,18 @@ def test_in_a_context_shorter_than_any_chunk_the_most_that_was_tried_is_computed
 
 def test_finding_it_leaves_no_slot_behind() -> None:
     runner = FakeRunner(vocab_size=300)
-    budget = tune_step_budget(runner)
+    tuner = Autotuner(torch.device("cpu"))
+    budget = tune_step_budget(runner, tuner)
     assert runner.kv.used_slots == 0
     assert budget.prefill_tokens in TRIED
+    assert tuner.decisions["step budget"].startswith(f"{budget}, by the milliseconds of a step of so many tokens (1: ")
     assert not torch.is_inference_mode_enabled()
 
 
 def test_whether_rows_are_computed_together_changes_no_logits(tmp_path: Path) -> None:
     loaded = load_base_model(write_tiny_phi(tmp_path / "base"), dtype="float32")
     runner = ModelRunner.build(loaded, Settings(home=home_with_kernels()))
-    tune_longest_shared(runner)
+    tune_longest_shared(runner, Autotuner(torch.device("cpu")))
     assert runner.longest_shared in (1, 2, 4, 8, 16)
     assert runner.kv.used_slots == 0
     with torch.inference_mode():
