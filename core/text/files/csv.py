@@ -41,8 +41,8 @@ def read_csv(content: BinaryIO, max_record_bytes: int) -> Iterator[Example | Lin
             continue
         try:
             yield _example(names, *record)
-        except LineProblem as problem:
-            yield problem
+        except LineProblem as record_problem:
+            yield record_problem
 
 
 class _Lines:
