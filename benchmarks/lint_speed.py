@@ -42,10 +42,10 @@ def write_examples(path: Path, examples: int) -> None:
     with path.open("w", encoding="utf-8") as file:
         row = {"prompt": "Question:", "completion": " answer"}
         for _ in range(examples):
-            chance = rng.random()
-            if chance > 0.03:
+            draw = rng.random()
+            if draw > 0.03:
                 row = {"prompt": f"Instruction: {text(45)}\nAnswer:", "completion": f" {text(55)}"}
-            elif chance > 0.02:
+            elif draw > 0.02:
                 row = {**row, "completion": f"{row['completion']} Indeed."}
             file.write(json.dumps(row) + "\n")
 

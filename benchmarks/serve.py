@@ -56,19 +56,19 @@ class BenchmarkWork:
 
 def measure_probe(work: BenchmarkWork) -> dict[str, Any]:
     """Measure what the machine reads and multiplies; decode has its own probe, in its own process."""
-    found = _last_json(run_module("benchmarks.serving.probe"))
-    work.console.print("probe", found)
-    return found
+    speeds = _last_json(run_module("benchmarks.serving.probe"))
+    work.console.print("probe", speeds)
+    return speeds
 
 
 def measure_decode(work: BenchmarkWork) -> dict[str, Any]:
     """Measure steps of a runner on both models, each in a process of its own."""
     repeats = ("--repeats", "1") if work.is_quick else ()
-    found = {}
+    figures = {}
     for what, base in (("smollm2", work.smollm2), ("phi", work.phi)):
-        found[what] = _last_json(run_module("benchmarks.serving.decode", what, str(base), *repeats))
-        _print_steps(work.console, what, found[what])
-    return found
+        figures[what] = _last_json(run_module("benchmarks.serving.decode", what, str(base), *repeats))
+        _print_steps(work.console, what, figures[what])
+    return figures
 
 
 def measure_correctness(work: BenchmarkWork) -> dict[str, Any]:
@@ -77,8 +77,8 @@ def measure_correctness(work: BenchmarkWork) -> dict[str, Any]:
     options += ["--mixes", "8", "--smollm2-mixes", "0"] if work.is_quick else []
     options += ["--vllm", str(work.vllm)] if work.vllm is not None else []
     printed = run_module("benchmarks.serve_correctness", *options)
-    *told, _ = printed.splitlines()
-    for line in told:
+    *printed_lines, _ = printed.splitlines()
+    for line in printed_lines:
         work.console.print(line, highlight=False, markup=False)
     return _last_json(printed)
 

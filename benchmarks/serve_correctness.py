@@ -124,19 +124,19 @@ async def judge_ours(field: Field, folder: Path, mixes: Sequence[Mix]) -> Tally:
 
 async def judge_peers(field: Field, mixes: Sequence[Mix]) -> dict[str, Tally]:
     """Send the same mixes to the peers that run in this process; rows that leave stay there."""
-    found = {}
+    tallies = {}
     common = (field.base, field.folders, field.prompts)
-    found["PEFT, adapter_names"] = tally = Tally()
+    tallies["PEFT, adapter_names"] = tally = Tally()
     await judge_all(PeftBatch(*common, vocabulary=field.vocabulary), field, stay(mixes), tally)
     for shares in (True, False):
         name = f"transformers continuous batching, allow_block_sharing={shares}"
-        found[name] = tally = Tally()
+        tallies[name] = tally = Tally()
         batches = ContinuousBatches(*common, vocabulary=field.vocabulary, shares_blocks=shares)
         try:
             await judge_all(batches, field, stay(mixes), tally)
         finally:
             batches.close()
-    return found
+    return tallies
 
 
 def judge_vllm(python: Path, field: Field, mixes: Sequence[Mix], folder: Path) -> Tally:

@@ -56,13 +56,16 @@ def run_comparison(case: BenchmarkCase, rounds: int) -> dict[str, Any]:
     for number in range(rounds):
         for one in contestants():
             is_scored = number == 0 and one.trains_all
-            found = measure(replace(case.request(one, is_scored=is_scored), warms_up=True))
-            measured.append((_tell(one.description, found), found))
+            measurement = measure(replace(case.request(one, is_scored=is_scored), warms_up=True))
+            measured.append((_tell(one.description, measurement), measurement))
     medians = {}
     for name in dict.fromkeys(name for name, _ in measured):
-        [summary] = summarise(found for other, found in measured if other == name).values()
+        [summary] = summarise(measurement for other, measurement in measured if other == name).values()
         medians[name] = asdict(summary)
-    return {"rounds": [{"contestant": name} | found.as_dict() for name, found in measured], "medians": medians}
+    return {
+        "rounds": [{"contestant": name} | measurement.as_dict() for name, measurement in measured],
+        "medians": medians,
+    }
 
 
 def run_ablation(case: BenchmarkCase, rounds: int) -> dict[str, Any]:

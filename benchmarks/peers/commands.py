@@ -73,8 +73,8 @@ def vllm_server(
 def find_vllm(named: Path | None) -> Path | None:
     """Give the Python that has vLLM: the one that is named, or this one where vLLM is installed in it."""
     if named is not None:
-        found = shutil.which(str(named))
-        if found is None:
+        program = shutil.which(str(named))
+        if program is None:
             raise SystemExit(f"--vllm {named}: there is no such program; name the Python of vLLM's environment")
-        return Path(found)
+        return Path(program)
     return Path(sys.executable) if importlib.util.find_spec("vllm") is not None else None

@@ -43,7 +43,7 @@ class Linear:
 @functools.lru_cache(maxsize=4)
 def list_linears(base: Path) -> dict[str, Linear]:
     """List the linear layers of a base model's blocks by name."""
-    found = {}
+    linears = {}
     for file in weight_files(base):
         with safe_open(file, framework="pt") as stored:
             for key in stored.keys():  # noqa: SIM118 - it is no mapping
@@ -52,8 +52,8 @@ def list_linears(base: Path) -> dict[str, Linear]:
                     continue
                 weight_OI: Tensor = stored.get_tensor(key)
                 outs, ins = weight_OI.shape
-                found[match["name"]] = Linear(outs, ins, std=float(weight_OI[:64].float().std()))
-    return found
+                linears[match["name"]] = Linear(outs, ins, std=float(weight_OI[:64].float().std()))
+    return linears
 
 
 def write_adapter(base: Path, folder: Path, spec: AdapterSpec) -> Path:

@@ -44,9 +44,9 @@ def run(console: Console, base: Path, folder: Path, *, adapters: int = ADAPTERS,
     with running(server, folder):
         ask(Plan(server.url, [[Ask(body(home.base_model, PROMPT, 8, **MORE))]]))
         answered = ask(Plan(server.url, [*streams, *asks], seconds=FIRST_S + EVERY_S * (2 * adapters + 1)))
-    found = {"adapter_file_bytes": file_bytes} | judge(answered, STREAMS)
-    console.print("cold", found)
-    return found
+    figures = {"adapter_file_bytes": file_bytes} | judge(answered, STREAMS)
+    console.print("cold", figures)
+    return figures
 
 
 def judge(answered: Sequence[Answered], streams: int) -> dict[str, Any]:

@@ -147,18 +147,20 @@ class ContinuousBatches:
             layers.set_adapter(f"m{adapter}")
 
     def _answer_rows(self, rows: Sequence[MixRow]) -> list[Outcome]:
-        asked = [f"row-{next(self._numbers)}" for _ in rows]
-        for name, row in zip(asked, rows, strict=True):
+        names = [f"row-{next(self._numbers)}" for _ in rows]
+        for name, row in zip(names, rows, strict=True):
             self._manager.add_request(list(self._prompts[row.prompt]), request_id=name, max_new_tokens=row.max_tokens)
-        found: dict[str, Outcome] = {}
-        while len(found) < len(asked):
+        outcomes: dict[str, Outcome] = {}
+        while len(outcomes) < len(names):
             result = self._manager.get_result(timeout=60)
             if result is None:
                 error = RuntimeError("continuous batching gave no result within a minute")
-                return [found.get(name, error) for name in asked]
+                return [outcomes.get(name, error) for name in names]
             if result.is_finished() or result.error is not None:
-                found[result.request_id] = RuntimeError(result.error) if result.error else list(result.generated_tokens)
-        return [found[name] for name in asked]
+                outcomes[result.request_id] = (
+                    RuntimeError(result.error) if result.error else list(result.generated_tokens)
+                )
+        return [outcomes[name] for name in names]
 
 
 class VllmContestant:

@@ -68,7 +68,7 @@ def build(
 def make_adapters(base: Path, loaded: LoadedModel, rank: int, count: int) -> list[Adapter]:
     """Make random adapters on every linear layer, as the engine has them in memory."""
     renderer = Renderer(loaded.tokenizer)
-    made = []
+    adapters = []
     for seed in range(count):
         spec = AdapterSpec(f"r{rank}-{seed}", rank, seed=1000 * rank + seed)
         pairs = {
@@ -78,8 +78,8 @@ def make_adapters(base: Path, loaded: LoadedModel, rank: int, count: int) -> lis
             )
             for name, (a_RI, b_OR) in factors(list_linears(base), spec).items()
         }
-        made.append(Adapter(spec.name, pairs, renderer, sum(pair.bytes for pair in pairs.values())))
-    return made
+        adapters.append(Adapter(spec.name, pairs, renderer, sum(pair.bytes for pair in pairs.values())))
+    return adapters
 
 
 def weight_bytes(loaded: LoadedModel) -> int:
@@ -150,11 +150,11 @@ def _run(base: Path, prompts: list[list[int]], long_prompt: list[int], repeats: 
     runners: dict[str, Runner] = {name: runner for name, (runner, _) in built.items()}
     _, loaded = built["plain"]
     adapters = {rank: make_adapters(base, loaded, rank, BATCH) for rank in RANKS}
-    found = measure_taxes(runners, adapters, prompts, long_prompt, repeats)
+    taxes = measure_taxes(runners, adapters, prompts, long_prompt, repeats)
     after_gb_per_s = probe_read()
-    return found | {
+    return taxes | {
         "roof": roofs(
-            found["steps"],
+            taxes["steps"],
             tuple(runners),
             _read_bytes(base, runners["plain"]),
             max(before.read_gb_per_s, after_gb_per_s),
@@ -177,7 +177,7 @@ def run_smollm2(base: Path, repeats: int) -> dict[str, Any]:
     """Measure what `run_phi` does, then steps against generate's, in bfloat16 and with our weights in 8 bits."""
     prompts = cut_ids(base, BATCH, PROMPT_TOKENS)
     [long_prompt] = cut_ids(base, 1, PREFILL_TOKENS, begin=20)
-    found = _run(base, prompts, long_prompt, repeats)
+    figures = _run(base, prompts, long_prompt, repeats)
     gc.collect()
     runners = {
         f"{name} {weights}": build(base, native=native, weights=weights)[0]
@@ -187,10 +187,10 @@ def run_smollm2(base: Path, repeats: int) -> dict[str, Any]:
     peer = load_endless(base, torch.bfloat16)
     compared = _against_generate(runners, peer, prompts, repeats)
     oracle = load_endless(base, torch.float32)
-    asked = cut_ids(base, AGREEMENT_PROMPTS, PROMPT_TOKENS, begin=30)
-    answers = generate(oracle, asked, AGREEMENT_TOKENS)
-    agreements = {name: agreement(runner, asked, answers) for name, runner in runners.items()}
-    return found | compared | {"argmax_agreement_with_fp32": agreements}
+    agreement_prompts = cut_ids(base, AGREEMENT_PROMPTS, PROMPT_TOKENS, begin=30)
+    answers = generate(oracle, agreement_prompts, AGREEMENT_TOKENS)
+    agreements = {name: agreement(runner, agreement_prompts, answers) for name, runner in runners.items()}
+    return figures | compared | {"argmax_agreement_with_fp32": agreements}
 
 
 def load_endless(base: Path, dtype: torch.dtype) -> Any:

@@ -33,14 +33,14 @@ def run(console: Console, base: Path, folder: Path, *, adapters: int = ADAPTERS,
     specs = [AdapterSpec(f"z{n}", CACHE_RANK, seed=n, targets=CACHE_TARGETS) for n in range(adapters)]
     models = list(home.publish(specs).values())
     texts = cut_texts(base, max(8, int(CLIENTS * REQUESTS * scale)), PROMPT_TOKENS)
-    found = {
+    figures = {
         "zipf": measure_zipf(home, models, texts, folder),
         "fairness": measure_fairness(home, texts, folder, FAIRNESS_S * scale),
         "overload": measure_overload(home, texts, folder, OVERLOAD_S * scale),
     }
-    for name, one in found.items():
+    for name, one in figures.items():
         console.print(name, one)
-    return found
+    return figures
 
 
 def zipf(models: Sequence[str], count: int, *, seed: int) -> list[str]:
@@ -53,16 +53,16 @@ def measure_zipf(home: ServedHome, models: Sequence[str], texts: Sequence[str], 
     """Ask for adapters by Zipf's law, once with room for all of them in memory, once for a few."""
     sizes = [file.stat().st_size for file in home.adapters_folder.glob("*/adapter_model.safetensors")]
     one_bytes = max(sizes)
-    asked = zipf(models, len(texts), seed=0)
-    bodies = [body(model, text, NEW_TOKENS, **OURS_MORE) for model, text in zip(asked, texts, strict=True)]
-    found: dict[str, Any] = {"adapters": len(models), "asked_for": len(set(asked)), "cached": CACHED}
+    drawn = zipf(models, len(texts), seed=0)
+    bodies = [body(model, text, NEW_TOKENS, **OURS_MORE) for model, text in zip(drawn, texts, strict=True)]
+    figures: dict[str, Any] = {"adapters": len(models), "asked_for": len(set(drawn)), "cached": CACHED}
     for name, cached in (("all_resident", len(models) + CACHED), ("small_cache", CACHED)):
         server = home.server(f"zipf-{name}", LORAMILL_ADAPTER_CACHE_BYTES=str(one_bytes * cached))
         with running(server, logs):
             if name == "all_resident":
-                ask(deal(server.url, [body(model, texts[0], 1, **OURS_MORE) for model in sorted(set(asked))], CLIENTS))
-            found[name] = summarise(ask(deal(server.url, bodies, CLIENTS)))
-    return found
+                ask(deal(server.url, [body(model, texts[0], 1, **OURS_MORE) for model in sorted(set(drawn))], CLIENTS))
+            figures[name] = summarise(ask(deal(server.url, bodies, CLIENTS)))
+    return figures
 
 
 def measure_fairness(home: ServedHome, texts: Sequence[str], logs: Path, seconds: float) -> dict[str, Any]:

@@ -22,14 +22,14 @@ class PeftOracle:
         self, models: Sequence[int | None], prompts: Sequence[Sequence[int]], tokens: int
     ) -> dict[tuple[int | None, int], ExpectedRow]:
         """Give the greedy answer of each model to each prompt."""
-        found = {}
+        expected = {}
         with torch.inference_mode():
             for model in models:
                 if model is not None:
                     self._model.set_adapter(f"m{model}")
                 for number, prompt in enumerate(prompts):
-                    found[model, number] = self._greedy(model, prompt, tokens)
-        return found
+                    expected[model, number] = self._greedy(model, prompt, tokens)
+        return expected
 
     def _greedy(self, model: int | None, prompt: Sequence[int], tokens: int) -> ExpectedRow:
         ids, margins, cache, fed = [], [], None, list(prompt)

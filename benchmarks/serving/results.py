@@ -74,7 +74,7 @@ FIGURES: Final[Mapping[str, tuple[tuple[str, ...], str]]] = {
 def stamp(section: Mapping[str, Any]) -> dict[str, Any]:
     """Note beside a section's figures when, on what and of which commit they were measured."""
     about = machine.describe()
-    about["versions"] = {name: found for name in LIBRARIES if (found := machine.find_version(name)) is not None}
+    about["versions"] = {name: version for name in LIBRARIES if (version := machine.find_version(name)) is not None}
     return {"machine": about, "commit": find_commit()} | dict(section)
 
 
@@ -122,9 +122,9 @@ def tax(with_adapters_s: float, without_s: float) -> float:
 
 
 def _find(sections: Mapping[str, Any], path: tuple[str, ...]) -> float | None:
-    found: Any = sections
+    value: Any = sections
     for key in path:
-        if not isinstance(found, Mapping) or key not in found:
+        if not isinstance(value, Mapping) or key not in value:
             return None
-        found = found[key]
-    return found if isinstance(found, int | float) else None
+        value = value[key]
+    return value if isinstance(value, int | float) else None

@@ -75,11 +75,11 @@ def time_decode(
     with torch.inference_mode(), placed(runner, adapters):
         slots = [_take(runner, len(prompt) + steps + 1) for prompt in prompts]
         try:
-            found = [
+            logits = [
                 runner.forward([StepRow(slot, prompt, adapter, 1)])[0]
                 for slot, prompt, adapter in zip(slots, prompts, adapters, strict=True)
             ]
-            tokens = torch.stack(found).argmax(1).tolist()
+            tokens = torch.stack(logits).argmax(1).tolist()
             begin = _now()
             for _ in range(steps):
                 rows = [StepRow(s, [t], a, 1) for s, t, a in zip(slots, tokens, adapters, strict=True)]

@@ -82,8 +82,8 @@ def run(console: Console, base: Path, folder: Path, *, vllm: Path | None, rounds
     everyone = contenders(home, names, folder / "endless", find_vllm(vllm))
     texts = functools.partial(cut_texts, base, tokens=PROMPT_TOKENS)
     measured, absent = take_rounds(console, everyone, texts, rounds, folder)
-    found = {name: {load: medians(several) for load, several in loads.items()} for name, loads in measured.items()}
-    _print(console, found)
+    summaries = {name: {load: medians(several) for load, several in loads.items()} for name, loads in measured.items()}
+    _print(console, summaries)
     if find_vllm(vllm) is None:
         absent["vLLM"] = "not installed; --vllm names the Python of its environment"
     return {
@@ -91,9 +91,9 @@ def run(console: Console, base: Path, folder: Path, *, vllm: Path | None, rounds
         "prompt_tokens": PROMPT_TOKENS,
         "new_tokens": NEW_TOKENS,
         "rounds": measured,
-        "medians": found,
+        "medians": summaries,
         "absent": absent,
-        "ratios": ratios(found),
+        "ratios": ratios(summaries),
     }
 
 
@@ -115,26 +115,26 @@ def take_rounds(
                     continue
                 try:
                     with _awake(one, held, kept, logs):
-                        found = _take(one, texts, number)
+                        summaries = _take(one, texts, number)
                 except ServerFailed as failure:
                     absent[one.name] = str(failure).splitlines()[0]
                     console.print(f"{one.name} does not take part: {failure}", highlight=False, markup=False)
                     continue
-                for load, summary in found.items():
+                for load, summary in summaries.items():
                     measured.setdefault(one.name, {}).setdefault(load, []).append(summary)
                     speed = f"{summary.get('output_tokens_per_s', 0):.0f} tok/s, {summary['failed']} failed"
                     console.print(f"round {number + 1} of {rounds}, {one.name}, {load}: {speed}", highlight=False)
     return measured, absent
 
 
-def ratios(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, float | None]:
+def ratios(summaries: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, float | None]:
     """Give how many times a peer's output tokens a second ours are; None where one of both was not measured."""
 
     def speed(name: str, load: str) -> float | None:
-        return found.get(name, {}).get(load, {}).get("output_tokens_per_s")
+        return summaries.get(name, {}).get(load, {}).get("output_tokens_per_s")
 
     def ratio(load: str, *peers: str) -> float | None:
-        theirs = [found_ for peer in peers if (found_ := speed(peer, load)) is not None]
+        theirs = [rate for peer in peers if (rate := speed(peer, load)) is not None]
         ours = speed("ours", load)
         return None if ours is None or not theirs else ours / max(theirs)
 
@@ -148,7 +148,7 @@ def ratios(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, 
 
 def _take(one: Contender, texts: Callable[..., list[str]], number: int) -> dict[str, Any]:
     """Warm a server up with each model once, then measure its workloads, each with prompts of its own."""
-    found = {}
+    summaries = {}
     for place, (load, models) in enumerate(one.models.items()):
         count = CLIENTS * one.requests
         begin = (2 * number + place) * CLIENTS * (REQUESTS + 1)
@@ -156,8 +156,8 @@ def _take(one: Contender, texts: Callable[..., list[str]], number: int) -> dict[
         bodies = [body(models[n % len(models)], prompt, NEW_TOKENS, **one.more) for n, prompt in enumerate(prompts)]
         warming = [dict(fields) | {"max_tokens": 4} for fields in bodies[count:]]
         ask(deal(one.server.url, warming, 1))
-        found[load] = summarise(ask(deal(one.server.url, bodies[:count], CLIENTS)))
-    return found
+        summaries[load] = summarise(ask(deal(one.server.url, bodies[:count], CLIENTS)))
+    return summaries
 
 
 @contextlib.contextmanager

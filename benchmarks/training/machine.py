@@ -19,7 +19,7 @@ def describe() -> dict[str, Any]:
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "load": list(os.getloadavg()),  # over 1, 5 and 15 minutes
         "python": platform.python_version(),
-        "versions": {name: found for name in LIBRARIES if (found := find_version(name)) is not None},
+        "versions": {name: version for name in LIBRARIES if (version := find_version(name)) is not None},
     }
 
 

@@ -66,10 +66,10 @@ def _median(values: Iterable[float | None]) -> float | None:
 def ratios(summaries: Mapping[str, Summary]) -> dict[str, float]:
     """Give how many times as many useful tokens a second ours does, and its share of the roofline."""
     ours = summaries["ours"]
-    found = {
+    factors = {
         rival: ours.useful_tokens_per_s / summaries[rival].useful_tokens_per_s for rival in RATIOS if rival in summaries
     }
-    return found if ours.roofline_share is None else found | {"roofline": ours.roofline_share}
+    return factors if ours.roofline_share is None else factors | {"roofline": ours.roofline_share}
 
 
 def ablations() -> list[tuple[str, ...]]:
@@ -77,12 +77,12 @@ def ablations() -> list[tuple[str, ...]]:
 
     A technique that shows only without another is compared with a run without that other one.
     """
-    found: list[tuple[str, ...]] = [()]
+    combinations: list[tuple[str, ...]] = [()]
     for technique in fields(Techniques):
         for off in (baseline_of(technique.name), (*baseline_of(technique.name), technique.name)):
-            if off not in found:
-                found.append(off)
-    return found
+            if off not in combinations:
+                combinations.append(off)
+    return combinations
 
 
 def baseline_of(technique: str) -> tuple[str, ...]:
@@ -106,11 +106,11 @@ def summarise_ablations(measured: Iterable[Measurement]) -> list[Ablation]:
     by_off: dict[tuple[str, ...], list[Measurement]] = defaultdict(list)
     for one in measured:
         by_off[tuple(one.without)].append(one)
-    found = []
+    summaries = []
     for technique in fields(Techniques):
         baseline = baseline_of(technique.name)
         on, off = (_summarise("ours", by_off[key]) for key in (baseline, (*baseline, technique.name)))
-        found.append(
+        summaries.append(
             Ablation(
                 technique=technique.name,
                 baseline=baseline,
@@ -119,4 +119,4 @@ def summarise_ablations(measured: Iterable[Measurement]) -> list[Ablation]:
                 memory_growth_bytes=off.peak_memory_bytes - on.peak_memory_bytes,
             )
         )
-    return sorted(found, key=lambda one: -one.slowdown)
+    return sorted(summaries, key=lambda one: -one.slowdown)

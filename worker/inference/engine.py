@@ -80,7 +80,7 @@ class LocalEngine:
 
     @property
     def heartbeat(self) -> Heartbeat:
-        """How long the decode loop's step has taken, and whether that is too long."""
+        """How long the scheduler's step has taken, and whether that is too long."""
         return self._loop.heartbeat
 
     @property

@@ -254,7 +254,7 @@ class TestWithoutBroker:
         assert [attempt.outcome for attempt in home.attempts(job_id)] == ["released"]
 
 
-class TestBellAndPollTogether:
+class TestDoorbellAndPollTogether:
     @pytest.fixture
     def settings(self, tmp_path: Path, valkey: Valkey) -> Settings:
         return Settings(home=tmp_path / "home", broker_url=valkey.url, heartbeat_s=0.2, sweep_s=0.2, poll_s=0.05)

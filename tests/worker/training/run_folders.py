@@ -133,14 +133,14 @@ def train(folder: Path, reporter: RecordingReporter | None = None) -> RecordingR
 
 def stop_after(folder: Path, step: int) -> RecordingReporter:
     """Tell the trainer to stop once the step is done."""
-    told = False
+    must_stop = False
 
     def on_message(message: Message) -> None:
-        nonlocal told
-        told = told or (isinstance(message, StepDone) and message.step == step)
+        nonlocal must_stop
+        must_stop = must_stop or (isinstance(message, StepDone) and message.step == step)
 
     def check_stop() -> None:
-        if told:
+        if must_stop:
             raise Stopped
 
     reporter = RecordingReporter(on_message)

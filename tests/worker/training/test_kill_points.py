@@ -156,10 +156,10 @@ def test_killed_again_and_again_a_run_still_ends_at_the_same_bits(
     """Each process gets a little further, or not even that: some are killed before they reach a checkpoint."""
     whole = write_run(tmp_path / "whole", tiny_phi, **job)
     reporter, points = _run(whole)
-    folder, chance = write_run(tmp_path / "killed", tiny_phi, **job), Random(1)
+    folder, rng = write_run(tmp_path / "killed", tiny_phi, **job), Random(1)
     starts, messages = 0, list[Message]()
     while not any(isinstance(message, Finished) for message in messages):
-        found, _ = _run(folder, chance.randrange(points.passed))
+        found, _ = _run(folder, rng.randrange(points.passed))
         messages += found.messages
         starts += 1
     assert starts > 2

@@ -31,16 +31,16 @@ MESSAGES_LET_THROUGH = 40  # at most, before any other kill
 WAIT_S = 0.05  # at most, after the last of them: some steps
 
 
-def _start(folder: Path, chance: Random | None, start_s: float) -> tuple[int, list[Message]]:
-    """Run a trainer until it is killed at a moment that chance chooses, or ends before; give its status too."""
+def _start(folder: Path, rng: Random | None, start_s: float) -> tuple[int, list[Message]]:
+    """Run a trainer until it is killed at a random moment, or ends before; give its status too."""
     with started(folder, TRAINER) as (process, pipe):
         lines: list[bytes] = []
-        if chance is not None and chance.random() < EARLY_KILLS:
-            time.sleep(chance.uniform(0, start_s))
+        if rng is not None and rng.random() < EARLY_KILLS:
+            time.sleep(rng.uniform(0, start_s))
             process.send_signal(SIGKILL)
-        elif chance is not None:
-            lines += islice(pipe, chance.randrange(MESSAGES_LET_THROUGH))
-            time.sleep(chance.uniform(0, WAIT_S))
+        elif rng is not None:
+            lines += islice(pipe, rng.randrange(MESSAGES_LET_THROUGH))
+            time.sleep(rng.uniform(0, WAIT_S))
             process.send_signal(SIGKILL)
         lines += pipe
         # a line without an end was cut by the kill
@@ -58,12 +58,12 @@ def test_killed_at_twenty_random_moments_runs_equal_the_undisturbed_one_to_the_b
     duration_s = time.monotonic() - began_s
     assert status == EXIT_DONE
     expected, expected_log = result_of(whole), log_of(messages)
-    chance, kills, resumed = Random(0), 0, 0
+    rng, kills, resumed = Random(0), 0, 0
     while kills < KILLS:
         folder = write_run(tmp_path / f"killed-{kills}", tiny_phi, n_epochs=EPOCHS, **job)
         messages, status = [], -SIGKILL
         while status == -SIGKILL:
-            status, said = _start(folder, chance if kills < KILLS else None, duration_s)
+            status, said = _start(folder, rng if kills < KILLS else None, duration_s)
             messages += said
             kills += status == -SIGKILL
         assert status == EXIT_DONE

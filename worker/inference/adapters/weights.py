@@ -107,7 +107,7 @@ class PairReader:
             case "lora_A":
                 return tensor.to(self._dtype, copy=True)
             case "lora_B":
-                # torch multiplies in float32, so it is rounded once; turned last, where torch turns blocks at a time
+                # torch multiplies in float32, so it is rounded once; transposed last, as torch does in blocks
                 wide = tensor if tensor.dtype == self._dtype else tensor.to(torch.float32)
                 return wide.mul(scale).to(self._dtype).t().contiguous()
             case _:

@@ -1,7 +1,7 @@
 """Attention of one step's tokens over the slots' keys and values, in plain torch.
 
 Two products and a softmax: torch's own attention kernel for CPUs takes several times as long for a single query in
-bfloat16. Beside ``contract``'s axis letters: J query heads of one key-value head, F slots times key-value heads; B are
+bfloat16. Beside the usual axis letters: J query heads of one key-value head, F slots times key-value heads; B are
 the rows of a round, each with one token, T the tokens of a chunk.
 """
 

@@ -1,7 +1,6 @@
 """What one forward pass of the engine's model is asked for, and who answers: the contract between scheduler and model.
 
-Beside the tree's axis letters the engine's need G key-value heads and E numbers of a head that are rotated. K are the
-logits that are wanted.
+K are the positions whose logits are wanted.
 """
 
 from collections.abc import Mapping, Sequence

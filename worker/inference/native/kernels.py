@@ -1,7 +1,7 @@
 """The native kernels as typed calls on tensors: what each computes, and what it takes for granted.
 
-How they are built is not known here. Beside the tree's axis letters: G key-value heads, E rotated numbers of a head. N
-are the rows of a step, L the layers that share an input, here sections, R columns of the LoRA bank.
+How they are built is not known here. N are the rows of a step, L the layers that share an input, here sections, R
+columns of the LoRA bank.
 """
 
 import ctypes

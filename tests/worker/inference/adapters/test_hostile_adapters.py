@@ -67,69 +67,69 @@ class Parts:
 Attack = Callable[[Parts, random.Random], object]
 
 
-def _any_key(parts: Parts, chance: random.Random) -> str:
-    return chance.choice(sorted(parts.tensors))
+def _any_key(parts: Parts, rng: random.Random) -> str:
+    return rng.choice(sorted(parts.tensors))
 
 
-def _garbage(chance: random.Random) -> Any:
+def _garbage(rng: random.Random) -> Any:
     deep: Any = []
     for _ in range(50):
         deep = [deep]
-    return chance.choice([None, -1, 2**63, 1e308, "x" * 1000, [], {}, True, deep, "\ud800", {"a": [1]}, 0.5])
+    return rng.choice([None, -1, 2**63, 1e308, "x" * 1000, [], {}, True, deep, "\ud800", {"a": [1]}, 0.5])
 
 
-def attack_pickle(parts: Parts, chance: random.Random) -> None:
-    parts.weights = pickle.dumps({_any_key(parts, chance): [1.0]}, protocol=chance.randrange(6))
+def attack_pickle(parts: Parts, rng: random.Random) -> None:
+    parts.weights = pickle.dumps({_any_key(parts, rng): [1.0]}, protocol=rng.randrange(6))
 
 
-def attack_bin(parts: Parts, chance: random.Random) -> None:
-    other = chance.choice(["adapter_model.bin", "adapter_model.pt", "../adapter_model.safetensors", "/etc/passwd", ""])
-    parts.manifest["files"][other] = parts.manifest["files"].pop(chance.choice([WEIGHTS, CONFIG]))
+def attack_bin(parts: Parts, rng: random.Random) -> None:
+    other = rng.choice(["adapter_model.bin", "adapter_model.pt", "../adapter_model.safetensors", "/etc/passwd", ""])
+    parts.manifest["files"][other] = parts.manifest["files"].pop(rng.choice([WEIGHTS, CONFIG]))
 
 
-def attack_shape(parts: Parts, chance: random.Random) -> None:
-    key = _any_key(parts, chance)
+def attack_shape(parts: Parts, rng: random.Random) -> None:
+    key = _any_key(parts, rng)
     tensor = parts.tensors[key]
     changes = [tensor.T.contiguous(), tensor[:-1].clone(), tensor[None], tensor.flatten(), tensor[:0].clone()]
-    parts.tensors[key] = chance.choice(changes)
+    parts.tensors[key] = rng.choice(changes)
 
 
-def attack_value(parts: Parts, chance: random.Random) -> None:
-    flat = parts.tensors[_any_key(parts, chance)].view(-1)
-    flat[chance.randrange(len(flat))] = chance.choice([float("nan"), float("inf"), float("-inf")])
+def attack_value(parts: Parts, rng: random.Random) -> None:
+    flat = parts.tensors[_any_key(parts, rng)].view(-1)
+    flat[rng.randrange(len(flat))] = rng.choice([float("nan"), float("inf"), float("-inf")])
 
 
-def attack_two_infinities(parts: Parts, chance: random.Random) -> None:
-    flat = parts.tensors[_any_key(parts, chance)].view(-1)
+def attack_two_infinities(parts: Parts, rng: random.Random) -> None:
+    flat = parts.tensors[_any_key(parts, rng)].view(-1)
     flat[0], flat[-1] = float("inf"), float("-inf")
 
 
-def attack_key(parts: Parts, chance: random.Random) -> None:
-    key = _any_key(parts, chance)
+def attack_key(parts: Parts, rng: random.Random) -> None:
+    key = _any_key(parts, rng)
     names = ["../" * 20 + key, "extra", key.upper(), f"{key}\0", key.replace("layers.", "layers.9"), "", "é" * 999]
-    parts.tensors[chance.choice(names)] = parts.tensors[key].clone()
+    parts.tensors[rng.choice(names)] = parts.tensors[key].clone()
 
 
-def attack_renamed(parts: Parts, chance: random.Random) -> None:
-    parts.tensors[chance.choice(["../x", "lora_A", "a" * 5000])] = parts.tensors.pop(_any_key(parts, chance))
+def attack_renamed(parts: Parts, rng: random.Random) -> None:
+    parts.tensors[rng.choice(["../x", "lora_A", "a" * 5000])] = parts.tensors.pop(_any_key(parts, rng))
 
 
-def attack_missing(parts: Parts, chance: random.Random) -> None:
-    for _ in range(chance.randint(1, 5)):
-        del parts.tensors[_any_key(parts, chance)]
+def attack_missing(parts: Parts, rng: random.Random) -> None:
+    for _ in range(rng.randint(1, 5)):
+        del parts.tensors[_any_key(parts, rng)]
 
 
-def attack_dtype(parts: Parts, chance: random.Random) -> None:
-    key = _any_key(parts, chance)
-    parts.tensors[key] = parts.tensors[key].to(chance.choice([torch.float64, torch.float16, torch.int8, torch.int64]))
+def attack_dtype(parts: Parts, rng: random.Random) -> None:
+    key = _any_key(parts, rng)
+    parts.tensors[key] = parts.tensors[key].to(rng.choice([torch.float64, torch.float16, torch.int8, torch.int64]))
 
 
-def attack_header_length(parts: Parts, chance: random.Random) -> None:
-    lengths = [0, 1, 2**20 + 1, 10 * 2**30, 2**63, 2**64 - 1, chance.randrange(2**64)]
-    parts.weights = struct.pack("<Q", chance.choice(lengths)) + save(parts.tensors)[8:]
+def attack_header_length(parts: Parts, rng: random.Random) -> None:
+    lengths = [0, 1, 2**20 + 1, 10 * 2**30, 2**63, 2**64 - 1, rng.randrange(2**64)]
+    parts.weights = struct.pack("<Q", rng.choice(lengths)) + save(parts.tensors)[8:]
 
 
-def attack_header_text(parts: Parts, chance: random.Random) -> None:
+def attack_header_text(parts: Parts, rng: random.Random) -> None:
     header = json.dumps(parts.header()).encode()
     texts = [
         b"[" * 500_000,
@@ -145,66 +145,66 @@ def attack_header_text(parts: Parts, chance: random.Random) -> None:
         b'{"a":' + b"9" * 10_000 + b"}",
         b" " * 900_000,
     ]
-    parts.set_header(chance.choice(texts))
+    parts.set_header(rng.choice(texts))
 
 
-def attack_header_entry(parts: Parts, chance: random.Random) -> None:
+def attack_header_entry(parts: Parts, rng: random.Random) -> None:
     header = parts.header()
-    entry = header[_any_key(parts, chance)]
-    what = chance.choice(["dtype", "shape", "data_offsets", "new", "whole", "axis"])
+    entry = header[_any_key(parts, rng)]
+    what = rng.choice(["dtype", "shape", "data_offsets", "new", "whole", "axis"])
     if what == "axis":
-        entry["shape"][0] = chance.choice([-1, 0, 2**40, 2**70, 1.0, "4", True, None])
+        entry["shape"][0] = rng.choice([-1, 0, 2**40, 2**70, 1.0, "4", True, None])
     elif what == "whole":
-        header[_any_key(parts, chance)] = _garbage(chance)
+        header[_any_key(parts, rng)] = _garbage(rng)
     else:
-        entry[what] = _garbage(chance)
+        entry[what] = _garbage(rng)
     parts.set_header(header)
 
 
-def attack_offsets(parts: Parts, chance: random.Random) -> None:
+def attack_offsets(parts: Parts, rng: random.Random) -> None:
     header = parts.header()
-    entry, other = (header[key] for key in chance.sample(sorted(header), 2))
-    shift = chance.choice([-8, -4, 4, 2**20, 2**62, -(2**40)])
+    entry, other = (header[key] for key in rng.sample(sorted(header), 2))
+    shift = rng.choice([-8, -4, 4, 2**20, 2**62, -(2**40)])
     ways: list[list[int]] = [
         [begin + shift for begin in entry["data_offsets"]],
         other["data_offsets"],
         entry["data_offsets"][::-1],
         [0, 2**63],
     ]
-    entry["data_offsets"] = chance.choice(ways)
+    entry["data_offsets"] = rng.choice(ways)
     # a place that is another's of the same size is an overlap, and leaves a hole
     parts.set_header(header)
 
 
-def attack_truncated(parts: Parts, chance: random.Random) -> None:
+def attack_truncated(parts: Parts, rng: random.Random) -> None:
     content = save(parts.tensors)
-    parts.weights = content[: chance.randrange(1, len(content))]
+    parts.weights = content[: rng.randrange(1, len(content))]
 
 
-def attack_tail(parts: Parts, chance: random.Random) -> None:
-    parts.weights = save(parts.tensors) + bytes(chance.choice([1, 4, 4096]))
+def attack_tail(parts: Parts, rng: random.Random) -> None:
+    parts.weights = save(parts.tensors) + bytes(rng.choice([1, 4, 4096]))
 
 
-def attack_config(parts: Parts, chance: random.Random) -> None:
+def attack_config(parts: Parts, rng: random.Random) -> None:
     changes: list[dict[str, Any]] = [
-        {"r": chance.choice([0, -1, 257, 10**9, 10**400, 4.0, "4", None, True])},
-        {"lora_alpha": chance.choice([0, -1, 1e300, 2**17, "8", None, []])},
-        {"target_modules": chance.choice(["all-linear", "(a+)+$", [], ["nothing"], [1], None, ["q_proj"] * 2000])},
-        {"peft_type": chance.choice(["LOHA", "lora", None, "LORA\n"])},
-        {"bias": chance.choice(["all", "lora_only", "none\n", None])},
-        {"use_dora": chance.choice([True, "false", 1])},
-        {chance.choice(["lora_bias", "modules_to_save", "layer_replication", "eva_config", "new"]): [[0, 1]]},
-        {"rank_pattern": chance.choice([{"(a+)+$": 4}, {"nothing": 4}, {"q_proj": 10**9}, [1], {"q_proj": "4"}])},
-        {"alpha_pattern": chance.choice([{"(.*)*x": 4}, {"nothing": 4}, {"q_proj": 0}, {"q_proj": 1e300}, 5])},
+        {"r": rng.choice([0, -1, 257, 10**9, 10**400, 4.0, "4", None, True])},
+        {"lora_alpha": rng.choice([0, -1, 1e300, 2**17, "8", None, []])},
+        {"target_modules": rng.choice(["all-linear", "(a+)+$", [], ["nothing"], [1], None, ["q_proj"] * 2000])},
+        {"peft_type": rng.choice(["LOHA", "lora", None, "LORA\n"])},
+        {"bias": rng.choice(["all", "lora_only", "none\n", None])},
+        {"use_dora": rng.choice([True, "false", 1])},
+        {rng.choice(["lora_bias", "modules_to_save", "layer_replication", "eva_config", "new"]): [[0, 1]]},
+        {"rank_pattern": rng.choice([{"(a+)+$": 4}, {"nothing": 4}, {"q_proj": 10**9}, [1], {"q_proj": "4"}])},
+        {"alpha_pattern": rng.choice([{"(.*)*x": 4}, {"nothing": 4}, {"q_proj": 0}, {"q_proj": 1e300}, 5])},
         {"rank_pattern": {f"layers.{number}": 4 for number in range(2000)}},
         {"rank_pattern": {"q_proj": 8}},  # which the tensors do not have
-        {"init_lora_weights": chance.choice(["pissa", "olora", [], {}, 2])},
+        {"init_lora_weights": rng.choice(["pissa", "olora", [], {}, 2])},
         {"r": 200},
     ]
-    parts.config |= chance.choice(changes)
+    parts.config |= rng.choice(changes)
 
 
-def attack_config_text(parts: Parts, chance: random.Random) -> None:
+def attack_config_text(parts: Parts, rng: random.Random) -> None:
     content = json.dumps(parts.config).encode()
     texts = [
         content[:-1] + b',"r":4}',
@@ -218,25 +218,25 @@ def attack_config_text(parts: Parts, chance: random.Random) -> None:
         b"\x80\x04]",
         content.decode().encode("utf-32"),
     ]
-    parts.config_bytes = chance.choice(texts)
+    parts.config_bytes = rng.choice(texts)
 
 
-def attack_lies(parts: Parts, chance: random.Random) -> None:
-    size = chance.choice([0, 1, 2**62, 10**30])
-    lie = chance.choice([{"bytes": size}, {"sha256": f"{chance.randrange(16**64):064x}"}, {"bytes": -1}])
-    parts.lies[chance.choice([WEIGHTS, CONFIG])] = lie
+def attack_lies(parts: Parts, rng: random.Random) -> None:
+    size = rng.choice([0, 1, 2**62, 10**30])
+    lie = rng.choice([{"bytes": size}, {"sha256": f"{rng.randrange(16**64):064x}"}, {"bytes": -1}])
+    parts.lies[rng.choice([WEIGHTS, CONFIG])] = lie
 
 
-def attack_swapped(parts: Parts, chance: random.Random) -> None:
-    parts.weights = chance.choice([json.dumps(parts.config).encode(), b"\x00" * 5000, b"GGUF" + bytes(5000)])
+def attack_swapped(parts: Parts, rng: random.Random) -> None:
+    parts.weights = rng.choice([json.dumps(parts.config).encode(), b"\x00" * 5000, b"GGUF" + bytes(5000)])
 
 
-def attack_manifest(parts: Parts, chance: random.Random) -> None:
-    key = chance.choice(["files", "base_model_fingerprint", "tokenizer_sha256", "prompts", "lora", "format", "new"])
-    parts.manifest[key] = chance.choice([2, "f" * 64, "\ud800", [[]] * 10, {"a": 1}, -5])
+def attack_manifest(parts: Parts, rng: random.Random) -> None:
+    key = rng.choice(["files", "base_model_fingerprint", "tokenizer_sha256", "prompts", "lora", "format", "new"])
+    parts.manifest[key] = rng.choice([2, "f" * 64, "\ud800", [[]] * 10, {"a": 1}, -5])
 
 
-def attack_manifest_text(parts: Parts, chance: random.Random) -> None:
+def attack_manifest_text(parts: Parts, rng: random.Random) -> None:
     content = json.dumps(parts.manifest).encode()
     texts = [
         content[:-1] + b',"step":1}',
@@ -245,12 +245,12 @@ def attack_manifest_text(parts: Parts, chance: random.Random) -> None:
         b'{"files":' * 50_000,
         b"",
         b" " * (MIB + 1),
-        content[: chance.randrange(1, len(content))],
+        content[: rng.randrange(1, len(content))],
     ]
-    parts.manifest_bytes = chance.choice(texts) or b"\n"
+    parts.manifest_bytes = rng.choice(texts) or b"\n"
 
 
-def attack_prompts(parts: Parts, chance: random.Random) -> None:
+def attack_prompts(parts: Parts, rng: random.Random) -> None:
     section, columns = "{{#a}}" * 60 + "x" + "{{/a}}" * 60, {"a": [1] * 50}
     kinds: list[tuple[str, dict[str, Any]]] = [
         (section, columns),
@@ -258,7 +258,7 @@ def attack_prompts(parts: Parts, chance: random.Random) -> None:
         ("{{#a}}", {}),
         ("{{a}}", {"a": None}),
     ]
-    template, variables = chance.choice(kinds)
+    template, variables = rng.choice(kinds)
     parts.manifest["prompt_format"] = {"prompt": template, "completion": "{{b}}"}
     parts.manifest["prompts"] = [{"source": {"variables": variables}, "text": "x", "ids": [1]}]
 
@@ -303,8 +303,8 @@ def test_every_hostile_adapter_is_refused_and_a_sound_one_still_loads(
     names = sorted(ATTACKS)
     digests = {}
     for seed in SEEDS:
-        chance, parts = random.Random(seed), parts_of(sound_folder)
-        ATTACKS[names[seed % len(names)]](parts, chance)
+        rng, parts = random.Random(seed), parts_of(sound_folder)
+        ATTACKS[names[seed % len(names)]](parts, rng)
         digests[parts.store(blobs)] = f"{names[seed % len(names)]} of seed {seed}"
 
     async def load_all() -> None:

@@ -209,9 +209,9 @@ def _attend(qkv: Tensor, angles_R: Tensor, keys_GDP: Tensor, values_GPD: Tensor,
 
 def _rotated(heads: Tensor, angles_R: Tensor) -> Tensor:
     rotary = angles_R.shape[0]
-    turned, rest = heads[:, :rotary], heads[:, rotary:]
-    low, high = turned.chunk(2, dim=1)
-    return torch.cat([turned * angles_R.cos() + torch.cat([-high, low], dim=1) * angles_R.sin(), rest], dim=1)
+    part, rest = heads[:, :rotary], heads[:, rotary:]
+    low, high = part.chunk(2, dim=1)
+    return torch.cat([part * angles_R.cos() + torch.cat([-high, low], dim=1) * angles_R.sin(), rest], dim=1)
 
 
 @DTYPES

@@ -51,16 +51,16 @@ class TestGenerationEvaluator:
     ) -> None:
         model = make_model(tiny_phi, random_b=False)  # which is the base itself
         questions = _questions(tokenizer)
-        stock: Any = AutoModelForCausalLM.from_pretrained(tiny_phi, dtype=torch.float32).eval()
+        reference: Any = AutoModelForCausalLM.from_pretrained(tiny_phi, dtype=torch.float32).eval()
         expected = []
         for question in questions:
-            ids = stock.generate(
+            ids = reference.generate(
                 torch.tensor([question.prompt_ids]),
                 max_new_tokens=question.limit,
                 do_sample=False,
                 pad_token_id=0,
                 eos_token_id=tokenizer.eos_id,
-                suppress_tokens=list(range(tokenizer.vocab_size, stock.config.vocab_size)),
+                suppress_tokens=list(range(tokenizer.vocab_size, reference.config.vocab_size)),
             )[0, len(question.prompt_ids) :].tolist()
             expected.append(tokenizer.decode([token for token in ids if token != tokenizer.eos_id]))
         evaluated = GenerationEvaluator(model, tokenizer, questions, token_budget).evaluate(3, never_stop)

@@ -1,4 +1,4 @@
-"""Rank-stabilised LoRA and DoRA from training to serving, and runs with every knob turned at once."""
+"""Rank-stabilised LoRA and DoRA from training to serving, and runs with every knob changed at once."""
 
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ def _batch(model: LoraModel) -> MicroBatch:
     return model.collate([example])
 
 
-def _stretch(model: LoraModel) -> None:
+def _draw_magnitudes(model: LoraModel) -> None:
     """Move DoRA's lengths away from where they start."""
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
@@ -56,10 +56,10 @@ def test_what_is_trained_is_what_peft_computes_from_the_files(
 ) -> None:
     folder: Path = request.getfixturevalue(base)
     model = make_model(folder, LoraSpec(rank=4, alpha=8, **kind))
-    _stretch(model)
+    _draw_magnitudes(model)
     save_adapter(model, tmp_path)
-    stock = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    theirs = peft.PeftModel.from_pretrained(stock, tmp_path).eval()
+    reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    theirs = peft.PeftModel.from_pretrained(reference, tmp_path).eval()
     with torch.no_grad():
         ours = model.head(model.hidden_states(_batch(model)))
         expected = theirs(input_ids=torch.tensor([IDS])).logits[0]
@@ -79,7 +79,7 @@ def test_doras_lengths_are_in_the_file_under_pefts_name_and_come_back(
 ) -> None:
     spec = LoraSpec(rank=4, use_dora=True)
     model, fresh = make_model(tiny_phi, spec), make_model(tiny_phi, spec, random_b=False)
-    _stretch(model)
+    _draw_magnitudes(model)
     save_adapter(model, tmp_path)
     stored = load_file(tmp_path / WEIGHTS)
     assert stored[LENGTH].shape == (80,)
@@ -149,7 +149,7 @@ CHOOSING = ("n_evals", "early_stopping_patience", "load_best_model_at_end")  # t
 @pytest.mark.parametrize("knob", [name for name in ALL_KNOBS if name not in CHOOSING])
 def test_each_knob_changes_what_a_run_makes(tmp_path: Path, tiny_phi: Path, knob: str) -> None:
     plain = write_run(tmp_path / "plain", tiny_phi, **PLAIN)
-    turned = write_run(tmp_path / "turned", tiny_phi, **PLAIN, **{knob: ALL_KNOBS[knob]})
-    for folder in (plain, turned):
+    changed = write_run(tmp_path / "changed", tiny_phi, **PLAIN, **{knob: ALL_KNOBS[knob]})
+    for folder in (plain, changed):
         train(folder)
-    assert (plain / ADAPTER / WEIGHTS).read_bytes() != (turned / ADAPTER / WEIGHTS).read_bytes()
+    assert (plain / ADAPTER / WEIGHTS).read_bytes() != (changed / ADAPTER / WEIGHTS).read_bytes()

@@ -92,9 +92,9 @@ def test_completion_only_loss_is_that_of_labels_minus_100(
         mask_BT[row, :length] = 1
         trained = torch.tensor(example.is_completion_T)
         labels_BT[row, :length][trained] = ids_BT[row, :length][trained]
-    stock = AutoModelForCausalLM.from_pretrained(tiny_phi, dtype=torch.float32).eval()
+    reference = AutoModelForCausalLM.from_pretrained(tiny_phi, dtype=torch.float32).eval()
     with torch.no_grad():
-        expected = stock(input_ids=ids_BT, attention_mask=mask_BT, labels=labels_BT).loss
+        expected = reference(input_ids=ids_BT, attention_mask=mask_BT, labels=labels_BT).loss
     assert _ours(model, examples, 200)[0].loss == pytest.approx(float(expected), rel=1e-5)
 
 

@@ -59,9 +59,9 @@ def train_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _require_close(folder: Path, expected: Path) -> None:
-    found, other = (load_file(one / ADAPTER / WEIGHTS) for one in (folder, expected))
+    adapter, other = (load_file(one / ADAPTER / WEIGHTS) for one in (folder, expected))
     for name, tensor in other.items():
-        assert (found[name] - tensor).norm() <= TOLERANCE * tensor.norm()
+        assert (adapter[name] - tensor).norm() <= TOLERANCE * tensor.norm()
 
 
 def _require_close_log(messages: Sequence[Message], expected: Sequence[Message]) -> None:
