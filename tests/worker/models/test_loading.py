@@ -29,10 +29,10 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_gives_the_logits_that_transformers_alone_gives(tiny_phi: Path) -> None:
     ours = load_base_model(tiny_phi, dtype="float32").model
-    stock = AutoModelForCausalLM.from_pretrained(tiny_phi, dtype=torch.float32).eval()
-    assert any(isinstance(module, NewGELUActivation) for module in stock.modules())
+    reference = AutoModelForCausalLM.from_pretrained(tiny_phi, dtype=torch.float32).eval()
+    assert any(isinstance(module, NewGELUActivation) for module in reference.modules())
     with torch.no_grad():
-        expected = stock(input_ids=IDS_BT).logits
+        expected = reference(input_ids=IDS_BT).logits
         assert torch.allclose(ours(input_ids=IDS_BT).logits, expected, atol=1e-4)
 
 
