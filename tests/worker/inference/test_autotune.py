@@ -11,7 +11,7 @@ from worker.inference.autotune import LEAST_TRIES, MOST_TRIES, Autotuner
 CPU = torch.device("cpu")
 
 
-class Work:
+class TimedWork:
     """Takes the next of some lengths on a clock of its own, and the last one for ever."""
 
     def __init__(self, *lengths_s: float) -> None:
@@ -28,20 +28,20 @@ class Work:
 
 
 def test_the_shortest_of_the_tries_counts() -> None:
-    work = Work(9.0, 5.0, 2.0, 4.0)
+    work = TimedWork(9.0, 5.0, 2.0, 4.0)
     assert Autotuner(CPU, trial_s=18, budget_s=100, clock=work.clock).fastest_s(work) == 2.0
     assert work.done == 4
 
 
 @pytest.mark.parametrize(("length_s", "tries"), [(0.001, MOST_TRIES), (0.25, 4), (50.0, LEAST_TRIES)])
 def test_slow_work_is_done_less_often(length_s: float, tries: int) -> None:
-    work = Work(length_s)
+    work = TimedWork(length_s)
     Autotuner(CPU, trial_s=1.0, budget_s=100, clock=work.clock).fastest_s(work)
     assert work.done == tries
 
 
 def test_what_comes_after_the_budget_is_used_is_tried_twice() -> None:
-    work = Work(1.0)
+    work = TimedWork(1.0)
     tuner = Autotuner(CPU, trial_s=4.0, budget_s=5.0, clock=work.clock)
     done = []
     for _ in range(3):
