@@ -25,7 +25,7 @@ from torch import Tensor
 from benchmarks.serving.adapter_spec import AdapterSpec
 from core.base_models.registry import read_imported, weight_files
 from core.jobs.spec import LoraSpec
-from core.serving.adapter_format import CONFIG, WEIGHTS, write_manifest
+from core.serving.adapter_format import CONFIG, WEIGHTS, AdapterOrigin, write_manifest
 from core.text.tokenizer import TextTokenizer
 
 _LAYER: Final = re.compile(r"(?P<name>model\.layers\.\d+\..+)\.weight")
@@ -112,17 +112,19 @@ def _complete(base: Path, folder: Path, spec: AdapterSpec, targets: tuple[str, .
     imported = read_imported(base)
     write_manifest(
         folder,
-        base_model=imported.name,
-        base_model_fingerprint=imported.fingerprint,
-        tokenizer_sha256=TextTokenizer.from_folder(base).digest,
-        chat_template_sha256=None,
-        example_format="prompt_completion",
-        prompt_format=None,
-        prompts=(),
-        job_id="ftjob-benchmark",
-        step=1,
-        trained_on="random numbers",
-        lora=LoraSpec(rank=spec.rank, alpha=spec.lora_alpha, target_modules=targets, use_rslora=spec.use_rslora),
+        AdapterOrigin(
+            base_model=imported.name,
+            base_model_fingerprint=imported.fingerprint,
+            tokenizer_sha256=TextTokenizer.from_folder(base).digest,
+            chat_template_sha256=None,
+            example_format="prompt_completion",
+            prompt_format=None,
+            prompts=(),
+            job_id="ftjob-benchmark",
+            step=1,
+            trained_on="random numbers",
+            lora=LoraSpec(rank=spec.rank, alpha=spec.lora_alpha, target_modules=targets, use_rslora=spec.use_rslora),
+        ),
     )
 
 

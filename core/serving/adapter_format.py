@@ -47,15 +47,13 @@ class TrainedPrompt(Frozen):
     ids: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...]
 
 
-class Manifest(Frozen):
-    """What an adapter is made of and what it fits.
+class AdapterOrigin(Frozen):
+    """What an adapter was trained from, and so what it fits.
 
     ``lora.target_modules`` is resolved: the names of the layers that were adapted. ``prompts`` are for
     whoever serves the adapter to render again and compare.
     """
 
-    format: Literal[1] = 1
-    files: dict[Literal["adapter_model.safetensors", "adapter_config.json"], FileDigest]
     base_model: str
     base_model_fingerprint: str
     tokenizer_sha256: Sha256
@@ -67,6 +65,13 @@ class Manifest(Frozen):
     step: int
     trained_on: str
     lora: LoraSpec
+
+
+class Manifest(AdapterOrigin):
+    """An adapter's origin, and the files that it is made of."""
+
+    format: Literal[1] = 1
+    files: dict[Literal["adapter_model.safetensors", "adapter_config.json"], FileDigest]
 
 
 def digest_file(path: Path) -> FileDigest:
@@ -97,36 +102,10 @@ def write_durably(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def write_manifest(
-    folder: Path,
-    *,
-    base_model: str,
-    base_model_fingerprint: str,
-    tokenizer_sha256: str,
-    chat_template_sha256: str | None,
-    example_format: ExampleFormat,
-    prompt_format: PromptFormat | None,
-    prompts: tuple[TrainedPrompt, ...],
-    job_id: str,
-    step: int,
-    trained_on: str,
-    lora: LoraSpec,
-) -> str:
+def write_manifest(folder: Path, origin: AdapterOrigin) -> str:
     """Complete a folder that already holds the weights and PEFT's config; give the adapter's digest."""
-    manifest = Manifest(
-        files={WEIGHTS: digest_file(folder / WEIGHTS), CONFIG: digest_file(folder / CONFIG)},
-        base_model=base_model,
-        base_model_fingerprint=base_model_fingerprint,
-        tokenizer_sha256=tokenizer_sha256,
-        chat_template_sha256=chat_template_sha256,
-        example_format=example_format,
-        prompt_format=prompt_format,
-        prompts=prompts,
-        job_id=job_id,
-        step=step,
-        trained_on=trained_on,
-        lora=lora,
-    )
+    files = {WEIGHTS: digest_file(folder / WEIGHTS), CONFIG: digest_file(folder / CONFIG)}
+    manifest = Manifest(files=files, **{name: getattr(origin, name) for name in AdapterOrigin.model_fields})
     content = canonical_json(manifest.model_dump(mode="json"))
     write_durably(folder / MANIFEST, content)
     return hashlib.sha256(content).hexdigest()

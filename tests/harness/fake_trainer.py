@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from core.estimates.estimate import Machine, Measured, Seconds
 from core.jobs.events import EventLevel
-from core.serving.adapter_format import CONFIG, WEIGHTS, write_manifest
+from core.serving.adapter_format import CONFIG, WEIGHTS, AdapterOrigin, write_manifest
 from worker.trainer_process.messages import (
     CheckpointWritten,
     Failed,
@@ -154,17 +154,19 @@ class FakeRun:
         (folder / CONFIG).write_text("{}")
         write_manifest(
             folder,
-            base_model=self._spec.job.base_model,
-            base_model_fingerprint=self._spec.base_model_fingerprint,
-            tokenizer_sha256="0" * 64,
-            chat_template_sha256=None,
-            example_format="prompt_completion",
-            prompt_format=None,
-            prompts=(),
-            job_id=self._spec.job_id,
-            step=step,
-            trained_on="",
-            lora=self._spec.job.lora,
+            AdapterOrigin(
+                base_model=self._spec.job.base_model,
+                base_model_fingerprint=self._spec.base_model_fingerprint,
+                tokenizer_sha256="0" * 64,
+                chat_template_sha256=None,
+                example_format="prompt_completion",
+                prompt_format=None,
+                prompts=(),
+                job_id=self._spec.job_id,
+                step=step,
+                trained_on="",
+                lora=self._spec.job.lora,
+            ),
         )
         if self._behaviour.damages_adapter:
             (folder / WEIGHTS).write_bytes(f"Weights of step {step}".encode())

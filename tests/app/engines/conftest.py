@@ -10,7 +10,7 @@ import pytest
 
 from core.base_models.registry import Folder
 from core.jobs.spec import LoraSpec
-from core.serving.adapter_format import CONFIG, MANIFEST, WEIGHTS, write_manifest
+from core.serving.adapter_format import CONFIG, MANIFEST, WEIGHTS, AdapterOrigin, write_manifest
 from core.settings import Settings
 from core.store.blobs import LocalBlobStore
 from core.text.tokenizer import TextTokenizer
@@ -51,7 +51,7 @@ class Deployment:
             "trained_on": "nothing",
             "lora": LoraSpec(),
         }
-        write_manifest(folder, **(says | changes))
+        write_manifest(folder, AdapterOrigin(**(says | changes)))
         self.blobs.put_file(folder / WEIGHTS)
         self.blobs.put_file(folder / CONFIG)
         return self.blobs.put_file(folder / MANIFEST).sha256

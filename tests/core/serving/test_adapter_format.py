@@ -11,6 +11,7 @@ from core.serving.adapter_format import (
     CONFIG,
     MANIFEST,
     WEIGHTS,
+    AdapterOrigin,
     TrainedPrompt,
     digest_file,
     parse_manifest,
@@ -42,7 +43,7 @@ def _write(folder: Path, **changes: Any) -> str:
         "trained_on": "2 examples …",
         "lora": LoraSpec(target_modules=("q_proj",)),
     }
-    return write_manifest(folder, **(fields | changes))
+    return write_manifest(folder, AdapterOrigin(**(fields | changes)))
 
 
 def test_the_digest_is_that_of_the_manifests_bytes(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import AdapterUnchanged, LossNotFinite
-from core.serving.adapter_format import digest_text, write_manifest
+from core.serving.adapter_format import AdapterOrigin, digest_text, write_manifest
 from worker.models.loading import LoadedModel
 from worker.trainer_process.run_folder import ADAPTER, CONTINUE_FROM, RunSpec
 from worker.training.data.examples import RunData
@@ -48,17 +48,19 @@ class AdapterWriter:
         template = self.base.tokenizer.chat_template
         write_manifest(
             folder,
-            base_model=self.spec.job.base_model,
-            base_model_fingerprint=self.base.fingerprint,
-            tokenizer_sha256=self.base.tokenizer.digest,
-            chat_template_sha256=None if template is None else digest_text(template),
-            example_format=self.data.example_format,
-            prompt_format=self.spec.job.prompt_format,
-            prompts=self.data.prompts,
-            job_id=self.spec.job_id,
-            step=step,
-            trained_on=self.trained_on,
-            lora=self.model.lora,
+            AdapterOrigin(
+                base_model=self.spec.job.base_model,
+                base_model_fingerprint=self.base.fingerprint,
+                tokenizer_sha256=self.base.tokenizer.digest,
+                chat_template_sha256=None if template is None else digest_text(template),
+                example_format=self.data.example_format,
+                prompt_format=self.spec.job.prompt_format,
+                prompts=self.data.prompts,
+                job_id=self.spec.job_id,
+                step=step,
+                trained_on=self.trained_on,
+                lora=self.model.lora,
+            ),
         )
 
     def publish(self, progress: Progress, best: Path | None) -> Path:

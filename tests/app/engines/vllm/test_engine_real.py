@@ -27,7 +27,7 @@ from core.base_models.registry import Folder, ImportedModel, compute_fingerprint
 from core.errors import AdapterInvalid, InvalidParameter
 from core.jobs.spec import LoraSpec
 from core.process.bound import bound
-from core.serving.adapter_format import CONFIG, MANIFEST, WEIGHTS, write_manifest
+from core.serving.adapter_format import CONFIG, MANIFEST, WEIGHTS, AdapterOrigin, write_manifest
 from core.serving.generation import Constraint, Delta, FinishReason, GenerationRequest, SamplingParams
 from core.settings import Settings
 from core.store.blobs import LocalBlobStore
@@ -72,17 +72,19 @@ class Workshop:
         peft.save_pretrained(str(folder))
         write_manifest(
             folder,
-            base_model=BASE,
-            base_model_fingerprint=read_imported(self.base_folder).fingerprint,
-            tokenizer_sha256=self.tokenizer.digest,
-            chat_template_sha256=None,
-            example_format="prompt_completion",
-            prompt_format=None,
-            prompts=(),
-            job_id="ftjob-test",
-            step=1,
-            trained_on="random numbers",
-            lora=LoraSpec(rank=rank, alpha=2 * rank, target_modules=tuple(LAYERS)),
+            AdapterOrigin(
+                base_model=BASE,
+                base_model_fingerprint=read_imported(self.base_folder).fingerprint,
+                tokenizer_sha256=self.tokenizer.digest,
+                chat_template_sha256=None,
+                example_format="prompt_completion",
+                prompt_format=None,
+                prompts=(),
+                job_id="ftjob-test",
+                step=1,
+                trained_on="random numbers",
+                lora=LoraSpec(rank=rank, alpha=2 * rank, target_modules=tuple(LAYERS)),
+            ),
         )
         self.blobs.put_file(folder / WEIGHTS)
         self.blobs.put_file(folder / CONFIG)

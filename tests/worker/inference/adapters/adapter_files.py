@@ -11,7 +11,7 @@ from torch import nn
 
 from core.base_models.registry import read_imported
 from core.jobs.spec import LoraSpec
-from core.serving.adapter_format import CONFIG, MANIFEST, WEIGHTS, write_manifest
+from core.serving.adapter_format import CONFIG, MANIFEST, WEIGHTS, AdapterOrigin, write_manifest
 from core.store.blobs import LocalBlobStore
 from core.text.tokenizer import TextTokenizer
 from worker.inference.adapters.verification import Fit
@@ -103,7 +103,7 @@ def complete_adapter(
         "trained_on": "random numbers",
         "lora": LoraSpec(rank=rank, alpha=2 * rank, target_modules=tuple(targets) or None),
     }
-    return write_manifest(folder, **{**says, **changes})
+    return write_manifest(folder, AdapterOrigin(**{**says, **changes}))
 
 
 def store_adapter(folder: Path, blobs: LocalBlobStore) -> str:
