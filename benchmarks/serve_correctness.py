@@ -19,11 +19,11 @@ from typing import Any, Final
 
 import torch
 
+from benchmarks.correctness.contestants import Contestant, ContinuousBatches, OurEngine, PeftBatch, VllmContestant
+from benchmarks.correctness.mixes import ExpectedRow, Mix, Tally, judge, make_mixes, make_prompts, make_specs, power
+from benchmarks.correctness.oracle import PeftOracle
 from benchmarks.peers.commands import find_vllm, vllm_server
 from benchmarks.serving.adapters import list_linears, write_adapters
-from benchmarks.serving.contestants import Contestant, ContinuousBatches, OurEngine, PeftBatch, VllmContestant
-from benchmarks.serving.mixes import ExpectedRow, Mix, Tally, judge, make_mixes, make_prompts, make_specs, power
-from benchmarks.serving.oracle import PeftOracle
 from benchmarks.serving.servers import ServerFailed, running
 from benchmarks.training.processes import ROOT
 from core.base_models.registry import read_imported

@@ -7,14 +7,14 @@ import pytest
 import torch
 from starlette.testclient import TestClient
 
+from benchmarks.correctness.contestants import PeftBatch
+from benchmarks.correctness.mixes import MixRow
+from benchmarks.correctness.oracle import PeftOracle
 from benchmarks.peers.commands import write_endless_base
 from benchmarks.peers.peft_server import PeftService, create_app
 from benchmarks.serving.adapter_spec import AdapterSpec
 from benchmarks.serving.adapters import write_adapters
-from benchmarks.serving.contestants import PeftBatch
 from benchmarks.serving.home import build_home
-from benchmarks.serving.mixes import MixRow
-from benchmarks.serving.oracle import PeftOracle
 from core.store import adapters
 from core.store.blobs import LocalBlobStore
 from core.store.db import Database

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.correctness.oracle import PeftOracle
 from benchmarks.serving.adapters import list_linears
 from benchmarks.serving.decode import load_endless, make_adapters, roofs, taxes, weight_bytes
-from benchmarks.serving.oracle import PeftOracle
 from benchmarks.serving.steps import (
     StepTimings,
     agreement,

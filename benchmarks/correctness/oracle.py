@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.correctness.mixes import ExpectedRow
 from benchmarks.peers.peft_models import load_adapters
-from benchmarks.serving.mixes import ExpectedRow
 
 
 class PeftOracle:

@@ -14,8 +14,8 @@ import httpx2
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
+from benchmarks.correctness.mixes import Mix, MixRow
 from benchmarks.peers.peft_models import BASE, load_adapters
-from benchmarks.serving.mixes import Mix, MixRow
 from benchmarks.serving.steps import greedy
 from core.errors import ServiceError
 from core.serving.generation import Engine, GenerationRequest, SamplingParams
