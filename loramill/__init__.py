@@ -1,6 +1,6 @@
 """Loramill in your own process: look at labels, train and generate without a server, a store or an event loop.
 
-    from loramill import LLM, Renderer
+    from loramill import LLM, Renderer, finetune
 
 The service itself is started by the `loramill` command. Importing this package loads nothing of it; each name below
 loads what it needs when it is first asked for.
@@ -12,21 +12,28 @@ from typing import TYPE_CHECKING, Any, Final
 from loramill._packages import make_importable
 
 if TYPE_CHECKING:
-    from core.text.rendering import Renderer
+    from loramill.finetuning import finetune
     from loramill.llm import LLM
+    from loramill.renderer import BaseModelRenderer as Renderer
 
-__all__ = ["LLM", "Renderer"]
+__all__ = ["LLM", "Renderer", "finetune"]
 
-_MODULES: Final = {"LLM": "loramill.llm", "Renderer": "core.text.rendering"}
+# where each name is, and what it is called there
+_PLACES: Final = {
+    "LLM": ("loramill.llm", "LLM"),
+    "Renderer": ("loramill.renderer", "BaseModelRenderer"),
+    "finetune": ("loramill.finetuning", "finetune"),
+}
 
 make_importable("core", "worker")
 
 
 def __getattr__(name: str) -> Any:
     """Load a name's module when the name is first asked for (PEP 562)."""
-    if name not in _MODULES:
+    if name not in _PLACES:
         raise AttributeError(f"module 'loramill' has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_MODULES[name]), name)
+    module, attribute = _PLACES[name]
+    value = globals()[name] = getattr(import_module(module), attribute)
     return value
 
 

@@ -18,7 +18,6 @@ from core.base_models.registry import (
     read_imported,
 )
 from core.settings import load_settings
-from worker.models.importing import import_base_model, link_folder
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,12 @@ def find_base_model(base: str | Path) -> BaseModel:
     if str(base) not in registry.names and Path(base).is_dir():
         return _in_place(Path(base).resolve())
     entry = registry.get(str(base))
-    import_base_model(models, entry.name)
     folder = folder_of(models, entry.name)
+    if not folder.exists():
+        # here and below: what imports a model loads torch, which nobody needs to look at labels
+        from worker.models.importing import import_base_model
+
+        import_base_model(models, entry.name)
     return BaseModel(entry, folder, read_imported(folder))
 
 
@@ -62,6 +65,8 @@ def _in_place(folder: Path) -> BaseModel:
 # a folder's files by size and time, so that one that was written anew is read anew
 @lru_cache(maxsize=8)
 def _linked(folder: Path, files: tuple[tuple[str, int, int], ...]) -> tuple[ImportedModel, Path]:
+    from worker.models.importing import link_folder
+
     usable = Path(tempfile.mkdtemp(dir=_scratch().name)) / "model"
     return link_folder(folder, usable), usable
 

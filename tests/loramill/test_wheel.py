@@ -91,4 +91,4 @@ def test_a_process_that_the_command_becomes_is_ours(installed: Path, elsewhere: 
 
 def test_the_in_process_api_works_among_strangers(installed: Path, elsewhere: Path) -> None:
     done = run([installed / "python", "-c", "from loramill import Renderer; print(Renderer.__module__)"], elsewhere)
-    assert done.stdout == "core.text.rendering\n", done.stderr
+    assert done.stdout == "loramill.renderer\n", done.stderr

@@ -16,6 +16,7 @@ from core.errors import ServiceError, TrainingError
 from worker.trainer_process.messages import Failed
 from worker.trainer_process.run_folder import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, EXIT_PEER_LOST
 from worker.training.measure.stopwatch import Stopwatch
+from worker.training.process.onednn import keep_few_kernels
 from worker.training.process.ranks import PeerLost, Ranks
 from worker.training.process.reporter import FailureReporter, PipeReporter
 from worker.training.process.stopping import Stopped, StopSignal
@@ -23,14 +24,10 @@ from worker.training.run import run
 
 logger = logging.getLogger("loramill.trainer")
 
-# oneDNN compiles kernels for each size of product and keeps 1024 of them, a gigabyte after some dozen steps. A
-# step needs about a hundred, and compiling one takes less than a millisecond.
-KERNELS_KEPT = "128"
-
 
 def main() -> int:
     """Run the trainer; give its exit code."""
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS_KEPT)  # read at its first product
+    keep_few_kernels()
     arguments = _parse()
     ranks = Ranks.from_environ(os.environ)
     _log_to_stderr(ranks)
