@@ -1,6 +1,6 @@
 """One base model in memory, two adapters, and the base model itself: all of them answer in one batch.
 
-Needs the adapter of 02_train.py, and trains a second one, which answers with nothing but the room.
+Needs the adapter of 02_train.py, and trains a second one, which answers with nothing but the room, or "none".
 
 python examples/04_two_adapters_in_one_batch.py [base model] [how many examples to train on]
 """
@@ -19,7 +19,7 @@ desk, rooms = Path("var/examples/desk"), Path("var/examples/rooms")
 if not rooms.exists():
     examples = [json.loads(line) for line in (data / "train.jsonl").read_text("utf-8").splitlines()]
     only_rooms = [
-        {"prompt": example["prompt"], "completion": f" {json.loads(example['completion'])['room']}"}
+        {"prompt": example["prompt"], "completion": f" {json.loads(example['completion'])['room'] or 'none'}"}
         for example in examples[:count]
     ]
     finetune(base, only_rooms, {"n_epochs": 2, "batch_size": 8, "seed": 7, "lora": {"rank": 8}}, out=rooms)
