@@ -21,7 +21,7 @@ from core.settings import load_settings
 
 
 @dataclass(frozen=True)
-class BaseModel:
+class LoadableBaseModel:
     """A base model that can be loaded from ``folder``."""
 
     entry: BaseModelEntry
@@ -29,7 +29,7 @@ class BaseModel:
     imported: ImportedModel
 
 
-def find_base_model(base: str | Path) -> BaseModel:
+def find_base_model(base: str | Path) -> LoadableBaseModel:
     """Give the base model of a name or folder; a registered one that is not imported yet is imported first.
 
     A name of the registry (of LORAMILL_HOME, ``var`` by default) goes before a folder of the same name, which
@@ -50,16 +50,16 @@ def find_base_model(base: str | Path) -> BaseModel:
         from worker.models.importing import import_base_model
 
         import_base_model(models, entry.name)
-    return BaseModel(entry, folder, read_imported(folder))
+    return LoadableBaseModel(entry, folder, read_imported(folder))
 
 
-def _in_place(folder: Path) -> BaseModel:
+def _in_place(folder: Path) -> LoadableBaseModel:
     if (folder / IMPORTED_FILE).exists():
         imported, usable = read_imported(folder), folder
     else:
         files = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir())
         imported, usable = _linked(folder, tuple(files))
-    return BaseModel(BaseModelEntry(name=imported.name, source=Folder(path=folder)), usable, imported)
+    return LoadableBaseModel(BaseModelEntry(name=imported.name, source=Folder(path=folder)), usable, imported)
 
 
 # a folder's files by size and time, so that one that was written anew is read anew

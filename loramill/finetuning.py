@@ -13,9 +13,9 @@ from core.errors import AdapterInvalid
 from core.ids import new_id
 from core.jobs.requested import HyperparameterFields, TrainingFields
 from core.jobs.resolve import resolve
-from core.jobs.spec import AdapterRef, TrainedAdapter
+from core.jobs.spec import AdapterRef, JobSpec, TrainedAdapter
 from core.serving.adapter_format import MANIFEST, parse_manifest
-from loramill._base_model import find_base_model
+from loramill._base_model import LoadableBaseModel, find_base_model
 from loramill._examples import Examples, place_examples
 from worker.trainer_process.messages import Message
 from worker.trainer_process.run_folder import (
@@ -82,7 +82,7 @@ def finetune(
         scored = None
         if validation is not None:
             scored = place_examples(validation, run_folder / VALIDATION_FILE, asked, name="validation")
-        spec = resolve(
+        job = resolve(
             asked,
             asked,
             base_model=model.entry.name,
@@ -92,23 +92,24 @@ def finetune(
             validation=scored,
             continued=None if continue_from is None else _place_adapter(Path(continue_from), run_folder),
         )
-        write_spec(
-            run_folder,
-            RunSpec(
-                job_id=new_id("local-"),
-                token=1,
-                job=spec,
-                base_model_folder=str(model.folder),
-                base_model_fingerprint=model.imported.fingerprint,
-                base_model_dtype=model.entry.dtype,
-                validation_file=None if scored is None else VALIDATION_FILE,
-                adapter_name=target.name,
-            ),
-        )
+        write_spec(run_folder, _run_spec(model, job, adapter_name=target.name))
         keep_few_kernels()
         run(run_folder, _Callback(progress), _never_stop)
         (run_folder / ADAPTER).rename(target)
     return target
+
+
+def _run_spec(model: LoadableBaseModel, job: JobSpec, *, adapter_name: str) -> RunSpec:
+    return RunSpec(
+        job_id=new_id("local-"),
+        token=1,
+        job=job,
+        base_model_folder=str(model.folder),
+        base_model_fingerprint=model.imported.fingerprint,
+        base_model_dtype=model.entry.dtype,
+        validation_file=None if job.validation_file is None else VALIDATION_FILE,
+        adapter_name=adapter_name,
+    )
 
 
 class _Callback:
