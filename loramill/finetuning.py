@@ -78,25 +78,37 @@ def finetune(
     # beside the target, so that the finished adapter comes to its place at once and whole
     with tempfile.TemporaryDirectory(prefix=f".{target.name}~", dir=target.parent) as scratch:
         run_folder = Path(scratch)
-        training = place_examples(examples, run_folder / TRAINING_FILE, asked, name="examples")
-        scored = None
-        if validation is not None:
-            scored = place_examples(validation, run_folder / VALIDATION_FILE, asked, name="validation")
-        job = resolve(
-            asked,
-            asked,
-            base_model=model.entry.name,
-            usual_learning_rate=model.entry.learning_rate,
-            context_tokens=model.imported.context_tokens,
-            training=training,
-            validation=scored,
-            continued=None if continue_from is None else _place_adapter(Path(continue_from), run_folder),
-        )
+        job = _resolve_job(asked, model, run_folder, examples, validation, continue_from)
         write_spec(run_folder, _run_spec(model, job, adapter_name=target.name))
         keep_few_kernels()
         run(run_folder, _Callback(progress), _never_stop)
         (run_folder / ADAPTER).rename(target)
     return target
+
+
+def _resolve_job(
+    asked: FinetuneSettings,
+    model: LoadableBaseModel,
+    run_folder: Path,
+    examples: Examples,
+    validation: Examples | None,
+    continue_from: str | Path | None,
+) -> JobSpec:
+    """Put what the run reads into its folder, and give every setting its value."""
+    training = place_examples(examples, run_folder / TRAINING_FILE, asked, name="examples")
+    scored = None
+    if validation is not None:
+        scored = place_examples(validation, run_folder / VALIDATION_FILE, asked, name="validation")
+    return resolve(
+        asked,
+        asked,
+        base_model=model.entry.name,
+        usual_learning_rate=model.entry.learning_rate,
+        context_tokens=model.imported.context_tokens,
+        training=training,
+        validation=scored,
+        continued=None if continue_from is None else _place_adapter(Path(continue_from), run_folder),
+    )
 
 
 def _run_spec(model: LoadableBaseModel, job: JobSpec, *, adapter_name: str) -> RunSpec:

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select
 
 from core.base_models.registry import IMPORTED_FILE, Folder, ImportedModel
-from core.jobs.spec import AdapterRef, FileRef, JobSpec, LoraSpec
+from core.jobs.spec import AdapterRef, FileRef, JobSpec
 from core.settings import Settings
 from core.store import control, files, jobs, migrate
 from core.store.blobs import LocalBlobStore
@@ -18,6 +18,7 @@ from core.store.files import NewFile
 from core.store.jobs import NewJob
 from core.store.tables import AdapterRecord, AttemptRecord, CheckpointRecord, EventRecord, JobRecord
 from tests.harness import fake_trainer
+from tests.harness.job_specs import make_job_spec
 from worker.jobs.runtime import WorkerRuntime
 
 BASE_MODEL = "smollm2-135m-instruct"
@@ -98,20 +99,4 @@ class Home:
 
 
 def make_spec(training_file: FileRef, continue_from: AdapterRef | None = None) -> JobSpec:
-    return JobSpec(
-        base_model=BASE_MODEL,
-        training_file=training_file,
-        validation_file=None,
-        n_epochs=1,
-        batch_size=1,
-        learning_rate=1e-3,
-        learning_rate_multiplier=1.0,
-        lora=LoraSpec(),
-        prompt_loss_weight=0.0,
-        train_on="all_assistant",
-        prompt_format=None,
-        max_length=64,
-        over_length="drop",
-        seed=1,
-        continue_from=continue_from,
-    )
+    return make_job_spec(training_file, base_model=BASE_MODEL, seed=1, continue_from=continue_from)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from core.jobs.spec import FileRef, JobSpec, LoraSpec
+from core.jobs.spec import FileRef, JobSpec
 from core.store import files, jobs, migrate
 from core.store.blobs import Blob
 from core.store.db import Database, create_db_engine, sqlite_file
@@ -17,6 +17,7 @@ from core.store.files import NewFile
 from core.store.jobs import NewJob
 from core.store.tables import FileRecord, JobRecord, Record
 from tests.core.store.leased import claim
+from tests.harness.job_specs import make_job_spec
 from tests.harness.servers.postgres import PostgresServer, running_postgres
 
 MakeFile = Callable[..., FileRecord]
@@ -124,22 +125,8 @@ def make_job(database: Database, make_file: MakeFile) -> MakeJob:
 
 
 def job_spec(file: FileRecord, base_model: str = "tiny") -> JobSpec:
-    return JobSpec(
-        base_model=base_model,
-        training_file=FileRef(id=file.id, sha256=file.sha256, examples=file.examples, file_type="jsonl"),
-        validation_file=None,
-        n_epochs=1,
-        batch_size=1,
-        learning_rate=1e-4,
-        learning_rate_multiplier=1.0,
-        lora=LoraSpec(),
-        prompt_loss_weight=0.0,
-        train_on="all_assistant",
-        prompt_format=None,
-        max_length=128,
-        over_length="drop",
-        seed=0,
-    )
+    training_file = FileRef(id=file.id, sha256=file.sha256, examples=file.examples, file_type="jsonl")
+    return make_job_spec(training_file, base_model=base_model)
 
 
 @pytest.fixture
