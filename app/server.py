@@ -1,9 +1,12 @@
 """How the API listens: uvicorn's settings, each with its reason."""
 
+import os
+
 import uvicorn
 
 from app.http.exposure import refuse_unprotected
 from app.main import create_app
+from core.process.signs_of_life import show_signs_of_life
 from core.settings import Settings
 
 
@@ -39,4 +42,6 @@ def run(settings: Settings) -> None:
         SettingsInvalid: see `uvicorn_config`.
         SystemExit: a part could not be opened; the log says which.
     """
-    uvicorn.Server(uvicorn_config(settings)).run()
+    server = uvicorn.Server(uvicorn_config(settings))
+    show_signs_of_life(os.environ)
+    server.run()

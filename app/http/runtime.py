@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from app.engines.routing import Engines
+from app.http.write_probe import WriteProbe
 from core.base_models.registry import Registry
 from core.dispatch.doorbell import Doorbell, Notifier
 from core.dispatch.sweeper import Sweeper
@@ -26,6 +27,7 @@ class ApiRuntime:
     registry: Registry
     engines: Engines
     doorbell: Notifier
+    writes: WriteProbe
 
 
 @asynccontextmanager
@@ -54,6 +56,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[ApiRuntime]:
             registry=Registry.load(settings.base_models_folder),
             engines=engines,
             doorbell=doorbell,
+            writes=WriteProbe(database),
         )
     finally:
         stop.set()

@@ -17,7 +17,7 @@ def is_alive() -> Liveness:
 
 @router.get("/readyz")
 async def is_ready(runtime: RuntimeDep, response: Response) -> Readiness:
-    """Tell whether database and engines answer; broker and workers are reported, but jobs can wait for them."""
+    """Tell whether the database takes writes and the engines answer; jobs can wait for broker and workers."""
     report = await readiness.look(runtime)
     response.status_code = 200 if report.ready else 503
     return report

@@ -9,7 +9,7 @@ from core.store import leases
 
 
 async def look(runtime: ApiRuntime) -> Readiness:
-    """Ask every part. Without database or an engine nothing can be served; jobs can wait for the others."""
+    """Ask every part. Without an engine, or a database that takes writes, we cannot serve; jobs can wait for others."""
     bases = runtime.settings.base_models
     parts = await asyncio.gather(
         asyncio.to_thread(_database, runtime),
@@ -23,11 +23,8 @@ async def look(runtime: ApiRuntime) -> Readiness:
 
 
 def _database(runtime: ApiRuntime) -> Dependency:
-    try:
-        runtime.database.check()
-    except DatabaseUnavailable as error:
-        return Dependency(ok=False, detail=str(error))
-    return Dependency(ok=True, detail=None)
+    problem = runtime.writes.find_problem()
+    return Dependency(ok=problem is None, detail=problem)
 
 
 async def _engine(runtime: ApiRuntime, base_model: str) -> Dependency:

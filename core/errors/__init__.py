@@ -35,7 +35,7 @@ from core.errors.serving import (
     PromptTooLong,
 )
 from core.errors.start import SettingsInvalid, StartRefused
-from core.errors.storage import BlobNotFound, DatabaseUnavailable, SchemaMismatch, StorageFull
+from core.errors.storage import BlobNotFound, DatabaseReadOnly, DatabaseUnavailable, SchemaMismatch, StorageFull
 from core.errors.training import (
     AdapterUnchanged,
     AllExamplesDropped,
@@ -69,6 +69,7 @@ __all__ = [
     "BlobNotFound",
     "CheckpointInvalid",
     "Conflict",
+    "DatabaseReadOnly",
     "DatabaseUnavailable",
     "EndNeverTrained",
     "EngineBusy",

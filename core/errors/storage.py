@@ -32,11 +32,27 @@ class DatabaseUnavailable(Unavailable):
     code = "database_unavailable"
 
     @property
-    def retry_after_s(self) -> int:
+    def retry_after_s(self) -> int | None:
         return 1
 
     def __str__(self) -> str:
         return "the database is busy or unreachable; try again"
+
+
+class DatabaseReadOnly(DatabaseUnavailable):
+    """The database can be read and not written, and another try does not change that."""
+
+    code = "database_read_only"
+
+    @property
+    def retry_after_s(self) -> None:
+        return None
+
+    def __str__(self) -> str:
+        return (
+            "the database cannot be written: it, or the folder where it lies, is read-only; "
+            "make it writable for the user that Loramill runs as"
+        )
 
 
 class SchemaMismatch(Unavailable):

@@ -15,12 +15,13 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session as Session
 from sqlalchemy.orm import sessionmaker
 
-from core.errors import DatabaseUnavailable, ServiceError, StorageFull
+from core.errors import DatabaseReadOnly, DatabaseUnavailable, ServiceError, StorageFull
 
 _BUSY_TIMEOUT_MS = 5000
 _JOURNAL_BYTES = 64 * 2**20
 _POSTGRESQL_LIMITS = "-c statement_timeout=10s -c lock_timeout=3s -c idle_in_transaction_session_timeout=30s"
 _POSTGRESQL_DISK_FULL = "53100"  # SQLSTATE disk_full
+_POSTGRESQL_READ_ONLY = "25006"  # SQLSTATE read_only_sql_transaction, as a standby answers
 _SQLITE_UNAVAILABLE = frozenset(
     {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}
 )
@@ -49,9 +50,10 @@ class Database:
         Raises:
             DatabaseUnavailable: the database was busy or unreachable. When it is raised on
                 leaving, the commit may or may not have happened: read again to know.
+            DatabaseReadOnly: the database cannot be written.
             StorageFull: the database's disk is full; nothing was written.
         """
-        with reported_failures(), self._writers.begin() as session:
+        with reported_failures(writes=True), self._writers.begin() as session:
             yield session
 
     @contextmanager
@@ -178,17 +180,27 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 @contextmanager
-def reported_failures() -> Iterator[None]:
-    """Turn the database's own troubles into our errors; mistakes in a statement pass through."""
+def reported_failures(*, writes: bool = False) -> Iterator[None]:
+    """Turn the database's own troubles into our errors; mistakes in a statement pass through.
+
+    Args:
+        writes: the transaction may write, so a refusal to is the database's trouble and not our mistake.
+    """
     try:
         yield
     except PoolTimeout as error:
         raise DatabaseUnavailable from error
     except DBAPIError as error:
-        reported = _as_service_error(error)
+        reported = DatabaseReadOnly() if writes and _is_read_only(error.orig) else _as_service_error(error)
         if reported is None:
             raise
         raise reported from error
+
+
+def _is_read_only(cause: object) -> bool:
+    if isinstance(cause, sqlite3.Error):
+        return getattr(cause, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY
+    return getattr(cause, "sqlstate", None) == _POSTGRESQL_READ_ONLY
 
 
 def _as_service_error(error: DBAPIError) -> ServiceError | None:

@@ -28,12 +28,13 @@ def upgrade(url: str) -> None:
 
     Raises:
         DatabaseUnavailable: it is unreachable, or another upgrade still runs after a minute.
+        DatabaseReadOnly: it cannot be written.
         SchemaMismatch: a newer Loramill made it.
         ValueError: the URL is neither of SQLite in a file nor of PostgreSQL.
     """
     db_engine = create_db_engine(url)
     try:
-        with reported_failures(), _only_one(db_engine, url) as connection:
+        with reported_failures(writes=True), _only_one(db_engine, url) as connection:
             revision = find_revision(connection)
             if is_newer(revision):
                 raise SchemaMismatch(revision, REVISIONS[-1], True)

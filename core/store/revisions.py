@@ -8,7 +8,7 @@ from typing import Final
 from sqlalchemy import Connection, inspect, text
 
 from core.errors import SchemaMismatch
-from core.store.db import create_db_engine, reported_failures
+from core.store.db import Database, create_db_engine, reported_failures
 
 VERSION_TABLE: Final = "loramill_alembic_version"
 REVISIONS: Final = ("0001", "0002")  # of `migrations`, oldest first
@@ -29,6 +29,18 @@ def check_schema(url: str) -> None:
         db_engine.dispose()
     if revision != REVISIONS[-1]:
         raise SchemaMismatch(revision, REVISIONS[-1], is_newer(revision))
+
+
+def try_write(database: Database) -> None:
+    """Write to the database and change nothing: the one row that every database has becomes what it was.
+
+    Raises:
+        DatabaseUnavailable: another process kept it from being written, or it is unreachable.
+        DatabaseReadOnly: it cannot be written.
+        StorageFull: its disk is full.
+    """
+    with database.write() as session:
+        session.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = version_num"))
 
 
 def find_revision(connection: Connection) -> str | None:

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 
 from app.engines.routing import Engines
 from app.http.runtime import ApiRuntime
+from app.http.write_probe import WriteProbe
 from app.main import create_app
 from core.base_models.registry import BaseModelEntry, Folder, Registry
 from core.settings import Settings
@@ -73,6 +74,7 @@ class ApiHarness:
                 registry=self.registry,
                 engines=Engines({BASE: self.engine}),
                 doorbell=self.notifier,
+                writes=WriteProbe(self.database),
             )
 
         return create_app(self.settings, opener)

@@ -10,6 +10,7 @@ import structlog
 
 from core.dispatch.doorbell import Doorbell
 from core.dispatch.sweeper import Sweeper
+from core.process.signs_of_life import show_signs_of_life
 from core.settings import Settings
 from worker.jobs.run_folder_gc import free_ended_run_folders
 from worker.jobs.runner import run_queued
@@ -36,6 +37,7 @@ class Background:
 
     def start(self) -> None:
         """Start the threads."""
+        show_signs_of_life(os.environ)
         for thread in self._threads:
             thread.start()
 

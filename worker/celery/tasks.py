@@ -11,6 +11,7 @@ from types import FrameType
 import structlog
 
 from core.dispatch.doorbell import TASK_NAME
+from core.process.signs_of_life import show_signs_of_life
 from worker.celery.app import app, settings
 from worker.jobs.runner import run_queued
 from worker.jobs.runtime import WorkerRuntime, open_runtime
@@ -22,6 +23,7 @@ _log = structlog.stdlib.get_logger(__name__)
 
 @functools.cache
 def _runtime() -> WorkerRuntime:
+    show_signs_of_life(os.environ)  # a pool process writes to the database too
     return open_runtime(settings)
 
 

@@ -5,6 +5,7 @@ The exit status is 0 after a signal and 1 when the engine died or hung, so that 
 
 import argparse
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import uvicorn
 from core.base_models.registry import Registry, folder_of
 from core.errors import ServiceError
 from core.process.logs import setup
+from core.process.signs_of_life import show_signs_of_life
 from core.settings import Settings, load_settings
 from core.store.blobs import LocalBlobStore
 from worker.inference.building import build_engine
@@ -71,6 +73,7 @@ def _serve(options: argparse.Namespace, settings: Settings) -> int:
         )
     )
     Watchdog(engine.heartbeat).start()
+    show_signs_of_life(os.environ)
     server.run()
     # a signal does not come back from run(), so nobody asked for this end
     logger.error("the engine ended by itself")

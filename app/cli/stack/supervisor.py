@@ -1,8 +1,9 @@
-"""Keeps a group of processes running: starts, restarts with growing delay, and stops them in order.
+"""Keeps a group of processes running: starts, restarts with growing delay, ends frozen ones, stops all in order.
 
 Knows nothing of what the processes do; ``app.cli.stack.stack`` says which there are.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from app.cli.stack.liveness import Frozen, LivenessWatch
 from app.cli.stack.process_log import ProcessLog
 from core.process.bound import bound
 
@@ -94,6 +96,10 @@ class Child:
         """Process id, None while it waits for its restart."""
         return self._process.pid if self._process else None
 
+    def note(self, line: str) -> None:
+        """Write a line of ours among the process's own."""
+        self._log.write(line)
+
     def start(self) -> None:
         """Start the process and follow its output."""
         self._process = start_bound(
@@ -150,10 +156,15 @@ class Child:
 
 
 class Supervisor:
-    """Runs children from start to stop. Lives in the main thread."""
+    """Runs children from start to stop. Lives in the main thread.
 
-    def __init__(self, children: Sequence[Child]) -> None:
+    Args:
+        watch: tells which of their processes are frozen; None: nobody watches.
+    """
+
+    def __init__(self, children: Sequence[Child], watch: LivenessWatch | None = None) -> None:
         self.children = tuple(children)
+        self._watch = watch
 
     def run(self, stop: Stop) -> None:
         """Start all, keep them running until a stop is requested, then stop them in reverse order."""
@@ -163,10 +174,25 @@ class Supervisor:
             while not stop.requested:
                 for child in self.children:
                     child.look()
+                for frozen in () if self._watch is None else self._watch.look():
+                    self._end(frozen)
                 time.sleep(TICK_S)
         finally:
             for child in reversed(self.children):
                 child.stop(stop)
+
+    def _end(self, frozen: Frozen) -> None:
+        """Kill a process of a child, or the child itself, whose end is then noticed as any other."""
+        child = next((child for child in self.children if child.pid in frozen.lineage), None)
+        if child is None:
+            # every process's log is as good as another; the last one's is the API's, which is asked about it
+            self.children[-1].note(f"{frozen.sentence}; it is not of this stack, so it is left alone")
+        elif frozen.must_end:
+            child.note(f"{frozen.sentence}; killed")
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(frozen.pid, signal.SIGKILL)
+        else:
+            child.note(frozen.sentence)
 
 
 def describe_exit(code: int) -> str:

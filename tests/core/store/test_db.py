@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select, text, update
 from sqlalchemy.exc import InternalError, OperationalError, ProgrammingError
 
-from core.errors import DatabaseUnavailable, StorageFull
+from core.errors import DatabaseReadOnly, DatabaseUnavailable, StorageFull
 from core.store import db
 from core.store.db import Database, wal_is_safe
 from core.store.tables import JobRecord
@@ -219,6 +219,27 @@ def test_a_full_disk_is_reported_as_such(sqlite_database: Database, tmp_path: Pa
         session.execute(text("PRAGMA max_page_count=4"))  # SQLite's own way to run out of space
     with pytest.raises(StorageFull), database.write() as session:
         session.execute(text("INSERT INTO things VALUES (zeroblob(100000))"))
+
+
+@pytest.mark.parametrize("backend", ["sqlite", pytest.param("postgresql", marks=pytest.mark.server)])
+def test_a_database_that_cannot_be_written_says_so_and_a_reading_session_that_writes_is_a_mistake(
+    backend: str, request: pytest.FixtureRequest, migrated_sqlite: Path
+) -> None:
+    if backend == "sqlite":
+        database, read_only = Database(f"sqlite:///file:{migrated_sqlite}?mode=ro&uri=true"), "SELECT 1"
+    else:
+        database, read_only = Database(request.getfixturevalue("postgres_url")), "SET TRANSACTION READ ONLY"
+
+    def write() -> None:
+        with database.write() as session:
+            session.execute(text(read_only))
+            session.execute(text("UPDATE jobs SET caller = caller"))
+
+    with pytest.raises(DatabaseReadOnly):
+        write()
+    with pytest.raises((OperationalError, InternalError)), database.read() as session:
+        session.execute(text("UPDATE jobs SET caller = caller"))
+    database.dispose()
 
 
 def test_importing_the_store_starts_no_web_framework_and_no_model_library() -> None:
