@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 
 from core.dispatch.doorbell import Notifier
-from core.errors import DatabaseUnavailable, StorageFull
+from core.errors import DatabaseUnavailable
 from core.settings import Settings
 from core.store import jobs, leases
 from core.store.blobs import BlobStore
@@ -56,11 +56,11 @@ class Sweeper:
         self._longest_gap_s = settings.sweep_s + settings.lease_ttl_s / 2
 
     def run(self, stop: threading.Event) -> None:
-        """Sweep every ``sweep_s`` until ``stop`` is set; a database that is away or full is waited for."""
+        """Sweep every ``sweep_s`` until ``stop`` is set; a database that is away is waited for."""
         while not stop.is_set():
             try:
                 self.sweep_once()
-            except (DatabaseUnavailable, StorageFull) as error:
+            except DatabaseUnavailable as error:
                 _log.warning("sweep skipped", reason=str(error))
             stop.wait(self._settings.sweep_s)
 
@@ -71,12 +71,11 @@ class Sweeper:
 
         Raises:
             DatabaseUnavailable: the database cannot be reached; the next sweep starts observing anew.
-            StorageFull: it took no write, and so no heartbeats either; likewise.
         """
         try:
             for observed in self._observe():
                 self._reclaim(observed)
-        except (DatabaseUnavailable, StorageFull):
+        except DatabaseUnavailable:
             # Workers could not write their heartbeats either, so what was seen before proves nothing.
             self._sightings.clear()
             raise

@@ -11,7 +11,7 @@ import contextlib
 import socket
 import struct
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -60,7 +60,7 @@ class LivenessWatch:
         self._socket.bind(str(address))
 
     @staticmethod
-    def environ(address: Path) -> Mapping[str, str]:
+    def environ(address: Path) -> dict[str, str]:
         """Give what a process's environment must have for it to be heard at this address."""
         return {"NOTIFY_SOCKET": str(address), "WATCHDOG_USEC": str(int(SILENT_WITH_LOCK_S * 1e6))}
 

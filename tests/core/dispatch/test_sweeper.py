@@ -2,15 +2,14 @@
 
 import os
 import shutil
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
 from core.dispatch.sweeper import ABANDONED_WRITE_S, Sweeper
-from core.errors import DatabaseUnavailable, StorageFull
+from core.errors import DatabaseUnavailable
 from core.jobs.status import JobStatus
 from core.settings import Settings
 from core.store import jobs, leases
@@ -35,21 +34,6 @@ class FailingNotifier:
 
     def reaches_broker(self) -> bool:
         return not self.broker_is_away
-
-
-class StopAfter(threading.Event):
-    """Is set after so many waits, each of which takes no time but does ``step``."""
-
-    def __init__(self, looks: int, step: Callable[[], None]) -> None:
-        super().__init__()
-        self.looks, self._step = looks, step
-
-    def wait(self, timeout: float | None = None) -> bool:
-        self._step()
-        self.looks -= 1
-        if self.looks == 0:
-            self.set()
-        return self.is_set()
 
 
 @pytest.fixture
@@ -129,26 +113,6 @@ class TestLeases:
         sweep(sweeper, clock, 2)
 
         assert home.job(job_id).status is JobStatus.RUNNING
-
-    def test_are_taken_once_a_full_disk_has_room_again(
-        self, home: Home, sweeper: Sweeper, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        job_id = home.queue()
-        claim(home)
-        stop = StopAfter(looks=12, step=lambda: setattr(clock, "now_s", clock.now_s + STEP_S))
-
-        @contextmanager
-        def full() -> Iterator[Session]:
-            if stop.looks > 6:
-                raise StorageFull
-            with write() as session:
-                yield session
-
-        write = home.database.write
-        monkeypatch.setattr(home.database, "write", full)
-        sweeper.run(stop)
-
-        assert home.job(job_id).status is JobStatus.QUEUED
 
     def test_of_a_job_to_be_cancelled_end_it(self, home: Home, sweeper: Sweeper, clock: FakeClock) -> None:
         job_id = home.queue()
