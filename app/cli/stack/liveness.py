@@ -31,7 +31,7 @@ _CREDENTIALS: Final = struct.Struct("3i")  # ucred: process, user, group
 
 
 @dataclass(frozen=True)
-class Frozen:
+class FrozenProcess:
     """A process that gives no sign of life, and what is known of it. ``lineage``: its id and those of its ancestors."""
 
     pid: int
@@ -68,7 +68,7 @@ class LivenessWatch:
         """Hear no more."""
         self._socket.close()
 
-    def look(self) -> list[Frozen]:
+    def look(self) -> list[FrozenProcess]:
         """Take the signs of life that came, and give who is frozen; call it more often than every `LONGEST_GAP_S`."""
         self._hear()
         now_s = self._clock()
@@ -101,7 +101,7 @@ class LivenessWatch:
         with contextlib.suppress(psutil.NoSuchProcess):  # it has ended since
             self._heard[pid] = _Sender(psutil.Process(pid), self._clock())
 
-    def _find_frozen_holder(self, now_s: float) -> Frozen | None:
+    def _find_frozen_holder(self, now_s: float) -> FrozenProcess | None:
         """Give the process that has held SQLite's lock, and been silent, for too long."""
         pid = None if self._database is None else find_lock_holder(self._database)
         if pid is None:
@@ -121,9 +121,9 @@ class LivenessWatch:
             lineage, name = (pid,), "not to be seen from here"
         seconds = now_s - heard_s
         sentence = f"process {pid} ({name}) has kept others from writing the database for {seconds:.0f} s"
-        return Frozen(pid, lineage, f"{sentence} and gave no sign of life", must_end=True)
+        return FrozenProcess(pid, lineage, f"{sentence} and gave no sign of life", must_end=True)
 
-    def _find_silent(self, now_s: float) -> list[Frozen]:
+    def _find_silent(self, now_s: float) -> list[FrozenProcess]:
         found = []
         for pid, sender in list(self._heard.items()):
             if now_s - sender.heard_s < SILENT_S:
@@ -139,11 +139,11 @@ class LivenessWatch:
                 continue
             sentence = f"process {pid} ({name}) gave no sign of life for {now_s - sender.heard_s:.0f} s"
             if not tracer:
-                found.append(Frozen(pid, lineage, sentence, must_end=True))
+                found.append(FrozenProcess(pid, lineage, sentence, must_end=True))
             elif not sender.told:
                 sender.told = True
                 sentence += f"; process {tracer} traces it, so it is left alone while it keeps nobody from writing"
-                found.append(Frozen(pid, lineage, sentence, must_end=False))
+                found.append(FrozenProcess(pid, lineage, sentence, must_end=False))
         return found
 
 

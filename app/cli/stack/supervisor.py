@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from app.cli.stack.liveness import Frozen, LivenessWatch
+from app.cli.stack.liveness import FrozenProcess, LivenessWatch
 from app.cli.stack.process_log import ProcessLog
 from core.process.bound import bound
 
@@ -181,7 +181,7 @@ class Supervisor:
             for child in reversed(self.children):
                 child.stop(stop)
 
-    def _end(self, frozen: Frozen) -> None:
+    def _end(self, frozen: FrozenProcess) -> None:
         """Kill a process of a child, or the child itself, whose end is then noticed as any other."""
         child = next((child for child in self.children if child.pid in frozen.lineage), None)
         if child is None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from app.cli.stack.liveness import LONGEST_GAP_S, LOOK_S, SILENT_S, SILENT_WITH_LOCK_S, Frozen, LivenessWatch
+from app.cli.stack.liveness import LONGEST_GAP_S, LOOK_S, SILENT_S, SILENT_WITH_LOCK_S, FrozenProcess, LivenessWatch
 from tests.harness.fake_clock import FakeClock
 from tests.harness.servers.stack import eventually
 
@@ -31,7 +31,7 @@ for line in sys.stdin:
 """
 
 
-class Watched:
+class WatchedDatabase:
     """A watch, and a database whose users it hears."""
 
     def __init__(self, folder: Path) -> None:
@@ -54,7 +54,7 @@ class Watched:
             finally:
                 process.kill()
 
-    def pass_s(self, seconds: float) -> list[Frozen]:
+    def pass_s(self, seconds: float) -> list[FrozenProcess]:
         """Let time pass with a look every `LOOK_S`."""
         found = []
         for _ in range(int(seconds / LOOK_S)):
@@ -84,15 +84,15 @@ def freeze(process: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.fixture
-def watched() -> Iterator[Watched]:
+def watched() -> Iterator[WatchedDatabase]:
     # a path of pytest's own can be too long for a socket
     with tempfile.TemporaryDirectory() as folder:
-        watched = Watched(Path(folder))
+        watched = WatchedDatabase(Path(folder))
         yield watched
         watched.watch.close()
 
 
-def test_a_stopped_process_with_the_lock_must_end_before_one_without(watched: Watched) -> None:
+def test_a_stopped_process_with_the_lock_must_end_before_one_without(watched: WatchedDatabase) -> None:
     with watched.process() as holder, watched.process() as other:
         for process in (holder, other):
             watched.wait_for_signs(process)
@@ -112,7 +112,7 @@ def test_a_stopped_process_with_the_lock_must_end_before_one_without(watched: Wa
         assert "no sign of life for 60 s" in later[0].sentence
 
 
-def test_a_process_that_lives_may_hold_the_lock(watched: Watched) -> None:
+def test_a_process_that_lives_may_hold_the_lock(watched: WatchedDatabase) -> None:
     with watched.process() as holder:
         tell(holder, "CREATE TABLE t (x)")
         tell(holder, "BEGIN IMMEDIATE")
@@ -123,7 +123,7 @@ def test_a_process_that_lives_may_hold_the_lock(watched: Watched) -> None:
             assert watched.pass_s(SILENT_WITH_LOCK_S - 2 * LOOK_S) == []
 
 
-def test_a_process_that_never_showed_a_sign_is_named_once_for_its_lock_only(watched: Watched) -> None:
+def test_a_process_that_never_showed_a_sign_is_named_once_for_its_lock_only(watched: WatchedDatabase) -> None:
     with watched.process(shows_signs=False) as holder:
         tell(holder, "CREATE TABLE t (x)")
         assert watched.pass_s(2 * SILENT_S) == []
@@ -131,7 +131,7 @@ def test_a_process_that_never_showed_a_sign_is_named_once_for_its_lock_only(watc
         assert [frozen.pid for frozen in watched.pass_s(2 * SILENT_S)] == [holder.pid]
 
 
-def test_what_was_not_heard_while_the_supervisor_was_stopped_proves_nothing(watched: Watched) -> None:
+def test_what_was_not_heard_while_the_supervisor_was_stopped_proves_nothing(watched: WatchedDatabase) -> None:
     with watched.process() as process:
         watched.wait_for_signs(process)
         freeze(process)
@@ -142,7 +142,7 @@ def test_what_was_not_heard_while_the_supervisor_was_stopped_proves_nothing(watc
         assert len(watched.pass_s(2 * LOOK_S)) > 0
 
 
-def test_a_process_that_ended_is_forgotten(watched: Watched) -> None:
+def test_a_process_that_ended_is_forgotten(watched: WatchedDatabase) -> None:
     with watched.process() as process:
         watched.wait_for_signs(process)
         process.kill()
@@ -152,7 +152,7 @@ def test_a_process_that_ended_is_forgotten(watched: Watched) -> None:
 
 
 @pytest.mark.parametrize("statement", ["BEGIN", "BEGIN IMMEDIATE"])
-def test_one_that_a_debugger_looks_at_is_left_alone_unless_it_holds_the_lock(watched: Watched, statement: str) -> None:
+def test_one_that_a_debugger_looks_at_is_left_alone_unless_it_holds_the_lock(watched: WatchedDatabase, statement: str) -> None:
     with watched.process() as process:
         watched.wait_for_signs(process)
         tell(process, "CREATE TABLE t (x)")
