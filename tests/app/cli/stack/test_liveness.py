@@ -152,7 +152,7 @@ def test_a_process_that_ended_is_forgotten(watched: WatchedDatabase) -> None:
 
 
 @pytest.mark.parametrize("statement", ["BEGIN", "BEGIN IMMEDIATE"])
-def test_one_that_a_debugger_looks_at_is_left_alone_unless_it_holds_the_lock(watched: WatchedDatabase, statement: str) -> None:
+def test_one_that_is_traced_is_left_alone_unless_it_holds_the_lock(watched: WatchedDatabase, statement: str) -> None:
     with watched.process() as process:
         watched.wait_for_signs(process)
         tell(process, "CREATE TABLE t (x)")
