@@ -197,7 +197,7 @@ def _told(model: str, tallies: Mapping[str, Tally], field: Field) -> dict[str, A
     for name, tally in tallies.items():
         print(
             f"{model}, {name}: of {tally.rows} rows {tally.wrong} wrong, {tally.failed} failed, {tally.tied} tied "
-            f"({seen:.0%} of mixed-up rows would be seen)",
+            f"({'–' if seen is None else format(seen, '.0%')} of mixed-up rows would be seen)",
             flush=True,
         )
     return {name: tally.as_dict() | {"power": seen} for name, tally in tallies.items()}

@@ -20,7 +20,7 @@ def show(message: Message) -> None:
     match message:
         case StepDone():
             print(f"step {message.step}/{message.total_steps}  loss {message.loss:.3f}  {message.eta_s:.0f} s left")
-        case Evaluated():
+        case Evaluated(loss=float()):
             print(f"held out after step {message.step}: {message.loss:.3f} nats per token of the answers")
 
 

@@ -26,7 +26,7 @@ right: dict[float, list[bool]] = {}
 for weight in weights:
 
     def note_loss(message: Message, weight: float = weight) -> None:
-        if isinstance(message, Evaluated):
+        if isinstance(message, Evaluated) and message.loss is not None:
             losses[weight] = message.loss  # of the answers' tokens, whatever a prompt's weigh; the last one stays
 
     settings = {"prompt_loss_weight": weight, "n_epochs": 2, "batch_size": 8, "seed": 7, "n_evals": 1}

@@ -85,7 +85,8 @@ def training_display(console: Console) -> TrainingDisplay:
 
 def describe(metrics: Mapping[str, Any]) -> str:
     """Say the facts of a step: loss, speed, how much of the machine that is, and what is left."""
-    facts = [f"loss {metrics['train_loss']:.3f}", f"{metrics['tokens_per_s']:,.0f} tokens/s"]
+    loss = "–" if metrics["train_loss"] is None else f"{metrics['train_loss']:.3f}"
+    facts = [f"loss {loss}", f"{metrics['tokens_per_s']:,.0f} tokens/s"]
     if metrics.get("mfu") is not None:  # an older worker's events have none
         facts.append(f"{metrics['mfu']:.0%} MFU")
     if metrics["eta_s"] is not None:

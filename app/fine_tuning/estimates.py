@@ -33,7 +33,7 @@ from core.estimates.estimate import (
     work_of,
 )
 from core.estimates.memory_plan import Memory, plan_memory
-from core.jobs.spec import FileRef, JobSpec
+from core.jobs.spec import NOTHING_TO_SCORE, FileRef, JobSpec
 from core.jobs.status import JobStatus
 from core.settings import Settings
 from core.store import files, jobs
@@ -74,12 +74,14 @@ def estimate(
     except BaseModelInvalid as error:
         problems.append(str(error))
     else:
-        memory = _memory(shape, spec, counts, total_steps, machine)
         speed = _speed(shape, machine, runs)
         if speed is None:
             problems.append("the time is not known before a job of this base model has finished here")
+        if not counts.examples:
+            problems.append("no example of the sample would be trained on, so neither time nor memory is known")
         else:
-            seconds = seconds_of(_work(shape, spec, counts, evaluated_tokens), speed)
+            memory = _memory(shape, spec, counts, total_steps, machine)
+            seconds = None if speed is None else seconds_of(_work(shape, spec, counts, evaluated_tokens), speed)
     if spec.quantization is not None and not machine.is_gpu:
         problems.append(f"quantization needs a CUDA GPU, and the machine ({machine.told.source}) has none")
     limit_bytes = machine.told.memory_bytes
@@ -167,6 +169,8 @@ def _count(session: Session, spec: JobSpec, settings: Settings, blobs: BlobStore
             f"no example is left to train on: {counts.dropped_examples:,} are over max_length and dropped, and "
             f"{counts.untrained_examples:,} have no weight above 0; raise max_length, or change the file",
         )
+    if not counts.sampled and not counts.scored_tokens and spec.field_that_needs_scores is not None:
+        raise InvalidParameter(spec.field_that_needs_scores, NOTHING_TO_SCORE)
     return counts
 
 
@@ -181,7 +185,7 @@ def _memory(shape: ModelShape, spec: JobSpec, counts: ExampleCounts, steps: int,
         spec.lora,
         machine.dtype,
         longest_tokens=counts.longest_tokens,
-        mean_tokens=counts.tokens / max(1, counts.examples),
+        mean_tokens=counts.tokens / counts.examples,
         batch_size=spec.batch_size,
         steps=steps,
         available_bytes=machine.told.available_bytes or machine.told.memory_bytes,

@@ -219,7 +219,7 @@ class CheckpointOut(Out):
     fine_tuning_job_id: str
     fine_tuned_model_checkpoint: str
     step_number: int
-    metrics: dict[str, float]
+    metrics: dict[str, float | None]  # null: a mean over nothing
 
     @classmethod
     def of(cls, checkpoint: CheckpointRecord) -> "CheckpointOut":

@@ -44,6 +44,7 @@ class _Sums:
     examples: int = 0
     tokens: int = 0
     trained_tokens: int = 0
+    scored_tokens: int = 0
     longest_tokens: int = 0
 
     def add(self, fitted: RenderedExample) -> None:
@@ -51,6 +52,7 @@ class _Sums:
         self.examples += 1
         self.tokens += tokens
         self.trained_tokens += fitted.trained_tokens
+        self.scored_tokens += fitted.scored_tokens
         self.longest_tokens = max(self.longest_tokens, tokens)
 
 
@@ -88,6 +90,7 @@ def count(
         tokens=round(scale * trained.tokens),
         trained_tokens=round(scale * trained.trained_tokens),
         held_out_tokens=round(scored_scale * scored.tokens),
+        scored_tokens=round(scored_scale * scored.scored_tokens),
         longest_tokens=trained.longest_tokens,
         sampled=sampled,
         read_examples=reading.read,

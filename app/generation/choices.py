@@ -5,11 +5,13 @@ all of the second's.
 """
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from core.errors import PromptTooLong
+from core.ratio import ratio
 from core.serving.generation import (
     Delta,
     Engine,
@@ -56,10 +58,10 @@ class Answer:
         return self.deltas[-1].usage
 
     @property
-    def mean_logprob(self) -> float:
-        """How likely the answer is by token, which lets long and short ones be compared."""
+    def mean_logprob(self) -> float | None:
+        """How likely the answer is by token, which lets long and short ones be compared; None where it has none."""
         logprobs = [token.logprob for token in self.tokens]
-        return sum(logprobs) / len(logprobs) if logprobs else 0.0
+        return ratio(sum(logprobs), len(logprobs))
 
 
 class Choices:
@@ -134,12 +136,19 @@ class Choices:
 
 
 def likeliest(answers: Sequence[Answer], of: int, keep: int) -> list[Answer]:
-    """Keep the likeliest ``keep`` of every ``of`` answers, likeliest first, by their mean logprob."""
+    """Keep the likeliest ``keep`` of every ``of`` answers, likeliest first, by their mean logprob.
+
+    An answer without a token, of which there is none, comes last.
+    """
     return [
         answer
         for start in range(0, len(answers), of)
-        for answer in sorted(answers[start : start + of], key=lambda answer: -answer.mean_logprob)[:keep]
+        for answer in sorted(answers[start : start + of], key=_unlikeliness)[:keep]
     ]
+
+
+def _unlikeliness(answer: Answer) -> float:
+    return math.inf if answer.mean_logprob is None else -answer.mean_logprob
 
 
 def _with_own_seed(sampling: SamplingParams, number: int) -> SamplingParams:

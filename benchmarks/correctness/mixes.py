@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from benchmarks.serving.adapter_spec import AdapterSpec
+from core.ratio import ratio
 
 ADAPTERS: Final = 16
 RANKS: Final = (4, 8, 16, 32, 64)
@@ -151,8 +152,11 @@ def judge(tally: Tally, row: MixRow, got: Sequence[int] | Exception, right: Expe
             tally.examples.append(f"{row}: {list(got)} instead of {list(wanted)}")
 
 
-def power(expected: dict[tuple[int | None, int], ExpectedRow], prompts: int) -> float:
-    """Give the share of pairs of models whose answers to the same prompt differ: only there a mix-up is seen."""
+def power(expected: dict[tuple[int | None, int], ExpectedRow], prompts: int) -> float | None:
+    """Give the share of pairs of models whose answers to the same prompt differ: only there a mix-up is seen.
+
+    None where no prompt was answered by two models.
+    """
     differing = pairs = 0
     for prompt in range(prompts):
         answers = [one.ids for (_, number), one in expected.items() if number == prompt]
@@ -160,4 +164,4 @@ def power(expected: dict[tuple[int | None, int], ExpectedRow], prompts: int) -> 
             for right in answers[place + 1 :]:
                 pairs += 1
                 differing += left != right
-    return differing / pairs if pairs else 0.0
+    return ratio(differing, pairs)

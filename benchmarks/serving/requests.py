@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.serving.client import Answered, Ask, Plan
+from core.ratio import ratio
 
 OURS_MORE = {"ignore_eos": True, "stream_options": {"include_usage": True}}  # vLLM knows both as well
 
@@ -62,10 +63,9 @@ def medians(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     )
 
 
-def jain(shares: Sequence[float]) -> float:
-    """Give Jain's index of fairness (1984): 1 where all have the same, 1/n where one has all."""
-    squares = sum(share * share for share in shares)
-    return sum(shares) ** 2 / (len(shares) * squares) if squares else 0.0
+def jain(shares: Sequence[float]) -> float | None:
+    """Give Jain's index of fairness (1984): 1 where all have the same, 1/n where one has all, None where none has."""
+    return ratio(sum(shares) ** 2, len(shares) * sum(share * share for share in shares))
 
 
 def _percentiles(name: str, values: Sequence[float]) -> dict[str, float]:

@@ -122,7 +122,7 @@ def take_rounds(
                     continue
                 for load, summary in summaries.items():
                     measured.setdefault(one.name, {}).setdefault(load, []).append(summary)
-                    speed = f"{summary.get('output_tokens_per_s', 0):.0f} tok/s, {summary['failed']} failed"
+                    speed = f"{written_speed(summary)} tok/s, {summary['failed']} failed"
                     console.print(f"round {number + 1} of {rounds}, {one.name}, {load}: {speed}", highlight=False)
     return measured, absent
 
@@ -202,9 +202,14 @@ def _print(console: Console, found: Mapping[str, Mapping[str, Mapping[str, float
                 f"{one[f'{key}_p50_s']:.2f} / {one[f'{key}_p99_s']:.2f}" if f"{key}_p50_s" in one else "–"
                 for key in ("latency", "first_token")
             ]
-            speed = f"{one.get('output_tokens_per_s', 0):.0f}"
-            table.add_row(name, "base" if load == BASE else f"{ADAPTERS} adapters", speed, *times, f"{one['failed']:g}")
+            kind = "base" if load == BASE else f"{ADAPTERS} adapters"
+            table.add_row(name, kind, written_speed(one), *times, f"{one['failed']:g}")
     console.print(table)
+
+
+def written_speed(summary: Mapping[str, Any]) -> str:
+    """Write a summary's output tokens a second; a dash where no request was answered."""
+    return f"{summary['output_tokens_per_s']:.0f}" if "output_tokens_per_s" in summary else "–"
 
 
 def quick(one: Contender) -> Contender:

@@ -25,6 +25,12 @@ class NoTrainedTokens(TrainingError):
     code = "no_trained_tokens"
 
 
+class NothingToScore(TrainingError):
+    """The job goes by the loss of held-out completions, and there is none to be had."""
+
+    code = "nothing_to_score"
+
+
 class EndNeverTrained(TrainingError):
     """No example trains the closing token, so the model would never learn to stop."""
 

@@ -134,6 +134,7 @@ class ExampleCounts:
     tokens: int
     trained_tokens: int
     held_out_tokens: int
+    scored_tokens: int  # of them, those of completions that have a weight
     longest_tokens: int  # of the examples trained on
     sampled: bool
     read_examples: int
@@ -196,7 +197,8 @@ def work_of(
 def speed_of_jobs(shape: ModelShape, runs: Sequence[PastRun]) -> RunSpeed | None:
     """Learn from finished runs, the median of each figure; None where there is none.
 
-    A resumed run tells nothing, because its clock saw only a part.
+    A resumed run tells nothing, because its clock saw only a part. Where none evaluated, or none had held-out prompts
+    to answer, the one's speed is taken from training and the other's time assumed.
     """
     whole = [run for run in runs if run.measured.resumed_from_step is None]
     if not whole:
@@ -209,6 +211,7 @@ def speed_of_jobs(shape: ModelShape, runs: Sequence[PastRun]) -> RunSpeed | None
         for work, s in zip(works, took, strict=True)
         if work.evaluating_flops and s.evaluating
     ]
+    sampled = [s.sampling for s in took if s.sampling]
     number = f"{len(whole)} finished job{'s' * (len(whole) != 1)}"
     return RunSpeed(
         basis=Basis(
@@ -220,7 +223,7 @@ def speed_of_jobs(shape: ModelShape, runs: Sequence[PastRun]) -> RunSpeed | None
         starting_s=median(s.starting for s in took),
         rendering_s_per_example=median(s.rendering / work.examples for work, s in zip(works, took, strict=True)),
         loading_s=median(s.loading for s in took),
-        sampling_s=median([s.sampling for s in took if s.sampling] or [0.0]),
+        sampling_s=median(sampled) if sampled else _assumed_sampling_s(shape, whole[0].measured.machine.dtype),
         saving_s=median(s.saving for s in took),
         training_flops_per_s=training,
         evaluating_flops_per_s=median(evaluated) if evaluated else training,
@@ -244,11 +247,16 @@ def speed_of_cores(shape: ModelShape, dtype: ComputeType, cores: int) -> RunSpee
         starting_s=_STARTING_S,
         rendering_s_per_example=_RENDERING_S_PER_EXAMPLE,
         loading_s=shape.parameters * 2 / _LOADING_BYTES_PER_S,
-        sampling_s=(EVALUATIONS + 1) * _SAMPLED_TOKENS * shape.parameters * VALUE_BYTES[dtype] / _READING_BYTES_PER_S,
+        sampling_s=_assumed_sampling_s(shape, dtype),
         saving_s=_SAVING_S,
         training_flops_per_s=flops_per_s,
         evaluating_flops_per_s=flops_per_s,
     )
+
+
+def _assumed_sampling_s(shape: ModelShape, dtype: ComputeType) -> float:
+    """Assume what all samples of a run take, where no run has had any yet."""
+    return (EVALUATIONS + 1) * _SAMPLED_TOKENS * shape.parameters * VALUE_BYTES[dtype] / _READING_BYTES_PER_S
 
 
 def seconds_of(work: RunWork, speed: RunSpeed) -> Seconds:

@@ -23,7 +23,7 @@ class StoredCheckpoint:
     step: int
     name: str  # the model name it is served under
     adapter: StoredAdapter
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, float | None]  # None: a mean over nothing
 
 
 @dataclass(frozen=True)

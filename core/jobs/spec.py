@@ -60,6 +60,10 @@ Quantization = Literal["nf4"]  # 4-bit NormalFloat (2305.14314)
 
 
 EVALUATIONS: Final = 4  # of a run, beside the one before its first step
+NOTHING_TO_SCORE: Final = (
+    "goes by the loss of held-out completions, and none of their tokens has a weight, or no example is held out; "
+    "add a validation file whose answers have weights, or leave this field out"
+)
 
 
 class TrainingSettings(RenderSettings):
@@ -82,6 +86,13 @@ class TrainingSettings(RenderSettings):
     early_stopping_patience: int | None = None  # evaluations without improvement; None: trains to the end
     load_best_model_at_end: bool = False  # publishes the best evaluated checkpoint, not the last step
     quantization: Quantization | None = None  # of the frozen base, while it is trained on
+
+    @property
+    def field_that_needs_scores(self) -> str | None:
+        """The field that means nothing without a loss of held-out completions; None where none was asked for."""
+        if self.early_stopping_patience is not None:
+            return "early_stopping_patience"
+        return "load_best_model_at_end" if self.load_best_model_at_end else None
 
 
 class JobSpec(TrainingSettings):

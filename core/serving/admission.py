@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from core.errors import EngineBusy
+from core.ratio import ratio
 
 # Seconds of work after which an old measurement counts for a third (e⁻¹).
 MEMORY_S: Final = 20.0
@@ -21,9 +22,9 @@ class Rate:
         self._seconds = 0.0
 
     @property
-    def per_s(self) -> float:
-        """0 before anything was measured."""
-        return self._done / self._seconds if self._seconds else 0.0
+    def per_s(self) -> float | None:
+        """None before anything was measured."""
+        return ratio(self._done, self._seconds)
 
     def note(self, done: int, seconds: float) -> None:
         fade = math.exp(-seconds / MEMORY_S)
@@ -34,8 +35,8 @@ class Rate:
 class Throughput(Protocol):
     """How fast requests are answered lately."""
 
-    def seconds_for(self, requests: int, prompt_tokens: int) -> float:
-        """Estimate what so many waiting requests, with so many prompt tokens in all, take; 0 where nothing is known."""
+    def seconds_for(self, requests: int, prompt_tokens: int) -> float | None:
+        """Estimate what so many waiting requests, with so many prompt tokens in all, take; None: it is not known."""
         ...
 
 
@@ -65,14 +66,15 @@ class Limits:
         if requests_over <= 0 and (tokens_over <= 0 or not load.requests):
             return
         # the part of what waits that has to go before there is room
-        share = max(
-            requests_over / load.requests if load.requests else 1.0,
-            tokens_over / load.prompt_tokens if load.prompt_tokens else 0.0,
-        )
+        of_requests, of_tokens = ratio(requests_over, load.requests), ratio(tokens_over, load.prompt_tokens)
+        share = max(1.0 if of_requests is None else of_requests, of_tokens or 0.0)
         raise busy(load, throughput, min(share, 1.0))
 
 
 def busy(load: Load, throughput: Throughput, share: float = 1.0) -> EngineBusy:
-    """Make the refusal of a request for which there is room once ``share`` of what waits has gone."""
-    seconds = share * throughput.seconds_for(load.requests, load.prompt_tokens)
-    return EngineBusy(load.requests, max(1, math.ceil(seconds)))
+    """Make the refusal of a request for which there is room once ``share`` of what waits has gone.
+
+    Where nothing was measured yet, nobody knows when that is, and the client is told to look again in a second.
+    """
+    seconds = throughput.seconds_for(load.requests, load.prompt_tokens)
+    return EngineBusy(load.requests, 1 if seconds is None else max(1, math.ceil(share * seconds)))

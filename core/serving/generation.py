@@ -179,8 +179,8 @@ class EngineInfo(Frozen):
     running_requests: int
     kv_bytes: int  # reserved by requests that run
     kv_limit_bytes: int
-    prefill_tokens_per_s: float  # as measured lately; 0: nothing was measured yet
-    decode_tokens_per_s: float
+    prefill_tokens_per_s: float | None  # as measured lately; None: nothing was measured yet
+    decode_tokens_per_s: float | None
 
 
 class Engine(Protocol):

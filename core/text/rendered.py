@@ -115,6 +115,11 @@ class RenderedExample:
         return trained - (bool(kept) and kept[0].weight > 0)  # the first token has nothing before it
 
     @property
+    def scored_tokens(self) -> int:
+        """Those of them that the model is to write itself: what the loss of a held-out example is the mean of."""
+        return sum(len(segment.ids) for segment in self.kept if segment.reason in ANSWER and segment.weight > 0)
+
+    @property
     def dropped_tokens(self) -> int:
         """Tokens that were cut off to fit."""
         return sum(len(segment.ids) for segment in self.segments if segment.reason is Reason.TRUNCATED)

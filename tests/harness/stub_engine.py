@@ -121,8 +121,8 @@ class StubEngine:
             running_requests=0,
             kv_bytes=0,
             kv_limit_bytes=2**20,
-            prefill_tokens_per_s=0.0,
-            decode_tokens_per_s=0.0,
+            prefill_tokens_per_s=None,
+            decode_tokens_per_s=None,
         )
 
 

@@ -85,4 +85,24 @@ DEFECTS = (
             "tests/worker/training/output/test_earlier_adapter.py::test_files_that_are_not_the_adapters_are_refused",
         ),
     ),
+    Defect(
+        name="the loss of held-out answers that weigh nothing is 0, the best there is",
+        in_="worker.training.process.loss_sums:LossSums.completion_loss",
+        replace="ratio($nll, $tokens)",
+        by="ratio($nll, $tokens) or 0.0",
+        tests=(
+            "tests/worker/training/test_run.py::TestTraining::"
+            "test_held_out_answers_without_a_weight_have_no_loss_rather_than_the_best_there_is",
+            "tests/worker/training/measure/test_evaluation.py::test_of_no_example_and_of_no_weight_there_is_no_loss",
+        ),
+    ),
+    Defect(
+        name="a run that goes by the loss of nothing goes on",
+        in_="worker.training.data.examples:load_data",
+        replace="$job.field_that_needs_scores is not None and not $data.scored_tokens",
+        by="False",
+        tests=(
+            f"{_STOPPING}::TestEarlyStopping::test_a_run_that_goes_by_the_loss_of_nothing_ends_before_its_first_step",
+        ),
+    ),
 )

@@ -65,21 +65,24 @@ class Journal:
         self.progress |= numbers
         self.pending.append(
             JobEvent(
-                f"Step {step.step}/{step.total_steps}: training loss={step.completion_loss:.4f}",
+                f"Step {step.step}/{step.total_steps}: training loss={_written(step.completion_loss)}",
                 type=EventType.METRICS,
                 data=numbers,
             )
         )
 
     def _take_evaluation(self, evaluated: Evaluated) -> None:
-        scores = {"full_valid_loss": evaluated.loss, "full_valid_mean_token_accuracy": evaluated.token_accuracy}
+        scores: dict[str, float | None] = {
+            "full_valid_loss": evaluated.loss,
+            "full_valid_mean_token_accuracy": evaluated.token_accuracy,
+        }
         if evaluated.exact_match is not None and evaluated.stop_rate is not None:
             scores |= {"exact_match": evaluated.exact_match, "stop_rate": evaluated.stop_rate}
         self.progress |= scores
         counts = {"step": evaluated.step, "valid_tokens": evaluated.tokens, "valid_examples": evaluated.examples}
         self.pending.append(
             JobEvent(
-                f"Step {evaluated.step}: validation loss={evaluated.loss:.4f}",
+                f"Step {evaluated.step}: validation loss={_written(evaluated.loss)}",
                 type=EventType.METRICS,
                 data=counts | scores,
             )
@@ -95,3 +98,7 @@ class Journal:
                 data={"step": message.step, "samples": [answer.model_dump() for answer in message.answers]},
             )
         )
+
+
+def _written(loss: float | None) -> str:
+    return "–" if loss is None else f"{loss:.4f}"

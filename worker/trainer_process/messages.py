@@ -10,6 +10,7 @@ from pydantic import Field, TypeAdapter
 
 from core.estimates.estimate import Measured
 from core.jobs.events import EventLevel
+from core.ratio import ratio
 from core.values import Frozen
 
 
@@ -40,16 +41,19 @@ class StepSeconds(Frozen):
 
 
 class StepDone(Frozen):
-    """An optimizer step was taken. ``loss`` is the weighted objective over the step's tokens."""
+    """An optimizer step was taken. ``loss`` is the weighted objective over the step's tokens.
+
+    The means over completion tokens and over prompt tokens are None where the step had none with a weight.
+    """
 
     type: Literal["step_done"] = "step_done"
     step: int  # steps taken so far, this one included
     total_steps: int
     epoch: float  # passes over the data so far
     loss: float
-    completion_loss: float  # nats per completion token; comparable across prompt_loss_weight
-    prompt_loss: float | None  # nats per prompt token with a weight; None where none has one
-    token_accuracy: float  # share of completion tokens that were the most likely one
+    completion_loss: float | None  # nats per completion token; comparable across prompt_loss_weight
+    prompt_loss: float | None  # nats per prompt token with a weight
+    token_accuracy: float | None  # share of completion tokens that were the most likely one
     learning_rate: float
     grad_norm: float  # before clipping
     trained_tokens: int  # tokens with weight above 0, so far
@@ -65,14 +69,15 @@ class StepDone(Frozen):
 class Evaluated(Frozen):
     """Held-out examples were scored. ``loss`` is nats per completion token, whatever the prompt's weight.
 
-    ``exact_match`` and ``stop_rate`` are those of the `HeldOutAnswers`.
+    It and ``token_accuracy`` are None where no completion token has a weight. ``exact_match`` and ``stop_rate`` are
+    those of the `HeldOutAnswers`.
     """
 
     type: Literal["evaluated"] = "evaluated"
     step: int
-    loss: float
-    token_accuracy: float
-    tokens: int
+    loss: float | None
+    token_accuracy: float | None
+    tokens: int  # that were scored
     examples: int
     exact_match: float | None = None  # answered with the completion itself and nothing behind it
     stop_rate: float | None = None  # ended by the model itself, not by the limit of new tokens
@@ -114,7 +119,7 @@ class CheckpointWritten(Frozen):
     type: Literal["checkpoint_written"] = "checkpoint_written"
     step: int
     folder: str  # absolute; its ``adapter`` folder can be served
-    metrics: dict[str, float]
+    metrics: dict[str, float | None]
 
 
 class Resumed(Frozen):
@@ -134,7 +139,7 @@ class Finished(Frozen):
     adapter_step: int  # after which the adapter stood; before the last one where an earlier was the best
     trained_on: str  # one sentence: how many tokens of which kind the adapter learnt from
     trained_tokens: int
-    metrics: dict[str, float]
+    metrics: dict[str, float | None]
     measured: Measured
 
 
@@ -172,7 +177,7 @@ _ADAPTER: TypeAdapter[Message] = TypeAdapter(Message)
 
 def _share(judged: Iterable[bool | None]) -> float | None:
     verdicts = [verdict for verdict in judged if verdict is not None]
-    return sum(verdicts) / len(verdicts) if verdicts else None
+    return ratio(sum(verdicts), len(verdicts))
 
 
 def parse(line: bytes) -> Message:

@@ -106,7 +106,8 @@ class TrainingLoop:
             self.reporter.send(answers)
         self.evaluated_tokens += len(self.data.held_out.ids)
         self.progress.evaluation = evaluation
-        if evaluation.examples:
+        if evaluation.loss is not None:
+            _require_finite_score(evaluation.step, evaluation.loss)
             self.results.add_evaluation(evaluation)
             self.reporter.send(evaluation)
             if self.progress.step:
@@ -127,6 +128,7 @@ class TrainingLoop:
         sums = self.gradient.accumulate(self.progress.step)
         with sums.times.within("optimizer"):
             grad_norm = self.optimizer.clip()
+            assert sums.loss.loss is not None  # a step without a weight is refused before its gradient
             self._require_finite(sums.loss.loss, grad_norm)
             learning_rate = self.optimizer.step(self.progress.step)
         done = self.meter.measure(self.progress, sums, grad_norm=grad_norm, learning_rate=learning_rate)
@@ -143,3 +145,8 @@ class TrainingLoop:
             "lower the learning rate, and look at the examples of this step",
             lines,
         )
+
+
+def _require_finite_score(step: int, loss: float) -> None:
+    if not math.isfinite(loss):
+        raise LossNotFinite(f"after step {step} the validation loss is {loss}; lower the learning rate")

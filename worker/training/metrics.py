@@ -30,8 +30,8 @@ class Progress:
     seen_tokens: int = 0
     trained_tokens: int = 0
     padding_tokens: int = 0
-    train_loss: float = 0.0  # of the last step, per completion token
-    train_token_accuracy: float = 0.0
+    train_loss: float | None = None  # of the last step, per completion token; None: it had none with a weight
+    train_token_accuracy: float | None = None
     evaluation: Evaluated | None = None  # the last one
     standing: Standing = field(default_factory=Standing)
 
@@ -44,9 +44,9 @@ class Progress:
         self.train_loss = sums.loss.completion_loss
         self.train_token_accuracy = sums.loss.token_accuracy
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float | None]:
         """Give the present step's numbers under OpenAI's names; an older evaluation's are left out."""
-        metrics = {
+        metrics: dict[str, float | None] = {
             "step": float(self.step),
             "train_loss": self.train_loss,
             "train_mean_token_accuracy": self.train_token_accuracy,
@@ -56,9 +56,9 @@ class Progress:
         return metrics
 
 
-def metrics_of(evaluation: Evaluated) -> dict[str, float]:
-    """Give an evaluation's numbers under OpenAI's names."""
-    metrics = {"step": float(evaluation.step)}
+def metrics_of(evaluation: Evaluated) -> dict[str, float | None]:
+    """Give an evaluation's numbers under OpenAI's names; None where no token was scored."""
+    metrics: dict[str, float | None] = {"step": float(evaluation.step)}
     for prefix in ("valid", "full_valid"):
         metrics[f"{prefix}_loss"] = evaluation.loss
         metrics[f"{prefix}_mean_token_accuracy"] = evaluation.token_accuracy
@@ -67,7 +67,7 @@ def metrics_of(evaluation: Evaluated) -> dict[str, float]:
 
 @dataclass
 class TrainingThroughput:
-    """Work per second over the last steps, an older one counting less with each that follows.
+    """Work per second over the last steps, of which there must be one; an older one counts less with each that follows.
 
     The first step also sets up what later ones find ready, so it counts only until there is a second.
     """
@@ -120,11 +120,13 @@ class Meter:
         self.throughput.add(sums.tokens, 0 if self.flops is None else self.flops.of(amounts), seconds)
         progress.add(sums, padding_tokens=sums.inputs - amounts.inputs)
         all_tokens = len(self.training.ids) * self.plan.n_epochs
+        loss = sums.loss.loss
+        assert loss is not None  # a step without a weight is refused before its gradient
         return StepDone(
             step=progress.step,
             total_steps=self.plan.total_steps,
             epoch=progress.step / self.plan.steps_per_epoch,
-            loss=sums.loss.loss,
+            loss=loss,
             completion_loss=sums.loss.completion_loss,
             prompt_loss=sums.loss.prompt_loss,
             token_accuracy=sums.loss.token_accuracy,

@@ -4,6 +4,7 @@ How text becomes ids is ``core.text.rendering``'s; how weights are read, ``worke
 """
 
 from pathlib import Path
+from typing import Final
 
 import torch
 
@@ -21,6 +22,8 @@ from worker.training.data.summary import name_lines
 from worker.training.output.checkpoint import CheckpointFolder, recorded_environment
 from worker.training.process.reporter import Reporter, note
 from worker.training.process.stopping import CheckStop
+
+_NONE_HELD_OUT: Final = "no example is held out"
 
 
 def load_run_data(run_folder: Path, spec: RunSpec, reporter: Reporter, check_stop: CheckStop) -> RunData:
@@ -58,9 +61,9 @@ def _say_what_it_trains_on(data: RunData, job: JobSpec, reporter: Reporter) -> N
     if data.unscored_lines:
         count, named = len(data.unscored_lines), name_lines(data.unscored_lines)
         note(reporter, EventLevel.WARN, f"{count:,} validation examples are over max_length and not scored ({named})")
-    if not len(data.held_out):
-        idle = " and no step is known as the best" if job.load_best_model_at_end or job.early_stopping_patience else ""
-        sentence = f"no example is held out, so the adapter is not scored{idle}; add a validation file"
+    if not data.scored_tokens:
+        why = "no completion token of the held-out examples has a weight" if len(data.held_out) else _NONE_HELD_OUT
+        sentence = f"{why}, so the adapter is not scored; add a validation file whose answers have weights"
         note(reporter, EventLevel.WARN, sentence)
 
 

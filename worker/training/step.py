@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from core.errors import NoTrainedTokens
 from core.estimates.memory_plan import MIN_TOKENS
 from worker.training.data.batches import MicroBatch
 from worker.training.data.examples import ExampleSet
@@ -56,6 +57,7 @@ class GradientAccumulator:
         Raises:
             Stopped: the trainer was told to stop; the parameters hold a part of the gradient.
             LabelsMismatch: a micro-batch is not what its examples say.
+            NoTrainedTokens: the step's weights are so small that they are 0.
         """
         while True:
             try:
@@ -74,6 +76,7 @@ class GradientAccumulator:
             members = self.plan.members_of(step)
             examples = [self.training[index] for index in members]
             total_weight = float(sum(example.weights_T.sum(dtype="float64") for example in examples))
+            self._require_weight(step, total_weight, members)
             lengths = [len(example.ids_T) for example in examples]
             batches = self.model.pack(lengths, self.token_budget, ranks=self.ranks.size)
         sums, tokens, inputs = LossSums(), 0, 0
@@ -98,6 +101,15 @@ class GradientAccumulator:
             sums = self.ranks.sum_losses(sums)
             tokens, inputs = self.ranks.sum_counts(tokens, inputs)
         return StepSums(sums, tokens, inputs, times)
+
+    def _require_weight(self, step: int, total_weight: float, members: Sequence[int]) -> None:
+        """Refuse to divide by nothing: a weight below 1e-45, which is above 0 where it is read, is 0 as a float32."""
+        if not total_weight:
+            raise NoTrainedTokens(
+                f"the weights of all tokens of step {step + 1} are too small to be told from 0; raise "
+                "prompt_loss_weight or the messages' weights, or set them to 0",
+                tuple(sorted(int(self.training.lines[member]) for member in members)),
+            )
 
     def _noise(self, batch: MicroBatch, step: int, positions: Sequence[int]) -> Tensor | None:
         if not self.noise_alpha:

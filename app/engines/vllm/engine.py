@@ -88,7 +88,7 @@ class VllmEngine:
         await (await self._parts()).residence.unload(adapter)
 
     async def info(self) -> EngineInfo:
-        """See ``core.serving.generation.Engine.info``; what vLLM does not tell is 0 or ``unknown``."""
+        """See ``core.serving.generation.Engine.info``; what vLLM does not tell is 0, None or ``unknown``."""
         parts = await self._parts()
         served = await parts.residence.look()
         waiting = self._admission.waiting
@@ -107,8 +107,8 @@ class VllmEngine:
             running_requests=self._admission.running,
             kv_bytes=0,
             kv_limit_bytes=0,
-            prefill_tokens_per_s=0.0,
-            decode_tokens_per_s=0.0,
+            prefill_tokens_per_s=None,
+            decode_tokens_per_s=None,
         )
 
     async def close(self) -> None:

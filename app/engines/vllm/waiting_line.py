@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from core.errors import EngineBusy
+from core.ratio import ratio
 from core.serving.admission import Limits, Load, Rate, busy
 from core.serving.fairness import FairQueue, Key
 
@@ -53,9 +54,9 @@ class Admission:
         """Make the refusal of a request that got its turn, and for which there is no room at the server."""
         return busy(self.waiting, self)
 
-    def seconds_for(self, requests: int, _prompt_tokens: int) -> float:
+    def seconds_for(self, requests: int, _prompt_tokens: int) -> float | None:
         """See ``core.serving.admission.Throughput``; what prompts take by themselves, vLLM does not tell."""
-        return requests / self._leaving.per_s if self._leaving.per_s else 0.0
+        return None if self._leaving.per_s is None else ratio(requests, self._leaving.per_s)
 
     def count(self, key: Key, tokens: int) -> None:
         """Count what was generated for a request that is under way."""

@@ -165,3 +165,7 @@ def test_the_bar_shows_the_same_facts() -> None:
 
 def test_durations_are_written_for_people() -> None:
     assert [duration(s) for s in (0, 59.4, 60, 187)] == ["0 s", "59 s", "1:00 min", "3:07 min"]
+
+
+def test_a_loss_of_nothing_is_a_dash() -> None:
+    assert describe(METRICS | {"train_loss": None}).startswith("loss –, 1,234 tokens/s")

@@ -281,3 +281,42 @@ class TestJob:
             assert claimed.status is JobStatus.RUNNING
         running = client.get(f"{JOBS}/{job['id']}").json()
         assert running["estimated_finish"] == later + round(job["estimate"]["seconds"]["total"])
+
+
+WEIGHTLESS = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "weight": 0}]}
+
+
+class TestNothingToScore:
+    @pytest.mark.parametrize("fields", [{"early_stopping_patience": 1}, {"load_best_model_at_end": True}])
+    def test_a_job_that_goes_by_the_loss_of_nothing_is_refused(
+        self, client: TestClient, file_id: str, fields: dict[str, Any]
+    ) -> None:
+        scored = upload(client, lines(WEIGHTLESS)).json()["id"]
+        for path in (ROUTE, JOBS):
+            response = client.post(path, json=body(file_id, validation_file=scored, **fields))
+            error = response.json()["error"]
+            assert (response.status_code, error["param"]) == (400, *fields)
+            assert "none of their tokens has a weight" in error["message"]
+
+    def test_a_job_that_does_not_go_by_it_is_made(self, client: TestClient, file_id: str) -> None:
+        scored = upload(client, lines(WEIGHTLESS)).json()["id"]
+        assert client.post(JOBS, json=body(file_id, validation_file=scored)).status_code == 200
+
+    def test_a_file_that_is_only_sampled_is_left_to_the_trainer(
+        self, client: TestClient, file_id: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(token_counts, "EXACT_EXAMPLES", 1)
+        scored = upload(client, lines(*[WEIGHTLESS] * 3)).json()["id"]
+        assert estimate(client, file_id, validation_file=scored, load_best_model_at_end=True)["sampled"]
+
+
+def test_a_sample_that_holds_nothing_to_train_on_tells_neither_time_nor_memory(
+    client: TestClient, file_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_counts, "EXACT_EXAMPLES", 1)
+    found = estimate(client, file_id, validation_file=file_id)
+    assert found["memory"] is not None
+    long = upload(client, lines(*[{"prompt": "p" * 20, "completion": "c"}] * 3)).json()["id"]
+    found = estimate(client, long, validation_file=file_id, max_length=8)
+    assert found["seconds"] is found["memory"] is found["fits"] is None
+    assert "no example of the sample would be trained on, so neither time nor memory is known" in found["problems"]

@@ -109,3 +109,7 @@ def test_adapters_are_of_all_ranks_and_kinds_unless_they_shall_be_plain() -> Non
     assert all({*spec.ranks, *spec.alphas} <= set(spec.targets) for spec in specs)
     assert any(spec.use_rslora for spec in specs)
     assert not any(spec.ranks or spec.alphas for spec in make_specs(0, targets=["a", "b", "c"], is_plain=True))
+
+
+def test_without_a_pair_there_is_no_power() -> None:
+    assert power({(None, 0): ExpectedRow((1, 2), (FAR, FAR))}, 1) is None

@@ -3,7 +3,7 @@ import pytest
 from benchmarks.serving import cold, load
 from benchmarks.serving.client import Answered
 from benchmarks.serving.requests import deal, jain, medians, percentile, summarise
-from benchmarks.serving.throughput import BASE, MIXED, ratios
+from benchmarks.serving.throughput import BASE, MIXED, ratios, written_speed
 
 
 def answered(
@@ -36,7 +36,7 @@ def test_medians_are_of_numbers_that_all_rounds_have() -> None:
     assert medians([{"a": 1, "b": 5, "c": "x"}, {"a": 3}, {"a": 2, "b": 1}]) == {"a": 2}
 
 
-@pytest.mark.parametrize(("shares", "index"), [([3, 3, 3], 1.0), ([6, 0, 0], 1 / 3), ([0, 0], 0.0)])
+@pytest.mark.parametrize(("shares", "index"), [([3, 3, 3], 1.0), ([6, 0, 0], 1 / 3)])
 def test_jain_is_1_where_all_have_the_same(shares: list[float], index: float) -> None:
     assert jain(shares) == pytest.approx(index)
 
@@ -93,3 +93,10 @@ def test_zipf_asks_for_the_first_model_most_and_for_many() -> None:
     drawn = load.zipf([f"m{n}" for n in range(100)], 1000, seed=0)
     assert drawn.count("m0") > drawn.count("m9") > 0
     assert len(set(drawn)) > 50
+
+
+def test_of_nothing_there_is_no_fairness_and_no_speed() -> None:
+    assert jain([0, 0]) is None
+    assert jain([]) is None
+    assert written_speed(summarise([answered(0, 0.0, status=503)])) == "–"
+    assert written_speed(summarise([answered(0, 0.0, 1.0, 2.0)])) != "–"

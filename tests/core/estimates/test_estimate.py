@@ -103,3 +103,9 @@ def test_a_result_without_figures_is_no_measurement() -> None:
     assert Measured.of_result(None) is None
     assert Measured.of_result({"steps": 4}) is None
     assert Measured.of_result({"measured": MEASURED.model_dump(mode="json")}) == MEASURED
+
+
+def test_where_no_run_had_samples_their_time_is_assumed_rather_than_none(shape: ModelShape) -> None:
+    learnt, assumed = speed_of_jobs(shape, [past("ftjob-1", {"sampling": 0.0})]), speed_of_cores(shape, "float32", 4)
+    assert learnt is not None
+    assert learnt.sampling_s == assumed.sampling_s > 0

@@ -15,7 +15,9 @@ class FixedThroughput:
     request_s: float = 0.0
     prompt_token_s: float = 0.0
 
-    def seconds_for(self, requests: int, prompt_tokens: int) -> float:
+    def seconds_for(self, requests: int, prompt_tokens: int) -> float | None:
+        if not self.request_s and not self.prompt_token_s:
+            return None
         return requests * self.request_s + prompt_tokens * self.prompt_token_s
 
 
@@ -67,7 +69,7 @@ def test_the_wait_is_a_second_at_least() -> None:
 
 def test_a_rate_follows_what_was_done_lately() -> None:
     rate = Rate()
-    assert rate.per_s == 0
+    assert rate.per_s is None
     rate.note(1000, 100.0)
     assert rate.per_s == 10
     for _ in range(100):

@@ -348,6 +348,8 @@ def test_the_engine_tells_its_load(harness: EngineHarness) -> None:
         busy = await engine.info()
         assert (busy.running_requests, busy.max_batch) == (1, 8)
         assert 0 < busy.kv_bytes <= busy.kv_limit_bytes
+        assert idle.prefill_tokens_per_s is None
+        assert busy.prefill_tokens_per_s is not None
         assert busy.prefill_tokens_per_s > 0
         await stream.aclose()
 

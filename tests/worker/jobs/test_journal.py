@@ -43,3 +43,12 @@ def test_samples_show_what_was_asked_expected_and_answered() -> None:
     )
     assert event.data is not None
     assert event.data["samples"][0] == right.model_dump()
+
+
+def test_a_loss_of_nothing_is_a_dash_in_words_and_null_in_numbers() -> None:
+    event, progress = _take(Evaluated(step=5, loss=None, token_accuracy=None, tokens=0, examples=3))
+    assert event.message == "Step 5: validation loss=–"
+    assert progress == {"full_valid_loss": None, "full_valid_mean_token_accuracy": None}
+    event, progress = _take(step_done(step=5, total_steps=10, completion_loss=None, token_accuracy=None))
+    assert event.message == "Step 5/10: training loss=–"
+    assert progress["train_loss"] is progress["train_mean_token_accuracy"] is None

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from core.serving.generation import EngineInfo
 from worker.inference.metrics.adapter_queue import AdapterQueue
 from worker.inference.metrics.adapter_usage import AdapterUsage
+from worker.inference.metrics.measured_gauge import MeasuredGauge
 from worker.inference.metrics.step_metrics import StepMetrics
 
 MOST_NAMES: Final = 16  # values of one label
@@ -59,8 +60,12 @@ class EngineMetrics:
         self.adapters.set(len(info.resident_adapters))
         self.adapter_bytes.set(info.resident_adapter_bytes)
         self.adapters_loading.set(info.loading_adapters)
-        self.prefill_tokens_per_second.set(info.prefill_tokens_per_s)
-        self.decode_tokens_per_second.set(info.decode_tokens_per_s)
+        for gauge, measured in (
+            (self.prefill_tokens_per_second, info.prefill_tokens_per_s),
+            (self.decode_tokens_per_second, info.decode_tokens_per_s),
+        ):
+            if measured is not None:
+                gauge.set(measured)
 
     def exposition(self) -> bytes:
         """Give all numbers in Prometheus' text format."""
@@ -111,10 +116,10 @@ class EngineMetrics:
         self.kv_used_bytes = self._gauge("kv_used_bytes", "Keys and values of running requests' tokens.")
         self.prefix_bytes = self._gauge("prefix_bytes", "Keys and values that are kept of answered prompts.")
         self.kv_limit_bytes = self._gauge("kv_limit_bytes", "What may be reserved.")
-        self.prefill_tokens_per_second = self._gauge(
+        self.prefill_tokens_per_second = self._measured(
             "prefill_tokens_per_second", "Prompt tokens per second of work, lately."
         )
-        self.decode_tokens_per_second = self._gauge(
+        self.decode_tokens_per_second = self._measured(
             "decode_tokens_per_second", "Chosen tokens per second of work, lately."
         )
         self.callers_spread_tokens = self._gauge(
@@ -126,6 +131,9 @@ class EngineMetrics:
 
     def _gauge(self, name: str, meaning: str) -> Gauge:
         return Gauge(f"loramill_engine_{name}", meaning, registry=self.registry)
+
+    def _measured(self, name: str, meaning: str) -> MeasuredGauge:
+        return MeasuredGauge(f"loramill_engine_{name}", meaning, registry=self.registry)
 
     def _histogram(self, name: str, meaning: str, bounds: tuple[float, ...]) -> Histogram:
         return Histogram(f"loramill_engine_{name}", meaning, buckets=bounds, registry=self.registry)

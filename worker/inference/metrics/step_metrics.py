@@ -6,9 +6,10 @@ Nothing is measured here; ``metrics`` has it with an engine's other numbers.
 from collections.abc import Mapping
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from worker.inference.metrics.machine_probe import MachineSpeed
+from worker.inference.metrics.measured_gauge import MeasuredGauge
 from worker.inference.model.step_timer import StepPart
 
 REST: Final = "rest"  # of a step: norms, activations, and what Python does
@@ -20,10 +21,10 @@ class StepMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._probe: MachineSpeed | None = None  # before it was told
-        self._probe_read = Gauge(
+        self._probe_read = MeasuredGauge(
             "loramill_engine_probe_read_bytes_per_second", "Reading memory, measured at the start.", registry=registry
         )
-        self._probe_flops = Gauge(
+        self._probe_flops = MeasuredGauge(
             "loramill_engine_probe_flops_per_second", "Multiplying matrices, measured at the start.", registry=registry
         )
         self._decode_share = Histogram(

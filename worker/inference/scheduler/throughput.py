@@ -1,5 +1,6 @@
 """The throughput of an engine lately, of prefill and of decoding, measured by its steps."""
 
+from core.ratio import ratio
 from core.serving.admission import Rate
 
 
@@ -12,11 +13,11 @@ class EngineThroughput:
         self._completions = Rate()  # of tokens per completion, which fades with the completions
 
     @property
-    def prefill_tokens_per_s(self) -> float:
+    def prefill_tokens_per_s(self) -> float | None:
         return self._prefill.per_s
 
     @property
-    def decode_tokens_per_s(self) -> float:
+    def decode_tokens_per_s(self) -> float | None:
         return self._decode.per_s
 
     def note_step(self, seconds: float, prefill_tokens: int, decode_tokens: int) -> None:
@@ -29,8 +30,16 @@ class EngineThroughput:
     def note_completion(self, completion_tokens: int) -> None:
         self._completions.note(completion_tokens, 1.0)
 
-    def seconds_for(self, requests: int, prompt_tokens: int) -> float:
-        """Estimate what waiting requests take, by the length that completions had lately; 0 where nothing is known."""
-        prefill = prompt_tokens / self._prefill.per_s if self._prefill.per_s else 0.0
-        decode = requests * self._completions.per_s / self._decode.per_s if self._decode.per_s else 0.0
-        return prefill + decode
+    def seconds_for(self, requests: int, prompt_tokens: int) -> float | None:
+        """Estimate what waiting requests take, by the length that completions had lately.
+
+        Where only prompts or only completions were measured yet, the other part is left out. None: neither was.
+        """
+        parts = [
+            None if self._prefill.per_s is None else ratio(prompt_tokens, self._prefill.per_s),
+            None
+            if self._completions.per_s is None or self._decode.per_s is None
+            else ratio(requests * self._completions.per_s, self._decode.per_s),
+        ]
+        known = [part for part in parts if part is not None]
+        return sum(known) if known else None

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from core.errors import AllExamplesDropped, EndNeverTrained, ExampleInvalid, NoTrainedTokens
-from core.jobs.spec import FileRef, JobSpec
+from core.errors import AllExamplesDropped, EndNeverTrained, ExampleInvalid, NothingToScore, NoTrainedTokens
+from core.jobs.spec import NOTHING_TO_SCORE, FileRef, JobSpec
 from core.serving.adapter_format import TrainedPrompt
 from core.text.files.examples import ExampleFormat, LineProblem
 from core.text.files.read import FILE_TYPES, read_examples
@@ -77,6 +77,11 @@ class RunData:
     unscored_lines: tuple[int, ...] = ()  # of the validation file, over max_length
 
     @property
+    def scored_tokens(self) -> int:
+        """Held-out tokens that an evaluation's loss is the mean of."""
+        return int(self.held_out.is_completion.sum())
+
+    @property
     def digest(self) -> str:
         return hashlib.sha256(f"{self.training.digest} {self.held_out.digest}".encode()).hexdigest()
 
@@ -97,6 +102,7 @@ def load_data(
         AllExamplesDropped: the length policy left nothing to train on.
         NoTrainedTokens: every weight is zero.
         EndNeverTrained: no closing token has a weight.
+        NothingToScore: the job goes by a held-out loss, and no held-out token has a weight.
         ParquetNotInstalled: a file is Parquet, and the package that reads it is missing.
         Stopped: the trainer was told to stop.
     """
@@ -120,7 +126,7 @@ def load_data(
                 parts.held_out.add(fitted)
     example_format = parts.trained.prompts.example_format
     assert example_format is not None
-    return RunData(
+    data = RunData(
         parts.trained.finish(),
         parts.held_out.finish(),
         summary,
@@ -128,6 +134,9 @@ def load_data(
         prompts=parts.trained.prompts.prompts,
         unscored_lines=tuple(unscored_lines),
     )
+    if job.field_that_needs_scores is not None and not data.scored_tokens:
+        raise NothingToScore(f"{job.field_that_needs_scores} {NOTHING_TO_SCORE}")
+    return data
 
 
 def _rendered(path: Path, file: FileRef, renderer: Renderer, check_stop: CheckStop) -> Iterator[RenderedExample]:

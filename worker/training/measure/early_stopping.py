@@ -19,8 +19,10 @@ class Standing(Frozen):
     without_improvement: int = 0  # evaluations since
 
     def after(self, evaluation: Evaluated) -> "Standing":
-        """Take one more evaluation into account; an equal loss is no improvement."""
-        if self.best is None or evaluation.loss < self.best.loss:
+        """Take one more evaluation into account; an equal loss is no improvement, and one of nothing is no loss."""
+        if evaluation.loss is None:
+            return self
+        if self.best is None or self.best.loss is None or evaluation.loss < self.best.loss:
             return Standing(best=evaluation)
         return Standing(best=self.best, without_improvement=self.without_improvement + 1)
 
@@ -32,7 +34,7 @@ class Standing(Frozen):
 def describe_ending(standing: Standing, step: int, total_steps: int, *, publishes_best: bool) -> Iterator[str]:
     """Say what a person should know of a run that ended after ``step`` steps, if there is anything."""
     best = standing.best
-    if best is None:
+    if best is None or best.loss is None:
         return
     if step < total_steps:
         yield (

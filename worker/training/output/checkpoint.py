@@ -47,8 +47,8 @@ class CheckpointState(Frozen):
     seen_tokens: int
     trained_tokens: int
     padding_tokens: int = 0
-    train_loss: float
-    train_token_accuracy: float
+    train_loss: float | None
+    train_token_accuracy: float | None
     evaluation: Evaluated | None
     standing: Standing
 

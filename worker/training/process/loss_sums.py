@@ -2,10 +2,15 @@
 
 from dataclasses import dataclass
 
+from core.ratio import ratio
+
 
 @dataclass
 class LossSums:
-    """Sums over scored positions; whoever reports divides. All float64 on the CPU, so that order hardly matters."""
+    """Sums over scored positions; whoever reports divides. All float64 on the CPU, so that order hardly matters.
+
+    Losses are nats per token; a mean over no token is None.
+    """
 
     weighted_nll: float = 0.0
     weight: float = 0.0
@@ -30,18 +35,19 @@ class LossSums:
         return self.completion_tokens + self.prompt_tokens
 
     @property
-    def loss(self) -> float:
-        return self.weighted_nll / self.weight if self.weight else 0.0
+    def loss(self) -> float | None:
+        """The weighted objective."""
+        return ratio(self.weighted_nll, self.weight)
 
     @property
-    def completion_loss(self) -> float:
-        return self.completion_nll / self.completion_tokens if self.completion_tokens else 0.0
+    def completion_loss(self) -> float | None:
+        return ratio(self.completion_nll, self.completion_tokens)
 
     @property
     def prompt_loss(self) -> float | None:
-        """Nats per prompt token that has a weight; None where none has one."""
-        return self.prompt_nll / self.prompt_tokens if self.prompt_tokens else None
+        """Of prompt tokens that have a weight."""
+        return ratio(self.prompt_nll, self.prompt_tokens)
 
     @property
-    def token_accuracy(self) -> float:
-        return self.completion_correct / self.completion_tokens if self.completion_tokens else 0.0
+    def token_accuracy(self) -> float | None:
+        return ratio(self.completion_correct, self.completion_tokens)

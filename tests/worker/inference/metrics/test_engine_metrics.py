@@ -98,3 +98,17 @@ def test_only_the_adapters_used_last_are_told_apart_and_no_token_is_lost() -> No
     assert digests[1][:12] not in counts
     assert counts["other"] == 2
     assert sum(counts.values()) == SHOWN + 3
+
+
+def test_a_speed_has_no_sample_before_it_was_measured() -> None:
+    metrics = EngineMetrics()
+    metrics.observe(INFO.model_copy(update={"prefill_tokens_per_s": None, "decode_tokens_per_s": None}))
+    speeds = {f"{work}_tokens_per_second" for work in ("prefill", "decode")} | {
+        "probe_read_bytes_per_second",
+        "probe_flops_per_second",
+    }
+    assert not speeds & {name for name, _ in read(metrics)}
+    metrics.observe(INFO)
+    assert speeds & {name for name, _ in read(metrics)} == {
+        f"{work}_tokens_per_second" for work in ("prefill", "decode")
+    }

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from core.errors import NothingToScore
 from core.serving.adapter_format import MANIFEST, WEIGHTS, parse_manifest
-from tests.worker.training.run_folders import Killed, kill_after, stop_after, train, write_run
+from tests.worker.training.run_folders import Killed, RecordingReporter, kill_after, stop_after, train, write_run
 from worker.trainer_process.messages import Evaluated, Finished, Note, Resumed, StepDone
 from worker.trainer_process.run_folder import ADAPTER, CHECKPOINTS
 from worker.training import loop as loop_module
@@ -17,6 +18,7 @@ from worker.training.measure.evaluation import evaluate
 from worker.training.output.checkpoint import BEST
 
 TOTAL_STEPS = 5  # of a run over SUMS with the batches of make_job and one epoch
+WEIGHTLESS = {"messages": [{"role": "user", "content": "1+1="}, {"role": "assistant", "content": "2", "weight": 0}]}
 EACH_STEP: dict[str, Any] = {"n_epochs": 1, "n_evals": TOTAL_STEPS}
 
 
@@ -53,6 +55,11 @@ class TestStanding:
     @pytest.mark.parametrize(("patience", "over"), [(1, True), (2, True), (3, False), (None, False)])
     def test_patience_counts_evaluations_since_the_best(self, patience: int | None, over: bool) -> None:
         assert _standing([1.0, 2.0, 3.0]).is_exhausted(patience) is over
+
+    def test_an_evaluation_of_nothing_is_neither_the_best_nor_without_improvement(self) -> None:
+        nothing = Evaluated(step=2, loss=None, token_accuracy=None, tokens=0, examples=1)
+        assert Standing().after(nothing) == Standing()
+        assert _standing([3.0]).after(nothing) == _standing([3.0])
 
     def test_nothing_evaluated_is_no_reason_to_stop(self) -> None:
         assert not Standing().is_exhausted(1)
@@ -131,10 +138,18 @@ class TestEarlyStopping:
         assert reporter.of(StepDone) == []
         assert reporter.of(Finished)[0].steps == 4
 
-    def test_nothing_held_out_is_said_to_leave_it_idle(self, tmp_path: Path, tiny_phi: Path) -> None:
-        reporter = train(write_run(tmp_path / "run", tiny_phi, validation=[], **EARLY))
-        assert len(reporter.of(StepDone)) == TOTAL_STEPS
-        assert any("no step is known as the best" in note.message for note in reporter.of(Note))
+    @pytest.mark.parametrize("validation", [[], [WEIGHTLESS]])
+    @pytest.mark.parametrize(
+        ("fields", "named"),
+        [(EARLY, "early_stopping_patience"), (BEST_OF_ALL, "load_best_model_at_end")],
+    )
+    def test_a_run_that_goes_by_the_loss_of_nothing_ends_before_its_first_step(
+        self, tmp_path: Path, tiny_phi: Path, validation: list[Any], fields: dict[str, Any], named: str
+    ) -> None:
+        reporter = RecordingReporter()
+        with pytest.raises(NothingToScore, match=f"^{named} goes by the loss of held-out completions"):
+            train(write_run(tmp_path / "run", tiny_phi, validation=validation, **fields), reporter)
+        assert reporter.of(StepDone) == []
 
 
 class TestBestCheckpoint:

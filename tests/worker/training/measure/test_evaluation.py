@@ -47,3 +47,13 @@ def test_can_be_stopped_between_micro_batches(tmp_path: Path, tiny_phi: Path, ma
     with pytest.raises(Stopped):
         evaluate(model, examples, step=0, token_budget=64, check_stop=stop)
     assert model.peft.training
+
+
+def test_of_no_example_and_of_no_weight_there_is_no_loss(tmp_path: Path, tiny_phi: Path, make_model: MakeModel) -> None:
+    answer = {"role": "assistant", "content": "2", "weight": 0}
+    weightless = {"messages": [{"role": "user", "content": "1+1="}, answer]}
+    for validation, examples in (([], 0), ([weightless], 1)):
+        held_out = render(tmp_path, tiny_phi, SUMS, validation=validation).held_out
+        found = evaluate(make_model(tiny_phi), held_out, step=1, token_budget=500, check_stop=never_stop)
+        assert (found.examples, found.tokens) == (examples, 0)
+        assert found.loss is found.token_accuracy is None

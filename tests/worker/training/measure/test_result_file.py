@@ -90,3 +90,14 @@ def test_a_finished_run_that_is_started_again_has_the_same_file(tmp_path: Path, 
     before = (folder / RESULTS).read_bytes()
     train(folder)
     assert (folder / RESULTS).read_bytes() == before
+
+
+def test_a_mean_over_nothing_is_an_empty_cell(tmp_path: Path) -> None:
+    rows = ResultRows()
+    rows.add_step(step_done(step=1, completion_loss=None, token_accuracy=None))
+    rows.add_evaluation(Evaluated(step=1, loss=None, token_accuracy=None, tokens=0, examples=2))
+    rows.write(tmp_path / RESULTS)
+    [row] = _read(tmp_path / RESULTS)
+    names = ("train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy", "exact_match")
+    assert [row[name] for name in names] == [""] * 5
+    assert row["loss"] == "1.5"
