@@ -101,7 +101,7 @@ class Settings(BaseSettings):
     engine_prefill_tokens: int | None = Field(
         None,
         ge=1,
-        description="Prompt tokens that a step prefills while rows decode; unset: found by steps at start.",
+        description="Prompt tokens that a step prefills while rows decode; unset: found by trials.",
     )
     engine_speculation: bool = Field(
         True, description="Draft tokens from the text and verify several in a step; the answers stay the same."
@@ -169,6 +169,11 @@ class Settings(BaseSettings):
     def kernels_folder(self) -> Path:
         """Where an engine keeps the kernels that it has compiled."""
         return self.home.absolute() / "kernels"
+
+    @property
+    def tuning_folder(self) -> Path:
+        """Where an engine remembers what it has found out about this machine by trials."""
+        return self.home.absolute() / "tuning"
 
     @property
     def runs_folder(self) -> Path:

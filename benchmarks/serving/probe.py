@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import torch
 
-from worker.inference.autotune import Autotuner
 from worker.inference.metrics import machine_probe as engine_probe
+from worker.inference.tuning.trial_timer import TrialTimer
 
 READ_BYTES: Final = 512 * 2**20
 SIZE: Final = 2048  # of a square product
@@ -37,7 +37,7 @@ def probe(
 ) -> BestOfProbes:
     """Measure how fast memory is read and matrices are multiplied, with as many threads as torch has now."""
     bf16, fp32 = (
-        engine_probe.probe_product(torch.device(device), dtype, size, _tuner(device, budget_s)) / 1e9
+        engine_probe.probe_product(torch.device(device), dtype, size, _trial_timer(device, budget_s)) / 1e9
         for dtype in (torch.bfloat16, torch.float32)
     )
     return BestOfProbes(
@@ -47,11 +47,11 @@ def probe(
 
 def probe_read(device: str = "cpu", *, read_bytes: int = READ_BYTES, budget_s: float = BUDGET_S) -> float:
     """Give GB/s of reading a buffer."""
-    return engine_probe.probe_read(torch.device(device), read_bytes, _tuner(device, budget_s)) / 1e9
+    return engine_probe.probe_read(torch.device(device), read_bytes, _trial_timer(device, budget_s)) / 1e9
 
 
-def _tuner(device: str, budget_s: float) -> Autotuner:
-    return Autotuner(torch.device(device), trial_s=budget_s, most_tries=MOST_TRIES)
+def _trial_timer(device: str, budget_s: float) -> TrialTimer:
+    return TrialTimer(torch.device(device), trial_s=budget_s, most_tries=MOST_TRIES)
 
 
 def main() -> None:

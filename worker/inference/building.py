@@ -7,24 +7,36 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from importlib.metadata import version
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Final, TypeVar
 
 import torch
 
 from core.base_models.registry import DType
 from core.settings import Settings
 from core.store.blobs import BlobStore
-from worker.inference.autotune import Autotuner
 from worker.inference.engine import LocalEngine
 from worker.inference.metrics.engine_metrics import EngineMetrics
-from worker.inference.metrics.machine_probe import probe
+from worker.inference.metrics.machine_probe import probe_trial
 from worker.inference.model.runner import ModelRunner
 from worker.inference.native.huge_pages import use_huge_pages
-from worker.inference.scheduler.step_budget import tune_longest_shared, tune_step_budget
-from worker.models.loading import load_base_model
+from worker.inference.scheduler.step_budget import budget_trial, shared_trial
+from worker.inference.tuning.autotuner import Autotuner, Trial
+from worker.inference.tuning.machine import describe_machine
+from worker.inference.tuning.memory import TuningMemory
+from worker.models.loading import LoadedModel, load_base_model
 
 logger = logging.getLogger(__name__)
+
+# settings that change what is tried, or how long it takes
+_MATTERING: Final = (
+    "engine_weights",
+    "engine_native",
+    "engine_cuda_graphs",
+    "engine_prefill_tokens",
+    "engine_speculation",
+)
 
 T = TypeVar("T")
 
@@ -54,19 +66,37 @@ def build_engine(
     def build() -> LocalEngine:
         loaded = load_base_model(folder, dtype=dtype, device=None if device is None else torch.device(device))
         logger.info("%s loaded on %s in %s", base_model, loaded.device, loaded.dtype)
-        tuner = Autotuner(loaded.device)
-        runner = ModelRunner.build(loaded, settings, tuner)
+        runner = ModelRunner.build(loaded, settings)
         if loaded.device.type == "cpu":
             use_huge_pages()
-        metrics.steps.probed(probe(loaded.device, loaded.dtype, tuner))
-        tune_longest_shared(runner, tuner)
-        budget = tune_step_budget(runner, tuner)
-        tuner.log()
-        return LocalEngine(
-            base_model, loaded, blobs, settings, metrics=metrics, on_death=on_death, runner=runner, budget=budget
-        )
+        engine = LocalEngine(base_model, loaded, blobs, settings, metrics=metrics, on_death=on_death, runner=runner)
+        tuner = _make_tuner(engine, loaded, runner, settings, metrics)
+        tuner.start()
+        engine.tune_when_idle(tuner)
+        return engine
 
     return _in_a_thread(build)
+
+
+def _make_tuner(
+    engine: LocalEngine, loaded: LoadedModel, runner: ModelRunner, settings: Settings, metrics: EngineMetrics
+) -> Autotuner:
+    trials: list[Trial[Any] | None] = [
+        *runner.trials,
+        probe_trial(loaded.device, loaded.dtype, metrics.steps.probed),
+        shared_trial(runner),
+        budget_trial(runner, settings, engine.use_budget),
+    ]
+    key = {
+        "machine": describe_machine(loaded.device),
+        "loramill": version("loramill"),
+        "kernels": runner.kernels or "none",
+        "base model": loaded.fingerprint,
+        "dtype": str(loaded.dtype),
+        "settings": repr([(name, getattr(settings, name)) for name in _MATTERING]),
+    }
+    memory = TuningMemory(settings.tuning_folder, key)
+    return Autotuner([trial for trial in trials if trial is not None], memory, loaded.device)
 
 
 def _in_a_thread(work: Callable[[], T]) -> T:

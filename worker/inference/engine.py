@@ -34,6 +34,7 @@ from worker.inference.scheduler.request_checks import (
     check_sampling,
 )
 from worker.inference.scheduler.step_budget import StepBudget
+from worker.inference.tuning.autotuner import Autotuner
 from worker.inference.watchdog import Heartbeat
 from worker.models.loading import LoadedModel
 
@@ -43,7 +44,7 @@ Read = TypeVar("Read")
 class LocalEngine:
     """Implements ``core.serving.generation.Engine`` with a model in this process; used from one event loop.
 
-    ``runner`` is what runs the model, ``budget`` what steps of it are given; None: what is right on most machines.
+    ``runner`` is what runs the model.
     """
 
     def __init__(
@@ -56,7 +57,6 @@ class LocalEngine:
         *,
         on_death: Callable[[], None],
         runner: Runner,
-        budget: StepBudget | None = None,
     ) -> None:
         self._base_model = base_model
         self._loaded = loaded
@@ -67,11 +67,19 @@ class LocalEngine:
         self._runner = runner
         self._adapters = _adapter_cache(loaded, self._runner, blobs, settings, metrics)
         self._preparing = 0  # requests whose adapter is loaded, or that are rendered
-        self._loop = SchedulerLoop(runner, settings, metrics, base_model=base_model, on_death=on_death, budget=budget)
+        self._loop = SchedulerLoop(runner, settings, metrics, base_model=base_model, on_death=on_death)
 
     def start(self) -> None:
         """Begin to answer; ``on_death`` is called, in another thread, should that end by itself."""
         self._loop.start()
+
+    def use_budget(self, budget: StepBudget) -> None:
+        """Give steps so many tokens from now on."""
+        self._loop.use_budget(budget)
+
+    def tune_when_idle(self, tuner: Autotuner) -> None:
+        """Have a tuner try again what it could not decide; called before `start`."""
+        self._loop.tune_when_idle(tuner)
 
     @property
     def is_alive(self) -> bool:

@@ -87,9 +87,6 @@ def test_it_answers_tells_so_and_ends_a_running_request_before_sigterm_ends_it(h
     assert answer.ids == PeftReference(home / "base-models" / "tiny-phi").greedy(None, b"x", 40)
     told = ('finished_requests_total{reason="length"} 1.0', "prefill_tokens_total 3.0", "waiting_requests 0.0")
     assert set(lines) >= {f"loramill_engine_{line}" for line in told}
-    numbers = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
-    for name in ("probe_read_bytes_per_second", "probe_flops_per_second", "prefill_flops_ratio_sum"):
-        assert float(numbers[f"loramill_engine_{name}"]) > 0
 
 
 def test_it_exits_with_an_error_when_its_steps_keep_failing(home: Path) -> None:

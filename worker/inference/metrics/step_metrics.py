@@ -22,10 +22,10 @@ class StepMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._probe: MachineSpeed | None = None  # before it was told
         self._probe_read = MeasuredGauge(
-            "loramill_engine_probe_read_bytes_per_second", "Reading memory, measured at the start.", registry=registry
+            "loramill_engine_probe_read_bytes_per_second", "Reading memory, as a trial found it.", registry=registry
         )
         self._probe_flops = MeasuredGauge(
-            "loramill_engine_probe_flops_per_second", "Multiplying matrices, measured at the start.", registry=registry
+            "loramill_engine_probe_flops_per_second", "Multiplying matrices, as a trial found it.", registry=registry
         )
         self._decode_share = Histogram(
             "loramill_engine_decode_bandwidth_ratio",

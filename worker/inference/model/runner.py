@@ -3,6 +3,7 @@
 Chooses the way through the model and tries it against transformers before anything is served. Knows no requests.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Final
@@ -14,7 +15,6 @@ from transformers import PreTrainedModel
 
 from core.errors import BaseModelInvalid
 from core.settings import Settings
-from worker.inference.autotune import Autotuner
 from worker.inference.kv_cache.budget import running_bytes
 from worker.inference.kv_cache.slots import KvPool, KvShape
 from worker.inference.lora.bank import LoraBank
@@ -24,13 +24,16 @@ from worker.inference.model.contract import StepRow, TargetLayer
 from worker.inference.model.cuda_graphs import DecodeGraphs
 from worker.inference.model.cuda_recorder import CudaRecorder, Recorder
 from worker.inference.model.forward_pass import Pass, StepLora, TransformersPass, all_groups, biases_of, size_of
-from worker.inference.model.native_ops import NativeOps, find_crossover
+from worker.inference.model.native_ops import NativeOps, crossover_trial
 from worker.inference.model.ops import Ops, TorchOps
 from worker.inference.model.projection import Make, Weights, can_quantize, maker
 from worker.inference.model.step_layout import make_step
 from worker.inference.model.step_timer import StepTimer
 from worker.inference.native.build import load
+from worker.inference.tuning.autotuner import Trial
 from worker.models.loading import LoadedModel
+
+logger = logging.getLogger(__name__)
 
 # Two texts of unequal length, fed in parts beside each other.
 _PROBES: Final = ((1, 2, 3, 5, 8, 13, 21), (8, 5, 3, 2, 1))
@@ -41,7 +44,12 @@ _TOLERANCE: Final = 1e-3  # of the logits' spread
 
 
 class ModelRunner:
-    """Implements ``contract.Runner`` with a model in this process."""
+    """Implements ``contract.Runner`` with a model in this process.
+
+    Attributes:
+        trials: what times decide of how it computes.
+        kernels: the name of the compiled ones; None: none are used.
+    """
 
     def __init__(
         self,
@@ -55,6 +63,8 @@ class ModelRunner:
         recorder: Recorder | None = None,
     ) -> None:
         """Take a way that was made; without a ``recorder`` every step is taken without graphs."""
+        self.trials: tuple[Trial[Any], ...] = ()
+        self.kernels: str | None = None
         self._way = way
         self._device = model.device
         self._vocab_size = vocab_size
@@ -66,10 +76,8 @@ class ModelRunner:
         self._graphs = None if recorder is None else DecodeGraphs(way, self.bank, recorder, model.device)
 
     @classmethod
-    def build(cls, loaded: LoadedModel, settings: Settings, tuner: Autotuner | None = None) -> "ModelRunner":
+    def build(cls, loaded: LoadedModel, settings: Settings) -> "ModelRunner":
         """Take a loaded model over; transformers cannot run it afterwards.
-
-        ``tuner`` is told what was decided; None: nobody wants to know.
 
         Raises:
             BaseModelInvalid: no way that we have computes what transformers computes, or its weights cannot be kept in
@@ -80,21 +88,24 @@ class ModelRunner:
                 "LORAMILL_ENGINE_WEIGHTS is int8, which needs a CPU and bfloat16; this engine computes in "
                 f"{loaded.dtype} on {loaded.device}: leave the setting out"
             )
-        tuner = tuner or Autotuner(loaded.device)
         kernels = load(settings.kernels_folder) if settings.engine_native and loaded.device.type == "cpu" else None
         make = maker(settings.engine_weights, kernels)
         with torch.inference_mode():
-            ops = TorchOps() if kernels is None else NativeOps(kernels, find_crossover(kernels, loaded.dtype, tuner))
+            ops = TorchOps() if kernels is None else NativeOps(kernels)
             error = _compare_with_transformers(loaded, ops, _make_recorder(loaded, settings))
             way = _make_way(loaded.model, make, ops, loaded.context_tokens)
         shape = kv_shape(loaded.model)
         kv = KvPool(shape, _kv_bytes(shape, loaded, settings), loaded.context_tokens)
         recorder = _make_recorder(loaded, settings)
-        tuner.decide("kernels", "torch's" if kernels is None else "native")
-        tuner.decide("products", ", ".join(sorted({projection.kind for projection in way.projections.values()})))
-        tuner.decide("pass", f"{type(way).__name__} over {type(ops).__name__}, {error:.1g} off transformers' logits")
-        tuner.decide("CUDA graphs", "none" if recorder is None else "recorded")
-        return cls(
+        logger.info(
+            "computed by %s over %s and %s, %.1g off transformers' logits, CUDA graphs %s",
+            type(way).__name__,
+            type(ops).__name__,
+            ", ".join(sorted({projection.kind for projection in way.projections.values()})),
+            error,
+            "none" if recorder is None else "recorded",
+        )
+        runner = cls(
             loaded.model,
             loaded.tokenizer.vocab_size,
             way,
@@ -103,6 +114,9 @@ class ModelRunner:
             weights=settings.engine_weights,
             recorder=recorder,
         )
+        if isinstance(ops, NativeOps):
+            runner.trials, runner.kernels = (crossover_trial(ops, loaded.dtype),), ops.kernels.name
+        return runner
 
     @property
     def layers(self) -> Mapping[str, TargetLayer]:

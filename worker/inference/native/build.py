@@ -36,7 +36,8 @@ def load(folder: Path) -> Kernels | None:
     Several processes may do so at once. A library in ``folder`` is run as code: nobody else may write there.
     """
     try:
-        kernels = Kernels(ctypes.CDLL(str(_find_or_build(folder))))
+        library = _find_or_build(folder)
+        kernels = Kernels(ctypes.CDLL(str(library)), library.stem)
     except (_NotBuilt, OSError) as reason:
         logger.warning("Native kernels are not used, decoding is slower: %s", reason)
         return None

@@ -34,10 +34,12 @@ class Kernels:
     """Each method is one call into the library, with as many threads as torch uses; tensors are on the CPU.
 
     All storage is bfloat16 or float32, and of one call the same. Outputs are contiguous and overwritten.
-    ``can_multiply`` tells whether there is a `product`: where this CPU multiplies bfloat16 itself.
+    ``can_multiply`` tells whether there is a `product`: where this CPU multiplies bfloat16 itself. ``name`` is another
+    for each source, compiler and CPU.
     """
 
-    def __init__(self, library: ctypes.CDLL) -> None:
+    def __init__(self, library: ctypes.CDLL, name: str) -> None:
+        self.name = name
         self._rms_norm = _functions(library, "rms_norm")
         self._layer_norm = _functions(library, "layer_norm")
         self._gated_silu = _functions(library, "gated_silu")

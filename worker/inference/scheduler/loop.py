@@ -27,6 +27,7 @@ from worker.inference.scheduler.request import Request
 from worker.inference.scheduler.step_budget import UNTRIED, StepBudget
 from worker.inference.scheduler.step_plan import StepPlanner
 from worker.inference.scheduler.throughput import EngineThroughput
+from worker.inference.tuning.autotuner import Autotuner
 from worker.inference.watchdog import Heartbeat
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,6 @@ class SchedulerLoop:
         *,
         base_model: str,
         on_death: Callable[[], None],
-        budget: StepBudget | None = None,
     ) -> None:
         self._runner = runner
         self._metrics = metrics
@@ -67,7 +67,7 @@ class SchedulerLoop:
         self._is_stopping = False
         self._is_over = False
         self._planner = StepPlanner(
-            budget or UNTRIED[runner.kv.shape.device.type],
+            UNTRIED[runner.kv.shape.device.type],
             prefill_tokens=settings.engine_prefill_tokens,
             speculates=settings.engine_speculation,
         )
@@ -80,10 +80,19 @@ class SchedulerLoop:
             max_rows=settings.engine_max_batch,
         )
         self._failures = 0  # in a row
+        self._tuner: Autotuner | None = None
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
+
+    def use_budget(self, budget: StepBudget) -> None:
+        """Give steps so many tokens; before the thread runs, or between its steps."""
+        self._planner.budget = budget
+
+    def tune_when_idle(self, tuner: Autotuner) -> None:
+        """Have a tuner try again what it could not decide, whenever there was nothing to do for a while."""
+        self._tuner = tuner
 
     def stop(self) -> None:
         """End the thread after its present step; requests not complete by then get EngineUnavailable.
@@ -189,12 +198,20 @@ class SchedulerLoop:
 
     def _await_work(self) -> bool:
         """Wait for something to do; False when the loop must end."""
-        with self._wake:
-            self.heartbeat.rest()
-            self._wake.wait_for(lambda: self._batch.rows or len(self._queue) or self._dropped or self._is_stopping)
-            self.heartbeat.beat()
-            self._metrics.last_step_timestamp_seconds.set_to_current_time()
-            return not self._is_stopping
+        while True:
+            with self._wake:
+                self.heartbeat.rest()
+                is_wanted = self._wake.wait_for(self._is_wanted, None if self._tuner is None else self._tuner.idle_s)
+                self.heartbeat.beat()
+                if is_wanted:
+                    self._metrics.last_step_timestamp_seconds.set_to_current_time()
+                    return not self._is_stopping
+            assert self._tuner is not None, "without one the wait has no end"
+            self._tuner.try_again(self._is_wanted)
+
+    def _is_wanted(self) -> bool:
+        """Tell whether there is something to do; asked without the lock, it is as good as a moment ago."""
+        return bool(self._batch.rows or len(self._queue) or self._dropped or self._is_stopping)
 
     def _close(self) -> None:
         self.heartbeat.rest()

@@ -1,19 +1,24 @@
 """The budget of a step: prompt tokens of prefill chunks beside decoding rows, and draft tokens to be verified.
 
-Both follow from how a step's length grows with its tokens, which is tried once on this machine before requests come: a
-step reads all weights whatever it computes, so a few tokens more cost little, until arithmetic takes longer than that.
-Up to how many tokens rows are computed together is tried as well. Knows steps of a model, not requests.
+Both follow from how a step's length grows with its tokens, which is tried on this machine while no requests are there:
+a step reads all weights whatever it computes, so a few tokens more cost little, until arithmetic takes longer. Up to
+how many tokens rows are computed together is tried as well. Knows steps of a model, not requests.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import Annotated, Final
 
 import torch
+from pydantic import Field, TypeAdapter
 
-from worker.inference.autotune import Autotuner
+from core.settings import Settings
 from worker.inference.kv_cache.slots import KvSlot
+from worker.inference.lora.step_columns import LONGEST_SHARED
 from worker.inference.model.contract import Runner, StepRow
+from worker.inference.tuning.autotuner import Trial
+from worker.inference.tuning.trial_timer import TrialTimer
 
 TRIED: Final = (1, 4, 8, 16, 32, 64, 128, 256, 512)  # tokens
 LEAST_CHUNK: Final = 16
@@ -33,8 +38,8 @@ class StepBudget:
         tokens_with_drafts: draft tokens fill a step up to so many tokens; up to there a few more cost little.
     """
 
-    prefill_tokens: int
-    tokens_with_drafts: int
+    prefill_tokens: Annotated[int, Field(ge=1, le=TRIED[-1])]
+    tokens_with_drafts: Annotated[int, Field(ge=1, le=TRIED[-1])]
 
 
 UNTRIED: Final = {
@@ -43,37 +48,54 @@ UNTRIED: Final = {
 }  # by the device's type; what has been seen to do
 
 
-def tune_step_budget(runner: Runner, tuner: Autotuner) -> StepBudget:
-    """Choose a budget by steps of growing length."""
+def budget_trial(runner: Runner, settings: Settings, use: Callable[[StepBudget], None]) -> Trial[StepBudget] | None:
+    """Make the trial that finds a budget by steps of growing length; None where the settings say all of it."""
+    wants_chunk, wants_drafts = settings.engine_prefill_tokens is None, settings.engine_speculation
+    if not wants_chunk and not wants_drafts:
+        return None
+    find = partial(_find_budget, runner, wants_chunk=wants_chunk)
+    return Trial("step budget", TypeAdapter(StepBudget), UNTRIED[runner.kv.shape.device.type], find, use)
+
+
+def shared_trial(runner: Runner) -> Trial[int]:
+    """Make the trial that lets rows of a few tokens be computed together as long as that is the faster way."""
+
+    def use(tokens: int) -> None:
+        runner.longest_shared = tokens
+
+    kind: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=1, le=SHARED_TRIED[-1])])
+    find = partial(_find_longest_shared, runner)
+    return Trial("rows computed together up to tokens", kind, LONGEST_SHARED, find, use)
+
+
+def _find_budget(runner: Runner, timer: TrialTimer, *, wants_chunk: bool) -> StepBudget:
     with torch.inference_mode():
-        seconds = _take_steps(runner, tuner)
-    budget = choose_budget(seconds)
-    lengths = ", ".join(f"{tokens}: {length * 1e3:.1f}" for tokens, length in seconds.items())
-    tuner.decide("step budget", f"{budget}, by the milliseconds of a step of so many tokens ({lengths})")
-    return budget
+        return choose_budget(_take_steps(runner, timer, wants_chunk=wants_chunk))
 
 
-def tune_longest_shared(runner: Runner, tuner: Autotuner) -> None:
-    """Let the runner compute rows of a few tokens together as long as that is the faster way, and else one by one."""
-    best = 1
-    with torch.inference_mode():
-        for tokens in SHARED_TRIED:
-            together_s, apart_s = (_take_step(runner, tokens, longest, tuner) for longest in (tokens, tokens - 1))
-            if together_s is None or apart_s is None or together_s > apart_s:
-                break
-            best = tokens
-    runner.longest_shared = best
-    tuner.decide("rows computed together", f"up to {best} tokens each")
+def _find_longest_shared(runner: Runner, timer: TrialTimer) -> int:
+    """Find it; what the runner is at meanwhile is put back."""
+    before, best = runner.longest_shared, 1
+    try:
+        with torch.inference_mode():
+            for tokens in SHARED_TRIED:
+                together_s, apart_s = (_take_step(runner, tokens, longest, timer) for longest in (tokens, tokens - 1))
+                if together_s is None or apart_s is None or together_s > apart_s:
+                    break
+                best = tokens
+    finally:
+        runner.longest_shared = before
+    return best
 
 
-def _take_step(runner: Runner, tokens: int, longest_shared: int, tuner: Autotuner) -> float | None:
+def _take_step(runner: Runner, tokens: int, longest_shared: int, timer: TrialTimer) -> float | None:
     """Give the length of a step of some rows of so many tokens; None where there is no room for them."""
     runner.longest_shared = longest_shared
     slots = [slot for slot in (runner.kv.allocate(tokens) for _ in range(SHARED_ROWS)) if slot is not None]
     try:
         if len(slots) < SHARED_ROWS:
             return None
-        return _step_s(runner, slots, tokens, tuner)
+        return _step_s(runner, slots, tokens, timer)
     finally:
         for slot in slots:
             runner.kv.release(slot)
@@ -95,22 +117,24 @@ def choose_budget(seconds: Mapping[int, float]) -> StepBudget:
     return StepBudget(prefill_tokens, tokens_with_drafts)
 
 
-def _take_steps(runner: Runner, tuner: Autotuner) -> dict[int, float]:
+def _take_steps(runner: Runner, timer: TrialTimer, *, wants_chunk: bool) -> dict[int, float]:
+    """Give the lengths of steps, by their tokens, as far as they matter for a prefill chunk, or else for drafts."""
     seconds: dict[int, float] = {}
     for tokens in TRIED:
         slot = runner.kv.allocate(tokens) if tokens <= runner.kv.longest else None
         if slot is None:
             break
         try:
-            seconds[tokens] = _step_s(runner, [slot], tokens, tuner)
+            seconds[tokens] = _step_s(runner, [slot], tokens, timer)
         finally:
             runner.kv.release(slot)
-        if tokens >= LEAST_CHUNK and seconds[tokens] > LONGEST_STEP_S:
+        is_long = tokens >= LEAST_CHUNK and seconds[tokens] > LONGEST_STEP_S
+        if is_long if wants_chunk else seconds[tokens] > CHEAP * seconds[1]:
             break
     return seconds
 
 
-def _step_s(runner: Runner, slots: Sequence[KvSlot], tokens: int, tuner: Autotuner) -> float:
+def _step_s(runner: Runner, slots: Sequence[KvSlot], tokens: int, timer: TrialTimer) -> float:
     """Give the length of a step with so many tokens for each slot."""
 
     def take_step() -> None:
@@ -118,4 +142,4 @@ def _step_s(runner: Runner, slots: Sequence[KvSlot], tokens: int, tuner: Autotun
         for slot in slots:
             slot.truncate(0)
 
-    return tuner.fastest_s(take_step)
+    return timer.fastest_s(take_step)

@@ -5,13 +5,13 @@ import torch
 
 from core.settings import Settings
 from tests.harness.models.kernels import home_with_kernels
-from worker.inference.autotune import Autotuner
 from worker.inference.lora.bank import LoraGroup
 from worker.inference.lora.step_columns import LoraPlan, LoraSegment
-from worker.inference.model.native_ops import NativeOps, find_crossover
+from worker.inference.model.native_ops import NativeOps, crossover_trial
 from worker.inference.model.ops import TorchOps
 from worker.inference.native.build import load
 from worker.inference.native.kernels import Kernels
+from worker.inference.tuning.trial_timer import TrialTimer
 
 
 @pytest.fixture(scope="module")
@@ -49,5 +49,8 @@ def test_either_side_of_the_crossover_gives_what_torch_gives(
 
 
 def test_the_crossover_is_found_within_bounds(kernels: Kernels) -> None:
-    with torch.inference_mode():
-        assert 10**6 <= find_crossover(kernels, torch.bfloat16, Autotuner(torch.device("cpu"))) <= 10**8
+    ops = NativeOps(kernels)
+    trial = crossover_trial(ops, torch.bfloat16)
+    found = trial.find(TrialTimer(torch.device("cpu")))
+    trial.use(found)
+    assert trial.kind.validate_python(found) == ops.crossover

@@ -1,6 +1,7 @@
 """How many tokens a step is given, by the lengths of steps."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -8,17 +9,17 @@ from core.settings import Settings
 from tests.harness.models.kernels import home_with_kernels
 from tests.harness.models.tiny_models import write_tiny_phi
 from tests.worker.inference.scheduler.fake_runner import FakeRunner
-from worker.inference.autotune import Autotuner
 from worker.inference.model.contract import StepRow
 from worker.inference.model.runner import ModelRunner
 from worker.inference.scheduler.step_budget import (
     LONGEST_STEP_S,
     TRIED,
     StepBudget,
+    budget_trial,
     choose_budget,
-    tune_longest_shared,
-    tune_step_budget,
+    shared_trial,
 )
+from worker.inference.tuning.trial_timer import TrialTimer
 from worker.models.loading import load_base_model
 
 
@@ -57,20 +58,42 @@ def test_in_a_context_shorter_than_any_chunk_the_most_that_was_tried_is_computed
     assert choose_budget({1: 0.01, 4: 0.01, 8: 0.01}) == StepBudget(prefill_tokens=8, tokens_with_drafts=8)
 
 
+def find_budget(runner: FakeRunner, **settings: Any) -> StepBudget | None:
+    """Make its trial under these settings, on a clock that goes by the tokens fed; None where there is none to make."""
+    trial = budget_trial(runner, Settings(**settings), lambda _: None)
+
+    def clock() -> float:
+        return float(sum(len(tokens) for rows in runner.fed for tokens, _ in rows))
+
+    return None if trial is None else trial.find(TrialTimer(torch.device("cpu"), clock=clock))
+
+
 def test_finding_it_leaves_no_slot_behind() -> None:
     runner = FakeRunner(vocab_size=300)
-    tuner = Autotuner(torch.device("cpu"))
-    budget = tune_step_budget(runner, tuner)
+    assert find_budget(runner) == StepBudget(prefill_tokens=16, tokens_with_drafts=1)
     assert runner.kv.used_slots == 0
-    assert budget.prefill_tokens in TRIED
-    assert tuner.decisions["step budget"].startswith(f"{budget}, by the milliseconds of a step of so many tokens (1: ")
     assert not torch.is_inference_mode_enabled()
+
+
+def test_what_settings_give_is_not_tried() -> None:
+    runner = FakeRunner(vocab_size=300)
+    assert find_budget(runner, engine_prefill_tokens=64, engine_speculation=False) is None
+    assert runner.fed == []
+
+
+def test_where_the_chunk_is_set_steps_grow_only_until_drafts_no_longer_pay() -> None:
+    runner = FakeRunner(vocab_size=300)
+    budget = find_budget(runner, engine_prefill_tokens=64)
+    assert budget is not None
+    assert budget.tokens_with_drafts == 1
+    assert {len(tokens) for [(tokens, _)] in runner.fed} == {1, 4}
 
 
 def test_whether_rows_are_computed_together_changes_no_logits(tmp_path: Path) -> None:
     loaded = load_base_model(write_tiny_phi(tmp_path / "base"), dtype="float32")
     runner = ModelRunner.build(loaded, Settings(home=home_with_kernels()))
-    tune_longest_shared(runner, Autotuner(torch.device("cpu")))
+    trial = shared_trial(runner)
+    trial.use(trial.find(TrialTimer(torch.device("cpu"))))
     assert runner.longest_shared in (1, 2, 4, 8, 16)
     assert runner.kv.used_slots == 0
     with torch.inference_mode():
