@@ -12,7 +12,7 @@ from typing import Any
 from core.errors import AdapterInvalid
 from core.ids import new_id
 from core.jobs.requested import HyperparameterFields, TrainingFields
-from core.jobs.resolve import resolve
+from core.jobs.resolve import TrainableBase, resolve
 from core.jobs.spec import AdapterRef, JobSpec, TrainedAdapter
 from core.serving.adapter_format import MANIFEST, parse_manifest
 from loramill._base_model import LoadableBaseModel, find_base_model
@@ -102,9 +102,7 @@ def _resolve_job(
     return resolve(
         asked,
         asked,
-        base_model=model.entry.name,
-        usual_learning_rate=model.entry.learning_rate,
-        context_tokens=model.imported.context_tokens,
+        TrainableBase(model.entry.name, model.entry.learning_rate, model.imported.context_tokens),
         training=training,
         validation=scored,
         continued=None if continue_from is None else _place_adapter(Path(continue_from), run_folder),

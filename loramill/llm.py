@@ -113,12 +113,11 @@ class LLM:
         self._blobs = LocalBlobStore(Path(store))
         settings = (settings or load_settings()).model_copy(update=_NOBODY_IS_REFUSED)
         self._engine = build_engine(
-            model.entry.name,
+            model.entry if dtype is None else model.entry.model_copy(update={"dtype": dtype}),
             model.folder,
             self._blobs,
             settings,
             EngineMetrics(),
-            dtype=dtype or model.entry.dtype,
             device=device,
             on_death=lambda: None,  # requests are told
         )

@@ -32,7 +32,7 @@ from core.estimates.estimate import (
     speed_of_jobs,
     work_of,
 )
-from core.estimates.memory_plan import Memory, plan_memory
+from core.estimates.memory_plan import Memory, StepSizes, plan_memory
 from core.jobs.spec import NOTHING_TO_SCORE, FileRef, JobSpec
 from core.jobs.status import JobStatus
 from core.settings import Settings
@@ -184,10 +184,12 @@ def _memory(shape: ModelShape, spec: JobSpec, counts: ExampleCounts, steps: int,
         shape,
         spec.lora,
         machine.dtype,
-        longest_tokens=counts.longest_tokens,
-        mean_tokens=counts.tokens / counts.examples,
-        batch_size=spec.batch_size,
-        steps=steps,
+        StepSizes(
+            longest_tokens=counts.longest_tokens,
+            mean_tokens=counts.tokens / counts.examples,
+            batch_size=spec.batch_size,
+            steps=steps,
+        ),
         available_bytes=machine.told.available_bytes or machine.told.memory_bytes,
         is_gpu=machine.is_gpu,
         quantization=spec.quantization,

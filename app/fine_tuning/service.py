@@ -22,7 +22,7 @@ from core.errors import (
     TargetModulesUnmatched,
 )
 from core.estimates.estimate import Estimate
-from core.jobs.resolve import resolve
+from core.jobs.resolve import TrainableBase, resolve
 from core.jobs.spec import FileRef, JobSpec, TrainedAdapter
 from core.settings import Settings
 from core.store import adapters, files, jobs
@@ -156,9 +156,7 @@ def specify(
     spec = resolve(
         request,
         hyperparameters_of(request),
-        base_model=base.name,
-        usual_learning_rate=base.learning_rate,
-        context_tokens=context_tokens,
+        TrainableBase(base.name, base.learning_rate, context_tokens),
         training=training,
         validation=scored,
         continued=continued,

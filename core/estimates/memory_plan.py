@@ -5,6 +5,7 @@ The trainer takes its limits from here; what a token leaves behind it measures o
 """
 
 import math
+from dataclasses import dataclass
 from typing import Final, Literal
 
 from core.base_models.shape import LinearLayer, ModelShape
@@ -76,15 +77,38 @@ class Memory(Frozen):
         return parts | {"activations of the longest example": self.least_bytes - sum(parts.values())}
 
 
+@dataclass(frozen=True)
+class StepSizes:
+    """How large the steps of a run are.
+
+    Attributes:
+        longest_tokens: of all examples that are trained on; ``mean_tokens`` likewise.
+        batch_size: examples of a step.
+        steps: of the run; each brings one more size of micro-batch, or several where it is cut.
+    """
+
+    longest_tokens: int
+    mean_tokens: float
+    batch_size: int
+    steps: int
+
+    @property
+    def largest_tokens(self) -> int:
+        """About the most tokens that one step has.
+
+        Two standard deviations of the sum above its mean, an example's own being a third of the way to the longest.
+        """
+        deviation = (self.longest_tokens - self.mean_tokens) / 3
+        likely = self.batch_size * self.mean_tokens + 2 * math.sqrt(self.batch_size) * deviation
+        return min(self.batch_size * self.longest_tokens, round(likely))
+
+
 def plan_memory(
     shape: ModelShape,
     lora: LoraSpec,
     dtype: ComputeType,
+    sizes: StepSizes,
     *,
-    longest_tokens: int,
-    mean_tokens: float,
-    batch_size: int,
-    steps: int,
     available_bytes: int | None,
     is_gpu: bool,
     quantization: Quantization | None = None,
@@ -92,8 +116,6 @@ def plan_memory(
     """Add up a run's memory. What DoRA keeps beside plain LoRA is not in it, beyond its lengths.
 
     Args:
-        longest_tokens: of all examples that are trained on; ``mean_tokens`` likewise.
-        steps: of the run; each brings one more size of micro-batch, or several where it is cut.
         available_bytes: free before the trainer starts, from which the micro-batch's size follows; None: enough.
 
     Raises:
@@ -103,12 +125,14 @@ def plan_memory(
     adapted = shape.adapted(lora)
     adapter_bytes = _adapter_bytes(shape, adapted, lora, dtype)
     weights_bytes = _weights_bytes(shape, dtype, quantization)
-    per_token = activation_bytes_per_token(shape, adapted, lora, dtype, longest_tokens=longest_tokens, is_gpu=is_gpu)
+    longest = max(sizes.longest_tokens, MIN_TOKENS)
+    per_token = activation_bytes_per_token(
+        shape, adapted, lora, dtype, longest_tokens=sizes.longest_tokens, is_gpu=is_gpu
+    )
     loaded_bytes = _RUNTIME_BYTES + weights_bytes + adapter_bytes
     free_bytes = _ENOUGH_BYTES if available_bytes is None else max(0, available_bytes - loaded_bytes)
     budget = token_budget(free_bytes, per_token, is_gpu=is_gpu)
-    longest = max(longest_tokens, MIN_TOKENS)
-    step_tokens = _largest_step(longest_tokens, mean_tokens, batch_size)
+    step_tokens = sizes.largest_tokens
     tokens = min(max(budget, longest), max(longest, step_tokens))
     block = {"blocks": shape.blocks, "input_bytes": shape.hidden_width * value_bytes}
     checkpointed = checkpointed_blocks(free_bytes, per_token, longest, **block)
@@ -119,8 +143,8 @@ def plan_memory(
     if shape.stored_bytes != shape.parameters * value_bytes:
         workspace_bytes += shape.stored_bytes
     if dtype == "bfloat16" and not is_gpu:
-        sizes = steps * math.ceil(step_tokens / max(budget, longest))
-        workspace_bytes += min(_MAX_KERNELS_BYTES, sizes * _KERNELS_BYTES_PER_SIZE)
+        micro_batch_sizes = sizes.steps * math.ceil(step_tokens / max(budget, longest))
+        workspace_bytes += min(_MAX_KERNELS_BYTES, micro_batch_sizes * _KERNELS_BYTES_PER_SIZE)
     return Memory(
         dtype=dtype,
         runtime_bytes=_RUNTIME_BYTES,
@@ -135,15 +159,6 @@ def plan_memory(
         activation_bytes_per_token=per_token,
         checkpointed_blocks=checkpointed,
     )
-
-
-def _largest_step(longest_tokens: int, mean_tokens: float, batch_size: int) -> int:
-    """Give about the most tokens that one step of a run has.
-
-    Two standard deviations of the sum above its mean, an example's own being a third of the way to the longest.
-    """
-    deviation = (longest_tokens - mean_tokens) / 3
-    return min(batch_size * longest_tokens, round(batch_size * mean_tokens + 2 * math.sqrt(batch_size) * deviation))
 
 
 def _adapter_bytes(shape: ModelShape, adapted: tuple[LinearLayer, ...], lora: LoraSpec, dtype: ComputeType) -> int:

@@ -2,6 +2,7 @@
 
 import math
 import secrets
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from core.errors import InvalidParameter
@@ -22,13 +23,20 @@ MAX_GRAD_NORM: Final = 1.0  # of transformers' TrainingArguments
 LORAPLUS_LR_RATIO: Final = 1.0  # plain LoRA
 
 
+@dataclass(frozen=True)
+class TrainableBase:
+    """What a job takes from its base model: the registry's name and learning rate for it, and the files' context."""
+
+    name: str
+    learning_rate: float
+    context_tokens: int
+
+
 def resolve(
     request: TrainingFields,
     asked: HyperparameterFields,
+    base: TrainableBase,
     *,
-    base_model: str,
-    usual_learning_rate: float,
-    context_tokens: int,
     training: FileRef,
     validation: FileRef | None,
     continued: TrainedAdapter | None = None,
@@ -36,18 +44,17 @@ def resolve(
     """Turn a request into a complete specification; docs/hyperparameters.md has the sources of the rules.
 
     Args:
-        usual_learning_rate: of the base model, by the registry.
         training: the file that is trained on; ``validation``, the one that is scored; None: a part of the other.
         continued: the adapter that ``continue_from`` names.
 
     Raises:
         InvalidParameter: two fields contradict each other, or a value does not fit the base model.
     """
-    learning_rate, multiplier = _learning_rate(request, asked, usual_learning_rate)
+    learning_rate, multiplier = _learning_rate(request, asked, base.learning_rate)
     n_epochs = asked.n_epochs or N_EPOCHS
     batch_size = _batch_size(asked, training.examples)
     return JobSpec(
-        base_model=base_model,
+        base_model=base.name,
         training_file=training,
         validation_file=validation,
         n_epochs=n_epochs,
@@ -55,7 +62,7 @@ def resolve(
         learning_rate=learning_rate,
         learning_rate_multiplier=multiplier,
         lora=_lora(request.lora) if continued is None else _continued_lora(request.lora, continued),
-        **dict(rendering_of(request, base_model, context_tokens)),
+        **dict(rendering_of(request, base.name, base.context_tokens)),
         seed=_given(request.seed, secrets.randbelow(2**31)),
         lr_scheduler_type=request.lr_scheduler_type,
         warmup_ratio=_warmup_ratio(request, training.examples, validation, batch_size, n_epochs),

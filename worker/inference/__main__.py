@@ -51,12 +51,11 @@ def _serve(options: argparse.Namespace, settings: Settings) -> int:
     metrics = EngineMetrics()
     entry = Registry.load(settings.base_models_folder).get(options.base_model)
     engine = build_engine(
-        entry.name,
+        entry,
         folder_of(settings.base_models_folder, entry.name),
         LocalBlobStore(settings.store_folder),
         settings,
         metrics,
-        dtype=entry.dtype,
         on_death=stop_serving,
     )
     server = uvicorn.Server(

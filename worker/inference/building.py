@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 import torch
 
-from core.base_models.registry import DType
+from core.base_models.registry import BaseModelEntry
 from core.settings import Settings
 from core.store.blobs import BlobStore
 from worker.inference.engine import LocalEngine
@@ -42,20 +42,19 @@ T = TypeVar("T")
 
 
 def build_engine(
-    base_model: str,
+    base: BaseModelEntry,
     folder: Path,
     blobs: BlobStore,
     settings: Settings,
     metrics: EngineMetrics,
     *,
-    dtype: DType,
     device: str | None = None,
     on_death: Callable[[], None],
 ) -> LocalEngine:
     """Load a base model and make an engine of it, which is yet to be started.
 
     Args:
-        base_model: its name.
+        folder: where its files are.
         blobs: where its adapters are.
         device: in torch's words; None: the GPU where there is one.
 
@@ -64,12 +63,12 @@ def build_engine(
     """
 
     def build() -> LocalEngine:
-        loaded = load_base_model(folder, dtype=dtype, device=None if device is None else torch.device(device))
-        logger.info("%s loaded on %s in %s", base_model, loaded.device, loaded.dtype)
+        loaded = load_base_model(folder, dtype=base.dtype, device=None if device is None else torch.device(device))
+        logger.info("%s loaded on %s in %s", base.name, loaded.device, loaded.dtype)
         runner = ModelRunner.build(loaded, settings)
         if loaded.device.type == "cpu":
             use_huge_pages()
-        engine = LocalEngine(base_model, loaded, blobs, settings, metrics=metrics, on_death=on_death, runner=runner)
+        engine = LocalEngine(base.name, loaded, blobs, settings, metrics=metrics, on_death=on_death, runner=runner)
         tuner = _make_tuner(engine, loaded, runner, settings, metrics)
         tuner.start()
         engine.tune_when_idle(tuner)

@@ -12,6 +12,7 @@ from core.estimates.memory_plan import (
     MAX_TOKENS_CUDA,
     MIN_TOKENS,
     Memory,
+    StepSizes,
     activation_bytes_per_token,
     plan_memory,
     token_budget,
@@ -29,15 +30,10 @@ def llama(tmp_path: Path) -> ModelShape:
 
 
 def plan(shape: ModelShape, lora: LoraSpec | None = None, **changes: Any) -> Memory:
-    fields = {
-        "longest_tokens": 100,
-        "mean_tokens": 100.0,
-        "batch_size": 4,
-        "steps": 10,
-        "available_bytes": PLENTY_BYTES,
-        "is_gpu": False,
-    }
-    return plan_memory(shape, lora or LoraSpec(), changes.pop("dtype", "float32"), **(fields | changes))
+    usual: dict[str, Any] = {"longest_tokens": 100, "mean_tokens": 100.0, "batch_size": 4, "steps": 10}
+    sizes = StepSizes(**{name: changes.pop(name, value) for name, value in usual.items()})
+    fields = {"available_bytes": PLENTY_BYTES, "is_gpu": False} | changes
+    return plan_memory(shape, lora or LoraSpec(), fields.pop("dtype", "float32"), sizes, **fields)
 
 
 @pytest.mark.parametrize(

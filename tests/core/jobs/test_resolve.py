@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from core.jobs.requested import HyperparameterFields, TrainingFields
-from core.jobs.resolve import resolve
+from core.jobs.resolve import TrainableBase, resolve
 from core.jobs.spec import FileRef, JobSpec
 
 
@@ -15,9 +15,7 @@ def resolved(examples: int = 1000, context_tokens: int = 4096, is_validated: boo
     return resolve(
         TrainingFields.model_validate(fields),
         asked,
-        base_model="base",
-        usual_learning_rate=1e-3,
-        context_tokens=context_tokens,
+        TrainableBase("base", learning_rate=1e-3, context_tokens=context_tokens),
         training=file_ref("file-1", examples),
         validation=file_ref("file-2", 10) if is_validated else None,
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from core.base_models.registry import BaseModelEntry, Folder
 from core.settings import Settings
 from core.store.blobs import LocalBlobStore
 from tests.harness.models.kernels import share_kernels
@@ -26,6 +27,7 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCap
     """Build an engine on a machine that is quiet and as fast as it likes, with these settings; give its metrics."""
     monkeypatch.setattr(building, "Autotuner", functools.partial(Autotuner, waited=lambda: 0.0, budget_s=600))
     folder = write_tiny_phi(tmp_path / "base")
+    base = BaseModelEntry(name="tiny", source=Folder(path=folder), dtype="float32")
     share_kernels(tmp_path)
     caplog.set_level(logging.INFO)
 
@@ -34,7 +36,7 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCap
         metrics = EngineMetrics()
         blobs = LocalBlobStore(tmp_path / "store")
         chosen = Settings(home=tmp_path, **settings)  # type: ignore[arg-type]
-        build_engine("tiny", folder, blobs, chosen, metrics, dtype="float32", on_death=lambda: None)
+        build_engine(base, folder, blobs, chosen, metrics, on_death=lambda: None)
         return metrics
 
     return build

@@ -14,7 +14,7 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from worker.inference.lora.bank import LoraGroup
 from worker.inference.lora.step_columns import LoraPlan
-from worker.inference.model.attention import attend
+from worker.inference.model.attention import Scoring, attend
 from worker.inference.model.contract import ModelSize
 from worker.inference.model.projection import AdaptedProjection, Make, Weights
 from worker.inference.model.step_layout import Step
@@ -116,11 +116,11 @@ def _attend_in_slots(
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Transformers' signature: (1, A, N, D) in, (1, N, A, D) out. Its mask is not needed: the step knows."""
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scoring = Scoring(query.shape[-1] ** -0.5 if scaling is None else scaling, sliding_window, softcap)
     layer: Any = module.layer_idx
     query_NAD, key_NGD, value_NGD = (states[0].transpose(0, 1) for states in (query, key, value))
     with loramill_timer.part(StepPart.ATTENTION):
-        attended_NAD = attend(query_NAD, key_NGD, value_NGD, loramill_step, layer, scale, sliding_window, softcap)
+        attended_NAD = attend(query_NAD, key_NGD, value_NGD, loramill_step, layer, scoring)
     return attended_NAD[None], None
 
 

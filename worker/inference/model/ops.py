@@ -13,7 +13,7 @@ from torch.nn.functional import gelu, layer_norm, rms_norm, silu
 
 from worker.inference.lora.bank import LoraGroup
 from worker.inference.lora.step_columns import LoraPlan
-from worker.inference.model.attention import attend
+from worker.inference.model.attention import Scoring, attend
 from worker.inference.model.projection import AdaptedProjection
 from worker.inference.model.step_layout import Step
 
@@ -92,7 +92,7 @@ class TorchOps:
 
     def attend(self, qkv_NO: Tensor, heads: Heads, rotation: Rotation, step: Step, layer: int) -> Tensor:
         query, key, value = split_heads(qkv_NO, heads, rotation)
-        return attend(query, key, value, step, layer, heads.scale).flatten(1)
+        return attend(query, key, value, step, layer, Scoring(heads.scale)).flatten(1)
 
     def add_lora(self, group: LoraGroup, x_NI: Tensor, y_NO: Tensor, plan: LoraPlan) -> None:
         group.add(x_NI, y_NO, plan)
