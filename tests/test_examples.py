@@ -5,7 +5,7 @@ import re
 import runpy
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from core.text.files.read import read_examples
 from examples import generate
 from tests.harness.models.kernels import share_kernels
 from tests.harness.models.tiny_models import write_tiny_llama
+from tests.harness.models.trials import no_trials
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 KEYS = ["room", "day", "start", "people"]
@@ -86,12 +87,13 @@ def test_the_shell_client_parses() -> None:
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder to run the scripts in, with a tiny base model; what one leaves there is there for the next."""
     folder = tmp_path_factory.mktemp("scripts")
     write_tiny_llama(folder / "tiny-llama")
     share_kernels(folder / "var")
-    return folder
+    with no_trials():
+        yield folder
 
 
 @pytest.fixture

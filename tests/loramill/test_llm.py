@@ -1,11 +1,7 @@
 """The engine in this process: each row gets its own adapter's answer, as PEFT alone gives it."""
 
 import asyncio
-import gc
 import shutil
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +16,7 @@ from core.serving.adapter_format import MANIFEST, WEIGHTS
 from core.text.tokenizer import TextTokenizer
 from loramill import LLM
 from loramill.llm import Completion
+from tests.harness.models.kernels import share_kernels
 from tests.harness.models.tiny_models import write_tiny_llama
 from tests.worker.inference.adapters.adapter_files import write_adapter
 
@@ -35,9 +32,15 @@ def adapters(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> list
     return folders
 
 
-@pytest.fixture
-def llm(tiny_llama: Path) -> Iterator[LLM]:
-    with LLM(tiny_llama, dtype="float32") as opened:
+@pytest.fixture(scope="module")
+def llm(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LLM]:
+    """One for all tests, as none of them changes it; ends and beginnings are ``test_llm_lifetime``'s."""
+    home = tmp_path_factory.mktemp("home")
+    share_kernels(home)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LORAMILL_HOME", str(home))
+        opened = LLM(tiny_llama, dtype="float32")
+    with opened:
         yield opened
 
 
@@ -146,35 +149,3 @@ def test_it_works_where_an_event_loop_runs_as_in_a_notebook(llm: LLM) -> None:
         return llm.generate("the cat", max_tokens=2)
 
     assert len(asyncio.run(cell())) == 1
-
-
-def test_a_closed_one_has_no_threads_and_says_that_it_is_closed(tiny_llama: Path) -> None:
-    gc.collect()  # what earlier tests forgot closes itself, in threads that are not this one's
-    for thread in threading.enumerate():
-        if thread.name == "loramill-llm":
-            thread.join(timeout=30)
-    before = set(threading.enumerate())
-    llm = LLM(tiny_llama)
-    assert len(llm.generate("the cat")) == 1
-    assert set(threading.enumerate()) > before
-    llm.close()
-    llm.close()
-    assert set(threading.enumerate()) <= before
-    with pytest.raises(RuntimeError, match="closed"):
-        llm.generate("the cat")
-
-
-def test_one_that_is_forgotten_is_closed(tiny_llama: Path) -> None:
-    llm = LLM(tiny_llama)
-    (thread,) = (thread for thread in threading.enumerate() if thread.name == "loramill-llm")
-    del llm
-    gc.collect()
-    thread.join(timeout=30)
-    assert not thread.is_alive()
-
-
-def test_a_program_that_never_closes_it_ends(tiny_llama: Path) -> None:
-    code = f"from loramill import LLM; print(len(LLM({str(tiny_llama)!r}).generate('the cat')))\n"
-    kept = code + f"llm = LLM({str(tiny_llama)!r}); print(len(llm.generate('the cat')))"
-    done = subprocess.run([sys.executable, "-c", kept], capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stdout) == (0, "1\n1\n"), done.stderr

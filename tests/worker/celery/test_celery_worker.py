@@ -110,7 +110,9 @@ def is_running(home: Home, job_id: str) -> bool:
     return home.job(job_id).status is JobStatus.RUNNING and bool(home.events(job_id))
 
 
-def test_a_message_starts_the_job(home: Home, settings: Settings, start_worker: StartWorker) -> None:
+def test_a_message_starts_the_job_and_the_sweeper_rings_for_one_that_nobody_rang_for(
+    home: Home, settings: Settings, start_worker: StartWorker
+) -> None:
     worker = start_worker()
     worker.wait_until_ready()
     job_id = home.queue(steps=4)
@@ -121,16 +123,8 @@ def test_a_message_starts_the_job(home: Home, settings: Settings, start_worker: 
     assert len(home.attempts(job_id)) == 1
     # run by a process of the pool
     assert home.attempts(job_id)[0].pid != worker.process.pid
-
-
-def test_the_sweeper_rings_for_a_job_that_nobody_rang_for(
-    home: Home, settings: Settings, start_worker: StartWorker
-) -> None:
-    worker = start_worker()
-    worker.wait_until_ready()
-    job_id = home.queue(steps=2)
-
-    worker.wait_for(lambda: home.job(job_id).status is JobStatus.SUCCEEDED)
+    unheard = home.queue(steps=2)
+    worker.wait_for(lambda: home.job(unheard).status is JobStatus.SUCCEEDED)
 
 
 def test_sigterm_releases_the_job_at_a_checkpoint(home: Home, settings: Settings, start_worker: StartWorker) -> None:
@@ -230,7 +224,10 @@ class TestWithoutBroker:
             stop_grace_s=5,
         )
 
-    def test_jobs_run_by_the_workers_own_look(self, home: Home, start_worker: StartWorker) -> None:
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_jobs_run_by_the_workers_own_look_and_a_stopped_worker_releases_its_job(
+        self, home: Home, start_worker: StartWorker, number: signal.Signals
+    ) -> None:
         job_id = home.queue(steps=4)
         worker = start_worker()
 
@@ -238,20 +235,14 @@ class TestWithoutBroker:
         later = home.queue(steps=4)
         worker.wait_for(lambda: home.job(later).status is JobStatus.SUCCEEDED)
         assert home.attempts(job_id)[0].pid == worker.process.pid
-
-    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-    def test_a_stopped_worker_releases_its_job(
-        self, home: Home, start_worker: StartWorker, number: signal.Signals
-    ) -> None:
-        job_id = home.queue(steps=1000, step_s=0.05)
-        worker = start_worker()
-        worker.wait_for(lambda: is_running(home, job_id))
+        endless = home.queue(steps=1000, step_s=0.05)
+        worker.wait_for(lambda: is_running(home, endless))
 
         worker.process.send_signal(number)
         worker.process.wait(30)
 
-        assert home.job(job_id).status is JobStatus.QUEUED
-        assert [attempt.outcome for attempt in home.attempts(job_id)] == ["released"]
+        assert home.job(endless).status is JobStatus.QUEUED
+        assert [attempt.outcome for attempt in home.attempts(endless)] == ["released"]
 
 
 class TestDoorbellAndPollTogether:

@@ -9,6 +9,7 @@ import torch
 from core.jobs.spec import LoraSpec
 from tests.harness.models.tiny_models import write_tiny_llama, write_tiny_phi, write_tiny_qwen2
 from worker.models.loading import load_base_model
+from worker.training.measure import generation_eval
 from worker.training.model.lora import LoraModel, add_lora
 
 
@@ -19,6 +20,17 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_answers() -> Iterator[None]:
+    """Answers to held-out prompts have two tokens: nothing that is learnt depends on them, and they are half of a run.
+
+    Tests of the answers themselves take them whole, by a fixture of the same name.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generation_eval, "MAX_NEW_TOKENS", 2)
+        yield
 
 
 @pytest.fixture(scope="session")

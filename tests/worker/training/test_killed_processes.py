@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.worker.training.run_folders import write_run
-from tests.worker.training.test_kill_points import JOBS, KILLS, assert_same_log, log_of, result_of
+from tests.worker.training.test_kill_points import JOBS, assert_same_log, log_of, result_of
 from tests.worker.training.test_main import started
 from worker.trainer_process.messages import Message, Resumed, parse
 from worker.trainer_process.run_folder import EXIT_DONE
@@ -26,6 +26,7 @@ TRAINER = (
     "sys.exit(__main__.main())",
 )
 EPOCHS = 30  # 150 steps
+KILLS = 20
 EARLY_KILLS = 0.2  # share of the kills that may come before the first message
 MESSAGES_LET_THROUGH = 40  # at most, before any other kill
 WAIT_S = 0.05  # at most, after the last of them: some steps

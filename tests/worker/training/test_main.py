@@ -1,4 +1,7 @@
-"""The trainer as a process: signals, exit codes and the pipe."""
+"""The trainer as a process: signals, exit codes and the pipe.
+
+One is started as the worker does it; the others are forked from a process that has torch loaded already.
+"""
 
 import os
 import signal
@@ -7,15 +10,23 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 from core.serving.adapter_format import WEIGHTS
+from tests.worker.training.process.ranked import ForkedTrainer
 from tests.worker.training.run_folders import train, write_run
 from worker.trainer_process.messages import Failed, Finished, Message, Resumed, StepDone, parse
 from worker.trainer_process.run_folder import ADAPTER, EXIT_AGAIN, EXIT_DONE, EXIT_FAILED
 
 ROOT = Path(__file__).resolve().parents[3]
 EPOCHS = 8  # long enough to be still running when a signal arrives
+
+
+class Process(Protocol):
+    """What both ways to start one give."""
+
+    def send_signal(self, number: int, /) -> None: ...
+    def wait(self) -> int: ...
 
 
 @contextmanager
@@ -42,18 +53,29 @@ def started(
             process.wait()
 
 
-def _signal_at_step(folder: Path, step: int, number: signal.Signals) -> tuple[int, list[Message]]:
+@contextmanager
+def forked(folder: Path) -> Iterator[tuple[ForkedTrainer, IO[bytes]]]:
+    """Start the trainer without the seconds of its imports; gives the process and the reading end of its pipe."""
+    process = ForkedTrainer(folder)
+    with process.pipe as pipe:
+        try:
+            yield process, pipe
+        finally:
+            process.kill()
+
+
+def _listen(process: Process, pipe: IO[bytes], step: int, number: signal.Signals) -> tuple[int, list[Message]]:
+    """Hear all that a trainer says, and send it a signal at a step."""
     messages: list[Message] = []
-    with started(folder) as (process, pipe):
-        for line in pipe:
-            messages.append(parse(line))
-            if isinstance(messages[-1], StepDone) and messages[-1].step == step:
-                process.send_signal(number)
-        return process.wait(), messages
+    for line in pipe:
+        messages.append(parse(line))
+        if isinstance(messages[-1], StepDone) and messages[-1].step == step:
+            process.send_signal(number)
+    return process.wait(), messages
 
 
 def _run(folder: Path) -> tuple[int, list[Message]]:
-    with started(folder) as (process, pipe):
+    with forked(folder) as (process, pipe):
         messages = [parse(line) for line in pipe]
         return process.wait(), messages
 
@@ -62,9 +84,11 @@ def test_signals_end_it_and_each_next_start_goes_on_to_the_same_bits(tmp_path: P
     whole = write_run(tmp_path / "whole", tiny_phi, n_epochs=EPOCHS)
     train(whole)
     folder = write_run(tmp_path / "run", tiny_phi, n_epochs=EPOCHS)
-    exit_code, before = _signal_at_step(folder, 13, signal.SIGTERM)
+    with started(folder) as trainer:
+        exit_code, before = _listen(*trainer, 13, signal.SIGTERM)
     assert exit_code == EXIT_AGAIN
-    exit_code, between = _signal_at_step(folder, 23, signal.SIGKILL)
+    with forked(folder) as trainer:
+        exit_code, between = _listen(*trainer, 23, signal.SIGKILL)
     assert exit_code == -signal.SIGKILL
     assert not any(isinstance(message, Finished | Failed) for message in [*before, *between])
     exit_code, after = _run(folder)
@@ -95,8 +119,8 @@ def test_an_unexpected_failure_is_reported_and_its_traceback_logged(tmp_path: Pa
 
 def test_it_ends_when_nobody_reads_any_more(tmp_path: Path, tiny_phi: Path) -> None:
     folder = write_run(tmp_path / "run", tiny_phi, n_epochs=1000)
-    with started(folder) as (process, pipe):
+    with forked(folder) as (process, pipe):
         pipe.readline()
         pipe.close()
-        assert process.wait(timeout=120) == EXIT_AGAIN
+        assert process.wait() == EXIT_AGAIN
     assert not (folder / ADAPTER).exists()

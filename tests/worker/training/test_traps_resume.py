@@ -2,7 +2,7 @@
 
 import math
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from core.serving.adapter_format import WEIGHTS
 from tests.harness.models.tiny_models import write_tiny_phi
 from tests.worker.training.conftest import MakeModel
 from tests.worker.training.run_folders import Killed, RecordingReporter, train, write_run
-from tests.worker.training.test_kill_points import ANSWER_TOKENS, TOKEN_BUDGET, assert_same_log, log_of, result_of
+from tests.worker.training.test_kill_points import TOKEN_BUDGET, Log, Result, assert_same_log, log_of, result_of
 from worker.models import precision
 from worker.models.loading import load_base_model
 from worker.trainer_process.messages import CheckpointWritten, Finished, Message, Resumed, StepDone
@@ -26,7 +26,6 @@ from worker.trainer_process.run_folder import ADAPTER, CHECKPOINTS
 from worker.training import loop as loop_module
 from worker.training import run as run_module
 from worker.training.loop import TrainingLoop
-from worker.training.measure import generation_eval
 from worker.training.model.lora import restore_adapter, save_adapter
 from worker.training.run import run
 
@@ -44,15 +43,28 @@ def die_at_checkpoint(step: int) -> RecordingReporter:
     return RecordingReporter(on_message)
 
 
-@pytest.fixture
-def checkpoints_after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop_module, "CHECKPOINT_INTERVAL_S", 0.0)
-    monkeypatch.setattr(run_module, "choose_token_budget", lambda *_, **__: TOKEN_BUDGET)
-    monkeypatch.setattr(generation_eval, "MAX_NEW_TOKENS", ANSWER_TOKENS)
+@pytest.fixture(scope="class")
+def checkpoints_after_every_step() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop_module, "CHECKPOINT_INTERVAL_S", 0.0)
+        patch.setattr(run_module, "choose_token_budget", lambda *_, **__: TOKEN_BUDGET)
+        yield
 
 
-@pytest.mark.usefixtures("checkpoints_after_every_step")
-@pytest.mark.parametrize("lora", [{"rank": 4, "alpha": 8}, DROPOUT], ids=["no dropout", "dropout"])
+@pytest.fixture(scope="class")
+def whole(
+    checkpoints_after_every_step: None,
+    tiny_phi: Path,
+    lora: dict[str, Any],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Result, Log]:
+    """What the run that nobody disturbs leaves and says."""
+    folder = write_run(tmp_path_factory.mktemp("whole") / "run", tiny_phi, lora=lora)
+    messages = train(folder).messages
+    return result_of(folder), log_of(messages)
+
+
+@pytest.mark.parametrize("lora", [{"rank": 4, "alpha": 8}, DROPOUT], ids=["no dropout", "dropout"], scope="class")
 class TestTrap33:
     """A run that is killed goes on with the examples that the undisturbed one takes next, and its gradient."""
 
@@ -62,22 +74,22 @@ class TestTrap33:
         ids=["first step", "mid-epoch", "epoch's end", "mid-second-epoch"],
     )
     def test_trap_33_killed_between_steps(
-        self, tmp_path: Path, tiny_phi: Path, lora: dict[str, Any], step: int
+        self, tmp_path: Path, tiny_phi: Path, lora: dict[str, Any], whole: tuple[Result, Log], step: int
     ) -> None:
-        whole, folder = (write_run(tmp_path / name, tiny_phi, lora=lora) for name in ("whole", "killed"))
-        expected, before = train(whole), die_at_checkpoint(step)
+        folder, before = write_run(tmp_path / "killed", tiny_phi, lora=lora), die_at_checkpoint(step)
         with pytest.raises(Killed):
             train(folder, before)
         after = train(folder)
         assert [resumed.step for resumed in after.of(Resumed)] == [step]
         assert [done.step for done in after.of(StepDone)] == list(range(step + 1, 2 * STEPS_PER_EPOCH + 1))
-        assert_same_log(log_of([*before.messages, *after.messages]), log_of(expected.messages))
-        assert result_of(folder) == result_of(whole)
+        assert_same_log(log_of([*before.messages, *after.messages]), whole[1])
+        assert result_of(folder) == whole[0]
 
-    def test_trap_33_killed_within_a_step(self, tmp_path: Path, tiny_phi: Path, lora: dict[str, Any]) -> None:
+    def test_trap_33_killed_within_a_step(
+        self, tmp_path: Path, tiny_phi: Path, lora: dict[str, Any], whole: tuple[Result, Log]
+    ) -> None:
         """Between the micro-batches of the step after the third, whose gradient is then half added up."""
-        whole, folder = (write_run(tmp_path / name, tiny_phi, lora=lora) for name in ("whole", "killed"))
-        expected, before, looks = train(whole), RecordingReporter(), 0
+        folder, before, looks = write_run(tmp_path / "killed", tiny_phi, lora=lora), RecordingReporter(), 0
 
         def die_at_second_look() -> None:
             nonlocal looks
@@ -89,8 +101,8 @@ class TestTrap33:
             run(folder, before, die_at_second_look)
         after = train(folder)
         assert [resumed.step for resumed in after.of(Resumed)] == [3]
-        assert_same_log(log_of([*before.messages, *after.messages]), log_of(expected.messages))
-        assert result_of(folder) == result_of(whole)
+        assert_same_log(log_of([*before.messages, *after.messages]), whole[1])
+        assert result_of(folder) == whole[0]
 
 
 @pytest.mark.parametrize("is_fast", [False, True])

@@ -26,6 +26,11 @@ from worker.training.process.stopping import Stopped
 PROMPTS = ("a", "Please add. 3+4=", "words of some length, then", "b?")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def short_answers() -> None:
+    """Answers as long as users get them."""
+
+
 @pytest.fixture
 def tokenizer(tiny_phi: Path) -> TextTokenizer:
     return TextTokenizer.from_folder(tiny_phi)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from signal import Signals
 
@@ -76,6 +77,43 @@ def _be_rank(rank: int, size: int, store: socket.socket, folder: Path, acts: Seq
         sys.argv = ["trainer", str(folder), "--events-fd", str(events.fileno())]
         if rank == 0:
             sys.argv += ["--store-fd", str(store.detach())]
+        sys.exit(trainer.main())
+
+
+class ForkedTrainer:
+    """The trainer of a run folder, alone; its log is where ``tests.worker.training.test_main.started`` puts it.
+
+    Attributes:
+        pipe: what it says.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        reading, writing = multiprocessing.Pipe(duplex=False)
+        self._process = _FORKS.Process(target=_be_alone, args=(folder, writing))
+        self._process.start()
+        writing.close()
+        self.pipe = os.fdopen(os.dup(reading.fileno()), "rb")
+        reading.close()
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self._process.pid or 0, number)
+
+    def wait(self) -> int:
+        self._process.join(PATIENCE_S)
+        assert self._process.exitcode is not None, "it has not ended"
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.join()
+
+
+def _be_alone(folder: Path, events: Connection) -> None:
+    torch.set_num_threads(1)
+    with (folder / "log").open("wb") as log:
+        os.dup2(log.fileno(), sys.stdout.fileno())
+        os.dup2(log.fileno(), sys.stderr.fileno())
+        sys.argv = ["trainer", str(folder), "--events-fd", str(events.fileno())]
         sys.exit(trainer.main())
 
 
