@@ -25,7 +25,7 @@ RUN /opt/loramill/bin/pip install --no-deps --force-reinstall --constraint const
 FROM python:3.11.14-slim-bookworm AS runtime
 # /data is made before VOLUME: a named volume takes over the owner and mode it finds here
 RUN useradd --uid 1000 --user-group --no-create-home --home-dir /data loramill \
-    && install --directory --owner=1000 --group=1000 --mode=0750 /data
+    && install --directory --owner=1000 --group=1000 --mode=0700 /data
 ENV PATH=/opt/loramill/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     LORAMILL_HOME=/data HF_HOME=/data/huggingface
 USER 1000:1000

@@ -2,8 +2,10 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Final
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from app.files import report_routes
 from app.files import routes as files
@@ -15,17 +17,24 @@ from app.generation.tgi import info_routes
 from app.generation.tgi import routes as generate
 from app.http import deps, error_envelopes
 from app.http.metrics import RequestMetrics
-from app.http.middleware import RequestEdge
+from app.http.middleware import Doorway, RequestEdge
 from app.http.runtime import ApiRuntime, open_runtime
 from app.models import routes as models
 from app.operations import api_description, health, metrics
+from core.listening.door import Door
 from core.settings import Settings
+
+_TOLD_TO_PAGES: Final = ("retry-after", "retry-after-ms", "x-request-id", "x-should-retry")
 
 Opener = Callable[[Settings], AbstractAsyncContextManager[ApiRuntime]]
 
 
 def create_app(settings: Settings, opener: Opener = open_runtime) -> FastAPI:
-    """Make the app; ``opener`` gives what it works on, from its start to its end."""
+    """Make the app; ``opener`` gives what it works on, from its start to its end.
+
+    Raises:
+        SettingsInvalid: a host or an origin of the settings is malformed.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -44,6 +53,17 @@ def create_app(settings: Settings, opener: Opener = open_runtime) -> FastAPI:
     )
     requests = RequestMetrics()
     deps.attach_metrics(app, requests)
+    door = Door.of_api(settings)
+    # the last one added is met first
+    if door.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=tuple(map(str, door.origins)),
+            allow_methods=("GET", "HEAD", "POST", "DELETE"),
+            allow_headers=("*",),  # clients of OpenAI's wire send many of their own
+            expose_headers=_TOLD_TO_PAGES,
+        )
+    app.add_middleware(Doorway, door=door)
     app.add_middleware(RequestEdge, metrics=requests)
     error_envelopes.install(app)
     for routes in (

@@ -4,8 +4,8 @@ import os
 
 import uvicorn
 
-from app.http.exposure import refuse_unprotected
 from app.main import create_app
+from core.listening.exposure import refuse_unprotected
 from core.process.signs_of_life import show_signs_of_life
 from core.settings import Settings
 

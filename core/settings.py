@@ -27,6 +27,16 @@ class Settings(BaseSettings):
         min_length=16,
         description="Bearer key that every route but /livez and /readyz wants; unset: no authentication.",
     )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Host names, comma separated, by which the API may be asked beside localhost, 127.0.0.1 and [::1]; "
+        "unset: any where there is a key, none else. An engine on TCP keeps to it too.",
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Origins, comma separated, such as https://app.example.org, whose pages may use the API; "
+        "unset: none but our own.",
+    )
     organization: str = Field(
         "local", pattern=r"^[a-z0-9-]{1,40}$", description="Organisation part of a fine-tuned model's name."
     )
@@ -122,7 +132,7 @@ class Settings(BaseSettings):
     )
     log_json: bool = Field(False, description="Write logs as JSON lines rather than for people.")
 
-    @field_validator("base_models", mode="before")
+    @field_validator("base_models", "allowed_hosts", "cors_origins", mode="before")
     @classmethod
     def _split_names(cls, value: Any) -> Any:
         return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value

@@ -8,6 +8,7 @@ import sys
 import tomllib
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -122,6 +123,17 @@ def test_the_engine_listens_where_the_api_asks_for_it() -> None:
     urls = json.loads(SERVICES["api"]["environment"]["LORAMILL_ENGINE_URLS"])
     assert urls == {options["--base-model"]: f"http://engine:{options['--port']}"}
     assert int(options["--port"]) == health_url(SERVICES["engine"])[0]
+
+
+def test_the_engine_answers_to_the_name_that_the_api_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {urlsplit(url).hostname for url in settings_of("api", monkeypatch).engine_urls.values()}
+    assert set(settings_of("engine", monkeypatch).allowed_hosts) == asked
+
+
+def test_only_what_asks_the_database_gets_its_password() -> None:
+    told = {name for name, service in SERVICES.items() if "POSTGRES_PASSWORD" in json.dumps(service)}
+    assert told == {"migrate", "api", "worker", "postgres"}
+    assert {name for name, service in OURS.items() if "LORAMILL_API_KEY" in service["environment"]} == {"api"}
 
 
 def test_every_base_model_is_imported_and_has_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:

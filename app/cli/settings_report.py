@@ -86,7 +86,7 @@ def _plain(value: Any) -> str:
 
 def _default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True, validated_data={})
-    if value is None:
+    if value is None or value == ():
         return ""
     return f"`{_plain(mask(value))}`"
 

@@ -8,7 +8,7 @@ from typing import Final
 import httpx2
 from pydantic import TypeAdapter, ValidationError
 
-from core.errors import EngineUnavailable, GenerationFailed, ServiceError
+from core.errors import EngineUnavailable, GenerationFailed, HostNotAllowed, ServiceError
 from core.serving.error_wire import read_error
 from core.serving.generation import Delta, EngineInfo, GenerationRequest, Rendering, RenderRequest
 
@@ -36,6 +36,7 @@ class HttpEngine:
             ),
             timeout=httpx2.Timeout(_SILENCE_S, connect=_CONNECT_S),
             trust_env=False,
+            event_hooks={"response": [self._take_misdirection]},
         )
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
@@ -97,6 +98,11 @@ class HttpEngine:
             response = await self._client.post(path, json={"adapter": adapter})
         if response.status_code >= 400:
             raise _error_of(response.content)
+
+    async def _take_misdirection(self, response: httpx2.Response) -> None:
+        """Make of an engine's refusal of our Host header what it is for a client of ours: no answer."""
+        if response.status_code == HostNotAllowed.status:
+            raise EngineUnavailable(self._base_model, str(_error_of(await response.aread())))
 
     @contextmanager
     def _unreachable(self) -> Iterator[None]:

@@ -97,7 +97,9 @@ def _open_content(file_id: str, database: DatabaseDep, blobs: BlobsDep) -> Itera
 @router.get("/{file_id}/content", response_class=StreamingResponse)
 def download_file(content: Annotated[BinaryIO, Depends(_open_content)]) -> StreamingResponse:
     """Download a file's bytes, as they were uploaded or as a job wrote them."""
-    return StreamingResponse(_chunks_of(content), media_type="application/octet-stream")
+    return StreamingResponse(
+        _chunks_of(content), media_type="application/octet-stream", headers={"content-disposition": "attachment"}
+    )
 
 
 async def _chunks_of(content: BinaryIO) -> AsyncGenerator[bytes, None]:

@@ -10,7 +10,7 @@ from app.fine_tuning.preview_schemas import PreviewCreate, PreviewOut
 from app.http.auth import require_caller
 from app.http.deps import BlobsDep, DatabaseDep, RegistryDep, SettingsDep
 from app.http.json_body import JsonRoute
-from app.web.preview_page import POLICY, page
+from app.web.preview_page import HEADERS, page
 
 router = APIRouter(
     prefix="/v1/fine_tuning/preview",
@@ -20,7 +20,6 @@ router = APIRouter(
 )
 
 _VARY: Final = {"vary": "accept"}
-_PAGE_HEADERS: Final = _VARY | {"content-security-policy": POLICY, "x-content-type-options": "nosniff"}
 
 
 @router.post("", response_model=PreviewOut, responses={200: {"content": {"text/html": {}}}})
@@ -44,7 +43,7 @@ def create_preview(
     if not prefers_html(accept):
         response.headers.update(_VARY)
         return PreviewOut.of(request.model, shown)
-    return HTMLResponse(page(shown, model=request.model), headers=_PAGE_HEADERS)
+    return HTMLResponse(page(shown, model=request.model), headers={**_VARY, **HEADERS})
 
 
 def prefers_html(accept: str) -> bool:

@@ -1,4 +1,5 @@
-"""The outermost layer of every request: its id, its line in the log, its count, and the net for unexpected errors."""
+"""What stands before every route: first the request's id, its line in the log, its count and the net for unexpected
+errors, then the door that lets it in."""
 
 import logging
 from typing import Final
@@ -9,8 +10,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.http.error_envelopes import INTERNAL, problem_of, wire_of
 from app.http.metrics import OpenRequest, RequestMetrics
-from core.errors import InvalidInput
+from core.errors import InvalidInput, ServiceError
 from core.ids import new_id
+from core.listening.door import Door
 
 PROBES: Final = frozenset({"/livez", "/readyz", "/metrics"})  # asked every few seconds, so not worth a line each
 
@@ -38,7 +40,10 @@ class RequestEdge:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 request.begin_response(message)
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                # what others wrote, as a file's name or an answer, never becomes a script or a page
+                headers["x-content-type-options"] = "nosniff"
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
@@ -65,3 +70,20 @@ class RequestEdge:
                     status=request.status,
                     duration_ms=round(request.elapsed_s * 1000),
                 )
+
+
+class Doorway:
+    """Answers what the door refuses, in the envelope of its path; nothing of the body is read for it."""
+
+    def __init__(self, app: ASGIApp, door: Door) -> None:
+        self._app = app
+        self._door = door
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            try:
+                self._door.check(scope)
+            except ServiceError as refusal:
+                await problem_of(refusal).response(wire_of(scope["path"]))(scope, receive, send)
+                return
+        await self._app(scope, receive, send)

@@ -1,5 +1,6 @@
 """A preview as one HTML page that needs nothing else: no script, no font, no image, no network."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -10,7 +11,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from app.web.preview_words import MarkedRun, facts, runs, sentence, visible
 from core.text.preview import Preview, PreviewedExample
 
-POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
+# the default does not cover the last two
+POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+# What a page that shows others' text is served with; a page's own <meta> cannot forbid frames.
+HEADERS: Final[Mapping[str, str]] = {
+    "content-security-policy": f"{POLICY}; frame-ancestors 'none'",
+    "cross-origin-opener-policy": "same-origin",
+    "permissions-policy": "camera=(), clipboard-read=(), display-capture=(), geolocation=(), microphone=(), usb=()",
+    "referrer-policy": "same-origin",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,8 @@
     ServiceError
     ├ InvalidInput          the request is wrong; the same request will fail again
     ├ AuthenticationFailed  no key, or a key that is not known
+    ├ HostNotAllowed        it asks for another host than ours
+    ├ OriginNotAllowed      a page of another site sends it
     ├ NotFound              the thing named does not exist
     ├ Conflict              the thing's present state forbids the request
     ├ Unavailable           the request is right but cannot be served now
@@ -21,9 +23,11 @@ from core.errors.jobs import JobDoesNotFit, JobHasEnded, JobNotFound
 from core.errors.models import BaseModelNotReady, BaseModelNotServed, BaseModelProtected, ModelNotFound
 from core.errors.requests import (
     AuthenticationFailed,
+    HostNotAllowed,
     IdempotencyInProgress,
     IdempotencyMismatch,
     InvalidParameter,
+    OriginNotAllowed,
     UnsupportedParameter,
 )
 from core.errors.serving import (
@@ -82,6 +86,7 @@ __all__ = [
     "FileTooLarge",
     "FileTypeUnclear",
     "GenerationFailed",
+    "HostNotAllowed",
     "IdempotencyInProgress",
     "IdempotencyMismatch",
     "InvalidInput",
@@ -95,6 +100,7 @@ __all__ = [
     "NoTrainedTokens",
     "NotFound",
     "NothingToScore",
+    "OriginNotAllowed",
     "OutOfMemory",
     "ParquetNotInstalled",
     "PromptTooLong",

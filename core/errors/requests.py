@@ -13,6 +13,36 @@ class AuthenticationFailed(ServiceError):
         return "missing or unknown API key; send it as 'Authorization: Bearer <key>'"
 
 
+class HostNotAllowed(ServiceError):
+    """The request asks for a host that this server does not answer to."""
+
+    code = "host_not_allowed"
+    status = 421
+
+    def __init__(self, host: str, remedy: str) -> None:
+        super().__init__(host, remedy)
+
+    def __str__(self) -> str:
+        return f"this server does not answer to the host {self.args[0]!r}: {self.args[1]}"
+
+
+class OriginNotAllowed(ServiceError):
+    """A page of another origin sends what only our own may."""
+
+    code = "origin_not_allowed"
+    status = 403
+
+    def __init__(self, origin: str) -> None:
+        super().__init__(origin)
+
+    def __str__(self) -> str:
+        page = f"pages of {self.args[0]!r}" if self.args[0] else "pages of other sites"
+        return (
+            f"{page} may not send this request: send the API key as 'Authorization: Bearer <key>', "
+            "or name their origin in LORAMILL_CORS_ORIGINS"
+        )
+
+
 class InvalidParameter(InvalidInput):
     """A field has a value that is not allowed."""
 

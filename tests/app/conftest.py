@@ -32,6 +32,7 @@ from tests.harness.servers.live_api import LiveApi
 from tests.harness.stub_engine import StubEngine
 
 BASE = "tiny"
+LOCAL = "http://127.0.0.1:8000"  # for clients in this process: without a key, only such hosts are answered to
 LEARNING_RATE = 1e-3
 CONTEXT_TOKENS = 512
 EXAMPLES = b"".join(b'{"prompt": "p%d", "completion": " c%d"}\n' % (n, n) for n in range(100))
@@ -134,7 +135,7 @@ def _import_base(settings: Settings) -> BaseModelEntry:
 
 @pytest.fixture
 def client(harness: ApiHarness) -> Iterator[TestClient]:
-    with TestClient(harness.app()) as client:
+    with TestClient(harness.app(), base_url=LOCAL) as client:
         yield client
 
 
@@ -151,9 +152,9 @@ def file_id(client: TestClient) -> str:
 
 
 @contextmanager
-def serving(app: ASGIApp) -> Iterator[str]:
-    """Serve an app on a free port of the loopback interface, as the product does, and give its URL."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, http="h11", ws="none", log_config=None))
+def serving(app: ASGIApp, port: int = 0) -> Iterator[str]:
+    """Serve an app on a port of the loopback interface, 0 for a free one, as the product does, and give its URL."""
+    server = uvicorn.Server(uvicorn.Config(app, port=port, http="h11", ws="none", log_config=None))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:

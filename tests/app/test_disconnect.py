@@ -27,7 +27,8 @@ def address(harness: ApiHarness) -> Iterator[tuple[str, int]]:
 def request(path: str, body: dict[str, object]) -> bytes:
     content = json.dumps(body).encode()
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
     )
     return head.encode() + content
 
@@ -64,7 +65,7 @@ def test_an_upload_that_says_it_is_too_large_is_refused_before_it_is_sent(
     harness: ApiHarness, address: tuple[str, int]
 ) -> None:
     head = (
-        "POST /v1/files HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+        "POST /v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"
         "Content-Length: 100000000\r\nExpect: 100-continue\r\n\r\n"
     )
     with socket.create_connection(address) as client:
@@ -75,7 +76,7 @@ def test_an_upload_that_says_it_is_too_large_is_refused_before_it_is_sent(
 
 def test_an_upload_cut_off_leaves_nothing(harness: ApiHarness, address: tuple[str, int]) -> None:
     head = (
-        "POST /v1/files HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+        "POST /v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"
         "Content-Length: 60000\r\n\r\n"
         '--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
     )

@@ -12,6 +12,7 @@ from app.main import create_app
 from core.errors import SchemaMismatch
 from core.settings import Settings
 from core.store.migrate import upgrade
+from tests.app.conftest import LOCAL
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,7 +37,7 @@ def test_the_real_parts_start_and_stop(tmp_path: Path) -> None:
         home=tmp_path, base_models=("phi-2",), broker_url=f"redis+socket://{tmp_path}/no.sock", engine_urls={}
     )
     upgrade(settings.database)
-    with TestClient(create_app(settings)) as client:
+    with TestClient(create_app(settings), base_url=LOCAL) as client:
         assert client.get("/livez").status_code == 200
         assert client.get("/v1/models").json()["data"][0]["id"] == "phi-2"
         parts = client.get("/readyz").json()["parts"]

@@ -15,6 +15,8 @@ import uvicorn
 
 from core.base_models.registry import Registry, folder_of
 from core.errors import ServiceError
+from core.listening.door import Door
+from core.listening.exposure import refuse_unnamed
 from core.process.logs import setup
 from core.process.signs_of_life import show_signs_of_life
 from core.settings import Settings, load_settings
@@ -48,6 +50,10 @@ def _serve(options: argparse.Namespace, settings: Settings) -> int:
     def stop_serving() -> None:
         server.should_exit = True
 
+    door = None
+    if options.uds is None:
+        refuse_unnamed(options.host, settings)
+        door = Door.of_engine(options.host, settings)
     metrics = EngineMetrics()
     entry = Registry.load(settings.base_models_folder).get(options.base_model)
     engine = build_engine(
@@ -60,7 +66,7 @@ def _serve(options: argparse.Namespace, settings: Settings) -> int:
     )
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(engine, metrics),
+            create_app(engine, metrics, door),
             host=options.host,
             port=options.port or 0,
             uds=None if options.uds is None else str(options.uds),

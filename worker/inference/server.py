@@ -12,12 +12,14 @@ from typing import Final, Protocol, TypeVar
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from pydantic import TypeAdapter, ValidationError
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from core.errors import InvalidParameter, ServiceError
+from core.listening.door import Door
 from core.serving.admission import Load
 from core.serving.error_wire import error_body
 from core.serving.generation import Delta, Engine, GenerationRequest, RenderRequest
@@ -55,8 +57,11 @@ class AdapterRequest(Frozen):
     adapter: str
 
 
-def create_app(engine: ServedEngine, metrics: EngineMetrics) -> Starlette:
-    """Make the ASGI app of an engine; the engine runs as long as the app does. ``metrics`` is what it reports to."""
+def create_app(engine: ServedEngine, metrics: EngineMetrics, door: Door | None = None) -> Starlette:
+    """Make the ASGI app of an engine; the engine runs as long as the app does. ``metrics`` is what it reports to.
+
+    ``door`` is None where the app listens on a Unix socket: no page reaches one, and its folder says who may.
+    """
     handlers = _Handlers(engine, metrics)
 
     @asynccontextmanager
@@ -76,7 +81,29 @@ def create_app(engine: ServedEngine, metrics: EngineMetrics) -> Starlette:
         Route("/metrics", handlers.metrics),
         Route("/readyz", handlers.readyz),
     ]
-    return Starlette(routes=routes, lifespan=lifespan, exception_handlers={ServiceError: _answer_error})
+    return Starlette(
+        routes=routes,
+        lifespan=lifespan,
+        exception_handlers={ServiceError: _answer_error},
+        middleware=[] if door is None else [Middleware(_Doorway, door=door)],
+    )
+
+
+class _Doorway:
+    """Answers what the door refuses, before any route."""
+
+    def __init__(self, app: ASGIApp, door: Door) -> None:
+        self._app = app
+        self._door = door
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            try:
+                self._door.check(scope)
+            except ServiceError as refusal:
+                await _error_response(refusal)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 class _Handlers:
@@ -173,4 +200,8 @@ async def _read_body(request: Request, kind: type[RequestBody]) -> RequestBody:
 
 async def _answer_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
+    return _error_response(error)
+
+
+def _error_response(error: ServiceError) -> Response:
     return JSONResponse(error_body(error), status_code=error.status)

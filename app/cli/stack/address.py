@@ -3,6 +3,7 @@
 import http.client
 import ipaddress
 
+from core.listening.hosts import bracketed
 from core.settings import Settings
 
 READY_REQUEST_S = 5.0
@@ -31,5 +32,4 @@ def openable_host(host: str) -> str:
 
 def openable_url(settings: Settings) -> str:
     """Give the URL under which this machine reaches the API."""
-    host = openable_host(settings.host)
-    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+    return f"http://{bracketed(openable_host(settings.host))}:{settings.port}"

@@ -16,9 +16,9 @@ from pathlib import Path
 import filelock
 
 from app.cli.stack.supervisor import start_bound
-from app.http.exposure import refuse_unprotected
 from core.base_models.registry import Registry, folder_of, read_imported
 from core.errors import BaseModelInvalid, SettingsInvalid, StartRefused
+from core.listening.exposure import refuse_unprotected
 from core.settings import PREFIX, Settings
 
 LONGEST_SOCKET_PATH_BYTES = 107  # sun_path of sockaddr_un, less its closing zero

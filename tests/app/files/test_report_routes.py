@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from tests.app.conftest import BASE, CONTEXT_TOKENS, ApiHarness, upload
+from tests.app.conftest import BASE, CONTEXT_TOKENS, LOCAL, ApiHarness, upload
 from tests.harness.models.byte_tokenizer import write_byte_tokenizer
 from tests.harness.parquet_files import parquet_of
 
@@ -69,7 +69,7 @@ def test_a_file_with_wrong_lines_has_a_report_too(client: TestClient) -> None:
 
 def test_over_long_lines_are_reported_without_being_read(client: TestClient, harness: ApiHarness) -> None:
     harness.settings = harness.settings.model_copy(update={"max_line_bytes": 100, "max_upload_bytes": 10_000})
-    with TestClient(harness.app()) as client:
+    with TestClient(harness.app(), base_url=LOCAL) as client:
         file_id = file_of(client, GOOD + b'{"prompt": "%s", "completion": "c"}\n' % (b"a" * 500) + GOOD)
         body = report(client, file_id).json()
     assert (body["findings"][0]["code"], body["findings"][0]["lines"]) == ("line_too_long", [2])

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from core.errors import StorageFull
 from core.settings import Settings
 from core.store.blobs import BlobWriter, LocalBlobStore
-from tests.app.conftest import BASE, COLUMNS, EXAMPLES, ApiHarness, upload
+from tests.app.conftest import BASE, COLUMNS, EXAMPLES, LOCAL, ApiHarness, upload
 from tests.harness.parquet_files import parquet_of
 
 
@@ -47,7 +47,7 @@ def test_a_file_larger_than_a_network_packet_arrives_whole(harness: ApiHarness) 
     content = b'{"prompt": "' + b"x" * 1000 + b'", "completion": "y"}\n'
     content *= 1000
     harness.settings = harness.settings.model_copy(update={"max_upload_bytes": 2 * 2**20})
-    with TestClient(harness.app()) as client:
+    with TestClient(harness.app(), base_url=LOCAL) as client:
         file = upload(client, content).json()
         assert (file["examples"], file["bytes"]) == (1000, len(content))
         assert client.get(f"/v1/files/{file['id']}/content").content == content
@@ -217,7 +217,7 @@ class FullWriter:
 
 def test_a_full_disk_is_507_and_nothing_is_kept(harness: ApiHarness, settings: Settings) -> None:
     harness.blobs = FullStore(settings.store_folder)
-    with TestClient(harness.app()) as client:
+    with TestClient(harness.app(), base_url=LOCAL) as client:
         response = upload(client)
         assert response.status_code == 507
         assert response.json()["error"]["code"] == "storage_full"
@@ -239,7 +239,7 @@ def test_a_client_that_leaves_mid_upload_leaves_nothing(harness: ApiHarness) -> 
         "raw_path": b"/v1/files",
         "root_path": "",
         "query_string": b"",
-        "headers": [(b"content-type", b"multipart/form-data; boundary=b")],
+        "headers": [(b"host", b"localhost"), (b"content-type", b"multipart/form-data; boundary=b")],
     }
 
     async def receive() -> dict[str, Any]:

@@ -8,6 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from app.fine_tuning.preview_routes import prefers_html
+from app.web.preview_page import HEADERS
 from tests.app.conftest import BASE, COLUMNS, ApiHarness, upload
 
 URL = "/v1/fine_tuning/preview"
@@ -179,7 +180,7 @@ class TestPage:
     def test_html_is_given_where_it_is_preferred(self, client: TestClient) -> None:
         response = ask(client, {"accept": BROWSER}, examples=[{"prompt": "<script>x</script>", "completion": "c"}])
         assert response.headers["content-type"] == "text/html; charset=utf-8"
-        assert response.headers["content-security-policy"] == "default-src 'none'; style-src 'unsafe-inline'"
+        assert {name: response.headers[name] for name in HEADERS} == HEADERS
         assert response.headers["vary"] == "accept"
         assert "<script" not in response.text
         assert "18 prompt tokens are seen and not trained" in response.text

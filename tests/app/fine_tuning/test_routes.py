@@ -7,7 +7,7 @@ from starlette.testclient import TestClient
 
 from core.jobs.spec import JobSpec
 from core.store import jobs
-from tests.app.conftest import BASE, COLUMNS, LEARNING_RATE, ApiHarness, upload
+from tests.app.conftest import BASE, COLUMNS, LEARNING_RATE, LOCAL, ApiHarness, upload
 from tests.app.fine_tuning.created import create
 from tests.app.fine_tuning.wrong_fields import FORMAT, WRONG_FIELDS
 
@@ -157,14 +157,14 @@ def test_workers_are_notified_of_a_job_that_is_already_committed(harness: ApiHar
             return True
 
     harness.notifier = LookingNotifier()  # type: ignore[assignment]
-    with TestClient(harness.app()) as client:
+    with TestClient(harness.app(), base_url=LOCAL) as client:
         job = create(client, upload(client).json()["id"]).json()
     assert seen == [job["id"]]
 
 
 def test_a_job_is_made_while_the_broker_is_away(harness: ApiHarness) -> None:
     harness.notifier.reaches = False
-    with TestClient(harness.app()) as client:
+    with TestClient(harness.app(), base_url=LOCAL) as client:
         assert create(client, upload(client).json()["id"]).status_code == 200
 
 

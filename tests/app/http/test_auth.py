@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 
 from app.http.auth import require_caller
 from core.store import files
-from tests.app.conftest import BASE, ApiHarness, upload
+from tests.app.conftest import BASE, LOCAL, ApiHarness, upload
 
 KEY = "correct-horse-battery"
 PUBLIC = {"/livez", "/readyz", "/health"}
@@ -39,7 +39,7 @@ def test_every_route_but_the_health_checks_depends_on_the_caller(harness: ApiHar
 
 def test_every_route_answers_401_without_the_key(locked_harness: ApiHarness) -> None:
     app = locked_harness.app()
-    with TestClient(app) as client:
+    with TestClient(app, base_url=LOCAL) as client:
         for context in iter_route_contexts(app.routes):
             path = re.sub(r"\{.*?\}", "x", context.path or "")
             for method in sorted(context.methods or ()):
@@ -51,7 +51,7 @@ def test_every_route_answers_401_without_the_key(locked_harness: ApiHarness) -> 
     "header", [None, "", f"Bearer {KEY}x", "Bearer ", f"Basic {KEY}", KEY, "Bearer ключ", f"Bearer  x {KEY}"]
 )
 def test_a_wrong_key_is_401_in_the_envelope(locked_harness: ApiHarness, header: str | None) -> None:
-    with TestClient(locked_harness.app()) as client:
+    with TestClient(locked_harness.app(), base_url=LOCAL) as client:
         raw = None if header is None else header.encode()
         response = client.get("/v1/models", headers={} if raw is None else {b"Authorization": raw})
     assert response.status_code == 401
@@ -60,13 +60,13 @@ def test_a_wrong_key_is_401_in_the_envelope(locked_harness: ApiHarness, header: 
 
 
 def test_the_text_generation_wire_has_its_own_envelope(locked_harness: ApiHarness) -> None:
-    with TestClient(locked_harness.app()) as client:
+    with TestClient(locked_harness.app(), base_url=LOCAL) as client:
         response = client.post("/generate", json={"inputs": "a"})
     assert (response.status_code, response.json()["error_type"]) == (401, "authentication")
 
 
 def test_the_right_key_names_the_caller_without_telling_the_key(locked_harness: ApiHarness) -> None:
-    with TestClient(locked_harness.app(), headers={"Authorization": f"Bearer {KEY}"}) as client:
+    with TestClient(locked_harness.app(), base_url=LOCAL, headers={"Authorization": f"Bearer {KEY}"}) as client:
         file_id = upload(client).json()["id"]
         client.post("/v1/fine_tuning/jobs", json={"model": BASE, "training_file": file_id})
     with locked_harness.database.read() as session:

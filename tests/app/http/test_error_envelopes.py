@@ -7,7 +7,7 @@ from structlog.testing import capture_logs
 
 from app.http.error_envelopes import Wire, problem_of
 from core.errors import InvalidParameter, ServiceError, TrainingError
-from tests.app.conftest import ApiHarness
+from tests.app.conftest import LOCAL, ApiHarness
 from tests.core.errors.samples import all_errors
 
 
@@ -96,7 +96,7 @@ def test_every_response_has_a_request_id_of_its_own(client: TestClient) -> None:
 
 def test_an_unexpected_error_is_logged_and_told_nothing_of(harness: ApiHarness) -> None:
     harness.engine.fails_before = KeyError("a secret")
-    with TestClient(harness.app()) as client, capture_logs([merge_contextvars]) as logged:
+    with TestClient(harness.app(), base_url=LOCAL) as client, capture_logs([merge_contextvars]) as logged:
         response = client.post("/v1/completions", json={"model": "tiny", "prompt": "a"})
     assert response.status_code == 500
     assert response.json()["error"]["code"] == "internal_error"
@@ -107,7 +107,7 @@ def test_an_unexpected_error_is_logged_and_told_nothing_of(harness: ApiHarness) 
 
 
 def test_a_database_that_is_away_is_503(harness: ApiHarness) -> None:
-    with TestClient(harness.app()) as client:
+    with TestClient(harness.app(), base_url=LOCAL) as client:
         (harness.settings.home / "loramill.db").unlink()
         (harness.settings.home / "loramill.db").mkdir()
         response = client.get("/v1/files")

@@ -3,7 +3,7 @@
 from starlette.testclient import TestClient
 
 from core.errors import EngineUnavailable
-from tests.app.conftest import BASE, ApiHarness
+from tests.app.conftest import BASE, LOCAL, ApiHarness
 
 
 def test_a_living_process_says_so(client: TestClient) -> None:
@@ -34,7 +34,7 @@ def test_not_ready_while_the_database_is_away(client: TestClient, harness: ApiHa
 
 def test_a_base_model_without_an_engine_is_not_ready(harness: ApiHarness) -> None:
     harness.settings = harness.settings.model_copy(update={"base_models": (BASE, "other")})
-    with TestClient(harness.app()) as client:
+    with TestClient(harness.app(), base_url=LOCAL) as client:
         response = client.get("/readyz")
     assert response.status_code == 503
     assert "LORAMILL_ENGINE_URLS" in response.json()["parts"]["engine:other"]["detail"]

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from core.errors import GenerationFailed
-from tests.app.conftest import BASE, ApiHarness, serving
+from tests.app.conftest import BASE, LOCAL, ApiHarness, serving
 from tests.harness.stub_engine import StubEngine
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
@@ -66,7 +66,7 @@ def test_a_stream_is_open_until_its_last_event(harness: ApiHarness) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_request_that_fails_is_not_left_open(harness: ApiHarness, stream: bool) -> None:
     harness.engine.fails_after = (1, GenerationFailed("injected"))
-    with TestClient(harness.app()) as client:
+    with TestClient(harness.app(), base_url=LOCAL) as client:
         complete(client, stream=stream)
         assert read(client, "open_streams") == {(): 0}
         assert read(client, "open_requests") == {(): 1}  # the one that asks
@@ -81,7 +81,7 @@ class CountingEngine(StubEngine):
 
 def test_an_engines_numbers_are_passed_on(harness: ApiHarness) -> None:
     harness.engine = CountingEngine()
-    with TestClient(harness.app()) as client:
+    with TestClient(harness.app(), base_url=LOCAL) as client:
         response = client.get(f"/metrics/{BASE}")
     assert response.headers["content-type"] == TEXT
     assert response.text == "loramill_engine_waiting_requests 3.0\n"

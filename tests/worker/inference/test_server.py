@@ -12,6 +12,7 @@ from typing import Any
 import httpx2
 import pytest
 import uvicorn
+from starlette.routing import Route
 
 from core.errors import (
     AdapterInvalid,
@@ -22,6 +23,7 @@ from core.errors import (
     PromptTooLong,
     ServiceError,
 )
+from core.listening.door import Door
 from core.serving.admission import Load
 from core.serving.generation import (
     Delta,
@@ -33,6 +35,7 @@ from core.serving.generation import (
     Token,
     Usage,
 )
+from core.settings import Settings
 from tests.worker.inference.engine_harness import EngineHarness, gather, make_request
 from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.server import ServedEngine, create_app
@@ -112,7 +115,7 @@ class ScriptedEngine:
 def serving(engine: ServedEngine, metrics: EngineMetrics | None = None) -> Iterator[httpx2.Client]:
     """Serve the engine on a free port of the loopback; give a client of it."""
     listener = socket.create_server(("127.0.0.1", 0))
-    app = create_app(engine, metrics or EngineMetrics())
+    app = create_app(engine, metrics or EngineMetrics(), Door.of_engine("127.0.0.1", Settings()))
     config = uvicorn.Config(app, http="h11", log_config=None, timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -196,7 +199,7 @@ def test_a_malformed_body_is_the_callers_fault(body: bytes) -> None:
 def test_a_client_that_leaves_cancels_its_request(before: tuple[Delta, ...]) -> None:
     engine = ScriptedEngine(*before, None)
     body = make_request("x").model_dump_json().encode()
-    head = f"POST /generate HTTP/1.1\r\nHost: engine\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    head = f"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     with serving(engine) as client:
         with socket.create_connection((client.base_url.host, client.base_url.port or 0)) as connection:
             connection.sendall(head + body)
@@ -261,3 +264,18 @@ def test_metrics_are_the_engines_own_and_its_present_load() -> None:
         ('queued_requests{adapter="aaaaaaaaaaaa"}', 2),
     ):
         assert f"loramill_engine_{name} {float(value)}" in lines
+
+
+ROUTES = ("/generate", "/render", "/warm", "/unload", "/info", "/metrics", "/readyz")
+
+
+def test_every_route_on_tcp_answers_to_known_hosts_and_to_no_page() -> None:
+    app = create_app(ScriptedEngine(LAST), EngineMetrics())
+    assert {route.path for route in app.routes if isinstance(route, Route)} == set(ROUTES)
+    with serving(ScriptedEngine(LAST)) as client:
+        for path in ROUTES:
+            for method in ("GET", "POST"):
+                rebound = client.request(method, path, headers={"host": "evil.example"})
+                assert (rebound.status_code, rebound.json()["code"]) == (421, "host_not_allowed")
+            foreign = client.post(path, headers={"origin": "https://evil.example"})
+            assert (foreign.status_code, foreign.json()["code"]) == (403, "origin_not_allowed")

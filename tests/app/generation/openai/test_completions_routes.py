@@ -8,7 +8,7 @@ from starlette.testclient import TestClient
 
 from core.errors import AdapterMismatch, EngineBusy, EngineUnavailable, GenerationFailed
 from core.serving.generation import Constraint
-from tests.app.conftest import BASE, ApiHarness
+from tests.app.conftest import BASE, LOCAL, ApiHarness
 from tests.harness.models.published_model import publish
 from tests.harness.stub_engine import CONTEXT_TOKENS
 
@@ -114,7 +114,7 @@ def test_a_model_whose_base_is_not_served_is_refused_before_an_engine_is_asked(h
     with harness.database.write() as session:
         publish(session, "ft:x")
     harness.settings = harness.settings.model_copy(update={"base_models": ("other",)})
-    with TestClient(harness.app()) as client:
+    with TestClient(harness.app(), base_url=LOCAL) as client:
         response = complete(client, model="ft:x")
     assert (response.status_code, response.headers["x-should-retry"]) == (409, "false")
     assert response.json()["error"]["code"] == "base_model_not_served"

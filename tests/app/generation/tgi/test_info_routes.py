@@ -4,7 +4,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from core.errors import EngineUnavailable
-from tests.app.conftest import BASE, ApiHarness
+from tests.app.conftest import BASE, LOCAL, ApiHarness
 from tests.harness.models.published_model import publish
 from tests.harness.stub_engine import CONTEXT_TOKENS
 
@@ -25,7 +25,7 @@ def test_a_fine_tuned_model_is_described_by_its_base(client: TestClient, harness
 @pytest.mark.parametrize(("method", "path"), [("GET", "/info"), ("POST", "/tokenize")])
 def test_several_base_models_need_a_name(harness: ApiHarness, method: str, path: str) -> None:
     harness.settings = harness.settings.model_copy(update={"base_models": (BASE, "other")})
-    with TestClient(harness.app()) as client:
+    with TestClient(harness.app(), base_url=LOCAL) as client:
         response = client.request(method, path, json={"inputs": "a"})
     assert (response.status_code, response.json()["error_type"]) == (400, "validation")
     assert response.json()["error"].startswith("model: ")

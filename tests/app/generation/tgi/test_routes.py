@@ -8,7 +8,7 @@ from starlette.testclient import TestClient
 
 from core.errors import EngineBusy, GenerationFailed, InvalidParameter
 from core.serving.generation import Constraint, Conversation, RenderRequest, Turn, Variables
-from tests.app.conftest import BASE, ApiHarness
+from tests.app.conftest import BASE, LOCAL, ApiHarness
 from tests.harness.models.published_model import publish
 from tests.harness.stub_engine import CONTEXT_TOKENS
 
@@ -178,7 +178,7 @@ class TestVariables:
 
 def test_several_base_models_need_a_name(harness: ApiHarness) -> None:
     harness.settings = harness.settings.model_copy(update={"base_models": (BASE, "other")})
-    with TestClient(harness.app()) as client:
+    with TestClient(harness.app(), base_url=LOCAL) as client:
         response = generate(client)
         assert (response.status_code, response.json()["error_type"]) == (400, "validation")
         assert generate(client, adapter_id=BASE).status_code == 200
