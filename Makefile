@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up check test test-slow defects bench-train bench-serve lint format clean
+.PHONY: help setup demo up check test test-slow chaos defects bench-train bench-serve lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,6 +49,9 @@ test: setup  ## run the tests (under 9 minutes on 2 cores)
 
 test-slow: setup  ## run the tests that take minutes: whole stacks, killed processes, real training
 	$(BIN)/python -m pytest -m slow --timeout=1800
+
+chaos: setup  ## make faults happen to real processes, and count what was lost, doubled or trained in vain (10 minutes)
+	$(BIN)/python -m tests.faults $(SCENARIO)
 
 defects: setup  ## put known defects back, one at a time, and see that the tests catch each (minutes)
 	$(BIN)/python -m tests.planted_defects

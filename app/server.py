@@ -7,6 +7,7 @@ import uvicorn
 from app.main import create_app
 from core.listening.exposure import refuse_unprotected
 from core.process.signs_of_life import show_signs_of_life
+from core.process.writable import require_writable
 from core.settings import Settings
 
 
@@ -40,8 +41,10 @@ def run(settings: Settings) -> None:
 
     Raises:
         SettingsInvalid: see `uvicorn_config`.
+        StartRefused: the store's folder cannot be written.
         SystemExit: a part could not be opened; the log says which.
     """
+    require_writable(settings.store_folder)
     server = uvicorn.Server(uvicorn_config(settings))
     show_signs_of_life(os.environ)
     server.run()

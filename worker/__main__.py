@@ -3,7 +3,8 @@
 import os
 import sys
 
-from core.errors import DatabaseUnavailable, SchemaMismatch
+from core.errors import DatabaseUnavailable, SchemaMismatch, StartRefused
+from core.process.writable import require_writable
 from core.settings import Settings, load_settings
 from core.store.revisions import check_schema
 
@@ -32,8 +33,9 @@ def main() -> None:
     """Replace this process by the worker; its pid and parent stay."""
     try:
         settings = load_settings()
+        require_writable(settings.runs_folder)
         check_schema(settings.database)
-    except (ValueError, SchemaMismatch) as error:
+    except (ValueError, StartRefused, SchemaMismatch) as error:
         sys.exit(str(error))
     except DatabaseUnavailable as error:
         print(f"{error}; the worker starts and waits for it", file=sys.stderr)

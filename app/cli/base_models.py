@@ -18,6 +18,7 @@ from core.base_models.registry import (
     read_imported,
 )
 from core.errors import BaseModelInvalid, SettingsInvalid
+from core.process.writable import require_writable
 from core.settings import Settings
 
 
@@ -79,6 +80,7 @@ def add(
 
     Raises:
         SettingsInvalid: the options do not make one.
+        StartRefused: the folder of base models cannot be written.
     """
     if (hub is None) == (folder is None) or (hub is None) != (revision is None):
         raise SettingsInvalid("give either --hub with --revision, or --folder")
@@ -91,6 +93,7 @@ def add(
         kind = "Hub" if hub else "Folder"
         first = next(e for e in error.errors() if "source" not in e["loc"] or kind in e["loc"])
         raise SettingsInvalid(f"{first['loc'][-1]}: {first['msg']}") from error
+    require_writable(settings.base_models_folder)
     Registry.load(settings.base_models_folder).add(entry)
     typer.echo(f"added {name}; now run `loramill base-models import {name}` and name it in LORAMILL_BASE_MODELS")
 

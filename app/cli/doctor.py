@@ -146,7 +146,7 @@ def check_memory(settings: Settings) -> CheckResult:
 
 
 def check_disk(settings: Settings) -> CheckResult:
-    free = shutil.disk_usage(_nearest_folder(settings.home)).free
+    free = shutil.disk_usage(_nearest_existing(settings.home)).free
     found = f"{free / GIB:.1f} GiB free for {settings.home.absolute()}"
     remedy = f"free some, or set {PREFIX}HOME to a larger disk"
     if free < GIB:
@@ -155,7 +155,9 @@ def check_disk(settings: Settings) -> CheckResult:
 
 
 def check_home(settings: Settings) -> CheckResult:
-    folder = _nearest_folder(settings.home)
+    folder = _nearest_existing(settings.home)
+    if not folder.is_dir():
+        return CheckResult(Status.FAIL, f"{folder} is no folder", f"set {PREFIX}HOME to one")
     if not os.access(folder, os.W_OK | os.X_OK):
         remedy = f"let user {os.getuid()} write there, or set {PREFIX}HOME"
         return CheckResult(Status.FAIL, f"{folder} cannot be written (owner {folder.stat().st_uid})", remedy)
@@ -163,9 +165,9 @@ def check_home(settings: Settings) -> CheckResult:
     return CheckResult(Status.OK, f"{settings.home.absolute()}{'' if made else ', made when first needed'}")
 
 
-def _nearest_folder(path: Path) -> Path:
+def _nearest_existing(path: Path) -> Path:
     absolute = path.absolute()
-    return next(folder for folder in (absolute, *absolute.parents) if folder.is_dir())
+    return next(place for place in (absolute, *absolute.parents) if place.exists())
 
 
 def check_port(settings: Settings) -> CheckResult:

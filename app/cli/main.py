@@ -4,6 +4,7 @@ Each command imports what it runs when it runs, so that ``--help`` is instant an
 library, web framework or database. What a command does is the module it calls.
 """
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from core.errors import ServiceError, SettingsInvalid
 
 EXIT_FAILED = 1
 EXIT_MISUSE = 2
+REFUSALS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EIO})
 
 app = typer.Typer(
     name="loramill",
@@ -40,6 +42,12 @@ def cli() -> None:
     except ServiceError as error:
         typer.echo(f"loramill: {error}", err=True)
         sys.exit(EXIT_MISUSE if isinstance(error, SettingsInvalid) else EXIT_FAILED)
+    except OSError as error:
+        # the machine's refusals are for people too; without a file's name it may be a mistake of ours
+        if error.filename is None or error.errno not in REFUSALS:
+            raise
+        typer.echo(f"loramill: {error.filename} cannot be used: {error.strerror}", err=True)
+        sys.exit(EXIT_FAILED)
 
 
 @app.command()
@@ -93,10 +101,11 @@ def engine(
 def migrate() -> None:
     """Bring the database to this version's tables."""
     from app.cli.config import read_settings
+    from core.process.writable import require_writable
     from core.store.migrate import upgrade
 
     settings = read_settings()
-    settings.home.mkdir(parents=True, exist_ok=True)
+    require_writable(settings.home)
     upgrade(settings.database)
 
 

@@ -111,6 +111,10 @@ def create_db_engine(url: str) -> Engine:
     raise ValueError(f"database URLs of {backend} are not supported; use sqlite:///FILE or postgresql+psycopg://…")
 
 
+def is_sqlite(url: str) -> bool:
+    return make_url(url).get_backend_name() == "sqlite"
+
+
 def sqlite_file(url: str) -> Path:
     """Give the file of a SQLite URL.
 

@@ -19,6 +19,7 @@ from app.cli.stack.supervisor import start_bound
 from core.base_models.registry import Registry, folder_of, read_imported
 from core.errors import BaseModelInvalid, SettingsInvalid, StartRefused
 from core.listening.exposure import refuse_unprotected
+from core.process.writable import require_writable
 from core.settings import PREFIX, Settings
 
 LONGEST_SOCKET_PATH_BYTES = 107  # sun_path of sockaddr_un, less its closing zero
@@ -67,16 +68,14 @@ def hold_home(home: Path) -> Iterator[None]:
     Raises:
         StartRefused: a stack runs on it already, or it cannot be written.
     """
+    require_writable(home)
     try:
-        home.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(home / "stack.lock", timeout=0):
             yield
     except filelock.Timeout as error:
         raise StartRefused(
             f"another stack runs on {home}; stop it, or choose another {PREFIX}HOME and {PREFIX}PORT"
         ) from error
-    except PermissionError as error:
-        raise StartRefused(f"{error.filename} cannot be written; choose another {PREFIX}HOME") from error
 
 
 @contextlib.contextmanager
@@ -117,8 +116,9 @@ def import_model(folder: Path, name: str) -> None:
     """Import a base model in a process of the worker's side; does nothing where that is done.
 
     Raises:
-        StartRefused: it failed; it has said why.
+        StartRefused: the folder cannot be written, or it failed and has said why.
     """
+    require_writable(folder)
     command = (sys.executable, "-m", "worker.models.importing", "--folder", str(folder), name)
     # the hub stays reachable here, unlike in the stack's own processes
     run_to_end(command, {**os.environ, **QUIET, "PYTHONSAFEPATH": "1"}, f"base model {name} could not be imported")

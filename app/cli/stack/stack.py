@@ -29,7 +29,7 @@ from app.cli.stack.preparation import (
 from app.cli.stack.process_log import ProcessLog, Terminal
 from app.cli.stack.supervisor import Backoff, Child, ChildSpec, Stop, Supervisor
 from core.settings import PREFIX, Settings
-from core.store.db import sqlite_file
+from core.store.db import is_sqlite, sqlite_file
 
 PYTHON = sys.executable
 READY_POLL_S = 0.25
@@ -102,8 +102,8 @@ def liveness_socket(runtime: Path) -> Path:
 
 def watch_of(settings: Settings, runtime: Path) -> LivenessWatch:
     """Begin to hear the stack's processes; PostgreSQL frees the locks of silent clients itself."""
-    is_sqlite = settings.database.startswith("sqlite")
-    return LivenessWatch(liveness_socket(runtime), sqlite_file(settings.database) if is_sqlite else None)
+    url = settings.database
+    return LivenessWatch(liveness_socket(runtime), sqlite_file(url) if is_sqlite(url) else None)
 
 
 def child_specs(settings: Settings, runtime: Path) -> list[ChildSpec]:

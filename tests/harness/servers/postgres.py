@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,27 @@ _START_TIMEOUT_S = 60
 
 
 class PostgresServer:
-    """A running server; every database in it is made on demand."""
+    """A server that can be ended and started again; every database in it is made on demand.
 
-    def __init__(self, socket_folder: Path) -> None:
+    Args:
+        socket_folder: of its own; its log is there too.
+        start: starts its process.
+    """
+
+    def __init__(self, socket_folder: Path, start: Callable[[], subprocess.Popen[bytes]]) -> None:
         self._socket_folder = socket_folder
+        self._start = start
+        self.start()
+
+    def start(self) -> None:
+        """Start it, and return when it answers."""
+        self._process = self._start()
+        _wait_until_it_answers(self, self._process, self._socket_folder / "log")
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> None:
+        """End it: a fast shutdown by SIGINT, an immediate one, which ends all connections at once, by SIGQUIT."""
+        self._process.send_signal(number)
+        self._process.wait(timeout=30)
 
     def create_database(self) -> str:
         """Make an empty database and give its fresh name."""
@@ -74,22 +91,19 @@ def running_postgres() -> Iterator[PostgresServer]:
     data = folder / "data"
     try:
         _initialise(binaries, data, as_user)
-        with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(
-                [str(binaries / "postgres"), "-D", str(data), "-k", str(folder), *_SERVER_OPTIONS],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                preexec_fn=_die_with_parent,
-                cwd="/",
-                **as_user,
-            )
+        command = [str(binaries / "postgres"), "-D", str(data), "-k", str(folder), *_SERVER_OPTIONS]
+
+        def start() -> subprocess.Popen[bytes]:
+            with (folder / "log").open("ab") as log:
+                return subprocess.Popen(
+                    command, stdout=log, stderr=subprocess.STDOUT, preexec_fn=_die_with_parent, cwd="/", **as_user
+                )
+
+        server = PostgresServer(folder, start)
         try:
-            server = PostgresServer(folder)
-            _wait_until_it_answers(server, process, folder / "log")
             yield server
         finally:
-            process.send_signal(signal.SIGINT)  # a fast shutdown
-            process.wait(timeout=30)
+            server.stop()
     finally:
         shutil.rmtree(folder)
 
