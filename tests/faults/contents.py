@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from core.store import files
-from tests.faults.deployment import BASE, Deployment, deployed
+from tests.faults.deployment import BASE, FaultyDeployment, deployed
 from tests.faults.invariants import Figures, count
 
 
@@ -36,7 +36,7 @@ def shared_content_deleted(home: Path) -> Figures:
         return count(deployment, jobs, began_s)
 
 
-def _delete(deployment: Deployment, path: str) -> int:
+def _delete(deployment: FaultyDeployment, path: str) -> int:
     return int(deployment.client.delete(path).status_code)
 
 
@@ -71,7 +71,7 @@ def _flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-def _is_noticed(deployment: Deployment, job_id: str) -> bool:
+def _is_noticed(deployment: FaultyDeployment, job_id: str) -> bool:
     words = ("damaged", "not what was stored")
     told = [event.message for event in deployment.events(job_id)]
     told.append(deployment.job(job_id).error_message or "")
@@ -97,5 +97,5 @@ def no_base_model(home: Path) -> Figures:
         return count(deployment, jobs, began_s)
 
 
-def _tells_of_base(deployment: Deployment, job_id: str) -> bool:
+def _tells_of_base(deployment: FaultyDeployment, job_id: str) -> bool:
     return any(BASE in event.message and "import" in event.message for event in deployment.events(job_id))

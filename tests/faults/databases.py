@@ -17,7 +17,7 @@ from sqlalchemy import Engine, event, inspect
 
 from core.store import migrate, revisions
 from core.store.db import create_db_engine
-from tests.faults.deployment import Deployment, deployed, job_body
+from tests.faults.deployment import FaultyDeployment, deployed, job_body
 from tests.faults.invariants import Figures, count
 from tests.faults.scenario import Impossible
 from tests.harness.servers.postgres import PostgresServer, running_postgres
@@ -69,11 +69,11 @@ def postgres_restart(home: Path) -> Figures:
         return count(deployment, jobs, began_s).noting(*remarks)
 
 
-def _has_come_to(deployment: Deployment, job_id: str, steps: int) -> bool:
+def _has_come_to(deployment: FaultyDeployment, job_id: str, steps: int) -> bool:
     return deployment.steps_of(job_id) >= steps
 
 
-def _answers(deployment: Deployment, file_id: str) -> tuple[set[int], int]:
+def _answers(deployment: FaultyDeployment, file_id: str) -> tuple[set[int], int]:
     """Ask for `AWAY_S`; give the statuses, and how many of 503 did not say when to come again."""
     statuses, without = set(), 0
     until_s = time.monotonic() + AWAY_S
@@ -90,7 +90,7 @@ def _answers(deployment: Deployment, file_id: str) -> tuple[set[int], int]:
     return statuses, without
 
 
-def _creates(deployment: Deployment, file_id: str, jobs: list[str]) -> bool:
+def _creates(deployment: FaultyDeployment, file_id: str, jobs: list[str]) -> bool:
     response: httpx2.Response = deployment.client.post("/v1/fine_tuning/jobs", json=job_body(file_id))
     if response.status_code == 200:
         jobs.append(response.json()["id"])

@@ -50,7 +50,7 @@ def worker_command(settings: Settings) -> tuple[str, ...]:
     return (sys.executable, "-m", "worker.celery", "--app=tests.faults.worker_app", *arguments)
 
 
-class Deployment:
+class FaultyDeployment:
     """One home and its processes, which end with the context that `deployed` opens."""
 
     def __init__(self, home: Path, **settings: Any) -> None:
@@ -200,9 +200,9 @@ class Deployment:
 
 
 @contextlib.contextmanager
-def deployed(home: Path, **settings: Any) -> Iterator[Deployment]:
+def deployed(home: Path, **settings: Any) -> Iterator[FaultyDeployment]:
     """Open a deployment in which nothing runs yet."""
-    deployment = Deployment(home, **settings)
+    deployment = FaultyDeployment(home, **settings)
     try:
         yield deployment
     finally:

@@ -4,7 +4,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from tests.faults.deployment import Deployment, deployed, job_body
+from tests.faults.deployment import FaultyDeployment, deployed, job_body
 from tests.faults.invariants import Figures, count
 from tests.faults.scenario import fill, small_disk
 
@@ -62,7 +62,7 @@ def trainer_disk_full(home: Path) -> Figures:
         return count(deployment, jobs, began_s)
 
 
-def _tells_of_host(deployment: Deployment, jobs: list[str]) -> bool:
+def _tells_of_host(deployment: FaultyDeployment, jobs: list[str]) -> bool:
     return any("no space" in event.message for job_id in jobs for event in deployment.events(job_id))
 
 

@@ -4,7 +4,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.faults.deployment import Deployment, deployed
+from tests.faults.deployment import FaultyDeployment, deployed
 from tests.faults.failpoints import FREEZE_BEFORE_COMMIT
 from tests.faults.invariants import Figures, count
 
@@ -41,7 +41,7 @@ def frozen_writer(home: Path) -> Figures:
         return count(deployment, [job_id], began_s).noting(f"taken over {taken_s:.0f} s after the freeze")
 
 
-def _says_locked(deployment: Deployment) -> bool:
+def _says_locked(deployment: FaultyDeployment) -> bool:
     response = deployment.client.get("/readyz")
     part = response.json()["parts"]["database"]
     return response.status_code == 503 and "takes no writes" in (part["detail"] or "")

@@ -12,7 +12,7 @@ from core.jobs.events import EventType
 from core.jobs.status import JobStatus
 from core.serving.adapter_format import parse_manifest
 from core.store.tables import AdapterRecord, AttemptRecord, CheckpointRecord, EventRecord, FileRecord, JobRecord
-from tests.faults.deployment import Deployment
+from tests.faults.deployment import FaultyDeployment
 
 SUCCESS = "successfully completed"
 
@@ -37,7 +37,7 @@ class Figures:
 
 
 def count(
-    deployment: Deployment,
+    deployment: FaultyDeployment,
     accepted: Sequence[str],
     began_s: float,
     *,
@@ -78,7 +78,7 @@ def count(
     )
 
 
-def _violations_of(deployment: Deployment, job: JobRecord) -> Iterator[str]:
+def _violations_of(deployment: FaultyDeployment, job: JobRecord) -> Iterator[str]:
     events, attempts = deployment.events(job.id), deployment.attempts(job.id)
     if [event.seq for event in events] != list(range(1, job.event_seq + 1)):
         yield f"{job.id}: its events are not numbered from 1 to {job.event_seq} without gaps"
@@ -97,7 +97,7 @@ def _is_open(attempt: AttemptRecord) -> bool:
     return attempt.ended_at is None
 
 
-def _blob_problems(deployment: Deployment, sha256: str) -> Iterator[str]:
+def _blob_problems(deployment: FaultyDeployment, sha256: str) -> Iterator[str]:
     try:
         with deployment.blobs.open(sha256) as content:
             found = hashlib.sha256(content.read()).hexdigest()
@@ -108,7 +108,7 @@ def _blob_problems(deployment: Deployment, sha256: str) -> Iterator[str]:
         yield f"content {sha256[:12]} is not what it is stored as"
 
 
-def _adapter_problems(deployment: Deployment, name: str, sha256: str, damaged: frozenset[str]) -> Iterator[str]:
+def _adapter_problems(deployment: FaultyDeployment, name: str, sha256: str, damaged: frozenset[str]) -> Iterator[str]:
     """Tell what keeps an adapter from being loaded, as far as its bytes decide it."""
     try:
         with deployment.blobs.open(sha256) as content:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import httpx2
 
-from tests.faults.deployment import Deployment, deployed, example_file, job_body, key_header
+from tests.faults.deployment import FaultyDeployment, deployed, example_file, job_body, key_header
 from tests.faults.failpoints import KILL_BEFORE_REPLY
 from tests.faults.invariants import Figures, count
 
@@ -41,7 +41,7 @@ def killed_before_reply(home: Path) -> Figures:
         return count(deployment, jobs, began_s).noting(f"{ROUNDS} files, {len(jobs)} jobs without an answer")
 
 
-def _upload_and_lose_the_answer(deployment: Deployment) -> str:
+def _upload_and_lose_the_answer(deployment: FaultyDeployment) -> str:
     before = _files(deployment)
     deployment.arm(KILL_BEFORE_REPLY)
     try:
@@ -55,7 +55,7 @@ def _upload_and_lose_the_answer(deployment: Deployment) -> str:
     raise AssertionError(f"the API outlived its own end: {answer.status_code}")
 
 
-def _lose_the_answer(deployment: Deployment, file_id: str, key: str | None) -> None:
+def _lose_the_answer(deployment: FaultyDeployment, file_id: str, key: str | None) -> None:
     deployment.arm(KILL_BEFORE_REPLY)
     try:
         answer = deployment.client.post("/v1/fine_tuning/jobs", json=job_body(file_id), headers=key_header(key))
@@ -65,15 +65,15 @@ def _lose_the_answer(deployment: Deployment, file_id: str, key: str | None) -> N
     raise AssertionError(f"the API outlived its own end: {answer.status_code}")
 
 
-def _restart(deployment: Deployment) -> None:
+def _restart(deployment: FaultyDeployment) -> None:
     deployment.processes[-1].wait(30)
     assert not deployment.is_armed(KILL_BEFORE_REPLY)
     deployment.start_api()
 
 
-def _files(deployment: Deployment) -> set[str]:
+def _files(deployment: FaultyDeployment) -> set[str]:
     return {str(file["id"]) for file in deployment.client.get("/v1/files").json()["data"]}
 
 
-def _jobs(deployment: Deployment) -> set[str]:
+def _jobs(deployment: FaultyDeployment) -> set[str]:
     return {str(job["id"]) for job in deployment.client.get("/v1/fine_tuning/jobs").json()["data"]}
