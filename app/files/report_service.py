@@ -10,7 +10,7 @@ from app.fine_tuning.renderers import renderer_for
 from core.errors import FileNotStored, InvalidParameter
 from core.settings import Settings
 from core.store import files
-from core.store.blobs import BlobStore
+from core.store.blobs import BlobStore, said_of
 from core.store.db import Session
 from core.store.tables import FileRecord, FileStatus
 from core.text.files.file_type import FileType
@@ -40,18 +40,24 @@ def open_files(
         FileNotStored: there is no file of this id.
         InvalidParameter: there is no such validation file, or one of the files is Parquet with problems.
         BlobNotFound: a file's record is there, but its bytes are not.
+        BlobDamaged: a file's bytes have changed on disk.
     """
     training = files.get(session, file_id)
     try:
         validation = None if query.validation_file is None else files.get(session, query.validation_file)
     except FileNotStored as error:
         raise InvalidParameter("validation_file", str(error)) from error
-    with blobs.open(training.sha256) as content:
+    with _open(blobs, training) as content:
         if validation is None:
             yield _source(content, training, "file_id"), None
             return
-        with blobs.open(validation.sha256) as other:
+        with _open(blobs, validation) as other:
             yield _source(content, training, "file_id"), _source(other, validation, "validation_file")
+
+
+def _open(blobs: BlobStore, file: FileRecord) -> BinaryIO:
+    with said_of(f"file {file.id}"):
+        return blobs.open(file.sha256)
 
 
 def report(

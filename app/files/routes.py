@@ -4,7 +4,7 @@ import time
 from collections.abc import AsyncGenerator, Iterator
 from typing import Annotated, BinaryIO, Final
 
-from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 from fastapi.responses import StreamingResponse
 
@@ -78,25 +78,20 @@ def get_file(file_id: str, session: ReadSession) -> FileOut:
 
 
 @router.delete("/{file_id}")
-def delete_file(
-    file_id: str, session: WriteSession, background: BackgroundTasks, database: DatabaseDep, blobs: BlobsDep
-) -> Deleted:
-    """Delete a file that no unfinished job uses."""
+def delete_file(file_id: str, session: WriteSession) -> Deleted:
+    """Delete a file that no unfinished job uses; its bytes are freed after the grace, LORAMILL_GC_GRACE_H."""
     file = files.delete(session, file_id)
-    background.add_task(file_service.drop_unused, database, blobs, file.sha256)  # runs after the commit
     return Deleted(id=file.id, object="file", deleted=True)
 
 
 def _open_content(file_id: str, database: DatabaseDep, blobs: BlobsDep) -> Iterator[BinaryIO]:
-    with database.read() as session:
-        content = file_service.open_content(session, blobs, file_id)
-    with content:  # until the response was sent
+    with file_service.open_content(database, blobs, file_id) as content:  # until the response was sent
         yield content
 
 
 @router.get("/{file_id}/content", response_class=StreamingResponse)
 def download_file(content: Annotated[BinaryIO, Depends(_open_content)]) -> StreamingResponse:
-    """Download a file's bytes, as they were uploaded or as a job wrote them."""
+    """Download a file's bytes, as they were uploaded or as a job wrote them; none where they have changed on disk."""
     return StreamingResponse(
         _chunks_of(content), media_type="application/octet-stream", headers={"content-disposition": "attachment"}
     )

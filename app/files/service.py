@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import BinaryIO, Final
 
-import structlog
-
 from app.files.isolated_check import check_isolated
-from core.errors import DatabaseUnavailable, FileTooLarge, InvalidParameter, UnsupportedParameter
+from core.errors import FileTooLarge, InvalidParameter, UnsupportedParameter
 from core.settings import Settings
 from core.store import files
-from core.store.blobs import Blob, BlobStore, BlobWriter
+from core.store.blobs import Blob, BlobStore, BlobWriter, said_of
 from core.store.db import Database, Session
+from core.store.references.rows import hold
 from core.store.tables import FileRecord, FileStatus
 from core.text.files.file_check import FileReport, LineChecker, check_file
 from core.text.files.file_type import HEAD_BYTES, FileType
@@ -21,8 +20,6 @@ from core.text.files.read import file_type_of
 
 PURPOSE: Final = "fine-tune"
 _MAX_FILENAME_CHARS: Final = 255
-
-_log = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -128,7 +125,7 @@ def record(session: Session, blobs: BlobStore, received: Received, *, caller: st
     """Record a received file; one with problems is kept too, with status "error" and the lines at fault.
 
     Raises:
-        DatabaseUnavailable: the same content was being deleted at this moment.
+        BlobFreed: the same content was being freed at this moment.
     """
     report = received.report
     new = files.NewFile(
@@ -143,30 +140,22 @@ def record(session: Session, blobs: BlobStore, received: Received, *, caller: st
         columns=report.columns,
         examples=report.examples,
     )
-    file = files.create(session, new, now)
-    if not blobs.exists(received.blob.sha256):  # see `drop_unused`, which runs in a transaction of its own
-        raise DatabaseUnavailable
-    return file
+    hold(session, blobs.exists, [received.blob.sha256])
+    return files.create(session, new, now)
 
 
-def drop_unused(database: Database, blobs: BlobStore, sha256: str) -> None:
-    """Delete the bytes of a deleted file unless another record shares them; in doubt they stay."""
-    try:
-        with database.write() as session:  # on SQLite no upload of the same content is recorded meanwhile
-            if not files.blob_in_use(session, sha256):
-                blobs.delete(sha256)
-    except DatabaseUnavailable as error:
-        _log.warning("bytes of a deleted file kept", sha256=sha256, reason=str(error))
-
-
-def open_content(session: Session, blobs: BlobStore, file_id: str) -> BinaryIO:
-    """Open a file's bytes as they were uploaded.
+def open_content(database: Database, blobs: BlobStore, file_id: str) -> BinaryIO:
+    """Open a file's bytes as they were uploaded. No session is open while all of them are read and verified.
 
     Raises:
         FileNotStored: there is no such file.
         BlobNotFound: its record is there, but its bytes are not.
+        BlobDamaged: its bytes are there, but they have changed.
     """
-    return blobs.open(files.get(session, file_id).sha256)
+    with database.read() as session:
+        sha256 = files.get(session, file_id).sha256
+    with said_of(f"file {file_id}"):
+        return blobs.open(sha256)
 
 
 def _details(report: FileReport) -> str | None:

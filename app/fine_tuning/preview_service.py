@@ -14,7 +14,7 @@ from core.base_models.registry import Registry
 from core.errors import ExampleInvalid, ExampleOverLength, InvalidParameter
 from core.jobs.spec import FileRef, JobSpec
 from core.settings import Settings
-from core.store.blobs import BlobStore
+from core.store.blobs import BlobStore, said_of
 from core.store.db import Session
 from core.text.files.examples import Columns, Example, LineProblem, format_of, refuse_deep
 from core.text.files.jsonl import parse_line, too_long
@@ -63,12 +63,15 @@ def show(request: PreviewCreate, source: PreviewSource, *, settings: Settings, b
         InvalidParameter: an example cannot be rendered or is over-length, so that the job would fail.
         BaseModelNotReady: the base model is not imported yet, or its chat template is malformed.
         BlobNotFound: the file's bytes are gone.
+        BlobDamaged: the file's bytes have changed on disk.
     """
     renderer = renderer_of(settings, source.spec.base_model, source.spec)
     if source.written_out is not None:
         return _show(request, source.written_out, request.limit or len(source.written_out), renderer)
     file = source.spec.training_file
-    with blobs.open(file.sha256) as content:
+    with said_of(f"file {file.id}"):
+        stored = blobs.open(file.sha256)
+    with stored as content:
         examples = checked(FILE_TYPES[file.file_type].read(content))
         return _show(request, examples, request.limit or SHOWN_OF_A_FILE, renderer)
 

@@ -11,7 +11,7 @@ from typing import BinaryIO, Final
 from core.errors import ExampleInvalid, ExampleOverLength, InvalidParameter
 from core.estimates.estimate import ExampleCounts
 from core.jobs.spec import JobSpec
-from core.store.blobs import BlobStore
+from core.store.blobs import BlobStore, said_of
 from core.text.files.examples import Example, LineProblem
 from core.text.files.file_type import FileType, LineReader
 from core.text.partition import fit_to_score, partition
@@ -64,6 +64,7 @@ def count(
     Raises:
         InvalidParameter: an example cannot be rendered, or is too long and the job wants an error then.
         BlobNotFound: a file's bytes are gone.
+        BlobDamaged: a file's bytes have changed on disk.
     """
     reading = _Reading(training, renderer, blobs)
     seed = spec.seed if validation is None else None
@@ -130,7 +131,9 @@ class _Reading:
         In a sample, an example at fault is passed over: its line is not known, and the trainer will name it.
         """
         tokens = 0
-        with self._blobs.open(self._file.sha256) as content:
+        with said_of(f"the file of {self._file.param}"):
+            stored = self._blobs.open(self._file.sha256)
+        with stored as content:
             for found in self._examples(content):
                 self.read += 1
                 try:

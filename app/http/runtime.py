@@ -12,8 +12,9 @@ from core.base_models.registry import Registry
 from core.dispatch.doorbell import Doorbell, Notifier
 from core.dispatch.sweeper import Sweeper
 from core.settings import Settings
-from core.store.blobs import BlobStore, LocalBlobStore
+from core.store.blobs import BlobStore
 from core.store.db import Database
+from core.store.references.recorded import open_recorded
 from core.store.revisions import check_schema
 
 
@@ -41,7 +42,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[ApiRuntime]:
     await asyncio.to_thread(check_schema, settings.database)
     database = Database(settings.database)
     doorbell = Doorbell(settings)
-    blobs = LocalBlobStore(settings.store_folder)
+    blobs = open_recorded(settings.store_folder, database)
     engines = Engines.connect(settings, blobs)
     stop = threading.Event()
     sweeping = threading.Thread(

@@ -4,9 +4,8 @@ from fastapi import APIRouter, BackgroundTasks, Depends
 
 from app.http.auth import require_caller
 from app.http.deps import EnginesDep, ReadSession, SettingsDep, WriteSession
-from app.http.wire import Deleted
 from app.models import service
-from app.models.schemas import ModelOut, ModelsOut
+from app.models.schemas import DeletedModel, ModelOut, ModelsOut
 
 router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[Depends(require_caller)])
 
@@ -27,8 +26,12 @@ def get_model(name: str, session: ReadSession, settings: SettingsDep) -> ModelOu
 @router.delete("/{name:path}")
 def delete_model(
     name: str, session: WriteSession, settings: SettingsDep, engines: EnginesDep, afterwards: BackgroundTasks
-) -> Deleted:
-    """Delete a fine-tuned model; base models cannot be deleted."""
+) -> DeletedModel:
+    """Delete a fine-tuned model; base models cannot be deleted.
+
+    ``frees_bytes`` is what it and its checkpoints share with nothing else; the disk has it back after the grace,
+    LORAMILL_GC_GRACE_H.
+    """
     unserved = service.delete(session, settings, name)
     afterwards.add_task(service.unload, unserved, engines)  # runs after the response, and so after the commit
-    return Deleted(id=name, object="model", deleted=True)
+    return DeletedModel(id=name, object="model", deleted=True, frees_bytes=unserved.bytes)

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from app.http.wire import Out
+from app.http.wire import Deleted, Out
 
 
 class ModelOut(Out):
@@ -11,6 +11,10 @@ class ModelOut(Out):
     created: int
     owned_by: str
     parent: str | None  # None: a base model
+
+
+class DeletedModel(Deleted):
+    frees_bytes: int
 
 
 class ModelsOut(Out):

@@ -13,6 +13,7 @@ from core.errors import BaseModelNotServed, BaseModelProtected, ModelNotFound, S
 from core.settings import Settings
 from core.store import adapters
 from core.store.db import Database, Session
+from core.store.references.rows import let_go
 
 # What text-generation-inference's clients call the model of a server that has one.
 PLACEHOLDERS: Final = frozenset({"dummy", "tgi"})
@@ -82,6 +83,7 @@ class Unserved:
 
     base_model: str
     digests: Sequence[str]
+    bytes: int  # that are freed after the grace: what nothing else refers to, of manifests and their files
 
 
 def delete(session: Session, settings: Settings, name: str) -> Unserved:
@@ -97,7 +99,8 @@ def delete(session: Session, settings: Settings, name: str) -> Unserved:
     if name in settings.base_models:
         raise BaseModelProtected(name)
     adapter = adapters.delete(session, name)
-    return Unserved(adapter.base_model, adapters.list_unserved(session, adapter.job_id))
+    digests = adapters.list_unserved(session, adapter.job_id)
+    return Unserved(adapter.base_model, digests, let_go(session, digests))
 
 
 async def unload(unserved: Unserved, engines: Engines) -> None:

@@ -39,7 +39,18 @@ from core.errors.serving import (
     PromptTooLong,
 )
 from core.errors.start import SettingsInvalid, StartRefused
-from core.errors.storage import BlobNotFound, DatabaseReadOnly, DatabaseUnavailable, SchemaMismatch, StorageFull
+from core.errors.storage import (
+    BlobDamaged,
+    BlobFreed,
+    BlobNotFound,
+    CollectionRuns,
+    DatabaseDamaged,
+    DatabaseReadOnly,
+    DatabaseUnavailable,
+    PartsUnknown,
+    SchemaMismatch,
+    StorageFull,
+)
 from core.errors.training import (
     AdapterUnchanged,
     AllExamplesDropped,
@@ -71,9 +82,13 @@ __all__ = [
     "BaseModelNotReady",
     "BaseModelNotServed",
     "BaseModelProtected",
+    "BlobDamaged",
+    "BlobFreed",
     "BlobNotFound",
     "CheckpointInvalid",
+    "CollectionRuns",
     "Conflict",
+    "DatabaseDamaged",
     "DatabaseReadOnly",
     "DatabaseUnavailable",
     "EndNeverTrained",
@@ -103,6 +118,7 @@ __all__ = [
     "OriginNotAllowed",
     "OutOfMemory",
     "ParquetNotInstalled",
+    "PartsUnknown",
     "PromptTooLong",
     "QuantizationUnavailable",
     "RanksDiffer",

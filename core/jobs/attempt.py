@@ -14,6 +14,7 @@ class StoredAdapter:
 
     sha256: str  # of the manifest: the adapter's identity
     bytes: int  # of the manifest and its files
+    parts: tuple[str, ...]  # the digests of its files
 
 
 @dataclass(frozen=True)

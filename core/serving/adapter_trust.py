@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from core.errors import AdapterInvalid, AdapterMismatch, BlobNotFound, InvalidParameter
+from core.errors import AdapterInvalid, AdapterMismatch, BlobDamaged, BlobNotFound, InvalidParameter
 from core.serving.adapter_format import (
     MANIFEST,
     MANIFEST_LIMIT_BYTES,
@@ -25,7 +25,7 @@ from core.text.render_settings import RenderSettings
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 
-OpenStored = Callable[[str], BinaryIO]  # opens content by its SHA-256; raises BlobNotFound
+OpenStored = Callable[[str], BinaryIO]  # opens content by its SHA-256, unchecked; raises BlobNotFound
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,8 @@ def refusing(digest: str, name: str) -> Iterator[None]:
         yield
     except BlobNotFound as error:
         raise AdapterInvalid(digest, f"{name} is not stored: {error}") from error
+    except BlobDamaged as error:
+        raise damaged(digest, name, error.sha256) from error
     except OSError as error:
         raise AdapterInvalid(digest, f"{name} cannot be read: {error}") from error
 

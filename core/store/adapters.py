@@ -16,6 +16,7 @@ from core.jobs.status import TERMINAL
 from core.store import leases
 from core.store.db import Session
 from core.store.leases import Lease
+from core.store.references.rows import add_parts
 from core.store.tables import AdapterRecord, AdapterState, CheckpointRecord, JobRecord
 
 # Of a checkpoint that is joined with its job, and with the adapter that this may have published.
@@ -70,6 +71,25 @@ def find_trained(session: Session, name: str) -> TrainedAdapter | None:
     assert spec is not None  # both kinds of rows refer to a job
     ref = AdapterRef(name=name, adapter_sha256=served.adapter_sha256)
     return TrainedAdapter(served.base_model, ref, JobSpec.model_validate(spec).lora)
+
+
+def keep_served(session: Session, ref: AdapterRef) -> None:
+    """Keep what serves a name as it is until the transaction ends, for a record that refers to the adapter too.
+
+    Raises:
+        InvalidParameter: ``continue_from`` was deleted, or serves another adapter by now.
+    """
+    job_ids = session.scalars(
+        select(AdapterRecord.job_id)
+        .where(AdapterRecord.name == ref.name)
+        .union(select(CheckpointRecord.job_id).where(CheckpointRecord.name == ref.name))
+    ).all()
+    # FOR SHARE: a deletion under way, or a job's end, is waited for, and seen
+    session.execute(select(JobRecord.id).where(JobRecord.id.in_(job_ids)).with_for_update(read=True))
+    session.execute(select(AdapterRecord.id).where(AdapterRecord.job_id.in_(job_ids)).with_for_update(read=True))
+    served = find_served(session, ref.name)
+    if served is None or served.adapter_sha256 != ref.adapter_sha256:
+        raise InvalidParameter("continue_from", f"{ref.name} was deleted meanwhile")
 
 
 def list_live(session: Session) -> Sequence[AdapterRecord]:
@@ -153,6 +173,7 @@ def add_checkpoint(session: Session, lease: Lease, checkpoint: StoredCheckpoint,
     record.metrics = dict(checkpoint.metrics)
     record.created_at = now
     session.flush()
+    add_parts(session, checkpoint.adapter.sha256, checkpoint.adapter.parts)
     return record
 
 

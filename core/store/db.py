@@ -15,7 +15,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session as Session
 from sqlalchemy.orm import sessionmaker
 
-from core.errors import DatabaseReadOnly, DatabaseUnavailable, ServiceError, StorageFull
+from core.errors import DatabaseDamaged, DatabaseReadOnly, DatabaseUnavailable, ServiceError, StorageFull
 
 _BUSY_TIMEOUT_MS = 5000
 _JOURNAL_BYTES = 64 * 2**20
@@ -25,6 +25,7 @@ _POSTGRESQL_READ_ONLY = "25006"  # SQLSTATE read_only_sql_transaction, as a stan
 _SQLITE_UNAVAILABLE = frozenset(
     {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}
 )
+_SQLITE_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
 class Database:
@@ -213,6 +214,8 @@ def _as_service_error(error: DBAPIError) -> ServiceError | None:
         code = getattr(cause, "sqlite_errorcode", 0) & 0xFF  # the low byte is the primary result code
         if code == sqlite3.SQLITE_FULL:
             return StorageFull()
+        if code in _SQLITE_DAMAGED:
+            return DatabaseDamaged()
         return DatabaseUnavailable() if code in _SQLITE_UNAVAILABLE else None
     if getattr(cause, "sqlstate", None) == _POSTGRESQL_DISK_FULL:
         return StorageFull()

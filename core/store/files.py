@@ -1,6 +1,6 @@
 """Records of files, uploaded or made by a job; their bytes are in the blob store.
 
-Several records may share one blob, so whoever deletes bytes asks `blob_in_use` first.
+Several records may share one blob, so deleting a record deletes no bytes: `core.store.references` does.
 """
 
 from collections.abc import Sequence
@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from sqlalchemy import delete as sql_delete
-from sqlalchemy import exists, or_, select
+from sqlalchemy import or_, select
 
 from core.errors import FileInUse, FileNotStored
 from core.ids import new_id
 from core.jobs.status import TERMINAL
 from core.store.blobs import Blob
 from core.store.db import Session
-from core.store.tables import AdapterRecord, AdapterState, CheckpointRecord, FileRecord, FileStatus, JobRecord
+from core.store.references.rows import let_go
+from core.store.tables import FileRecord, FileStatus, JobRecord
 from core.text.files.csv import CSV
 
 RESULTS_PURPOSE: Final = "fine-tune-results"  # of a finished job's file of metrics; both names are OpenAI's
@@ -107,7 +108,7 @@ def list_page(
 
 
 def delete(session: Session, file_id: str) -> FileRecord:
-    """Delete a file's record and give it back; the blob stays, as other records may share it.
+    """Delete a file's record and give it back; the blob's grace begins where no other record shares it.
 
     Raises:
         FileNotStored: there is no such file.
@@ -128,19 +129,5 @@ def delete(session: Session, file_id: str) -> FileRecord:
     if user is not None:
         raise FileInUse(file_id, user)
     session.execute(sql_delete(FileRecord).where(FileRecord.id == file_id))
+    let_go(session, [file.sha256])
     return file
-
-
-def blob_in_use(session: Session, sha256: str) -> bool:
-    """Tell whether a file, a live adapter's manifest or a checkpoint's manifest is this blob."""
-    return bool(
-        session.scalar(
-            select(
-                or_(
-                    exists().where(FileRecord.sha256 == sha256),
-                    exists().where(AdapterRecord.adapter_sha256 == sha256, AdapterRecord.state == AdapterState.LIVE),
-                    exists().where(CheckpointRecord.adapter_sha256 == sha256),
-                )
-            )
-        )
-    )

@@ -18,6 +18,7 @@ from core.estimates.estimate import Estimate
 from core.ids import new_id
 from core.jobs.spec import JobSpec
 from core.jobs.status import TERMINAL, JobStatus
+from core.store import adapters
 from core.store.db import Session
 from core.store.tables import FileRecord, IdempotencyRecord, JobRecord
 
@@ -45,10 +46,11 @@ class IdempotencyKey:
 
 
 def create(session: Session, new: NewJob, now: int) -> JobRecord:
-    """Record a queued job. The files it names cannot be deleted until it ends.
+    """Record a queued job. The files it names cannot be deleted until it ends; the adapter can, but not its bytes.
 
     Raises:
         FileNotStored: a file of the specification was deleted meanwhile.
+        InvalidParameter: the adapter to go on from was deleted meanwhile.
     """
     spec, validation_file = new.spec, new.spec.validation_file
     for file in filter(None, (spec.training_file, validation_file)):
@@ -56,6 +58,8 @@ def create(session: Session, new: NewJob, now: int) -> JobRecord:
         stored = session.scalar(select(FileRecord.id).where(FileRecord.id == file.id).with_for_update(read=True))
         if stored is None:
             raise FileNotStored(file.id)
+    if spec.continue_from is not None:
+        adapters.keep_served(session, spec.continue_from)
     dumped = spec.model_dump(mode="json")
     canonical = json.dumps(dumped, sort_keys=True, separators=(",", ":"))
     job = JobRecord(
@@ -72,6 +76,7 @@ def create(session: Session, new: NewJob, now: int) -> JobRecord:
         training_file_id=spec.training_file.id,
         validation_file_id=None if validation_file is None else validation_file.id,
         base_model=spec.base_model,
+        continue_from_sha256=None if spec.continue_from is None else spec.continue_from.adapter_sha256,
         created_at=now,
     )
     session.add(job)

@@ -18,6 +18,7 @@ from core.jobs.events import EventLevel, JobEvent
 from core.jobs.status import JobStatus
 from core.store.control import REQUEST_COLUMNS, RequestedAction, pause_event, requested_action
 from core.store.db import Session
+from core.store.references.rows import add_parts
 from core.store.tables import AdapterRecord, AdapterState, AttemptRecord, JobRecord
 from core.store.transitions import move
 
@@ -228,6 +229,7 @@ def publish(session: Session, lease: Lease, publication: Publication, end: Attem
             created_at=now,
         )
     )
+    add_parts(session, publication.adapter.sha256, publication.adapter.parts)
     _end_attempt(session, lease, JobStatus.SUCCEEDED.value, end, now)
 
 

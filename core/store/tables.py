@@ -1,13 +1,26 @@
 """The tables. Timestamps are whole Unix seconds (UTC), as the API serves them.
 
 How rows come to be, move and are found is in the modules beside this one; `migrations/`
-makes the tables and holds what SQLAlchemy's metadata cannot say (the trigger on ended jobs).
+makes the tables and holds what SQLAlchemy's metadata cannot say: the trigger on ended jobs, and the views.
 """
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import JSON, BigInteger, Enum, ForeignKey, Index, Integer, MetaData, String, Text, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Enum,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+    column,
+    table,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from core.jobs.events import EventLevel, EventType
@@ -24,6 +37,11 @@ class FileStatus(StrEnum):
 class AdapterState(StrEnum):
     LIVE = "live"
     DELETED = "deleted"
+
+
+class BlobState(StrEnum):
+    LIVE = "live"
+    DELETING = "deleting"  # a collector has decided; whoever wants the same bytes waits until the row is gone
 
 
 def _as_text(values: type[StrEnum], name: str) -> Enum:
@@ -55,6 +73,7 @@ class Record(DeclarativeBase):
         FileStatus: _as_text(FileStatus, "status"),
         JobStatus: _as_text(JobStatus, "status"),
         AdapterState: _as_text(AdapterState, "state"),
+        BlobState: _as_text(BlobState, "state"),
         EventLevel: _as_text(EventLevel, "level"),
         EventType: _as_text(EventType, "type"),
     }
@@ -106,6 +125,7 @@ class JobRecord(Record):
     training_file_id: Mapped[str] = mapped_column(_Id)
     validation_file_id: Mapped[str | None] = mapped_column(_Id)
     base_model: Mapped[str]
+    continue_from_sha256: Mapped[str | None] = mapped_column(_Digest, index=True)  # of the manifest; also in the spec
 
     token: Mapped[int] = mapped_column(Integer, default=0)  # grows with each claim; a write of a worker must name it
     hb_seq: Mapped[int] = mapped_column(
@@ -175,7 +195,7 @@ class CheckpointRecord(Record):
     job_id: Mapped[str] = mapped_column(_Id, ForeignKey("jobs.id"))
     step: Mapped[int]
     name: Mapped[str] = mapped_column(Text, unique=True)  # …:ckpt-step-N
-    adapter_sha256: Mapped[str] = mapped_column(_Digest)
+    adapter_sha256: Mapped[str] = mapped_column(_Digest, index=True)
     metrics: Mapped[dict[str, Any]]
     created_at: Mapped[int] = mapped_column(BigInteger)
 
@@ -190,7 +210,7 @@ class AdapterRecord(Record):
     token: Mapped[int]  # of the attempt that published it
     name: Mapped[str] = mapped_column(Text, unique=True)  # ft:…
     base_model: Mapped[str]
-    adapter_sha256: Mapped[str] = mapped_column(_Digest)  # of its manifest
+    adapter_sha256: Mapped[str] = mapped_column(_Digest, index=True)  # of its manifest
     bytes: Mapped[int] = mapped_column(BigInteger)
     state: Mapped[AdapterState]
     created_at: Mapped[int] = mapped_column(BigInteger)
@@ -207,3 +227,30 @@ class IdempotencyRecord(Record):
     body_sha256: Mapped[str] = mapped_column(_Digest)
     job_id: Mapped[str] = mapped_column(_Id, ForeignKey("jobs.id"))
     created_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class BlobRecord(Record):
+    """Stored content. The row comes before the bytes and leaves after them; who refers to it is `BLOB_REFERENCES`."""
+
+    __tablename__ = "blobs"
+    __table_args__ = (Index("ix_blobs_state_touched_at", "state", "touched_at"),)
+
+    sha256: Mapped[str] = mapped_column(_Digest, primary_key=True)
+    bytes: Mapped[int | None] = mapped_column(BigInteger)  # None: of an older version, and not measured yet
+    state: Mapped[BlobState]
+    touched_at: Mapped[int] = mapped_column(BigInteger)  # when it was last stored or let go of, by the database's clock
+
+
+class BlobPartRecord(Record):
+    """A file that an adapter's manifest names: as long as something refers to the manifest, it refers to the file."""
+
+    __tablename__ = "blob_parts"
+
+    manifest_sha256: Mapped[str] = mapped_column(_Digest, primary_key=True)
+    sha256: Mapped[str] = mapped_column(_Digest, primary_key=True, index=True)
+
+
+# Views: what refers to which manifest; and what refers to which blob, manifests and their parts among them. A blob
+# that is in no row of the second is nobody's.
+MANIFEST_REFERENCES: Final = table("manifest_references", column("sha256", _Digest))
+BLOB_REFERENCES: Final = table("blob_references", column("sha256", _Digest))

@@ -22,9 +22,10 @@ from app.http.write_probe import WriteProbe
 from app.main import create_app
 from core.base_models.registry import BaseModelEntry, Folder, Registry
 from core.settings import Settings
-from core.store.blobs import BlobStore, LocalBlobStore
+from core.store.blobs import BlobStore
 from core.store.db import Database
 from core.store.migrate import upgrade
+from core.store.references.recorded import open_recorded
 from tests.harness.models.byte_tokenizer import write_byte_tokenizer
 from tests.harness.models.published_model import publish
 from tests.harness.models.tiny_shapes import TINY_LLAMA, write_shapes
@@ -113,7 +114,7 @@ def _open_harness(settings: Settings, empty_database: Path) -> Iterator[ApiHarne
     (settings.home / "loramill.db").write_bytes(empty_database.read_bytes())
     database = Database(settings.database)
     registry = Registry(settings.base_models_folder, (_import_base(settings),))
-    yield ApiHarness(settings, database, LocalBlobStore(settings.store_folder), registry)
+    yield ApiHarness(settings, database, open_recorded(settings.store_folder, database), registry)
     database.dispose()
 
 

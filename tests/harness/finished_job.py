@@ -10,5 +10,7 @@ from core.store import leases
 
 def finish(session: Session, job_id: str, *, now: int, result: dict[str, Any] | None = None) -> None:
     """End a job's first attempt with a model named ``ft:x``, of a made-up adapter."""
-    publication = Publication(StoredAdapter("b" * 64, 10), "ft:x", "9 tokens", trained_tokens=9, result=result or {})
+    publication = Publication(
+        StoredAdapter("b" * 64, 10, ()), "ft:x", "9 tokens", trained_tokens=9, result=result or {}
+    )
     leases.publish(session, leases.Lease(job_id, 1), publication, AttemptEnd(), now)

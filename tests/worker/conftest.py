@@ -12,10 +12,10 @@ from core.base_models.registry import IMPORTED_FILE, Folder, ImportedModel
 from core.jobs.spec import AdapterRef, FileRef, JobSpec
 from core.settings import Settings
 from core.store import control, files, jobs, migrate
-from core.store.blobs import LocalBlobStore
 from core.store.db import Database
 from core.store.files import NewFile
 from core.store.jobs import NewJob
+from core.store.references.recorded import open_recorded
 from core.store.tables import AdapterRecord, AttemptRecord, CheckpointRecord, EventRecord, JobRecord
 from tests.harness import fake_trainer
 from tests.harness.job_specs import make_job_spec
@@ -44,7 +44,7 @@ class Home:
         migrate.upgrade(settings.database)
         self.settings = settings
         self.database = Database(settings.database)
-        self.blobs = LocalBlobStore(settings.store_folder)
+        self.blobs = open_recorded(settings.store_folder, self.database)
         imported = settings.base_models_folder / BASE_MODEL
         imported.mkdir(parents=True)
         model = ImportedModel(name=BASE_MODEL, fingerprint="a" * 64, source=Folder(path=Path("/")), context_tokens=64)

@@ -32,8 +32,8 @@ def store_adapter(blobs: BlobStore, folder: Path) -> StoredAdapter:
     try:
         manifest_bytes = (folder / MANIFEST).read_bytes()
         digest = hashlib.sha256(manifest_bytes).hexdigest()
-        size_bytes = len(manifest_bytes)
-        for name, expected in parse_manifest(manifest_bytes).files.items():
+        files, size_bytes = parse_manifest(manifest_bytes).files, len(manifest_bytes)
+        for name, expected in files.items():
             blob = blobs.put_file(folder / name)
             if blob.sha256 != expected.sha256:
                 raise AdapterInvalid(digest, f"{name} is not the file its manifest names")
@@ -41,7 +41,7 @@ def store_adapter(blobs: BlobStore, folder: Path) -> StoredAdapter:
     except FileNotFoundError as error:
         raise AdapterInvalid("", f"{error.filename} is missing") from error
     blobs.put_bytes(manifest_bytes)
-    return StoredAdapter(digest, size_bytes)
+    return StoredAdapter(digest, size_bytes, tuple(file.sha256 for file in files.values()))
 
 
 def fetch_adapter(blobs: BlobStore, sha256: str, folder: Path) -> None:

@@ -9,12 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from core.jobs.attempt import AttemptEnd, JobError, Publication, StoredCheckpoint
+from core.jobs.attempt import AttemptEnd, JobError, Publication, StoredAdapter, StoredCheckpoint
 from core.jobs.events import JobEvent
 from core.store import adapters, events, files, leases
+from core.store.blobs import BlobStore
 from core.store.control import RequestedAction
-from core.store.db import Database
+from core.store.db import Database, Session
 from core.store.leases import Lease
+from core.store.references.rows import hold
 from worker.jobs.blob_transfer import StoredResults
 
 # A worker gives up its trainer this much before another may take the job.
@@ -30,10 +32,17 @@ class Claim:
     """
 
     def __init__(
-        self, database: Database, lease: Lease, *, lease_ttl_s: float, clock: Callable[[], float] = time.monotonic
+        self,
+        database: Database,
+        blobs: BlobStore,
+        lease: Lease,
+        *,
+        lease_ttl_s: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.requested_action: RequestedAction | None = None  # as the last heartbeat found it
         self._database = database
+        self._blobs = blobs
         self._lease = lease
         self._fence_s = _SELF_FENCE_SHARE * lease_ttl_s
         self._clock = clock
@@ -51,7 +60,11 @@ class Claim:
         progress: dict[str, Any] | None = None,
         resumed_from_step: int | None = None,
     ) -> None:
-        """Write a heartbeat with progress, events and checkpoints; learn what is asked of the job."""
+        """Write a heartbeat with progress, events and checkpoints; learn what is asked of the job.
+
+        Raises:
+            BlobFreed: a checkpoint's bytes are no longer stored, so nothing was written; store them again.
+        """
         began_s = self._clock()  # the lease is renewed at some moment after this one
         with self._database.write() as session:
             self.requested_action = leases.heartbeat(session, self._lease, progress)
@@ -59,13 +72,19 @@ class Claim:
                 leases.record_resume(session, self._lease, resumed_from_step)
             for event in job_events:
                 events.append(session, self._lease.job_id, event, _now())
+            self._hold(session, *(checkpoint.adapter for checkpoint in checkpoints))
             for checkpoint in checkpoints:
                 adapters.add_checkpoint(session, self._lease, checkpoint, _now())
         self._confirmed_s = began_s
 
     def publish(self, publication: Publication, results: StoredResults, end: AttemptEnd) -> None:
-        """End the job as succeeded: its adapter, result file, last event and status become visible together."""
+        """End the job as succeeded: its adapter, result file, last event and status become visible together.
+
+        Raises:
+            BlobFreed: some of the bytes are no longer stored, so nothing was written; store them again.
+        """
         with self._database.write() as session:
+            self._hold(session, publication.adapter, others=(results.blob.sha256,))
             file = files.create_results(session, self._lease.job_id, results.blob, results.columns, _now())
             result = {**publication.result, "result_files": [file.id]}
             leases.publish(session, self._lease, replace(publication, result=result), end, _now())
@@ -87,6 +106,10 @@ class Claim:
         """
         with self._database.write() as session:
             leases.release(session, self._lease, outcome, end, _now())
+
+    def _hold(self, session: Session, *adapters: StoredAdapter, others: tuple[str, ...] = ()) -> None:
+        digests = [digest for adapter in adapters for digest in (adapter.sha256, *adapter.parts)]
+        hold(session, self._blobs.exists, [*digests, *others])
 
 
 def _now() -> int:

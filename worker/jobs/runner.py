@@ -8,16 +8,17 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
 
 from core.base_models.registry import Registry, folder_of, read_imported
-from core.errors import DatabaseUnavailable, ServiceError, StorageFull, WorkerLost
-from core.jobs.attempt import AttemptEnd, JobError, Publication
+from core.errors import BlobFreed, DatabaseUnavailable, ServiceError, StorageFull, WorkerLost
+from core.jobs.attempt import AttemptEnd, JobError, Publication, StoredAdapter
 from core.jobs.events import EventLevel, JobEvent
-from core.jobs.spec import JobSpec, model_name
+from core.jobs.spec import FileRef, JobSpec, model_name
 from core.store import leases
+from core.store.blobs import said_of
 from core.store.leases import Lease, LeaseLost
 from core.store.tables import JobRecord
 from worker.jobs.blob_transfer import fetch_adapter, store_adapter, store_results
@@ -44,6 +45,8 @@ from worker.trainer_process.stop import StopFlag
 _RETRY_S: Final = 0.5
 _LOG_LINES: Final = 12
 _LINES_NAMED: Final = 20
+
+Written = TypeVar("Written")
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -80,7 +83,8 @@ class Attempt:
         self._settings = runtime.settings
         self._job = job
         self._stop = stop
-        self._claim = Claim(runtime.database, Lease(job.id, job.token), lease_ttl_s=runtime.settings.lease_ttl_s)
+        lease = Lease(job.id, job.token)
+        self._claim = Claim(runtime.database, runtime.blobs, lease, lease_ttl_s=runtime.settings.lease_ttl_s)
 
     def run(self) -> None:
         """Train and end the attempt; whatever becomes of the job, nothing is raised."""
@@ -88,13 +92,13 @@ class Attempt:
             self._train_or_fail()
         except LeaseLost:
             _log.warning("job left alone: the lease was lost, or the job has ended")
-        except (DatabaseUnavailable, StorageFull) as problem:
+        except (BlobFreed, DatabaseUnavailable, StorageFull) as problem:
             _log.warning("job left to the sweepers", reason=str(problem))
 
     def _train_or_fail(self) -> None:
         try:
             self._train()
-        except (LeaseLost, DatabaseUnavailable):
+        except (LeaseLost, BlobFreed, DatabaseUnavailable):
             raise
         except ServiceError as problem:
             self._fail(JobError(problem.code, str(problem), problem.param), AttemptEnd())
@@ -120,17 +124,19 @@ class Attempt:
         Raises:
             BaseModelInvalid: the base model is not imported on this machine.
             BlobNotFound: a file, or the adapter to go on from, is no longer stored.
+            BlobDamaged: it is stored, but its bytes have changed.
             AdapterInvalid: the adapter to go on from has a malformed manifest.
         """
         base_models = self._settings.base_models_folder
         entry = Registry.load(base_models).get(spec.base_model)
         base_model_folder = folder_of(base_models, spec.base_model)
         imported = read_imported(base_model_folder)
-        self._runtime.blobs.fetch(spec.training_file.sha256, folder / TRAINING_FILE)
+        self._fetch_file(spec.training_file, "training file", folder / TRAINING_FILE)
         if spec.validation_file is not None:
-            self._runtime.blobs.fetch(spec.validation_file.sha256, folder / VALIDATION_FILE)
+            self._fetch_file(spec.validation_file, "validation file", folder / VALIDATION_FILE)
         if spec.continue_from is not None:
-            fetch_adapter(self._runtime.blobs, spec.continue_from.adapter_sha256, folder / CONTINUE_FROM)
+            with said_of(f"the adapter {spec.continue_from.name} to go on from"):
+                fetch_adapter(self._runtime.blobs, spec.continue_from.adapter_sha256, folder / CONTINUE_FROM)
         write_spec(
             folder,
             RunSpec(
@@ -146,6 +152,10 @@ class Attempt:
                 adapter_name=model,
             ),
         )
+
+    def _fetch_file(self, file: FileRef, role: str, target: Path) -> None:
+        with said_of(f"{role} {file.id}"):
+            self._runtime.blobs.fetch(file.sha256, target)
 
     def _conclude(self, watch: Supervision, folder: Path) -> None:
         """Give the attempt the one ending that fits how its trainer ended."""
@@ -175,25 +185,25 @@ class Attempt:
         drop_large_files(folder)
 
     def _publish(self, finished: Finished, model: str, folder: Path) -> None:
-        publication = Publication(
-            adapter=store_adapter(self._runtime.blobs, folder / ADAPTER),
-            name=model,
-            trained_on=finished.trained_on,
-            trained_tokens=finished.trained_tokens,
-            result={
-                "steps": finished.steps,
-                "adapter_step": finished.adapter_step,
-                "metrics": finished.metrics,
-                "measured": finished.measured.model_dump(mode="json"),
-            },
-        )
-        end = AttemptEnd(last_step=finished.steps)
-        self._persist(
-            lambda: self._claim.publish(publication, store_results(self._runtime.blobs, folder / RESULTS), end)
-        )
+        result = {
+            "steps": finished.steps,
+            "adapter_step": finished.adapter_step,
+            "metrics": finished.metrics,
+            "measured": finished.measured.model_dump(mode="json"),
+        }
+
+        def publish() -> StoredAdapter:
+            # stored anew with each try: what nothing refers to yet may have been freed in between
+            adapter = store_adapter(self._runtime.blobs, folder / ADAPTER)
+            results = store_results(self._runtime.blobs, folder / RESULTS)
+            publication = Publication(adapter, model, finished.trained_on, finished.trained_tokens, result)
+            self._claim.publish(publication, results, AttemptEnd(last_step=finished.steps))
+            return adapter
+
+        adapter = self._persist(publish)
         _log.info("job succeeded", model=model, steps=finished.steps)
         base_model = JobSpec.model_validate(self._job.spec).base_model
-        prefetch_in_background(self._settings.engine_urls, base_model, publication.adapter.sha256)
+        prefetch_in_background(self._settings.engine_urls, base_model, adapter.sha256)
 
     def _try_again(self, watch: Supervision) -> None:
         """Put a job whose trainer died back into the queue; it goes on from its newest checkpoint."""
@@ -209,8 +219,8 @@ class Attempt:
         self._persist(lambda: self._claim.fail(error, end))
         _log.warning("job failed", code=error.code, reason=error.message)
 
-    def _persist(self, write: Callable[[], None]) -> None:
-        """Write, as often as the database's absence makes it necessary.
+    def _persist(self, write: Callable[[], Written]) -> Written:
+        """Write, as often as the database's absence, or a collector, makes it necessary.
 
         A write whose commit was in doubt raises LeaseLost when it is repeated in vain, so nothing
         happens twice. A worker that must stop leaves the job to the sweepers.
@@ -218,7 +228,7 @@ class Attempt:
         while True:
             try:
                 return write()
-            except (DatabaseUnavailable, StorageFull) as problem:
+            except (BlobFreed, DatabaseUnavailable, StorageFull) as problem:
                 if self._stop.requested and self._claim.may_be_lost:
                     raise
                 _log.warning("write repeated", reason=str(problem))

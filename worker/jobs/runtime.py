@@ -6,9 +6,10 @@ import uuid
 from dataclasses import dataclass, field
 
 from core.settings import Settings
-from core.store.blobs import BlobStore, LocalBlobStore
+from core.store.blobs import BlobStore
 from core.store.db import Database
 from core.store.leases import WorkerIdentity
+from core.store.references.recorded import open_recorded
 from worker.trainer_process import process
 from worker.trainer_process.gpus import count_gpus
 
@@ -32,4 +33,5 @@ class WorkerRuntime:
 def open_runtime(settings: Settings) -> WorkerRuntime:
     """Open the stores, from which nothing is read yet, and count the GPUs that a trainer is started on."""
     command = process.command_for(count_gpus(process.trainer_environment(dict(os.environ))))
-    return WorkerRuntime(settings, Database(settings.database), LocalBlobStore(settings.store_folder), command)
+    database = Database(settings.database)
+    return WorkerRuntime(settings, database, open_recorded(settings.store_folder, database), command)

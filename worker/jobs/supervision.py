@@ -11,7 +11,7 @@ from typing import Final
 
 import structlog
 
-from core.errors import AdapterInvalid, DatabaseUnavailable, StorageFull
+from core.errors import AdapterInvalid, BlobFreed, DatabaseUnavailable, StorageFull
 from core.jobs.attempt import AttemptEnd, StoredCheckpoint
 from core.jobs.events import EventLevel, JobEvent
 from core.jobs.spec import checkpoint_name
@@ -54,7 +54,8 @@ class Supervision:
     model: str
     journal: Journal = field(default_factory=Journal)
     reason: StopReason | None = None
-    _checkpoints: list[StoredCheckpoint] = field(default_factory=list)
+    _unstored: list[CheckpointWritten] = field(default_factory=list)
+    _stored: list[tuple[CheckpointWritten, StoredCheckpoint]] = field(default_factory=list)  # no row names them yet
     _heard_s: float = field(default_factory=time.monotonic)
     _written_s: float = field(default_factory=time.monotonic)
     _kill_s: float | None = None
@@ -73,12 +74,17 @@ class Supervision:
         self._take(self.trainer.drain())
 
     def write_rest(self) -> None:
-        """Write what is not in the database yet; raises what `Claim.report` raises."""
-        journal = self.journal
-        self.claim.report(journal.pending, self._checkpoints, journal.progress, journal.resumed_from_step)
+        """Write what is not in the database yet; raises what `Claim.report` raises, and can then be called again."""
+        self._store_checkpoints()
+        journal, checkpoints = self.journal, [stored for _, stored in self._stored]
+        try:
+            self.claim.report(journal.pending, checkpoints, journal.progress, journal.resumed_from_step)
+        except BlobFreed:
+            self._unstored, self._stored = [written for written, _ in self._stored], []
+            raise
         journal.pending = []
         journal.resumed_from_step = None
-        self._checkpoints = []
+        self._stored = []
 
     @property
     def end(self) -> AttemptEnd:
@@ -92,7 +98,16 @@ class Supervision:
         for message in messages:
             self.journal.take(message)
             if isinstance(message, CheckpointWritten):
-                self._store_checkpoint(message)
+                self._unstored.append(message)
+        try:
+            self._store_checkpoints()  # at once: the trainer keeps only its newest ones
+        except (BlobFreed, DatabaseUnavailable) as problem:
+            _log.warning("checkpoint not stored yet", reason=str(problem))
+
+    def _store_checkpoints(self) -> None:
+        while self._unstored:
+            self._store_checkpoint(self._unstored[0])
+            self._unstored.pop(0)
 
     def _store_checkpoint(self, written: CheckpointWritten) -> None:
         """Make the checkpoint servable; one that cannot be stored costs a model, not the job."""
@@ -103,10 +118,10 @@ class Supervision:
             self.journal.pending.append(JobEvent(message, EventLevel.WARN, data={"step": written.step}))
             return
         name = checkpoint_name(self.model, written.step)
-        self._checkpoints.append(StoredCheckpoint(written.step, name, adapter, written.metrics))
+        self._stored.append((written, StoredCheckpoint(written.step, name, adapter, written.metrics)))
 
     def _write_when_due(self) -> None:
-        waits_for_write = self.journal.pending or self._checkpoints
+        waits_for_write = self.journal.pending or self._unstored or self._stored
         # Before the claim is in doubt there must be room for more than one try.
         due_s = min(_WRITE_S, self.settings.heartbeat_s) if waits_for_write else self.settings.heartbeat_s
         if time.monotonic() - self._written_s >= due_s:
@@ -116,7 +131,7 @@ class Supervision:
         self._written_s = time.monotonic()
         try:
             self.write_rest()
-        except (DatabaseUnavailable, StorageFull) as problem:
+        except (BlobFreed, DatabaseUnavailable, StorageFull) as problem:
             # The trainer goes on; what it said is kept and written with the next heartbeat that succeeds.
             _log.warning("heartbeat failed", reason=str(problem))
 

@@ -99,7 +99,7 @@ class AdapterFiles:
                 self._trusted.move_to_end(digest)
                 return self._trusted[digest]
         trusted = trust_adapter(
-            digest, self._blobs.open, fingerprint=self._base.fingerprint, tokenizer=self._base.tokenizer
+            digest, self._blobs.open_unchecked, fingerprint=self._base.fingerprint, tokenizer=self._base.tokenizer
         )
         if trusted.manifest.lora.use_dora:
             raise AdapterInvalid(

@@ -103,7 +103,7 @@ def test_checkpoints_page_by_page(client: openai.OpenAI, harness: ApiHarness, fi
             adapters.add_checkpoint(
                 session,
                 leases.Lease(job_id, 1),
-                StoredCheckpoint(step, f"ft:c{step}", StoredAdapter("a" * 64, 10), {}),
+                StoredCheckpoint(step, f"ft:c{step}", StoredAdapter("a" * 64, 10, ()), {}),
                 1,
             )
     steps = [checkpoint.step_number for checkpoint in client.fine_tuning.jobs.checkpoints.list(job_id, limit=1)]

@@ -56,7 +56,7 @@ def publish(session: Session, job_id: str, token: int, measured: Any) -> None:
     leases.publish(
         session,
         leases.Lease(job_id, token),
-        Publication(StoredAdapter("a" * 64, 1), f"ft:{job_id}", "", trained_tokens=4, result=result),
+        Publication(StoredAdapter("a" * 64, 1, ()), f"ft:{job_id}", "", trained_tokens=4, result=result),
         AttemptEnd(last_step=4),
         NOW,
     )

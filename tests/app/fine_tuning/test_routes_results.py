@@ -40,7 +40,7 @@ def finished_job(client: TestClient, harness: ApiHarness, file_id: str) -> str:
         adapters.add_checkpoint(
             session,
             leases.Lease(job_id, 1),
-            StoredCheckpoint(5, "ft:x:ckpt-step-5", StoredAdapter("a" * 64, 10), data),
+            StoredCheckpoint(5, "ft:x:ckpt-step-5", StoredAdapter("a" * 64, 10, ()), data),
             12,
         )
         finish(session, job_id, now=13)
@@ -107,7 +107,7 @@ class TestContinuing:
             adapters.add_checkpoint(
                 session,
                 leases.Lease(job_id, 1),
-                StoredCheckpoint(5, "ft:x:ckpt-step-5", StoredAdapter("a" * 64, 10), {}),
+                StoredCheckpoint(5, "ft:x:ckpt-step-5", StoredAdapter("a" * 64, 10, ()), {}),
                 12,
             )
             finish(session, job_id, now=13, result={"adapter_step": 5})

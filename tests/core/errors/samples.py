@@ -12,6 +12,7 @@ _VALUES: dict[Any, Any] = {
     bool: False,
     dict[str, int]: {"weights": 10**9},
     tuple[int, ...]: (3, 4),
+    tuple[str, ...]: ("a", "b"),
 }
 
 

@@ -41,7 +41,7 @@ def messages_of(database: Database, job_id: str) -> list[tuple[int, EventLevel, 
 
 
 def publish(session: Session, lease: Lease, name: str = "ft:tiny:local::1") -> None:
-    adapter = StoredAdapter(DIGEST, 10)
+    adapter = StoredAdapter(DIGEST, 10, ())
     publication = Publication(adapter, name, "the completions", trained_tokens=5, result={"loss": 0.5})
     leases.publish(session, lease, publication, AttemptEnd(last_step=9), 300)
 

@@ -36,7 +36,7 @@ def _reach_checkpoint(database: Database, job: JobRecord, step: int) -> None:
         adapters.add_checkpoint(
             session,
             Lease(job.id, job.token),
-            StoredCheckpoint(step, f"{job.id}:{step}", StoredAdapter("a" * 64, 10), {}),
+            StoredCheckpoint(step, f"{job.id}:{step}", StoredAdapter("a" * 64, 10, ()), {}),
             1,
         )
 

@@ -90,12 +90,3 @@ def test_a_job_and_a_deletion_at_once_cannot_both_have_the_file(
         with ThreadPoolExecutor(2) as pool:
             outcomes = [pool.submit(create), pool.submit(delete)]
         assert sorted(outcome.result() for outcome in outcomes) == [False, True]
-
-
-def test_a_blob_is_in_use_until_its_last_file_is_deleted(database: Database, make_file: MakeFile) -> None:
-    first, second = make_file(content=b"same"), make_file(content=b"same")
-    for file, still in ((first, True), (second, False)):
-        with database.write() as session:
-            assert files.blob_in_use(session, file.sha256)
-            files.delete(session, file.id)
-            assert files.blob_in_use(session, file.sha256) is still

@@ -26,7 +26,7 @@ ACTS: dict[str, Act] = {
     "fail": lambda session, lease: leases.fail(session, lease, JobError("code", "message"), AttemptEnd(), 1),
     "publish": publish,
     "add_checkpoint": lambda session, lease: adapters.add_checkpoint(
-        session, lease, StoredCheckpoint(1, "x", StoredAdapter(DIGEST, 10), {}), 1
+        session, lease, StoredCheckpoint(1, "x", StoredAdapter(DIGEST, 10, ()), {}), 1
     ),
 }
 

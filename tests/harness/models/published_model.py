@@ -20,5 +20,5 @@ def publish(session: Session, name: str, digest: str = "b" * 64, base_model: str
     job = jobs.create(session, NewJob("anonymous", spec, {}, "d" * 64), 1)
     claimed = leases.claim(session, leases.WorkerIdentity("w", "h", 1), (base_model,), 2)
     assert claimed is not None
-    publication = Publication(StoredAdapter(digest, 1), name, "", trained_tokens=1, result={})
+    publication = Publication(StoredAdapter(digest, 1, ()), name, "", trained_tokens=1, result={})
     leases.publish(session, leases.Lease(job.id, claimed.token), publication, AttemptEnd(), 3)

@@ -301,6 +301,10 @@ class TestContinuing:
         assert not list(home.settings.runs_folder.rglob(WEIGHTS))
 
     def test_one_that_is_no_longer_stored_fails_the_job(self, home: Home) -> None:
-        job_id = home.queue(continue_from=AdapterRef(name="ft:x", adapter_sha256="d" * 64))
+        first = home.queue(steps=2)
+        run(home)
+        [adapter] = home.adapters(first)
+        job_id = home.queue(continue_from=AdapterRef(name=adapter.name, adapter_sha256=adapter.adapter_sha256))
+        home.blobs.delete(adapter.adapter_sha256)
         run(home)
         assert (home.job(job_id).status, home.job(job_id).error_code) == (JobStatus.FAILED, "blob_not_found")

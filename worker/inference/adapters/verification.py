@@ -67,7 +67,7 @@ class OpenedAdapter:
             AdapterInvalid: the file is missing, damaged, or holds something else.
         """
         reader = PairReader(self.digest, self.shapes, self.fit.weight_of, self.fit.device, self.fit.dtype)
-        with refusing(self.digest, WEIGHTS), self.blobs.open(self.weights.sha256) as stored:
+        with refusing(self.digest, WEIGHTS), self.blobs.open_unchecked(self.weights.sha256) as stored:
             file = WeightsFile(self.digest, stored, self.weights)
             try:
                 pairs = reader.read(file)
@@ -98,7 +98,9 @@ class _Opener:
 
     def open(self) -> OpenedAdapter:
         fit = self._fit
-        trusted = trust_adapter(self._digest, self._blobs.open, fingerprint=fit.fingerprint, tokenizer=fit.tokenizer)
+        trusted = trust_adapter(
+            self._digest, self._blobs.open_unchecked, fingerprint=fit.fingerprint, tokenizer=fit.tokenizer
+        )
         manifest = trusted.manifest
         shapes = self._shapes(self._read_config(manifest))
         size_bytes = sum(shape.bytes(fit.dtype) for shape in shapes.values())
@@ -114,7 +116,7 @@ class _Opener:
     def _read_config(self, manifest: Manifest) -> bytes:
         listed = manifest.files[CONFIG]
         self._check_size(CONFIG, listed, CONFIG_LIMIT_BYTES)
-        content = read_stored(self._digest, CONFIG, listed.sha256, CONFIG_LIMIT_BYTES, self._blobs.open)
+        content = read_stored(self._digest, CONFIG, listed.sha256, CONFIG_LIMIT_BYTES, self._blobs.open_unchecked)
         if len(content) != listed.bytes:
             raise wrong_size(self._digest, CONFIG, len(content), listed)
         return content
