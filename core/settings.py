@@ -79,6 +79,9 @@ class Settings(BaseSettings):
         20.0, gt=0, description="Seconds a trainer gets to write its last checkpoint when told to stop."
     )
     max_attempts: int = Field(3, ge=1, description="How often a job is started before a dying trainer fails it.")
+    gc_grace_h: float = Field(
+        24.0, ge=0, description="Hours that stored bytes stay after the last record that refers to them is gone."
+    )
     trainer_niceness: int = Field(
         10, ge=0, le=19, description="Niceness of trainer processes, so that the API stays quick beside them."
     )

@@ -11,7 +11,7 @@ from fastapi.responses import StreamingResponse
 from app.files import service as file_service
 from app.files.schemas import FileOut, FilesQuery
 from app.http.auth import CallerDep, require_caller
-from app.http.deps import BlobsDep, DatabaseDep, ReadSession, RuntimeDep, WriteSession
+from app.http.deps import BlobsDep, DatabaseDep, ReadSession, RuntimeDep
 from app.http.multipart import read_form
 from app.http.runtime import ApiRuntime
 from app.http.wire import Deleted, Page, page
@@ -78,9 +78,9 @@ def get_file(file_id: str, session: ReadSession) -> FileOut:
 
 
 @router.delete("/{file_id}")
-def delete_file(file_id: str, session: WriteSession) -> Deleted:
+def delete_file(file_id: str, database: DatabaseDep) -> Deleted:
     """Delete a file that no unfinished job uses; its bytes are freed after the grace, LORAMILL_GC_GRACE_H."""
-    file = files.delete(session, file_id)
+    file = database.write_freeing(lambda session: files.delete(session, file_id))
     return Deleted(id=file.id, object="file", deleted=True)
 
 

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, BackgroundTasks, Depends
 
 from app.http.auth import require_caller
-from app.http.deps import EnginesDep, ReadSession, SettingsDep, WriteSession
+from app.http.deps import DatabaseDep, EnginesDep, ReadSession, SettingsDep
 from app.models import service
 from app.models.schemas import DeletedModel, ModelOut, ModelsOut
 
@@ -25,13 +25,13 @@ def get_model(name: str, session: ReadSession, settings: SettingsDep) -> ModelOu
 
 @router.delete("/{name:path}")
 def delete_model(
-    name: str, session: WriteSession, settings: SettingsDep, engines: EnginesDep, afterwards: BackgroundTasks
+    name: str, database: DatabaseDep, settings: SettingsDep, engines: EnginesDep, afterwards: BackgroundTasks
 ) -> DeletedModel:
     """Delete a fine-tuned model; base models cannot be deleted.
 
     ``frees_bytes`` is what it and its checkpoints share with nothing else; the disk has it back after the grace,
     LORAMILL_GC_GRACE_H.
     """
-    unserved = service.delete(session, settings, name)
+    unserved = database.write_freeing(lambda session: service.delete(session, settings, name))
     afterwards.add_task(service.unload, unserved, engines)  # runs after the response, and so after the commit
     return DeletedModel(id=name, object="model", deleted=True, frees_bytes=unserved.bytes)

@@ -1,4 +1,4 @@
-"""Takes jobs back from workers that died, notifies again of jobs that nobody came for, frees what killed writers left.
+"""Takes jobs back from workers that died, notifies again of jobs that nobody came for, frees what nobody refers to.
 
 Runs as a thread in every API process and every worker; any number may sweep at once, because each
 write repeats the condition it was decided on. How long a lease went unchanged is measured by this
@@ -14,12 +14,13 @@ from typing import Final
 import structlog
 
 from core.dispatch.doorbell import Notifier
-from core.errors import DatabaseUnavailable
+from core.errors import CollectionRuns, DatabaseDamaged, DatabaseUnavailable, PartsUnknown, StorageFull
 from core.settings import Settings
 from core.store import jobs, leases
 from core.store.blobs import BlobStore
 from core.store.db import Database
 from core.store.leases import ObservedLease
+from core.store.references.collector import COLLECT_EVERY_S, Collector
 
 NOTIFY_AGAIN_S: Final = 30
 # A write to the blob store that has not grown for so long is nobody's any more; an upload may be slow.
@@ -53,6 +54,8 @@ class Sweeper:
         self._clock = clock
         self._sightings: dict[str, _Sighting] = {}
         self._last_sweep_s: float | None = None
+        self._collector = Collector(database, blobs, settings.gc_grace_h * 3600)
+        self._collected_s: float | None = None  # None: not since this process started
         self._longest_gap_s = settings.sweep_s + settings.lease_ttl_s / 2
 
     def run(self, stop: threading.Event) -> None:
@@ -60,17 +63,18 @@ class Sweeper:
         while not stop.is_set():
             try:
                 self.sweep_once()
-            except DatabaseUnavailable as error:
+            except (DatabaseUnavailable, DatabaseDamaged, StorageFull) as error:
                 _log.warning("sweep skipped", reason=str(error))
             stop.wait(self._settings.sweep_s)
 
     def sweep_once(self) -> None:
         """Reclaim each lease that was seen unchanged for ``lease_ttl_s``, then notify workers of waiting jobs.
 
-        Last, free the disk from writes that were abandoned.
+        Last, free the disk from writes that were abandoned, and hourly from bytes that nothing refers to.
 
         Raises:
             DatabaseUnavailable: the database cannot be reached; the next sweep starts observing anew.
+            StorageFull: the database's disk is full.
         """
         try:
             for observed in self._observe():
@@ -81,6 +85,8 @@ class Sweeper:
             raise
         self._notify_of_waiting()
         self._free_abandoned_writes()
+        self._free_unreferenced()
+        self._database.keep_reserve()
 
     def _observe(self) -> list[ObservedLease]:
         """Look at all leases and give those that have been unchanged for too long."""
@@ -129,6 +135,22 @@ class Sweeper:
             return
         if freed:
             _log.info("abandoned writes freed", writes=freed)
+
+    def _free_unreferenced(self) -> None:
+        """Finish what a dead collector began; and, once an hour, collect, unless another process is at it."""
+        try:
+            self._collector.finish_for_dead()
+            if self._collected_s is not None and self._clock() - self._collected_s < COLLECT_EVERY_S:
+                return
+            self._collected_s = self._clock()
+            freed = self._collector.collect()
+        except CollectionRuns:
+            return
+        except (PartsUnknown, OSError) as error:
+            _log.warning("unreferenced bytes not freed", reason=str(error))
+            return
+        if freed:
+            _log.info("unreferenced bytes freed", blobs=len(freed), bytes=sum(blob.bytes for blob in freed))
 
 
 def _now() -> int:

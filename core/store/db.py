@@ -4,10 +4,10 @@ Owns how either database is configured and how its failures are reported; knows 
 """
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError, OperationalError
@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session as Session
 from sqlalchemy.orm import sessionmaker
 
 from core.errors import DatabaseDamaged, DatabaseReadOnly, DatabaseUnavailable, ServiceError, StorageFull
+from core.store.reserve import Reserve
 
 _BUSY_TIMEOUT_MS = 5000
 _JOURNAL_BYTES = 64 * 2**20
@@ -25,6 +26,7 @@ _POSTGRESQL_READ_ONLY = "25006"  # SQLSTATE read_only_sql_transaction, as a stan
 _SQLITE_UNAVAILABLE = frozenset(
     {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}
 )
+T = TypeVar("T")
 _SQLITE_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
@@ -38,6 +40,8 @@ class Database:
             ValueError: the URL is neither of SQLite in a file nor of PostgreSQL.
         """
         self._db_engine = create_db_engine(url)
+        is_file = self._db_engine.dialect.name == "sqlite"
+        self._reserve = Reserve(Path(f"{sqlite_file(url)}.reserve")) if is_file else None
         self._writers = sessionmaker(writing(self._db_engine), expire_on_commit=False)
         self._readers = sessionmaker(_reading(self._db_engine), expire_on_commit=False)
 
@@ -56,6 +60,26 @@ class Database:
         """
         with reported_failures(writes=True), self._writers.begin() as session:
             yield session
+
+    def write_freeing(self, work: Callable[[Session], T]) -> T:
+        """Do in one transaction what lets go of room, on a full disk too: with the room that is kept for this.
+
+        Raises:
+            DatabaseUnavailable, StorageFull: as `write`.
+        """
+        try:
+            with self.write() as session:
+                return work(session)
+        except StorageFull:
+            if self._reserve is None or not self._reserve.spend():
+                raise
+        with self.write() as session:
+            return work(session)
+
+    def keep_reserve(self) -> None:
+        """Keep a little room for `write_freeing`, where the database is a file and there is some."""
+        if self._reserve is not None:
+            self._reserve.keep()
 
     @contextmanager
     def read(self) -> Iterator[Session]:

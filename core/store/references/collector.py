@@ -51,7 +51,7 @@ class Collector:
             self._finish()
             learn_parts(self._database, self._blobs)
             freed: list[Unreferenced] = []
-            while batch := self._decide():
+            while batch := self._database.write_freeing(self._decide):
                 self._finish()
                 freed += batch
             return freed
@@ -87,26 +87,25 @@ class Collector:
         before = database_now(session) - self._grace_s
         return BlobRecord.state == BlobState.LIVE, BlobRecord.touched_at <= before
 
-    def _decide(self) -> list[Unreferenced]:
+    def _decide(self, session: Session) -> list[Unreferenced]:
         """Mark some content as being deleted, if there is any to free. This is (a)."""
-        with self._database.write() as session:
-            require_parts(session)
-            due = session.scalars(self._due(session).limit(_BATCH)).all()
-            locked = session.scalars(
-                select(BlobRecord.sha256)
-                .where(BlobRecord.sha256.in_(due), *self._is_old(session))
-                .with_for_update(skip_locked=True)
-            ).all()
-            # again: until the lock, a writer could hold a row and refer to it
-            kept = session.scalars(select(BLOB_REFERENCES.c.sha256).where(BLOB_REFERENCES.c.sha256.in_(locked))).all()
-            freed = sorted(set(locked) - set(kept))
-            session.execute(
-                update(BlobRecord)
-                .where(BlobRecord.sha256.in_(freed))
-                .values(state=BlobState.DELETING)
-                .execution_options(synchronize_session=False)
-            )
-            return _measured(session, freed)
+        require_parts(session)
+        due = session.scalars(self._due(session).limit(_BATCH)).all()
+        locked = session.scalars(
+            select(BlobRecord.sha256)
+            .where(BlobRecord.sha256.in_(due), *self._is_old(session))
+            .with_for_update(skip_locked=True)
+        ).all()
+        # again: until the lock, a writer could hold a row and refer to it
+        kept = session.scalars(select(BLOB_REFERENCES.c.sha256).where(BLOB_REFERENCES.c.sha256.in_(locked))).all()
+        freed = sorted(set(locked) - set(kept))
+        session.execute(
+            update(BlobRecord)
+            .where(BlobRecord.sha256.in_(freed))
+            .values(state=BlobState.DELETING)
+            .execution_options(synchronize_session=False)
+        )
+        return _measured(session, freed)
 
     def _finish(self) -> None:
         """Delete the bytes, then the rows, of all that is marked. These are (b) and (c)."""
@@ -115,9 +114,12 @@ class Collector:
         for sha256 in marked:
             self._blobs.delete(sha256)
         if marked:
-            with self._database.write() as session:
-                session.execute(delete(BlobPartRecord).where(BlobPartRecord.manifest_sha256.in_(marked)))
-                session.execute(delete(BlobRecord).where(BlobRecord.sha256.in_(marked)))
+            self._database.write_freeing(lambda session: _forget(session, marked))
+
+
+def _forget(session: Session, deleted: Sequence[str]) -> None:
+    session.execute(delete(BlobPartRecord).where(BlobPartRecord.manifest_sha256.in_(deleted)))
+    session.execute(delete(BlobRecord).where(BlobRecord.sha256.in_(deleted)))
 
 
 def _measured(session: Session, digests: Sequence[str]) -> list[Unreferenced]:
