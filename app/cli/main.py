@@ -160,13 +160,38 @@ def preview(
 
 
 @app.command()
-def doctor(as_json: Json = False) -> None:
+def doctor(
+    as_json: Json = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Also read all stored bytes and the whole database.")] = False,
+) -> None:
     """Check this machine and its set-up; exit 1 when something must be mended."""
     from app.cli.config import read_settings
     from app.cli.doctor import report
 
-    if not report(read_settings(), as_json):
+    if not report(read_settings(), as_json, deep=deep):
         raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be freed, and free nothing.")] = False,
+    at_once: Annotated[bool, typer.Option("--now", help="Free without the grace, LORAMILL_GC_GRACE_H.")] = False,
+    audit: Annotated[bool, typer.Option("--audit", help="Compare store and database; exit 1 if they differ.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="With --audit: mend what can be mended.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Free the stored bytes that no file, model or unfinished job refers to any more."""
+    from app.cli.config import read_settings
+    from app.cli.gc import StoreCleaner
+
+    if repair and not audit:
+        raise typer.BadParameter("--repair goes with --audit")
+    cleaner = StoreCleaner(read_settings(), at_once=at_once, as_json=as_json)
+    if audit:
+        if not cleaner.audit(repair=repair):
+            raise typer.Exit(EXIT_FAILED)
+        return
+    cleaner.free(dry_run=dry_run)
 
 
 @app.command()

@@ -6,7 +6,7 @@ first, a writer store the same bytes anew, and the first then delete those. Whoe
 the next.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,7 +16,7 @@ from core.errors import CollectionRuns
 from core.store.blobs import BlobStore
 from core.store.db import Database, Session
 from core.store.references.parts import learn_parts, require_parts
-from core.store.references.rows import database_now
+from core.store.references.rows import database_now, insert_into
 from core.store.tables import BLOB_REFERENCES, BlobPartRecord, BlobRecord, BlobState
 
 COLLECT_EVERY_S: Final = 60 * 60
@@ -79,6 +79,18 @@ class Collector:
             except CollectionRuns:
                 return  # so it is alive
 
+    def drop_orphans(self, orphans: Collection[str]) -> list[str]:
+        """Delete stored content that has no row and that nothing refers to, and give what was deleted.
+
+        Raises:
+            CollectionRuns: another process is at it.
+            DatabaseUnavailable: the database was away; the next collection goes on.
+        """
+        with self._blobs.alone(wait_s=0):
+            dropped = self._database.write_freeing(lambda session: _mark_orphans(session, orphans))
+            self._finish()
+            return dropped
+
     def _due(self, session: Session) -> CompoundSelect[tuple[str]]:
         old = select(BlobRecord.sha256).where(*self._is_old(session))
         return old.except_(select(BLOB_REFERENCES.c.sha256))
@@ -115,6 +127,19 @@ class Collector:
             self._blobs.delete(sha256)
         if marked:
             self._database.write_freeing(lambda session: _forget(session, marked))
+
+
+def _mark_orphans(session: Session, orphans: Collection[str]) -> list[str]:
+    """Give orphans a row that keeps writers of the same content away; not those that have one by now."""
+    referenced = session.scalars(select(BLOB_REFERENCES.c.sha256).where(BLOB_REFERENCES.c.sha256.in_(orphans)))
+    marked = []
+    for sha256 in sorted(set(orphans) - set(referenced)):
+        insert = insert_into(session, BlobRecord).values(
+            sha256=sha256, state=BlobState.DELETING, touched_at=database_now(session)
+        )
+        if session.scalar(insert.on_conflict_do_nothing().returning(BlobRecord.sha256)):
+            marked.append(sha256)
+    return marked
 
 
 def _forget(session: Session, deleted: Sequence[str]) -> None:
