@@ -2,18 +2,21 @@
 
 import os
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from sqlalchemy import text
 
 from core.dispatch.sweeper import ABANDONED_WRITE_S, Sweeper
-from core.errors import DatabaseUnavailable
+from core.errors import DatabaseUnavailable, StorageFull
 from core.jobs.status import JobStatus
 from core.settings import Settings
 from core.store import jobs, leases
 from core.store.db import Session
+from core.store.references.collector import COLLECT_EVERY_S
 from tests.harness.fake_clock import FakeClock
 from tests.worker.conftest import BASE_MODEL, NOW, Home
 from tests.worker.conftest import home as home
@@ -191,16 +194,73 @@ class TestNotifications:
         assert notifier.notified == []
 
 
+class TestUnreferencedBytes:
+    def test_are_freed_at_the_start_and_then_hourly(self, home: Home, sweeper: Sweeper, clock: FakeClock) -> None:
+        for number in range(2):
+            blob = home.blobs.put_bytes(b"nobody's %d" % number)
+            with home.database.write() as session:
+                session.execute(text("UPDATE blobs SET touched_at = touched_at - 25 * 3600"))
+            sweep(sweeper, clock, 1)
+            assert home.blobs.exists(blob.sha256) is (number == 1)
+        clock.now_s += COLLECT_EVERY_S
+        sweep(sweeper, clock, 1)
+        assert not home.blobs.exists(blob.sha256)
+
+    def test_stay_for_the_grace(self, home: Home, sweeper: Sweeper, clock: FakeClock) -> None:
+        blob = home.blobs.put_bytes(b"nobody's")
+        sweep(sweeper, clock, 1)
+        assert home.blobs.exists(blob.sha256)
+
+    def test_whose_collector_died_are_finished_with_the_next_sweep(
+        self, home: Home, sweeper: Sweeper, clock: FakeClock
+    ) -> None:
+        sweep(sweeper, clock, 1)
+        blob = home.blobs.put_bytes(b"nobody's")
+        with home.database.write() as session:
+            session.execute(text("UPDATE blobs SET state = 'deleting'"))
+        sweep(sweeper, clock, 1)
+        assert not home.blobs.exists(blob.sha256)
+
+    def test_are_left_to_another_process_that_is_at_it(self, home: Home, sweeper: Sweeper, clock: FakeClock) -> None:
+        job_id = home.queue()
+        claim(home)
+        with home.blobs.alone(wait_s=0):
+            sweep(sweeper, clock, 4)
+        assert home.job(job_id).status is JobStatus.QUEUED
+
+
+def test_a_full_disk_does_not_end_the_sweeping(home: Home, sweeper: Sweeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop = threading.Event()
+
+    def full() -> None:
+        stop.set()
+        raise StorageFull
+
+    monkeypatch.setattr(sweeper, "sweep_once", full)
+    sweeper.run(stop)  # which would raise
+
+
 class TestAbandonedWrites:
     def test_are_freed_once_they_have_not_grown_for_a_day(self, home: Home, sweeper: Sweeper, clock: FakeClock) -> None:
         incoming = home.settings.store_folder / "incoming"
-        abandoned, slow = incoming / "killed.part", incoming / "slow.part"
-        for part, age_s in ((abandoned, ABANDONED_WRITE_S + 60), (slow, ABANDONED_WRITE_S - 60)):
-            part.write_bytes(b"half of a file")
-            os.utime(part, (time.time() - age_s,) * 2)
-        sweep(sweeper, clock, 1)
+        for age_s, left in ((ABANDONED_WRITE_S - 60, 1), (ABANDONED_WRITE_S + 60, 0)):
+            with home.blobs.write() as writer:
+                writer.write(b"half of a file")
+                [part] = incoming.iterdir()
+                os.utime(part, (time.time() - age_s,) * 2)
+                sweep(sweeper, clock, 1)
+                assert len(list(incoming.iterdir())) == left
 
-        assert list(incoming.iterdir()) == [slow]
+    def test_of_a_process_that_died_are_freed_at_the_next_start(
+        self, home: Home, sweeper: Sweeper, clock: FakeClock
+    ) -> None:
+        part = home.settings.store_folder / "incoming" / "killed.part"
+        part.write_bytes(b"half of a file")
+        sweep(sweeper, clock, 1)
+        assert part.exists()  # its writer could be about to lock it
+        os.utime(part, (time.time() - 90,) * 2)
+        sweep(sweeper, clock, 1)
+        assert not part.exists()
 
     def test_that_go_on_are_left_to_their_writer(self, home: Home, sweeper: Sweeper, clock: FakeClock) -> None:
         with home.blobs.write() as writer:
