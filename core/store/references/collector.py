@@ -91,7 +91,7 @@ class Collector:
             self._finish()
             return dropped
 
-    def _due(self, session: Session) -> CompoundSelect[tuple[str]]:
+    def _due(self, session: Session) -> CompoundSelect[str]:
         old = select(BlobRecord.sha256).where(*self._is_old(session))
         return old.except_(select(BLOB_REFERENCES.c.sha256))
 

@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def test_a_full_disk_takes_no_other_writes(full: Deployment) -> None:
 
 def test_records_are_deleted_and_bytes_are_freed_on_a_full_disk(full: Deployment, disk: Path) -> None:
     for file_id in full.file_ids():
-        full.database.write_freeing(lambda session, file_id=file_id: files.delete(session, file_id))
+        full.database.write_freeing(partial(files.delete, file_id=file_id))
     freed = Collector(full.database, full.blobs, grace_s=0).collect()
     assert len(freed) == 3
     assert full.objects() == set()
