@@ -14,7 +14,7 @@ from core.store.db import Database
 from core.store.references.collector import Collector
 from core.store.references.recorded import open_recorded
 from core.store.reserve import RESERVED_BYTES, Reserve
-from tests.core.store.references.deployment import Deployment
+from tests.core.store.references.deployment import StoreInUse
 
 
 @pytest.fixture
@@ -37,12 +37,12 @@ def fill(disk: Path) -> None:
 
 
 @pytest.fixture
-def full(disk: Path) -> Iterator[Deployment]:
+def full(disk: Path) -> Iterator[StoreInUse]:
     """A deployment with a few files, on a disk without a free block."""
     url = f"sqlite:///{disk / 'loramill.db'}"
     migrate.upgrade(url)
     database = Database(url)
-    deployment = Deployment(database, open_recorded(disk / "store", database))
+    deployment = StoreInUse(database, open_recorded(disk / "store", database))
     for number in range(3):
         deployment.upload(b"content %d" % number)
     database.keep_reserve()
@@ -51,12 +51,12 @@ def full(disk: Path) -> Iterator[Deployment]:
     database.dispose()
 
 
-def test_a_full_disk_takes_no_other_writes(full: Deployment) -> None:
+def test_a_full_disk_takes_no_other_writes(full: StoreInUse) -> None:
     with pytest.raises(StorageFull):
         full.upload(b"one more")
 
 
-def test_records_are_deleted_and_bytes_are_freed_on_a_full_disk(full: Deployment, disk: Path) -> None:
+def test_records_are_deleted_and_bytes_are_freed_on_a_full_disk(full: StoreInUse, disk: Path) -> None:
     for file_id in full.file_ids():
         full.database.write_freeing(partial(files.delete, file_id=file_id))
     freed = Collector(full.database, full.blobs, grace_s=0).collect()
@@ -64,7 +64,7 @@ def test_records_are_deleted_and_bytes_are_freed_on_a_full_disk(full: Deployment
     assert full.objects() == set()
 
 
-def test_without_the_reserve_it_is_said_that_the_disk_is_full(full: Deployment, disk: Path) -> None:
+def test_without_the_reserve_it_is_said_that_the_disk_is_full(full: StoreInUse, disk: Path) -> None:
     (disk / "loramill.db.reserve").unlink()
     fill(disk)
     with pytest.raises(StorageFull):

@@ -6,7 +6,7 @@ import pytest
 
 from core.store.db import Database
 from core.store.references.recorded import open_recorded
-from tests.core.store.references.deployment import Deployment
+from tests.core.store.references.deployment import StoreInUse
 
 
 @pytest.fixture
@@ -15,5 +15,5 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def deployment(database: Database, folder: Path) -> Deployment:
-    return Deployment(database, open_recorded(folder, database))
+def deployment(database: Database, folder: Path) -> StoreInUse:
+    return StoreInUse(database, open_recorded(folder, database))

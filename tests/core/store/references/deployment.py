@@ -57,7 +57,7 @@ ORIGIN = AdapterOrigin(
 
 
 @dataclass
-class Deployment:
+class StoreInUse:
     """One database and one store, as API and worker use them."""
 
     database: Database

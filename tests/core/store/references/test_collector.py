@@ -19,7 +19,7 @@ from core.store.references.collector import Collector
 from core.store.references.recorded import RowFirst
 from core.store.references.rows import hold, touch
 from core.store.tables import BlobPartRecord, BlobRecord, BlobState
-from tests.core.store.references.deployment import NOW, SHARED_CONFIG, Deployment, write_adapter
+from tests.core.store.references.deployment import NOW, SHARED_CONFIG, StoreInUse, write_adapter
 from tests.harness.job_specs import make_job_spec
 from worker.jobs.blob_transfer import store_adapter
 from worker.jobs.claim import Claim
@@ -31,17 +31,17 @@ def digest_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def collect(deployment: Deployment, grace_s: float = 0) -> list[str]:
+def collect(deployment: StoreInUse, grace_s: float = 0) -> list[str]:
     return [freed.sha256 for freed in Collector(deployment.database, deployment.blobs, grace_s).collect()]
 
 
-def age(deployment: Deployment, seconds: int) -> None:
+def age(deployment: StoreInUse, seconds: int) -> None:
     """Make all blobs as old as if so many seconds had gone by."""
     with deployment.database.write() as session:
         session.execute(update(BlobRecord).values(touched_at=BlobRecord.touched_at - seconds))
 
 
-class Killed(BaseException):
+class CollectorDied(BaseException):
     """What happens to a process that is killed, as far as its own code can tell."""
 
 
@@ -52,20 +52,20 @@ class MortalStore(LocalBlobStore):
 
     def delete(self, sha256: str) -> None:
         if self.dies == "before":
-            raise Killed
+            raise CollectorDied
         super().delete(sha256)
         if self.dies == "after":
-            raise Killed
+            raise CollectorDied
 
 
 @pytest.fixture
-def mortal(database: Database, folder: Path) -> Deployment:
-    return Deployment(database, MortalStore(folder, announce=RowFirst(database, wait_s=0)))
+def mortal(database: Database, folder: Path) -> StoreInUse:
+    return StoreInUse(database, MortalStore(folder, announce=RowFirst(database, wait_s=0)))
 
 
 class TestPartsOfManifests:
     def test_a_file_of_the_same_bytes_that_is_deleted_leaves_every_adapter_whole(
-        self, deployment: Deployment, tmp_path: Path
+        self, deployment: StoreInUse, tmp_path: Path
     ) -> None:
         models = 8
         for number in range(models):
@@ -80,7 +80,7 @@ class TestPartsOfManifests:
         assert deployment.lost() == set()
 
     def test_the_shared_one_goes_with_the_last_adapter_that_has_it(
-        self, deployment: Deployment, tmp_path: Path
+        self, deployment: StoreInUse, tmp_path: Path
     ) -> None:
         folders = [write_adapter(tmp_path / str(number), b"weights %d" % number) for number in range(2)]
         first, second = (deployment.publish(deployment.claimed(), folder) for folder in folders)
@@ -99,7 +99,7 @@ class TestPartsOfManifests:
 
 
 class TestGrace:
-    def test_begins_when_the_last_record_lets_go(self, deployment: Deployment) -> None:
+    def test_begins_when_the_last_record_lets_go(self, deployment: StoreInUse) -> None:
         content = b"examples"
         file_id = deployment.upload(content)
         age(deployment, 30 * DAY_S)
@@ -112,25 +112,25 @@ class TestGrace:
         assert collect(deployment, DAY_S) == [digest_of(content)]
         assert not deployment.blobs.exists(digest_of(content))
 
-    def test_covers_what_is_stored_and_not_yet_referred_to(self, deployment: Deployment) -> None:
+    def test_covers_what_is_stored_and_not_yet_referred_to(self, deployment: StoreInUse) -> None:
         deployment.blobs.put_bytes(b"of an upload under way")
         assert collect(deployment, DAY_S) == []
         age(deployment, DAY_S + 60)
         assert collect(deployment, DAY_S) == [digest_of(b"of an upload under way")]
 
-    def test_begins_anew_when_the_same_is_stored_again(self, deployment: Deployment) -> None:
+    def test_begins_anew_when_the_same_is_stored_again(self, deployment: StoreInUse) -> None:
         deployment.blobs.put_bytes(b"twice")
         age(deployment, 2 * DAY_S)
         deployment.blobs.put_bytes(b"twice")
         assert collect(deployment, DAY_S) == []
 
-    def test_is_measured_by_the_databases_clock(self, deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_is_measured_by_the_databases_clock(self, deployment: StoreInUse, monkeypatch: pytest.MonkeyPatch) -> None:
         deployment.blobs.put_bytes(b"young")
         monkeypatch.setattr("time.time", lambda: 4e9)
         assert collect(deployment, DAY_S) == []
 
 
-def test_what_is_listed_is_not_freed_and_is_what_then_is(deployment: Deployment) -> None:
+def test_what_is_listed_is_not_freed_and_is_what_then_is(deployment: StoreInUse) -> None:
     blob = deployment.blobs.put_bytes(b"nobody's")
     deployment.upload(b"somebody's")
     collector = Collector(deployment.database, deployment.blobs, grace_s=0)
@@ -141,7 +141,7 @@ def test_what_is_listed_is_not_freed_and_is_what_then_is(deployment: Deployment)
     assert collector.collect() == listed
 
 
-def test_bytes_of_an_unfinished_job_stay_although_its_model_was_deleted(deployment: Deployment, tmp_path: Path) -> None:
+def test_bytes_of_an_unfinished_job_stay_although_its_model_was_deleted(deployment: StoreInUse, tmp_path: Path) -> None:
     lease = deployment.claimed()
     name = deployment.publish(lease, write_adapter(tmp_path / "adapter", b"weights"))
     with deployment.database.write() as session:
@@ -166,20 +166,20 @@ def test_bytes_of_an_unfinished_job_stay_although_its_model_was_deleted(deployme
     assert not deployment.blobs.exists(digest_of(b"weights"))
 
 
-def manifests(deployment: Deployment) -> set[str]:
+def manifests(deployment: StoreInUse) -> set[str]:
     with deployment.database.read() as session:
         return set(session.scalars(text("SELECT manifest_sha256 FROM blob_parts")))
 
 
 class TestDeadCollectors:
     @pytest.mark.parametrize("dies", ["before", "after"])
-    def test_are_finished_by_the_next(self, mortal: Deployment, folder: Path, dies: str) -> None:
+    def test_are_finished_by_the_next(self, mortal: StoreInUse, folder: Path, dies: str) -> None:
         kept = mortal.upload(b"somebody's")
         for number in range(3):
             mortal.blobs.put_bytes(b"nobody's %d" % number)
         assert isinstance(mortal.blobs, MortalStore)
         mortal.blobs.dies = dies
-        with pytest.raises(Killed):
+        with pytest.raises(CollectorDied):
             collect(mortal)
         assert list(mortal.rows().values()).count(BlobState.DELETING) == 3
         mortal.blobs.dies = None
@@ -191,7 +191,7 @@ class TestDeadCollectors:
         mortal.blobs.put_bytes(b"nobody's 1")
         assert mortal.file_ids() == [kept]
 
-    def test_that_live_are_left_alone(self, mortal: Deployment, folder: Path, database: Database) -> None:
+    def test_that_live_are_left_alone(self, mortal: StoreInUse, folder: Path, database: Database) -> None:
         mortal.blobs.put_bytes(b"nobody's")
         with database.write() as session:
             session.execute(update(BlobRecord).values(state=BlobState.DELETING))
@@ -204,7 +204,7 @@ class TestDeadCollectors:
 
 
 class TestWriters:
-    def test_whose_bytes_were_freed_before_the_record_begin_again(self, deployment: Deployment) -> None:
+    def test_whose_bytes_were_freed_before_the_record_begin_again(self, deployment: StoreInUse) -> None:
         blob = deployment.blobs.put_bytes(b"slow")
         collect(deployment)
         with pytest.raises(BlobFreed), deployment.database.write() as session:
@@ -212,7 +212,7 @@ class TestWriters:
         deployment.upload(b"slow")
         assert deployment.lost() == set()
 
-    def test_are_not_deceived_by_the_row_of_another_who_has_not_put_the_bytes_yet(self, deployment: Deployment) -> None:
+    def test_are_not_deceived_by_the_row_of_another_who_has_not_put_the_bytes_yet(self, deployment: StoreInUse) -> None:
         blob = deployment.blobs.put_bytes(b"shared")
         collect(deployment)
         with deployment.database.write() as session:
@@ -220,7 +220,7 @@ class TestWriters:
         with pytest.raises(BlobFreed), deployment.database.write() as session:
             hold(session, deployment.blobs.exists, [blob.sha256])
 
-    def test_who_have_not_committed_yet_keep_their_bytes(self, deployment: Deployment) -> None:
+    def test_who_have_not_committed_yet_keep_their_bytes(self, deployment: StoreInUse) -> None:
         """On PostgreSQL nobody else sees the record by then; on SQLite the collector waits for the writer."""
         blob = deployment.blobs.put_bytes(b"held")
         held, commit, freed = threading.Event(), threading.Event(), []
@@ -248,7 +248,7 @@ class TestWriters:
 
 class TestManifestsOfOlderVersions:
     @pytest.fixture
-    def older(self, deployment: Deployment, tmp_path: Path) -> Deployment:
+    def older(self, deployment: StoreInUse, tmp_path: Path) -> StoreInUse:
         """A served model and a deleted one as the migration leaves them: rows for the manifests, and no parts."""
         for number in range(2):
             folder = write_adapter(tmp_path / str(number), b"weights %d" % number)
@@ -260,7 +260,7 @@ class TestManifestsOfOlderVersions:
             session.execute(delete(BlobRecord).where(BlobRecord.sha256.in_(parts)))
         return deployment
 
-    def test_are_read_before_anything_is_freed(self, older: Deployment) -> None:
+    def test_are_read_before_anything_is_freed(self, older: StoreInUse) -> None:
         collect(older)
         assert older.lost() == set()
         assert older.blobs.exists(digest_of(b"weights 0"))
@@ -269,7 +269,7 @@ class TestManifestsOfOlderVersions:
 
     @pytest.mark.parametrize("spoilt", ["absent", "damaged"])
     def test_that_cannot_be_read_keep_everything_from_being_freed(
-        self, older: Deployment, folder: Path, spoilt: str
+        self, older: StoreInUse, folder: Path, spoilt: str
     ) -> None:
         older.blobs.put_bytes(b"nobody's")
         [manifest] = older.referenced() & (older.objects() - {digest_of(b'{"prompt": "p", "completion": "c"}')}) - {
@@ -290,7 +290,7 @@ class TestManifestsOfOlderVersions:
         assert not older.blobs.exists(digest_of(b"nobody's"))
 
 
-def test_only_a_served_checkpoint_keeps_its_bytes(deployment: Deployment, tmp_path: Path) -> None:
+def test_only_a_served_checkpoint_keeps_its_bytes(deployment: StoreInUse, tmp_path: Path) -> None:
     lease = deployment.claimed()
     adapter = store_adapter(deployment.blobs, write_adapter(tmp_path / "checkpoint", b"weights"))
     claim = Claim(deployment.database, deployment.blobs, lease, lease_ttl_s=30)
