@@ -11,15 +11,16 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from enum import StrEnum
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
 import typer
 
 from app.cli.base_models import find_damage
+from app.cli.check_result import CheckResult, Status
 from app.cli.columns import align
+from app.cli.deep_checks import DEEP_CHECKS
 from app.cli.stack.address import is_ready, openable_url
 from app.cli.stack.preparation import refuse_contradictions, refuse_taken_port
 from core.base_models.registry import Registry, folder_of
@@ -33,24 +34,10 @@ GIB = 2**30
 BF16_FLAGS = frozenset({"amx_bf16", "avx512_bf16", "bf16"})  # x86, x86, ARM
 
 
-class Status(StrEnum):
-    OK = "ok"
-    WARNING = "warning"
-    FAIL = "fail"
-
-
-@dataclass(frozen=True)
-class CheckResult:
-    """What a check found. ``remedy`` is None where there is nothing to mend."""
-
-    status: Status
-    found: str
-    remedy: str | None = None
-
-
-def report(settings: Settings, as_json: bool) -> bool:
-    """Run and print all checks; tell whether none failed."""
-    findings = {name: check(settings) for name, check in CHECKS.items()}
+def report(settings: Settings, as_json: bool, *, deep: bool = False) -> bool:
+    """Run and print all checks, with ``deep`` those that read everything too; tell whether none failed."""
+    checks = CHECKS | DEEP_CHECKS if deep else CHECKS
+    findings = {name: check(settings) for name, check in checks.items()}
     if as_json:
         typer.echo(json.dumps([{"id": name, **asdict(finding)} for name, finding in findings.items()], indent=2))
     else:

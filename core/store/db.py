@@ -76,6 +76,11 @@ class Database:
         with self.write() as session:
             return work(session)
 
+    @property
+    def dialect(self) -> str:
+        """Which database it is: ``sqlite`` or ``postgresql``."""
+        return self._db_engine.dialect.name
+
     def keep_reserve(self) -> None:
         """Keep a little room for `write_freeing`, where the database is a file and there is some."""
         if self._reserve is not None:
@@ -235,6 +240,8 @@ def _is_read_only(cause: object) -> bool:
 def _as_service_error(error: DBAPIError) -> ServiceError | None:
     cause = error.orig
     if isinstance(cause, sqlite3.Error):
+        if str(cause).startswith("Could not decode to UTF-8"):  # which has no code
+            return DatabaseDamaged()
         code = getattr(cause, "sqlite_errorcode", 0) & 0xFF  # the low byte is the primary result code
         if code == sqlite3.SQLITE_FULL:
             return StorageFull()

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from app.cli import doctor
-from app.cli.doctor import CHECKS, CheckResult, Status, report
+from app.cli.check_result import CheckResult, Status
+from app.cli.doctor import CHECKS, report
 from core.settings import Settings
 from core.store.migrate import upgrade
 
