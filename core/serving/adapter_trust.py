@@ -90,18 +90,6 @@ def refusing(digest: str, name: str) -> Iterator[None]:
         raise AdapterInvalid(digest, f"{name} cannot be read: {error}") from error
 
 
-def check_file(digest: str, name: str, actual: FileDigest, listed: FileDigest) -> None:
-    """Hold a file against what the manifest lists for it.
-
-    Raises:
-        AdapterInvalid: it has another size or other bytes.
-    """
-    if actual.bytes != listed.bytes:
-        raise wrong_size(digest, name, actual.bytes, listed)
-    if actual.sha256 != listed.sha256:
-        raise damaged(digest, name, listed.sha256)
-
-
 def wrong_size(digest: str, name: str, size_bytes: int, listed: FileDigest) -> AdapterInvalid:
     return AdapterInvalid(digest, f"{name} has {size_bytes:,} bytes, the manifest says {listed.bytes:,}")
 

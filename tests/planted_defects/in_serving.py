@@ -28,13 +28,6 @@ DEFECTS = (
         tests=(VERDICT,),
     ),
     Defect(
-        name="vLLM is given files that nobody held against the manifest",
-        in_="app.engines.vllm.adapters:AdapterFiles._make",
-        replace="check_file($$$arguments)",
-        by="pass",
-        tests=(f"{TRUST}::test_a_flipped_bit_is_refused_by_both",),
-    ),
-    Defect(
         name="our engine calls an adapter that does not fit an invalid one, which vLLM's side does not",
         in_="worker.inference.adapters.verification:_Opener.open",
         replace="$trusted = trust_adapter($$$arguments)",

@@ -7,6 +7,7 @@ from tests.planted_defects import (
     in_ranks,
     in_resuming,
     in_serving,
+    in_store,
     in_text,
     in_training,
 )
@@ -18,6 +19,7 @@ DEFECTS = (
     *in_ranks.DEFECTS,
     *in_resuming.DEFECTS,
     *in_serving.DEFECTS,
+    *in_store.DEFECTS,
     *in_text.DEFECTS,
     *in_training.DEFECTS,
 )

@@ -17,7 +17,7 @@ from typing import Final
 from core.base_models.registry import read_imported
 from core.errors import AdapterInvalid, BaseModelInvalid, BaseModelNotReady
 from core.serving.adapter_format import FILES, Manifest, digest_file
-from core.serving.adapter_trust import TrustedAdapter, check_file, refusing, trust_adapter
+from core.serving.adapter_trust import TrustedAdapter, refusing, trust_adapter, wrong_size
 from core.store.blobs import BlobStore
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
@@ -119,7 +119,9 @@ class AdapterFiles:
                 listed = manifest.files[name]
                 with refusing(digest, name):
                     self._blobs.fetch(listed.sha256, placing / name)
-                check_file(digest, name, digest_file(placing / name), listed)
+                size_bytes = (placing / name).stat().st_size
+                if size_bytes != listed.bytes:
+                    raise wrong_size(digest, name, size_bytes, listed)
                 (placing / name).chmod(0o444)
             try:
                 placing.rename(target)

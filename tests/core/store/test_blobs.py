@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from core.errors import BlobNotFound, StorageFull
+from core.errors import BlobDamaged, BlobNotFound, StorageFull
 from core.store.blobs import Blob, BlobStore, LocalBlobStore
 
 CONTENT = b"prompt and completion\n" * 100
@@ -171,6 +171,44 @@ def test_a_fetch_replaces_what_lay_there(store: BlobStore, tmp_path: Path) -> No
     copy.write_bytes(b"half of it")
     store.fetch(DIGEST, copy)
     assert copy.read_bytes() == CONTENT
+
+
+class TestChangedBytes:
+    @pytest.fixture(params=[0, len(CONTENT) // 2, len(CONTENT) - 1])
+    def path(self, store: BlobStore, folder: Path, request: pytest.FixtureRequest) -> Path:
+        """A stored blob in which one bit has changed."""
+        store.put_bytes(CONTENT)
+        path = folder / "blobs" / DIGEST[:2] / DIGEST
+        content = bytearray(CONTENT)
+        content[request.param] ^= 0x10
+        path.write_bytes(content)
+        return path
+
+    def test_are_not_opened(self, store: BlobStore, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(BlobDamaged, match=DIGEST) as refused:
+            store.open(DIGEST)
+        assert str(path.parent) not in str(refused.value)
+        assert (refused.value.code, refused.value.status, refused.value.retry_after_s) == ("blob_damaged", 503, None)
+        assert "stored bytes have changed" in capsys.readouterr().out
+
+    def test_are_not_fetched(self, store: BlobStore, path: Path, tmp_path: Path) -> None:
+        (tmp_path / "run").mkdir()
+        with pytest.raises(BlobDamaged):
+            store.fetch(DIGEST, tmp_path / "run" / "training_file")
+        assert list((tmp_path / "run").iterdir()) == []
+
+    def test_are_given_to_whoever_checks_them_itself(self, store: BlobStore, path: Path) -> None:
+        with store.open_unchecked(DIGEST) as file:
+            assert file.read() == path.read_bytes()
+
+    def test_are_mended_by_storing_the_same_again(self, store: BlobStore, path: Path) -> None:
+        store.put_bytes(CONTENT)
+        assert _read(store, DIGEST) == CONTENT
+
+    def test_that_were_cut_off_are_noticed(self, store: BlobStore, path: Path) -> None:
+        path.write_bytes(CONTENT[:-1])
+        with pytest.raises(BlobDamaged):
+            store.open(DIGEST)
 
 
 def test_a_full_disk_is_reported_and_nothing_is_kept(tiny_disk: Path) -> None:

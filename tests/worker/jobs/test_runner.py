@@ -10,7 +10,7 @@ import pytest
 
 from core.base_models.registry import IMPORTED_FILE
 from core.errors import DatabaseUnavailable
-from core.jobs.spec import AdapterRef
+from core.jobs.spec import AdapterRef, JobSpec
 from core.jobs.status import JobStatus
 from core.serving.adapter_format import MANIFEST, WEIGHTS, digest_file, parse_manifest
 from core.store import files, leases
@@ -308,3 +308,40 @@ class TestContinuing:
         home.blobs.delete(adapter.adapter_sha256)
         run(home)
         assert (home.job(job_id).status, home.job(job_id).error_code) == (JobStatus.FAILED, "blob_not_found")
+
+
+class TestChangedBytes:
+    def test_of_a_training_file_fail_the_job_before_it_trains(self, home: Home) -> None:
+        job_id = home.queue(steps=1)
+        spec = JobSpec.model_validate(home.job(job_id).spec)
+        change(home, spec.training_file.sha256)
+        run(home)
+
+        job = home.job(job_id)
+        assert (job.status, job.error_code) == (JobStatus.FAILED, "blob_damaged")
+        assert f"training file {spec.training_file.id}" in str(job.error_message)
+        assert "doctor --deep" in str(job.error_message)
+        assert str(home.settings.home) not in str(job.error_message)
+        assert not list(home.settings.runs_folder.rglob("trainer.log"))  # none was started
+
+    @pytest.mark.parametrize("part", ["manifest", "weights"])
+    def test_of_an_adapter_to_go_on_from_fail_the_job(self, home: Home, part: str) -> None:
+        first = home.queue(steps=2)
+        run(home)
+        [adapter] = home.adapters(first)
+        with home.blobs.open(adapter.adapter_sha256) as file:
+            manifest = parse_manifest(file.read())
+        second = home.queue(continue_from=AdapterRef(name=adapter.name, adapter_sha256=adapter.adapter_sha256))
+        change(home, adapter.adapter_sha256 if part == "manifest" else manifest.files[WEIGHTS].sha256)
+        run(home)
+
+        assert home.job(second).error_code == "blob_damaged"
+        assert adapter.name in str(home.job(second).error_message)
+
+
+def change(home: Home, sha256: str) -> None:
+    """Flip a bit of what is stored under a digest."""
+    path = home.settings.store_folder / "blobs" / sha256[:2] / sha256
+    content = bytearray(path.read_bytes())
+    content[0] ^= 1
+    path.write_bytes(content)

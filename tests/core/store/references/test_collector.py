@@ -5,7 +5,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from sqlalchemy import delete, text, update
+from sqlalchemy import Engine, delete, event, text, update
 
 from core.errors import BlobFreed, CollectionRuns, InvalidParameter, PartsUnknown
 from core.jobs.attempt import AttemptEnd, StoredCheckpoint
@@ -244,6 +244,36 @@ class TestWriters:
         collector.join()
         assert freed == []
         assert deployment.lost() == set()
+
+
+@pytest.mark.server
+def test_what_is_referred_to_between_the_look_and_the_lock_is_kept(postgres_url: str, folder: Path) -> None:
+    """PostgreSQL's alone: on SQLite nobody writes between a transaction's first statement and its end."""
+    database = Database(postgres_url)
+    deployment = StoreInUse(database, LocalBlobStore(folder, announce=RowFirst(database)))
+    blob = deployment.blobs.put_bytes(b"looked at")
+    looked, locks, freed = threading.Event(), threading.Event(), []
+    collector = threading.Thread(target=lambda: freed.extend(collect(deployment)))
+
+    def pause(connection: object, cursor: object, statement: str, *others: object) -> None:
+        if threading.current_thread() is collector and "EXCEPT SELECT blob_references" in statement:
+            looked.set()
+            assert locks.wait(10)
+
+    event.listen(Engine, "after_cursor_execute", pause)
+    try:
+        collector.start()
+        assert looked.wait(10)
+        with database.write() as session:
+            hold(session, deployment.blobs.exists, [blob.sha256])
+            files.create(session, files.NewFile("someone", "f", "fine-tune", blob, "jsonl"), NOW)
+        locks.set()
+        collector.join()
+    finally:
+        event.remove(Engine, "after_cursor_execute", pause)
+        database.dispose()
+    assert freed == []
+    assert deployment.blobs.exists(blob.sha256)
 
 
 class TestManifestsOfOlderVersions:

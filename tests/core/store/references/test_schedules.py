@@ -55,10 +55,10 @@ class Play:
         kind = random.choice(["upload", "upload", "delete file", "publish", "publish", "delete model", "collect"])
         if kind == "upload":
             content = random.choice(CONTENTS)
-            return lambda: again_until_kept(lambda: deployment.upload(content))
+            return lambda: self._again_until_kept(lambda: deployment.upload(content))
         if kind == "publish":
             lease, folder = deployment.claimed(), random.choice(self._folders)
-            return lambda: again_until_kept(lambda: deployment.publish(lease, folder))
+            return lambda: self._again_until_kept(lambda: deployment.publish(lease, folder))
         if kind == "delete file":
             return lambda: self._delete(deployment.file_ids(), deployment.delete_file, FileNotStored)
         if kind == "delete model":
@@ -78,16 +78,16 @@ class Play:
         except CollectionRuns:
             return
 
-
-def again_until_kept(write: Callable[[], object]) -> None:
-    """Do what writers do who are told that their bytes were freed: begin again."""
-    for _ in range(100):
-        try:
-            write()
-        except BlobFreed:
-            continue
-        return
-    raise AssertionError("a writer never got through")
+    def _again_until_kept(self, write: Callable[[], object]) -> None:
+        """Do what writers do whose bytes are being freed, begin again; and what a sweeper does meanwhile."""
+        for _ in range(100):
+            try:
+                write()
+            except BlobFreed:
+                Collector(self.deployment.database, self.deployment.blobs, grace_s=0).finish_for_dead()
+            else:
+                return
+        raise AssertionError("a writer never got through")
 
 
 def play(database: Database, folder: Path, *, schedules: int, seed: int) -> None:
