@@ -34,9 +34,8 @@ from core.estimates.estimate import (
 )
 from core.estimates.memory_plan import Memory, StepSizes, plan_memory
 from core.jobs.spec import NOTHING_TO_SCORE, FileRef, JobSpec
-from core.jobs.status import JobStatus
 from core.settings import Settings
-from core.store import files, jobs
+from core.store import files, jobs, queue
 from core.store.blobs import BlobStore
 from core.store.control import is_pausing
 from core.store.db import Session
@@ -134,28 +133,25 @@ def past_runs(session: Session, base_model: str) -> list[PastRun]:
 
 def queue_end(session: Session, now: int) -> QueuePlace:
     """Give the place that the next job gets, and the seconds until its turn."""
-    ahead = jobs.list_unfinished(session)
-    waits = [_remaining_s(job, now) for job in ahead]
-    known = [wait for wait in waits if wait is not None]
-    return QueuePlace(
-        place=1 + sum(job.status is JobStatus.QUEUED for job in ahead),
-        seconds_ahead=sum(known) if len(known) == len(waits) else None,
-    )
+    waiting = queue.sum_waiting(session)
+    running = [_remaining_s(job, now) for job in queue.list_running(session)]
+    known = [seconds for seconds in running if seconds is not None]
+    is_known = not waiting.without_estimate and len(known) == len(running)
+    return QueuePlace(place=1 + waiting.jobs, seconds_ahead=sum(known) + waiting.seconds if is_known else None)
 
 
 def _remaining_s(job: JobRecord, now: int) -> float | None:
+    """Give the seconds until a running job's end; None where nothing tells."""
     if is_pausing(job):
         return 0.0
-    eta_s = (job.progress or {}).get("eta_s") if job.status is JobStatus.RUNNING else None
+    eta_s = (job.progress or {}).get("eta_s")
     if eta_s is not None:
         return float(eta_s)
-    seconds = None if job.estimate is None else Estimate.model_validate(job.estimate).seconds
-    if seconds is None:
+    if job.estimate_seconds is None:
         return None
     # between attempts a job may have waited or been paused for any time
-    in_first_attempt = job.status is JobStatus.RUNNING and job.token == 1
-    elapsed_s = now - job.started_at if in_first_attempt and job.started_at is not None else 0
-    return max(0.0, seconds.total - elapsed_s)
+    elapsed_s = now - job.started_at if job.token == 1 and job.started_at is not None else 0
+    return max(0.0, job.estimate_seconds - elapsed_s)
 
 
 def _count(session: Session, spec: JobSpec, settings: Settings, blobs: BlobStore) -> ExampleCounts:

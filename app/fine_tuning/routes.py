@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Sequence
 from typing import Annotated, Final
 
 from fastapi import APIRouter, BackgroundTasks, Depends, Header, Query, Request
@@ -15,7 +16,7 @@ from app.http.wire import Page, page
 from core.errors import UnsupportedParameter
 from core.jobs.status import JobStatus
 from core.settings import Settings
-from core.store import adapters, control, events, jobs
+from core.store import adapters, control, events, jobs, queue
 from core.store.db import Session
 from core.store.tables import JobRecord
 
@@ -29,13 +30,14 @@ router = APIRouter(
 _METADATA_KEY: Final = re.compile(r"metadata\[(.+)\]")
 
 
+def _jobs_out(session: Session, settings: Settings, rows: Sequence[JobRecord]) -> list[JobOut]:
+    places, now = queue.places(session, rows), int(time.time())
+    organization = settings.organization
+    return [JobOut.of(job, organization=organization, queue_position=places.get(job.id), now=now) for job in rows]
+
+
 def _job_out(session: Session, settings: Settings, job: JobRecord) -> JobOut:
-    return JobOut.of(
-        job,
-        organization=settings.organization,
-        queue_position=jobs.queue_position(session, job),
-        now=int(time.time()),
-    )
+    return _jobs_out(session, settings, [job])[0]
 
 
 @router.post("")
@@ -92,7 +94,7 @@ def list_jobs(
 ) -> Page[JobOut]:
     """List jobs, newest first; ``metadata[key]=value`` keeps those that carry the pair."""
     rows, has_more = jobs.list_page(session, after=after, limit=limit, metadata=metadata)
-    return page([_job_out(session, settings, row) for row in rows], [row.id for row in rows], has_more)
+    return page(_jobs_out(session, settings, rows), [row.id for row in rows], has_more)
 
 
 @router.get("/{job_id}")

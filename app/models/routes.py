@@ -1,19 +1,27 @@
 """/v1/models: the base models, and what was fine-tuned from them."""
 
-from fastapi import APIRouter, BackgroundTasks, Depends
+from typing import Annotated
+
+from fastapi import APIRouter, BackgroundTasks, Depends, Query
 
 from app.http.auth import require_caller
 from app.http.deps import DatabaseDep, EnginesDep, ReadSession, SettingsDep
+from app.http.wire import Page
 from app.models import service
-from app.models.schemas import DeletedModel, ModelOut, ModelsOut
+from app.models.schemas import DeletedModel, ModelOut
 
 router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[Depends(require_caller)])
 
 
 @router.get("")
-def list_models(session: ReadSession, settings: SettingsDep) -> ModelsOut:
-    """List all models; ``parent`` tells a fine-tuned model's base."""
-    return ModelsOut(object="list", data=service.list_all(session, settings))
+def list_models(
+    session: ReadSession,
+    settings: SettingsDep,
+    after: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
+) -> Page[ModelOut]:
+    """List the base models, then the fine-tuned ones, newest first; ``parent`` tells a fine-tuned model's base."""
+    return service.list_page(session, settings, after=after, limit=limit)
 
 
 # A path, because clients send a "/" inside a name as %2F, which servers decode before routing.

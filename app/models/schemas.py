@@ -15,8 +15,3 @@ class ModelOut(Out):
 
 class DeletedModel(Deleted):
     frees_bytes: int
-
-
-class ModelsOut(Out):
-    object: Literal["list"]
-    data: list[ModelOut]

@@ -7,6 +7,7 @@ from typing import Final
 import structlog
 
 from app.engines.routing import Engines
+from app.http.wire import Page, page
 from app.models.schemas import ModelOut
 from core.base_models.registry import IMPORTED_FILE, folder_of
 from core.errors import BaseModelNotServed, BaseModelProtected, ModelNotFound, ServiceError
@@ -55,14 +56,17 @@ def look_up(database: Database, settings: Settings, name: str) -> ServedModel:
         return find_served(session, settings, name)
 
 
-def list_all(session: Session, settings: Settings) -> list[ModelOut]:
-    """List base models first, then the fine-tuned ones, oldest first."""
-    bases = [_describe_base(settings, name) for name in settings.base_models]
-    tuned = [
-        _describe_tuned(settings, adapter.name, adapter.base_model, adapter.created_at)
-        for adapter in adapters.list_live(session)
-    ]
-    return bases + tuned
+def list_page(session: Session, settings: Settings, *, after: str | None, limit: int) -> Page[ModelOut]:
+    """List base models first, on the first page and beside its limit, then the fine-tuned ones, newest first.
+
+    Raises:
+        InvalidParameter: no model is called ``after``.
+    """
+    bases = [_describe_base(settings, name) for name in settings.base_models] if after is None else []
+    newest = None if after in settings.base_models else after
+    rows, has_more = adapters.list_page(session, after=newest, limit=limit)
+    tuned = [_describe_tuned(settings, row.name, row.base_model, row.created_at) for row in rows]
+    return page(bases + tuned, [model.id for model in bases + tuned], has_more)
 
 
 def get(session: Session, settings: Settings, name: str) -> ModelOut:

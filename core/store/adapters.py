@@ -61,13 +61,11 @@ def find_trained(session: Session, name: str) -> TrainedAdapter | None:
     served = find_served(session, name)
     if served is None:
         return None
-    spec = session.scalar(
-        select(JobRecord.spec)
-        .outerjoin(AdapterRecord, AdapterRecord.job_id == JobRecord.id)
-        .outerjoin(CheckpointRecord, CheckpointRecord.job_id == JobRecord.id)
-        .where(or_(AdapterRecord.name == name, CheckpointRecord.name == name))
-        .limit(1)
+    # by the name's own index: one query over both tables would read every job
+    job_id = session.scalar(select(AdapterRecord.job_id).where(AdapterRecord.name == name)) or session.scalar(
+        select(CheckpointRecord.job_id).where(CheckpointRecord.name == name)
     )
+    spec = session.scalar(select(JobRecord.spec).where(JobRecord.id == job_id))
     assert spec is not None  # both kinds of rows refer to a job
     ref = AdapterRef(name=name, adapter_sha256=served.adapter_sha256)
     return TrainedAdapter(served.base_model, ref, JobSpec.model_validate(spec).lora)
@@ -92,11 +90,23 @@ def keep_served(session: Session, ref: AdapterRef) -> None:
         raise InvalidParameter("continue_from", f"{ref.name} was deleted meanwhile")
 
 
-def list_live(session: Session) -> Sequence[AdapterRecord]:
-    """List the adapters that are served, oldest first."""
-    return session.scalars(
-        select(AdapterRecord).where(AdapterRecord.state == AdapterState.LIVE).order_by(AdapterRecord.id)
-    ).all()
+def list_page(session: Session, *, after: str | None, limit: int) -> tuple[Sequence[AdapterRecord], bool]:
+    """List the adapters that are served, newest first, and tell whether there are older ones.
+
+    Args:
+        after: name of the last one already seen (it may be deleted since); None starts with the newest.
+
+    Raises:
+        InvalidParameter: no adapter was ever called ``after``.
+    """
+    query = select(AdapterRecord).where(AdapterRecord.state == AdapterState.LIVE)
+    if after is not None:
+        seen = session.scalar(select(AdapterRecord.id).where(AdapterRecord.name == after))
+        if seen is None:
+            raise InvalidParameter("after", f"no fine-tuned model is called {after}")
+        query = query.where(AdapterRecord.id < seen)
+    rows = session.scalars(query.order_by(AdapterRecord.id.desc()).limit(limit + 1)).all()
+    return rows[:limit], len(rows) > limit
 
 
 def get(session: Session, name: str) -> AdapterRecord:

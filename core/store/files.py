@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from sqlalchemy import delete as sql_delete
-from sqlalchemy import or_, select
+from sqlalchemy import select
 
 from core.errors import FileInUse, FileNotStored
 from core.ids import new_id
-from core.jobs.status import TERMINAL
+from core.jobs.status import TERMINAL, JobStatus
 from core.store.blobs import Blob
 from core.store.db import Session
 from core.store.references.rows import let_go
@@ -118,16 +118,19 @@ def delete(session: Session, file_id: str) -> FileRecord:
     file = session.scalar(select(FileRecord).where(FileRecord.id == file_id).with_for_update())
     if file is None:
         raise FileNotStored(file_id)
-    user = session.scalar(
-        select(JobRecord.id)
-        .where(
-            JobRecord.status.not_in(TERMINAL),
-            or_(JobRecord.training_file_id == file_id, JobRecord.validation_file_id == file_id),
-        )
-        .limit(1)
-    )
+    user = _find_user(session, file_id)
     if user is not None:
         raise FileInUse(file_id, user)
     session.execute(sql_delete(FileRecord).where(FileRecord.id == file_id))
     let_go(session, [file.sha256])
     return file
+
+
+def _find_user(session: Session, file_id: str) -> str | None:
+    """Find a job that has not ended and names the file; by two lookups in indexes, as others wait for the lock."""
+    unfinished = JobRecord.status.in_([status for status in JobStatus if status not in TERMINAL])
+    for named in (JobRecord.training_file_id, JobRecord.validation_file_id):
+        user = session.scalar(select(JobRecord.id).where(named == file_id, unfinished).limit(1))
+        if user is not None:
+            return user
+    return None

@@ -1,7 +1,7 @@
-"""Jobs in the database, which is their queue: made, found, waiting.
+"""Jobs in the database, which is their queue: made and found.
 
 How people cancel, pause and resume them is in `core.store.control`, how workers take and end them in
-`core.store.leases`. ``now`` is only ever recorded.
+`core.store.leases`, which place they have in `core.store.queue`. ``now`` is only ever recorded.
 """
 
 import hashlib
@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
-from sqlalchemy import exists, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, exists, or_, select, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import aliased
 
 from core.errors import FileNotStored, IdempotencyInProgress, JobNotFound
 from core.estimates.estimate import Estimate
@@ -20,7 +21,7 @@ from core.jobs.spec import JobSpec
 from core.jobs.status import TERMINAL, JobStatus
 from core.store import adapters
 from core.store.db import Session
-from core.store.tables import FileRecord, IdempotencyRecord, JobRecord
+from core.store.tables import FileRecord, IdempotencyRecord, JobMetadataRecord, JobRecord
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ def create(session: Session, new: NewJob, now: int) -> JobRecord:
         request_sha256=new.request_sha256,
         suffix=new.suffix,
         estimate=None if new.estimate is None else new.estimate.model_dump(mode="json"),
+        estimate_seconds=None if new.estimate is None or new.estimate.seconds is None else new.estimate.seconds.total,
         job_metadata=new.metadata,
         training_file_id=spec.training_file.id,
         validation_file_id=None if validation_file is None else validation_file.id,
@@ -80,6 +82,9 @@ def create(session: Session, new: NewJob, now: int) -> JobRecord:
         created_at=now,
     )
     session.add(job)
+    session.flush()
+    pairs = (new.metadata or {}).items()
+    session.add_all(JobMetadataRecord(job_id=job.id, key=key, value=value) for key, value in pairs)
     session.flush()
     return job
 
@@ -105,22 +110,24 @@ def list_page(
         after: id of the last job already seen; None starts with the newest.
         metadata: only jobs that carry all of these pairs; None gives all.
     """
-    query = select(JobRecord).order_by(JobRecord.id.desc())
+    first, *others = (metadata or {}).items() or (None,)
+    if first is None:
+        query, newest_first = select(JobRecord), JobRecord.id
+    else:
+        # walked in the index of the pair, so that a rare one is found without reading every job
+        query = select(JobRecord).join(JobMetadataRecord, JobMetadataRecord.job_id == JobRecord.id)
+        query, newest_first = query.where(_is_pair(JobMetadataRecord, *first)), JobMetadataRecord.job_id
+    for pair in others:
+        other = aliased(JobMetadataRecord)
+        query = query.where(exists().where(other.job_id == JobRecord.id, _is_pair(other, *pair)))
     if after is not None:
-        query = query.where(JobRecord.id < after)
-    # A path into the JSON cannot hold every key, so the pairs are compared as rows.
-    each = func.json_each if session.get_bind().dialect.name == "sqlite" else func.json_each_text
-    for key, value in (metadata or {}).items():
-        pair = each(JobRecord.job_metadata).table_valued("key", "value")
-        query = query.where(exists(select(1).select_from(pair).where(pair.c.key == key, pair.c.value == value)))
-    rows = session.scalars(query.limit(limit + 1)).all()
+        query = query.where(newest_first < after)
+    rows = session.scalars(query.order_by(newest_first.desc()).limit(limit + 1)).all()
     return rows[:limit], len(rows) > limit
 
 
-def list_unfinished(session: Session) -> Sequence[JobRecord]:
-    """List the jobs that run or wait, oldest first."""
-    unfinished = JobRecord.status.in_((JobStatus.RUNNING, JobStatus.QUEUED))
-    return session.scalars(select(JobRecord).where(unfinished).order_by(JobRecord.id)).all()
+def _is_pair(record: type[JobMetadataRecord], key: str, value: str) -> ColumnElement[bool]:
+    return and_(record.key == key, record.value == value)
 
 
 def list_succeeded(session: Session, base_model: str, *, limit: int) -> Sequence[JobRecord]:
@@ -188,11 +195,3 @@ def mark_notified(session: Session, ids: Sequence[str], now: int) -> None:
         .values(notified_at=now)
         .execution_options(synchronize_session=False)
     )
-
-
-def queue_position(session: Session, job: JobRecord) -> int | None:
-    """Give a queued job's place in the queue, 1 being the next; None for a job that is not queued."""
-    if job.status is not JobStatus.QUEUED:
-        return None
-    older = select(func.count()).where(JobRecord.status == JobStatus.QUEUED, JobRecord.id < job.id)
-    return 1 + session.scalars(older).one()

@@ -67,15 +67,45 @@ def claim(session: Session, worker: WorkerIdentity, base_models: Sequence[str], 
 
     Of any number of callers at once exactly one gets a job.
     """
+    job = next(
+        filter(None, (_claim_oldest(session, worker, name, now) for name in _by_age(session, base_models))), None
+    )
+    if job is None:
+        return None
+    session.add(
+        AttemptRecord(
+            job_id=job.id, token=job.token, owner=worker.owner, host=worker.host, pid=worker.pid, started_at=now
+        )
+    )
+    session.flush()
+    return job
+
+
+def _by_age(session: Session, base_models: Sequence[str]) -> Sequence[str]:
+    """Give those of the base models that jobs wait for, the one with the oldest job first."""
+    if len(base_models) == 1:
+        return base_models
+    # one lookup in an index each, where one for all of them would read and sort every waiting job
+    waits = JobRecord.status == JobStatus.QUEUED
+    oldest = {
+        name: session.scalar(
+            select(JobRecord.id).where(waits, JobRecord.base_model == name).order_by(JobRecord.id).limit(1)
+        )
+        for name in base_models
+    }
+    return [name for _, name in sorted((job_id, name) for name, job_id in oldest.items() if job_id is not None)]
+
+
+def _claim_oldest(session: Session, worker: WorkerIdentity, base_model: str, now: int) -> JobRecord | None:
     oldest = (
         select(JobRecord.id)
-        .where(JobRecord.status == JobStatus.QUEUED, JobRecord.base_model.in_(base_models))
+        .where(JobRecord.status == JobStatus.QUEUED, JobRecord.base_model == base_model)
         .order_by(JobRecord.id)
         .limit(1)
         .with_for_update(skip_locked=True)
         .scalar_subquery()
     )
-    job = session.scalar(
+    return session.scalar(
         update(JobRecord)
         .where(JobRecord.id == oldest, JobRecord.status == JobStatus.QUEUED)
         .values(
@@ -89,15 +119,6 @@ def claim(session: Session, worker: WorkerIdentity, base_models: Sequence[str], 
         .returning(JobRecord)
         .execution_options(synchronize_session=False, populate_existing=True)
     )
-    if job is None:
-        return None
-    session.add(
-        AttemptRecord(
-            job_id=job.id, token=job.token, owner=worker.owner, host=worker.host, pid=worker.pid, started_at=now
-        )
-    )
-    session.flush()
-    return job
 
 
 def heartbeat(session: Session, lease: Lease, progress: dict[str, Any] | None) -> RequestedAction | None:

@@ -10,6 +10,7 @@ from typing import Any, Final
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Double,
     Enum,
     ForeignKey,
     Index,
@@ -87,6 +88,7 @@ class FileRecord(Record):
     """A file, uploaded or made by a job; its bytes are the blob ``sha256``."""
 
     __tablename__ = "files"
+    __table_args__ = (Index("ix_files_purpose_id", "purpose", "id"),)
 
     id: Mapped[str] = mapped_column(_Id, primary_key=True)  # file-…
     caller: Mapped[str]
@@ -109,7 +111,10 @@ class JobRecord(Record):
     __tablename__ = "jobs"
     __table_args__ = (
         Index("ix_jobs_status_id", "status", "id"),
-        Index("ix_jobs_caller_request_sha256", "caller", "request_sha256"),
+        Index("ix_jobs_status_base_model_id", "status", "base_model", "id"),
+        Index("ix_jobs_training_file_id_status", "training_file_id", "status"),
+        Index("ix_jobs_validation_file_id_status", "validation_file_id", "status"),
+        Index("ix_jobs_caller_request_sha256_id", "caller", "request_sha256", "id"),
     )
 
     id: Mapped[str] = mapped_column(_Id, primary_key=True)  # ftjob-…
@@ -121,6 +126,9 @@ class JobRecord(Record):
     request_sha256: Mapped[str] = mapped_column(_Digest)
     suffix: Mapped[str | None]
     estimate: Mapped[dict[str, Any] | None]  # core.estimates.estimate.Estimate as it was when the job was made
+    estimate_seconds: Mapped[float | None] = mapped_column(
+        Double
+    )  # all of its estimate's; kept apart so that a queue's can be added up
     job_metadata: Mapped[dict[str, Any] | None]
     training_file_id: Mapped[str] = mapped_column(_Id)
     validation_file_id: Mapped[str | None] = mapped_column(_Id)
@@ -149,6 +157,17 @@ class JobRecord(Record):
     created_at: Mapped[int] = mapped_column(BigInteger)
     started_at: Mapped[int | None] = mapped_column(BigInteger)  # of the first attempt
     finished_at: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class JobMetadataRecord(Record):
+    """One pair of a job's ``job_metadata``, by which jobs are found."""
+
+    __tablename__ = "job_metadata"
+    __table_args__ = (Index("ix_job_metadata_key_value_job_id", "key", "value", "job_id"),)
+
+    job_id: Mapped[str] = mapped_column(_Id, ForeignKey("jobs.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(Text, primary_key=True)
+    value: Mapped[str]
 
 
 class AttemptRecord(Record):
@@ -204,6 +223,7 @@ class AdapterRecord(Record):
     """A job's published result, served under ``name``."""
 
     __tablename__ = "adapters"
+    __table_args__ = (Index("ix_adapters_state_id", "state", "id"),)
 
     id: Mapped[str] = mapped_column(_Id, primary_key=True)  # adapter-…
     job_id: Mapped[str] = mapped_column(_Id, ForeignKey("jobs.id"), unique=True)

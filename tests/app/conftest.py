@@ -113,12 +113,12 @@ def harness(settings: Settings, empty_database: Path) -> Iterator[ApiHarness]:
 def _open_harness(settings: Settings, empty_database: Path) -> Iterator[ApiHarness]:
     (settings.home / "loramill.db").write_bytes(empty_database.read_bytes())
     database = Database(settings.database)
-    registry = Registry(settings.base_models_folder, (_import_base(settings),))
+    registry = Registry(settings.base_models_folder, (import_base(settings),))
     yield ApiHarness(settings, database, open_recorded(settings.store_folder, database), registry)
     database.dispose()
 
 
-def _import_base(settings: Settings) -> BaseModelEntry:
+def import_base(settings: Settings) -> BaseModelEntry:
     folder = settings.base_models_folder / BASE
     folder.mkdir(parents=True)
     source = Folder(path=folder)

@@ -18,6 +18,36 @@ def test_base_models_come_first_and_tuned_ones_name_their_parent(client: TestCli
     assert client.get("/v1/models/ft:tiny:local:x:1").json() == tuned
 
 
+def test_pages_of_tuned_models_go_from_the_newest_to_the_oldest(client: TestClient, harness: ApiHarness) -> None:
+    names = [f"ft:{number}" for number in range(5)]
+    for name in names:
+        with harness.database.write() as session:
+            publish(session, name)
+    seen: list[str] = []
+    page = client.get("/v1/models?limit=2").json()
+    while True:
+        seen += [model["id"] for model in page["data"]]
+        if not page["has_more"]:
+            break
+        page = client.get("/v1/models", params={"limit": 2, "after": page["last_id"]}).json()
+    assert seen == [BASE, *names[::-1]]
+    after_base = client.get("/v1/models", params={"limit": 2, "after": BASE}).json()
+    assert [model["id"] for model in after_base["data"]] == ["ft:4", "ft:3"]
+
+
+def test_a_page_goes_on_behind_a_model_that_was_deleted_meanwhile(client: TestClient, harness: ApiHarness) -> None:
+    for name in ("ft:0", "ft:1", "ft:2"):
+        with harness.database.write() as session:
+            publish(session, name)
+    client.delete("/v1/models/ft:1")
+    assert [model["id"] for model in client.get("/v1/models?after=ft:1").json()["data"]] == ["ft:0"]
+
+
+def test_an_unknown_name_to_go_on_behind_is_refused(client: TestClient) -> None:
+    response = client.get("/v1/models?after=ft:none")
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "after")
+
+
 def test_a_name_with_a_slash_is_found_in_both_spellings(client: TestClient, harness: ApiHarness) -> None:
     with harness.database.write() as session:
         publish(session, "ft:org/name")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from core.estimates.estimate import Estimate
 from core.jobs.spec import FileRef, JobSpec
 from core.store import files, jobs, migrate
 from core.store.blobs import Blob
@@ -114,11 +115,13 @@ def make_job(database: Database, make_file: MakeFile) -> MakeJob:
         caller: str = "someone",
         request_sha256: str = "0" * 64,
         metadata: dict[str, str] | None = None,
+        estimate: Estimate | None = None,
         now: int = 100,
     ) -> JobRecord:
         requested: dict[str, Any] = {"model": base_model, "training_file": file.id}
         with database.write() as session:
-            new = NewJob(caller, job_spec(file, base_model), requested, request_sha256, metadata=metadata)
+            spec = job_spec(file, base_model)
+            new = NewJob(caller, spec, requested, request_sha256, metadata=metadata, estimate=estimate)
             return jobs.create(session, new, now)
 
     return make

@@ -69,9 +69,9 @@ def test_a_name_is_served_from_publication_to_deletion(database: Database, runni
     _publish(database, running)
     assert _find(database, NAME) == ServedAdapter("tiny", ADAPTER)
     with database.write() as session:
-        assert [adapter.name for adapter in adapters.list_live(session)] == [NAME]
+        assert [row.name for row in adapters.list_page(session, after=None, limit=9)[0]] == [NAME]
         assert adapters.delete(session, NAME).adapter_sha256 == ADAPTER
-        assert adapters.list_live(session) == []
+        assert adapters.list_page(session, after=None, limit=9) == ([], False)
     assert _find(database, NAME) is None
 
 

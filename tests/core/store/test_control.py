@@ -7,7 +7,7 @@ import pytest
 from core.errors import FileInUse, JobHasEnded, JobNotFound
 from core.jobs.attempt import AttemptEnd, JobError, StoredAdapter, StoredCheckpoint
 from core.jobs.status import TERMINAL, JobStatus
-from core.store import adapters, control, files, jobs, leases
+from core.store import adapters, control, files, jobs, leases, queue
 from core.store.adapters import ServedAdapter
 from core.store.control import RequestedAction
 from core.store.db import Database, Session
@@ -137,8 +137,7 @@ class TestPause:
         assert (job.status, job.pause_requested_at, job.finished_at) == (JobStatus.PAUSED, 150, None)
         assert _messages(database, paused) == [("The job was paused; it has no checkpoint yet", {"step": 0})]
         with database.read() as session:
-            assert jobs.queue_position(session, job) is None
-            assert jobs.queue_position(session, other) == 1
+            assert queue.places(session, [job, other]) == {other.id: 1}
             assert jobs.list_to_notify(session, before=1000, limit=9) == [other.id]
         assert _claim(database).id == other.id
 
@@ -197,7 +196,7 @@ class TestResume:
         job = _do(database, control.resume, job_id, now=170)
         assert (job.status, job.pause_requested_at, job.notified_at) == (JobStatus.QUEUED, None, None)
         with database.read() as session:
-            assert jobs.queue_position(session, job) == 1
+            assert queue.places(session, [job]) == {job.id: 1}
             assert jobs.list_to_notify(session, before=100, limit=9) == [job_id, other]
         assert _claim(database).id == job_id
 

@@ -165,13 +165,3 @@ class TestNotifications:
             jobs.mark_notified(session, [], now=160)
         with database.read() as session:
             assert jobs.get(session, job_id).notified_at is None
-
-
-def test_the_place_in_the_queue_counts_older_queued_jobs(database: Database, make_job: MakeJob) -> None:
-    first, second, third = make_job(), make_job(), make_job()
-    with database.read() as session:
-        assert [jobs.queue_position(session, job) for job in (first, second, third)] == [1, 2, 3]
-    running = _claim(database)
-    with database.read() as session:
-        assert jobs.queue_position(session, running) is None
-        assert [jobs.queue_position(session, job) for job in (second, third)] == [1, 2]

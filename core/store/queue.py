@@ -1,0 +1,58 @@
+"""The waiting line as people see it: places in it, and how much work stands before its end.
+
+Answers from a few index entries or one sum however many jobs there are. How workers take jobs from it is in
+`core.store.leases`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import func, select
+
+from core.jobs.status import JobStatus
+from core.store.db import Session
+from core.store.tables import JobRecord
+
+
+@dataclass(frozen=True)
+class WaitingWork:
+    """What all queued jobs together are expected to take."""
+
+    jobs: int
+    without_estimate: int
+    seconds: float  # of those that have an estimate
+
+
+def places(session: Session, jobs: Sequence[JobRecord]) -> dict[str, int]:
+    """Give the places of those of the jobs that are queued, by their ids; 1 is the next."""
+    queued = sorted(job.id for job in jobs if job.status is JobStatus.QUEUED)
+    if not queued:
+        return {}
+    waits = JobRecord.status == JobStatus.QUEUED
+    ahead = session.scalars(select(func.count()).where(waits, JobRecord.id < queued[0])).one()
+    if len(queued) == 1:
+        return {queued[0]: ahead + 1}
+    # numbered from the first of them to the last only, as what is before them was counted from the index
+    numbered = (
+        select(JobRecord.id, func.row_number().over(order_by=JobRecord.id).label("place"))
+        .where(waits, JobRecord.id.between(queued[0], queued[-1]))
+        .subquery()
+    )
+    rows = session.execute(select(numbered.c.id, numbered.c.place).where(numbered.c.id.in_(queued)))
+    return {job_id: ahead + place for job_id, place in rows}
+
+
+def list_running(session: Session) -> Sequence[JobRecord]:
+    """List the jobs that run, oldest first; no more than there are workers."""
+    running = JobRecord.status == JobStatus.RUNNING
+    return session.scalars(select(JobRecord).where(running).order_by(JobRecord.id)).all()
+
+
+def sum_waiting(session: Session) -> WaitingWork:
+    """Add up the estimates of all queued jobs."""
+    jobs, estimated, seconds = session.execute(
+        select(func.count(), func.count(JobRecord.estimate_seconds), func.sum(JobRecord.estimate_seconds)).where(
+            JobRecord.status == JobStatus.QUEUED
+        )
+    ).one()
+    return WaitingWork(jobs, jobs - estimated, seconds or 0.0)

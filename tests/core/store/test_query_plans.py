@@ -1,0 +1,100 @@
+"""That no question reads a whole table: SQLite tells for each statement how it would find its rows."""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, event, text
+
+from core.store import adapters, control, events, files, jobs, leases, queue
+from core.store.db import Database, Session
+from core.store.tables import Record
+from tests.core.store.conftest import MakeFile, MakeJob
+
+WORKER = leases.WorkerIdentity("owner", "host", 1)
+PAIRS = {"team": "a", "run": "1"}
+
+QUESTIONS: dict[str, Callable[[Session], object]] = {
+    "jobs": lambda s: jobs.list_page(s, after=None, limit=20),
+    "older jobs": lambda s: jobs.list_page(s, after="ftjob-z", limit=20),
+    "jobs by a pair": lambda s: jobs.list_page(s, after=None, limit=20, metadata={"team": "a"}),
+    "older jobs by pairs": lambda s: jobs.list_page(s, after="ftjob-z", limit=20, metadata=PAIRS),
+    "places of a page": lambda s: queue.places(s, jobs.list_page(s, after=None, limit=20)[0]),
+    "work waiting": queue.sum_waiting,
+    "jobs running": queue.list_running,
+    "leases running": leases.list_running,
+    "jobs to notify of": lambda s: jobs.list_to_notify(s, before=1000, limit=8),
+    "jobs succeeded": lambda s: jobs.list_succeeded(s, "tiny", limit=5),
+    "a duplicate": lambda s: jobs.find_recent_duplicate(s, "someone", "0" * 64, since=0),
+    "events": lambda s: events.list_page(s, jobs.list_page(s, after=None, limit=1)[0][0].id, after=None, limit=20),
+    "checkpoints": lambda s: adapters.list_checkpoints(s, "ftjob-z", None, 20),
+    "files": lambda s: files.list_page(s, after=None, limit=20),
+    "files of a purpose": lambda s: files.list_page(s, after="file-z", limit=20, purpose="fine-tune"),
+    "models": lambda s: adapters.list_page(s, after=None, limit=20),
+    "a model": lambda s: adapters.find_served(s, "ft:x"),
+    "a model's training": lambda s: adapters.find_trained(s, "ft:x"),
+    "a model's adapters": lambda s: adapters.list_unserved(s, "ftjob-z"),
+}
+
+CHANGES: dict[str, Callable[[Session], object]] = {
+    "an empty claim": lambda s: leases.claim(s, WORKER, ("other",), 200),
+    "an empty claim for many": lambda s: leases.claim(s, WORKER, ("other", "third"), 200),
+    "a claim": lambda s: leases.claim(s, WORKER, ("tiny",), 200),
+    "a claim for many": lambda s: leases.claim(s, WORKER, ("other", "tiny"), 200),
+    "a cancellation": lambda s: control.cancel(s, jobs.list_page(s, after=None, limit=1)[0][0].id, 200),
+    "a deletion of a file": lambda s: files.delete(s, files.list_page(s, after=None, limit=1)[0][0].id),
+}
+
+
+@pytest.fixture
+def statements() -> Iterator[list[tuple[str, Any]]]:
+    """Collect what is executed."""
+    seen: list[tuple[str, Any]] = []
+
+    def note(_connection: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
+        seen.append((statement, parameters))
+
+    event.listen(Engine, "before_cursor_execute", note)
+    yield seen
+    event.remove(Engine, "before_cursor_execute", note)
+
+
+def _plan(session: Session, statement: str, parameters: Any) -> list[str]:
+    explained = session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+    return [row[3] for row in explained]
+
+
+def _reads_all(step: str) -> bool:
+    """Tell whether a step reads a table from end to end, or sorts what it read, rather than follow an index."""
+    if step.startswith("USE TEMP B-TREE"):
+        return True
+    scanned = re.fullmatch(r"SCAN (\w+?)(_\d+)?", step)
+    return scanned is not None and scanned[1] in Record.metadata.tables
+
+
+@pytest.mark.parametrize("name", [*QUESTIONS, *CHANGES])
+def test_is_answered_from_an_index(
+    database: Database, make_file: MakeFile, make_job: MakeJob, statements: list[tuple[str, Any]], name: str
+) -> None:
+    make_job(), make_job(metadata=PAIRS), make_job()
+    make_file()
+    open_session = database.write if name in CHANGES else database.read
+    with open_session() as session:
+        if session.get_bind().dialect.name != "sqlite":
+            pytest.skip("PostgreSQL plans by the size of tables; with few rows it reads them whole")
+        statements.clear()
+        (QUESTIONS | CHANGES)[name](session)
+        asked = [(statement, values) for statement, values in statements if re.match("SELECT|UPDATE|DELETE", statement)]
+        assert asked
+        plans = {statement: _plan(session, statement, values) for statement, values in asked}
+    assert [(statement, step) for statement, steps in plans.items() for step in steps if _reads_all(step)] == []
+
+
+def test_a_question_without_an_index_is_noticed(database: Database, make_job: MakeJob) -> None:
+    with database.read() as session:
+        if session.get_bind().dialect.name != "sqlite":
+            pytest.skip("about SQLite's words")
+        assert any(map(_reads_all, _plan(session, "SELECT id FROM jobs WHERE fine_tuned_model = 'x'", ())))
+        assert any(map(_reads_all, _plan(session, "SELECT id FROM jobs WHERE status = 'x' ORDER BY owner", ())))
+        assert session.scalar(text("SELECT 1")) == 1

@@ -1,0 +1,61 @@
+from core.estimates.estimate import Basis, Estimate, EstimatedMachine, QueuePlace, Seconds
+from core.store import control, jobs, leases, queue
+from core.store.db import Database
+from core.store.queue import WaitingWork
+from tests.core.store.conftest import MakeJob
+
+
+def _estimate(total_s: float) -> Estimate:
+    seconds = dict.fromkeys(Seconds.model_fields, 0.0) | {"total": total_s}
+    return Estimate(
+        **dict.fromkeys(("examples", "held_out_examples", "dropped_examples", "untrained_examples"), 1),
+        **dict.fromkeys(("seen_tokens", "trained_tokens", "evaluated_tokens", "steps", "read_examples"), 1),
+        sampled=False,
+        seconds=Seconds(**seconds),
+        peak_memory_bytes=None,
+        token_budget=None,
+        memory=None,
+        fits=None,
+        machine=EstimatedMachine(device=None, memory_bytes=None, available_bytes=None, source="a test"),
+        basis=Basis(kind="unknown", jobs=(), flops_per_s=None, explanation=""),
+        queue=QueuePlace(place=1, seconds_ahead=None),
+        problems=(),
+    )
+
+
+def _claim(database: Database) -> str:
+    with database.write() as session:
+        job = leases.claim(session, leases.WorkerIdentity("owner", "host", 1), ("tiny",), 200)
+    assert job is not None
+    return job.id
+
+
+class TestPlaces:
+    def test_count_older_queued_jobs_of_any_page(self, database: Database, make_job: MakeJob) -> None:
+        made = [make_job() for _ in range(6)]
+        with database.read() as session:
+            for page in (made, made[2:4], [made[1], made[4]], made[5:]):
+                assert queue.places(session, page) == {job.id: made.index(job) + 1 for job in page}
+
+    def test_jobs_that_do_not_wait_have_none(self, database: Database, make_job: MakeJob) -> None:
+        running, second, cancelled, fourth = (make_job().id for _ in range(4))
+        assert _claim(database) == running
+        with database.write() as session:
+            control.cancel(session, cancelled, 150)
+        with database.read() as session:
+            page = [jobs.get(session, job_id) for job_id in (fourth, cancelled, second, running)]
+            assert queue.places(session, page) == {second: 1, fourth: 2}
+            assert queue.places(session, [page[1], page[3]]) == {}
+            assert queue.places(session, []) == {}
+
+
+class TestSumWaiting:
+    def test_adds_up_the_estimates_of_queued_jobs_alone(self, database: Database, make_job: MakeJob) -> None:
+        with database.read() as session:
+            assert queue.sum_waiting(session) == WaitingWork(0, 0, 0.0)
+        running = make_job(estimate=_estimate(1000)).id
+        make_job(estimate=_estimate(1.5)), make_job(), make_job(estimate=_estimate(2))
+        assert _claim(database) == running
+        with database.read() as session:
+            assert queue.sum_waiting(session) == WaitingWork(3, without_estimate=1, seconds=3.5)
+            assert [job.id for job in queue.list_running(session)] == [running]
