@@ -7,6 +7,7 @@ doubled or failed, every referenced byte is there and as it was, and no answer w
 
 import argparse
 import contextlib
+import http.client
 import json
 import subprocess
 import sys
@@ -76,7 +77,10 @@ def _settle(stack: Stack, accepted: Accepted, answers: Answers) -> None:
     ends: Counter[str] = Counter()
     while waits and time.monotonic() < deadline:
         for job_id in sorted(waits):
-            status, content = stack.get(f"/v1/fine_tuning/jobs/{job_id}")
+            try:
+                status, content = stack.get(f"/v1/fine_tuning/jobs/{job_id}")
+            except (OSError, http.client.HTTPException):
+                continue  # what clients sent last may still be worked on
             if status == 404:
                 answers.complain(f"{job_id} was accepted and is not there")
                 waits.discard(job_id)
