@@ -74,18 +74,34 @@ def _name_adapters_of_jobs() -> None:
 
 def _manifest_references() -> str:
     """Give the manifests of live adapters, of served checkpoints, and of those that unfinished jobs go on from."""
-    return (
-        "SELECT adapter_sha256 AS sha256 FROM adapters WHERE state = 'live' UNION ALL "
-        "SELECT checkpoints.adapter_sha256 FROM checkpoints JOIN jobs ON jobs.id = checkpoints.job_id "
-        "LEFT JOIN adapters ON adapters.job_id = checkpoints.job_id "
-        f"WHERE adapters.state = 'live' OR jobs.{_UNFINISHED} UNION ALL "
-        f"SELECT continue_from_sha256 FROM jobs WHERE continue_from_sha256 IS NOT NULL AND {_UNFINISHED}"
+    return " UNION ALL ".join(
+        f"SELECT {name} AS sha256 FROM {table} WHERE {holds}" for table, name, holds in _manifests()
     )
 
 
 def _blob_references() -> str:
-    """Give those manifests and their parts, and all files: one that an unfinished job uses cannot be deleted."""
+    """Give those manifests and their parts, and all files: one that an unfinished job uses cannot be deleted.
+
+    Each arm begins at a column with an index and asks the rest of the row it finds, so that who refers to one
+    blob is answered without reading any table whole.
+    """
+    parts = (
+        f"SELECT blob_parts.sha256 FROM blob_parts JOIN {table} ON {name} = blob_parts.manifest_sha256 WHERE {holds}"
+        for table, name, holds in _manifests()
+    )
+    return " UNION ALL ".join(("SELECT sha256 FROM files", _manifest_references(), *parts))
+
+
+def _manifests() -> tuple[tuple[str, str, str], ...]:
+    """Give each table that names manifests, the column, and when a row of it counts."""
+    served = (
+        "(EXISTS (SELECT 1 FROM adapters AS published "
+        "WHERE published.job_id = checkpoints.job_id AND published.state = 'live') "
+        f"OR EXISTS (SELECT 1 FROM jobs AS own WHERE own.id = checkpoints.job_id AND own.{_UNFINISHED}))"
+    )
+    goes_on = f"jobs.continue_from_sha256 IS NOT NULL AND jobs.{_UNFINISHED}"
     return (
-        "SELECT sha256 FROM files UNION ALL SELECT sha256 FROM manifest_references UNION ALL "
-        "SELECT sha256 FROM blob_parts WHERE manifest_sha256 IN (SELECT sha256 FROM manifest_references)"
+        ("adapters", "adapters.adapter_sha256", "adapters.state = 'live'"),
+        ("checkpoints", "checkpoints.adapter_sha256", served),
+        ("jobs", "jobs.continue_from_sha256", goes_on),
     )
