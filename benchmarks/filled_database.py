@@ -22,7 +22,7 @@ _RUNNING: Final = 50
 
 
 @dataclass(frozen=True)
-class Amount:
+class DatabaseSize:
     """How much is put in: jobs, those of them that wait, and events of each."""
 
     jobs: int
@@ -30,7 +30,7 @@ class Amount:
     events: int
 
 
-def fill(database: Database, file_id: str, amount: Amount) -> None:
+def fill(database: Database, file_id: str, amount: DatabaseSize) -> None:
     """Copy one published model's job, its events, file and adapter until there are as many as asked for.
 
     Jobs are numbered by age, ``ftjob-<32 hex digits>``; the newest wait. Half of them are of another base model.
@@ -60,7 +60,7 @@ def fill(database: Database, file_id: str, amount: Amount) -> None:
     _settle(database)
 
 
-def _job_columns(file_id: str, amount: Amount) -> dict[str, str]:
+def _job_columns(file_id: str, amount: DatabaseSize) -> dict[str, str]:
     waits = f"n > {amount.jobs - amount.waiting}"
     runs = f"n > {amount.jobs - amount.waiting - _RUNNING}"
     return {

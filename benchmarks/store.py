@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from starlette.testclient import TestClient
 
-from benchmarks.filled_database import Amount, fill
+from benchmarks.filled_database import DatabaseSize, fill
 from core.base_models.registry import Registry
 from core.settings import Settings
 from core.store import files, leases, migrate
@@ -95,7 +95,7 @@ def questions(client: TestClient, database: Database, file_id: str, middle: str)
     }
 
 
-def measure(url: str, amount: Amount, repetitions: int) -> dict[str, dict[str, float]]:
+def measure(url: str, amount: DatabaseSize, repetitions: int) -> dict[str, dict[str, float]]:
     """Fill the database and give the times of each question in milliseconds."""
     migrate.upgrade(url)
     with (
@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=50, help="of each job")
     parser.add_argument("--repetitions", type=int, default=20)
     options = parser.parse_args()
-    amount = Amount(options.jobs, options.waiting, options.events)
+    amount = DatabaseSize(options.jobs, options.waiting, options.events)
     console = Console()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     with ExitStack() as open_until_done:
