@@ -5,7 +5,8 @@ http`` measures these sections only and leaves the others in benchmarks/results/
 says when and of which commit it was measured. Speeds of one table were measured in interleaved repeats.
 
 Sections: probe (what the machine can do), decode (a runner's steps), correctness (every row its own adapter's answer),
-http (through the public API), load (many adapters, a heavy caller, overload), cold (an adapter that is new).
+http (through the public API), load (many adapters, a heavy caller, overload), cold (an adapter that is new), start
+(an engine's process until it is ready).
 """
 
 import argparse
@@ -21,7 +22,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.serving import cold, load, throughput
+from benchmarks.serving import cold, load, starts, throughput
 from benchmarks.serving.results import RESULT, merge, stamp
 from benchmarks.training.processes import ROOT, run_module
 
@@ -100,6 +101,12 @@ def measure_cold(work: BenchmarkWork) -> dict[str, Any]:
     return cold.run(work.console, work.phi, work.new_folder("cold"))
 
 
+def measure_start(work: BenchmarkWork) -> dict[str, Any]:
+    """Measure how long an engine takes until it is ready."""
+    few: dict[str, Any] = {"busy": (0,)} if work.is_quick else {}
+    return starts.run(work.console, work.smollm2, work.new_folder("start"), **few)
+
+
 SECTIONS: Final[Mapping[str, Callable[[BenchmarkWork], dict[str, Any]]]] = {
     "probe": measure_probe,
     "decode": measure_decode,
@@ -107,6 +114,7 @@ SECTIONS: Final[Mapping[str, Callable[[BenchmarkWork], dict[str, Any]]]] = {
     "http": measure_http,
     "load": measure_load,
     "cold": measure_cold,
+    "start": measure_start,
 }
 
 

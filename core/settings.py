@@ -130,6 +130,13 @@ class Settings(BaseSettings):
         60.0, gt=0, description="Seconds that one step of an engine may take before its process is ended."
     )
 
+    engine_start_s: float = Field(
+        600.0,
+        gt=0,
+        description="Seconds that one phase of an engine's start, such as loading weights, may take before its process "
+        "is ended.",
+    )
+
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe log level written."
     )

@@ -8,7 +8,7 @@ from typing import Final
 import httpx2
 from pydantic import TypeAdapter, ValidationError
 
-from core.errors import EngineUnavailable, GenerationFailed, HostNotAllowed, ServiceError
+from core.errors import EngineStarting, EngineUnavailable, GenerationFailed, HostNotAllowed, ServiceError
 from core.serving.error_wire import read_error
 from core.serving.generation import Delta, EngineInfo, GenerationRequest, Rendering, RenderRequest
 
@@ -72,7 +72,7 @@ class HttpEngine:
         with self._unreachable():
             response = await self._client.get("/info", timeout=_INFO_S)
         if response.status_code != 200:
-            raise EngineUnavailable(self._base_model, f"it answered {response.status_code}")
+            raise self._not_ready(response)
         try:
             return EngineInfo.model_validate_json(response.content)
         except ValidationError as error:
@@ -83,11 +83,12 @@ class HttpEngine:
 
         Raises:
             EngineUnavailable: it cannot be reached.
+            EngineStarting: it has none yet.
         """
         with self._unreachable():
             response = await self._client.get("/metrics", timeout=_INFO_S)
         if response.status_code != 200:
-            raise EngineUnavailable(self._base_model, f"it answered {response.status_code}")
+            raise self._not_ready(response)
         return response.content
 
     async def close(self) -> None:
@@ -103,6 +104,13 @@ class HttpEngine:
         """Make of an engine's refusal of our Host header what it is for a client of ours: no answer."""
         if response.status_code == HostNotAllowed.status:
             raise EngineUnavailable(self._base_model, str(_error_of(await response.aread())))
+
+    def _not_ready(self, response: httpx2.Response) -> ServiceError:
+        """Say why an engine tells nothing of itself: what its start is at, if it is that."""
+        error = _error_of(response.content)
+        if isinstance(error, EngineStarting):
+            return error
+        return EngineUnavailable(self._base_model, f"it answered {response.status_code}")
 
     @contextmanager
     def _unreachable(self) -> Iterator[None]:

@@ -64,6 +64,16 @@ FIGURES: Final[Mapping[str, tuple[tuple[str, ...], str]]] = {
         ("cold", "worst_gap_steps"),
         "longest time between two tokens of another stream meanwhile, in usual steps (the median without a load)",
     ),
+    "ready_first_s": (
+        ("start", "beside_0", "first", "ready_s"),
+        "seconds from an engine's process to its being ready with SmolLM2-135M, the first time in a home folder: "
+        "kernels are compiled, trials made",
+    ),
+    "ready_second_s": (("start", "beside_0", "second", "ready_s"), "the same the second time: both are found"),
+    "ready_busy_s": (
+        ("start", "beside_20", "first", "ready_s"),
+        "ready_first_s beside 20 processes that each keep a core busy",
+    ),
     "wrong_rows": (
         ("correctness", "wrong_rows"),
         "rows of random mixes in which our engine's greedy tokens are not PEFT's of that adapter alone in float32",

@@ -32,7 +32,19 @@ class EngineUnavailable(Unavailable):
         super().__init__(base_model, reason)
 
     def __str__(self) -> str:
-        return f"the engine for {self.args[0]} does not answer ({self.args[1]}); try again in a few seconds"
+        return f"the engine for {self.args[0]} does not answer ({self.args[1]}); try again"
+
+
+class EngineStarting(Unavailable):
+    """The engine for the base model is there, and not ready yet."""
+
+    code = "engine_starting"
+
+    def __init__(self, base_model: str, phase: str) -> None:
+        super().__init__(base_model, phase)
+
+    def __str__(self) -> str:
+        return f"the engine for {self.args[0]} is starting: {self.args[1]}"
 
 
 class EngineBusy(Unavailable):

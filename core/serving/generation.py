@@ -196,6 +196,7 @@ class Engine(Protocol):
             AdapterMismatch: the adapter was made for another base model, or would be fed otherwise than in training.
             EngineBusy: the queue is full.
             EngineUnavailable: the engine cannot be reached.
+            EngineStarting: the engine is not ready yet.
             GenerationFailed: the engine failed while answering.
         """
         ...
@@ -217,5 +218,6 @@ class Engine(Protocol):
 
         Raises:
             EngineUnavailable: it cannot be reached.
+            EngineStarting: it is not ready yet.
         """
         ...

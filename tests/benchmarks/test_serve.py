@@ -44,7 +44,7 @@ def test_a_section_that_fails_is_named_and_the_next_is_measured(
 
 
 def test_there_is_a_section_for_each_kind_of_figure() -> None:
-    assert set(SECTIONS) == {"probe", "decode", "correctness", "http", "load", "cold"}
+    assert set(SECTIONS) == {"probe", "decode", "correctness", "http", "load", "cold", "start"}
 
 
 def test_an_unknown_section_is_refused_by_name() -> None:

@@ -1,6 +1,7 @@
-"""Starts an engine process: reads the settings, loads the base model, serves it until SIGTERM.
+"""Starts an engine process: reads the settings, listens, builds the engine meanwhile, serves it until SIGTERM.
 
-The exit status is 0 after a signal and 1 when the engine died or hung, so that a supervisor starts it anew.
+What computes is imported where it is built, so that who asks in the first seconds is told what the start is at. The
+exit status is 0 after a signal and 1 when the engine died or hung, so that a supervisor starts it anew.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 
@@ -21,10 +23,14 @@ from core.process.logs import setup
 from core.process.signs_of_life import show_signs_of_life
 from core.settings import Settings, load_settings
 from core.store.blobs import LocalBlobStore
-from worker.inference.building import build_engine
+from worker.inference.late_engine import LateEngine
 from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.server import create_app
+from worker.inference.start_phases import StartPhases
 from worker.inference.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from worker.inference.engine import LocalEngine
 
 logger = logging.getLogger(__name__)
 
@@ -54,19 +60,32 @@ def _serve(options: argparse.Namespace, settings: Settings) -> int:
     if options.uds is None:
         refuse_unnamed(options.host, settings)
         door = Door.of_engine(options.host, settings)
-    metrics = EngineMetrics()
+    metrics, phases = EngineMetrics(), StartPhases(settings.engine_start_s)
     entry = Registry.load(settings.base_models_folder).get(options.base_model)
-    engine = build_engine(
-        entry,
-        folder_of(settings.base_models_folder, entry.name),
-        LocalBlobStore(settings.store_folder),
-        settings,
-        metrics,
-        on_death=stop_serving,
-    )
+
+    def build() -> "LocalEngine":
+        phases.enter("importing libraries")
+        from worker.inference.building import build_engine
+
+        engine = build_engine(
+            entry,
+            folder_of(settings.base_models_folder, entry.name),
+            LocalBlobStore(settings.store_folder),
+            settings,
+            metrics,
+            on_death=stop_serving,
+            phases=phases,
+        )
+        Watchdog(engine.heartbeat).start()
+        show_signs_of_life(
+            os.environ
+        )  # not before: imports keep the interpreter for seconds, and the start has a limit
+        return engine
+
+    engine = LateEngine(entry.name, phases, build, on_failure=stop_serving)
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(engine, metrics, door),
+            create_app(engine, metrics, door, phases),
             host=options.host,
             port=options.port or 0,
             uds=None if options.uds is None else str(options.uds),
@@ -77,11 +96,16 @@ def _serve(options: argparse.Namespace, settings: Settings) -> int:
             timeout_graceful_shutdown=DRAIN_S,
         )
     )
-    Watchdog(engine.heartbeat).start()
-    show_signs_of_life(os.environ)
-    server.run()
-    # a signal does not come back from run(), so nobody asked for this end
-    logger.error("the engine ended by itself")
+    Watchdog(phases.heartbeat, what=phases).start()
+    try:
+        server.run()
+    except SystemExit:
+        if engine.is_building:
+            os._exit(0)  # what is in the middle of a library's code cannot be ended in order
+        raise
+    if not engine.has_failed:
+        # a signal does not come back from run(), so nobody asked for this end
+        logger.error("the engine ended by itself")
     return 1
 
 

@@ -22,7 +22,8 @@ from worker.inference.metrics.machine_probe import probe_trial
 from worker.inference.model.runner import ModelRunner
 from worker.inference.native.huge_pages import use_huge_pages
 from worker.inference.scheduler.step_budget import budget_trial, shared_trial
-from worker.inference.tuning.autotuner import Autotuner, Trial
+from worker.inference.start_phases import StartPhases
+from worker.inference.tuning.autotuner import BUDGET_S, Autotuner, Trial
 from worker.inference.tuning.machine import describe_machine
 from worker.inference.tuning.memory import TuningMemory
 from worker.models.loading import LoadedModel, load_base_model
@@ -50,6 +51,7 @@ def build_engine(
     *,
     device: str | None = None,
     on_death: Callable[[], None],
+    phases: StartPhases | None = None,
 ) -> LocalEngine:
     """Load a base model and make an engine of it, which is yet to be started.
 
@@ -57,19 +59,25 @@ def build_engine(
         folder: where its files are.
         blobs: where its adapters are.
         device: in torch's words; None: the GPU where there is one.
+        phases: is told what is done; None: nobody wants to know.
 
     Raises:
         BaseModelInvalid: the folder holds no model that can be loaded, or none that can be served as it is trained.
     """
 
+    phases = phases or StartPhases(settings.engine_start_s)
+
     def build() -> LocalEngine:
+        phases.enter("loading weights")
         loaded = load_base_model(folder, dtype=base.dtype, device=None if device is None else torch.device(device))
         logger.info("%s loaded on %s in %s", base.name, loaded.device, loaded.dtype)
+        phases.enter("checking the model's blocks against transformers")
         runner = ModelRunner.build(loaded, settings)
         if loaded.device.type == "cpu":
             use_huge_pages()
         engine = LocalEngine(base.name, loaded, blobs, settings, metrics=metrics, on_death=on_death, runner=runner)
         tuner = _make_tuner(engine, loaded, runner, settings, metrics)
+        phases.enter("timing steps", at_most_s=BUDGET_S)
         tuner.start()
         engine.tune_when_idle(tuner)
         return engine

@@ -25,6 +25,7 @@ from core.serving.error_wire import error_body
 from core.serving.generation import Delta, Engine, GenerationRequest, RenderRequest
 from core.values import Frozen
 from worker.inference.metrics.engine_metrics import EngineMetrics
+from worker.inference.start_phases import StartPhases
 
 _DELTA: Final = TypeAdapter(Delta)
 
@@ -57,12 +58,15 @@ class AdapterRequest(Frozen):
     adapter: str
 
 
-def create_app(engine: ServedEngine, metrics: EngineMetrics, door: Door | None = None) -> Starlette:
+def create_app(
+    engine: ServedEngine, metrics: EngineMetrics, door: Door | None = None, phases: StartPhases | None = None
+) -> Starlette:
     """Make the ASGI app of an engine; the engine runs as long as the app does. ``metrics`` is what it reports to.
 
     ``door`` is None where the app listens on a Unix socket: no page reaches one, and its folder says who may.
+    ``phases`` are what its start is at; None: it has started.
     """
-    handlers = _Handlers(engine, metrics)
+    handlers = _Handlers(engine, metrics, phases)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -109,9 +113,10 @@ class _Doorway:
 class _Handlers:
     """What each route answers."""
 
-    def __init__(self, engine: ServedEngine, metrics: EngineMetrics) -> None:
+    def __init__(self, engine: ServedEngine, metrics: EngineMetrics, phases: StartPhases | None) -> None:
         self._engine = engine
         self._metrics = metrics
+        self._phases = phases
 
     async def generate(self, request: Request) -> "DeltaStream":
         return DeltaStream(self._engine.generate(await _read_body(request, GenerationRequest)))
@@ -140,7 +145,9 @@ class _Handlers:
 
     async def readyz(self, _request: Request) -> Response:
         ready = self._engine.is_alive
-        return JSONResponse({"ready": ready}, status_code=200 if ready else 503)
+        is_starting = self._phases is not None and not self._phases.is_over
+        phase = {"phase": str(self._phases)} if is_starting else {}
+        return JSONResponse({"ready": ready, **phase}, status_code=200 if ready else 503)
 
 
 class DeltaStream:

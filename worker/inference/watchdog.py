@@ -47,8 +47,12 @@ class Watchdog:
     By default that ends the process at once, with status 1: an orderly end would wait for the step.
     """
 
-    def __init__(self, heartbeat: Heartbeat, end: Callable[[int], object] = os._exit) -> None:
+    def __init__(
+        self, heartbeat: Heartbeat, end: Callable[[int], object] = os._exit, *, what: object = "a step"
+    ) -> None:
+        """``what`` says in the log what takes too long."""
         self._heartbeat = heartbeat
+        self._what = what
         self._end = end
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
@@ -64,6 +68,8 @@ class Watchdog:
     def _run(self) -> None:
         while not self._stop.wait(self._heartbeat.stall_s / LOOKS):
             if self._heartbeat.is_stalled:
-                logger.error("a step takes longer than the %.0f s it may; the engine ends", self._heartbeat.stall_s)
+                logger.error(
+                    "%s takes longer than the %g s it may; the engine ends", self._what, self._heartbeat.stall_s
+                )
                 self._end(1)
                 return

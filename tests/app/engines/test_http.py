@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
@@ -19,6 +21,7 @@ from core.errors import (
     AdapterInvalid,
     AdapterMismatch,
     EngineBusy,
+    EngineStarting,
     EngineUnavailable,
     GenerationFailed,
     InvalidParameter,
@@ -41,8 +44,10 @@ from core.serving.generation import (
 )
 from tests.app.conftest import serving
 from tests.harness.stub_engine import StubEngine
+from worker.inference.late_engine import LateEngine
 from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.server import create_app as create_engine_app
+from worker.inference.start_phases import StartPhases
 
 Told = TypeVar("Told")
 
@@ -257,6 +262,31 @@ def test_the_engine_process_tells_its_numbers() -> None:
     with serving(create_engine_app(ServedStub(), metrics)) as url:
         text = ask(url, HttpEngine.metrics)
     assert b"loramill_engine_adapter_evictions_total 1.0" in text.splitlines()
+
+
+def test_an_engine_process_that_starts_says_what_it_is_at_to_whatever_is_asked() -> None:
+    may_go_on, phases = threading.Event(), StartPhases(600)
+
+    phases.enter("loading weights")
+
+    def build() -> ServedStub:
+        assert may_go_on.wait(60)
+        return ServedStub()
+
+    late = LateEngine("tiny", phases, build, on_failure=may_go_on.set)
+    asks: list[Ask[object]] = [HttpEngine.info, HttpEngine.metrics, lambda engine: engine.warm("d" * 64)]
+    with serving(create_engine_app(late, EngineMetrics(), phases=phases)) as url:
+        try:
+            for question in asks:
+                with pytest.raises(EngineStarting, match="tiny is starting: loading weights for"):
+                    ask(url, question)
+            with pytest.raises(EngineStarting):
+                answer(url)
+        finally:
+            may_go_on.set()
+        while late.is_building:
+            time.sleep(0.01)
+        assert answer(url)[-1].finish_reason is FinishReason.END
 
 
 def render(url: str, prompt: PromptSource) -> Rendering:

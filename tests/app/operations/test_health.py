@@ -2,7 +2,7 @@
 
 from starlette.testclient import TestClient
 
-from core.errors import EngineUnavailable
+from core.errors import EngineStarting, EngineUnavailable
 from tests.app.conftest import BASE, LOCAL, ApiHarness
 
 
@@ -23,6 +23,16 @@ def test_not_ready_while_an_engine_is_away(client: TestClient, harness: ApiHarne
     response = client.get("/readyz")
     assert response.status_code == 503
     assert response.json()["parts"][f"engine:{BASE}"]["ok"] is False
+
+
+def test_while_an_engine_starts_it_is_said_what_that_is_at(client: TestClient, harness: ApiHarness) -> None:
+    harness.engine.info_error = EngineStarting(BASE, "timing steps (3 of at most 10 s)")
+    response = client.get("/readyz")
+    assert response.status_code == 503
+    assert response.json()["parts"][f"engine:{BASE}"] == {
+        "ok": False,
+        "detail": f"the engine for {BASE} is starting: timing steps (3 of at most 10 s)",
+    }
 
 
 def test_not_ready_while_the_database_is_away(client: TestClient, harness: ApiHarness) -> None:

@@ -43,6 +43,17 @@ sys.exit(process.main())
 """
 
 
+# The real process, except that weights take for ever.
+HANGING = """
+import sys, time
+from worker.inference import __main__ as process
+from worker.models import loading
+
+loading.load_base_model = lambda *_, **__: time.sleep(3600)
+sys.exit(process.main())
+"""
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home folder with the tiny Phi as an imported base model."""
@@ -54,8 +65,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def process(home: Path, *command: str, **settings: str) -> Iterator[tuple[subprocess.Popen[bytes], httpx2.Client]]:
-    """Start an engine process on a Unix socket and wait until it is ready."""
+def process(
+    home: Path, *command: str, waits_until_ready: bool = True, **settings: str
+) -> Iterator[tuple[subprocess.Popen[bytes], httpx2.Client]]:
+    """Start an engine process on a Unix socket and wait until it is ready, or only until it listens."""
     share_kernels(home)
     with tempfile.TemporaryDirectory() as folder:  # a socket's path must be short
         uds = f"{folder}/engine.sock"
@@ -66,6 +79,9 @@ def process(home: Path, *command: str, **settings: str) -> Iterator[tuple[subpro
             with httpx2.Client(transport=httpx2.HTTPTransport(uds=uds), base_url="http://engine", timeout=60) as client:
                 while not Path(uds).exists():
                     assert child.poll() is None, "the engine ended before it listened"
+                    time.sleep(0.05)
+                while waits_until_ready and client.get("/readyz").status_code != 200:
+                    assert child.poll() is None, "the engine ended before it was ready"
                     time.sleep(0.05)
                 yield child, client
         finally:
@@ -103,6 +119,21 @@ def test_it_exits_with_an_error_when_a_step_hangs(home: Path) -> None:
         with pytest.raises(httpx2.TransportError):
             client.post("/generate", json=make_request("x").model_dump(mode="json"))
         assert child.wait(timeout=60) == 1
+
+
+@pytest.mark.parametrize("how", ["a signal", "the limit"])
+def test_a_start_that_hangs_says_in_what_and_ends_by_a_signal_or_its_limit(home: Path, how: str) -> None:
+    settings = {} if how == "a signal" else {"LORAMILL_ENGINE_START_S": "20"}
+    hanging = process(home, "-c", HANGING, waits_until_ready=False, **settings)
+    with hanging as (child, client):
+        while "loading weights" not in (phase := client.get("/readyz").json().get("phase", "")):
+            assert child.poll() is None, phase
+            time.sleep(0.05)
+        response = client.get("/info")
+        assert (response.status_code, response.json()["code"]) == (503, "engine_starting")
+        if how == "a signal":
+            child.send_signal(signal.SIGTERM)
+        assert child.wait(timeout=60) == (0 if how == "a signal" else 1)
 
 
 def test_a_base_model_that_is_not_imported_is_named(tmp_path: Path) -> None:

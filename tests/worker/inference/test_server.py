@@ -39,6 +39,7 @@ from core.settings import Settings
 from tests.worker.inference.engine_harness import EngineHarness, gather, make_request
 from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.server import ServedEngine, create_app
+from worker.inference.start_phases import StartPhases
 
 ONE = Delta(text="a", tokens=(Token(id=97, text="a", logprob=-0.5, special=False),))
 LAST = Delta(text="", tokens=(), finish_reason=FinishReason.END, usage=Usage(prompt_tokens=1, completion_tokens=1))
@@ -112,10 +113,12 @@ class ScriptedEngine:
 
 
 @contextmanager
-def serving(engine: ServedEngine, metrics: EngineMetrics | None = None) -> Iterator[httpx2.Client]:
+def serving(
+    engine: ServedEngine, metrics: EngineMetrics | None = None, phases: StartPhases | None = None
+) -> Iterator[httpx2.Client]:
     """Serve the engine on a free port of the loopback; give a client of it."""
     listener = socket.create_server(("127.0.0.1", 0))
-    app = create_app(engine, metrics or EngineMetrics(), Door.of_engine("127.0.0.1", Settings()))
+    app = create_app(engine, metrics or EngineMetrics(), Door.of_engine("127.0.0.1", Settings()), phases)
     config = uvicorn.Config(app, http="h11", log_config=None, timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

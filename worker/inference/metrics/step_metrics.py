@@ -4,13 +4,15 @@ Nothing is measured here; ``metrics`` has it with an engine's other numbers.
 """
 
 from collections.abc import Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from worker.inference.metrics.machine_probe import MachineSpeed
 from worker.inference.metrics.measured_gauge import MeasuredGauge
-from worker.inference.model.step_timer import StepPart
+from worker.inference.model.step_part import StepPart
+
+if TYPE_CHECKING:  # it imports torch, and metrics are there before that
+    from worker.inference.metrics.machine_probe import MachineSpeed
 
 REST: Final = "rest"  # of a step: norms, activations, and what Python does
 _SHARES: Final = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -54,7 +56,7 @@ class StepMetrics:
             self._part_seconds.labels(part).inc(part_s)
         self._part_seconds.labels(REST).inc(max(0.0, seconds - sum(parts.values())))  # rounded, it may be below 0
 
-    def probed(self, probe: MachineSpeed) -> None:
+    def probed(self, probe: "MachineSpeed") -> None:
         """Tell what the machine can do; only steps after this are held against it."""
         self._probe = probe
         self._probe_read.set(probe.read_bytes_per_s)

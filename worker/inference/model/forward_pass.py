@@ -18,7 +18,8 @@ from worker.inference.model.attention import Scoring, attend
 from worker.inference.model.contract import ModelSize
 from worker.inference.model.projection import AdaptedProjection, Make, Weights
 from worker.inference.model.step_layout import Step
-from worker.inference.model.step_timer import NO_TIMER, StepPart, StepTimer
+from worker.inference.model.step_part import StepPart
+from worker.inference.model.step_timer import NO_TIMER, StepTimer
 
 ATTENTION: Final = "loramill_slots"  # in transformers' registry of attention functions
 

@@ -7,24 +7,16 @@ to speak of.
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from enum import StrEnum
 from typing import Final
 
 import torch
+
+from worker.inference.model.step_part import StepPart
 
 # A prime, so that answers of any one length do not have the same of their steps taken apart again and again.
 EVERY: Final = 61
 
 _UNTIMED: Final = nullcontext()
-
-
-class StepPart(StrEnum):
-    """What a step's time is told by."""
-
-    LINEAR = "linear"  # products with the base model's weights
-    ATTENTION = "attention"  # rotating, caching and attending
-    LORA = "lora"  # what adapters add to the products
-    SAMPLE = "sample"  # choosing tokens from the logits
 
 
 class StepTimer:

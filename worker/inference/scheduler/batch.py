@@ -20,7 +20,7 @@ from core.serving.fairness import Key
 from worker.inference.kv_cache.prefix import PrefixCache
 from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.model.contract import Runner
-from worker.inference.model.step_timer import StepPart
+from worker.inference.model.step_part import StepPart
 from worker.inference.sampling.sampler import Choice, sample, score_prompt
 from worker.inference.scheduler.request import Request
 from worker.inference.scheduler.step_meter import StepMeter

@@ -5,7 +5,7 @@ from prometheus_client import CollectorRegistry
 
 from worker.inference.metrics.machine_probe import MachineSpeed
 from worker.inference.metrics.step_metrics import StepMetrics
-from worker.inference.model.step_timer import StepPart
+from worker.inference.model.step_part import StepPart
 
 PARTS = {StepPart.LINEAR: 0.5, StepPart.ATTENTION: 0.25, StepPart.LORA: 0.125, StepPart.SAMPLE: 0.0}
 

@@ -43,7 +43,8 @@ from worker.inference.model.contract import StepRow
 from worker.inference.model.forward_pass import TransformersPass
 from worker.inference.model.native_ops import NativeOps
 from worker.inference.model.runner import ModelRunner
-from worker.inference.model.step_timer import StepPart, StepTimer
+from worker.inference.model.step_part import StepPart
+from worker.inference.model.step_timer import StepTimer
 from worker.inference.native.build import load
 from worker.models.loading import LoadedModel
 

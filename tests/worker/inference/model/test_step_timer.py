@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from worker.inference.model.step_timer import NO_TIMER, StepPart, StepTimer
+from worker.inference.model.step_part import StepPart
+from worker.inference.model.step_timer import NO_TIMER, StepTimer
 
 CPU = torch.device("cpu")
 

@@ -17,7 +17,8 @@ from worker.inference.metrics.machine_probe import MachineSpeed
 from worker.inference.metrics.step_metrics import StepMetrics
 from worker.inference.model.contract import ModelSize
 from worker.inference.model.runner import ModelRunner
-from worker.inference.model.step_timer import StepPart, StepTimer
+from worker.inference.model.step_part import StepPart
+from worker.inference.model.step_timer import StepTimer
 from worker.inference.scheduler.step_meter import StepMeter
 from worker.inference.scheduler.step_plan import RunningRow, ScheduledRow
 
