@@ -25,6 +25,7 @@ from core.settings import Settings, load_settings
 from core.store.blobs import LocalBlobStore
 from worker.inference.late_engine import LateEngine
 from worker.inference.metrics.engine_metrics import EngineMetrics
+from worker.inference.native.compiling import compile_ahead
 from worker.inference.server import create_app
 from worker.inference.start_phases import StartPhases
 from worker.inference.watchdog import Watchdog
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+GPU = Path("/dev/nvidiactl")  # where it is the kernels of a CPU are hardly wanted; torch, once imported, knows
 DRAIN_S = 10  # what requests under way get to finish after SIGTERM
 
 
@@ -65,6 +67,8 @@ def _serve(options: argparse.Namespace, settings: Settings) -> int:
 
     def build() -> "LocalEngine":
         phases.enter("importing libraries")
+        if settings.engine_native and not GPU.exists():
+            compile_ahead(settings.kernels_folder)  # beside the imports, which keep one core busy for seconds
         from worker.inference.building import build_engine
 
         engine = build_engine(
@@ -77,9 +81,8 @@ def _serve(options: argparse.Namespace, settings: Settings) -> int:
             phases=phases,
         )
         Watchdog(engine.heartbeat).start()
-        show_signs_of_life(
-            os.environ
-        )  # not before: imports keep the interpreter for seconds, and the start has a limit
+        # not before: imports keep the interpreter to themselves, and the start has its own limit
+        show_signs_of_life(os.environ)
         return engine
 
     engine = LateEngine(entry.name, phases, build, on_failure=stop_serving)

@@ -20,13 +20,14 @@ from worker.inference.engine import LocalEngine
 from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.metrics.machine_probe import probe_trial
 from worker.inference.model.runner import ModelRunner
+from worker.inference.native.compiling import compile_ahead
 from worker.inference.native.huge_pages import use_huge_pages
 from worker.inference.scheduler.step_budget import budget_trial, shared_trial
 from worker.inference.start_phases import StartPhases
 from worker.inference.tuning.autotuner import BUDGET_S, Autotuner, Trial
 from worker.inference.tuning.machine import describe_machine
 from worker.inference.tuning.memory import TuningMemory
-from worker.models.loading import LoadedModel, load_base_model
+from worker.models.loading import LoadedModel, choose_device, load_base_model
 
 logger = logging.getLogger(__name__)
 
@@ -69,20 +70,35 @@ def build_engine(
 
     def build() -> LocalEngine:
         phases.enter("loading weights")
+        wants_kernels = settings.engine_native and (device or choose_device().type) == "cpu"
+        compiling = compile_ahead(settings.kernels_folder) if wants_kernels else None
         loaded = load_base_model(folder, dtype=base.dtype, device=None if device is None else torch.device(device))
         logger.info("%s loaded on %s in %s", base.name, loaded.device, loaded.dtype)
+        if compiling is not None and compiling.is_alive():
+            phases.enter("compiling kernels")
+            compiling.join()
         phases.enter("checking the model's blocks against transformers")
         runner = ModelRunner.build(loaded, settings)
-        if loaded.device.type == "cpu":
-            use_huge_pages()
         engine = LocalEngine(base.name, loaded, blobs, settings, metrics=metrics, on_death=on_death, runner=runner)
         tuner = _make_tuner(engine, loaded, runner, settings, metrics)
-        phases.enter("timing steps", at_most_s=BUDGET_S)
-        tuner.start()
+        _tune(tuner, loaded.device, phases)
         engine.tune_when_idle(tuner)
         return engine
 
     return _in_a_thread(build)
+
+
+def _tune(tuner: Autotuner, device: torch.device, phases: StartPhases) -> None:
+    """Decide what is not remembered. On a CPU memory is on huge pages before that; else nobody has to wait for it."""
+    tuner.recall()
+    is_decided = not tuner.undecided
+    if device.type == "cpu" and is_decided:
+        threading.Thread(target=use_huge_pages, name="huge pages", daemon=True).start()
+    elif device.type == "cpu":
+        use_huge_pages()
+    if not is_decided:
+        phases.enter("timing steps", at_most_s=BUDGET_S)
+        tuner.try_left()
 
 
 def _make_tuner(

@@ -25,6 +25,8 @@ def use_huge_pages() -> int:
     if sys.platform != "linux":
         return 0
     libc = ctypes.CDLL(None, use_errno=True)
+    if hasattr(libc, "malloc_trim"):  # glibc's; what was freed would be taken on again in whole pages
+        libc.malloc_trim(0)
     libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     taken = 0
     for begin, end in _anonymous_memory():

@@ -84,16 +84,19 @@ class Autotuner:
         """How long an engine has to be idle until it should try again; None: all is decided."""
         return min(LONGEST_IDLE_S, FIRST_IDLE_S * 2**self._attempts) if self._left else None
 
-    def start(self) -> None:
-        """Use what is remembered, try what is not, and leave the rest at its default."""
+    def recall(self) -> None:
+        """Use what is remembered, and the defaults of the rest."""
         self._recall()
         for trial in self._left:
             if trial.default is not None:
                 trial.use(trial.default)
+
+    def try_left(self) -> None:
+        """Try what is not decided, at the start."""
         self._try_all(lambda: False)
 
     def try_again(self, is_wanted: Callable[[], bool]) -> None:
-        """Try what is not decided, until the engine is wanted for something else."""
+        """Try what is still not decided, until the engine is wanted for something else."""
         self._attempts += 1
         self._try_all(is_wanted)
 

@@ -7,7 +7,7 @@ import pytest
 
 from core.settings import Settings
 from tests.harness.models.kernels import home_with_kernels
-from worker.inference.native import build
+from worker.inference.native import build, compiling
 from worker.inference.native.kernels import Kernels
 
 FOR_ANY_CPU = ("-std=c++17", "-O1", "-fPIC")
@@ -16,7 +16,7 @@ FOR_ANY_CPU = ("-std=c++17", "-O1", "-fPIC")
 @pytest.fixture(scope="session")
 def compiler() -> str:
     """Path of a C++ compiler."""
-    for name in build.COMPILERS:
+    for name in compiling.COMPILERS:
         path = shutil.which(name)
         if path is not None:
             return path
@@ -31,11 +31,11 @@ def native_folder(compiler: str) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session", params=[build.FLAGS, FOR_ANY_CPU], ids=["native", "any-cpu"])
+@pytest.fixture(scope="session", params=[compiling.FLAGS, FOR_ANY_CPU], ids=["native", "any-cpu"])
 def kernels(request: pytest.FixtureRequest, native_folder: Path) -> Kernels:
     """Kernels that use all of this CPU, and those that do without its wide registers."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "FLAGS", request.param)
+        patch.setattr(compiling, "FLAGS", request.param)
         kernels = build.load(native_folder)
     assert kernels is not None
     return kernels

@@ -1,18 +1,21 @@
 import logging
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from worker.inference.native import build
+from tests.conftest import ROOT
+from worker.inference.native import compiling
 from worker.inference.native.build import load
 
 
 @pytest.fixture
 def quick_build(compiler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compile without optimisation: what is built matters here, not how fast it is."""
-    monkeypatch.setattr(build, "FLAGS", ("-std=c++17", "-O0", "-march=native", "-fPIC"))
+    monkeypatch.setattr(compiling, "FLAGS", ("-std=c++17", "-O0", "-march=native", "-fPIC"))
 
 
 def test_a_compiler_that_fails_means_no_kernels(
@@ -55,12 +58,12 @@ def test_two_builds_at_once_leave_one_library(tmp_path: Path) -> None:
 def test_kernels_that_differ_from_torch_are_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    sources = Path(shutil.copytree(build.SOURCES, tmp_path / "sources"))
+    sources = Path(shutil.copytree(compiling.SOURCES, tmp_path / "sources"))
     elementwise = sources / "elementwise.hpp"
     source = elementwise.read_text()
     elementwise.write_text(source.replace("0.044715f", "0.054715f"))
     assert elementwise.read_text() != source
-    monkeypatch.setattr(build, "SOURCES", sources)
+    monkeypatch.setattr(compiling, "SOURCES", sources)
     with caplog.at_level(logging.WARNING):
         assert load(tmp_path / "native") is None
     (record,) = caplog.records
@@ -83,3 +86,31 @@ def test_the_kernels_share_the_threads_of_torch() -> None:
     maps = Path("/proc/self/maps").read_text().splitlines()
     runtimes = {line.split()[-1] for line in maps if Path(line.split()[-1]).name.startswith(("libgomp", "libomp"))}
     assert len(runtimes) == 1
+
+
+@pytest.mark.usefixtures("quick_build")
+def test_what_is_compiled_before_torch_is_imported_is_what_the_engine_loads(tmp_path: Path) -> None:
+    ahead = """
+import sys
+from pathlib import Path
+from worker.inference.native import compiling
+
+compiling.FLAGS = tuple(sys.argv[2:])
+compiling.compile_ahead(Path(sys.argv[1])).join()
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", ahead, str(tmp_path), *compiling.FLAGS], cwd=ROOT, check=True)
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert len(before) == 1
+    assert load(tmp_path) is not None
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+
+
+def test_what_cannot_be_compiled_ahead_is_said_by_who_wants_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CXX", "/bin/false")
+    compiling.compile_ahead(tmp_path).join()
+    assert caplog.messages == []
+    assert load(tmp_path) is None
+    assert "/bin/false failed" in caplog.messages[0]

@@ -36,7 +36,8 @@ class DisturbedStart:
             [trial], TuningMemory(folder, {}), torch.device("cpu"), waited=lambda: self.waited_s, budget_s=WITHIN_S
         )
         self.used: list[int] = []
-        self.tuner.start()
+        self.tuner.recall()
+        self.tuner.try_left()
 
     def _find(self, timer: TrialTimer) -> int:
         self.threads.append(threading.current_thread().name)

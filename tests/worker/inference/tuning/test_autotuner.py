@@ -49,6 +49,12 @@ class Bench:
         return Trial(name, KIND, DEFAULT, find, self.used.setdefault(name, []).append)
 
 
+def start(tuner: Autotuner) -> None:
+    """Do what an engine does at its start."""
+    tuner.recall()
+    tuner.try_left()
+
+
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path / "tuning")
@@ -56,7 +62,7 @@ def bench(tmp_path: Path) -> Bench:
 
 def test_what_is_tried_holds_after_its_default(bench: Bench) -> None:
     tuner = bench.tuner(rows=0.2, budget=0.2)
-    tuner.start()
+    start(tuner)
     assert bench.used == {"rows": [DEFAULT, LEAST_TRIES], "budget": [DEFAULT, LEAST_TRIES]}
     assert tuner.undecided == ()
     assert tuner.idle_s is None
@@ -67,7 +73,7 @@ def test_the_budget_ends_trials_and_the_log_names_what_has_its_default(
 ) -> None:
     began_s = bench.clock.now_s
     tuner = bench.tuner(rows=1.0, budget=4.0, probe=1.0)
-    tuner.start()
+    start(tuner)
     assert tuner.undecided == ("budget", "probe")
     assert bench.used == {"rows": [DEFAULT, LEAST_TRIES], "budget": [DEFAULT], "probe": [DEFAULT]}
     assert bench.clock.now_s - began_s <= BUDGET_S + 4.0  # one try more at most
@@ -80,32 +86,32 @@ def test_the_budget_ends_trials_and_the_log_names_what_has_its_default(
 
 def test_a_hundred_slow_trials_take_no_longer_than_one_budget(bench: Bench) -> None:
     began_s = bench.clock.now_s
-    bench.tuner(**{f"trial {number}": 0.5 for number in range(100)}).start()
+    start(bench.tuner(**{f"trial {number}": 0.5 for number in range(100)}))
     assert bench.clock.now_s - began_s <= BUDGET_S + 0.5
 
 
 def test_a_second_start_tries_nothing(bench: Bench) -> None:
-    bench.tuner(rows=0.2, budget=0.2).start()
+    start(bench.tuner(rows=0.2, budget=0.2))
     again = Bench(bench.folder)
-    again.tuner(rows=0.2, budget=0.2).start()
+    start(again.tuner(rows=0.2, budget=0.2))
     assert again.tries == {}
     assert again.used == {"rows": [LEAST_TRIES], "budget": [LEAST_TRIES]}
 
 
 def test_a_second_start_tries_only_what_was_left_and_forgets_nothing(bench: Bench) -> None:
-    bench.tuner(rows=1.0, budget=8.0).start()
+    start(bench.tuner(rows=1.0, budget=8.0))
     second = Bench(bench.folder)
-    second.tuner(rows=1.0, budget=0.2).start()
+    start(second.tuner(rows=1.0, budget=0.2))
     assert set(second.tries) == {"budget"}
     third = Bench(bench.folder)
-    third.tuner(rows=1.0, budget=0.2).start()
+    start(third.tuner(rows=1.0, budget=0.2))
     assert third.tries == {}
 
 
 def test_another_machine_tries_for_itself(bench: Bench) -> None:
-    bench.tuner(rows=0.2).start()
+    start(bench.tuner(rows=0.2))
     other = Bench(bench.folder, key="another machine")
-    other.tuner(rows=0.2).start()
+    start(other.tuner(rows=0.2))
     assert other.tries == {"rows": LEAST_TRIES}
 
 
@@ -114,7 +120,7 @@ def test_a_remembered_value_that_cannot_be_right_is_tried_again(
     bench: Bench, caplog: pytest.LogCaptureFixture, value: object
 ) -> None:
     TuningMemory(bench.folder, {"machine": bench.key}).write({"rows": value})
-    bench.tuner(rows=0.2).start()
+    start(bench.tuner(rows=0.2))
     assert bench.used == {"rows": [DEFAULT, LEAST_TRIES]}
     assert "rows" in next(message for message in caplog.messages if "cannot be right" in message)
 
@@ -125,7 +131,7 @@ def test_a_busy_machine_decides_nothing_and_nothing_of_it_is_remembered(
     bench.waits = 0.5
     began_s = bench.clock.now_s
     tuner = bench.tuner(rows=0.2, budget=0.2)
-    tuner.start()
+    start(tuner)
     assert bench.used == {"rows": [DEFAULT], "budget": [DEFAULT]}
     assert bench.tries == {"rows": 1}  # seen at once: there is no sense in the rest
     assert bench.clock.now_s - began_s < 1
@@ -145,14 +151,14 @@ def test_a_trial_that_was_disturbed_at_its_last_try_decides_nothing(bench: Bench
         return found
 
     tuner._left[0] = Trial(trial.name, trial.kind, trial.default, find, trial.use)
-    tuner.start()
+    start(tuner)
     assert bench.used == {"rows": [DEFAULT]}
 
 
 def test_what_was_left_is_tried_again_in_a_quiet_moment_and_remembered(bench: Bench) -> None:
     bench.waits = 0.5
     tuner = bench.tuner(rows=0.2, budget=0.2)
-    tuner.start()
+    start(tuner)
     bench.waits = 0.0
     assert tuner.idle_s == FIRST_IDLE_S
     tuner.try_again(lambda: False)
@@ -164,7 +170,7 @@ def test_what_was_left_is_tried_again_in_a_quiet_moment_and_remembered(bench: Be
 def test_a_request_ends_a_trial_in_an_idle_moment(bench: Bench) -> None:
     bench.waits = 0.5
     tuner = bench.tuner(rows=0.2)
-    tuner.start()
+    start(tuner)
     bench.waits, before = 0.0, bench.tries["rows"]
     tuner.try_again(lambda: bench.tries["rows"] > before)
     assert bench.tries["rows"] == before + 1
@@ -174,7 +180,7 @@ def test_a_request_ends_a_trial_in_an_idle_moment(bench: Bench) -> None:
 def test_on_a_machine_that_stays_busy_it_is_tried_ever_more_seldom(bench: Bench) -> None:
     bench.waits = 0.5
     tuner = bench.tuner(rows=0.2)
-    tuner.start()
+    start(tuner)
     waits_s = []
     for _ in range(20):
         waits_s.append(tuner.idle_s)
@@ -185,5 +191,5 @@ def test_on_a_machine_that_stays_busy_it_is_tried_ever_more_seldom(bench: Bench)
 
 def test_all_that_was_decided_is_said_in_one_line(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        bench.tuner(rows=0.2, budget=0.2).start()
+        start(bench.tuner(rows=0.2, budget=0.2))
     assert caplog.messages == ["found by 1.2 s of trials: rows: 3; budget: 3"]
