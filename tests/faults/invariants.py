@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sqlalchemy import select
@@ -41,13 +41,13 @@ def count(
     accepted: Sequence[str],
     began_s: float,
     *,
-    ended_as: JobStatus = JobStatus.SUCCEEDED,
+    otherwise: Mapping[str, JobStatus] | None = None,
     damaged: frozenset[str] = frozenset(),
 ) -> Figures:
     """Count what became of the accepted jobs.
 
     Args:
-        ended_as: what each must be by now.
+        otherwise: the status of those jobs that must have another one than `succeeded` by now.
         damaged: digests of content that the scenario itself has broken for good.
 
     Raises:
@@ -67,7 +67,9 @@ def count(
         if row.adapter_sha256 not in damaged:
             violations += _adapter_problems(deployment, row.name, row.adapter_sha256, damaged)
     assert not violations, "\n".join(violations)
-    expected = [job_id for job_id in accepted if rows[job_id].status is ended_as]
+    expected = [
+        job_id for job_id in accepted if rows[job_id].status is (otherwise or {}).get(job_id, JobStatus.SUCCEEDED)
+    ]
     return Figures(
         accepted=len(accepted),
         lost=len(accepted) - len(expected),
