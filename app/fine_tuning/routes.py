@@ -106,9 +106,13 @@ def get_job(job_id: str, database: DatabaseDep, settings: SettingsDep) -> JobOut
 
 
 @router.post("/{job_id}/cancel")
-def cancel_job(job_id: str, session: WriteSession, settings: SettingsDep) -> JobOut:
+def cancel_job(job_id: str, database: DatabaseDep, settings: SettingsDep) -> JobOut:
     """Cancel a job: at once while it waits or is paused, within seconds while it runs. An ended job stays as it is."""
-    return _job_out(session, settings, control.cancel(session, job_id, int(time.time())))
+
+    def cancel(session: Session) -> JobOut:
+        return _job_out(session, settings, control.cancel(session, job_id, int(time.time())))
+
+    return database.write_freeing(cancel)  # a job that no longer trains gives its disk back
 
 
 @router.post("/{job_id}/pause")

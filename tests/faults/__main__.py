@@ -49,7 +49,7 @@ def _run(scenario: Scenario) -> tuple[str, ...]:
     except Exception as problem:
         traceback.print_exc()
         print(f"{scenario.name}: its logs are in {folder}", file=sys.stderr)
-        return _row(scenario, "failed", None, f"{type(problem).__name__}: {str(problem).splitlines()[0]}")
+        return _row(scenario, "failed", None, " ".join([type(problem).__name__, *str(problem).splitlines()[:1]]))
     shutil.rmtree(folder, ignore_errors=True)
     kept = figures.lost == figures.doubled == figures.repeated == 0
     return _row(scenario, "as expected" if kept else "failed", figures, "; ".join(figures.remarks))

@@ -16,7 +16,7 @@ from typing import Any, Final
 import httpx2
 from sqlalchemy import select
 
-from core.base_models.registry import BaseModelEntry, Folder, Registry
+from core.base_models.registry import BaseModelEntry, Folder, Registry, compute_fingerprint
 from core.process.bound import bound
 from core.settings import Settings
 from core.store import jobs, migrate
@@ -74,15 +74,15 @@ class FaultyDeployment:
         folder = self.settings.base_models_folder / BASE
         folder.mkdir(parents=True)
         source = Folder(path=folder)
+        write_byte_tokenizer(folder)
+        write_shapes(folder, TINY_LLAMA)
         imported = {
             "name": BASE,
-            "fingerprint": "0" * 64,
+            "fingerprint": compute_fingerprint(folder),
             "source": source.model_dump(mode="json"),
             "context_tokens": 512,
         }
         (folder / "loramill.json").write_text(json.dumps(imported))
-        write_byte_tokenizer(folder)
-        write_shapes(folder, TINY_LLAMA)
         entry = BaseModelEntry(name=BASE, source=source, learning_rate=1e-3)
         Registry.load(self.settings.base_models_folder).add(entry)
 

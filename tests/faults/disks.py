@@ -9,12 +9,13 @@ from tests.faults.invariants import Figures, count
 from tests.faults.scenario import fill, small_disk
 
 QUEUED = 20
+ROOM_MB = 16  # a worker tries a host with a few megabytes
 
 
 def full_run_folder(home: Path) -> Figures:
     """With no room for run folders, queued jobs wait, uncounted; when there is room again, all are trained."""
     began_s = time.monotonic()
-    with deployed(home) as deployment, small_disk(deployment.settings.runs_folder, 1) as runs:
+    with deployed(home) as deployment, small_disk(deployment.settings.runs_folder, ROOM_MB) as runs:
         ballast = fill(runs)
         deployment.start_api()
         file_id = deployment.upload(steps=2, step_s=0.01)
@@ -32,7 +33,7 @@ def full_run_folder(home: Path) -> Figures:
 def full_store(home: Path) -> Figures:
     """With no room for the result, nothing that was trained is thrown away: it is published when there is room."""
     began_s = time.monotonic()
-    with deployed(home) as deployment, small_disk(deployment.settings.store_folder, 1) as store:
+    with deployed(home) as deployment, small_disk(deployment.settings.store_folder, ROOM_MB) as store:
         deployment.start_api()
         jobs = [deployment.create_job(deployment.upload(steps=6, step_s=0.3))]
         ballast = fill(store)
@@ -48,7 +49,7 @@ def full_store(home: Path) -> Figures:
 def trainer_disk_full(home: Path) -> Figures:
     """A trainer whose disk fills up in mid-run ends with a reason; the job goes on from its last whole checkpoint."""
     began_s = time.monotonic()
-    with deployed(home) as deployment, small_disk(deployment.settings.runs_folder, 1) as runs:
+    with deployed(home) as deployment, small_disk(deployment.settings.runs_folder, ROOM_MB) as runs:
         deployment.start_api()
         jobs = [deployment.create_job(deployment.upload(steps=30, step_s=0.2, checkpoint_every=5))]
         deployment.start_worker()
@@ -88,7 +89,7 @@ def slow_disk(home: Path) -> Figures:
 def full_home(home: Path) -> Figures:
     """On a disk without a byte left, files and models can be deleted and jobs cancelled; what is left works on."""
     began_s = time.monotonic()
-    with small_disk(home, 16), deployed(home) as deployment:
+    with small_disk(home, ROOM_MB), deployed(home) as deployment:
         deployment.start_api()
         worker = deployment.start_worker()
         unused, file_id = deployment.upload(steps=2, says="x" * 2**19), deployment.upload(steps=2)
