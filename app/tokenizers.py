@@ -1,4 +1,4 @@
-"""The base models' tokenizers as the API uses them: to show and count tokens, never to feed a model."""
+"""The base models' tokenizers and contexts as the API uses them: to show and count tokens, never to feed a model."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +21,18 @@ def tokenizer_of(settings: Settings, base_model: str) -> TextTokenizer:
     folder = folder_of(settings.base_models_folder, base_model)
     try:
         return _load(folder, read_imported(folder).fingerprint)
+    except BaseModelInvalid as error:
+        raise BaseModelNotReady(str(error)) from error
+
+
+def context_tokens_of(settings: Settings, base_model: str) -> int:
+    """Give how many tokens a base model's context holds.
+
+    Raises:
+        BaseModelNotReady: it is not imported yet.
+    """
+    try:
+        return read_imported(folder_of(settings.base_models_folder, base_model)).context_tokens
     except BaseModelInvalid as error:
         raise BaseModelNotReady(str(error)) from error
 

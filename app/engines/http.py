@@ -8,7 +8,14 @@ from typing import Final
 import httpx2
 from pydantic import TypeAdapter, ValidationError
 
-from core.errors import EngineStarting, EngineUnavailable, GenerationFailed, HostNotAllowed, ServiceError
+from core.errors import (
+    EngineStarting,
+    EngineUnavailable,
+    GenerationFailed,
+    HostNotAllowed,
+    PromptTooLong,
+    ServiceError,
+)
 from core.serving.error_wire import read_error
 from core.serving.generation import Delta, EngineInfo, GenerationRequest, Rendering, RenderRequest
 
@@ -18,6 +25,7 @@ _CONNECT_S: Final = 3.0
 _INFO_S: Final = 3.0
 # Between two deltas lie a queue, other requests' prompts and, on a CPU, slow steps.
 _SILENCE_S: Final = 300.0
+_FEW_IDS: Final = 2**14  # are sent without asking first whether they fit
 
 
 class HttpEngine:
@@ -40,6 +48,8 @@ class HttpEngine:
         )
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
+        if isinstance(request.prompt, tuple) and len(request.prompt) > _FEW_IDS:
+            await self._check_length(request.prompt, request.sampling.max_tokens)
         with self._unreachable():
             async with self._client.stream("POST", "/generate", json=request.model_dump(mode="json")) as response:
                 if response.status_code != 200:
@@ -93,6 +103,12 @@ class HttpEngine:
 
     async def close(self) -> None:
         await self._client.aclose()
+
+    async def _check_length(self, ids: tuple[int, ...], max_tokens: int) -> None:
+        """Refuse here what the engine would, once it had been written out and read again."""
+        context_tokens = (await self.info()).context_tokens
+        if len(ids) + max_tokens > context_tokens:
+            raise PromptTooLong(len(ids), max_tokens, context_tokens)
 
     async def _tell(self, path: str, adapter: str) -> None:
         with self._unreachable():

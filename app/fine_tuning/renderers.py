@@ -1,7 +1,6 @@
 """The renderer of a base model by a job's settings: previews, reports and estimates all have theirs from here."""
 
-from app.tokenizers import tokenizer_of
-from core.base_models.registry import folder_of, read_imported
+from app.tokenizers import context_tokens_of, tokenizer_of
 from core.errors import BaseModelInvalid, BaseModelNotReady
 from core.jobs.resolve import rendering_of
 from core.settings import Settings
@@ -32,15 +31,3 @@ def renderer_for(settings: Settings, base_model: str, asked: RenderFields) -> Re
     """
     tokenizer_of(settings, base_model)  # says first whether there is such a model
     return renderer_of(settings, base_model, rendering_of(asked, base_model, context_tokens_of(settings, base_model)))
-
-
-def context_tokens_of(settings: Settings, base_model: str) -> int:
-    """Give how many tokens a base model's context holds.
-
-    Raises:
-        BaseModelNotReady: it is not imported yet.
-    """
-    try:
-        return read_imported(folder_of(settings.base_models_folder, base_model)).context_tokens
-    except BaseModelInvalid as error:
-        raise BaseModelNotReady(str(error)) from error

@@ -8,8 +8,8 @@ from typing import Any, Final
 import structlog
 
 from app.fine_tuning import estimates
-from app.fine_tuning.renderers import context_tokens_of
 from app.fine_tuning.schemas import HyperparametersCreate, JobCreate, JobFields
+from app.tokenizers import context_tokens_of
 from core.base_models.registry import BaseModelEntry, Registry
 from core.errors import (
     BaseModelInvalid,

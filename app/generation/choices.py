@@ -165,7 +165,7 @@ async def _within_context(engine: Engine, request: GenerationRequest) -> AsyncGe
                 yield delta
             return
     except PromptTooLong as error:
-        prompt_tokens, _, context_tokens = error.args
+        prompt_tokens, _, context_tokens, _ = error.args
         if prompt_tokens >= context_tokens:
             raise
     sampling = request.sampling.model_copy(update={"max_tokens": context_tokens - prompt_tokens})

@@ -47,6 +47,7 @@ _TGI_NAMES: Final = {
 }
 _NAMES: Final[Mapping[str, Mapping[str, str]]] = {
     "/v1/chat/completions": {"prompt": "messages"},
+    "/tokenize": {"prompt": "inputs"},
     **dict.fromkeys(("/", "/generate", "/generate_stream"), _TGI_NAMES),
 }
 _OPENAI_TYPES: Final = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
@@ -128,6 +129,8 @@ def _from_validation(error: RequestValidationError) -> ServiceError:
     place, *names = first["loc"]
     if first["type"] == "json_invalid":
         return InvalidInput(f"the body is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}")
+    if first["type"] == "fields" and not names:
+        return InvalidInput(first["msg"])
     if not names:
         return InvalidInput(f"the {place} must be a JSON object, sent as Content-Type: application/json")
     param = ".".join(str(name) for name in names if name != "[key]")  # pydantic's mark that a key is at fault

@@ -1,4 +1,4 @@
-"""How a JSON body is read: bounded, and by a strict parser.
+"""How a JSON body is read: bounded in size and shape, and by a strict parser.
 
 The standard library's parser takes NaN, infinite numbers and half characters, and some of them would
 fail only when they reach a database.
@@ -11,6 +11,8 @@ import orjson
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+
+from app.http.json_shape import find_excess, find_excess_unread
 
 MAX_BODY_BYTES: Final = 8 * 2**20
 
@@ -39,4 +41,13 @@ class _JsonRequest(Request):
         return self._body
 
     async def json(self) -> Any:
-        return orjson.loads(await self.body())
+        raw = await self.body()
+        _refuse(find_excess_unread(raw))
+        body = orjson.loads(raw)
+        _refuse(find_excess(body))
+        return body
+
+
+def _refuse(excess: str | None) -> None:
+    if excess is not None:
+        raise HTTPException(413, f"the body has {excess}; send less in one request")

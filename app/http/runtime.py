@@ -4,13 +4,14 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from app.engines.routing import Engines
 from app.http.write_probe import WriteProbe
 from core.base_models.registry import Registry
 from core.dispatch.doorbell import Doorbell, Notifier
 from core.dispatch.sweeper import Sweeper
+from core.serving.text_readers import TextReaders
 from core.settings import Settings
 from core.store.blobs import BlobStore
 from core.store.db import Database
@@ -29,6 +30,7 @@ class ApiRuntime:
     engines: Engines
     doorbell: Notifier
     writes: WriteProbe
+    readers: TextReaders = field(default_factory=TextReaders)
 
 
 @asynccontextmanager

@@ -1,17 +1,32 @@
 """What all wire types share: inputs refuse what they do not know, outputs always have every field."""
 
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 T = TypeVar("T")
+
+
+MAX_STOP_CHARS: Final = 1024  # of one sequence, of which any part may have to be held back
+_MAX_NAME_CHARS: Final = 512
+_MAX_FIELDS: Final = 256  # more than any body has
 
 
 class Body(BaseModel):
     """Part of a request. An unknown field is refused rather than ignored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_many(cls, fields: Any) -> Any:
+        """Refuse at once what would be told field by field."""
+        if isinstance(fields, dict) and len(fields) > _MAX_FIELDS:
+            raise PydanticCustomError(
+                "fields", "an object has {count} fields, and none has so many", {"count": len(fields)}
+            )
+        return fields
 
 
 class Out(BaseModel):
@@ -67,5 +82,7 @@ def _storable(value: str) -> str:
 
 
 # One string or a list of them; an empty one would stop before anything.
-Stops = Annotated[tuple[Annotated[str, StringConstraints(min_length=1)], ...], BeforeValidator(_one_as_many)]
-StoredText = Annotated[str, AfterValidator(_storable)]  # PostgreSQL takes no NUL
+Stop = Annotated[str, StringConstraints(min_length=1, max_length=MAX_STOP_CHARS)]
+Stops = Annotated[tuple[Stop, ...], BeforeValidator(_one_as_many)]
+# A name, or another short text, that a database is asked for; PostgreSQL takes no NUL.
+StoredText = Annotated[str, StringConstraints(max_length=_MAX_NAME_CHARS), AfterValidator(_storable)]

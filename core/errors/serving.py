@@ -4,21 +4,31 @@ from core.errors.tree import Conflict, InvalidInput, Unavailable
 
 
 class PromptTooLong(InvalidInput):
-    """Prompt and completion together do not fit the base model's context."""
+    """Prompt and completion together do not fit the base model's context.
+
+    ``max_tokens`` 0: a text that no completion is to follow. ``is_least``: the prompt has ``prompt_tokens`` at least,
+    which alone are too many; it was not tokenised.
+    """
 
     code = "prompt_too_long"
 
-    def __init__(self, prompt_tokens: int, max_tokens: int, context_tokens: int) -> None:
-        super().__init__(prompt_tokens, max_tokens, context_tokens)
+    def __init__(self, prompt_tokens: int, max_tokens: int, context_tokens: int, is_least: bool = False) -> None:
+        super().__init__(prompt_tokens, max_tokens, context_tokens, is_least)
 
     @property
     def param(self) -> str:
         return "prompt"
 
     def __str__(self) -> str:
-        prompt_tokens, max_tokens, context_tokens = self.args
+        prompt_tokens, max_tokens, context_tokens, is_least = self.args
+        has = "has at least" if is_least else "has"
+        if not max_tokens:
+            return (
+                f"the text {has} {prompt_tokens} tokens, and the model's context holds {context_tokens}; "
+                "send it in parts"
+            )
         return (
-            f"the prompt has {prompt_tokens} tokens and {max_tokens} more are asked for, "
+            f"the prompt {has} {prompt_tokens} tokens and {max_tokens} more are asked for, "
             f"but the model's context holds {context_tokens}; shorten the prompt or lower max_tokens"
         )
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-from core.text.files.examples import MAX_MESSAGES, LineProblem, refuse_deep
+from core.text.files.examples import MAX_COLUMNS, MAX_MESSAGES, LineProblem, refuse_deep
 from core.values import Frozen
 
 
@@ -60,6 +60,10 @@ class SamplingParams(Frozen):
 
 
 def _refuse_deep_values(values: dict[str, Any]) -> dict[str, Any]:
+    if len(values) > MAX_COLUMNS:
+        raise PydanticCustomError(
+            "columns", "has {count} names; at most {most} are allowed", {"count": len(values), "most": MAX_COLUMNS}
+        )
     try:
         refuse_deep(values, line=1)
     except LineProblem as problem:

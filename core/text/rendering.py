@@ -18,7 +18,7 @@ from core.text.files.examples import Chat, Columns, Example, MaskSpan, Message, 
 from core.text.mustache import PromptTemplates, TemplateProblem
 from core.text.render_settings import OverLength, RenderSettings
 from core.text.rendered import ANSWER, Reason, RenderedExample, RenderedPrompt, Segment, ids_of, truncate
-from core.text.tokenizer import Span, TextTokenizer
+from core.text.tokenizer import AT_ONCE_CHARS, Span, TextTokenizer
 
 __all__ = ["ANSWER", "MOVABLE", "Reason", "RenderedExample", "RenderedPrompt", "Renderer", "Segment"]
 
@@ -59,6 +59,15 @@ class Renderer:
         """What examples are rendered and fitted by."""
         return self._settings
 
+    def limited(self, tokens: int) -> "Renderer":
+        """Give this renderer for prompts of at most so many tokens: those that are far longer are not tokenised.
+
+        Its `prompt` raises ``TooManyTokens`` and ``TextTooLarge`` of ``core.text.tokenizer`` too.
+        """
+        limited = copy(self)
+        limited._tokenizer = self._tokenizer.limited(tokens)
+        return limited
+
     def prompt(self, source: str | Mapping[str, Any] | Sequence[Message]) -> RenderedPrompt:
         """Give what to feed for a text as it stands, for the variables of the prompt format, or for a conversation.
 
@@ -72,6 +81,7 @@ class Renderer:
         if isinstance(source, Mapping):
             return self._prompt_of_variables(source)
         try:
+            self._check_size(source)
             pieces = self._cut(source, add_generation_prompt=True)
             sequence = self._conversation(source, pieces, add_generation_prompt=True)
         except ChatTemplateProblem as problem:
@@ -187,6 +197,11 @@ class Renderer:
             raise ChatTemplateProblem("the base model has no chat template; use prompt and completion instead")
         self._refuse_structural_texts(messages)
         return self._chat_template.cut(messages, add_generation_prompt=add_generation_prompt)
+
+    def _check_size(self, messages: Sequence[Message]) -> None:
+        """Write a long conversation out once before it is cut, which takes as many writings as it has answers."""
+        if self._chat_template is not None and sum(len(message.content) for message in messages) > AT_ONCE_CHARS:
+            self._tokenizer.check_size(self._chat_template.render(messages, add_generation_prompt=True))
 
     def _conversation(
         self, messages: Sequence[Message], pieces: Sequence[str], *, add_generation_prompt: bool

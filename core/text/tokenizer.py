@@ -3,25 +3,58 @@
 Knows nothing of examples, weights or prompts; needs no model library.
 """
 
+import functools
 import hashlib
 import json
+import threading
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from copy import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from tokenizers import Encoding, Tokenizer
 
 from core.errors import BaseModelInvalid
+from core.text.text_bound import TextBound, find_bound
 
 REPLACEMENT = "\ufffd"  # what a decoder gives for bytes that are not UTF-8, or not yet
 MAX_PENDING_TOKENS = 32
+# Longer texts are tokenised while other threads run. The library holds the interpreter's lock in `encode`, for about
+# a microsecond a character, and lets go of it in `encode_batch`, whose texts go through its own threads.
+AT_ONCE_CHARS: Final = 4096
+# Longer ones take turns: until its ids are read, a text takes up to 400 bytes of memory for each of its own.
+TURNS_CHARS: Final = 2**17
+# A list of more tokens than these is not made only to find that they are too many.
+LISTED_TOKENS: Final = 2**16
+# What a text may have for each token that it is limited to, where no bound is known of the tokenizer.
+STATED_TOKEN_BYTES: Final = 64
 Span = tuple[int, int]  # characters of a text, the end not included
 SPECIAL_ROLES = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 # Prompt and completion as they meet in practice. A tokenizer that adds a space to each text, or
 # drops one at a seam, gives another text back when the parts' ids are joined.
 SEAM_PROBES = (("Question: 2+2?\nAnswer:", " 4"), ("a", "b"), ("line\n", "  indented"), ("Grüße ", "日本語 🙂"))
+
+
+_turn = threading.Lock()  # of long texts, for all tokenizers of the process
+
+
+class TooManyTokens(Exception):
+    """A text has more tokens than it may. ``at_least`` is how many it has, or more than it may have and fewer."""
+
+    def __init__(self, at_least: int) -> None:
+        super().__init__(at_least)
+        self.at_least = at_least
+
+
+class TextTooLarge(Exception):
+    """A text has more bytes than are tokenised where the tokenizer tells nothing of the tokens they become."""
+
+    def __init__(self, text_bytes: int, limit_bytes: int) -> None:
+        super().__init__(text_bytes, limit_bytes)
+        self.text_bytes = text_bytes
+        self.limit_bytes = limit_bytes
 
 
 class TextTokenizer:
@@ -45,6 +78,8 @@ class TextTokenizer:
         backend.no_padding()
         self._backend = backend
         self._known: Mapping[str, Encoding] = {}  # see `ahead_of`
+        self._limit_tokens: int | None = None  # see `limited`
+        self._bound = functools.cache(functools.partial(find_bound, backend))  # takes 0.1 s, and is seldom needed
         self.digest = digest
         self.special_tokens = {role: text for role in SPECIAL_ROLES if (text := _token_text(config.get(role)))}
         self.control_texts = frozenset(
@@ -86,16 +121,52 @@ class TextTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Give the ids of a text alone: nothing is added before or after it."""
-        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        ids: list[int] = self._encoding(text).ids
         return ids
 
     def encode_spans(self, text: str) -> tuple[tuple[int, ...], tuple[Span, ...]]:
         """Give the ids of a text as `encode` does, and for each the characters of the text that it stands for.
 
         Tokens that share a character have it both: "é" as two tokens has the spans (0, 1) and (0, 1).
+
+        Raises:
+            TooManyTokens, TextTooLarge: the tokenizer is `limited`, and the text is so long that it is not worth while
+                to list its tokens.
         """
-        encoding = self._known.get(text) or self._backend.encode(text, add_special_tokens=False)
+        self.check_size(text)
+        encoding = self._known.get(text) or self._encoding(text)
+        if self._limit_tokens is not None and len(encoding) > max(self._limit_tokens, LISTED_TOKENS):
+            raise TooManyTokens(len(encoding))
         return tuple(encoding.ids), tuple(encoding.offsets)
+
+    def limited(self, tokens: int) -> "TextTokenizer":
+        """Give this tokenizer for texts of at most so many tokens, which refuses those that are far longer."""
+        limited = copy(self)
+        limited._limit_tokens = tokens
+        return limited
+
+    @property
+    def bound(self) -> TextBound | None:
+        """What is known of a text's tokens by its length alone; None: nothing."""
+        return self._bound()
+
+    def check_size(self, text: str) -> None:
+        """Refuse a text that has more tokens than the tokenizer is limited to, as far as its length alone tells.
+
+        Raises:
+            TooManyTokens: it has more, whatever its characters are.
+            TextTooLarge: nothing is known of its tokens, and it is larger than `STATED_TOKEN_BYTES` for each.
+        """
+        limit = self._limit_tokens
+        if limit is None or len(text) <= limit:  # no character has more bytes than the longest token
+            return
+        bound = self._bound()
+        if bound is not None:
+            fewest = bound.fewest_tokens(text)
+            if fewest > limit:
+                raise TooManyTokens(fewest)
+        elif len(text.encode()) > limit * STATED_TOKEN_BYTES:
+            raise TextTooLarge(len(text.encode()), limit * STATED_TOKEN_BYTES)
 
     def ahead_of(self, texts: Iterable[str]) -> "TextTokenizer":
         """Give this tokenizer with the spans of some texts at hand, found on all cores at once."""
@@ -121,6 +192,12 @@ class TextTokenizer:
     def stream(self, *, skip_special: bool = True) -> "TextStream":
         """Begin the decoding of ids that arrive one by one."""
         return TextStream(self, skip_special)
+
+    def _encoding(self, text: str) -> Encoding:
+        if len(text) <= AT_ONCE_CHARS:
+            return self._backend.encode(text, add_special_tokens=False)
+        with _turn if len(text) > TURNS_CHARS else nullcontext():
+            return self._backend.encode_batch([text], add_special_tokens=False)[0]
 
     def _special_id(self, role: str, default: int | None) -> int:
         text = self.special_tokens.get(role)

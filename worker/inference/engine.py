@@ -13,7 +13,8 @@ from typing import TypeVar
 from core.errors import ServiceError
 from core.serving.admission import Load
 from core.serving.generation import Delta, EngineInfo, GenerationRequest, PromptSource, Rendering, RenderRequest
-from core.serving.prompts import render
+from core.serving.prompts import chars_of, render_to_fit
+from core.serving.text_readers import TextReaders
 from core.settings import Settings
 from core.store.blobs import BlobStore
 from core.text.rendering import RenderedPrompt, Renderer
@@ -66,6 +67,7 @@ class LocalEngine:
         self._max_batch = settings.engine_max_batch
         self._runner = runner
         self._adapters = _adapter_cache(loaded, self._runner, blobs, settings, metrics)
+        self._readers = TextReaders()
         self._preparing = 0  # requests whose adapter is loaded, or that are rendered
         self._loop = SchedulerLoop(runner, settings, metrics, base_model=base_model, on_death=on_death)
 
@@ -121,7 +123,7 @@ class LocalEngine:
     async def render(self, request: RenderRequest) -> Rendering:
         """See ``core.serving.generation.Engine.render``."""
         read = functools.partial(self._rendered, request.prompt, max_tokens=1)
-        adapter, rendered = await self._take_in(request.adapter, read)
+        adapter, rendered = await self._take_in(request, read)
         if adapter is not None:
             self._adapters.unpin(adapter.digest)
         return Rendering(text=rendered.text, ids=rendered.ids, moved=rendered.moved)
@@ -161,13 +163,14 @@ class LocalEngine:
     async def close(self) -> None:
         """Stop the loop and the loads; requests under way get EngineUnavailable."""
         await asyncio.to_thread(self._loop.stop)
+        self._readers.close()
         await self._adapters.close()
 
     async def _submit(self, request: GenerationRequest, queue: "asyncio.Queue[Delta | ServiceError]") -> Request:
         """Make a request ready for the loop, its adapter pinned until it is answered, and queue it."""
         arrived_s = time.monotonic()
         read = functools.partial(self._read, request)
-        adapter, (prompt_ids, constraint) = await self._take_in(request.adapter, read)
+        adapter, (prompt_ids, constraint) = await self._take_in(request, read)
         event_loop = asyncio.get_running_loop()
 
         def deliver(outcome: Delta | ServiceError) -> None:
@@ -197,20 +200,23 @@ class LocalEngine:
             raise
         return scheduled
 
-    async def _take_in(self, digest: str | None, read: Callable[[Renderer], Read]) -> tuple[Adapter | None, Read]:
+    async def _take_in(
+        self, request: GenerationRequest | RenderRequest, read: Callable[[Renderer], Read]
+    ) -> tuple[Adapter | None, Read]:
         """Pin a request's adapter, and read its prompt in a thread by the renderer that belongs to it.
 
         The adapter is loaded at once, whatever else waits: by the request's turn it is there.
         """
         self._loop.check_room(self._preparing)
         self._preparing += 1
+        digest, chars = request.adapter, 0 if isinstance(request.prompt, tuple) else chars_of(request.prompt)
         try:
             if digest is None:
-                return None, await asyncio.to_thread(read, self._renderer)
+                return None, await self._readers.run(lambda: read(self._renderer), chars=chars)
             adapter = await self._adapters.pin(digest)
             try:
                 check_adapter(adapter, self._runner.bank)
-                return adapter, await asyncio.to_thread(read, adapter.renderer)
+                return adapter, await self._readers.run(lambda: read(adapter.renderer), chars=chars)
             except BaseException:
                 self._adapters.unpin(digest)
                 raise
@@ -232,9 +238,7 @@ class LocalEngine:
         return ids, None if constraint is None else self._constraints.compile(constraint)
 
     def _rendered(self, prompt: PromptSource, renderer: Renderer, max_tokens: int) -> RenderedPrompt:
-        rendered = render(renderer, prompt)
-        check_length(len(rendered.ids), max_tokens, self._loaded)
-        return rendered
+        return render_to_fit(renderer, prompt, max_tokens=max_tokens, context_tokens=self._loaded.context_tokens)
 
 
 def _adapter_cache(

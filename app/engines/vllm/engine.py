@@ -6,7 +6,7 @@ and are loaded under their digest. docs/vllm.md says how such a server is starte
 
 import asyncio
 import functools
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
@@ -21,11 +21,12 @@ from core.base_models.registry import folder_of
 from core.errors import GenerationFailed, PromptTooLong
 from core.serving.admission import Limits
 from core.serving.fairness import Key
-from core.serving.generation import Delta, EngineInfo, GenerationRequest, Rendering, RenderRequest
-from core.serving.prompts import render
+from core.serving.generation import Delta, EngineInfo, GenerationRequest, PromptSource, Rendering, RenderRequest
+from core.serving.prompts import chars_of, render_to_fit
+from core.serving.text_readers import TextReaders
 from core.settings import Settings
 from core.store.blobs import BlobStore
-from core.text.rendering import Renderer
+from core.text.rendering import RenderedPrompt, Renderer
 
 _FULL: Final = (429, 503)  # what the server, or a proxy before it, answers when its own queue is full
 _FIRST_PAUSE_S: Final = 0.05
@@ -56,6 +57,7 @@ class VllmEngine:
         self._server = VllmServer(base_model, url)
         limits = Limits(settings.engine_max_waiting, settings.engine_max_waiting_tokens)
         self._admission = Admission(settings.vllm_max_running, limits)
+        self._readers = TextReaders()
         self._opened: _Parts | None = None
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
@@ -75,8 +77,7 @@ class VllmEngine:
 
     async def render(self, request: RenderRequest) -> Rendering:
         parts = await self._parts()
-        rendered = await asyncio.to_thread(lambda: render(_renderer(parts, request.adapter), request.prompt))
-        await self._check_length(parts, rendered.ids, max_tokens=1)
+        rendered = await self._rendered(parts, request.prompt, request.adapter, max_tokens=1)
         return Rendering(text=rendered.text, ids=rendered.ids, moved=rendered.moved)
 
     async def warm(self, adapter: str) -> None:
@@ -115,6 +116,7 @@ class VllmEngine:
         if self._opened is not None:
             await self._opened.residence.close()
         await self._server.close()
+        self._readers.close()
 
     async def _parts(self) -> _Parts:
         """Read the base model, which may be imported only after the API was started."""
@@ -127,16 +129,24 @@ class VllmEngine:
         return self._opened
 
     async def _prompt_ids(self, parts: _Parts, request: GenerationRequest) -> tuple[int, ...]:
-        prompt = request.prompt
-        renderer = await asyncio.to_thread(_renderer, parts, request.adapter)
-        ids = prompt if isinstance(prompt, tuple) else (await asyncio.to_thread(render, renderer, prompt)).ids
-        await self._check_length(parts, ids, request.sampling.max_tokens)
-        return ids
+        prompt, max_tokens = request.prompt, request.sampling.max_tokens
+        if not isinstance(prompt, tuple):
+            return (await self._rendered(parts, prompt, request.adapter, max_tokens=max_tokens)).ids
+        context_tokens = await _context_tokens(parts)
+        if len(prompt) + max_tokens > context_tokens:
+            raise PromptTooLong(len(prompt), max_tokens, context_tokens)
+        return prompt
 
-    async def _check_length(self, parts: _Parts, ids: Sequence[int], max_tokens: int) -> None:
-        context_tokens = min((await parts.residence.served()).context_tokens, parts.base.context_tokens)
-        if len(ids) + max_tokens > context_tokens:
-            raise PromptTooLong(len(ids), max_tokens, context_tokens)
+    async def _rendered(
+        self, parts: _Parts, prompt: PromptSource, adapter: str | None, *, max_tokens: int
+    ) -> RenderedPrompt:
+        context_tokens = await _context_tokens(parts)
+
+        def read() -> RenderedPrompt:
+            renderer = _renderer(parts, adapter)
+            return render_to_fit(renderer, prompt, max_tokens=max_tokens, context_tokens=context_tokens)
+
+        return await self._readers.run(read, chars=chars_of(prompt))
 
     async def _deltas(
         self, residence: Residence, request: GenerationRequest, body: dict[str, Any], begin: Callable[[], VllmAnswer]
@@ -183,6 +193,10 @@ class VllmEngine:
                     raise self._admission.busy() from refusal
             await asyncio.sleep(pause_s)
             waited_s, pause_s = waited_s + pause_s, min(2 * pause_s, _LONGEST_PAUSE_S)
+
+
+async def _context_tokens(parts: _Parts) -> int:
+    return min((await parts.residence.served()).context_tokens, parts.base.context_tokens)
 
 
 def _renderer(parts: _Parts, adapter: str | None) -> Renderer:

@@ -1,6 +1,6 @@
 """OpenAI's wire types of chat completions."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
@@ -10,12 +10,18 @@ from app.http.wire import Body, Out, StoredText, only
 from core.serving.generation import MAX_TOP_LOGPROBS
 from core.text.files.examples import MAX_MESSAGES
 
+MAX_PARTS: Final = 1024  # of one message
+
 
 def _as_text(value: Any) -> str:
     """Read a message's content, a text or the parts of one, as one text."""
     parts = [{"type": "text", "text": value}] if isinstance(value, str) else value
     if not isinstance(parts, list) or not parts:
         raise PydanticCustomError("content", "must be a text, or a list of parts of one")
+    if len(parts) > MAX_PARTS:
+        raise PydanticCustomError(
+            "parts", "has {count} parts; at most {most} are allowed", {"count": len(parts), "most": MAX_PARTS}
+        )
     for part in parts:
         if not isinstance(part, dict) or part.get("type") != "text":
             raise PydanticCustomError("content", "only parts of type text are supported")

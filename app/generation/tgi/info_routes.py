@@ -1,5 +1,7 @@
 """/info, /health and /tokenize, as text-generation-inference and LoRAX have them."""
 
+from functools import partial
+
 from fastapi import APIRouter, Depends, Response
 from fastapi.concurrency import run_in_threadpool
 
@@ -29,8 +31,10 @@ async def describe(runtime: RuntimeDep, model: str | None = None) -> InfoOut:
     return await info_service.describe(runtime, served.base_model)
 
 
-@router.post("/tokenize", dependencies=[Depends(require_caller)])
-def tokenize(body: TokenizeCreate, runtime: RuntimeDep) -> list[TokenPieceOut]:
-    """Give a text's tokens: id, text, and the characters that they stand for."""
+@router.post("/tokenize", response_model=list[TokenPieceOut], dependencies=[Depends(require_caller)])
+async def tokenize(body: TokenizeCreate, runtime: RuntimeDep) -> Response:
+    """Give a text's tokens, at most as many as a prompt may have: id, text, and the characters they stand for."""
     name = only_base_model(runtime.settings, "model") if body.model is None else body.model
-    return info_service.tokenize(body, runtime.settings, look_up(runtime.database, runtime.settings, name))
+    model = await run_in_threadpool(look_up, runtime.database, runtime.settings, name)
+    read = partial(info_service.tokenize, body, runtime.settings, model.base_model)
+    return Response(await runtime.readers.run(read, chars=len(body.inputs)), media_type="application/json")

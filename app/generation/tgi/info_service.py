@@ -4,14 +4,18 @@ import asyncio
 from importlib.metadata import version
 from typing import Final
 
+from pydantic import TypeAdapter
+
 from app.generation.openai.shared_schemas import MAX_CHOICES
 from app.generation.tgi.info_schemas import InfoOut, TokenizeCreate, TokenPieceOut
 from app.http.runtime import ApiRuntime
-from app.models.service import ServedModel
-from app.tokenizers import tokenizer_of
+from app.tokenizers import context_tokens_of, tokenizer_of
+from core.errors import PromptTooLong
+from core.serving.prompts import refusing_long
 from core.settings import Settings
 
 MAX_STOP_SEQUENCES: Final = 16
+_PIECES: Final = TypeAdapter(list[TokenPieceOut])
 
 
 async def describe(runtime: ApiRuntime, base_model: str) -> InfoOut:
@@ -48,16 +52,24 @@ async def check(runtime: ApiRuntime) -> None:
     await asyncio.gather(*(runtime.engines.get(base_model).info() for base_model in bases))
 
 
-def tokenize(request: TokenizeCreate, settings: Settings, model: ServedModel) -> list[TokenPieceOut]:
-    """Give a text's tokens, after those that a prompt begins with.
+def tokenize(request: TokenizeCreate, settings: Settings, base_model: str) -> bytes:
+    """Give a text's tokens, after those that a prompt begins with, as a JSON list of `TokenPieceOut`.
 
     Raises:
         BaseModelNotReady: the base model's tokenizer is not on this machine.
+        PromptTooLong: the text has more tokens than the base model's context.
+        InvalidParameter: it has more bytes than are tokenised for this base model.
     """
-    tokenizer = tokenizer_of(settings, model.base_model)
-    ids, spans = tokenizer.encode_spans(request.inputs)
+    context_tokens = context_tokens_of(settings, base_model)
+    tokenizer = tokenizer_of(settings, base_model).limited(context_tokens)
+    with refusing_long(max_tokens=0, context_tokens=context_tokens):
+        ids, spans = tokenizer.encode_spans(request.inputs)
+    if len(ids) > context_tokens:
+        raise PromptTooLong(len(ids), 0, context_tokens)
     before = () if request.add_special_tokens is False else tokenizer.prefix_ids
-    return [TokenPieceOut(id=id, text=tokenizer.token_text(id), start=0, stop=0) for id in before] + [
+    pieces = [TokenPieceOut(id=id, text=tokenizer.token_text(id), start=0, stop=0) for id in before]
+    pieces += [
         TokenPieceOut(id=id, text=request.inputs[start:stop], start=start, stop=stop)
         for id, (start, stop) in zip(ids, spans, strict=True)
     ]
+    return _PIECES.dump_json(pieces)

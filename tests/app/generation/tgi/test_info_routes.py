@@ -4,6 +4,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from core.errors import EngineUnavailable
+from core.text.tokenizer import TextTokenizer
 from tests.app.conftest import BASE, LOCAL, ApiHarness
 from tests.harness.models.published_model import publish
 from tests.harness.stub_engine import CONTEXT_TOKENS
@@ -53,3 +54,26 @@ def test_a_wrong_body_is_told_in_this_wires_envelope(client: TestClient) -> None
     response = client.post("/tokenize", json={"inputs": ""})
     assert response.status_code == 400
     assert set(response.json()) == {"error", "error_type"}
+
+
+def test_a_text_of_more_tokens_than_the_context_is_not_tokenised_for_show(client: TestClient) -> None:
+    assert len(client.post("/tokenize", json={"inputs": "a" * 512}).json()) == 512
+    response = client.post("/tokenize", json={"inputs": "a" * 513})
+    assert response.status_code == 400
+    assert response.json() == {
+        "error": "the text has 513 tokens, and the model's context holds 512; send it in parts",
+        "error_type": "validation",
+    }
+
+
+def test_one_that_cannot_have_so_few_is_refused_by_its_length(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse_to_encode(_tokenizer: TextTokenizer, _text: str) -> None:
+        raise AssertionError("it was tokenised")
+
+    assert client.post("/tokenize", json={"inputs": "a"}).status_code == 200
+    monkeypatch.setattr(TextTokenizer, "_encoding", refuse_to_encode)
+    response = client.post("/tokenize", json={"inputs": "a" * 7_000_000})
+    assert response.status_code == 400
+    assert "has at least 538462 tokens" in response.json()["error"]  # 13 bytes are in <|endoftext|>
