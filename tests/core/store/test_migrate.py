@@ -119,6 +119,44 @@ class TestJobsOfEarlierRevisions:
             assert connection.scalar(text("SELECT status FROM jobs WHERE id = 'ftjob-goes-on'")) == "queued"
 
 
+class TestStoredBytesOfEarlierRevisions:
+    """Two files of one content, a model, and a job that goes on from it, from before bytes had rows."""
+
+    @pytest.fixture
+    def before(self, db_engine: Engine) -> None:
+        _move(db_engine, "0002")
+        with db_engine.begin() as connection:
+            for job_id, status in (("ftjob-goes-on", "running"), ("ftjob-ended", "failed")):
+                connection.execute(text(_OLD_JOB), {"id": job_id, "status": status})
+            spec = '{"continue_from": {"name": "ft:x", "adapter_sha256": "%s"}}' % ("a" * 64)
+            connection.execute(text("UPDATE jobs SET spec = :spec WHERE id = 'ftjob-goes-on'"), {"spec": spec})
+            for file_id in ("file-1", "file-2"):
+                connection.execute(
+                    text(
+                        "INSERT INTO files (id, caller, filename, purpose, bytes, sha256, status, file_type, examples, "
+                        "created_at) VALUES (:id, 'c', 'f', 'fine-tune', 7, :sha256, 'processed', 'jsonl', 1, 1)"
+                    ),
+                    {"id": file_id, "sha256": "f" * 64},
+                )
+            connection.execute(
+                text(
+                    "INSERT INTO adapters (id, job_id, token, name, base_model, adapter_sha256, bytes, state, "
+                    "created_at) VALUES ('adapter-1', 'ftjob-ended', 1, 'ft:x', 'tiny', :sha256, 9, 'deleted', 1)"
+                ),
+                {"sha256": "a" * 64},
+            )
+
+    def test_have_rows_and_what_refers_to_them(self, empty_url: str, db_engine: Engine, before: None) -> None:
+        migrate.upgrade(empty_url)
+        with db_engine.connect() as connection:
+            rows = connection.execute(text("SELECT sha256, bytes, state FROM blobs ORDER BY sha256")).all()
+            assert rows == [("a" * 64, None, "live"), ("f" * 64, 7, "live")]
+            young = text("SELECT count(*) FROM blobs WHERE touched_at > 1700000000")
+            assert connection.scalar(young) == 2  # the grace begins with the migration
+            referenced = connection.scalars(text("SELECT DISTINCT sha256 FROM blob_references ORDER BY sha256")).all()
+            assert referenced == ["a" * 64, "f" * 64]  # the model was deleted, but the job goes on from it
+
+
 _OLD_JOB = """
     INSERT INTO jobs (id, caller, status, spec, requested, spec_sha256, request_sha256, training_file_id, base_model,
                       token, hb_seq, attempts, event_seq, created_at)
