@@ -1,9 +1,14 @@
 """Models over HTTP: base models and fine-tuned ones, and names with slashes."""
 
+from pathlib import Path
+
 from starlette.testclient import TestClient
 
 from core.errors import EngineUnavailable
+from core.serving.adapter_format import MANIFEST, WEIGHTS
+from core.store.references.collector import Collector
 from tests.app.conftest import BASE, ApiHarness
+from tests.core.store.references.deployment import StoreInUse, write_adapter
 from tests.harness.models.published_model import publish
 
 
@@ -104,3 +109,20 @@ def test_an_engine_that_is_away_does_not_keep_a_model_from_being_deleted(
     harness.engine.fails_before = EngineUnavailable(BASE, "no answer")
     assert client.delete("/v1/models/ft:x").status_code == 200
     assert client.get("/v1/models/ft:x").status_code == 404
+
+
+def test_a_deleted_model_says_what_it_frees_and_that_is_freed(
+    client: TestClient, harness: ApiHarness, tmp_path: Path
+) -> None:
+    store = StoreInUse(harness.database, harness.blobs)
+    folders = [write_adapter(tmp_path / f"adapter-{number}", b"weights %d" % number) for number in range(2)]
+    names = [store.publish(store.claimed(), folder) for folder in folders]
+    stored = store.objects()
+    frees = client.delete(f"/v1/models/{names[0]}").json()["frees_bytes"]
+    assert frees == sum((folders[0] / name).stat().st_size for name in (MANIFEST, WEIGHTS))  # not the shared config
+    assert store.objects() == stored
+
+    freed = Collector(harness.database, harness.blobs, grace_s=0).collect()
+    assert sum(blob.bytes for blob in freed) == frees
+    assert len(store.objects()) == len(stored) - 2
+    assert store.lost() == set()

@@ -4,6 +4,7 @@ import hashlib
 import os
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,10 @@ from core.jobs.spec import AdapterRef, JobSpec
 from core.jobs.status import JobStatus
 from core.serving.adapter_format import MANIFEST, WEIGHTS, digest_file, parse_manifest
 from core.store import files, leases
+from core.store.blobs import Blob, LocalBlobStore
 from core.store.control import RequestedAction
+from core.store.references.collector import Collector
+from core.store.references.recorded import RowFirst
 from core.store.tables import FileStatus
 from tests.harness import fake_trainer
 from tests.harness.fake_trainer import MEASURED
@@ -310,6 +314,40 @@ class TestContinuing:
         assert (home.job(job_id).status, home.job(job_id).error_code) == (JobStatus.FAILED, "blob_not_found")
 
 
+class CollectedOnce(LocalBlobStore):
+    """A store from which everything unreferenced is freed right after the manifest number ``nth`` was stored."""
+
+    def __init__(self, home: Home, nth: int) -> None:
+        super().__init__(home.settings.store_folder, announce=RowFirst(home.database))
+        self._database = home.database
+        self._remaining = nth
+        self.freed = 0
+
+    def put_bytes(self, data: bytes) -> Blob:
+        blob = super().put_bytes(data)
+        self._remaining -= 1
+        if self._remaining == 0:
+            self.freed = len(Collector(self._database, self, grace_s=0).collect())
+        return blob
+
+
+class TestBytesFreedBeforeTheirRecord:
+    """As after a database that was away for longer than the grace; here the grace is nothing."""
+
+    @pytest.mark.parametrize("nth", [1, 2])
+    def test_are_stored_again_and_the_job_succeeds(self, home: Home, nth: int) -> None:
+        job_id = home.queue(steps=3, checkpoint_every=2)  # the first manifest is the checkpoint's
+        store = CollectedOnce(home, nth)
+        run_queued(replace(home.runtime(), blobs=store), WorkerSlot(home.settings.home / "slot"), StopFlag())
+        assert store.freed > 0
+        assert home.job(job_id).status is JobStatus.SUCCEEDED
+        assert [row.step for row in home.checkpoints(job_id)] == [2]
+        [adapter] = home.adapters(job_id)
+        for sha256 in (adapter.adapter_sha256, home.checkpoints(job_id)[0].adapter_sha256):
+            with home.blobs.open(sha256) as file:
+                assert all(home.blobs.exists(part.sha256) for part in parse_manifest(file.read()).files.values())
+
+
 class TestChangedBytes:
     def test_of_a_training_file_fail_the_job_before_it_trains(self, home: Home) -> None:
         job_id = home.queue(steps=1)
@@ -322,7 +360,7 @@ class TestChangedBytes:
         assert f"training file {spec.training_file.id}" in str(job.error_message)
         assert "doctor --deep" in str(job.error_message)
         assert str(home.settings.home) not in str(job.error_message)
-        assert not list(home.settings.runs_folder.rglob("trainer.log"))  # none was started
+        assert not list(home.settings.runs_folder.rglob(LOG))  # no trainer was started
 
     @pytest.mark.parametrize("part", ["manifest", "weights"])
     def test_of_an_adapter_to_go_on_from_fail_the_job(self, home: Home, part: str) -> None:

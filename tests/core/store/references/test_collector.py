@@ -10,8 +10,9 @@ from sqlalchemy import Engine, delete, event, text, update
 from core.errors import BlobFreed, CollectionRuns, InvalidParameter, PartsUnknown
 from core.jobs.attempt import AttemptEnd, StoredCheckpoint
 from core.jobs.spec import AdapterRef, FileRef
+from core.jobs.status import TERMINAL, JobStatus
 from core.serving.adapter_format import MANIFEST, WEIGHTS
-from core.store import files, jobs, leases
+from core.store import adapters, files, jobs, leases
 from core.store.blobs import LocalBlobStore
 from core.store.db import Database
 from core.store.jobs import NewJob
@@ -318,6 +319,22 @@ class TestManifestsOfOlderVersions:
         older.delete_model(name)
         collect(older)
         assert not older.blobs.exists(digest_of(b"nobody's"))
+
+
+@pytest.mark.parametrize("status", JobStatus)
+def test_what_the_view_counts_as_served_is_what_is_served(
+    deployment: StoreInUse, tmp_path: Path, status: JobStatus
+) -> None:
+    lease = deployment.claimed()
+    adapter = store_adapter(deployment.blobs, write_adapter(tmp_path / "checkpoint", b"weights"))
+    claim = Claim(deployment.database, deployment.blobs, lease, lease_ttl_s=30)
+    claim.report(checkpoints=[StoredCheckpoint(1, "ft:x:ckpt-step-1", adapter, {})])
+    with deployment.database.write() as session:
+        session.execute(text("UPDATE jobs SET status = :status"), {"status": status.value})
+    with deployment.database.read() as session:
+        is_served = adapters.find_served(session, "ft:x:ckpt-step-1") is not None
+    assert is_served is (status not in TERMINAL)
+    assert ({adapter.sha256, *adapter.parts} <= deployment.referenced()) is is_served
 
 
 def test_only_a_served_checkpoint_keeps_its_bytes(deployment: StoreInUse, tmp_path: Path) -> None:
