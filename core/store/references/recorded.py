@@ -9,7 +9,9 @@ from core.store.blobs import Blob, LocalBlobStore
 from core.store.db import Database
 from core.store.references.rows import touch
 
-_WAIT_S: Final = 30  # for a collector that is deleting the same content; a dead one's work is finished sooner
+# For a collector that is deleting the same content; sweepers finish a dead one's work within seconds. A worker that
+# waits here sends no heartbeat, so it must be well below a lease.
+_WAIT_S: Final = 10
 _LOOK_EVERY_S: Final = 0.1
 
 

@@ -8,7 +8,7 @@ excludes `hold`. Who finds no live row at 3 begins again at 1. What refers to a 
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, func, literal_column, select, update
+from sqlalchemy import ColumnElement, literal_column, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from core.errors import BlobFreed
@@ -93,11 +93,16 @@ def let_go(session: Session, digests: Collection[str]) -> int:
     parts = select(BlobPartRecord.sha256).where(BlobPartRecord.manifest_sha256.in_(digests))
     leaving = set(digests) | set(session.scalars(parts))
     leaving -= set(session.scalars(select(BLOB_REFERENCES.c.sha256).where(BLOB_REFERENCES.c.sha256.in_(leaving))))
-    unreferenced = (BlobRecord.sha256.in_(leaving), BlobRecord.state == BlobState.LIVE)
+    locked = session.execute(
+        select(BlobRecord.sha256, BlobRecord.bytes)
+        .where(BlobRecord.sha256.in_(leaving), BlobRecord.state == BlobState.LIVE)
+        .order_by(BlobRecord.sha256)  # as `hold`
+        .with_for_update()
+    ).all()
     session.execute(
         update(BlobRecord)
-        .where(*unreferenced)
+        .where(BlobRecord.sha256.in_([sha256 for sha256, _ in locked]))
         .values(touched_at=database_now(session))
         .execution_options(synchronize_session=False)
     )
-    return session.scalar(select(func.coalesce(func.sum(BlobRecord.bytes), 0)).where(*unreferenced)) or 0
+    return sum(size_bytes or 0 for _, size_bytes in locked)
