@@ -7,6 +7,8 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -27,6 +29,7 @@ from worker.inference.start_phases import StartPhases
 from worker.inference.tuning.autotuner import BUDGET_S, Autotuner, Trial
 from worker.inference.tuning.machine import describe_machine
 from worker.inference.tuning.memory import TuningMemory
+from worker.inference.tuning.trial_timer import TrialTimer
 from worker.models.loading import LoadedModel, choose_device, load_base_model
 
 logger = logging.getLogger(__name__)
@@ -80,35 +83,38 @@ def build_engine(
         phases.enter("checking the model's blocks against transformers")
         runner = ModelRunner.build(loaded, settings)
         engine = LocalEngine(base.name, loaded, blobs, settings, metrics=metrics, on_death=on_death, runner=runner)
-        tuner = _make_tuner(engine, loaded, runner, settings, metrics)
-        _tune(tuner, loaded.device, phases)
+        # once, before steps of the model are timed; if none are, requests need not wait for it
+        settle_memory = cache(use_huge_pages if loaded.device.type == "cpu" else lambda: 0)
+        tuner = _make_tuner(engine, loaded, runner, settings, metrics, settle_memory)
+        _tune(tuner, phases)
+        threading.Thread(target=settle_memory, name="huge pages", daemon=True).start()
         engine.tune_when_idle(tuner)
         return engine
 
     return _in_a_thread(build)
 
 
-def _tune(tuner: Autotuner, device: torch.device, phases: StartPhases) -> None:
-    """Decide what is not remembered. On a CPU memory is on huge pages before that; else nobody has to wait for it."""
+def _tune(tuner: Autotuner, phases: StartPhases) -> None:
+    """Decide what is not remembered."""
     tuner.recall()
-    is_decided = not tuner.undecided
-    if device.type == "cpu" and is_decided:
-        threading.Thread(target=use_huge_pages, name="huge pages", daemon=True).start()
-    elif device.type == "cpu":
-        use_huge_pages()
-    if not is_decided:
+    if tuner.undecided:
         phases.enter("timing steps", at_most_s=BUDGET_S)
         tuner.try_left()
 
 
 def _make_tuner(
-    engine: LocalEngine, loaded: LoadedModel, runner: ModelRunner, settings: Settings, metrics: EngineMetrics
+    engine: LocalEngine,
+    loaded: LoadedModel,
+    runner: ModelRunner,
+    settings: Settings,
+    metrics: EngineMetrics,
+    settle_memory: Callable[[], object],
 ) -> Autotuner:
     trials: list[Trial[Any] | None] = [
         *runner.trials,
         probe_trial(loaded.device, loaded.dtype, metrics.steps.probed),
-        shared_trial(runner),
-        budget_trial(runner, settings, engine.use_budget),
+        _after(settle_memory, shared_trial(runner)),
+        _after(settle_memory, budget_trial(runner, settings, engine.use_budget)),
     ]
     key = {
         "machine": describe_machine(loaded.device),
@@ -120,6 +126,19 @@ def _make_tuner(
     }
     memory = TuningMemory(settings.tuning_folder, key)
     return Autotuner([trial for trial in trials if trial is not None], memory, loaded.device)
+
+
+def _after(first: Callable[[], object], trial: Trial[T] | None) -> Trial[T] | None:
+    """Have something done before a trial."""
+    if trial is None:
+        return None
+    find = trial.find
+
+    def find_after(timer: TrialTimer) -> T:
+        first()
+        return find(timer)
+
+    return replace(trial, find=find_after)
 
 
 def _in_a_thread(work: Callable[[], T]) -> T:
