@@ -79,7 +79,7 @@ class Sweeper:
         try:
             for observed in self._observe():
                 self._reclaim(observed)
-        except DatabaseUnavailable:
+        except (DatabaseUnavailable, StorageFull):
             # Workers could not write their heartbeats either, so what was seen before proves nothing.
             self._sightings.clear()
             raise

@@ -11,6 +11,7 @@
     ├ Conflict              the thing's present state forbids the request
     ├ Unavailable           the request is right but cannot be served now
     ├ TrainingError         a job failed; becomes the job's error, never an HTTP status
+    │ └ HostUnfit           a machine cannot run it; the job waits for one that can, and is not failed
     └ StartRefused          a process or a command cannot start as things are; never an HTTP status
 
 A class says all that depends on its kind: its code, its HTTP status and whether another try may help; what it does
@@ -56,10 +57,12 @@ from core.errors.training import (
     AdapterUnchanged,
     AllExamplesDropped,
     BaseModelInvalid,
+    BaseModelUntrainable,
     CheckpointInvalid,
     EndNeverTrained,
     ExampleInvalid,
     ExampleOverLength,
+    HostUnfit,
     LabelsMismatch,
     LossNotFinite,
     NothingToScore,
@@ -85,6 +88,7 @@ __all__ = [
     "BaseModelProtected",
     "BlobDamaged",
     "BlobFreed",
+    "BaseModelUntrainable",
     "BlobNotFound",
     "CheckpointInvalid",
     "CollectionRuns",
@@ -104,6 +108,7 @@ __all__ = [
     "FileTypeUnclear",
     "GenerationFailed",
     "HostNotAllowed",
+    "HostUnfit",
     "IdempotencyInProgress",
     "IdempotencyMismatch",
     "InvalidInput",

@@ -1,4 +1,4 @@
-"""Errors that end a job: each becomes the job's error, with its code."""
+"""Errors that end a job: each becomes the job's error, with its code. All but `HostUnfit` and what is below it."""
 
 from core.errors.tree import ServiceError
 
@@ -79,13 +79,28 @@ class TargetModulesUnmatched(TrainingError):
     code = "target_modules_unmatched"
 
 
-class BaseModelInvalid(TrainingError):
+class HostUnfit(TrainingError):
+    """This machine cannot run the job now, and that is not the job's doing: another one, or this one later, may.
+
+    It never fails a job: the job goes back to the queue.
+    """
+
+    code = "host_unfit"
+
+
+class BaseModelInvalid(HostUnfit):
     """The base model's folder is missing, incomplete, or not the one expected."""
 
     code = "base_model_invalid"
 
 
-class QuantizationUnavailable(TrainingError):
+class BaseModelUntrainable(TrainingError):
+    """The base model computes something that the trainer does not know how to train through."""
+
+    code = "base_model_untrainable"
+
+
+class QuantizationUnavailable(HostUnfit):
     """The base model is to be quantized where that cannot be done."""
 
     code = "quantization_unavailable"

@@ -16,6 +16,7 @@ from core.ids import new_id
 from core.jobs.attempt import AttemptEnd, JobError, Publication
 from core.jobs.events import EventLevel, JobEvent
 from core.jobs.status import JobStatus
+from core.store import unfit_hosts
 from core.store.control import REQUEST_COLUMNS, RequestedAction, pause_event, requested_action
 from core.store.db import Session
 from core.store.references.rows import add_parts
@@ -26,6 +27,7 @@ RELEASED = "released"  # the attempt's outcome when its worker shut down: it doe
 PAUSED = "paused"  # the attempt's outcome when it was stopped for a pause: it does not count either
 LOST = "lost"  # the attempt's outcome when its worker fell silent
 
+_UNCOUNTED: Final = (RELEASED, PAUSED, *unfit_hosts.OUTCOMES)
 _WAITS_AGAIN: Final = {
     RELEASED: "The worker was stopped; the job waits for the next one",
     PAUSED: "The pause was withdrawn; the job waits for its next turn",
@@ -65,10 +67,14 @@ class ObservedLease:
 def claim(session: Session, worker: WorkerIdentity, base_models: Sequence[str], now: int) -> JobRecord | None:
     """Take the oldest queued job of these base models; None when there is none.
 
+    Jobs that the worker's host could not run a short while ago are passed over (``core.store.unfit_hosts``).
     Of any number of callers at once exactly one gets a job.
     """
     job = next(
-        filter(None, (_claim_oldest(session, worker, name, now) for name in _by_age(session, base_models))), None
+        filter(
+            None, (_claim_oldest(session, worker, name, now) for name in _by_age(session, worker, base_models, now))
+        ),
+        None,
     )
     if job is None:
         return None
@@ -81,15 +87,15 @@ def claim(session: Session, worker: WorkerIdentity, base_models: Sequence[str], 
     return job
 
 
-def _by_age(session: Session, base_models: Sequence[str]) -> Sequence[str]:
-    """Give those of the base models that jobs wait for, the one with the oldest job first."""
+def _by_age(session: Session, worker: WorkerIdentity, base_models: Sequence[str], now: int) -> Sequence[str]:
+    """Give those of the base models that jobs wait for which this worker may take, the one with the oldest first."""
     if len(base_models) == 1:
         return base_models
     # one lookup in an index each, where one for all of them would read and sort every waiting job
-    waits = JobRecord.status == JobStatus.QUEUED
+    waits = (JobRecord.status == JobStatus.QUEUED, ~unfit_hosts.left_alone(worker.host, now))
     oldest = {
         name: session.scalar(
-            select(JobRecord.id).where(waits, JobRecord.base_model == name).order_by(JobRecord.id).limit(1)
+            select(JobRecord.id).where(*waits, JobRecord.base_model == name).order_by(JobRecord.id).limit(1)
         )
         for name in base_models
     }
@@ -100,6 +106,7 @@ def _claim_oldest(session: Session, worker: WorkerIdentity, base_model: str, now
     oldest = (
         select(JobRecord.id)
         .where(JobRecord.status == JobStatus.QUEUED, JobRecord.base_model == base_model)
+        .where(~unfit_hosts.left_alone(worker.host, now))
         .order_by(JobRecord.id)
         .limit(1)
         .with_for_update(skip_locked=True)
@@ -115,6 +122,7 @@ def _claim_oldest(session: Session, worker: WorkerIdentity, base_model: str, now
             hb_seq=JobRecord.hb_seq + 1,
             owner=worker.owner,
             started_at=func.coalesce(JobRecord.started_at, now),
+            waiting_reason=None,
         )
         .returning(JobRecord)
         .execution_options(synchronize_session=False, populate_existing=True)
@@ -170,11 +178,16 @@ def record_resume(session: Session, lease: Lease, step: int) -> None:
     _update_attempt(session, lease, resumed_from_step=step)
 
 
-def release(session: Session, lease: Lease, outcome: str, end: AttemptEnd, now: int) -> JobStatus:
+def release(
+    session: Session, lease: Lease, outcome: str, end: AttemptEnd, now: int, because: JobEvent | None = None
+) -> JobStatus:
     """Give the job back to the queue, or have it paused or cancelled where that was asked for.
 
     Args:
-        outcome: how the attempt ended; with `RELEASED` or `PAUSED` it does not count against the job.
+        outcome: how the attempt ended; with `RELEASED`, `PAUSED` or one of `unfit_hosts.OUTCOMES` it does not
+            count against the job.
+        because: why the host could not run the job, of these last outcomes. The event is left out where
+            it was told a short while ago; why the job waits is told by its row.
 
     Returns:
         The job's new status.
@@ -183,15 +196,23 @@ def release(session: Session, lease: Lease, outcome: str, end: AttemptEnd, now: 
         LeaseLost: the job is no longer this worker's.
     """
     action = hold(session, lease)
+    uncounted = 1 if outcome in _UNCOUNTED else 0
+    values: dict[str, Any] = {"attempts": JobRecord.attempts - uncounted, "notified_at": None, "owner": None}
+    event: JobEvent | None
     if action is RequestedAction.CANCEL:
         to, event = JobStatus.CANCELLED, _CANCELLED
     elif action is RequestedAction.PAUSE:
         to, event = JobStatus.PAUSED, pause_event(session, lease.job_id)
+    elif because is not None:
+        to, event = JobStatus.QUEUED, because
+        values["waiting_reason"] = because.message
+        if not unfit_hosts.is_news(session, lease.job_id, because.message, now):
+            event = None
     else:
         to, event = JobStatus.QUEUED, JobEvent(_WAITS_AGAIN.get(outcome, "The job waits for its next attempt"))
-    uncounted = 1 if outcome in (RELEASED, PAUSED) else 0
-    values = {"attempts": JobRecord.attempts - uncounted, "notified_at": None, "owner": None}
     _move_held(session, lease, to, event, now, **values)
+    if outcome in unfit_hosts.OUTCOMES:
+        _update_attempt(session, lease, retry_after_s=unfit_hosts.retry_after_s(session, lease.job_id, outcome))
     _end_attempt(session, lease, outcome, end, now)
     return to
 
@@ -312,7 +333,7 @@ def _error_columns(error: JobError) -> dict[str, Any]:
     return {"error_code": error.code, "error_message": error.message, "error_param": error.param}
 
 
-def _move_held(session: Session, lease: Lease, to: JobStatus, event: JobEvent, now: int, **values: Any) -> None:
+def _move_held(session: Session, lease: Lease, to: JobStatus, event: JobEvent | None, now: int, **values: Any) -> None:
     if not move(session, lease.job_id, to, event, now, *_is_held(lease), **values):
         raise LeaseLost(lease)
 

@@ -144,6 +144,7 @@ class JobRecord(Record):
     cancel_requested_at: Mapped[int | None] = mapped_column(BigInteger)
     pause_requested_at: Mapped[int | None] = mapped_column(BigInteger)  # None again once it is resumed
     notified_at: Mapped[int | None] = mapped_column("rung_at", BigInteger)  # when workers were last told of it
+    waiting_reason: Mapped[str | None]  # why the host of its last attempt could not run it; None: it waits its turn
 
     event_seq: Mapped[int] = mapped_column(Integer, default=0)  # number of its newest event
     progress: Mapped[dict[str, Any] | None]
@@ -174,6 +175,7 @@ class AttemptRecord(Record):
     """One claim of a job, from then until its worker ended it or lost it."""
 
     __tablename__ = "attempts"
+    __table_args__ = (Index("ix_attempts_host_ended_at", "host", "ended_at"),)
 
     job_id: Mapped[str] = mapped_column(_Id, ForeignKey("jobs.id"), primary_key=True)
     token: Mapped[int] = mapped_column(Integer, primary_key=True)
@@ -182,7 +184,8 @@ class AttemptRecord(Record):
     pid: Mapped[int]
     started_at: Mapped[int] = mapped_column(BigInteger)
     ended_at: Mapped[int | None] = mapped_column(BigInteger)
-    outcome: Mapped[str | None]  # succeeded, failed, cancelled, released, lost, or what the worker calls it
+    outcome: Mapped[str | None]  # succeeded, failed, cancelled, released, unfit, lost, or what the worker calls it
+    retry_after_s: Mapped[int | None]  # for so long after its end this host leaves the job alone
     exit_signal: Mapped[int | None]
     last_step: Mapped[int | None]
     resumed_from_step: Mapped[int | None]

@@ -18,7 +18,7 @@ def move(
     session: Session,
     job_id: str,
     to: JobStatus,
-    event: JobEvent,
+    event: JobEvent | None,
     now: int,
     *guard: ColumnElement[bool],
     **values: Any,
@@ -26,17 +26,23 @@ def move(
     """Give the job another status if transitions and guard allow it, with its event; tell whether it did.
 
     One statement, so of two concurrent moves exactly one happens.
+
+    Args:
+        event: None where an earlier one still says all there is to say.
     """
+    if event is not None:
+        values["event_seq"] = JobRecord.event_seq + 1
     if to in TERMINAL:
         values["finished_at"] = now
     seq = session.scalar(
         update(JobRecord)
         .where(JobRecord.id == job_id, JobRecord.status.in_(statuses_before(to)), *guard)
-        .values(status=to, event_seq=JobRecord.event_seq + 1, **values)
+        .values(status=to, **values)
         .returning(JobRecord.event_seq)
         .execution_options(synchronize_session=False)
     )
     if seq is None:
         return False
-    events.insert(session, job_id, seq, event, now)
+    if event is not None:
+        events.insert(session, job_id, seq, event, now)
     return True

@@ -34,6 +34,7 @@ from worker.trainer_process.run_folder import (
     RESULTS,
     RunSpec,
     read_spec,
+    write_finished,
 )
 
 COMMAND = (sys.executable, "-m", "tests.harness.fake_trainer")
@@ -101,17 +102,17 @@ class FakeRun:
                 self._checkpoint(step)
         self._write_adapter(self._folder / ADAPTER, step)
         (self._folder / RESULTS).write_bytes(RESULT_FILE)
-        self._say(
-            Finished(
-                folder=str(self._folder / ADAPTER),
-                steps=step,
-                adapter_step=step,
-                trained_on="Learnt from 4 completion tokens.",
-                trained_tokens=4,
-                metrics={"train_loss": 0.5},
-                measured=MEASURED,
-            )
+        finished = Finished(
+            folder=str(self._folder / ADAPTER),
+            steps=step,
+            adapter_step=step,
+            trained_on="Learnt from 4 completion tokens.",
+            trained_tokens=4,
+            metrics={"train_loss": 0.5},
+            measured=MEASURED,
         )
+        write_finished(self._folder, finished)
+        self._say(finished)
         return EXIT_DONE
 
     def _on_sigterm(self, *_details: object) -> None:

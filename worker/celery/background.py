@@ -12,6 +12,7 @@ from core.dispatch.doorbell import Doorbell
 from core.dispatch.sweeper import Sweeper
 from core.process.signs_of_life import show_signs_of_life
 from core.settings import Settings
+from worker.jobs.host_gate import HostGate
 from worker.jobs.run_folder_gc import free_ended_run_folders
 from worker.jobs.runner import run_queued
 from worker.jobs.runtime import WorkerRuntime, open_runtime
@@ -56,9 +57,10 @@ class Background:
 
 def poll(runtime: WorkerRuntime, slot: WorkerSlot, stop: StopFlag) -> None:
     """Look for queued jobs now and every ``poll_s``, and free the disk from ended ones, until stopped."""
+    gate = HostGate(runtime)
     while not stop.requested:
         try:
-            run_queued(runtime, slot, stop)
+            run_queued(runtime, slot, stop, gate)
             free_ended_run_folders(runtime)
         except Exception:
             # A worker that no longer looks would be of no use while the broker is away.

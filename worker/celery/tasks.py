@@ -13,6 +13,7 @@ import structlog
 from core.dispatch.doorbell import TASK_NAME
 from core.process.signs_of_life import show_signs_of_life
 from worker.celery.app import app, settings
+from worker.jobs.host_gate import HostGate
 from worker.jobs.runner import run_queued
 from worker.jobs.runtime import WorkerRuntime, open_runtime
 from worker.jobs.slot import WorkerSlot, slot_path
@@ -39,7 +40,9 @@ def _look(job_id: str) -> None:
     try:
         _log.debug("notified of a job", job_id=job_id)
         # a pool process's parent is the worker's main process
-        run_queued(_runtime(), WorkerSlot(slot_path(settings.runs_folder, os.getppid())), stop)
+        slot = WorkerSlot(slot_path(settings.runs_folder, os.getppid()))
+        # the main process looks after a host that is unfit
+        run_queued(_runtime(), slot, stop, HostGate(_runtime(), checks=False))
     finally:
         signal.signal(signal.SIGQUIT, before)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from core.errors import AdapterInvalid
 from core.jobs.attempt import StoredAdapter
-from core.serving.adapter_format import MANIFEST, MANIFEST_LIMIT_BYTES, parse_manifest
+from core.serving.adapter_format import MANIFEST, MANIFEST_LIMIT_BYTES, digest_file, parse_manifest
 from core.store.blobs import Blob, BlobStore
 
 
@@ -28,20 +28,45 @@ def store_adapter(blobs: BlobStore, folder: Path) -> StoredAdapter:
     Raises:
         AdapterInvalid: the manifest is missing or malformed, or a file is not the one it names.
         StorageFull: the store has no room; what was stored is not referred to by anything.
+        OSError: the store did not take it, or the folder cannot be read.
     """
-    try:
-        manifest_bytes = (folder / MANIFEST).read_bytes()
-        digest = hashlib.sha256(manifest_bytes).hexdigest()
-        files, size_bytes = parse_manifest(manifest_bytes).files, len(manifest_bytes)
-        for name, expected in files.items():
-            blob = blobs.put_file(folder / name)
-            if blob.sha256 != expected.sha256:
-                raise AdapterInvalid(digest, f"{name} is not the file its manifest names")
-            size_bytes += blob.bytes
-    except FileNotFoundError as error:
-        raise AdapterInvalid("", f"{error.filename} is missing") from error
+    manifest_bytes = _read_manifest(folder)
+    digest = hashlib.sha256(manifest_bytes).hexdigest()
+    files, size_bytes = parse_manifest(manifest_bytes).files, len(manifest_bytes)
+    for name, expected in files.items():
+        # asked first: that a file is missing must not be taken for a store that is away, nor the reverse
+        if not (folder / name).is_file():
+            raise AdapterInvalid(digest, f"{name} is missing")
+        blob = blobs.put_file(folder / name)
+        if blob.sha256 != expected.sha256:
+            raise AdapterInvalid(digest, f"{name} is not the file its manifest names")
+        size_bytes += blob.bytes
     blobs.put_bytes(manifest_bytes)
     return StoredAdapter(digest, size_bytes, tuple(file.sha256 for file in files.values()))
+
+
+def require_whole(folder: Path, job_id: str) -> None:
+    """Make sure that a folder holds a whole adapter of a job, every byte of it.
+
+    Raises:
+        AdapterInvalid: a file is missing or not the one its manifest names, or it is another job's.
+        OSError: it cannot be read.
+    """
+    manifest_bytes = _read_manifest(folder)
+    digest = hashlib.sha256(manifest_bytes).hexdigest()
+    manifest = parse_manifest(manifest_bytes)
+    if manifest.job_id != job_id:
+        raise AdapterInvalid(digest, f"it is of job {manifest.job_id}")
+    for name, expected in manifest.files.items():
+        if not (folder / name).is_file() or digest_file(folder / name) != expected:
+            raise AdapterInvalid(digest, f"{name} is not the file its manifest names")
+
+
+def _read_manifest(folder: Path) -> bytes:
+    try:
+        return (folder / MANIFEST).read_bytes()
+    except FileNotFoundError as error:
+        raise AdapterInvalid("", f"{MANIFEST} is missing") from error
 
 
 def fetch_adapter(blobs: BlobStore, sha256: str, folder: Path) -> None:
@@ -64,6 +89,7 @@ def store_results(blobs: BlobStore, path: Path) -> StoredResults:
 
     Raises:
         StorageFull: the store has no room.
+        OSError: the store did not take it, or the file cannot be read.
     """
     with path.open(encoding="utf-8") as file:
         header = file.readline().rstrip("\n")

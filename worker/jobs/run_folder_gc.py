@@ -4,9 +4,8 @@ What a worker's own job leaves when it ends is dropped by ``worker.jobs.runner``
 """
 
 from core.store import jobs
-from worker.jobs.run_folders import drop_large_files
+from worker.jobs.run_folders import drop_large_files, folders_to_free
 from worker.jobs.runtime import WorkerRuntime
-from worker.trainer_process.run_folder import TRAINING_FILE
 
 
 def free_ended_run_folders(runtime: WorkerRuntime) -> None:
@@ -15,8 +14,8 @@ def free_ended_run_folders(runtime: WorkerRuntime) -> None:
     Raises:
         DatabaseUnavailable: it cannot be asked which jobs have ended.
     """
-    # whichever attempt still has its training file, the others of its job are looked at as well
-    folders = {path.parents[1].name: path.parent for path in runtime.settings.runs_folder.glob(f"*/a*/{TRAINING_FILE}")}
+    # whichever attempt still has any, the others of its job are looked at as well
+    folders = folders_to_free(runtime.settings.runs_folder)
     if not folders:
         return
     with runtime.database.read() as session:

@@ -12,6 +12,7 @@ from worker.trainer_process.run_folder import (
     ADAPTER,
     CHECKPOINTS,
     CONTINUE_FROM,
+    FINISHED,
     RESULTS,
     TRAINING_FILE,
     VALIDATION_FILE,
@@ -26,6 +27,16 @@ def make_run_folder(runs_folder: Path, job_id: str, token: int) -> Path:
     folder = runs_folder / job_id / f"a{token}"
     folder.mkdir(parents=True)
     return folder
+
+
+def attempt_folders(runs_folder: Path, job_id: str) -> list[Path]:
+    """Give the run folders of a job's attempts on this machine, newest first."""
+    numbered = [
+        (int(attempt[1]), path)
+        for path in (runs_folder / job_id).glob("a*")
+        if (attempt := _ATTEMPT.fullmatch(path.name)) and path.is_dir()
+    ]
+    return [path for _, path in sorted(numbered, reverse=True)]
 
 
 def earlier_checkpoints(folder: Path) -> tuple[str, ...]:
@@ -45,8 +56,22 @@ def earlier_checkpoints(folder: Path) -> tuple[str, ...]:
 def drop_large_files(folder: Path) -> None:
     """Remove what an ended job's attempts no longer need; specifications and logs stay."""
     for attempt in folder.parent.glob("a*"):
-        for name in (CHECKPOINTS, ADAPTER, CONTINUE_FROM):
+        drop_inputs(attempt)
+        for name in (CHECKPOINTS, ADAPTER):
             # another process may be at the same; what is left behind costs only space
             shutil.rmtree(attempt / name, ignore_errors=True)
-        for name in (TRAINING_FILE, VALIDATION_FILE, RESULTS):
+        for name in (RESULTS, FINISHED):
             (attempt / name).unlink(missing_ok=True)
+
+
+def drop_inputs(folder: Path) -> None:
+    """Remove an ended attempt's own copies of what it read; the next attempt has others."""
+    shutil.rmtree(folder / CONTINUE_FROM, ignore_errors=True)
+    for name in (TRAINING_FILE, VALIDATION_FILE):
+        (folder / name).unlink(missing_ok=True)
+
+
+def folders_to_free(runs_folder: Path) -> dict[str, Path]:
+    """Give for each job that has large files on this machine one of its attempts' folders, by the job's id."""
+    marks = (TRAINING_FILE, CHECKPOINTS, ADAPTER)  # one of these lies wherever anything large does
+    return {path.parents[1].name: path.parent for mark in marks for path in runs_folder.glob(f"*/a*/{mark}")}

@@ -1,45 +1,40 @@
 """Runs queued jobs: claims one, lets a trainer train it, and gives the job the ending it earned.
 
-Exceptions end here: what goes wrong with a job becomes the job's error, and a lost lease ends the
-attempt without a word, because the job is another worker's by then.
+Exceptions end here: what goes wrong with a job becomes the job's error, what goes wrong with this host gives the
+job back, and a lost lease ends the attempt without a word, because the job is another worker's by then.
 """
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Final, TypeVar
 
 import structlog
 
-from core.base_models.registry import Registry, folder_of, read_imported
-from core.errors import BlobFreed, DatabaseUnavailable, ServiceError, StorageFull, WorkerLost
-from core.jobs.attempt import AttemptEnd, JobError, Publication, StoredAdapter
+from core.errors import BlobFreed, DatabaseUnavailable, HostUnfit, ServiceError, StorageFull, WorkerLost
+from core.jobs.attempt import AttemptEnd, JobError
 from core.jobs.events import EventLevel, JobEvent
-from core.jobs.spec import FileRef, JobSpec, model_name
+from core.jobs.spec import JobSpec, model_name
 from core.store import leases
-from core.store.blobs import said_of
 from core.store.leases import Lease, LeaseLost
 from core.store.tables import JobRecord
-from worker.jobs.blob_transfer import fetch_adapter, store_adapter, store_results
+from core.store.unfit_hosts import UNFIT, UNPUBLISHED
 from worker.jobs.claim import Claim
+from worker.jobs.filling import fill_run_folder
+from worker.jobs.heartbeat import Heartbeat
+from worker.jobs.host_gate import HostGate
 from worker.jobs.prefetch import prefetch_in_background
-from worker.jobs.run_folders import drop_large_files, earlier_checkpoints, make_run_folder
+from worker.jobs.publishing import find_finished, store_result
+from worker.jobs.run_folders import drop_inputs, drop_large_files
 from worker.jobs.runtime import WorkerRuntime
 from worker.jobs.slot import WorkerSlot
 from worker.jobs.supervision import StopReason, Supervision
+from worker.trainer_process.host_faults import host_faults
 from worker.trainer_process.messages import Failed, Finished
 from worker.trainer_process.process import TrainerProcess
-from worker.trainer_process.run_folder import (
-    ADAPTER,
-    CONTINUE_FROM,
-    EXIT_DONE,
-    RESULTS,
-    TRAINING_FILE,
-    VALIDATION_FILE,
-    RunSpec,
-    write_spec,
-)
+from worker.trainer_process.run_folder import EXIT_DONE
 from worker.trainer_process.stop import StopFlag
 
 _RETRY_S: Final = 0.5
@@ -51,19 +46,22 @@ Written = TypeVar("Written")
 _log = structlog.stdlib.get_logger(__name__)
 
 
-def run_queued(runtime: WorkerRuntime, slot: WorkerSlot, stop: StopFlag) -> None:
+def run_queued(runtime: WorkerRuntime, slot: WorkerSlot, stop: StopFlag, gate: HostGate) -> None:
     """Run jobs until none is queued; return at once when this worker is already at it."""
     with slot.take() as free:
         while free and not stop.requested:
-            if not run_next(runtime, stop):
+            if not run_next(runtime, stop, gate):
                 return
 
 
-def run_next(runtime: WorkerRuntime, stop: StopFlag) -> bool:
-    """Run the oldest queued job to its end or release, and tell whether there was one."""
+def run_next(runtime: WorkerRuntime, stop: StopFlag, gate: HostGate) -> bool:
+    """Run the oldest queued job to its end or release, and tell whether there was one that this host may run."""
     try:
+        base_models = gate.claimable()
+        if not base_models:
+            return False
         with runtime.database.write() as session:
-            job = leases.claim(session, runtime.identity, runtime.settings.base_models, int(time.time()))
+            job = leases.claim(session, runtime.identity, base_models, int(runtime.wall_clock()))
     except (DatabaseUnavailable, StorageFull) as problem:
         _log.warning("no look for jobs", reason=str(problem))
         return False
@@ -83,13 +81,29 @@ class Attempt:
         self._settings = runtime.settings
         self._job = job
         self._stop = stop
-        lease = Lease(job.id, job.token)
-        self._claim = Claim(runtime.database, runtime.blobs, lease, lease_ttl_s=runtime.settings.lease_ttl_s)
+        self._lease = Lease(job.id, job.token)
+        self._claim = Claim(
+            runtime.database,
+            runtime.blobs,
+            self._lease,
+            lease_ttl_s=runtime.settings.lease_ttl_s,
+            wall_clock=runtime.wall_clock,
+        )
+        self._heartbeat = Heartbeat(self._claim, every_s=self._settings.heartbeat_s, patience_s=self._settings.stall_s)
+
+    @cached_property
+    def _spec(self) -> JobSpec:
+        return JobSpec.model_validate(self._job.spec)
+
+    @cached_property
+    def _model(self) -> str:
+        return model_name(self._spec.base_model, self._settings.organization, self._job.suffix, self._job.id)
 
     def run(self) -> None:
         """Train and end the attempt; whatever becomes of the job, nothing is raised."""
         try:
-            self._train_or_fail()
+            with self._heartbeat:
+                self._train_or_fail()
         except LeaseLost:
             _log.warning("job left alone: the lease was lost, or the job has ended")
         except (BlobFreed, DatabaseUnavailable, StorageFull) as problem:
@@ -97,9 +111,11 @@ class Attempt:
 
     def _train_or_fail(self) -> None:
         try:
-            self._train()
+            self._train_or_publish()
         except (LeaseLost, BlobFreed, DatabaseUnavailable):
             raise
+        except HostUnfit as fault:
+            self._give_back(fault)
         except ServiceError as problem:
             self._fail(JobError(problem.code, str(problem), problem.param), AttemptEnd())
         except Exception:
@@ -107,55 +123,30 @@ class Attempt:
             _log.exception("mistake in the worker")
             self._fail(JobError("internal_error", "the worker made a mistake; its log tells more"), AttemptEnd())
 
+    def _train_or_publish(self) -> None:
+        earlier = find_finished(self._settings.runs_folder, self._job.id)
+        if earlier is None:
+            self._train()
+            return
+        folder, finished = earlier
+        _log.info("result of an earlier attempt found", folder=folder.name)
+        if self._publish(finished, folder):
+            drop_large_files(folder)
+
     def _train(self) -> None:
-        spec = JobSpec.model_validate(self._job.spec)
-        model = model_name(spec.base_model, self._settings.organization, self._job.suffix, self._job.id)
-        folder = make_run_folder(self._settings.runs_folder, self._job.id, self._job.token)
-        self._fill(folder, spec, model)
-        command = self._runtime.trainer_command
-        with TrainerProcess(folder, niceness=self._settings.trainer_niceness, command=command) as trainer:
-            watch = Supervision(trainer, self._claim, self._runtime.blobs, self._settings, self._stop, model)
+        folder = fill_run_folder(
+            self._settings, self._runtime.blobs, self._lease, self._spec, self._model, self._heartbeat
+        )
+        with host_faults("start the trainer"):
+            trainer = TrainerProcess(
+                folder, niceness=self._settings.trainer_niceness, command=self._runtime.trainer_command
+            )
+        with trainer, self._heartbeat.guarding(trainer.kill):
+            watch = Supervision(
+                trainer, self._claim, self._heartbeat, self._runtime.blobs, self._settings, self._stop, self._model
+            )
             watch.run()
         self._conclude(watch, folder)
-
-    def _fill(self, folder: Path, spec: JobSpec, model: str) -> None:
-        """Put everything into the attempt's folder that the trainer will read.
-
-        Raises:
-            BaseModelInvalid: the base model is not imported on this machine.
-            BlobNotFound: a file, or the adapter to go on from, is no longer stored.
-            BlobDamaged: it is stored, but its bytes have changed.
-            AdapterInvalid: the adapter to go on from has a malformed manifest.
-        """
-        base_models = self._settings.base_models_folder
-        entry = Registry.load(base_models).get(spec.base_model)
-        base_model_folder = folder_of(base_models, spec.base_model)
-        imported = read_imported(base_model_folder)
-        self._fetch_file(spec.training_file, "training file", folder / TRAINING_FILE)
-        if spec.validation_file is not None:
-            self._fetch_file(spec.validation_file, "validation file", folder / VALIDATION_FILE)
-        if spec.continue_from is not None:
-            with said_of(f"the adapter {spec.continue_from.name} to go on from"):
-                fetch_adapter(self._runtime.blobs, spec.continue_from.adapter_sha256, folder / CONTINUE_FROM)
-        write_spec(
-            folder,
-            RunSpec(
-                job_id=self._job.id,
-                token=self._job.token,
-                job=spec,
-                base_model_folder=str(base_model_folder),
-                base_model_fingerprint=imported.fingerprint,
-                base_model_dtype=entry.dtype,
-                training_file=TRAINING_FILE,
-                validation_file=None if spec.validation_file is None else VALIDATION_FILE,
-                resume_from=earlier_checkpoints(folder),
-                adapter_name=model,
-            ),
-        )
-
-    def _fetch_file(self, file: FileRef, role: str, target: Path) -> None:
-        with said_of(f"{role} {file.id}"):
-            self._runtime.blobs.fetch(file.sha256, target)
 
     def _conclude(self, watch: Supervision, folder: Path) -> None:
         """Give the attempt the one ending that fits how its trainer ended."""
@@ -165,7 +156,13 @@ class Attempt:
             self._persist(lambda: self._claim.cancel(watch.end))
             _log.info("job cancelled")
         elif watch.trainer.exit_code == EXIT_DONE and journal.finished is not None:
-            self._publish(journal.finished, watch.model, folder)
+            if not self._publish(journal.finished, folder):
+                drop_inputs(folder)
+                return
+        elif journal.failed is not None and journal.failed.of_host:
+            self._give_back(HostUnfit(journal.failed.message), watch.end)
+            drop_inputs(folder)
+            return
         elif journal.failed is not None:
             param = "training_file" if journal.failed.lines else None
             self._fail(JobError(journal.failed.code, _with_lines(journal.failed), param), watch.end)
@@ -173,6 +170,12 @@ class Attempt:
             outcome = leases.PAUSED if watch.reason is StopReason.PAUSED else leases.RELEASED
             self._persist(lambda: self._claim.release(outcome, watch.end))
             _log.info("job released", why=outcome, last_step=journal.last_step)
+            return
+        elif not watch.has_spoken:
+            # it came to nothing of the job, so the job cannot be what it died of
+            fault = HostUnfit(f"{_describe_end(watch)}, before it said anything")
+            self._give_back(fault, watch.end, watch.trainer.last_lines(_LOG_LINES))
+            drop_inputs(folder)
             return
         elif self._job.attempts < self._settings.max_attempts:
             self._try_again(watch)
@@ -184,26 +187,35 @@ class Attempt:
             self._fail(JobError(WorkerLost.code, message), watch.end)
         drop_large_files(folder)
 
-    def _publish(self, finished: Finished, model: str, folder: Path) -> None:
-        result = {
-            "steps": finished.steps,
-            "adapter_step": finished.adapter_step,
-            "metrics": finished.metrics,
-            "measured": finished.measured.model_dump(mode="json"),
-        }
+    def _publish(self, finished: Finished, folder: Path) -> bool:
+        """Make the job succeed; or give it back, leave the result where it is, and give False."""
+        end = AttemptEnd(last_step=finished.steps)
 
-        def publish() -> StoredAdapter:
+        def publish() -> str:
             # stored anew with each try: what nothing refers to yet may have been freed in between
-            adapter = store_adapter(self._runtime.blobs, folder / ADAPTER)
-            results = store_results(self._runtime.blobs, folder / RESULTS)
-            publication = Publication(adapter, model, finished.trained_on, finished.trained_tokens, result)
-            self._claim.publish(publication, results, AttemptEnd(last_step=finished.steps))
-            return adapter
+            publication, results = store_result(self._runtime.blobs, folder, finished, self._model, self._heartbeat)
+            self._claim.publish(publication, results, end)
+            return publication.adapter.sha256
 
-        adapter = self._persist(publish)
-        _log.info("job succeeded", model=model, steps=finished.steps)
-        base_model = JobSpec.model_validate(self._job.spec).base_model
-        prefetch_in_background(self._settings.engine_urls, base_model, adapter.sha256)
+        try:
+            adapter = self._persist(publish)
+        except HostUnfit as fault:
+            self._give_back(fault, end, outcome=UNPUBLISHED)
+            return False
+        _log.info("job succeeded", model=self._model, steps=finished.steps)
+        prefetch_in_background(self._settings.engine_urls, self._spec.base_model, adapter)
+        return True
+
+    def _give_back(
+        self, fault: HostUnfit, end: AttemptEnd | None = None, log: Sequence[str] = (), *, outcome: str = UNFIT
+    ) -> None:
+        """Put the job back into the queue, uncounted, because this host cannot run it now."""
+        host = self._runtime.identity.host
+        what = "store the result of its training" if outcome == UNPUBLISHED else "run the job"
+        data = {"host": host} | ({"log": list(log)} if log else {})
+        because = JobEvent(f"{host} cannot {what} now: {fault}", EventLevel.WARN, data=data)
+        self._persist(lambda: self._claim.give_back(outcome, because, end or AttemptEnd()))
+        _log.warning("job given back: this host cannot run it now", outcome=outcome, reason=str(fault))
 
     def _try_again(self, watch: Supervision) -> None:
         """Put a job whose trainer died back into the queue; it goes on from its newest checkpoint."""

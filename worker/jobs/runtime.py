@@ -2,7 +2,9 @@
 
 import os
 import socket
+import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from core.settings import Settings
@@ -28,6 +30,7 @@ class WorkerRuntime:
     blobs: BlobStore
     trainer_command: tuple[str, ...]
     identity: WorkerIdentity = field(default_factory=_own_identity)
+    wall_clock: Callable[[], float] = time.time  # Unix seconds, for what is recorded
 
 
 def open_runtime(settings: Settings) -> WorkerRuntime:

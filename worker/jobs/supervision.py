@@ -1,4 +1,6 @@
-"""Watches one trainer from its start to its end: heartbeats, what it says, and why it must stop.
+"""Watches one trainer from its start to its end: what it says, and why it must stop.
+
+That the lease lives on meanwhile is ``worker.jobs.heartbeat``'s.
 
 What its end means for the job is ``worker.jobs.runner``.
 """
@@ -11,17 +13,20 @@ from typing import Final
 
 import structlog
 
-from core.errors import AdapterInvalid, BlobFreed, DatabaseUnavailable, StorageFull
+from core.errors import AdapterInvalid, BlobFreed, DatabaseUnavailable, HostUnfit, StorageFull
 from core.jobs.attempt import AttemptEnd, StoredCheckpoint
 from core.jobs.events import EventLevel, JobEvent
 from core.jobs.spec import checkpoint_name
 from core.settings import Settings
 from core.store.blobs import BlobStore
 from core.store.control import RequestedAction
+from core.store.leases import LeaseLost
 from worker.jobs.blob_transfer import store_adapter
 from worker.jobs.claim import Claim
+from worker.jobs.heartbeat import Heartbeat
 from worker.jobs.journal import Journal
 from worker.trainer_process import run_folder
+from worker.trainer_process.host_faults import host_faults
 from worker.trainer_process.messages import CheckpointWritten, Message
 from worker.trainer_process.process import TrainerProcess
 from worker.trainer_process.stop import StopFlag
@@ -48,12 +53,14 @@ class Supervision:
 
     trainer: TrainerProcess
     claim: Claim
+    heartbeat: Heartbeat
     blobs: BlobStore
     settings: Settings
     stop: StopFlag
     model: str
     journal: Journal = field(default_factory=Journal)
     reason: StopReason | None = None
+    has_spoken: bool = False  # whether the trainer said anything at all
     _unstored: list[CheckpointWritten] = field(default_factory=list)
     _stored: list[tuple[CheckpointWritten, StoredCheckpoint]] = field(default_factory=list)  # no row names them yet
     _heard_s: float = field(default_factory=time.monotonic)
@@ -67,11 +74,16 @@ class Supervision:
             LeaseLost: the job is another worker's; the trainer may still run.
         """
         while self.trainer.exit_code is None:
+            self.heartbeat.sign()
             # Once there is a reason to end, a stop that was requested must not wake each wait.
             self._take(self.trainer.listen(_TICK_S, self.stop if self.reason is None else None))
             self._write_when_due()
             self._end_when_due()
         self._take(self.trainer.drain())
+        if self.claim.lost:
+            raise LeaseLost
+        if self.reason is None and self.heartbeat.fenced:
+            self.reason = StopReason.LEASE_IN_DOUBT
 
     def write_rest(self) -> None:
         """Write what is not in the database yet; raises what `Claim.report` raises, and can then be called again."""
@@ -93,9 +105,8 @@ class Supervision:
         return AttemptEnd(self.journal.last_step, exit_signal=-code if code is not None and code < 0 else None)
 
     def _take(self, messages: list[Message]) -> None:
-        if messages:
-            self._heard_s = time.monotonic()
         for message in messages:
+            self.has_spoken = True
             self.journal.take(message)
             if isinstance(message, CheckpointWritten):
                 self._unstored.append(message)
@@ -103,6 +114,8 @@ class Supervision:
             self._store_checkpoints()  # at once: the trainer keeps only its newest ones
         except (BlobFreed, DatabaseUnavailable) as problem:
             _log.warning("checkpoint not stored yet", reason=str(problem))
+        if messages:  # only now: a store that took its time is no silence of the trainer
+            self._heard_s = time.monotonic()
 
     def _store_checkpoints(self) -> None:
         while self._unstored:
@@ -112,8 +125,10 @@ class Supervision:
     def _store_checkpoint(self, written: CheckpointWritten) -> None:
         """Make the checkpoint servable; one that cannot be stored costs a model, not the job."""
         try:
-            adapter = store_adapter(self.blobs, Path(written.folder) / run_folder.ADAPTER)
-        except (AdapterInvalid, StorageFull) as problem:
+            self.heartbeat.sign()
+            with host_faults("store it"):
+                adapter = store_adapter(self.blobs, Path(written.folder) / run_folder.ADAPTER)
+        except (AdapterInvalid, HostUnfit) as problem:
             message = f"The checkpoint of step {written.step} cannot be served: {problem}"
             self.journal.pending.append(JobEvent(message, EventLevel.WARN, data={"step": written.step}))
             return
@@ -122,9 +137,7 @@ class Supervision:
 
     def _write_when_due(self) -> None:
         waits_for_write = self.journal.pending or self._unstored or self._stored
-        # Before the claim is in doubt there must be room for more than one try.
-        due_s = min(_WRITE_S, self.settings.heartbeat_s) if waits_for_write else self.settings.heartbeat_s
-        if time.monotonic() - self._written_s >= due_s:
+        if waits_for_write and time.monotonic() - self._written_s >= min(_WRITE_S, self.settings.heartbeat_s):
             self._write()
 
     def _write(self) -> None:
@@ -132,11 +145,13 @@ class Supervision:
         try:
             self.write_rest()
         except (BlobFreed, DatabaseUnavailable, StorageFull) as problem:
-            # The trainer goes on; what it said is kept and written with the next heartbeat that succeeds.
-            _log.warning("heartbeat failed", reason=str(problem))
+            # The trainer goes on; what it said is kept and written as soon as that succeeds.
+            _log.warning("events not written yet", reason=str(problem))
 
     def _end_when_due(self) -> None:
         now_s = time.monotonic()
+        if self.claim.lost:
+            raise LeaseLost
         if self._kill_s is not None:
             if now_s >= self._kill_s:
                 _log.warning("trainer killed: it did not stop in time")

@@ -5,8 +5,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
+import structlog
+
 MOST_BYTES: Final = 8 * 2**20
 _TAIL_BYTES: Final = 4096
+
+_log = structlog.stdlib.get_logger(__name__)
 
 
 class TrainerLog:
@@ -23,10 +27,15 @@ class TrainerLog:
         self._tail.extend(chunk)
         if self._left_bytes <= 0:
             return
-        self._file.write(chunk[: self._left_bytes])
-        self._left_bytes -= len(chunk)
-        if self._left_bytes <= 0:
-            self._file.write(f"\n[the log ends here: it reached {self._most_bytes:,} bytes]\n".encode())
+        try:
+            self._file.write(chunk[: self._left_bytes])
+            self._left_bytes -= len(chunk)
+            if self._left_bytes <= 0:
+                self._file.write(f"\n[the log ends here: it reached {self._most_bytes:,} bytes]\n".encode())
+        except OSError as error:
+            # A disk without room for a log must not end what the trainer itself may bring to its end.
+            self._left_bytes = 0
+            _log.warning("the trainer's log ends here", reason=str(error))
 
     def last_lines(self, count: int) -> list[str]:
         """Give the last non-empty lines, oldest first."""

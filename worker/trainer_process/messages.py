@@ -144,12 +144,16 @@ class Finished(Frozen):
 
 
 class Failed(Frozen):
-    """The run cannot go on; nothing follows. ``lines`` are the training file's lines concerned."""
+    """The run cannot go on; nothing follows. ``lines`` are the training file's lines concerned.
+
+    ``of_host``: the machine is at fault, not the job, which another machine or this one later may run.
+    """
 
     type: Literal["failed"] = "failed"
     code: str
     message: str
     lines: tuple[int, ...] = ()
+    of_host: bool = False
 
 
 class KeepAlive(Frozen):

@@ -122,9 +122,10 @@ class TrainerProcess:
         self._process.terminate()
 
     def kill(self) -> None:
-        """End the trainer and what it started, at once, and wait until it has ended."""
+        """End the trainer and what it started, at once, and wait until it has ended; any thread may call this."""
         if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # another thread has just seen its end
+                os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
     def last_lines(self, count: int) -> list[str]:

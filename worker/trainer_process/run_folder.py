@@ -9,15 +9,19 @@ import os
 from pathlib import Path
 from typing import Literal
 
+from pydantic import ValidationError
+
 from core.base_models.registry import DType
 from core.jobs.spec import JobSpec
 from core.values import Frozen
+from worker.trainer_process.messages import Finished
 
 SPEC = "spec.json"
 LOG = "trainer.log"
 CHECKPOINTS = "checkpoints"
 ADAPTER = "adapter"
 RESULTS = "results.csv"
+FINISHED = "finished.json"  # what the trainer said last; written when adapter and results are whole
 TRAINING_FILE: Literal["training_file"] = "training_file"  # of which type, the job says
 VALIDATION_FILE = "validation_file"
 CONTINUE_FROM = "continue_from"  # folder of the adapter that a job goes on from, where it names one
@@ -45,12 +49,29 @@ class RunSpec(Frozen):
 
 def write_spec(run_folder: Path, spec: RunSpec) -> None:
     """Write ``spec.json`` so that a reader finds all of it or none."""
-    pending = run_folder / f"{SPEC}.incoming"
+    _write_whole(run_folder / SPEC, spec.model_dump_json(indent=1))
+
+
+def write_finished(run_folder: Path, finished: Finished) -> None:
+    """Write ``finished.json`` so that a reader finds all of it or none; a later attempt may publish by it."""
+    _write_whole(run_folder / FINISHED, finished.model_dump_json(indent=1))
+
+
+def read_finished(run_folder: Path) -> Finished | None:
+    """Read ``finished.json``; None where there is none, or not what `write_finished` writes."""
+    try:
+        return Finished.model_validate_json((run_folder / FINISHED).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def _write_whole(path: Path, content: str) -> None:
+    pending = path.with_name(f"{path.name}.incoming")
     with pending.open("w", encoding="utf-8") as file:
-        file.write(spec.model_dump_json(indent=1))
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    pending.replace(run_folder / SPEC)
+    pending.replace(path)
 
 
 def read_spec(run_folder: Path) -> RunSpec:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import psutil
 
-from core.errors import ServiceError, TrainingError
+from core.errors import HostUnfit, ServiceError, TrainingError
+from worker.trainer_process.host_faults import find_host_fault
 from worker.trainer_process.messages import Failed
 from worker.trainer_process.run_folder import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, EXIT_PEER_LOST
 from worker.training.measure.stopwatch import Stopwatch
@@ -60,20 +61,26 @@ def _train(arguments: argparse.Namespace, ranks: Ranks) -> int:
     except PeerLost as problem:
         logger.error("%s", problem)
         return EXIT_PEER_LOST
-    except TrainingError as error:
-        logger.error("%s: %s", error.code, error)
-        reporter.send(Failed(code=error.code, message=str(error), lines=error.lines))
-        return EXIT_FAILED
-    except ServiceError as error:
-        logger.exception("the run failed")
-        reporter.send(Failed(code=error.code, message=str(error)))
-        return EXIT_FAILED
     except Exception as error:
-        logger.exception("the run failed")
-        sentence = f"the trainer failed unexpectedly ({type(error).__name__}: {error}); its log has the traceback"
-        reporter.send(Failed(code="internal_error", message=sentence))
+        reporter.send(failure_of(error))
         return EXIT_FAILED
     return EXIT_DONE
+
+
+def failure_of(error: Exception) -> Failed:
+    """Give the message that an exception ends the run with, and log what the message cannot say."""
+    host_fault = error if isinstance(error, HostUnfit) else find_host_fault(error, "go on with the run")
+    if host_fault is not None:
+        logger.exception("this machine cannot run the job now")
+        return Failed(code=host_fault.code, message=str(host_fault), of_host=True)
+    if isinstance(error, TrainingError):
+        logger.error("%s: %s", error.code, error)
+        return Failed(code=error.code, message=str(error), lines=error.lines)
+    logger.exception("the run failed")
+    if isinstance(error, ServiceError):
+        return Failed(code=error.code, message=str(error))
+    sentence = f"the trainer failed unexpectedly ({type(error).__name__}: {error}); its log has the traceback"
+    return Failed(code="internal_error", message=sentence)
 
 
 def _parse() -> argparse.Namespace:

@@ -7,7 +7,15 @@ from core.estimates.estimate import Measured
 from core.jobs.events import EventLevel
 from worker.models.loading import LoadedModel
 from worker.trainer_process.messages import Finished, PhaseStarted, Resumed
-from worker.trainer_process.run_folder import ADAPTER, CHECKPOINTS, CONTINUE_FROM, RESULTS, RunSpec, read_spec
+from worker.trainer_process.run_folder import (
+    ADAPTER,
+    CHECKPOINTS,
+    CONTINUE_FROM,
+    RESULTS,
+    RunSpec,
+    read_spec,
+    write_finished,
+)
 from worker.training.data.examples import RunData
 from worker.training.data.plan import TrainingPlan
 from worker.training.loop import TrainingLoop
@@ -180,17 +188,17 @@ def _finish(
     folder = writer.publish(progress, best_adapter)
     loop.results.write(context.run_folder / RESULTS)
     best = None if best_adapter is None else progress.standing.best
-    reporter.send(
-        Finished(
-            folder=str(folder),
-            steps=progress.step,
-            adapter_step=progress.step if best is None else best.step,
-            trained_on=writer.trained_on,
-            trained_tokens=progress.trained_tokens,
-            metrics=progress.metrics() if best is None else metrics_of(best),
-            measured=_measure(loop, resumed),
-        )
+    finished = Finished(
+        folder=str(folder),
+        steps=progress.step,
+        adapter_step=progress.step if best is None else best.step,
+        trained_on=writer.trained_on,
+        trained_tokens=progress.trained_tokens,
+        metrics=progress.metrics() if best is None else metrics_of(best),
+        measured=_measure(loop, resumed),
     )
+    write_finished(context.run_folder, finished)
+    reporter.send(finished)
 
 
 def _measure(loop: TrainingLoop, resumed_from: Checkpoint | None) -> Measured:

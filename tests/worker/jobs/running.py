@@ -7,12 +7,14 @@ from collections.abc import Callable
 from core.settings import Settings
 from core.store.tables import EventRecord
 from tests.worker.conftest import Home
+from worker.jobs.host_gate import HostGate
 from worker.jobs.runner import run_next
 from worker.trainer_process.stop import StopFlag
 
 
 def run(home: Home, settings: Settings | None = None, stop: StopFlag | None = None) -> bool:
-    return run_next(home.runtime(settings), stop or StopFlag())
+    runtime = home.runtime(settings)
+    return run_next(runtime, stop or StopFlag(), HostGate(runtime))
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

@@ -14,10 +14,9 @@ from structlog.testing import capture_logs
 
 from core.jobs.status import JobStatus
 from tests.worker.conftest import BASE_MODEL, Home
+from tests.worker.jobs import running
 from worker.jobs import runner
 from worker.jobs.prefetch import prefetch_in_background
-from worker.jobs.runner import run_next
-from worker.trainer_process.stop import StopFlag
 
 DIGEST = "d" * 64
 
@@ -148,7 +147,7 @@ class TestJob:
     def run(self, home: Home, url: str, **behaviour: Any) -> str:
         settings = home.settings.model_copy(update={"engine_urls": {BASE_MODEL: url}})
         job_id = home.queue(steps=2, **behaviour)
-        assert run_next(home.runtime(settings), StopFlag())
+        assert running.run(home, settings)
         return job_id
 
     def test_that_succeeded_warms_its_adapter_once_it_is_published_and_no_checkpoint(

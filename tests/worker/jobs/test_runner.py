@@ -24,6 +24,7 @@ from tests.harness import fake_trainer
 from tests.harness.fake_trainer import MEASURED
 from tests.worker.conftest import BASE_MODEL, NOW, Home
 from tests.worker.jobs.running import in_background, run, wait_for
+from worker.jobs.host_gate import HostGate
 from worker.jobs.runner import run_queued
 from worker.jobs.slot import WorkerSlot
 from worker.trainer_process.run_folder import CONTINUE_FROM, LOG, SPEC
@@ -145,7 +146,7 @@ class TestFailure:
         def break_down(*_arguments: object) -> None:
             raise RuntimeError("a mistake")
 
-        monkeypatch.setattr("worker.jobs.runner.write_spec", break_down)
+        monkeypatch.setattr("worker.jobs.filling.write_spec", break_down)
         job_id = home.queue()
 
         assert run(home)
@@ -256,8 +257,10 @@ class TestSlot:
     def test_lets_one_of_two_run_at_a_time(self, home: Home, tmp_path: Path) -> None:
         first, second = home.queue(steps=10, step_s=0.05), home.queue(steps=10, step_s=0.05)
         path = tmp_path / "slots" / "one"
+        runtime = home.runtime()
         threads = [
-            threading.Thread(target=run_queued, args=(home.runtime(), WorkerSlot(path), StopFlag())) for _ in range(2)
+            threading.Thread(target=run_queued, args=(runtime, WorkerSlot(path), StopFlag(), HostGate(runtime)))
+            for _ in range(2)
         ]
         for thread in threads:
             thread.start()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers.activations import GELUTanh, NewGELUActivation
 
 from core.base_models.shape import resolve_targets
-from core.errors import BaseModelInvalid
+from core.errors import BaseModelUntrainable
 from core.jobs.spec import LoraSpec
 from core.serving.adapter_format import CONFIG, WEIGHTS
 from worker.models.loading import LoadedModel
@@ -78,12 +78,12 @@ def add_lora(base: LoadedModel, spec: LoraSpec, seed: int, techniques: Technique
 
     Raises:
         TargetModulesUnmatched: a name matches no linear layer, or means the head.
-        BaseModelInvalid: the head does more than one matrix product and a bias.
+        BaseModelUntrainable: the head does more than one matrix product and a bias.
     """
     causal = base.model
     head = causal.get_output_embeddings()
     if not isinstance(head, nn.Linear):
-        raise BaseModelInvalid(f"{type(causal).__name__} has no linear head, so it cannot be trained")
+        raise BaseModelUntrainable(f"{type(causal).__name__} has no linear head, so it cannot be trained")
     _check_head(base, head)
     targets = resolve_targets(_linear_names(causal, head), spec.target_modules)
     config = LoraConfig(
@@ -186,4 +186,6 @@ def _check_head(base: LoadedModel, head: nn.Linear) -> None:
         difference = (head(hidden_BTH).float() - expected_BTV).abs().max()
     if difference > PROBE_TOLERANCE * expected_BTV.abs().max():
         name = type(base.model).__name__
-        raise BaseModelInvalid(f"{name} changes its logits after the head, which the trainer does not know how to do")
+        raise BaseModelUntrainable(
+            f"{name} changes its logits after the head, which the trainer does not know how to do"
+        )

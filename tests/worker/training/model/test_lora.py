@@ -9,7 +9,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from core.errors import BaseModelInvalid, TargetModulesUnmatched
+from core.errors import BaseModelUntrainable, TargetModulesUnmatched
 from core.jobs.spec import LoraSpec
 from core.serving.adapter_format import CONFIG, WEIGHTS
 from tests.worker.training.conftest import MakeModel
@@ -95,7 +95,7 @@ class TestStart:
             return output
 
         base.model.forward = capped
-        with pytest.raises(BaseModelInvalid, match="logits"):
+        with pytest.raises(BaseModelUntrainable, match="logits"):
             add_lora(base, LoraSpec(), seed=0)
 
 

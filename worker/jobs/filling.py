@@ -1,0 +1,86 @@
+"""Makes an attempt's run folder and puts into it everything that the trainer will read.
+
+Whatever cannot be had here is this host's fault: the job was checked when it was made. What lies in a run folder
+is ``worker.trainer_process.run_folder``'s.
+"""
+
+import shutil
+from pathlib import Path
+
+from core.base_models.registry import BaseModelEntry, ImportedModel, Registry, folder_of, read_imported
+from core.errors import HostUnfit, ModelNotFound
+from core.jobs.spec import JobSpec
+from core.settings import Settings
+from core.store.blobs import BlobStore, said_of
+from core.store.leases import Lease
+from worker.jobs.blob_transfer import fetch_adapter
+from worker.jobs.heartbeat import Heartbeat
+from worker.jobs.run_folders import earlier_checkpoints, make_run_folder
+from worker.trainer_process.host_faults import host_faults
+from worker.trainer_process.run_folder import CONTINUE_FROM, TRAINING_FILE, VALIDATION_FILE, RunSpec, write_spec
+
+
+def fill_run_folder(
+    settings: Settings, blobs: BlobStore, lease: Lease, spec: JobSpec, model: str, heartbeat: Heartbeat
+) -> Path:
+    """Make the run folder of an attempt, ready to be trained in. ``model`` is the name of the adapter to come.
+
+    Raises:
+        HostUnfit: there is no room, the base model is not as it has to be, or the store lacks something. No folder
+            is left.
+        BlobDamaged: the bytes of a file or of the adapter to go on from have changed in the store.
+        AdapterInvalid: the adapter to go on from has a malformed manifest.
+    """
+    entry, imported = require_base_model(settings.base_models_folder, spec.base_model)
+    with host_faults("make the run folder"):
+        folder = make_run_folder(settings.runs_folder, lease.job_id, lease.token)
+    try:
+        _fetch_inputs(blobs, spec, folder, heartbeat)
+        with host_faults("fill the run folder"):
+            write_spec(
+                folder,
+                RunSpec(
+                    job_id=lease.job_id,
+                    token=lease.token,
+                    job=spec,
+                    base_model_folder=str(folder_of(settings.base_models_folder, spec.base_model)),
+                    base_model_fingerprint=imported.fingerprint,
+                    base_model_dtype=entry.dtype,
+                    training_file=TRAINING_FILE,
+                    validation_file=None if spec.validation_file is None else VALIDATION_FILE,
+                    resume_from=earlier_checkpoints(folder),
+                    adapter_name=model,
+                ),
+            )
+    except HostUnfit:
+        shutil.rmtree(folder, ignore_errors=True)  # a full disk must not fill up further with each attempt
+        raise
+    return folder
+
+
+def require_base_model(base_models_folder: Path, name: str) -> tuple[BaseModelEntry, ImportedModel]:
+    """Give what registry and import say of a base model.
+
+    Raises:
+        HostUnfit: it is unknown or not imported on this machine, or what was imported is damaged.
+    """
+    with host_faults("read the base model"):
+        try:
+            entry = Registry.load(base_models_folder).get(name)
+        except ModelNotFound as error:
+            raise HostUnfit(f"base model {name} is not in the registry of this machine") from error
+        imported = read_imported(folder_of(base_models_folder, name))
+    return entry, imported
+
+
+def _fetch_inputs(blobs: BlobStore, spec: JobSpec, folder: Path, heartbeat: Heartbeat) -> None:
+    files = (("training file", spec.training_file, TRAINING_FILE), ("validation file", spec.validation_file, VALIDATION_FILE))
+    for role, file, name in files:
+        if file is not None:
+            heartbeat.sign()
+            with host_faults(f"copy the {role} in"), said_of(f"{role} {file.id}"):
+                blobs.fetch(file.sha256, folder / name)
+    if spec.continue_from is not None:
+        heartbeat.sign()
+        with host_faults("copy the adapter in"), said_of(f"the adapter {spec.continue_from.name} to go on from"):
+            fetch_adapter(blobs, spec.continue_from.adapter_sha256, folder / CONTINUE_FROM)
