@@ -74,7 +74,12 @@ class Settings(BaseSettings):
     )
     sweep_s: float = Field(5.0, gt=0, description="Seconds between two looks for lost jobs.")
     poll_s: float = Field(10.0, gt=0, description="Seconds between a worker's own looks for queued jobs.")
-    stall_s: float = Field(900.0, gt=0, description="Seconds a trainer may stay silent before its attempt is ended.")
+    stall_s: float = Field(
+        900.0,
+        gt=0,
+        description="Seconds a trainer may stay silent, or its worker may take to copy or store one thing, before the "
+        "attempt is ended.",
+    )
     stop_grace_s: float = Field(
         20.0, gt=0, description="Seconds a trainer gets to write its last checkpoint when told to stop."
     )

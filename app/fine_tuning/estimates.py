@@ -16,6 +16,7 @@ from app.fine_tuning.token_counts import StoredFile, count
 from core.base_models.registry import BaseModelEntry, folder_of, read_imported
 from core.base_models.shape import ModelShape, read_shape
 from core.errors import BaseModelInvalid, InvalidParameter, JobDoesNotFit
+from core.errors.host_paths import without_host_paths
 from core.estimates.estimate import (
     Basis,
     Estimate,
@@ -71,7 +72,7 @@ def estimate(
     try:
         shape = shape_of(settings, spec.base_model)
     except BaseModelInvalid as error:
-        problems.append(str(error))
+        problems.append(without_host_paths(str(error)))
     else:
         speed = _speed(shape, machine, runs)
         if speed is None:

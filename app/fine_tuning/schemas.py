@@ -124,6 +124,7 @@ class JobOut(TrainingSettings, ProtocolJobOut):
     pausing: bool  # it runs, and is paused as soon as its worker has stopped it
     progress: dict[str, Any] | None
     queue_position: int | None  # 1: next; None: not queued
+    waiting_reason: str | None  # why the last host to have it could not run it; None: it waits its turn, or not at all
     trained_on: str | None
     estimate: Estimate | None  # as it was when the job was made
     measured: Measured | None  # what it took, under the same names
@@ -164,6 +165,7 @@ class JobOut(TrainingSettings, ProtocolJobOut):
             pausing=is_pausing(job),
             progress=job.progress,
             queue_position=queue_position,
+            waiting_reason=job.waiting_reason if job.status is JobStatus.QUEUED else None,
             trained_on=job.trained_on,
             estimate=estimate,
             measured=Measured.of_result(job.result),

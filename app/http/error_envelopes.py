@@ -24,6 +24,7 @@ from core.errors import (
     ServiceError,
     UnsupportedParameter,
 )
+from core.errors.host_paths import without_host_paths
 
 CLIENT_CLOSED_REQUEST: Final = 499  # nginx's number; nobody is left to read it but the log
 
@@ -107,7 +108,8 @@ def problem_of(error: Exception, path: str = "") -> Problem:
     param = names.get(error.param or "", error.param)
     if isinstance(error, InvalidParameter) and error.param in names:
         error = type(error)(names[error.param], error.reason)
-    return Problem(error.status, error.code, str(error), param, _headers_of(error))
+    # the one border: an engine's or a store's words may name paths of this machine
+    return Problem(error.status, error.code, without_host_paths(str(error)), param, _headers_of(error))
 
 
 def _headers_of(error: ServiceError) -> dict[str, str]:

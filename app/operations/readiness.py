@@ -5,6 +5,7 @@ import asyncio
 from app.http.runtime import ApiRuntime
 from app.operations.health_schemas import Dependency, Readiness
 from core.errors import DatabaseUnavailable, ServiceError
+from core.errors.host_paths import without_host_paths
 from core.store import leases
 
 
@@ -31,7 +32,7 @@ async def _engine(runtime: ApiRuntime, base_model: str) -> Dependency:
     try:
         info = await runtime.engines.get(base_model).info()
     except ServiceError as error:
-        return Dependency(ok=False, detail=str(error))
+        return Dependency(ok=False, detail=without_host_paths(str(error)))
     return Dependency(ok=True, detail=f"{info.running_requests} requests running, {info.waiting_requests} waiting")
 
 

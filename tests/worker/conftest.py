@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from core.base_models.registry import IMPORTED_FILE, Folder, ImportedModel
+from core.base_models.registry import IMPORTED_FILE, Folder, ImportedModel, compute_fingerprint
 from core.jobs.spec import AdapterRef, FileRef, JobSpec
 from core.settings import Settings
 from core.store import control, files, jobs, migrate
@@ -36,6 +36,19 @@ def home(settings: Settings) -> "Home":
     return Home(settings)
 
 
+def import_base_model(settings: Settings) -> None:
+    """Put a base model into its place that verifies and that nobody can train."""
+    folder = settings.base_models_folder / BASE_MODEL
+    folder.mkdir(parents=True)
+    header = json.dumps({"weight": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}).encode()
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"w")
+    for name in ("config.json", "tokenizer.json"):
+        (folder / name).write_text("{}")
+    fingerprint = compute_fingerprint(folder)
+    model = ImportedModel(name=BASE_MODEL, fingerprint=fingerprint, source=Folder(path=Path("/")), context_tokens=64)
+    (folder / IMPORTED_FILE).write_text(model.model_dump_json())
+
+
 class Home:
     """One deployment's state, and what a test wants to know of it."""
 
@@ -45,13 +58,16 @@ class Home:
         self.settings = settings
         self.database = Database(settings.database)
         self.blobs = open_recorded(settings.store_folder, self.database)
-        imported = settings.base_models_folder / BASE_MODEL
-        imported.mkdir(parents=True)
-        model = ImportedModel(name=BASE_MODEL, fingerprint="a" * 64, source=Folder(path=Path("/")), context_tokens=64)
-        (imported / IMPORTED_FILE).write_text(model.model_dump_json())
+        import_base_model(settings)
 
-    def runtime(self, settings: Settings | None = None) -> WorkerRuntime:
-        return WorkerRuntime(settings or self.settings, self.database, self.blobs, fake_trainer.COMMAND)
+    def runtime(self, settings: Settings | None = None, **fields: Any) -> WorkerRuntime:
+        usual: dict[str, Any] = {
+            "settings": settings or self.settings,
+            "database": self.database,
+            "blobs": self.blobs,
+            "trainer_command": fake_trainer.COMMAND,
+        }
+        return WorkerRuntime(**usual | fields)
 
     def queue(self, *, continue_from: AdapterRef | None = None, **behaviour: Any) -> str:
         """Queue a job whose fake trainer behaves like this; give its id."""

@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 from app.http.error_envelopes import Wire, problem_of
 from core.errors import InvalidParameter, ServiceError, TrainingError
 from tests.app.conftest import LOCAL, ApiHarness
-from tests.core.errors.samples import all_errors
+from tests.core.errors.samples import all_errors, sample_of
 
 
 @pytest.mark.parametrize("error", all_errors(), ids=lambda error: type(error).__name__)
@@ -114,3 +114,9 @@ def test_a_database_that_is_away_is_503(harness: ApiHarness) -> None:
     assert response.status_code == 503
     assert response.json()["error"]["code"] == "database_unavailable"
     assert response.headers["retry-after"] == "1"
+
+
+@pytest.mark.parametrize("kind", list(ServiceError.tree()))
+def test_no_error_of_the_tree_tells_a_path_of_this_machine(kind: type[ServiceError]) -> None:
+    error = sample_of(kind, text="it lies in /usr/lib/somewhere/file.bin")
+    assert "/usr" not in problem_of(error).message

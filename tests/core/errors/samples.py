@@ -20,9 +20,10 @@ def all_errors() -> list[ServiceError]:
     return [sample_of(kind) for kind in ServiceError.tree()]
 
 
-def sample_of(kind: type[ServiceError]) -> ServiceError:
+def sample_of(kind: type[ServiceError], text: str = "a reason") -> ServiceError:
+    """Make one of a kind, each of whose texts is ``text``."""
     if kind.__init__ is Exception.__init__:  # which takes whatever there is
-        return kind("a reason")
+        return kind(text)
     hints = get_type_hints(kind.__init__)
     names = list(inspect.signature(kind).parameters)
-    return kind(*(_VALUES[hints[name]] for name in names))
+    return kind(*(text if hints[name] is str else _VALUES[hints[name]] for name in names))

@@ -9,11 +9,16 @@ from core.store.tables import EventRecord
 from tests.worker.conftest import Home
 from worker.jobs.host_gate import HostGate
 from worker.jobs.runner import run_next
+from worker.jobs.runtime import WorkerRuntime
 from worker.trainer_process.stop import StopFlag
 
 
 def run(home: Home, settings: Settings | None = None, stop: StopFlag | None = None) -> bool:
-    runtime = home.runtime(settings)
+    return run_on(home.runtime(settings), stop)
+
+
+def run_on(runtime: WorkerRuntime, stop: StopFlag | None = None) -> bool:
+    """Run the next job that this worker may claim."""
     return run_next(runtime, stop or StopFlag(), HostGate(runtime))
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from core.base_models.registry import IMPORTED_FILE
 from core.errors import DatabaseUnavailable
 from core.jobs.spec import AdapterRef, JobSpec
 from core.jobs.status import JobStatus
@@ -133,15 +132,6 @@ class TestFailure:
         assert job.error_message == "no token has a weight (training file, line 3, 7)"
         assert home.adapters(job_id) == []
 
-    def test_of_a_missing_base_model_names_the_remedy(self, home: Home) -> None:
-        (home.settings.base_models_folder / BASE_MODEL / IMPORTED_FILE).unlink()
-        job_id = home.queue()
-        run(home)
-
-        job = home.job(job_id)
-        assert (job.status, job.error_code) == ("failed", "base_model_invalid")
-        assert "loramill base-models import" in str(job.error_message)
-
     def test_of_our_own_ends_the_job_and_not_the_worker(self, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
         def break_down(*_arguments: object) -> None:
             raise RuntimeError("a mistake")
@@ -188,12 +178,12 @@ class TestDeadTrainer:
 
     def test_is_one_that_says_nothing_for_too_long(self, home: Home) -> None:
         job_id = home.queue(end="hang")
-        settings = home.settings.model_copy(update={"stall_s": 0.5, "max_attempts": 1})
+        settings = home.settings.model_copy(update={"stall_s": 5, "max_attempts": 1})
         run(home, settings)
 
         job = home.job(job_id)
         assert (job.status, job.error_code) == ("failed", "worker_lost")
-        assert "said nothing for 0.5 s" in str(job.error_message)
+        assert "said nothing for 5 s" in str(job.error_message)
 
 
 class TestLostLease:
@@ -306,15 +296,6 @@ class TestContinuing:
         run(home)  # each attempt has a folder of its own
         assert home.job(second).status is JobStatus.SUCCEEDED
         assert not list(home.settings.runs_folder.rglob(WEIGHTS))
-
-    def test_one_that_is_no_longer_stored_fails_the_job(self, home: Home) -> None:
-        first = home.queue(steps=2)
-        run(home)
-        [adapter] = home.adapters(first)
-        job_id = home.queue(continue_from=AdapterRef(name=adapter.name, adapter_sha256=adapter.adapter_sha256))
-        home.blobs.delete(adapter.adapter_sha256)
-        run(home)
-        assert (home.job(job_id).status, home.job(job_id).error_code) == (JobStatus.FAILED, "blob_not_found")
 
 
 class CollectedOnce(LocalBlobStore):
