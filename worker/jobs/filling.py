@@ -74,7 +74,10 @@ def require_base_model(base_models_folder: Path, name: str) -> tuple[BaseModelEn
 
 
 def _fetch_inputs(blobs: BlobStore, spec: JobSpec, folder: Path, heartbeat: Heartbeat) -> None:
-    files = (("training file", spec.training_file, TRAINING_FILE), ("validation file", spec.validation_file, VALIDATION_FILE))
+    files = (
+        ("training file", spec.training_file, TRAINING_FILE),
+        ("validation file", spec.validation_file, VALIDATION_FILE),
+    )
     for role, file, name in files:
         if file is not None:
             heartbeat.sign()
