@@ -63,6 +63,7 @@ def test_a_job_echoes_what_every_auto_became(client: TestClient, file_id: str) -
         "pausing": False,
         "progress": None,
         "queue_position": 1,
+        "waiting_reason": None,
         "trained_on": None,
         "estimate": job["estimate"],
         "measured": None,
