@@ -14,14 +14,14 @@ from core.settings import Settings
 from core.store.blobs import BlobStore, said_of
 from core.store.leases import Lease
 from worker.jobs.blob_transfer import fetch_adapter
-from worker.jobs.heartbeat import Heartbeat
+from worker.jobs.heartbeat import LeaseHeartbeat
 from worker.jobs.run_folders import earlier_checkpoints, make_run_folder
 from worker.trainer_process.host_faults import host_faults
 from worker.trainer_process.run_folder import CONTINUE_FROM, TRAINING_FILE, VALIDATION_FILE, RunSpec, write_spec
 
 
 def fill_run_folder(
-    settings: Settings, blobs: BlobStore, lease: Lease, spec: JobSpec, model: str, heartbeat: Heartbeat
+    settings: Settings, blobs: BlobStore, lease: Lease, spec: JobSpec, model: str, heartbeat: LeaseHeartbeat
 ) -> Path:
     """Make the run folder of an attempt, ready to be trained in. ``model`` is the name of the adapter to come.
 
@@ -73,7 +73,7 @@ def require_base_model(base_models_folder: Path, name: str) -> tuple[BaseModelEn
     return entry, imported
 
 
-def _fetch_inputs(blobs: BlobStore, spec: JobSpec, folder: Path, heartbeat: Heartbeat) -> None:
+def _fetch_inputs(blobs: BlobStore, spec: JobSpec, folder: Path, heartbeat: LeaseHeartbeat) -> None:
     files = (
         ("training file", spec.training_file, TRAINING_FILE),
         ("validation file", spec.validation_file, VALIDATION_FILE),

@@ -19,7 +19,7 @@ from worker.jobs.claim import Claim
 _log = structlog.stdlib.get_logger(__name__)
 
 
-class Heartbeat:
+class LeaseHeartbeat:
     """Beats while its context lasts.
 
     Args:
@@ -57,7 +57,7 @@ class Heartbeat:
             with self._fencing:
                 self._kill = None
 
-    def __enter__(self) -> "Heartbeat":
+    def __enter__(self) -> "LeaseHeartbeat":
         # the log lines of this thread are about the same job
         bound = structlog.contextvars.get_contextvars()
         self._thread = threading.Thread(target=self._run, args=(bound,), name="heartbeat")

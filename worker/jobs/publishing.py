@@ -12,7 +12,7 @@ from core.errors import AdapterInvalid
 from core.jobs.attempt import Publication
 from core.store.blobs import BlobStore
 from worker.jobs.blob_transfer import StoredResults, require_whole, store_adapter, store_results
-from worker.jobs.heartbeat import Heartbeat
+from worker.jobs.heartbeat import LeaseHeartbeat
 from worker.jobs.run_folders import attempt_folders
 from worker.trainer_process.host_faults import host_faults
 from worker.trainer_process.messages import Finished
@@ -42,7 +42,7 @@ def find_finished(runs_folder: Path, job_id: str) -> tuple[Path, Finished] | Non
 
 
 def store_result(
-    blobs: BlobStore, folder: Path, finished: Finished, model: str, heartbeat: Heartbeat
+    blobs: BlobStore, folder: Path, finished: Finished, model: str, heartbeat: LeaseHeartbeat
 ) -> tuple[Publication, StoredResults]:
     """Store what a run came to; doing so again changes nothing.
 

@@ -23,7 +23,7 @@ from core.store.tables import JobRecord
 from core.store.unfit_hosts import UNFIT, UNPUBLISHED
 from worker.jobs.claim import Claim
 from worker.jobs.filling import fill_run_folder
-from worker.jobs.heartbeat import Heartbeat
+from worker.jobs.heartbeat import LeaseHeartbeat
 from worker.jobs.host_gate import HostGate
 from worker.jobs.prefetch import prefetch_in_background
 from worker.jobs.publishing import find_finished, store_result
@@ -89,7 +89,9 @@ class Attempt:
             lease_ttl_s=runtime.settings.lease_ttl_s,
             wall_clock=runtime.wall_clock,
         )
-        self._heartbeat = Heartbeat(self._claim, every_s=self._settings.heartbeat_s, patience_s=self._settings.stall_s)
+        self._heartbeat = LeaseHeartbeat(
+            self._claim, every_s=self._settings.heartbeat_s, patience_s=self._settings.stall_s
+        )
 
     @cached_property
     def _spec(self) -> JobSpec:

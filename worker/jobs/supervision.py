@@ -23,7 +23,7 @@ from core.store.control import RequestedAction
 from core.store.leases import LeaseLost
 from worker.jobs.blob_transfer import store_adapter
 from worker.jobs.claim import Claim
-from worker.jobs.heartbeat import Heartbeat
+from worker.jobs.heartbeat import LeaseHeartbeat
 from worker.jobs.journal import Journal
 from worker.trainer_process import run_folder
 from worker.trainer_process.host_faults import host_faults
@@ -53,7 +53,7 @@ class Supervision:
 
     trainer: TrainerProcess
     claim: Claim
-    heartbeat: Heartbeat
+    heartbeat: LeaseHeartbeat
     blobs: BlobStore
     settings: Settings
     stop: StopFlag

@@ -16,7 +16,7 @@ from tests.worker.conftest import BASE_MODEL, NOW, Home
 from tests.worker.jobs.running import run_on, wait_for
 from tests.worker.jobs.test_runner import take_away, trainer_pids
 from worker.jobs.claim import Claim
-from worker.jobs.heartbeat import Heartbeat
+from worker.jobs.heartbeat import LeaseHeartbeat
 
 
 class SilentNotifier:
@@ -109,7 +109,10 @@ class TestHungWork:
         assert job is not None
         clock, killed = FakeClock(), threading.Event()
         claim = Claim(home.database, home.blobs, Lease(job_id, job.token), lease_ttl_s=60)
-        with Heartbeat(claim, every_s=0.02, patience_s=900, clock=clock) as heartbeat, heartbeat.guarding(killed.set):
+        with (
+            LeaseHeartbeat(claim, every_s=0.02, patience_s=900, clock=clock) as heartbeat,
+            heartbeat.guarding(killed.set),
+        ):
             wait_for(lambda: home.job(job_id).hb_seq > 3)
             clock.now_s += 899
             heartbeat.sign()
