@@ -66,7 +66,7 @@ class PartsUnknown(Unavailable):
     code = "parts_unknown"
 
     def __init__(self, manifests: tuple[str, ...]) -> None:
-        super().__init__(manifests)
+        super().__init__(tuple(manifests))  # a list where it came over a wire
 
     @property
     def retry_after_s(self) -> None:

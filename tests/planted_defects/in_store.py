@@ -12,7 +12,7 @@ DEFECTS = (
         in_="migrations.versions.0003_blob_references:_blob_references",
         replace="return $sql",
         by="return 'SELECT sha256 FROM files UNION ALL SELECT sha256 FROM manifest_references'",
-        tests=(f"{SHARED}[sqlite]",),
+        tests=(SHARED,),
     ),
     Defect(
         name="a writer refers to bytes without keeping them from the collector",
@@ -20,9 +20,8 @@ DEFECTS = (
         replace="if $gone: raise BlobFreed",
         by="pass",
         tests=(
-            f"{COLLECTOR}::TestWriters::test_whose_bytes_were_freed_before_the_record_begin_again[sqlite]",
-            f"{COLLECTOR}::TestWriters::"
-            "test_are_not_deceived_by_the_row_of_another_who_has_not_put_the_bytes_yet[sqlite]",
+            f"{COLLECTOR}::TestWriters::test_whose_bytes_were_freed_before_the_record_begin_again",
+            f"{COLLECTOR}::TestWriters::test_are_not_deceived_by_the_row_of_another_who_has_not_put_the_bytes_yet",
         ),
     ),
     Defect(

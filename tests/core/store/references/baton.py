@@ -56,7 +56,8 @@ class Baton:
             running.discard(number)
             self._back.release()
 
-        threads = [threading.Thread(target=act, args=(number,)) for number in running]
+        # daemons: where a test is given up, they would wait for their turns for ever
+        threads = [threading.Thread(target=act, args=(number,), daemon=True) for number in running]
         for thread in threads:
             thread.start()
         while running:

@@ -106,10 +106,10 @@ def test_nothing_referred_to_is_ever_lost_in_any_order_of_steps(database: Databa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2, 12))
+@pytest.mark.parametrize("seed", range(2, 52))
 def test_nothing_referred_to_is_ever_lost_in_ten_thousand_orders(database: Database, tmp_path: Path, seed: int) -> None:
-    """Five thousand on each database; a quarter of an hour for each."""
-    play(database, tmp_path, schedules=500, seed=seed)
+    """Five thousand on each database, a sixth of a second of one core for each."""
+    play(database, tmp_path, schedules=100, seed=seed)
 
 
 @pytest.mark.slow
