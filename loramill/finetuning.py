@@ -55,7 +55,8 @@ def finetune(
         settings: fields of a fine-tuning job, with its names, bounds and defaults (docs/hyperparameters.md):
             prompt_loss_weight, n_epochs, batch_size, learning_rate, lora, seed and so on, side by side.
         out: the adapter's folder, which must not exist yet.
-        validation: examples to score the adapter by; None: those of a tenth of the prompts, which are not trained on.
+        validation: examples to score the adapter by; None: those of a tenth of the prompts, which are not trained on
+            (docs/hyperparameters.md).
         continue_from: folder of an adapter of this base model to go on from.
         progress: called with each message of the trainer (``loramill.messages``): `StepDone` after each
             step, `Evaluated` with the held-out loss, `Finished` at the end. What it raises ends the run.

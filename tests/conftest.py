@@ -6,12 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.harness.quick import is_quick
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
+
+hypothesis.settings.register_profile("loramill", deadline=None)  # how long an example takes is no assertion
+hypothesis.settings.load_profile("loramill")
 
 # Test processes side by side share the cores; torch reads this when it is first imported.
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:

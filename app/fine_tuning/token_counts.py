@@ -3,10 +3,10 @@
 Bounded to about a second, because it is done while a client waits. Knows no model and no machine.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, TypeVar
 
 from core.errors import ExampleInvalid, ExampleOverLength, InvalidParameter
 from core.estimates.estimate import ExampleCounts
@@ -16,6 +16,8 @@ from core.text.files.examples import Example, LineProblem
 from core.text.files.file_type import FileType, LineReader
 from core.text.partition import fit_to_score, partition
 from core.text.rendering import RenderedExample, Renderer
+
+Made = TypeVar("Made")
 
 # Up to these a file is counted as a whole. Rendering takes about 0.2 ms an example, or 0.7 s a megabyte.
 EXACT_EXAMPLES: Final = 5_000
@@ -69,7 +71,7 @@ def count(
     reading = _Reading(training, renderer, blobs)
     seed = spec.seed if validation is None else None
     try:
-        parts = partition(reading.used(), renderer, _Sums, seed=seed)
+        parts = partition(reading, renderer, _Sums, seed=seed)
     except ExampleOverLength as error:
         raise InvalidParameter(training.param, str(error)) from error
     trained, scored = parts.trained, parts.held_out
@@ -99,7 +101,10 @@ def count(
 
 
 class _Reading:
-    """One pass over a file or a sample of it; ``read`` and what follows from it are known at its end."""
+    """A file or a sample of it as a ``Source``; ``read`` and what follows from it are of the last pass that rendered.
+
+    Of a sample the prompts that are held out are a tenth of its own, which need not be held out of the whole file.
+    """
 
     def __init__(self, file: StoredFile, renderer: Renderer, blobs: BlobStore) -> None:
         self._file = file
@@ -118,7 +123,15 @@ class _Reading:
         """How many examples of the file each one that was read stands for."""
         return self._file.examples / self.read if self.is_sampled and self.read else 1.0
 
-    def used(self) -> Iterator[RenderedExample]:
+    def prompts(self) -> Iterator[str]:
+        """Give each example's prompt; in a sample, an example at fault is passed over, as `rendered` does."""
+        with self._open() as content:
+            for found in self._examples(content):
+                prompt = self._unless_at_fault(found, self._renderer.prompt_text)
+                if prompt is not None:
+                    yield prompt
+
+    def examples(self) -> Iterator[RenderedExample]:
         """Give each example; of a sample none over the length that a job wants an error for, as `rendered` does."""
         settings = self._renderer.settings
         for rendered in self.rendered():
@@ -130,25 +143,34 @@ class _Reading:
 
         In a sample, an example at fault is passed over: its line is not known, and the trainer will name it.
         """
-        tokens = 0
-        with said_of(f"the file of {self._file.param}"):
-            stored = self._blobs.open(self._file.sha256)
-        with stored as content:
+        tokens = self.read = 0
+        self._stopped = False
+        with self._open() as content:
             for found in self._examples(content):
                 self.read += 1
-                try:
-                    if isinstance(found, LineProblem):  # of a file that was checked by an earlier version
-                        raise ExampleInvalid(str(found), (found.line,))
-                    rendered = self._renderer.example(found)
-                except ExampleInvalid as error:
-                    if self._is_whole:
-                        raise InvalidParameter(self._file.param, str(error)) from error
+                rendered = self._unless_at_fault(found, self._renderer.example)
+                if rendered is None:
                     continue
                 yield rendered
                 tokens += len(rendered.input_ids)
                 if tokens > MAX_TOKENS:
                     self._stopped = True
                     return
+
+    def _open(self) -> BinaryIO:
+        with said_of(f"the file of {self._file.param}"):
+            return self._blobs.open(self._file.sha256)
+
+    def _unless_at_fault(self, found: Example | LineProblem, make: Callable[[Example], Made]) -> Made | None:
+        """Make something of an example; None where that cannot be, in a sample."""
+        try:
+            if isinstance(found, LineProblem):  # of a file that was checked by an earlier version
+                raise ExampleInvalid(str(found), (found.line,))
+            return make(found)
+        except ExampleInvalid as error:
+            if self._is_whole:
+                raise InvalidParameter(self._file.param, str(error)) from error
+            return None
 
     def _examples(self, content: BinaryIO) -> Iterator[Example | LineProblem]:
         if self._is_whole:

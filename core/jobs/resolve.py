@@ -9,7 +9,7 @@ from core.errors import InvalidParameter
 from core.jobs.learning_rate import usual_warmup_steps
 from core.jobs.requested import HyperparameterFields, LoraFields, TrainingFields
 from core.jobs.spec import EVALUATIONS, FileRef, JobSpec, LoraSpec, TrainedAdapter
-from core.text.partition import HELD_OUT_ONE_IN
+from core.text.partition import count_held_out
 from core.text.render_settings import MAX_LENGTH_TOKENS, RenderFields, RenderSettings
 
 T = TypeVar("T")
@@ -141,7 +141,7 @@ def _warmup_ratio(
     if request.warmup_ratio is not None:
         return request.warmup_ratio
     if validation is None:
-        examples -= examples // HELD_OUT_ONE_IN
+        examples -= count_held_out(examples)
     steps = math.ceil(examples / batch_size) * n_epochs
     return usual_warmup_steps(steps) / steps
 

@@ -100,7 +100,7 @@ class JobSpec(TrainingSettings):
 
     base_model: str
     training_file: FileRef
-    validation_file: FileRef | None  # None: a tenth of the prompts, chosen by hash, is held out
+    validation_file: FileRef | None  # None: a tenth of the prompts, those of the smallest hashes, is held out
     n_epochs: int
     batch_size: int  # examples per optimizer step
     learning_rate_multiplier: float

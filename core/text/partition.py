@@ -2,17 +2,24 @@
 
 The trainer partitions by it what it learns from, the estimate what it counts, previews and reports what they show.
 What is done with the examples of each part is the caller's.
+
+Held out is, where no validation file says what to score, a tenth of the file's distinct prompts: those whose hashes
+are smallest, rounded down, at least one and never all. The hash is of the prompt's text and the job's seed, so equal
+prompts stay together, and neither the rows' order nor the length policy nor the tokenizer matters; a chat template
+does, as it writes the text. Where rows are appended, the old prompts that are held out grow or shrink only at the end
+of their old order.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final, Generic, Protocol, TypeVar
 
 from core.text.rendered import RenderedExample
 from core.text.rendering import Renderer
 
+PARTITION_VERSION: Final = 2  # of the choice of what is held out: a checkpoint of another one is not resumed
 HELD_OUT_ONE_IN: Final = 10  # prompts
 
 
@@ -23,6 +30,16 @@ class ExamplePart(Enum):
     HELD_OUT = auto()  # scored, never trained on
     DROPPED = auto()  # over the length, as the length policy says
     UNTRAINED = auto()  # every weight is 0
+
+
+class Source(Protocol):
+    """A training file, or a sample of one, that can be read again; each reading gives the same."""
+
+    def prompts(self) -> Iterator[str]:
+        """Give each example's `RenderedExample.prompt_text`, without tokenising anything."""
+        ...
+
+    def examples(self) -> Iterator[RenderedExample]: ...
 
 
 class Gathering(Protocol):
@@ -44,50 +61,57 @@ class Partition(Generic[Gathered]):
     untrained_lines: list[int]
 
 
-def part_of(rendered: RenderedExample, fitted: RenderedExample | None, *, seed: int | None = None) -> ExamplePart:
+def part_of(fitted: RenderedExample | None, *, is_held_out: bool = False) -> ExamplePart:
     """Tell what becomes of an example.
 
     Args:
         fitted: the example as `Renderer.fit` gives it; None: dropped.
-        seed: of the job, which draws the prompts that are held out; None: none is.
+        is_held_out: its prompt is among those that are held out.
     """
     if fitted is None:
         return ExamplePart.DROPPED
     if not fitted.trained_tokens:
         return ExamplePart.UNTRAINED
-    # by the whole prompt, so that prompts with equal ends are not one prompt once they are cut
-    if seed is not None and held_out(prompt_key(rendered.prompt_ids), seed):
-        return ExamplePart.HELD_OUT
-    return ExamplePart.TRAINED
+    return ExamplePart.HELD_OUT if is_held_out else ExamplePart.TRAINED
 
 
 def partition(
-    examples: Iterable[RenderedExample], renderer: Renderer, gather: Callable[[], Gathered], *, seed: int | None
+    source: Source, renderer: Renderer, gather: Callable[[], Gathered], *, seed: int | None
 ) -> Partition[Gathered]:
-    """Sort a training file's examples. If every prompt is drawn, as can happen with few, none is held out.
+    """Sort a training file's examples. Fewer than two prompts with an answer to score: none is held out.
 
     Args:
+        source: is read once for its prompts and once for its examples; once more where none or all of those that
+            have an answer to score turned out to be held out.
         gather: makes what takes the examples of a part.
         seed: of the job, where no validation file says what to score; None: no prompt is held out.
 
     Raises:
+        ExampleInvalid: an example cannot be rendered.
         ExampleOverLength: an example is too long and the settings want an error then.
     """
-    parts = Partition(gather(), gather(), [], [])
-    n_trained = 0
-    for rendered in examples:
-        fitted = renderer.fit(rendered)
-        part = part_of(rendered, fitted, seed=seed)
-        if fitted is None:
-            parts.dropped_lines.append(rendered.line)
-        elif part is ExamplePart.UNTRAINED:
-            parts.untrained_lines.append(rendered.line)
-        elif part is ExamplePart.HELD_OUT:
-            parts.held_out.add(fitted)
-        else:
-            parts.trained.add(fitted)
-            n_trained += 1
-    return parts if n_trained else replace(parts, trained=parts.held_out, held_out=parts.trained)
+    if seed is None:
+        return _sort(source, renderer, gather, frozenset(), 0)[0]
+    drawn = draw(source.prompts(), seed)
+    parts, seen = _sort(source, renderer, gather, drawn, seed)
+    corrected = seen.correct(drawn)
+    return parts if corrected == drawn else _sort(source, renderer, gather, corrected, seed)[0]
+
+
+def draw(prompts: Iterable[str], seed: int) -> frozenset[int]:
+    """Give the hashes of the prompts that are held out, before it is known which of them can be used."""
+    hashes = {hash_of(prompt, seed) for prompt in prompts}
+    return frozenset(sorted(hashes)[: count_held_out(len(hashes))])
+
+
+def count_held_out(prompts: int) -> int:
+    """Say how many of so many distinct prompts are held out: a tenth, rounded down, at least one and never all."""
+    return min(max(1, prompts // HELD_OUT_ONE_IN), max(0, prompts - 1))
+
+
+def hash_of(prompt: str, seed: int) -> int:
+    """Give the 64 bits that a prompt is ranked by: equal prompts have equal ones, whatever their order."""
+    return int.from_bytes(hashlib.sha256(f"{seed}\0{prompt}".encode()).digest()[:8], "big")
 
 
 def fit_to_score(rendered: RenderedExample, renderer: Renderer) -> RenderedExample | None:
@@ -98,12 +122,58 @@ def fit_to_score(rendered: RenderedExample, renderer: Renderer) -> RenderedExamp
     return renderer.fit(rendered, "drop")
 
 
-def prompt_key(prompt_ids: Iterable[int]) -> str:
-    """Name a prompt, so that examples with equal prompts are held out together."""
-    return " ".join(map(str, prompt_ids))
+class _Extremes:
+    """The smallest and the largest of some hashes."""
+
+    def __init__(self) -> None:
+        self.least: int | None = None
+        self.most: int | None = None
+
+    def add(self, value: int) -> None:
+        self.least = value if self.least is None else min(self.least, value)
+        self.most = value if self.most is None else max(self.most, value)
+
+    @property
+    def are_several(self) -> bool:
+        return self.least != self.most
 
 
-def held_out(prompt_key: str, seed: int) -> bool:
-    """Hold out about one prompt in ten, by hash: equal prompts go to the same side, whatever their order."""
-    digest = hashlib.sha256(f"{seed}\0{prompt_key}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") % HELD_OUT_ONE_IN == 0
+class _Scorable:
+    """Which prompts with an answer to score were seen on either side."""
+
+    def __init__(self) -> None:
+        self.trained, self.held_out = _Extremes(), _Extremes()
+
+    def correct(self, drawn: frozenset[int]) -> frozenset[int]:
+        """See to it that at least one of them is held out and never all: by the next in rank, or the last.
+
+        What was drawn may have been dropped for its length, or have nothing to be scored by.
+        """
+        if self.trained.least is not None and self.held_out.most is not None:
+            return drawn
+        if self.trained.least is not None and self.trained.are_several:
+            return drawn | {self.trained.least}
+        if self.held_out.most is not None and self.held_out.are_several:
+            return drawn - {self.held_out.most}
+        return frozenset()
+
+
+def _sort(
+    source: Source, renderer: Renderer, gather: Callable[[], Gathered], drawn: frozenset[int], seed: int
+) -> tuple[Partition[Gathered], _Scorable]:
+    parts, seen = Partition(gather(), gather(), [], []), _Scorable()
+    for rendered in source.examples():
+        fitted = renderer.fit(rendered)
+        # by the whole prompt, so that prompts with equal ends are not one prompt once they are cut
+        value = hash_of(rendered.prompt_text, seed)
+        part = part_of(fitted, is_held_out=value in drawn)
+        if fitted is None:
+            parts.dropped_lines.append(rendered.line)
+        elif part is ExamplePart.UNTRAINED:
+            parts.untrained_lines.append(rendered.line)
+        else:
+            is_held_out = part is ExamplePart.HELD_OUT
+            (parts.held_out if is_held_out else parts.trained).add(fitted)
+            if fitted.scored_tokens:
+                (seen.held_out if is_held_out else seen.trained).add(value)
+    return parts, seen

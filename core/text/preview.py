@@ -114,7 +114,7 @@ def _show(rendered: RenderedExample, renderer: Renderer) -> PreviewedExample:
         completion_tokens=shown.completion_tokens,
         trained_tokens=shown.trained_tokens,
         dropped=shown.dropped_tokens,
-        note="; ".join(_notes(shown, part_of(rendered, fitted), renderer.settings)) or None,
+        note="; ".join(_notes(shown, part_of(fitted), renderer.settings)) or None,
     )
 
 

@@ -16,7 +16,7 @@ from core.errors import ExampleInvalid, ExampleOverLength, InvalidParameter
 from core.text.chat_template import ChatTemplate, ChatTemplateProblem
 from core.text.files.examples import Chat, Columns, Example, MaskSpan, Message, PromptCompletion
 from core.text.mustache import PromptTemplates, TemplateProblem
-from core.text.render_settings import OverLength, RenderSettings
+from core.text.render_settings import OverLength, RenderSettings, TrainOn
 from core.text.rendered import ANSWER, Reason, RenderedExample, RenderedPrompt, Segment, ids_of, truncate
 from core.text.tokenizer import AT_ONCE_CHARS, Span, TextTokenizer
 
@@ -108,6 +108,16 @@ class Renderer:
         )
         return [one if isinstance(one, ExampleInvalid) else _or_error(partial(ahead._assemble, one)) for one in written]
 
+    def prompt_text(self, example: Example) -> str:
+        """Give the text before an example's first answer that is trained on, without what the base model wants first.
+
+        Tokenises nothing: it is what examples are told apart by before they are rendered.
+
+        Raises:
+            ExampleInvalid: a template cannot be rendered; ``lines`` names the example's line.
+        """
+        return self._write(example).prompt_text(self._train_on)
+
     def fit(self, rendered: RenderedExample, over_length: OverLength | None = None) -> RenderedExample | None:
         """Apply the length policy of the settings, or another one; a completion is never cut.
 
@@ -178,7 +188,8 @@ class Renderer:
                 masked = example.mask_spans if isinstance(example, PromptCompletion) else ()
                 prompt, completion = written.pieces
                 sequence = self._prompt_and_completion(prompt, completion, masked)
-        return RenderedExample(example, sequence.text, tuple(sequence.segments), written.moved)
+        prompt_text = written.prompt_text(self._train_on)
+        return RenderedExample(example, sequence.text, tuple(sequence.segments), prompt_text, written.moved)
 
     def _prompt_and_completion(self, prompt: str, completion: str, mask_spans: Sequence[MaskSpan]) -> "_TokenSequence":
         eos_id = self._tokenizer.eos_id
@@ -268,6 +279,12 @@ class _ExampleTexts:
     example: Example
     pieces: tuple[str, ...]
     moved: str = ""
+
+    def prompt_text(self, train_on: TrainOn) -> str:
+        """Give what stands before the first answer that is trained on; behind each answer stands one more piece."""
+        if isinstance(self.example, Chat) and train_on == "last_assistant":
+            return "".join(self.pieces[:-2])
+        return self.pieces[0]
 
 
 class _TokenSequence:

@@ -104,4 +104,11 @@ DEFECTS = (
         by="$made($$$rest, seen_tokens=0)",
         tests=(KILLS,),
     ),
+    Defect(
+        name="a run goes on with another choice of held-out prompts",
+        in_="worker.training.output.resuming:identity_of",
+        replace="$spec.validation_file is None",
+        by="False",
+        tests=(f"{RESUME}::test_a_run_does_not_go_on_with_another_choice_of_held_out_prompts",),
+    ),
 )

@@ -5,6 +5,7 @@ from tests.planted_defects.defect import Defect
 TRAPS = "tests/core/text/test_traps.py"
 RENDERING = "tests/core/text/test_rendering.py"
 PROPERTIES = "tests/core/text/test_properties.py"
+PARTITION = "tests/core/text/test_partition.py"
 
 DEFECTS = (
     Defect(
@@ -85,7 +86,7 @@ DEFECTS = (
         name="06 the end of an example is cut off to fit",
         in_="core.text.rendering:Renderer.fit",
         replace="truncate($rendered, $excess) if $may_cut else None",
-        by="RenderedExample($rendered.source, $rendered.text, $rendered.segments[:-1])",
+        by="RenderedExample($rendered.source, $rendered.text, $rendered.segments[:-1], $rendered.prompt_text)",
         tests=(f"{TRAPS}::test_trap_06_a_limit_never_cuts_an_answer_or_its_closing_token",),
     ),
     Defect(
@@ -254,5 +255,32 @@ DEFECTS = (
         replace="Segment($ids, $text, $weight, $reason, $shifted)",
         by="Segment($ids, $text, $weight, $reason, spans)",
         tests=(f"{PROPERTIES}::TestSpans", f"{PROPERTIES}::TestPromptFormats"),
+    ),
+    Defect(
+        name="prompts are held out by a threshold, so that small files may have none",
+        in_="core.text.partition:draw",
+        replace="frozenset(sorted($hashes)[: count_held_out(len($hashes))])",
+        by="frozenset(one for one in $hashes if one % HELD_OUT_ONE_IN == 0)",
+        tests=(
+            f"{PARTITION}::test_a_tenth_of_the_distinct_prompts_is_drawn_at_least_one_and_never_all",
+            "tests/worker/training/data/test_examples.py::TestHeldOut",
+        ),
+    ),
+    Defect(
+        name="prompts are told apart by their ids, so that a tokenizer decides what is held out",
+        in_="core.text.rendering:Renderer._assemble",
+        replace="$written.prompt_text(self._train_on)",
+        by="str(self.tokenizer.encode($written.prompt_text(self._train_on)))",
+        tests=(
+            f"{PARTITION}::test_the_tokenizer_does_not_matter",
+            f"{PARTITION}::test_a_prompts_text_is_the_same_before_and_after_it_is_rendered",
+        ),
+    ),
+    Defect(
+        name="what was drawn is held out although none of it can be scored",
+        in_="core.text.partition:partition",
+        replace="$seen.correct($drawn)",
+        by="$drawn",
+        tests=(f"{PARTITION}::test_where_all_that_was_drawn_is_dropped_the_next_in_rank_is_held_out",),
     ),
 )

@@ -23,7 +23,8 @@ from worker.training.output.checkpoint import CheckpointFolder, recorded_environ
 from worker.training.process.reporter import Reporter, note
 from worker.training.process.stopping import CheckStop
 
-_NONE_HELD_OUT: Final = "no example is held out"
+_NONE_HELD_OUT: Final = "no example is held out, as fewer than two prompts have an answer that can be scored"
+_NONE_SCORED: Final = "no example of the validation file fits and has a completion token with a weight"
 
 
 def load_run_data(run_folder: Path, spec: RunSpec, reporter: Reporter, check_stop: CheckStop) -> RunData:
@@ -62,7 +63,7 @@ def _say_what_it_trains_on(data: RunData, job: JobSpec, reporter: Reporter) -> N
         count, named = len(data.unscored_lines), name_lines(data.unscored_lines)
         note(reporter, EventLevel.WARN, f"{count:,} validation examples are over max_length and not scored ({named})")
     if not data.scored_tokens:
-        why = "no completion token of the held-out examples has a weight" if len(data.held_out) else _NONE_HELD_OUT
+        why = _NONE_HELD_OUT if job.validation_file is None else _NONE_SCORED
         sentence = f"{why}, so the adapter is not scored; add a validation file whose answers have weights"
         note(reporter, EventLevel.WARN, sentence)
 

@@ -108,7 +108,7 @@ class TrainingLint(_FileLint):
             self.findings.note("over_length_refused", rendered.line, tokens_over=over)
             return
         self._note_cut(rendered, fitted)
-        if part_of(rendered, fitted) is ExamplePart.UNTRAINED:
+        if part_of(fitted) is ExamplePart.UNTRAINED:
             self.findings.note("no_trained_tokens", rendered.line)
         elif fitted is not None:
             self.counts.add_trained(fitted)

@@ -1,28 +1,26 @@
 """Which part of a training file an example is in."""
 
-from collections.abc import Sequence
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from core.text.files.examples import Chat, Example, Message, PromptCompletion
-from core.text.partition import fit_to_score, held_out, partition, prompt_key
+from core.text.partition import count_held_out, draw, fit_to_score, hash_of, partition
 from core.text.render_settings import RenderSettings
 from core.text.rendering import RenderedExample, Renderer
 from core.text.tokenizer import TextTokenizer
+from tests.harness.models.byte_tokenizer import write_byte_tokenizer
 
-
-def test_about_a_tenth_is_held_out() -> None:
-    held = sum(held_out(f"prompt {n}", seed=0) for n in range(10_000))
-    assert 900 < held < 1100
-
-
-def test_the_choice_depends_on_prompt_and_seed_alone() -> None:
-    first = [held_out(f"prompt {n}", seed=1) for n in range(100)]
-    assert first == [held_out(f"prompt {n}", seed=1) for n in range(100)]
-    assert first != [held_out(f"prompt {n}", seed=2) for n in range(100)]
-
-
-def test_the_choice_stays_the_same_across_versions() -> None:
-    assert [n for n in range(60) if held_out(f"prompt {n}", seed=7)] == [28, 38, 39, 54, 56]
+PROMPTS = st.lists(st.text(max_size=6), max_size=60)
+SEEDS = st.integers(0, 2**31 - 1)
+CHOSEN = [1, 16, 18, 20, 47, 48]  # of sixty, with seed 7
 
 
 class CollectedLines(list[int]):
@@ -32,12 +30,26 @@ class CollectedLines(list[int]):
         self.append(fitted.line)
 
 
+@dataclass(frozen=True)
+class ListSource:
+    """Implements ``partition.Source`` over examples in memory."""
+
+    listed: Sequence[Example]
+    renderer: Renderer
+
+    def prompts(self) -> Iterator[str]:
+        return map(self.renderer.prompt_text, self.listed)
+
+    def examples(self) -> Iterator[RenderedExample]:
+        return map(self.renderer.example, self.listed)
+
+
 def sort(
     tokenizer: TextTokenizer, examples: Sequence[Example], *, seed: int | None = None, **settings: Any
 ) -> tuple[list[int], ...]:
     """Give the lines that are trained on, held out, dropped and untrained."""
     renderer = Renderer(tokenizer, RenderSettings(**settings))
-    parts = partition(map(renderer.example, examples), renderer, CollectedLines, seed=seed)
+    parts = partition(ListSource(examples, renderer), renderer, CollectedLines, seed=seed)
     return parts.trained, parts.held_out, parts.dropped_lines, parts.untrained_lines
 
 
@@ -51,12 +63,136 @@ def test_each_example_is_in_one_part(byte_tokenizer: TextTokenizer) -> None:
     assert sort(byte_tokenizer, examples, max_length=64) == ([1, 3], [], [2], [4])
 
 
-def test_prompts_that_are_drawn_are_held_out_with_all_that_repeat_them(byte_tokenizer: TextTokenizer) -> None:
+@given(prompts=PROMPTS, seed=SEEDS)
+def test_a_tenth_of_the_distinct_prompts_is_drawn_at_least_one_and_never_all(prompts: list[str], seed: int) -> None:
+    distinct = len(set(prompts))
+    drawn = draw(prompts, seed)
+    assert len(drawn) == count_held_out(distinct)
+    if distinct > 1:
+        assert len(drawn) == max(1, distinct // 10) < distinct
+    else:
+        assert not drawn
+
+
+@pytest.mark.parametrize(("prompts", "held_out"), [(0, 0), (1, 0), (2, 1), (16, 1), (19, 1), (24, 2), (1009, 100)])
+def test_the_tenth_is_rounded_down(prompts: int, held_out: int) -> None:
+    assert count_held_out(prompts) == held_out
+
+
+@given(prompts=PROMPTS, seed=SEEDS, order=st.randoms())
+def test_neither_the_order_of_the_rows_nor_their_repetition_matters(
+    prompts: list[str], seed: int, order: random.Random
+) -> None:
+    shuffled = prompts * 2
+    order.shuffle(shuffled)
+    assert draw(shuffled, seed) == draw(prompts, seed)
+
+
+@given(old=PROMPTS, new=PROMPTS, seed=SEEDS)
+def test_appended_rows_move_the_old_ones_at_the_end_of_their_order_only(
+    old: list[str], new: list[str], seed: int
+) -> None:
+    before = draw(old, seed)
+    after = draw([*old, *new], seed) & {hash_of(prompt, seed) for prompt in old}
+    assert before <= after or after <= before
+
+
+def test_the_choice_depends_on_the_seed() -> None:
     prompts = [f"prompt {n}" for n in range(100)]
-    trained, scored, *_ = sort(byte_tokenizer, pairs(*prompts, *prompts), seed=0)
-    assert len(scored) in range(4, 40)
-    assert sorted(trained + scored) == list(range(1, 201))
-    assert {line % 100 for line in trained}.isdisjoint({line % 100 for line in scored})
+    assert draw(prompts, 1) != draw(prompts, 2)
+
+
+def test_the_choice_stays_the_same_across_versions() -> None:
+    drawn = draw([f"prompt {n}" for n in range(60)], 7)
+    assert [n for n in range(60) if hash_of(f"prompt {n}", 7) in drawn] == CHOSEN
+
+
+@given(prompts=st.lists(st.sampled_from([f"prompt {n}" for n in range(40)]), max_size=60), seed=SEEDS)
+@settings(max_examples=30)
+def test_no_prompt_is_in_both_parts(byte_tokenizer: TextTokenizer, prompts: list[str], seed: int) -> None:
+    trained, scored, *_ = sort(byte_tokenizer, pairs(*prompts), seed=seed)
+    assert sorted(trained + scored) == list(range(1, len(prompts) + 1))
+    trained_prompts, scored_prompts = ({prompts[line - 1] for line in lines} for lines in (trained, scored))
+    assert trained_prompts.isdisjoint(scored_prompts)
+    assert bool(scored) == (len(set(prompts)) > 1)
+    assert bool(trained) == bool(prompts)
+
+
+def test_the_tokenizer_does_not_matter(byte_tokenizer: TextTokenizer, tmp_path: Path) -> None:
+    other = _with_other_ids(tmp_path)
+    assert not set(byte_tokenizer.encode("0")) & set(other.encode("0"))
+    examples = pairs(*(f"prompt {n}" for n in range(100)))
+    assert sort(byte_tokenizer, examples, seed=0) == sort(other, examples, seed=0)
+
+
+def _with_other_ids(folder: Path) -> TextTokenizer:
+    """Give the byte tokenizer with the ids of all digits turned round, and a BOS."""
+    write_byte_tokenizer(folder)
+    path = folder / "tokenizer.json"
+    written = json.loads(path.read_text())
+    vocab = written["model"]["vocab"]
+    vocab |= {digit: vocab[turned] for digit, turned in zip("0123456789", "9876543210", strict=True)}
+    path.write_text(json.dumps(written))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    bos = {"bos_token": "<|endoftext|>", "add_bos_token": True}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | bos))
+    return TextTokenizer.from_folder(folder)
+
+
+def test_max_length_moves_no_prompt_that_fits_to_the_other_side(byte_tokenizer: TextTokenizer) -> None:
+    examples = pairs(*("p" * n for n in range(1, 101)))
+    sides = [[set(lines) for lines in sort(byte_tokenizer, examples, seed=5, max_length=n)] for n in (200, 60)]
+    (trained, scored, *_), (fewer_trained, fewer_scored, dropped, _) = sides
+    assert dropped
+    assert fewer_scored == scored - dropped
+    assert fewer_trained == trained - dropped
+    assert fewer_scored
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_where_all_that_was_drawn_is_dropped_the_next_in_rank_is_held_out(
+    byte_tokenizer: TextTokenizer, seed: int
+) -> None:
+    prompts = [f"{n:02}" for n in range(12)]
+    first, second, *_ = sorted(prompts, key=lambda prompt: hash_of(prompt, seed))
+    long = [PromptCompletion(line, p, "c" * (100 if p == first else 1)) for line, p in enumerate(prompts, start=1)]
+    trained, scored, dropped, _ = sort(byte_tokenizer, long, seed=seed, max_length=64)
+    assert dropped == [prompts.index(first) + 1]
+    assert scored == [prompts.index(second) + 1]
+    assert len(trained) == 10
+
+
+def test_where_only_what_was_drawn_can_be_used_the_last_in_rank_is_trained_on(byte_tokenizer: TextTokenizer) -> None:
+    prompts = [f"{n:02}" for n in range(30)]
+    drawn = sorted(prompts, key=lambda prompt: hash_of(prompt, 3))[:3]
+    kept = [PromptCompletion(line, p, "c" * (1 if p in drawn else 100)) for line, p in enumerate(prompts, start=1)]
+    trained, scored, *_ = sort(byte_tokenizer, kept, seed=3, max_length=64)
+    assert trained == [prompts.index(drawn[2]) + 1]
+    assert sorted(scored) == sorted(prompts.index(prompt) + 1 for prompt in drawn[:2])
+
+
+def test_what_has_no_answer_to_score_is_not_all_that_is_held_out(byte_tokenizer: TextTokenizer) -> None:
+    for seed in range(6):
+        chats: list[Example] = [
+            Chat(line, (Message("user", f"q{line}"), Message("assistant", "a", float(line <= 3))))
+            for line in range(1, 13)
+        ]
+        trained, scored, *_ = sort(byte_tokenizer, chats, seed=seed, prompt_loss_weight=0.5)
+        assert 1 <= len({1, 2, 3} & set(scored)) <= 2
+        assert {1, 2, 3} & set(trained)
+
+
+@pytest.mark.parametrize("train_on", ["all_assistant", "last_assistant"])
+def test_a_prompts_text_is_the_same_before_and_after_it_is_rendered(
+    byte_tokenizer: TextTokenizer, train_on: str
+) -> None:
+    renderer = Renderer(byte_tokenizer, RenderSettings.model_validate({"train_on": train_on}))
+    turns = (Message("user", "q"), Message("assistant", "a"), Message("user", "r"), Message("assistant", "b"))
+    first, other = Chat(1, turns), Chat(2, (*turns[:1], Message("assistant", "z"), *turns[2:]))
+    for example in (first, other, *pairs("p", "")):
+        assert renderer.prompt_text(example) == renderer.example(example).prompt_text
+    is_one_prompt = renderer.prompt_text(first) == renderer.prompt_text(other)
+    assert is_one_prompt == (train_on == "all_assistant")
 
 
 def test_without_a_seed_nothing_is_held_out(byte_tokenizer: TextTokenizer) -> None:
@@ -64,11 +200,9 @@ def test_without_a_seed_nothing_is_held_out(byte_tokenizer: TextTokenizer) -> No
     assert sort(byte_tokenizer, pairs(*prompts))[1] == []
 
 
-def test_where_every_prompt_is_drawn_none_is_held_out(byte_tokenizer: TextTokenizer) -> None:
-    keys = [prompt_key(Renderer(byte_tokenizer).prompt(prompt).ids) for prompt in ("p", "q")]
-    seed = next(seed for seed in range(1000) if [held_out(key, seed) for key in keys] == [True, False])
-    assert sort(byte_tokenizer, pairs("p", "p"), seed=seed) == ([1, 2], [], [], [])
-    assert sort(byte_tokenizer, [*pairs("p", "p"), PromptCompletion(3, "q", "c")], seed=seed)[1] == [1, 2]
+def test_of_one_prompt_nothing_is_held_out(byte_tokenizer: TextTokenizer) -> None:
+    for seed in range(20):
+        assert sort(byte_tokenizer, pairs("p", "p"), seed=seed) == ([1, 2], [], [], [])
 
 
 def test_prompts_that_are_equal_once_they_are_cut_are_drawn_apart(byte_tokenizer: TextTokenizer) -> None:

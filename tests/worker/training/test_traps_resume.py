@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from core.errors import BaseModelInvalid, LossNotFinite
+from core.errors import BaseModelInvalid, CheckpointInvalid, LossNotFinite
 from core.serving.adapter_format import WEIGHTS
 from tests.harness.models.tiny_models import write_tiny_phi
 from tests.worker.training.conftest import MakeModel
-from tests.worker.training.run_folders import Killed, RecordingReporter, train, write_run
+from tests.worker.training.run_folders import SUMS, Killed, RecordingReporter, stop_after, train, write_run
 from tests.worker.training.test_kill_points import TOKEN_BUDGET, Log, Result, assert_same_log, log_of, result_of
 from worker.models import precision
 from worker.models.loading import load_base_model
@@ -27,6 +27,7 @@ from worker.training import loop as loop_module
 from worker.training import run as run_module
 from worker.training.loop import TrainingLoop
 from worker.training.model.lora import restore_adapter, save_adapter
+from worker.training.output import resuming
 from worker.training.run import run
 
 DROPOUT = {"rank": 4, "alpha": 8, "dropout": 0.3}
@@ -250,3 +251,16 @@ def test_trap_38_two_runs_are_equal_to_the_bit_whatever_was_drawn_before(
         messages = train(folder).messages
         ends.append((result_of(folder), log_of(messages)))
     assert ends[0] == ends[1]
+
+
+def test_a_run_does_not_go_on_with_another_choice_of_held_out_prompts(
+    tmp_path: Path, tiny_phi: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = write_run(tmp_path / "drawn", tiny_phi)
+    given = write_run(tmp_path / "given", tiny_phi, validation=SUMS[:3])
+    for folder in (drawn, given):
+        stop_after(folder, step=3)
+    monkeypatch.setattr(resuming, "PARTITION_VERSION", resuming.PARTITION_VERSION + 1)
+    with pytest.raises(CheckpointInvalid, match="written with another choice of held-out prompts"):
+        train(drawn)
+    assert train(given).of(Resumed)[0].step == 3  # none was drawn

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from core.errors import AllExamplesDropped, EndNeverTrained, ExampleInvalid, NothingToScore, NoTrainedTokens
 from core.jobs.spec import NOTHING_TO_SCORE, FileRef, JobSpec
 from core.serving.adapter_format import TrainedPrompt
-from core.text.files.examples import ExampleFormat, LineProblem
+from core.text.files.examples import Example, ExampleFormat, LineProblem
 from core.text.files.read import FILE_TYPES, read_examples
 from core.text.partition import fit_to_score, partition
 from core.text.rendering import ANSWER, RenderedExample, Renderer
@@ -94,7 +94,7 @@ def load_data(
     validation_file: Path | None,
     check_stop: CheckStop,
 ) -> RunData:
-    """Render all examples; without a validation file a tenth of the prompts is held out by their hash.
+    """Render all examples; without a validation file a part of the prompts is held out (``core.text.partition``).
 
     Raises:
         ExampleInvalid: an example cannot be rendered.
@@ -110,7 +110,7 @@ def load_data(
     def gather() -> GrowingSet:
         return GrowingSet(renderer)
 
-    training = _rendered(training_file, job.training_file, renderer, check_stop)
+    training = _File(training_file, job.training_file, renderer, check_stop)
     parts = partition(training, renderer, gather, seed=job.seed if validation_file is None else None)
     summary = parts.trained.summary
     summary.held_out_examples = parts.held_out.summary.examples
@@ -118,7 +118,7 @@ def load_data(
     _require_something_to_learn(summary)
     unscored_lines: list[int] = []
     if validation_file is not None and job.validation_file is not None:
-        for rendered in _rendered(validation_file, job.validation_file, renderer, check_stop):
+        for rendered in _File(validation_file, job.validation_file, renderer, check_stop).examples():
             fitted = fit_to_score(rendered, renderer)
             if fitted is None:
                 unscored_lines.append(rendered.line)
@@ -139,13 +139,28 @@ def load_data(
     return data
 
 
-def _rendered(path: Path, file: FileRef, renderer: Renderer, check_stop: CheckStop) -> Iterator[RenderedExample]:
-    try:
-        for example in read_examples(path, FILE_TYPES[file.file_type]):
-            check_stop()
-            yield renderer.example(example)
-    except LineProblem as problem:
-        raise ExampleInvalid(f"{path.name}: {problem}", (problem.line,)) from problem
+@dataclass(frozen=True)
+class _File:
+    """A file of the run folder, read from its beginning by each call: a ``Source``."""
+
+    path: Path
+    ref: FileRef
+    renderer: Renderer
+    check_stop: CheckStop
+
+    def prompts(self) -> Iterator[str]:
+        return map(self.renderer.prompt_text, self._read())
+
+    def examples(self) -> Iterator[RenderedExample]:
+        return map(self.renderer.example, self._read())
+
+    def _read(self) -> Iterator[Example]:
+        try:
+            for example in read_examples(self.path, FILE_TYPES[self.ref.file_type]):
+                self.check_stop()
+                yield example
+        except LineProblem as problem:
+            raise ExampleInvalid(f"{self.path.name}: {problem}", (problem.line,)) from problem
 
 
 class GrowingSet:

@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from core.serving.adapter_format import canonical_json
+from core.text.partition import PARTITION_VERSION
 from worker.models.loading import LoadedModel
 from worker.trainer_process.run_folder import RunSpec
 from worker.training.data.examples import RunData
@@ -41,12 +42,15 @@ def restore(checkpoint: Checkpoint, model: LoraModel, optimizer: AdapterOptimize
 
 def identity_of(spec: RunSpec, data: RunData, base: LoadedModel) -> dict[str, str]:
     """Name what decides a run's result, in words that an error can use."""
-    return {
+    identity = {
         "specification": hashlib.sha256(canonical_json(spec.job.model_dump(mode="json"))).hexdigest(),
         "data set": data.digest,
         "base model": base.fingerprint,
         "planner version": str(PLAN_VERSION),
     }
+    if spec.validation_file is None:
+        identity["choice of held-out prompts"] = str(PARTITION_VERSION)
+    return identity
 
 
 def environment_of(base: LoadedModel, ranks: Ranks) -> dict[str, str]:

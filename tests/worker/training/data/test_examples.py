@@ -42,10 +42,18 @@ class TestWeights:
 
 
 class TestHeldOut:
-    def test_a_tenth_is_held_out_without_a_validation_file(self, tmp_path: Path, tiny_phi: Path) -> None:
-        data = render(tmp_path, tiny_phi, MANY)
-        assert len(data.training) + len(data.held_out) == 200
-        assert 5 <= len(data.held_out) <= 40
+    @pytest.mark.parametrize(("rows", "held_out"), [(200, 20), (24, 2), (16, 1), (2, 1), (1, 0)])
+    def test_a_tenth_is_held_out_without_a_validation_file(
+        self, tmp_path: Path, tiny_phi: Path, rows: int, held_out: int
+    ) -> None:
+        data = render(tmp_path, tiny_phi, MANY[:rows])
+        assert (len(data.training), len(data.held_out)) == (rows - held_out, held_out)
+
+    def test_the_same_rows_are_held_out_whatever_their_order(self, tmp_path: Path, tiny_phi: Path) -> None:
+        def held_out(lines: list[dict[str, str]]) -> set[str]:
+            return {lines[line - 1]["prompt"] for line in render(tmp_path, tiny_phi, lines).held_out.lines.tolist()}
+
+        assert held_out(MANY) == held_out(MANY[::-1])
 
     def test_the_account_says_how_many_are_held_out(self, tmp_path: Path, tiny_phi: Path) -> None:
         data = render(tmp_path, tiny_phi, MANY)
@@ -61,7 +69,7 @@ class TestHeldOut:
 
         assert not prompts(data.training.lines) & prompts(data.held_out.lines)
 
-    def test_where_all_prompts_are_drawn_none_is_held_out(self, tmp_path: Path, tiny_phi: Path) -> None:
+    def test_of_one_prompt_none_is_held_out(self, tmp_path: Path, tiny_phi: Path) -> None:
         sizes = {len(render(tmp_path, tiny_phi, [ONE] * 5, seed=seed).training) for seed in range(40)}
         assert sizes == {5}
 
