@@ -10,10 +10,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from app.fine_tuning.machines import KnownMachine, machine_of
+from app.fine_tuning.machines import KnownMachine, machine_of, shares_a_host
 from app.fine_tuning.renderers import renderer_of
 from app.fine_tuning.token_counts import StoredFile, count
-from core.base_models.registry import BaseModelEntry, folder_of, read_imported
+from core.base_models.registry import BaseModelEntry, DType, folder_of, read_imported
 from core.base_models.shape import ModelShape, read_shape
 from core.errors import BaseModelInvalid, InvalidParameter, JobDoesNotFit
 from core.errors.host_paths import without_host_paths
@@ -21,6 +21,7 @@ from core.estimates.estimate import (
     Basis,
     Estimate,
     ExampleCounts,
+    Machine,
     Measured,
     PastRun,
     QueuePlace,
@@ -43,7 +44,8 @@ from core.store.db import Session
 from core.store.tables import JobRecord
 from core.text.files.read import FILE_TYPES
 
-PAST_RUNS: Final = 5  # finished jobs that an estimate of time learns from
+PAST_RUNS: Final = 5  # finished jobs on one machine that an estimate of time learns from
+_LOOKED_AT: Final = 20  # finished jobs that tell of machines
 
 _NO_BASIS: Final = Basis(
     kind="unknown", jobs=(), flops_per_s=None, explanation="no job of this base model has finished yet"
@@ -63,8 +65,8 @@ def estimate(
     counts = _count(session, spec, settings, blobs)
     total_steps = math.ceil(counts.examples / spec.batch_size) * spec.n_epochs
     evaluated_tokens = counts.held_out_tokens * len(evaluated_after(total_steps, spec.n_evals))
-    runs = past_runs(session, spec.base_model)
-    machine = machine_of(settings, entry.dtype, runs)
+    candidates = machines_of(settings, entry.dtype, past_runs(session, spec.base_model))
+    machine, runs = candidates[0]
     problems: list[str] = []
     memory: Memory | None = None
     speed: RunSpeed | None = None
@@ -74,13 +76,14 @@ def estimate(
     except BaseModelInvalid as error:
         problems.append(without_host_paths(str(error)))
     else:
-        speed = _speed(shape, machine, runs)
-        if speed is None:
-            problems.append("the time is not known before a job of this base model has finished here")
         if not counts.examples:
             problems.append("no example of the sample would be trained on, so neither time nor memory is known")
         else:
-            memory = _memory(shape, spec, counts, total_steps, machine)
+            machine, runs, memory = _choose(candidates, shape, spec, counts, total_steps)
+        speed = _speed(shape, machine, runs)
+        if speed is None:
+            problems.append("the time is not known before a job of this base model has finished here")
+        if counts.examples:
             seconds = None if speed is None else seconds_of(_work(shape, spec, counts, evaluated_tokens), speed)
     if spec.quantization is not None and not machine.is_gpu:
         problems.append(f"quantization needs a CUDA GPU, and the machine ({machine.told.source}) has none")
@@ -123,22 +126,70 @@ def require_fit(found: Estimate) -> None:
 
 
 def past_runs(session: Session, base_model: str) -> list[PastRun]:
-    """List the newest finished jobs of a base model that were measured on the machine of the newest."""
-    runs = [
+    """List the newest finished jobs of a base model that were measured, newest first."""
+    return [
         PastRun(job.id, JobSpec.model_validate(job.spec).lora, measured)
-        for job in jobs.list_succeeded(session, base_model, limit=PAST_RUNS)
+        for job in jobs.list_succeeded(session, base_model, limit=_LOOKED_AT)
         if (measured := Measured.of_result(job.result)) is not None
     ]
-    return [run for run in runs if run.measured.machine == runs[0].measured.machine]
+
+
+def machines_of(
+    settings: Settings, dtype: DType, runs: Sequence[PastRun]
+) -> list[tuple[KnownMachine, Sequence[PastRun]]]:
+    """Give the machines on which a job may run, that of the newest run first, each with its own newest runs.
+
+    Which workers live is not recorded. Where all processes share a host there is one machine, as it is now; else any
+    on which a job has finished may take this one.
+    """
+    by_machine: dict[Machine, list[PastRun]] = {}
+    for run in runs:
+        by_machine.setdefault(run.measured.machine, []).append(run)
+    groups: list[list[PastRun]] = list(by_machine.values()) or [[]]
+    if shares_a_host(settings):
+        groups = groups[:1]
+    return [(machine_of(settings, dtype, own, unlike=len(groups)), own[:PAST_RUNS]) for own in groups]
+
+
+def _choose(
+    candidates: Sequence[tuple[KnownMachine, Sequence[PastRun]]],
+    shape: ModelShape,
+    spec: JobSpec,
+    counts: ExampleCounts,
+    steps: int,
+) -> tuple[KnownMachine, Sequence[PastRun], Memory]:
+    """Give the first machine that holds the job, or the largest where none does, with its runs and the job's memory."""
+    planned = [(machine, runs, _memory(shape, spec, counts, steps, machine)) for machine, runs in candidates]
+    for machine, runs, memory in planned:
+        if machine.told.memory_bytes is None or memory.least_bytes <= machine.told.memory_bytes:
+            return machine, runs, memory
+    return max(planned, key=lambda one: one[0].told.memory_bytes or 0)
 
 
 def queue_end(session: Session, now: int) -> QueuePlace:
-    """Give the place that the next job gets, and the seconds until its turn."""
+    """Give the place that the next job gets, and the seconds until its turn; see `QueuePlace` for what it assumes."""
     waiting = queue.sum_waiting(session)
     running = [_remaining_s(job, now) for job in queue.list_running(session)]
     known = [seconds for seconds in running if seconds is not None]
     is_known = not waiting.without_estimate and len(known) == len(running)
-    return QueuePlace(place=1 + waiting.jobs, seconds_ahead=sum(known) + waiting.seconds if is_known else None)
+    return QueuePlace(
+        place=1 + waiting.jobs,
+        seconds_ahead=_seconds_until_free(known or [0.0], waiting.seconds) if is_known else None,
+    )
+
+
+def _seconds_until_free(workers: Sequence[float], waiting_s: float) -> float:
+    """Share what waits out among the workers as each becomes free, and give when all of it is done.
+
+    Args:
+        workers: after how many seconds each is free.
+    """
+    free_after = sorted(workers)
+    for number, free_s in enumerate(free_after[1:], start=1):
+        done_s = (waiting_s + sum(free_after[:number])) / number
+        if done_s <= free_s:  # the next worker is free too late to share in it
+            return done_s
+    return (waiting_s + sum(free_after)) / len(free_after)
 
 
 def _remaining_s(job: JobRecord, now: int) -> float | None:

@@ -28,9 +28,19 @@ class KnownMachine:
     cores: int | None
 
 
-def machine_of(settings: Settings, dtype: DType, runs: Sequence[PastRun]) -> KnownMachine:
-    """Say what is known of the machine on which a job of this base model would run."""
-    is_here = settings.database.startswith("sqlite")  # SQLite keeps all processes on one machine
+def shares_a_host(settings: Settings) -> bool:
+    """Say whether all processes run on this machine, where SQLite keeps them."""
+    return settings.database.startswith("sqlite")
+
+
+def machine_of(settings: Settings, dtype: DType, runs: Sequence[PastRun], *, unlike: int = 1) -> KnownMachine:
+    """Say what is known of a machine on which a job of this base model would run.
+
+    Args:
+        runs: that finished on it, newest first; none where none has finished anywhere.
+        unlike: how many different machines finished jobs ran on, this one counted.
+    """
+    is_here = shares_a_host(settings)
     memory = psutil.virtual_memory()
     if runs:
         machine = runs[0].measured.machine
@@ -39,7 +49,7 @@ def machine_of(settings: Settings, dtype: DType, runs: Sequence[PastRun]) -> Kno
             device=machine.device,
             memory_bytes=machine.memory_bytes,
             available_bytes=int(memory.available) if is_here and is_cpu else None,
-            source=f"job {runs[0].job_id}",
+            source=f"job {runs[0].job_id}" + (f", on one of {unlike} unlike machines" if unlike > 1 else ""),
         )
         cores = _cores() if is_here and is_cpu else None
         return KnownMachine(told, is_gpu=not is_cpu, dtype=_chosen(dtype, machine.dtype), cores=cores)

@@ -94,7 +94,8 @@ class StorageFull(Unavailable):
 
     def __str__(self) -> str:
         return (
-            "no space is left where Loramill keeps its data; nothing of this request was kept. Free some and try again"
+            "no space is left where Loramill keeps its data; nothing of this request was kept. "
+            "Requests that write are refused until some is freed"
         )
 
 
@@ -150,6 +151,10 @@ class SchemaMismatch(Unavailable):
 
     def __init__(self, found: str | None, needed: str, newer: bool) -> None:
         super().__init__(found, needed, newer)
+
+    @property
+    def retry_after_s(self) -> None:
+        return None
 
     def __str__(self) -> str:
         found, needed, newer = self.args

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Final, Literal
 
+from pydantic import Field
+
 from core.base_models.shape import ModelShape
 from core.estimates.memory_plan import VALUE_BYTES, ComputeType, Memory
 from core.jobs.spec import EVALUATIONS, LoraSpec
@@ -93,10 +95,14 @@ class Basis(Frozen):
 
 
 class QueuePlace(Frozen):
-    """Where a job stands or would stand. ``seconds_ahead`` is null where a job ahead has no estimate."""
+    """Where a job stands or would stand."""
 
-    place: int  # 1: next
-    seconds_ahead: float | None
+    place: int = Field(description="1: next.")
+    seconds_ahead: float | None = Field(
+        description="Until its turn, if the workers that run a job now are all there are, or one where none does, and "
+        "what waits is shared out among them. An idle worker is not known, and would take it sooner. Null where a "
+        "job ahead has no estimate."
+    )
 
 
 class Estimate(Frozen):

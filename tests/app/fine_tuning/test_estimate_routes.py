@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ from core.jobs.attempt import AttemptEnd, Publication, StoredAdapter
 from core.jobs.status import JobStatus
 from core.store import jobs, leases
 from core.store.db import Session
-from tests.app.conftest import BASE, ApiHarness, upload
+from tests.app.conftest import BASE, LOCAL, ApiHarness, upload
 from tests.harness.fake_trainer import MEASURED
 from tests.harness.models.tiny_shapes import TINY_LLAMA, write_shapes
 
@@ -131,6 +132,40 @@ class TestEstimate:
         queue = estimate(client, file_id)["queue"]
         assert queue["place"] == 2
         assert queue["seconds_ahead"] == pytest.approx(12.5 + second["estimate"]["seconds"]["total"])
+
+    def test_jobs_ahead_are_shared_out_among_the_workers_that_run_one(
+        self, client: TestClient, harness: ApiHarness, file_id: str
+    ) -> None:
+        made = [client.post(JOBS, json=body(file_id)).json() for _ in range(3)]
+        with harness.database.write() as session:
+            for number, eta_s in enumerate((12.5, 4.0)):
+                job = leases.claim(session, leases.WorkerIdentity(f"w{number}", "h", number), (BASE,), NOW)
+                assert job is not None
+                leases.heartbeat(session, leases.Lease(job.id, job.token), {"eta_s": eta_s})
+        takes_s = made[2]["estimate"]["seconds"]["total"]
+        queue = estimate(client, file_id)["queue"]
+        # the worker that is free after 4 s takes the third job; once the other is free, what is left is shared
+        shared_s = 4.0 + takes_s if 4.0 + takes_s <= 12.5 else (4.0 + 12.5 + takes_s) / 2
+        assert queue == {"place": 2, "seconds_ahead": pytest.approx(shared_s)}
+
+    def test_of_unlike_machines_any_may_take_the_job(
+        self, client: TestClient, harness: ApiHarness, file_id: str
+    ) -> None:
+        large = MEASURED.machine.model_copy(update={"memory_bytes": 2**34})
+        small = MEASURED.machine.model_copy(update={"memory_bytes": 2**20})
+        made = []
+        for machine in (large, small):
+            made.append(client.post(JOBS, json=body(file_id)).json()["id"])
+            finish(harness, made[-1], MEASURED.model_copy(update={"machine": machine}))
+        of_one_host = estimate(client, file_id)
+        assert (of_one_host["fits"], of_one_host["machine"]["source"]) == (False, f"job {made[1]}")
+        elsewhere = harness.settings.model_copy(update={"database_url": "postgresql+psycopg://db/loramill"})
+        with TestClient(replace(harness, settings=elsewhere).app(), base_url=LOCAL) as client_of_many:
+            found = estimate(client_of_many, file_id)
+            assert (found["fits"], found["machine"]["memory_bytes"]) == (True, 2**34)
+            assert found["machine"]["source"] == f"job {made[0]}, on one of 2 unlike machines"
+            assert found["basis"]["jobs"] == [made[0]]
+            assert client_of_many.post(JOBS, json=body(file_id)).status_code == 200
 
     def test_does_not_wait_for_paused_jobs_nor_for_those_about_to_be(
         self, client: TestClient, harness: ApiHarness, file_id: str

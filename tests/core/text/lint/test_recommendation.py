@@ -1,18 +1,18 @@
 import pytest
 
 from core.text.files.examples import PromptCompletion
-from core.text.lint.recommendation import HUERTA_ENOCHIAN, SHI
+from core.text.lint.recommendation import CHATTERJEE, HUERTA_ENOCHIAN, SHI
 from tests.core.text.lint.conftest import Linting
 
 
 @pytest.mark.parametrize(
     ("examples", "prompt", "completion", "worth_trying", "sources"),
     [
-        (20, 90, 9, (0.01, 0.1), (HUERTA_ENOCHIAN,)),  # short completions after longer prompts
-        (20, 200, 9, (0.01, 0.1), (HUERTA_ENOCHIAN,)),
+        (20, 90, 9, (0.01, 0.5), (HUERTA_ENOCHIAN, CHATTERJEE)),  # short completions after longer prompts
+        (20, 200, 9, (0.01, 0.5), (HUERTA_ENOCHIAN, CHATTERJEE)),
         (20, 200, 400, (0.0, 1.0), (SHI,)),  # few, with long prompts and long free text
-        (1000, 200, 400, None, (HUERTA_ENOCHIAN,)),  # the same, but many
-        (20, 9, 40, None, (HUERTA_ENOCHIAN,)),  # completions longer than prompts
+        (1000, 200, 400, (0.0, 0.5), (HUERTA_ENOCHIAN, CHATTERJEE)),  # the same, but many
+        (20, 9, 40, (0.0, 0.5), (HUERTA_ENOCHIAN, CHATTERJEE)),  # completions longer than prompts
     ],
 )
 def test_the_range_follows_lengths_ratio_and_number(
