@@ -36,7 +36,9 @@ def adapter(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = {"n_epochs": 30, "batch_size": 8, "learning_rate": 0.02, "seed": 3, "n_evals": 1, "lora": {"rank": 8}}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LORAMILL_HOME", str(tmp_path_factory.mktemp("home")))
-        return finetune(tiny_llama, EXAMPLES[:4] * 4, settings, out=tmp_path_factory.mktemp("adapter") / "colours")
+        out = tmp_path_factory.mktemp("adapter") / "colours"
+        # with answers to score of their own, or one of the four would be held out
+        return finetune(tiny_llama, EXAMPLES[:4] * 4, settings, out=out, validation=EXAMPLES[:4])
 
 
 def test_our_engine_answers_as_it_was_taught(tiny_llama: Path, adapter: Path) -> None:

@@ -137,7 +137,12 @@ class TestTraining:
     def test_without_held_out_examples_it_says_so(self, tmp_path: Path, tiny_phi: Path) -> None:
         reporter = train(write_run(tmp_path / "run", tiny_phi, validation=[]))
         assert reporter.of(Evaluated) == []
-        assert any("no example is held out" in note.message for note in reporter.of(Note))
+        assert any("so the adapter is not scored" in note.message for note in reporter.of(Note))
+
+    def test_of_one_prompt_it_says_that_none_is_held_out(self, tmp_path: Path, tiny_phi: Path) -> None:
+        reporter = train(write_run(tmp_path / "run", tiny_phi, SUMS[:1] * 3, n_epochs=1))
+        sentence = "no example is held out, as fewer than two prompts have an answer that can be scored"
+        assert any(sentence in note.message for note in reporter.of(Note))
 
     def test_held_out_answers_without_a_weight_have_no_loss_rather_than_the_best_there_is(
         self, tmp_path: Path, tiny_phi: Path
@@ -145,7 +150,8 @@ class TestTraining:
         folder = write_run(tmp_path / "run", tiny_phi, validation=[_chat(weight=0)], n_epochs=1)
         reporter = train(folder)
         assert reporter.of(Evaluated) == []
-        assert any("no completion token of the held-out examples has a weight" in n.message for n in reporter.of(Note))
+        sentence = "no example of the validation file fits and has a completion token with a weight, so the adapter is"
+        assert any(sentence in note.message for note in reporter.of(Note))
         (finished,) = reporter.of(Finished)
         for metrics in (finished.metrics, reporter.of(CheckpointWritten)[-1].metrics):
             assert metrics["valid_loss"] is metrics["full_valid_mean_token_accuracy"] is None
