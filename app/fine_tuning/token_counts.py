@@ -101,7 +101,7 @@ def count(
 
 
 class _Reading:
-    """A file or a sample of it as a ``Source``; ``read`` and what follows from it are of the last pass that rendered.
+    """A file or a sample of it as an ``ExampleSource``; ``read`` and what follows from it are of the last rendering.
 
     Of a sample the prompts that are held out are a tenth of its own, which need not be held out of the whole file.
     """

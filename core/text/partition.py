@@ -32,7 +32,7 @@ class ExamplePart(Enum):
     UNTRAINED = auto()  # every weight is 0
 
 
-class Source(Protocol):
+class ExampleSource(Protocol):
     """A training file, or a sample of one, that can be read again; each reading gives the same."""
 
     def prompts(self) -> Iterator[str]:
@@ -76,7 +76,7 @@ def part_of(fitted: RenderedExample | None, *, is_held_out: bool = False) -> Exa
 
 
 def partition(
-    source: Source, renderer: Renderer, gather: Callable[[], Gathered], *, seed: int | None
+    source: ExampleSource, renderer: Renderer, gather: Callable[[], Gathered], *, seed: int | None
 ) -> Partition[Gathered]:
     """Sort a training file's examples. Fewer than two prompts with an answer to score: none is held out.
 
@@ -159,7 +159,7 @@ class _Scorable:
 
 
 def _sort(
-    source: Source, renderer: Renderer, gather: Callable[[], Gathered], drawn: frozenset[int], seed: int
+    source: ExampleSource, renderer: Renderer, gather: Callable[[], Gathered], drawn: frozenset[int], seed: int
 ) -> tuple[Partition[Gathered], _Scorable]:
     parts, seen = Partition(gather(), gather(), [], []), _Scorable()
     for rendered in source.examples():

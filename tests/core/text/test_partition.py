@@ -32,7 +32,7 @@ class CollectedLines(list[int]):
 
 @dataclass(frozen=True)
 class ListSource:
-    """Implements ``partition.Source`` over examples in memory."""
+    """Implements ``partition.ExampleSource`` over examples in memory."""
 
     listed: Sequence[Example]
     renderer: Renderer

@@ -141,7 +141,7 @@ def load_data(
 
 @dataclass(frozen=True)
 class _File:
-    """A file of the run folder, read from its beginning by each call: a ``Source``."""
+    """A file of the run folder, read from its beginning by each call: an ``ExampleSource``."""
 
     path: Path
     ref: FileRef
