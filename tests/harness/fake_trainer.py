@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from core.estimates.estimate import Machine, Measured, Seconds
 from core.jobs.events import EventLevel
 from core.serving.adapter_format import CONFIG, WEIGHTS, AdapterOrigin, write_manifest
+from worker.trainer_process.host_faults import find_host_fault
 from worker.trainer_process.messages import (
     CheckpointWritten,
     Failed,
@@ -75,7 +76,15 @@ def main() -> int:
     given = arguments.parse_args()
     spec = read_spec(given.folder)
     first_line = (given.folder / spec.training_file).read_text().splitlines()[0]
-    return FakeRun(given.folder, given.events_fd, spec, Behaviour.model_validate(json.loads(first_line))).run()
+    fake = FakeRun(given.folder, given.events_fd, spec, Behaviour.model_validate(json.loads(first_line)))
+    try:
+        return fake.run()
+    except OSError as error:  # the disk's refusals are told as the real trainer tells them
+        fault = find_host_fault(error, "go on with the run")
+        if fault is None:
+            raise
+        fake.say(Failed(code=fault.code, message=str(fault), of_host=True))
+        return EXIT_FAILED
 
 
 class FakeRun:
@@ -86,8 +95,8 @@ class FakeRun:
     def run(self) -> int:
         signal.signal(signal.SIGTERM, signal.SIG_IGN if self._behaviour.deaf else self._on_sigterm)
         print(self._behaviour.says, flush=True)
-        self._say(PhaseStarted(name="training"))
-        self._say(Note(level=EventLevel.INFO, message=f"environment: {sorted(os.environ)}"))
+        self.say(PhaseStarted(name="training"))
+        self.say(Note(level=EventLevel.INFO, message=f"environment: {sorted(os.environ)}"))
         step = self._resume()
         while step < self._behaviour.steps:
             if self._spec.token <= self._behaviour.end_until_token and step + 1 == self._behaviour.end_at_step:
@@ -97,7 +106,7 @@ class FakeRun:
                 return EXIT_AGAIN
             time.sleep(self._behaviour.step_s)
             step += 1
-            self._say(self._step_done(step))
+            self.say(self._step_done(step))
             if step % self._behaviour.checkpoint_every == 0:
                 self._checkpoint(step)
         self._write_adapter(self._folder / ADAPTER, step)
@@ -112,7 +121,7 @@ class FakeRun:
             measured=MEASURED,
         )
         write_finished(self._folder, finished)
-        self._say(finished)
+        self.say(finished)
         return EXIT_DONE
 
     def _on_sigterm(self, *_details: object) -> None:
@@ -127,10 +136,10 @@ class FakeRun:
             case "exit":
                 sys.exit(3)
             case "fail_by_host":
-                self._say(Failed(code="host_unfit", message="no space is left to go on with the run", of_host=True))
+                self.say(Failed(code="host_unfit", message="no space is left to go on with the run", of_host=True))
                 sys.exit(EXIT_FAILED)
             case "fail":
-                self._say(Failed(code="no_trained_tokens", message="no token has a weight", lines=(3, 7)))
+                self.say(Failed(code="no_trained_tokens", message="no token has a weight", lines=(3, 7)))
                 sys.exit(EXIT_FAILED)
 
     def _resume(self) -> int:
@@ -138,7 +147,7 @@ class FakeRun:
             state = Path(folder) / "state.json"
             if state.exists():
                 step = int(json.loads(state.read_text())["step"])
-                self._say(Resumed(step=step, folder=folder))
+                self.say(Resumed(step=step, folder=folder))
                 return step
         return 0
 
@@ -148,9 +157,7 @@ class FakeRun:
             return
         self._write_adapter(folder / ADAPTER, step)
         (folder / "state.json").write_text(json.dumps({"step": step}))
-        self._say(
-            CheckpointWritten(step=step, folder=str(folder), metrics={"step": step, "train_loss": 1 / (1 + step)})
-        )
+        self.say(CheckpointWritten(step=step, folder=str(folder), metrics={"step": step, "train_loss": 1 / (1 + step)}))
 
     def _write_adapter(self, folder: Path, step: int) -> None:
         folder.mkdir(parents=True)
@@ -197,7 +204,7 @@ class FakeRun:
             memory_bytes=1,
         )
 
-    def _say(self, message: Message) -> None:
+    def say(self, message: Message) -> None:
         os.write(self._events_fd, format_line(message))
 
 
