@@ -98,6 +98,7 @@ class TestRuns:
             write_run(tmp_path / "run", tiny_phi, [line], validation=[], n_epochs=1, prompt_loss_weight=0.5)
         ).of(StepDone)
         assert step.prompt_loss is not None
+        assert step.completion_loss is not None
         assert step.loss == pytest.approx((0.5 * 5 * step.prompt_loss + 3 * step.completion_loss) / (0.5 * 5 + 3))
 
     def test_the_parts_of_a_step_are_most_of_it(self, steps: list[StepDone]) -> None:

@@ -61,6 +61,8 @@ class TestTraining:
         assert len(losses) == 20
         assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
         scores = [evaluated.loss for evaluated in reporter.of(Evaluated)]
+        assert scores[0] is not None
+        assert scores[-1] is not None
         assert scores[-1] < scores[0]
 
     @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -45,7 +45,10 @@ def test_its_first_evaluation_is_the_earlier_runs_last(tmp_path: Path, tiny_phi:
     reporter = train(_continue(tmp_path / "run", tiny_phi, earlier / ADAPTER))
     first = reporter.of(Evaluated)[0]
     assert (first.step, first.loss) == (0, last.loss)
-    assert reporter.of(Evaluated)[-1].loss < first.loss
+    end = reporter.of(Evaluated)[-1].loss
+    assert first.loss is not None
+    assert end is not None
+    assert end < first.loss
     assert any(f"Starts from the weights of {NAME}" in note.message for note in reporter.of(Note))
 
 
