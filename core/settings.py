@@ -37,6 +37,12 @@ class Settings(BaseSettings):
         description="Origins, comma separated, such as https://app.example.org, whose pages may use the API; "
         "unset: none but our own.",
     )
+    max_connections_per_address: int | None = Field(
+        None,
+        ge=1,
+        description="Connections that one address may have open; unset: no limit of its own. Leave it unset behind a "
+        "proxy or in a container, where all clients have one address.",
+    )
     organization: str = Field(
         "local", pattern=r"^[a-z0-9-]{1,40}$", description="Organisation part of a fine-tuned model's name."
     )

@@ -1,11 +1,13 @@
 """/v1/files: upload, list, look up, download and delete training data."""
 
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Annotated, BinaryIO, Final
 
+from anyio import CancelScope
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
 from app.files import service as file_service
@@ -49,12 +51,28 @@ async def upload_file(request: Request, caller: CallerDep, runtime: RuntimeDep) 
     names the lines: the line on which a record of CSV begins, or the row of Parquet, from 1.
     """
     limit_bytes = runtime.settings.max_upload_bytes
-    async with contextmanager_in_threadpool(file_service.receive(runtime.blobs, runtime.settings)) as upload:
+    async with _receiving(runtime) as upload:
         form = await read_form(request, upload, limit_bytes=limit_bytes)
         form.finish()
         file_service.check_fields(form.fields)
         received = await run_in_threadpool(upload.finish)
     return await run_in_threadpool(_record, runtime, received, caller)
+
+
+@asynccontextmanager
+async def _receiving(runtime: ApiRuntime) -> AsyncGenerator[file_service.Upload, None]:
+    """Open an upload in a worker thread, and close it in one of the same few.
+
+    FastAPI's way would close each upload in a thread of its own, without a limit: so many that break off at once
+    would leave as many threads.
+    """
+    receiving = file_service.receive(runtime.blobs, runtime.settings)
+    upload = await run_in_threadpool(receiving.__enter__)
+    try:
+        yield upload
+    finally:
+        with CancelScope(shield=True):
+            await run_in_threadpool(receiving.__exit__, None, None, None)
 
 
 def _record(runtime: ApiRuntime, received: file_service.Received, caller: str) -> FileOut:
@@ -84,8 +102,9 @@ def delete_file(file_id: str, database: DatabaseDep) -> Deleted:
     return Deleted(id=file.id, object="file", deleted=True)
 
 
-def _open_content(file_id: str, database: DatabaseDep, blobs: BlobsDep) -> Iterator[BinaryIO]:
-    with file_service.open_content(database, blobs, file_id) as content:  # until the response was sent
+async def _open_content(file_id: str, database: DatabaseDep, blobs: BlobsDep) -> AsyncGenerator[BinaryIO, None]:
+    content = await run_in_threadpool(file_service.open_content, database, blobs, file_id)
+    with content:  # until the response was sent; closing a file that was read takes no thread
         yield content
 
 

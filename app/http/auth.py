@@ -4,11 +4,13 @@ import hashlib
 import hmac
 from typing import Annotated
 
-from fastapi import Depends
+from fastapi import Depends, Request
+from fastapi.dependencies.models import Dependant
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from app.http.deps import SettingsDep
+from app.http.deps import SettingsDep, settings_of
 from core.errors import AuthenticationFailed
+from core.settings import Settings
 
 ANONYMOUS = "anonymous"
 
@@ -23,6 +25,24 @@ async def require_caller(
     Raises:
         AuthenticationFailed: the deployment has a key and the request does not carry it.
     """
+    return _name(settings, credentials)
+
+
+def wants_key(dependant: Dependant) -> bool:
+    """Tell whether a route of these dependencies asks who the caller is."""
+    return dependant.call is require_caller or any(map(wants_key, dependant.dependencies))
+
+
+async def refuse_stranger(request: Request) -> None:
+    """Check the key before anything of the body is read; FastAPI reads a JSON body before it asks any dependency.
+
+    Raises:
+        AuthenticationFailed: the deployment has a key and the request does not carry it.
+    """
+    _name(settings_of(request), await _bearer(request))
+
+
+def _name(settings: Settings, credentials: HTTPAuthorizationCredentials | None) -> str:
     if settings.api_key is None:
         return ANONYMOUS
     given = hashlib.sha256((credentials.credentials if credentials else "").encode())

@@ -28,6 +28,11 @@ def attach(app: FastAPI, runtime: ApiRuntime) -> None:
     app.state.runtime = runtime
 
 
+def settings_of(request: Request) -> Settings:
+    """Give the settings to what is asked before any dependency."""
+    return cast(ApiRuntime, request.app.state.runtime).settings
+
+
 async def _runtime(request: Request) -> ApiRuntime:
     return cast(ApiRuntime, request.app.state.runtime)
 

@@ -12,18 +12,22 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
+from app.http.auth import refuse_stranger, wants_key
 from app.http.json_shape import find_excess, find_excess_unread
 
 MAX_BODY_BYTES: Final = 8 * 2**20
 
 
 class JsonRoute(APIRoute):
-    """A route whose body is JSON of at most `MAX_BODY_BYTES`."""
+    """A route whose body is JSON of at most `MAX_BODY_BYTES`, read only for who has the key."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
+        is_closed = wants_key(self.dependant)
 
         async def handle_strictly(request: Request) -> Response:
+            if is_closed:
+                await refuse_stranger(request)
             return await handle(_JsonRequest(request.scope, request.receive))
 
         return handle_strictly

@@ -7,6 +7,7 @@
     ├ AuthenticationFailed  no key, or a key that is not known
     ├ HostNotAllowed        it asks for another host than ours
     ├ OriginNotAllowed      a page of another site sends it
+    ├ RequestTooSlow        it did not arrive in time
     ├ NotFound              the thing named does not exist
     ├ Conflict              the thing's present state forbids the request
     ├ Unavailable           the request is right but cannot be served now
@@ -29,6 +30,8 @@ from core.errors.requests import (
     IdempotencyMismatch,
     InvalidParameter,
     OriginNotAllowed,
+    RequestTooSlow,
+    TooManyConnections,
     UnsupportedParameter,
 )
 from core.errors.serving import (
@@ -129,12 +132,14 @@ __all__ = [
     "PromptTooLong",
     "QuantizationUnavailable",
     "RanksDiffer",
+    "RequestTooSlow",
     "SchemaMismatch",
     "ServiceError",
     "SettingsInvalid",
     "StartRefused",
     "StorageFull",
     "TargetModulesUnmatched",
+    "TooManyConnections",
     "TrainingError",
     "Unavailable",
     "UnsupportedParameter",

@@ -1,6 +1,6 @@
 """Errors of a request itself, whatever it asks for."""
 
-from core.errors.tree import Conflict, InvalidInput, ServiceError
+from core.errors.tree import Conflict, InvalidInput, ServiceError, Unavailable
 
 
 class AuthenticationFailed(ServiceError):
@@ -41,6 +41,29 @@ class OriginNotAllowed(ServiceError):
             f"{page} may not send this request: send the API key as 'Authorization: Bearer <key>', "
             "or name their origin in LORAMILL_CORS_ORIGINS"
         )
+
+
+class RequestTooSlow(ServiceError):
+    """The request did not arrive in time, or stood still on its way."""
+
+    code = "request_too_slow"
+    status = 408
+
+    def __str__(self) -> str:
+        return "the request came too slowly; send its head within 10 seconds, and then at least 500 bytes a second"
+
+
+class TooManyConnections(Unavailable):
+    """As many connections as the server can hold, or may have from one address, are busy."""
+
+    code = "too_many_connections"
+
+    @property
+    def retry_after_s(self) -> int:
+        return 1
+
+    def __str__(self) -> str:
+        return "the server has as many connections as it can hold; try again in a second, over fewer connections"
 
 
 class InvalidParameter(InvalidInput):

@@ -21,6 +21,8 @@ from app.http.runtime import ApiRuntime
 from app.http.write_probe import WriteProbe
 from app.main import create_app
 from core.base_models.registry import BaseModelEntry, Folder, Registry
+from core.listening.connections import Connections
+from core.listening.protocol import Guard
 from core.settings import Settings
 from core.store.blobs import BlobStore
 from core.store.db import Database
@@ -155,7 +157,8 @@ def file_id(client: TestClient) -> str:
 @contextmanager
 def serving(app: ASGIApp, port: int = 0) -> Iterator[str]:
     """Serve an app on a port of the loopback interface, 0 for a free one, as the product does, and give its URL."""
-    server = uvicorn.Server(uvicorn.Config(app, port=port, http="h11", ws="none", log_config=None))
+    protocol = Guard(Connections(1000), lambda error: str(error).encode()).protocol
+    server = uvicorn.Server(uvicorn.Config(app, port=port, http=protocol, ws="none", log_config=None))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:

@@ -1,5 +1,6 @@
 """Where the API agrees to listen."""
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from pydantic import SecretStr
 
 from app.server import run, uvicorn_config
 from core.errors import SettingsInvalid
+from core.listening.protocol import GuardedProtocol
 from core.settings import Settings
 
 
@@ -24,7 +26,8 @@ def test_other_addresses_are_refused_without_a_key(tmp_path: Path, host: str) ->
 
 def test_headers_are_bounded_and_shutdown_ends(tmp_path: Path) -> None:
     config = uvicorn_config(Settings(home=tmp_path))
-    assert config.http == "h11"
+    assert isinstance(config.http, functools.partial)
+    assert config.http.func is GuardedProtocol
     assert config.h11_max_incomplete_event_size == 16_384
     assert config.timeout_graceful_shutdown == 20
     assert not config.server_header

@@ -5,9 +5,11 @@ exit status is 0 after a signal and 1 when the engine died or hung, so that a su
 """
 
 import argparse
+import json
 import logging
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 from types import FrameType
@@ -17,10 +19,13 @@ import uvicorn
 
 from core.base_models.registry import Registry, folder_of
 from core.errors import ServiceError
+from core.listening.connections import Connections, backlog, descriptors, most_connections
 from core.listening.door import Door
 from core.listening.exposure import refuse_unnamed
+from core.listening.protocol import Guard
 from core.process.logs import setup
 from core.process.signs_of_life import show_signs_of_life
+from core.serving.error_wire import error_body
 from core.settings import Settings, load_settings
 from core.store.blobs import LocalBlobStore
 from worker.inference.late_engine import LateEngine
@@ -86,13 +91,15 @@ def _serve(options: argparse.Namespace, settings: Settings) -> int:
         return engine
 
     engine = LateEngine(entry.name, phases, build, on_failure=stop_serving)
+    allowed = descriptors()
+    connections = Connections(most_connections(allowed), settings.max_connections_per_address)
     server = uvicorn.Server(
         uvicorn.Config(
             create_app(engine, metrics, door, phases),
             host=options.host,
             port=options.port or 0,
-            uds=None if options.uds is None else str(options.uds),
-            http="h11",
+            http=Guard(connections, _body_of).protocol,
+            backlog=backlog(allowed),
             ws="none",
             access_log=False,
             log_config=None,
@@ -101,7 +108,7 @@ def _serve(options: argparse.Namespace, settings: Settings) -> int:
     )
     Watchdog(phases.heartbeat, what=phases).start()
     try:
-        server.run()
+        server.run(sockets=None if options.uds is None else [_listen(options.uds)])
     except SystemExit:
         if engine.is_building:
             os._exit(0)  # what is in the middle of a library's code cannot be ended in order
@@ -110,6 +117,20 @@ def _serve(options: argparse.Namespace, settings: Settings) -> int:
         # a signal does not come back from run(), so nobody asked for this end
         logger.error("the engine ended by itself")
     return 1
+
+
+def _body_of(error: ServiceError) -> bytes:
+    return json.dumps(error_body(error)).encode()
+
+
+def _listen(path: Path) -> socket.socket:
+    """Listen on a Unix socket that only its owner opens; uvicorn would let everybody."""
+    path.unlink(missing_ok=True)  # of an engine that was killed
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    path.chmod(0o600)
+    listener.listen()
+    return listener
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:

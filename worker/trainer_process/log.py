@@ -7,6 +7,8 @@ from typing import Final
 
 import structlog
 
+from core.process.logs import visible
+
 MOST_BYTES: Final = 8 * 2**20
 _TAIL_BYTES: Final = 4096
 
@@ -40,7 +42,7 @@ class TrainerLog:
     def last_lines(self, count: int) -> list[str]:
         """Give the last non-empty lines, oldest first."""
         text = bytes(self._tail).decode("utf-8", "replace")
-        return [line for line in text.splitlines() if line.strip()][-count:]
+        return [visible(line) for line in text.splitlines() if line.strip()][-count:]
 
     def __enter__(self) -> "TrainerLog":
         return self

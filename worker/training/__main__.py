@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from core.errors import HostUnfit, ServiceError, TrainingError
+from core.process.logs import EscapingFormatter
 from worker.trainer_process.host_faults import find_host_fault
 from worker.trainer_process.messages import Failed
 from worker.trainer_process.run_folder import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, EXIT_PEER_LOST
@@ -94,7 +95,9 @@ def _parse() -> argparse.Namespace:
 def _log_to_stderr(ranks: Ranks) -> None:
     which = "" if ranks.size == 1 else f"rank {ranks.rank}: "
     layout = f"%(asctime)s %(levelname)s %(name)s {which}%(message)s"
-    logging.basicConfig(level=logging.INFO, format=layout, stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(EscapingFormatter(layout))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 if __name__ == "__main__":

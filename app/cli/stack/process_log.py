@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TextIO
 
+from core.process.logs import visible
+
 FILE_BYTES = 5 * 2**20
 FILES_KEPT = 3
 LONGEST_LINE_BYTES = 64 * 2**10
@@ -76,4 +78,5 @@ class ProcessLog:
         with stream:
             # readline with a limit: a process that never ends its line cannot fill the memory
             while line := stream.readline(LONGEST_LINE_BYTES):
-                self.write(line.decode("utf-8", "replace").rstrip("\r\n"))
+                # a process writes what others wrote, too
+                self.write(visible(line.decode("utf-8", "replace").rstrip("\r\n")))

@@ -1,11 +1,15 @@
 """Log lines as they leave a process."""
 
 import json
+import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from core.process.logs import OncePerMinute
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -53,3 +57,42 @@ def test_no_secret_is_written(as_json: bool) -> None:
     assert "redis://user:***@host/0" in text
     assert "a-key-of-16-letters" not in text
     assert "hidden" not in text
+
+
+HOSTILE = """
+import logging, structlog, sys
+from core.process import logs
+from core.settings import Settings
+logs.setup(Settings(log_json={as_json}), "api")
+evil = "x\\n2026-11-30 [info] forged\\r\\x1b[31mred\\x9b31m\\u2028\\u202ezzz"
+log = structlog.stdlib.get_logger("here")
+log.info(evil, path=evil.replace(" ", ""), **{evil: 1})
+logging.getLogger("a.library").warning("saw %s", evil)
+try:
+    raise RuntimeError(evil)
+except RuntimeError:
+    log.exception("failed")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logs.EscapingFormatter("%(levelname)s %(message)s"))
+    plain = logging.getLogger("trainer")
+    plain.propagate = False
+    plain.addHandler(handler)
+    plain.exception("failed on %s", evil)
+"""
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_what_others_wrote_begins_no_line_and_moves_no_terminal(as_json: bool) -> None:
+    command = [sys.executable, "-c", HOSTILE.replace("{as_json}", str(as_json))]
+    done = subprocess.run(command, capture_output=True, cwd=ROOT, check=True)
+    text = done.stderr.decode()
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u202e]", text)
+    assert "forged" in text
+    assert [line for line in text.split("\n") if line.startswith("2026-11-30 [info] forged")] == []
+
+
+def test_what_any_client_can_cause_is_told_once_a_minute() -> None:
+    once = OncePerMinute()
+    told = [once.filter(logging.makeLogRecord({"msg": "Invalid HTTP request received."})) for _ in range(100)]
+    assert told == [True] + [False] * 99
+    assert all(once.filter(logging.makeLogRecord({"msg": "Exception in ASGI application\n"})) for _ in range(3))
