@@ -4,6 +4,7 @@ import os
 import sys
 
 from core.errors import DatabaseUnavailable, SchemaMismatch, StartRefused
+from core.process.privacy import keep_home_to_owner
 from core.process.writable import require_writable
 from core.settings import Settings, load_settings
 from core.store.revisions import check_schema
@@ -33,6 +34,7 @@ def main() -> None:
     """Replace this process by the worker; its pid and parent stay."""
     try:
         settings = load_settings()
+        keep_home_to_owner(settings)  # and, by inheritance, what becomes of this process, and its trainers
         require_writable(settings.runs_folder)
         check_schema(settings.database)
     except (ValueError, StartRefused, SchemaMismatch) as error:

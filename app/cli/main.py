@@ -55,8 +55,11 @@ def up() -> None:
     """Run the whole service on this machine until Ctrl-C: broker, engines, worker and API."""
     from app.cli.config import read_settings
     from app.cli.stack.stack import run_stack
+    from core.process.privacy import keep_home_to_owner
 
-    run_stack(read_settings())
+    settings = read_settings()
+    keep_home_to_owner(settings)
+    run_stack(settings)
 
 
 @app.command()
@@ -65,9 +68,11 @@ def api() -> None:
     from app.cli.config import read_settings
     from app.server import run
     from core.process.logs import setup
+    from core.process.privacy import keep_home_to_owner
 
     settings = read_settings()
     setup(settings, "api")
+    keep_home_to_owner(settings)
     run(settings)
 
 
@@ -101,11 +106,11 @@ def engine(
 def migrate() -> None:
     """Bring the database to this version's tables."""
     from app.cli.config import read_settings
-    from core.process.writable import require_writable
+    from core.process.privacy import keep_home_to_owner
     from core.store.migrate import upgrade
 
     settings = read_settings()
-    require_writable(settings.home)
+    keep_home_to_owner(settings)
     upgrade(settings.database)
 
 
@@ -238,8 +243,10 @@ def import_base_models(names: Annotated[list[str], typer.Argument(help="Names in
     """Bring base models' files into the home folder; does nothing for those already there."""
     from app.cli.config import read_settings
     from app.cli.stack.preparation import import_model
+    from core.process.privacy import keep_home_to_owner
 
     current = read_settings()
+    keep_home_to_owner(current)
     for name in names:
         import_model(current.base_models_folder, name)
 

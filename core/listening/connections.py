@@ -68,7 +68,7 @@ class Connections:
         self._open: set[Endable] = set()
         self._waiting: dict[Endable, None] = {}  # the one that waits longest is first
         self._by_address: Counter[str] = Counter()
-        self.tally = Tally()
+        self.tally = ConnectionTally()
 
     def admit(self, connection: Endable) -> bool:
         """Take a connection in, if need be in the place of one that waits; False: there is no room for it."""
@@ -116,7 +116,7 @@ class Connections:
             self._by_address[connection.address] += 1
 
 
-class Tally:
+class ConnectionTally:
     """Counts what befell connections, and logs it at most once a minute, however many there are."""
 
     def __init__(self) -> None:

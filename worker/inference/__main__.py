@@ -24,6 +24,7 @@ from core.listening.door import Door
 from core.listening.exposure import refuse_unnamed
 from core.listening.protocol import Guard
 from core.process.logs import setup
+from core.process.privacy import keep_to_owner
 from core.process.signs_of_life import show_signs_of_life
 from core.serving.error_wire import error_body
 from core.settings import Settings, load_settings
@@ -50,6 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn handles them while it serves, and raises them again when it has drained
         signal.signal(number, _exit)
+    keep_to_owner()
     settings = load_settings()
     setup(settings, f"engine {options.base_model}")
     try:

@@ -207,7 +207,7 @@ def _seal(entry: BaseModelEntry, partial: Path) -> ImportedModel:
     (partial / IMPORTED_FILE).write_text(imported.model_dump_json(indent=2) + "\n", "utf-8")
     for path in partial.iterdir():
         if not path.is_symlink():
-            path.chmod(0o644)
+            path.chmod(0o600)
             _sync(path)
     _sync(partial)
     return imported

@@ -14,6 +14,7 @@ import psutil
 
 from core.errors import HostUnfit, ServiceError, TrainingError
 from core.process.logs import EscapingFormatter
+from core.process.privacy import keep_to_owner
 from worker.trainer_process.host_faults import find_host_fault
 from worker.trainer_process.messages import Failed
 from worker.trainer_process.run_folder import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, EXIT_PEER_LOST
@@ -30,6 +31,7 @@ logger = logging.getLogger("loramill.trainer")
 def main() -> int:
     """Run the trainer; give its exit code."""
     keep_few_kernels()
+    keep_to_owner()
     arguments = _parse()
     ranks = Ranks.from_environ(os.environ)
     _log_to_stderr(ranks)

@@ -122,14 +122,14 @@ class AdapterFiles:
                 size_bytes = (placing / name).stat().st_size
                 if size_bytes != listed.bytes:
                     raise wrong_size(digest, name, size_bytes, listed)
-                (placing / name).chmod(0o444)
+                (placing / name).chmod(0o400)
             try:
                 placing.rename(target)
             except OSError:
                 if not target.exists():
                     raise
                 return  # another process was first, with the same bytes
-            target.chmod(0o555)
+            target.chmod(0o500)
 
     def _check_placed(self, digest: str, manifest: Manifest, folder: Path) -> None:
         for name, listed in manifest.files.items():

@@ -31,7 +31,7 @@ def test_a_folder_holds_weights_and_config_that_nobody_may_change(deployment: De
     assert folder == deployment.settings.vllm_adapters_folder / digest
     assert names_in(folder) == [CONFIG, WEIGHTS]
     assert (folder / WEIGHTS).read_text() == "5"
-    assert [stat.S_IMODE(path.stat().st_mode) for path in (folder, folder / WEIGHTS)] == [0o555, 0o444]
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (folder, folder / WEIGHTS)] == [0o500, 0o400]
     assert names_in(folder.parent) == [digest]  # nothing of the making is left
     assert files.place(digest) == folder
 
