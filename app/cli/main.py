@@ -55,11 +55,8 @@ def up() -> None:
     """Run the whole service on this machine until Ctrl-C: broker, engines, worker and API."""
     from app.cli.config import read_settings
     from app.cli.stack.stack import run_stack
-    from core.process.privacy import keep_home_to_owner
 
-    settings = read_settings()
-    keep_home_to_owner(settings)
-    run_stack(settings)
+    run_stack(read_settings())
 
 
 @app.command()

@@ -28,6 +28,7 @@ from app.cli.stack.preparation import (
 )
 from app.cli.stack.process_log import ProcessLog, Terminal
 from app.cli.stack.supervisor import Backoff, Child, ChildSpec, Stop, Supervisor
+from core.process.privacy import keep_home_to_owner
 from core.settings import PREFIX, Settings
 from core.store.db import is_sqlite, sqlite_file
 
@@ -45,6 +46,7 @@ def run_stack(settings: Settings) -> None:
     """
     refuse_contradictions(settings)
     refuse_taken_port(settings)
+    keep_home_to_owner(settings)
     home = settings.home.absolute()
     with hold_home(home), runtime_folder() as runtime:
         environ = child_environ(os.environ, settings, runtime)
