@@ -5,8 +5,10 @@ Any Chromium will do, as Debian's ``chromium-headless-shell``. A machine without
 
 import http.server
 import json
+import os
 import queue
 import shutil
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -85,8 +87,9 @@ def browsing(url: str, profile: Path, *, local_name: str = "localhost") -> Itera
         "--remote-debugging-port=0",  # keeps it open until it is ended
         url,
     ]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, start_new_session=True, **quiet) as process:
         try:
             yield
         finally:
-            process.terminate()
+            os.killpg(process.pid, signal.SIGKILL)  # Debian's command is a script, which would not pass a signal on
