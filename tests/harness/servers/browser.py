@@ -87,8 +87,8 @@ def browsing(url: str, profile: Path, *, local_name: str = "localhost") -> Itera
         "--remote-debugging-port=0",  # keeps it open until it is ended
         url,
     ]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, start_new_session=True, **quiet) as process:
+    null = subprocess.DEVNULL
+    with subprocess.Popen(command, stdout=null, stderr=null, start_new_session=True) as process:
         try:
             yield
         finally:
