@@ -93,18 +93,20 @@ class Unserved:
 def delete(session: Session, settings: Settings, name: str) -> Unserved:
     """Stop serving a fine-tuned model and its checkpoints; requests under way end as they would.
 
+    Checkpoints of a job that ended without a model are deleted one by one.
+
     Returns:
         what its engine can forget, once the session is committed.
 
     Raises:
         BaseModelProtected: it is a base model.
         ModelNotFound: there is no such model.
+        CheckpointInUse: it is a checkpoint that goes with its job or its model.
     """
     if name in settings.base_models:
         raise BaseModelProtected(name)
-    adapter = adapters.delete(session, name)
-    digests = adapters.list_unserved(session, adapter.job_id)
-    return Unserved(adapter.base_model, digests, let_go(session, digests))
+    deleted = adapters.delete(session, name)
+    return Unserved(deleted.base_model, deleted.digests, let_go(session, deleted.digests))
 
 
 async def unload(unserved: Unserved, engines: Engines) -> None:

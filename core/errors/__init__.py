@@ -22,7 +22,13 @@ they keep all in ``args`` and pickle.
 
 from core.errors.files import FileInUse, FileNotStored, FileTooLarge, FileTypeUnclear, ParquetNotInstalled
 from core.errors.jobs import JobDoesNotFit, JobHasEnded, JobNotFound
-from core.errors.models import BaseModelNotReady, BaseModelNotServed, BaseModelProtected, ModelNotFound
+from core.errors.models import (
+    BaseModelNotReady,
+    BaseModelNotServed,
+    BaseModelProtected,
+    CheckpointInUse,
+    ModelNotFound,
+)
 from core.errors.requests import (
     AuthenticationFailed,
     HostNotAllowed,
@@ -93,6 +99,7 @@ __all__ = [
     "BlobDamaged",
     "BlobFreed",
     "BlobNotFound",
+    "CheckpointInUse",
     "CheckpointInvalid",
     "CollectionRuns",
     "Conflict",

@@ -25,6 +25,23 @@ class BaseModelProtected(Conflict):
         return f"{self.args[0]} is a base model; only fine-tuned models can be deleted"
 
 
+class CheckpointInUse(Conflict):
+    """A checkpoint is to be deleted by itself, and its job goes on or has a model."""
+
+    code = "checkpoint_in_use"
+
+    def __init__(self, name: str, owner: str) -> None:
+        super().__init__(name, owner)
+
+    @property
+    def param(self) -> str:
+        return "model"
+
+    def __str__(self) -> str:
+        name, owner = self.args
+        return f"{name} belongs to {owner} and goes with it; delete that model, or cancel that job first"
+
+
 class BaseModelNotServed(Conflict):
     """A fine-tuned model is asked for, and this deployment does not serve the base model that it belongs to."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import or_, select, update
 
-from core.errors import InvalidParameter, ModelNotFound
+from core.errors import CheckpointInUse, InvalidParameter, ModelNotFound
 from core.ids import new_id
 from core.jobs.attempt import StoredCheckpoint
 from core.jobs.spec import AdapterRef, JobSpec, TrainedAdapter
@@ -19,8 +19,9 @@ from core.store.leases import Lease
 from core.store.references.rows import add_parts
 from core.store.tables import AdapterRecord, AdapterState, CheckpointRecord, JobRecord
 
-# Of a checkpoint that is joined with its job, and with the adapter that this may have published.
-_CHECKPOINT_IS_SERVED = or_(AdapterRecord.state == AdapterState.LIVE, JobRecord.status.not_in(TERMINAL))
+# Of a checkpoint that is joined with the adapter that its job may have published; the view `blob_references` says
+# the same. Of a job that failed or was cancelled, the checkpoints are what is left of the work.
+_CHECKPOINT_IS_SERVED = or_(AdapterRecord.id.is_(None), AdapterRecord.state == AdapterState.LIVE)
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class ServedAdapter:
 def find_served(session: Session, name: str) -> ServedAdapter | None:
     """Find what serves a model name.
 
-    Checkpoints can be used while their job goes on, and then for as long as its adapter lives.
+    Checkpoints can be used until the adapter of their job is deleted; where it has none, until they are themselves.
     """
     adapter = session.execute(
         select(AdapterRecord.base_model, AdapterRecord.adapter_sha256).where(
@@ -123,11 +124,22 @@ def get(session: Session, name: str) -> AdapterRecord:
     return adapter
 
 
-def delete(session: Session, name: str) -> AdapterRecord:
-    """Stop serving an adapter and its checkpoints; the row stays, so its name is never used again.
+@dataclass(frozen=True)
+class DeletedAdapters:
+    """A model that is served no more. ``digests``: of adapters and checkpoints that no model name leads to any more."""
+
+    base_model: str
+    digests: Sequence[str]
+
+
+def delete(session: Session, name: str) -> DeletedAdapters:
+    """Stop serving an adapter and its checkpoints, or one checkpoint of a job that ended without an adapter.
+
+    An adapter's row stays, so its name is never used again; a job that has ended makes no other checkpoint.
 
     Raises:
-        ModelNotFound: there is no such live adapter.
+        ModelNotFound: there is no such live adapter, and no such checkpoint.
+        CheckpointInUse: it is a checkpoint, and its job goes on or has an adapter.
     """
     adapter = session.scalar(
         update(AdapterRecord)
@@ -137,30 +149,40 @@ def delete(session: Session, name: str) -> AdapterRecord:
         .execution_options(synchronize_session=False, populate_existing=True)
     )
     if adapter is None:
+        return _delete_checkpoint(session, name)
+    checkpoints = session.scalars(
+        select(CheckpointRecord.adapter_sha256).where(CheckpointRecord.job_id == adapter.job_id)
+    )
+    return DeletedAdapters(adapter.base_model, _unserved(session, {adapter.adapter_sha256, *checkpoints}))
+
+
+def _delete_checkpoint(session: Session, name: str) -> DeletedAdapters:
+    checkpoint = session.scalar(select(CheckpointRecord).where(CheckpointRecord.name == name))
+    if checkpoint is None:
         raise ModelNotFound(name)
-    return adapter
+    # FOR UPDATE: a job that is made to go on from this checkpoint looks at the same row
+    job = session.scalars(select(JobRecord).where(JobRecord.id == checkpoint.job_id).with_for_update()).one()
+    adapter = session.scalar(select(AdapterRecord).where(AdapterRecord.job_id == job.id))
+    if adapter is not None and adapter.state is AdapterState.DELETED:
+        raise ModelNotFound(name)
+    if adapter is not None or job.status not in TERMINAL:
+        raise CheckpointInUse(name, job.id if adapter is None else adapter.name)
+    session.delete(checkpoint)
+    session.flush()
+    return DeletedAdapters(job.base_model, _unserved(session, {checkpoint.adapter_sha256}))
 
 
-def list_unserved(session: Session, job_id: str) -> Sequence[str]:
-    """List the digests of a job's adapter and checkpoints that no model name leads to."""
-    of_job = set(session.scalars(select(AdapterRecord.adapter_sha256).where(AdapterRecord.job_id == job_id)))
-    of_job |= set(session.scalars(select(CheckpointRecord.adapter_sha256).where(CheckpointRecord.job_id == job_id)))
-    served = set(
-        session.scalars(
-            select(AdapterRecord.adapter_sha256).where(
-                AdapterRecord.adapter_sha256.in_(of_job), AdapterRecord.state == AdapterState.LIVE
-            )
-        )
+def _unserved(session: Session, digests: set[str]) -> Sequence[str]:
+    """List those of the digests that no model name leads to."""
+    adapters = select(AdapterRecord.adapter_sha256).where(
+        AdapterRecord.adapter_sha256.in_(digests), AdapterRecord.state == AdapterState.LIVE
     )
-    served |= set(
-        session.scalars(
-            select(CheckpointRecord.adapter_sha256)
-            .join(JobRecord, JobRecord.id == CheckpointRecord.job_id)
-            .outerjoin(AdapterRecord, AdapterRecord.job_id == CheckpointRecord.job_id)
-            .where(CheckpointRecord.adapter_sha256.in_(of_job), _CHECKPOINT_IS_SERVED)
-        )
+    checkpoints = (
+        select(CheckpointRecord.adapter_sha256)
+        .outerjoin(AdapterRecord, AdapterRecord.job_id == CheckpointRecord.job_id)
+        .where(CheckpointRecord.adapter_sha256.in_(digests), _CHECKPOINT_IS_SERVED)
     )
-    return sorted(of_job - served)
+    return sorted(digests - set(session.scalars(adapters)) - set(session.scalars(checkpoints)))
 
 
 def add_checkpoint(session: Session, lease: Lease, checkpoint: StoredCheckpoint, now: int) -> CheckpointRecord:

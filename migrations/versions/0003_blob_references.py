@@ -95,9 +95,8 @@ def _blob_references() -> str:
 def _manifests() -> tuple[tuple[str, str, str], ...]:
     """Give each table that names manifests, the column, and when a row of it counts."""
     served = (
-        "(EXISTS (SELECT 1 FROM adapters AS published "
-        "WHERE published.job_id = checkpoints.job_id AND published.state = 'live') "
-        f"OR EXISTS (SELECT 1 FROM jobs AS own WHERE own.id = checkpoints.job_id AND own.{_UNFINISHED}))"
+        "NOT EXISTS (SELECT 1 FROM adapters AS published "
+        "WHERE published.job_id = checkpoints.job_id AND published.state = 'deleted')"
     )
     goes_on = f"jobs.continue_from_sha256 IS NOT NULL AND jobs.{_UNFINISHED}"
     return (

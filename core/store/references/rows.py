@@ -93,6 +93,8 @@ def let_go(session: Session, digests: Collection[str]) -> int:
     parts = select(BlobPartRecord.sha256).where(BlobPartRecord.manifest_sha256.in_(digests))
     leaving = set(digests) | set(session.scalars(parts))
     leaving -= set(session.scalars(select(BLOB_REFERENCES.c.sha256).where(BLOB_REFERENCES.c.sha256.in_(leaving))))
+    if not leaving:
+        return 0
     locked = session.execute(
         select(BlobRecord.sha256, BlobRecord.bytes)
         .where(BlobRecord.sha256.in_(leaving), BlobRecord.state == BlobState.LIVE)

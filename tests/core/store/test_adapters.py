@@ -1,13 +1,14 @@
 import pytest
+from sqlalchemy import select
 
-from core.errors import InvalidParameter, ModelNotFound
-from core.jobs.attempt import AttemptEnd, Publication, StoredAdapter, StoredCheckpoint
+from core.errors import CheckpointInUse, InvalidParameter, ModelNotFound
+from core.jobs.attempt import AttemptEnd, JobError, Publication, StoredAdapter, StoredCheckpoint
 from core.jobs.spec import AdapterRef, JobSpec
 from core.store import adapters, jobs, leases
-from core.store.adapters import ServedAdapter
-from core.store.db import Database
+from core.store.adapters import DeletedAdapters, ServedAdapter
+from core.store.db import Database, Session
 from core.store.leases import Lease
-from core.store.tables import CheckpointRecord, JobRecord
+from core.store.tables import BLOB_REFERENCES, CheckpointRecord, JobRecord
 from tests.core.store.conftest import MakeJob
 
 NAME = "ft:tiny:local::1"
@@ -70,7 +71,7 @@ def test_a_name_is_served_from_publication_to_deletion(database: Database, runni
     assert _find(database, NAME) == ServedAdapter("tiny", ADAPTER)
     with database.write() as session:
         assert [row.name for row in adapters.list_page(session, after=None, limit=9)[0]] == [NAME]
-        assert adapters.delete(session, NAME).adapter_sha256 == ADAPTER
+        assert adapters.delete(session, NAME).digests == [ADAPTER]
         assert adapters.list_page(session, after=None, limit=9) == ([], False)
     assert _find(database, NAME) is None
 
@@ -99,11 +100,46 @@ def test_a_checkpoint_is_served_while_its_job_goes_on_and_its_adapter_lives(
     assert _find(database, name) is None
 
 
-def test_a_checkpoint_of_a_job_without_result_is_not_served(database: Database, running: JobRecord) -> None:
+def _end_without_adapter(session: Session, job: JobRecord, end: str) -> None:
+    lease = Lease(job.id, job.token)
+    if end == "failed":
+        leases.fail(session, lease, JobError("loss_not_finite", "the loss is not finite"), AttemptEnd(), 220)
+    else:
+        leases.cancel(session, lease, AttemptEnd(), 220)
+
+
+@pytest.mark.parametrize("end", ["failed", "cancelled"])
+def test_a_checkpoint_of_a_job_that_ended_without_an_adapter_is_served_until_it_is_deleted(
+    database: Database, running: JobRecord, end: str
+) -> None:
     name = _add_checkpoint(database, running, step=4).name
+    other = _add_checkpoint(database, running, step=8, sha256="d" * 64).name
     with database.write() as session:
-        leases.cancel(session, Lease(running.id, running.token), AttemptEnd(), 220)
-    assert _find(database, name) is None
+        _end_without_adapter(session, running, end)
+    assert _find(database, name) == ServedAdapter("tiny", CHECKPOINT)
+    with database.write() as session:
+        trained = adapters.find_trained(session, name)
+        assert trained is not None  # so that another job can go on from it
+        adapters.keep_served(session, trained.ref)
+        assert CHECKPOINT in session.scalars(select(BLOB_REFERENCES.c.sha256)).all()
+        assert adapters.delete(session, name) == DeletedAdapters("tiny", [CHECKPOINT])
+        assert CHECKPOINT not in session.scalars(select(BLOB_REFERENCES.c.sha256)).all()
+        with pytest.raises(ModelNotFound):
+            adapters.delete(session, name)
+    assert (_find(database, name), _find(database, other)) == (None, ServedAdapter("tiny", "d" * 64))
+
+
+def test_a_checkpoint_goes_with_its_job_and_then_with_its_model(database: Database, running: JobRecord) -> None:
+    name = _add_checkpoint(database, running, step=4).name
+    with pytest.raises(CheckpointInUse, match=running.id), database.write() as session:
+        adapters.delete(session, name)
+    _publish(database, running)
+    with pytest.raises(CheckpointInUse, match=NAME), database.write() as session:
+        adapters.delete(session, name)
+    with database.write() as session:
+        adapters.delete(session, NAME)
+    with pytest.raises(ModelNotFound), database.write() as session:
+        adapters.delete(session, name)
 
 
 def test_a_checkpoint_of_a_later_attempt_replaces_the_one_of_its_step(database: Database, running: JobRecord) -> None:
@@ -132,6 +168,4 @@ def test_what_no_name_leads_to_is_unserved_with_the_jobs_checkpoints(database: D
     _add_checkpoint(database, running, 5)
     _publish(database, running)
     with database.write() as session:
-        assert adapters.list_unserved(session, running.id) == []
-        adapters.delete(session, NAME)
-        assert adapters.list_unserved(session, running.id) == [ADAPTER, CHECKPOINT]
+        assert adapters.delete(session, NAME) == DeletedAdapters("tiny", [ADAPTER, CHECKPOINT])

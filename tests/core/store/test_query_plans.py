@@ -1,5 +1,6 @@
 """That no question reads a whole table: SQLite tells for each statement how it would find its rows."""
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, event, text
 
+from core.errors import ModelNotFound
 from core.store import adapters, control, events, files, jobs, leases, queue
 from core.store.db import Database, Session
 from core.store.tables import Record
@@ -34,8 +36,13 @@ QUESTIONS: dict[str, Callable[[Session], object]] = {
     "models": lambda s: adapters.list_page(s, after=None, limit=20),
     "a model": lambda s: adapters.find_served(s, "ft:x"),
     "a model's training": lambda s: adapters.find_trained(s, "ft:x"),
-    "a model's adapters": lambda s: adapters.list_unserved(s, "ftjob-z"),
 }
+
+
+def _delete_no_model(session: Session) -> None:
+    with contextlib.suppress(ModelNotFound):
+        adapters.delete(session, "ft:x")
+
 
 CHANGES: dict[str, Callable[[Session], object]] = {
     "an empty claim": lambda s: leases.claim(s, WORKER, ("other",), 200),
@@ -43,6 +50,7 @@ CHANGES: dict[str, Callable[[Session], object]] = {
     "a claim": lambda s: leases.claim(s, WORKER, ("tiny",), 200),
     "a claim for many": lambda s: leases.claim(s, WORKER, ("other", "tiny"), 200),
     "a cancellation": lambda s: control.cancel(s, jobs.list_page(s, after=None, limit=1)[0][0].id, 200),
+    "a deletion of a model": _delete_no_model,
     "a deletion of a file": lambda s: files.delete(s, files.list_page(s, after=None, limit=1)[0][0].id),
 }
 

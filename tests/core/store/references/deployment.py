@@ -98,8 +98,7 @@ class StoreInUse:
 
     def delete_model(self, name: str) -> int:
         with self.database.write() as session:
-            adapter = adapters.delete(session, name)
-            return let_go(session, adapters.list_unserved(session, adapter.job_id))
+            return let_go(session, adapters.delete(session, name).digests)
 
     def live_models(self) -> list[str]:
         with self.database.read() as session:
