@@ -8,14 +8,15 @@ import pytest
 from sqlalchemy import Engine, delete, event, text, update
 
 from core.errors import BlobFreed, CollectionRuns, InvalidParameter, PartsUnknown
-from core.jobs.attempt import AttemptEnd, StoredCheckpoint
+from core.jobs.attempt import AttemptEnd, StoredAdapter, StoredCheckpoint
 from core.jobs.spec import AdapterRef, FileRef
-from core.jobs.status import TERMINAL, JobStatus
+from core.jobs.status import JobStatus
 from core.serving.adapter_format import MANIFEST, WEIGHTS
 from core.store import adapters, files, jobs, leases
 from core.store.blobs import LocalBlobStore
 from core.store.db import Database
 from core.store.jobs import NewJob
+from core.store.leases import Lease
 from core.store.references.collector import Collector
 from core.store.references.recorded import RowFirst
 from core.store.references.rows import hold, touch
@@ -321,31 +322,36 @@ class TestManifestsOfOlderVersions:
         assert not older.blobs.exists(digest_of(b"nobody's"))
 
 
-@pytest.mark.parametrize("status", JobStatus)
-def test_what_the_view_counts_as_served_is_what_is_served(
-    deployment: StoreInUse, tmp_path: Path, status: JobStatus
-) -> None:
+def _checkpoint(deployment: StoreInUse, folder: Path) -> tuple[Lease, StoredAdapter]:
     lease = deployment.claimed()
-    adapter = store_adapter(deployment.blobs, write_adapter(tmp_path / "checkpoint", b"weights"))
+    adapter = store_adapter(deployment.blobs, write_adapter(folder, b"weights"))
     claim = Claim(deployment.database, deployment.blobs, lease, lease_ttl_s=30)
     claim.report(checkpoints=[StoredCheckpoint(1, "ft:x:ckpt-step-1", adapter, {})])
+    return lease, adapter
+
+
+@pytest.mark.parametrize("status", JobStatus)
+def test_a_checkpoint_of_a_job_without_a_model_is_served_and_counted_whatever_its_end(
+    deployment: StoreInUse, tmp_path: Path, status: JobStatus
+) -> None:
+    _, adapter = _checkpoint(deployment, tmp_path / "checkpoint")
     with deployment.database.write() as session:
         session.execute(text("UPDATE jobs SET status = :status"), {"status": status.value})
     with deployment.database.read() as session:
-        is_served = adapters.find_served(session, "ft:x:ckpt-step-1") is not None
-    assert is_served is (status not in TERMINAL)
-    assert ({adapter.sha256, *adapter.parts} <= deployment.referenced()) is is_served
+        assert adapters.find_served(session, "ft:x:ckpt-step-1") is not None
+    assert {adapter.sha256, *adapter.parts} <= deployment.referenced()
 
 
-def test_only_a_served_checkpoint_keeps_its_bytes(deployment: StoreInUse, tmp_path: Path) -> None:
-    lease = deployment.claimed()
-    adapter = store_adapter(deployment.blobs, write_adapter(tmp_path / "checkpoint", b"weights"))
-    claim = Claim(deployment.database, deployment.blobs, lease, lease_ttl_s=30)
-    claim.report(checkpoints=[StoredCheckpoint(1, "ft:x:ckpt-step-1", adapter, {})])
-    collect(deployment)
-    assert deployment.blobs.exists(digest_of(b"weights"))
+def test_a_checkpoint_of_a_cancelled_job_keeps_its_bytes_until_it_is_deleted(
+    deployment: StoreInUse, tmp_path: Path
+) -> None:
+    lease, adapter = _checkpoint(deployment, tmp_path / "checkpoint")
     with deployment.database.write() as session:
         leases.cancel(session, lease, AttemptEnd(), NOW)
+    collect(deployment)
+    assert deployment.blobs.exists(digest_of(b"weights"))
+    deployment.delete_model("ft:x:ckpt-step-1")
+    assert not {adapter.sha256, *adapter.parts} & deployment.referenced()
     collect(deployment)
     assert not deployment.blobs.exists(digest_of(b"weights"))
     assert not deployment.blobs.exists(adapter.sha256)
