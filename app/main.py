@@ -17,11 +17,11 @@ from app.generation.tgi import info_routes
 from app.generation.tgi import routes as generate
 from app.http import deps, error_envelopes
 from app.http.metrics import RequestMetrics
-from app.http.middleware import Doorway, RequestEdge
+from app.http.middleware import OriginGuardMiddleware, RequestEdge
 from app.http.runtime import ApiRuntime, open_runtime
 from app.models import routes as models
 from app.operations import api_description, health, metrics
-from core.listening.door import Door
+from core.listening.origin_guard import OriginGuard
 from core.settings import Settings
 
 _TOLD_TO_PAGES: Final = ("retry-after", "retry-after-ms", "x-request-id", "x-should-retry")
@@ -53,17 +53,17 @@ def create_app(settings: Settings, opener: Opener = open_runtime) -> FastAPI:
     )
     requests = RequestMetrics()
     deps.attach_metrics(app, requests)
-    door = Door.of_api(settings)
+    guard = OriginGuard.of_api(settings)
     # the last one added is met first
-    if door.origins:
+    if guard.origins:
         app.add_middleware(
             CORSMiddleware,
-            allow_origins=tuple(map(str, door.origins)),
+            allow_origins=tuple(map(str, guard.origins)),
             allow_methods=("GET", "HEAD", "POST", "DELETE"),
             allow_headers=("*",),  # clients of OpenAI's wire send many of their own
             expose_headers=_TOLD_TO_PAGES,
         )
-    app.add_middleware(Doorway, door=door)
+    app.add_middleware(OriginGuardMiddleware, guard=guard)
     app.add_middleware(RequestEdge, metrics=requests)
     error_envelopes.install(app)
     for routes in (

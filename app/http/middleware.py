@@ -1,5 +1,5 @@
 """What stands before every route: first the request's id, its line in the log, its count and the net for unexpected
-errors, then the door that lets it in."""
+errors, then the guard that lets it in."""
 
 import logging
 from typing import Final
@@ -12,7 +12,7 @@ from app.http.error_envelopes import INTERNAL, problem_of, wire_of
 from app.http.metrics import OpenRequest, RequestMetrics
 from core.errors import InvalidInput, ServiceError
 from core.ids import new_id
-from core.listening.door import Door
+from core.listening.origin_guard import OriginGuard
 
 PROBES: Final = frozenset({"/livez", "/readyz", "/metrics"})  # asked every few seconds, so not worth a line each
 
@@ -72,17 +72,17 @@ class RequestEdge:
                 )
 
 
-class Doorway:
-    """Answers what the door refuses, in the envelope of its path; nothing of the body is read for it."""
+class OriginGuardMiddleware:
+    """Answers what the guard refuses, in the envelope of its path; nothing of the body is read for it."""
 
-    def __init__(self, app: ASGIApp, door: Door) -> None:
+    def __init__(self, app: ASGIApp, guard: OriginGuard) -> None:
         self._app = app
-        self._door = door
+        self._guard = guard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             try:
-                self._door.check(scope)
+                self._guard.check(scope)
             except ServiceError as refusal:
                 await problem_of(refusal).response(wire_of(scope["path"]))(scope, receive, send)
                 return

@@ -1,6 +1,6 @@
 """Hosts and origins as clients name them, parsed and compared whole: a prefix or a suffix says nothing.
 
-Knows no request and no setting; what is let in by them is ``core.listening.door``'s matter.
+Knows no request and no setting; what is let in by them is ``core.listening.origin_guard``'s matter.
 """
 
 import ipaddress

@@ -20,8 +20,8 @@ import uvicorn
 from core.base_models.registry import Registry, folder_of
 from core.errors import ServiceError
 from core.listening.connections import Connections, backlog, descriptors, most_connections
-from core.listening.door import Door
 from core.listening.exposure import refuse_unnamed
+from core.listening.origin_guard import OriginGuard
 from core.listening.protocol import Guard
 from core.process.logs import setup
 from core.process.privacy import keep_to_owner
@@ -65,10 +65,10 @@ def _serve(options: argparse.Namespace, settings: Settings) -> int:
     def stop_serving() -> None:
         server.should_exit = True
 
-    door = None
+    guard = None
     if options.uds is None:
         refuse_unnamed(options.host, settings)
-        door = Door.of_engine(options.host, settings)
+        guard = OriginGuard.of_engine(options.host, settings)
     metrics, phases = EngineMetrics(), StartPhases(settings.engine_start_s)
     entry = Registry.load(settings.base_models_folder).get(options.base_model)
 
@@ -97,7 +97,7 @@ def _serve(options: argparse.Namespace, settings: Settings) -> int:
     connections = Connections(most_connections(allowed), settings.max_connections_per_address)
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(engine, metrics, door, phases),
+            create_app(engine, metrics, guard, phases),
             host=options.host,
             port=options.port or 0,
             http=Guard(connections, _body_of).protocol,

@@ -19,7 +19,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from core.errors import InvalidParameter, ServiceError
-from core.listening.door import Door
+from core.listening.origin_guard import OriginGuard
 from core.serving.admission import Load
 from core.serving.error_wire import error_body
 from core.serving.generation import Delta, Engine, GenerationRequest, RenderRequest
@@ -59,11 +59,11 @@ class AdapterRequest(Frozen):
 
 
 def create_app(
-    engine: ServedEngine, metrics: EngineMetrics, door: Door | None = None, phases: StartPhases | None = None
+    engine: ServedEngine, metrics: EngineMetrics, guard: OriginGuard | None = None, phases: StartPhases | None = None
 ) -> Starlette:
     """Make the ASGI app of an engine; the engine runs as long as the app does. ``metrics`` is what it reports to.
 
-    ``door`` is None where the app listens on a Unix socket: no page reaches one, and its folder says who may.
+    ``guard`` is None where the app listens on a Unix socket: no page reaches one, and its folder says who may.
     ``phases`` are what its start is at; None: it has started.
     """
     handlers = _Handlers(engine, metrics, phases)
@@ -89,21 +89,21 @@ def create_app(
         routes=routes,
         lifespan=lifespan,
         exception_handlers={ServiceError: _answer_error},
-        middleware=[] if door is None else [Middleware(_Doorway, door=door)],
+        middleware=[] if guard is None else [Middleware(_OriginGuardMiddleware, guard=guard)],
     )
 
 
-class _Doorway:
-    """Answers what the door refuses, before any route."""
+class _OriginGuardMiddleware:
+    """Answers what the guard refuses, before any route."""
 
-    def __init__(self, app: ASGIApp, door: Door) -> None:
+    def __init__(self, app: ASGIApp, guard: OriginGuard) -> None:
         self._app = app
-        self._door = door
+        self._guard = guard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             try:
-                self._door.check(scope)
+                self._guard.check(scope)
             except ServiceError as refusal:
                 await _error_response(refusal)(scope, receive, send)
                 return

@@ -23,7 +23,7 @@ from core.errors import (
     PromptTooLong,
     ServiceError,
 )
-from core.listening.door import Door
+from core.listening.origin_guard import OriginGuard
 from core.serving.admission import Load
 from core.serving.generation import (
     Delta,
@@ -118,7 +118,7 @@ def serving(
 ) -> Iterator[httpx2.Client]:
     """Serve the engine on a free port of the loopback; give a client of it."""
     listener = socket.create_server(("127.0.0.1", 0))
-    app = create_app(engine, metrics or EngineMetrics(), Door.of_engine("127.0.0.1", Settings()), phases)
+    app = create_app(engine, metrics or EngineMetrics(), OriginGuard.of_engine("127.0.0.1", Settings()), phases)
     config = uvicorn.Config(app, http="h11", log_config=None, timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

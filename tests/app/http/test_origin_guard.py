@@ -1,4 +1,4 @@
-"""The door stands before every route of the app, those that are added later too; what pages are told; headers."""
+"""The guard stands before every route of the app, those that are added later too; what pages are told; headers."""
 
 import re
 import socket

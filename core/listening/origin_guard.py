@@ -20,7 +20,7 @@ _LOOPBACK_ONLY: Final = (
 _NAMED_ONLY: Final = f"name it in {PREFIX}ALLOWED_HOSTS, or ask for localhost on this machine"
 
 
-class Door:
+class OriginGuard:
     """Lets requests in or refuses them, by their head alone."""
 
     def __init__(self, hosts: frozenset[str] | None, remedy: str, origins: frozenset[Origin] = frozenset()) -> None:

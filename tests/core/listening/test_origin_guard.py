@@ -6,7 +6,7 @@ import pytest
 from pydantic import SecretStr
 
 from core.errors import HostNotAllowed, InvalidInput, OriginNotAllowed, SettingsInvalid
-from core.listening.door import Door
+from core.listening.origin_guard import OriginGuard
 from core.settings import Settings
 
 KEY = SecretStr("k" * 16)
@@ -18,13 +18,13 @@ def request(*headers: tuple[str, bytes], method: str = "GET", path: str = "/v1/m
     return {"type": "http", "method": method, "path": path, "headers": raw}
 
 
-def api(**settings: Any) -> Door:
-    return Door.of_api(Settings(**settings))
+def api(**settings: Any) -> OriginGuard:
+    return OriginGuard.of_api(Settings(**settings))
 
 
-def is_refused(door: Door, scope: dict[str, Any], refusal: type[Exception]) -> bool:
+def is_refused(guard: OriginGuard, scope: dict[str, Any], refusal: type[Exception]) -> bool:
     try:
-        door.check(scope)
+        guard.check(scope)
     except refusal:
         return True
     return False
@@ -92,7 +92,7 @@ def test_with_a_key_any_host_is_answered_to_until_hosts_are_named() -> None:
 @pytest.mark.parametrize("host", ["https://a.example", "a.example:80", "*.example", "a.example/", "", "a b"])
 def test_a_malformed_host_of_the_settings_stops_the_start(host: str) -> None:
     with pytest.raises(SettingsInvalid, match="LORAMILL_ALLOWED_HOSTS"):
-        Door.of_api(Settings(api_key=KEY, allowed_hosts=(host,)))
+        OriginGuard.of_api(Settings(api_key=KEY, allowed_hosts=(host,)))
 
 
 @pytest.mark.parametrize("origin", ["a.example", "https://a.example/", "*", "null", "https://*.a.example"])
@@ -102,11 +102,11 @@ def test_a_malformed_origin_of_the_settings_stops_the_start(origin: str) -> None
 
 
 def test_an_engine_answers_to_what_it_listens_on_and_to_the_hosts_that_are_named() -> None:
-    door = Door.of_engine("0.0.0.0", Settings(allowed_hosts=("engine",)))
+    guard = OriginGuard.of_engine("0.0.0.0", Settings(allowed_hosts=("engine",)))
     for host in (b"engine:8100", b"127.0.0.1:8100"):
-        door.check(request(("host", host)))
+        guard.check(request(("host", host)))
     with pytest.raises(HostNotAllowed, match="LORAMILL_ALLOWED_HOSTS"):
-        door.check(request(("host", b"evil.example")))
+        guard.check(request(("host", b"evil.example")))
 
 
 @pytest.mark.parametrize(
@@ -167,8 +167,8 @@ def test_programs_and_our_own_pages_may_change_things(headers: list[tuple[str, b
 
 
 def test_a_page_of_a_named_origin_may_change_things() -> None:
-    door = api(cors_origins="https://app.example.org,http://localhost:3000")
+    guard = api(cors_origins="https://app.example.org,http://localhost:3000")
     site = ("sec-fetch-site", b"cross-site")
-    door.check(request(("host", HOST), ("origin", b"https://app.example.org"), site, method="POST"))
+    guard.check(request(("host", HOST), ("origin", b"https://app.example.org"), site, method="POST"))
     for origin in (b"http://app.example.org", b"https://app.example.org.evil.example", b"https://app.example.org:8443"):
-        assert is_refused(door, request(("host", HOST), ("origin", origin), site, method="POST"), OriginNotAllowed)
+        assert is_refused(guard, request(("host", HOST), ("origin", origin), site, method="POST"), OriginNotAllowed)
