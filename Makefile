@@ -50,7 +50,7 @@ test: setup  ## run the tests (under 9 minutes on 2 cores)
 test-slow: setup  ## run the tests that take minutes: whole stacks, killed processes, real training
 	$(BIN)/python -m pytest -m slow --timeout=1800
 
-chaos: setup  ## make faults happen to real processes, and count what was lost, doubled or trained in vain (10 minutes)
+chaos: setup  ## make faults happen to real processes, and count what was lost, doubled or trained in vain (12 minutes)
 	$(BIN)/python -m tests.faults $(SCENARIO)
 
 defects: setup  ## put known defects back, one at a time, and see that the tests catch each (minutes)

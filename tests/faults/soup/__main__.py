@@ -25,7 +25,7 @@ from tests.faults.soup.invariants import broken_invariants
 from tests.harness.servers.stack import Stack, eventually, running_stack
 
 _DISK_MIB = 1536
-_ENVIRON = {"LORAMILL_MAX_ATTEMPTS": "100"}
+_ENVIRON = {"LORAMILL_MAX_ATTEMPTS": "100", "LORAMILL_GC_GRACE_H": "0"}
 _SETTLED_WITHIN_S = 1200.0
 _ENDED = frozenset({"succeeded", "failed", "cancelled"})
 
