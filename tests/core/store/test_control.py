@@ -245,7 +245,7 @@ def test_a_file_of_a_paused_job_is_in_use(database: Database, make_job: MakeJob)
         files.delete(session, job.training_file_id)
 
 
-def test_the_checkpoints_of_a_paused_job_can_be_used_until_it_is_cancelled(
+def test_the_checkpoints_of_a_paused_job_can_be_used_and_outlive_its_cancellation(
     database: Database, make_job: MakeJob
 ) -> None:
     running = _claim_of(database, make_job)
@@ -256,4 +256,4 @@ def test_the_checkpoints_of_a_paused_job_can_be_used_until_it_is_cancelled(
         assert adapters.find_served(session, f"{running.id}:4") == ServedAdapter("tiny", "a" * 64)
     _do(database, control.cancel, running.id)
     with database.read() as session:
-        assert adapters.find_served(session, f"{running.id}:4") is None
+        assert adapters.find_served(session, f"{running.id}:4") == ServedAdapter("tiny", "a" * 64)

@@ -2,6 +2,7 @@
 
 import math
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -90,19 +91,19 @@ class TestTrap33:
     def test_trap_33_killed_within_a_step(
         self, tmp_path: Path, tiny_phi: Path, lora: dict[str, Any], whole: tuple[Result, Log]
     ) -> None:
-        """Between the micro-batches of the step after the third, whose gradient is then half added up."""
-        folder, before, looks = write_run(tmp_path / "killed", tiny_phi, lora=lora), RecordingReporter(), 0
+        """Between two micro-batches of a step behind a checkpoint, whose gradient is then half added up."""
+        folder, before, looks = write_run(tmp_path / "killed", tiny_phi, lora=lora), RecordingReporter(), Counter[int]()
 
         def die_at_second_look() -> None:
-            nonlocal looks
-            looks += bool(before.of(StepDone)) and before.of(StepDone)[-1].step == 3
-            if looks == 2:
+            done, checkpoints = len(before.of(StepDone)), [written.step for written in before.of(CheckpointWritten)]
+            looks[done] += 1
+            if done >= 2 and done in checkpoints and looks[done] == 2:
                 raise Killed
 
         with pytest.raises(Killed):
             run(folder, before, die_at_second_look)
         after = train(folder)
-        assert [resumed.step for resumed in after.of(Resumed)] == [3]
+        assert [resumed.step for resumed in after.of(Resumed)] == [before.of(StepDone)[-1].step]
         assert_same_log(log_of([*before.messages, *after.messages]), whole[1])
         assert result_of(folder) == whole[0]
 

@@ -102,7 +102,7 @@ def play(database: Database, folder: Path, *, schedules: int, seed: int) -> None
 
 
 def test_nothing_referred_to_is_ever_lost_in_any_order_of_steps(database: Database, tmp_path: Path) -> None:
-    play(database, tmp_path, schedules=25, seed=1)
+    play(database, tmp_path, schedules=10, seed=1)
 
 
 @pytest.mark.slow
