@@ -106,7 +106,8 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=4)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="soup-") as folder, small_disk(Path(folder)) as is_small:
-        home = Path(folder)
+        home = Path(folder) / "home"  # the disk's own folder may be anybody's
+        home.mkdir()
         with running_stack(home, **_ENVIRON) as stack:
             answers, accepted = stir(
                 stack,
