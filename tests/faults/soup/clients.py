@@ -45,7 +45,7 @@ class RandomClient:
             (2, self._upload_wrong),
             (2, self._upload_and_go_away),
             (1, self._upload_config_of_a_model_and_delete_it),
-            (8, self._create_job),
+            (1, self._create_job),
             (6, self._look_around),
             (2, self._control_a_job),
             (2, self._delete_a_file),
