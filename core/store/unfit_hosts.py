@@ -17,8 +17,8 @@ UNFIT: Final = "unfit"  # the attempt's outcome when its host could not run the 
 UNPUBLISHED: Final = "unpublished"  # the attempt's outcome when its host holds the result and cannot store it
 OUTCOMES: Final = (UNFIT, UNPUBLISHED)
 
-_RETRY_S: Final = 600
-_FIRST_PUBLISH_RETRY_S: Final = 15
+_FIRST_RETRY_S: Final = 15
+_LONGEST_RETRY_S: Final = 600
 # For so long the others leave a trained job to the host that holds its result, since that last tried to store it.
 _RESULT_KEPT_S: Final = 3600
 _TOLD_AGAIN_S: Final = 3600
@@ -49,11 +49,12 @@ def left_alone(host: str, now: int) -> ColumnElement[bool]:
 
 
 def retry_after_s(session: Session, job_id: str, outcome: str) -> int:
-    """Give the seconds for which a host leaves a job alone: ten minutes; up to these while it holds the result."""
-    if outcome == UNFIT:
-        return _RETRY_S
-    earlier = select(func.count()).where(AttemptRecord.job_id == job_id, AttemptRecord.outcome == UNPUBLISHED)
-    return int(min(_RETRY_S, _FIRST_PUBLISH_RETRY_S * 2 ** min(session.scalars(earlier).one(), 10)))
+    """Give the seconds for which a host leaves a job alone: 15, twice as long each time, up to ten minutes.
+
+    Attempts of all hosts count, so that a job that none can run costs ever less.
+    """
+    earlier = select(func.count()).where(AttemptRecord.job_id == job_id, AttemptRecord.outcome == outcome)
+    return int(min(_LONGEST_RETRY_S, _FIRST_RETRY_S * 2 ** min(session.scalars(earlier).one(), 10)))
 
 
 def is_news(session: Session, job_id: str, message: str, now: int) -> bool:

@@ -8,6 +8,6 @@ from worker.jobs import host_gate
 
 freeze_before_commit(settings.home)
 # a host that could not run a job leaves it, and itself, alone for minutes
-vars(unfit_hosts).update(_RETRY_S=5, _FIRST_PUBLISH_RETRY_S=2)
+vars(unfit_hosts).update(_FIRST_RETRY_S=2, _LONGEST_RETRY_S=5)
 vars(host_gate).update(_FIRST_WAIT_S=1.0, _LONGEST_WAIT_S=5.0)
 app.conf.include = (*app.conf.include, __name__)

@@ -40,17 +40,21 @@ def test_it_waits_uncounted_and_says_why(database: Database, make_job: MakeJob) 
     assert (job.status, job.attempts, job.owner, job.waiting_reason) == (JobStatus.QUEUED, 0, None, WHY.message)
     assert messages_of(database, job_id) == [(1, EventLevel.WARN, WHY.message)]
     attempt = attempt_of(database, job_id, 1)
-    assert (attempt.outcome, attempt.ended_at, attempt.retry_after_s) == ("unfit", 1000, 600)
+    assert (attempt.outcome, attempt.ended_at, attempt.retry_after_s) == ("unfit", 1000, 15)
 
 
-def test_its_host_leaves_it_alone_for_ten_minutes_and_another_takes_it_at_once(
+def test_its_host_leaves_it_alone_for_a_time_that_doubles_up_to_ten_minutes(
     database: Database, make_job: MakeJob
 ) -> None:
     make_job()
-    claim_and_give_back(database, "a", 1000)
-    assert claim(database, "a", 1599) is None
-    assert claim(database, "a", 1600) is not None
+    now = 1000
+    for wait_s in (15, 30, 60, 120, 240, 480, 600, 600):
+        claim_and_give_back(database, "a", now)
+        assert claim(database, "a", now + wait_s - 1) is None
+        now += wait_s
 
+
+def test_another_host_takes_it_at_once(database: Database, make_job: MakeJob) -> None:
     make_job()
     claim_and_give_back(database, "a", 2000)
     taken = claim(database, "b", 2000)
