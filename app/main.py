@@ -16,6 +16,7 @@ from app.generation.openai import chat_routes, completions_routes
 from app.generation.tgi import info_routes
 from app.generation.tgi import routes as generate
 from app.http import deps, error_envelopes
+from app.http.documented_errors import DescribedApi
 from app.http.metrics import RequestMetrics
 from app.http.middleware import OriginGuardMiddleware, RequestEdge
 from app.http.runtime import ApiRuntime, open_runtime
@@ -42,7 +43,7 @@ def create_app(settings: Settings, opener: Opener = open_runtime) -> FastAPI:
             deps.attach(app, runtime)
             yield
 
-    app = FastAPI(
+    app = DescribedApi(
         title="Loramill",
         summary="Fine-tuning of small language models, and serving of the result.",
         lifespan=lifespan,

@@ -9,11 +9,14 @@ from app.files import report_service
 from app.files.report_schemas import FileReportOut, FileReportQuery
 from app.http.auth import require_caller
 from app.http.deps import BlobsDep, DatabaseDep, SettingsDep
+from app.http.route_errors import raises
+from core.errors import BaseModelNotReady, BlobNotFound, FileNotStored, ModelNotFound, ParquetNotInstalled
 
 router = APIRouter(prefix="/v1/files/{file_id}/report", tags=["files"], dependencies=[Depends(require_caller)])
 
 
 @router.get("")
+@raises(FileNotStored, BlobNotFound, ModelNotFound, BaseModelNotReady, ParquetNotInstalled)
 def get_file_report(
     file_id: str,
     query: Annotated[FileReportQuery, Query()],

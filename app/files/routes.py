@@ -15,8 +15,18 @@ from app.files.schemas import FileOut, FilesQuery
 from app.http.auth import CallerDep, require_caller
 from app.http.deps import BlobsDep, DatabaseDep, ReadSession, RuntimeDep
 from app.http.multipart import read_form
+from app.http.route_errors import READING, WRITING, raises
 from app.http.runtime import ApiRuntime
 from app.http.wire import Deleted, Page, page
+from core.errors import (
+    BlobDamaged,
+    BlobNotFound,
+    FileInUse,
+    FileNotStored,
+    FileTooLarge,
+    FileTypeUnclear,
+    ParquetNotInstalled,
+)
 from core.store import files
 
 router = APIRouter(prefix="/v1/files", tags=["files"], dependencies=[Depends(require_caller)])
@@ -43,6 +53,7 @@ _UPLOAD_FORM: Final = {
 
 
 @router.post("", openapi_extra=_UPLOAD_FORM)
+@raises(*WRITING, FileTooLarge, FileTypeUnclear, ParquetNotInstalled)
 async def upload_file(request: Request, caller: CallerDep, runtime: RuntimeDep) -> FileOut:
     """Upload a file of examples: JSONL, CSV with a header, or Parquet, told by the name's extension.
 
@@ -90,18 +101,21 @@ def list_files(query: Annotated[FilesQuery, Query()], session: ReadSession) -> P
 
 
 @router.get("/{file_id}")
+@raises(FileNotStored)
 def get_file(file_id: str, session: ReadSession) -> FileOut:
     """Look up a file."""
     return FileOut.of(files.get(session, file_id))
 
 
 @router.delete("/{file_id}")
+@raises(*WRITING, FileNotStored, FileInUse)
 def delete_file(file_id: str, database: DatabaseDep) -> Deleted:
     """Delete a file that no unfinished job uses; its bytes are freed after the grace, LORAMILL_GC_GRACE_H."""
     file = database.write_freeing(lambda session: files.delete(session, file_id))
     return Deleted(id=file.id, object="file", deleted=True)
 
 
+@raises(FileNotStored, BlobNotFound, BlobDamaged, *READING)
 async def _open_content(file_id: str, database: DatabaseDep, blobs: BlobsDep) -> AsyncGenerator[BinaryIO, None]:
     content = await run_in_threadpool(file_service.open_content, database, blobs, file_id)
     with content:  # until the response was sent; closing a file that was read takes no thread

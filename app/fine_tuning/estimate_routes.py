@@ -10,6 +10,8 @@ from app.fine_tuning.schemas import JobCreate
 from app.http.auth import require_caller
 from app.http.deps import BlobsDep, ReadSession, RegistryDep, SettingsDep
 from app.http.json_body import JsonRoute
+from app.http.route_errors import raises
+from core.errors import BaseModelNotReady, BlobNotFound, FileNotStored, ModelNotFound
 
 router = APIRouter(
     prefix="/v1/fine_tuning/estimates",
@@ -20,6 +22,7 @@ router = APIRouter(
 
 
 @router.post("")
+@raises(ModelNotFound, BaseModelNotReady, FileNotStored, BlobNotFound)
 def create_estimate(
     request: JobCreate, session: ReadSession, settings: SettingsDep, registry: RegistryDep, blobs: BlobsDep
 ) -> EstimateOut:

@@ -10,7 +10,9 @@ from app.fine_tuning.preview_schemas import PreviewCreate, PreviewOut
 from app.http.auth import require_caller
 from app.http.deps import BlobsDep, DatabaseDep, RegistryDep, SettingsDep
 from app.http.json_body import JsonRoute
+from app.http.route_errors import raises
 from app.web.preview_page import HEADERS, page
+from core.errors import BaseModelNotReady, BlobNotFound, FileNotStored, ModelNotFound
 
 router = APIRouter(
     prefix="/v1/fine_tuning/preview",
@@ -23,6 +25,7 @@ _VARY: Final = {"vary": "accept"}
 
 
 @router.post("", response_model=PreviewOut, responses={200: {"content": {"text/html": {}}}})
+@raises(ModelNotFound, BaseModelNotReady, FileNotStored, BlobNotFound)
 def create_preview(
     request: PreviewCreate,
     response: Response,

@@ -12,8 +12,19 @@ from app.fine_tuning.schemas import CheckpointOut, CheckpointsQuery, EventOut, E
 from app.http.auth import CallerDep, require_caller
 from app.http.deps import BlobsDep, DatabaseDep, DoorbellDep, ReadSession, RegistryDep, SettingsDep, WriteSession
 from app.http.json_body import JsonRoute
+from app.http.route_errors import WRITING, raises
 from app.http.wire import Page, page
-from core.errors import UnsupportedParameter
+from core.errors import (
+    BaseModelNotReady,
+    FileNotStored,
+    IdempotencyInProgress,
+    IdempotencyMismatch,
+    JobDoesNotFit,
+    JobHasEnded,
+    JobNotFound,
+    ModelNotFound,
+    UnsupportedParameter,
+)
 from core.jobs.status import JobStatus
 from core.settings import Settings
 from core.store import adapters, control, events, jobs, queue
@@ -41,6 +52,16 @@ def _job_out(session: Session, settings: Settings, job: JobRecord) -> JobOut:
 
 
 @router.post("")
+@raises(
+    *WRITING,
+    ModelNotFound,
+    BaseModelNotReady,
+    FileNotStored,
+    JobNotFound,
+    JobDoesNotFit,
+    IdempotencyMismatch,
+    IdempotencyInProgress,
+)
 def create_job(
     request: JobCreate,
     database: DatabaseDep,
@@ -98,6 +119,7 @@ def list_jobs(
 
 
 @router.get("/{job_id}")
+@raises(JobNotFound)
 def get_job(job_id: str, database: DatabaseDep, settings: SettingsDep) -> JobOut:
     """Look up a job."""
     # Clients poll this. A session of its own costs one change of threads; as a dependency it would cost three.
@@ -106,6 +128,7 @@ def get_job(job_id: str, database: DatabaseDep, settings: SettingsDep) -> JobOut
 
 
 @router.post("/{job_id}/cancel")
+@raises(*WRITING, JobNotFound)
 def cancel_job(job_id: str, database: DatabaseDep, settings: SettingsDep) -> JobOut:
     """Cancel a job: at once while it waits or is paused, within seconds while it runs. An ended job stays as it is."""
 
@@ -116,6 +139,7 @@ def cancel_job(job_id: str, database: DatabaseDep, settings: SettingsDep) -> Job
 
 
 @router.post("/{job_id}/pause")
+@raises(JobNotFound, JobHasEnded)
 def pause_job(job_id: str, session: WriteSession, settings: SettingsDep) -> JobOut:
     """Pause a job: at once while it waits, within seconds while it runs.
 
@@ -126,6 +150,7 @@ def pause_job(job_id: str, session: WriteSession, settings: SettingsDep) -> JobO
 
 
 @router.post("/{job_id}/resume")
+@raises(JobNotFound, JobHasEnded)
 def resume_job(
     job_id: str, session: WriteSession, settings: SettingsDep, background: BackgroundTasks, doorbell: DoorbellDep
 ) -> JobOut:
@@ -141,6 +166,7 @@ def resume_job(
 
 
 @router.get("/{job_id}/events")
+@raises(JobNotFound)
 def list_events(job_id: str, query: Annotated[EventsQuery, Query()], session: ReadSession) -> Page[EventOut]:
     """List a job's events, newest first."""
     jobs.get(session, job_id)
@@ -149,6 +175,7 @@ def list_events(job_id: str, query: Annotated[EventsQuery, Query()], session: Re
 
 
 @router.get("/{job_id}/checkpoints")
+@raises(JobNotFound)
 def list_checkpoints(
     job_id: str, query: Annotated[CheckpointsQuery, Query()], session: ReadSession
 ) -> Page[CheckpointOut]:

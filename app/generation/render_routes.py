@@ -9,6 +9,7 @@ from app.http import sse
 from app.http.auth import require_caller
 from app.http.deps import RuntimeDep
 from app.http.json_body import JsonRoute
+from app.http.route_errors import ASKING, raises
 from app.models.service import look_up
 
 router = APIRouter(
@@ -20,6 +21,7 @@ router = APIRouter(
 
 
 @router.post("")
+@raises(*ASKING)
 async def render_prompt(body: RenderCreate, request: Request, runtime: RuntimeDep) -> RenderOut:
     """Show what a model is fed for a prompt, for the variables of its prompt format, or for a conversation."""
     model = await run_in_threadpool(look_up, runtime.database, runtime.settings, body.model)

@@ -9,6 +9,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from app.http.deps import SettingsDep, settings_of
+from app.http.route_errors import raises
 from core.errors import AuthenticationFailed
 from core.settings import Settings
 
@@ -17,6 +18,7 @@ ANONYMOUS = "anonymous"
 _bearer = HTTPBearer(auto_error=False, description="The deployment's API key, where it has one.")
 
 
+@raises(AuthenticationFailed)
 async def require_caller(
     settings: SettingsDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 ) -> str:

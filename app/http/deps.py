@@ -10,6 +10,7 @@ from fastapi import Depends, FastAPI, Request
 
 from app.engines.routing import Engines
 from app.http.metrics import RequestMetrics
+from app.http.route_errors import READING, WRITING, raises
 from app.http.runtime import ApiRuntime
 from core.base_models.registry import Registry
 from core.dispatch.doorbell import Notifier
@@ -48,6 +49,7 @@ async def _metrics(request: Request) -> RequestMetrics:
     return cast(RequestMetrics, request.app.state.metrics)
 
 
+@raises(*READING)
 async def _database(runtime: RuntimeDep) -> Database:
     return runtime.database
 
@@ -68,11 +70,13 @@ async def _doorbell(runtime: RuntimeDep) -> Notifier:
     return runtime.doorbell
 
 
+@raises(*READING)
 def _reading(runtime: RuntimeDep) -> Iterator[Session]:
     with runtime.database.read() as session:
         yield session
 
 
+@raises(*WRITING)
 def _writing(runtime: RuntimeDep) -> Iterator[Session]:
     with runtime.database.write() as session:
         yield session

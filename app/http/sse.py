@@ -6,7 +6,7 @@ Knows nothing of generation; it owns when a stream starts, how it ends, and that
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Coroutine
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import anyio
 import structlog
@@ -19,6 +19,10 @@ from starlette.types import Receive, Scope, Send
 from app.http.error_envelopes import INTERNAL, Wire, problem_of, wire_of
 
 T = TypeVar("T")
+# for the description of a route that answers by events, where it is asked to
+OR_EVENTS: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+}
 Chunks = AsyncGenerator[BaseModel, None]
 
 _log = structlog.stdlib.get_logger(__name__)

@@ -6,9 +6,11 @@ from fastapi import APIRouter, BackgroundTasks, Depends, Query
 
 from app.http.auth import require_caller
 from app.http.deps import DatabaseDep, EnginesDep, ReadSession, SettingsDep
+from app.http.route_errors import WRITING, raises
 from app.http.wire import Page
 from app.models import service
 from app.models.schemas import DeletedModel, ModelOut
+from core.errors import BaseModelProtected, CheckpointInUse, ModelNotFound
 
 router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[Depends(require_caller)])
 
@@ -26,12 +28,14 @@ def list_models(
 
 # A path, because clients send a "/" inside a name as %2F, which servers decode before routing.
 @router.get("/{name:path}")
+@raises(ModelNotFound)
 def get_model(name: str, session: ReadSession, settings: SettingsDep) -> ModelOut:
     """Look up a model."""
     return service.get(session, settings, name)
 
 
 @router.delete("/{name:path}")
+@raises(*WRITING, ModelNotFound, BaseModelProtected, CheckpointInUse)
 def delete_model(
     name: str, database: DatabaseDep, settings: SettingsDep, engines: EnginesDep, afterwards: BackgroundTasks
 ) -> DeletedModel:

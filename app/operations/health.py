@@ -15,7 +15,7 @@ def is_alive() -> Liveness:
     return Liveness(alive=True)
 
 
-@router.get("/readyz")
+@router.get("/readyz", responses={503: {"model": Readiness}})
 async def is_ready(runtime: RuntimeDep, response: Response) -> Readiness:
     """Tell whether the database takes writes and the engines answer; jobs can wait for broker and workers."""
     report = await readiness.look(runtime)

@@ -3,11 +3,13 @@
 from typing import Protocol, runtime_checkable
 
 from fastapi import APIRouter, Depends, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from app.http.auth import require_caller
 from app.http.deps import EnginesDep, MetricsDep
-from core.errors import NotFound
+from app.http.route_errors import raises
+from core.errors import EngineUnavailable, GenerationFailed, NotFound
 
 # They name models and tell the load, so they want the key as all the rest does.
 router = APIRouter(tags=["metrics"], dependencies=[Depends(require_caller)])
@@ -20,13 +22,14 @@ class Counting(Protocol):
     async def metrics(self) -> bytes: ...
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 async def tell_metrics(metrics: MetricsDep) -> Response:
     """Give the requests, response times and open streams of this process in Prometheus' text format."""
     return Response(metrics.exposition(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
-@router.get("/metrics/{base_model}")
+@router.get("/metrics/{base_model}", response_class=PlainTextResponse)
+@raises(NotFound, EngineUnavailable, GenerationFailed)
 async def tell_engine_metrics(base_model: str, engines: EnginesDep) -> Response:
     """Give the numbers of a base model's engine in the same format."""
     engine = engines.get(base_model)

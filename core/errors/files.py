@@ -53,11 +53,15 @@ class ParquetNotInstalled(InvalidInput):
 
 
 class FileNotStored(NotFound):
+    """No file has this id, or it was deleted."""
+
     code = "file_not_found"
     kind = "file"
 
 
 class FileInUse(Conflict):
+    """The file is used by a job that has not ended."""
+
     code = "file_in_use"
 
     def __init__(self, file_id: str, job_id: str) -> None:

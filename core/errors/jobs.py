@@ -22,6 +22,8 @@ class JobDoesNotFit(InvalidInput):
 
 
 class JobNotFound(NotFound):
+    """No fine-tuning job has this id."""
+
     code = "job_not_found"
     kind = "fine-tuning job"
 

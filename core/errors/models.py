@@ -4,6 +4,8 @@ from core.errors.tree import Conflict, NotFound, Unavailable
 
 
 class ModelNotFound(NotFound):
+    """No model has this name."""
+
     code = "model_not_found"
     kind = "model"
 
@@ -16,6 +18,8 @@ class ModelNotFound(NotFound):
 
 
 class BaseModelProtected(Conflict):
+    """A base model is to be deleted."""
+
     code = "base_model_protected"
 
     def __init__(self, name: str) -> None:

@@ -28,6 +28,7 @@ from core.store.blobs import BlobStore
 from core.store.db import Database
 from core.store.migrate import upgrade
 from core.store.references.recorded import open_recorded
+from tests.app.status_recorder import StatusRecorder
 from tests.harness.models.byte_tokenizer import write_byte_tokenizer
 from tests.harness.models.published_model import publish
 from tests.harness.models.tiny_shapes import TINY_LLAMA, write_shapes
@@ -67,6 +68,7 @@ class ApiHarness:
     registry: Registry
     engine: StubEngine = field(default_factory=StubEngine)
     notifier: RecordingNotifier = field(default_factory=RecordingNotifier)
+    undocumented: list[str] = field(default_factory=list)  # answers that the API's description has not
 
     def app(self) -> FastAPI:
         @asynccontextmanager
@@ -81,7 +83,9 @@ class ApiHarness:
                 writes=WriteProbe(self.database),
             )
 
-        return create_app(self.settings, opener)
+        app = create_app(self.settings, opener)
+        app.add_middleware(StatusRecorder, described=app, undocumented=self.undocumented)
+        return app
 
     def stored_bytes(self) -> list[Path]:
         """List every file of the blob store, unfinished ones included."""
@@ -116,8 +120,10 @@ def _open_harness(settings: Settings, empty_database: Path) -> Iterator[ApiHarne
     (settings.home / "loramill.db").write_bytes(empty_database.read_bytes())
     database = Database(settings.database)
     registry = Registry(settings.base_models_folder, (import_base(settings),))
-    yield ApiHarness(settings, database, open_recorded(settings.store_folder, database), registry)
+    harness = ApiHarness(settings, database, open_recorded(settings.store_folder, database), registry)
+    yield harness
     database.dispose()
+    assert harness.undocumented == []
 
 
 def import_base(settings: Settings) -> BaseModelEntry:

@@ -11,6 +11,7 @@ from app.http import sse
 from app.http.auth import CallerDep, require_caller
 from app.http.deps import RuntimeDep
 from app.http.json_body import JsonRoute
+from app.http.route_errors import ASKING, raises
 from app.models.service import look_up
 
 router = APIRouter(
@@ -21,7 +22,8 @@ router = APIRouter(
 )
 
 
-@router.post("", response_model=ChatOut)
+@router.post("", response_model=ChatOut, responses=sse.OR_EVENTS)
+@raises(*ASKING)
 async def create_chat_completion(
     body: ChatCreate, request: Request, runtime: RuntimeDep, caller: CallerDep
 ) -> Response | ChatOut:

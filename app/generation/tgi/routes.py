@@ -13,6 +13,7 @@ from app.http import sse
 from app.http.auth import CallerDep, require_caller
 from app.http.deps import RuntimeDep
 from app.http.json_body import JsonRoute
+from app.http.route_errors import ASKING, raises
 from app.http.runtime import ApiRuntime
 from app.models.service import look_up
 
@@ -34,7 +35,8 @@ async def _whole(
     return answer
 
 
-@router.post("/generate", response_model=GenerateOut | list[GenerateOut])
+@router.post("/generate", response_model=GenerateOut | list[GenerateOut], responses=sse.OR_EVENTS)
+@raises(*ASKING)
 async def generate(
     body: GenerateCreate, request: Request, response: Response, runtime: RuntimeDep, caller: CallerDep
 ) -> Any:
@@ -46,7 +48,8 @@ async def generate(
     return await _whole(body, request, response, runtime, caller)
 
 
-@router.post("/generate_stream", response_class=StreamingResponse)
+@router.post("/generate_stream", response_class=StreamingResponse, responses=sse.OR_EVENTS)
+@raises(*ASKING)
 async def generate_stream(body: GenerateCreate, request: Request, runtime: RuntimeDep, caller: CallerDep) -> Response:
     """Generate text token by token, as server-sent events."""
     generation = await _begin(body, runtime, caller)
@@ -55,7 +58,8 @@ async def generate_stream(body: GenerateCreate, request: Request, runtime: Runti
     return stream
 
 
-@router.post("/", response_model=list[GenerateOut])
+@router.post("/", response_model=list[GenerateOut], responses=sse.OR_EVENTS)
+@raises(*ASKING)
 async def generate_as_asked(
     body: GenerateCreate, request: Request, response: Response, runtime: RuntimeDep, caller: CallerDep
 ) -> Any:
