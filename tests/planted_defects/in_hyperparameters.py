@@ -91,7 +91,7 @@ DEFECTS = (
         replace="ratio($nll, $tokens)",
         by="ratio($nll, $tokens) or 0.0",
         tests=(
-            "tests/worker/training/test_run.py::TestTraining::"
+            "tests/worker/training/test_run_without_means.py::"
             "test_held_out_answers_without_a_weight_have_no_loss_rather_than_the_best_there_is",
             "tests/worker/training/measure/test_evaluation.py::test_of_no_example_and_of_no_weight_there_is_no_loss",
         ),

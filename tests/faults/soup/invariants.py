@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sqlalchemy import func, select
+from sqlalchemy.orm import InstrumentedAttribute
 
 from core.jobs.status import TERMINAL, JobStatus
 from core.store.db import Database, Session
-from core.store.tables import AdapterRecord, AttemptRecord, EventRecord, IdempotencyRecord, JobRecord
+from core.store.tables import AdapterRecord, AdapterState, AttemptRecord, EventRecord, IdempotencyRecord, JobRecord
 from tests.faults.soup.clients import Accepted
 
 
@@ -16,13 +17,18 @@ def broken_invariants(home: Path, accepted: Accepted) -> list[str]:
     database = Database(f"sqlite:///{home / 'loramill.db'}")
     try:
         with database.read() as session:
-            return [*_jobs(session, accepted), *_events(session), *_attempts(session), *_models(session, accepted)]
+            return [
+                *_jobs(session, accepted),
+                *_numbered(session, JobRecord.event_seq, EventRecord.seq, EventRecord.job_id),
+                *_numbered(session, JobRecord.token, AttemptRecord.token, AttemptRecord.job_id),
+                *_models(session, accepted),
+            ]
     finally:
         database.dispose()
 
 
 def _jobs(session: Session, accepted: Accepted) -> Iterator[str]:
-    kept = dict(session.execute(select(IdempotencyRecord.key, IdempotencyRecord.job_id)).tuples().all())
+    kept = dict(session.execute(select(IdempotencyRecord.key, IdempotencyRecord.job_id)).all())
     for key, job_id in accepted.jobs.items():
         if kept.get(key) != job_id:
             yield f"the key of {job_id} leads to {kept.get(key)}"
@@ -36,34 +42,29 @@ def _jobs(session: Session, accepted: Accepted) -> Iterator[str]:
         yield "two keys lead to one job"
 
 
-def _events(session: Session) -> Iterator[str]:
+def _numbered(
+    session: Session,
+    counter: InstrumentedAttribute[int],
+    number: InstrumentedAttribute[int],
+    job_id: InstrumentedAttribute[str],
+) -> Iterator[str]:
+    """Tell of jobs whose rows of a kind are not as many, and not numbered as far, as the job's counter says."""
     rows = session.execute(
-        select(JobRecord.id, JobRecord.event_seq, func.count(EventRecord.seq), func.max(EventRecord.seq))
-        .outerjoin(EventRecord, EventRecord.job_id == JobRecord.id)
+        select(JobRecord.id, counter, func.count(number), func.max(number))
+        .outerjoin(number.class_, job_id == JobRecord.id)
         .group_by(JobRecord.id)
     )
-    for job_id, seq, count, last in rows:
-        if not seq == count == (last or 0):
-            yield f"{job_id} numbered {seq} events and has {count}, the last being {last}"
-
-
-def _attempts(session: Session) -> Iterator[str]:
-    rows = session.execute(
-        select(JobRecord.id, JobRecord.token, func.count(AttemptRecord.token), func.max(AttemptRecord.token))
-        .outerjoin(AttemptRecord, AttemptRecord.job_id == JobRecord.id)
-        .group_by(JobRecord.id)
-    )
-    for job_id, token, count, last in rows:
-        if not token == count == (last or 0):
-            yield f"{job_id} has token {token} and {count} attempts, the last being {last}"
+    for job, counted, count, last in rows:
+        if not counted == count == (last or 0):
+            yield f"{job} counted {counted} by {counter} and has {count} of {number}, the last being {last}"
 
 
 def _models(session: Session, accepted: Accepted) -> Iterator[str]:
-    published = dict(session.execute(select(AdapterRecord.job_id, AdapterRecord.name)).tuples().all())
+    published = dict(session.execute(select(AdapterRecord.job_id, AdapterRecord.name)).all())
     succeeded = select(JobRecord.id, JobRecord.fine_tuned_model).where(JobRecord.status == JobStatus.SUCCEEDED)
-    models = dict(session.execute(succeeded).tuples().all())
+    models = dict(session.execute(succeeded).all())
     if published != models:
         yield f"published are {published}, and jobs succeeded with {models}"
-    dead = set(session.scalars(select(AdapterRecord.name).where(AdapterRecord.state == "deleted")))
+    dead = set(session.scalars(select(AdapterRecord.name).where(AdapterRecord.state == AdapterState.DELETED)))
     for name in accepted.deleted_models - dead:
         yield f"{name} was deleted and lives"
