@@ -19,7 +19,10 @@ COPY . .
 RUN /opt/loramill/bin/pip install --no-deps --force-reinstall --constraint constraints.txt .
 
 FROM engine-dependencies AS gpu-installed
+RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 COPY . .
+# for every level of CPU, since it is not known where the image will run; it needs no compiler there
+RUN /opt/loramill/bin/python -m worker.inference.native.compiling
 RUN /opt/loramill/bin/pip install --no-deps --force-reinstall --constraint constraints.txt .
 
 FROM python:3.11.14-slim-bookworm AS runtime
@@ -35,10 +38,6 @@ STOPSIGNAL SIGTERM
 ENTRYPOINT ["loramill"]
 
 FROM runtime AS gpu
-USER root
-# engines compile their kernels for the CPU that they find; without them decoding on a CPU takes two to three times as long
-RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
-USER 1000:1000
 COPY --from=gpu-installed /opt/loramill /opt/loramill
 CMD ["worker"]
 

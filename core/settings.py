@@ -13,6 +13,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "LORAMILL_"
 
+CpuLevel = Literal["avx512_bf16", "avx512", "avx2", "neon", "portable"]
+
 
 class Settings(BaseSettings):
     """Each field is the environment variable ``LORAMILL_<NAME>``. Malformed values stop the start."""
@@ -134,6 +136,10 @@ class Settings(BaseSettings):
         "model", description="How the base model's weights are held: as they are stored, or in 8 bits."
     )
     engine_native: bool = Field(True, description="Compute with compiled kernels where the machine can build them.")
+    engine_cpu_level: CpuLevel | None = Field(
+        None,
+        description="Level of CPU whose instructions the compiled kernels use; unset: the best that the machine has.",
+    )
     engine_cuda_graphs: bool = Field(
         True, description="On a GPU, record decode steps and replay them, rather than launch each operation."
     )

@@ -17,6 +17,7 @@ from starlette.routing import Route
 from app.operations import health
 from core.settings import PREFIX, Settings
 from worker.inference.metrics.engine_metrics import EngineMetrics
+from worker.inference.native.compiling import PREBUILT, find_or_compile
 from worker.inference.server import create_app
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -93,6 +94,19 @@ def test_every_variable_of_the_images_is_a_setting(stage: str) -> None:
     named = {name for line in stages()[stage] for name in re.findall(rf"{PREFIX}\w+", line)}
     assert named
     assert named <= known
+
+
+def test_kernels_are_compiled_where_they_are_installed_from_and_looked_for() -> None:
+    installing = stages()["gpu-installed"]
+    (compiling,) = (
+        number for number, line in enumerate(installing) if line.endswith(f"-m {find_or_compile.__module__}")
+    )
+    (installed,) = (number for number, line in enumerate(installing) if "--no-deps" in line)
+    assert compiling < installed
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["hatch"]["build"]["targets"]["wheel"]
+    library = PREBUILT.relative_to(ROOT) / "kernels-avx2.so"
+    assert any(PurePosixPath(library).match(pattern) for pattern in wheel["artifacts"])
+    assert not any("g++" in line for line in stages()["gpu"])
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -6,7 +6,7 @@ Knows only what ``core.settings`` declares; secrets and passwords in URLs are ne
 import json
 import re
 from types import UnionType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
@@ -95,7 +95,7 @@ def _type_name(field: FieldInfo) -> str:
     annotation: Any = field.annotation
     if get_origin(annotation) is Annotated:
         annotation = get_args(annotation)[0]
-    if isinstance(annotation, UnionType):
+    if get_origin(annotation) in (Union, UnionType):  # of a Literal it is the first
         annotation = next(part for part in get_args(annotation) if part is not type(None))
     if get_origin(annotation) is Literal:
         return " or ".join(f"`{value}`" for value in get_args(annotation))

@@ -67,7 +67,7 @@ def test_it_carries_all_of_the_service(wheel: Path) -> None:
     files = (path for name in INSIDE for path in (ROOT / name).rglob("*") if path.is_file())
     expected = {str(path.relative_to(ROOT)) for path in files if "__pycache__" not in path.parts}
     assert expected - carried == set()
-    assert {"app/web/preview.html", "worker/inference/native/cpp/kernels.cpp"} <= expected
+    assert {"app/web/preview.html", "worker/inference/native/cpp/product.cpp"} <= expected
 
 
 def test_the_command_starts_among_strangers(installed: Path, elsewhere: Path) -> None:

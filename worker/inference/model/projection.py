@@ -1,7 +1,8 @@
 """Linear layers that share an input, as one product over weights that are laid out for it once.
 
-On a CPU that multiplies bfloat16 the product is ``native``'s. Without a compiler torch hands the weights to oneDNN in
-its own layout; the operators are torch's private ones, so they are tried first. What adapters add is ``lora``'s.
+On a CPU the product is ``native``'s, over weights in 16 bits, wherever it has one for the number type. Elsewhere
+weights in bfloat16 are handed to oneDNN in its own layout; the operators are torch's private ones, so they are tried
+first. What adapters add is ``lora``'s.
 """
 
 import logging
@@ -81,7 +82,7 @@ class PackedProjection:
 
 
 class NativeProjection:
-    """Our own product, of bfloat16 or of 8 bits: at the speed of memory for few rows, of the CPU for many."""
+    """Our own product, of weights in 16 or 8 bits: at the speed of memory for few rows, of the CPU for many."""
 
     def __init__(self, panels: Panels, kernels: Kernels) -> None:
         self._panels, self._kernels = panels, kernels
@@ -154,15 +155,32 @@ def maker(weights: Weights, kernels: Kernels | None) -> Make:
     """Choose how products are computed on the weights' device and in their type; see `can_quantize` for "int8"."""
 
     def make(weight_OI: Tensor, bias_O: Tensor | None) -> Projection:
-        is_bfloat16 = weight_OI.device.type == "cpu" and weight_OI.dtype == torch.bfloat16
-        if is_bfloat16 and kernels is not None and kernels.can_multiply and fits(weight_OI):
-            quantized = quantize(weight_OI) if weights == "int8" else (weight_OI, None)
-            return NativeProjection(Panels(quantized[0], bias_O, quantized[1]), kernels)
+        dtype, is_on_cpu = weight_OI.dtype, weight_OI.device.type == "cpu"
+        if kernels is not None and dtype in kernels.multiplied and fits(weight_OI):
+            stored_OI, scale_O = quantize(weight_OI) if weights == "int8" else (halve(weight_OI), None)
+            if stored_OI is not None:
+                width = kernels.panel_width
+                return NativeProjection(Panels(stored_OI, bias_O, scale_O, dtype=dtype, width=width), kernels)
         if weights == "int8":
             return Int8Projection(weight_OI, bias_O)
-        return PackedProjection(weight_OI, bias_O) if is_bfloat16 and can_pack() else PlainProjection(weight_OI, bias_O)
+        is_packed = is_on_cpu and dtype == torch.bfloat16 and can_pack()
+        return PackedProjection(weight_OI, bias_O) if is_packed else PlainProjection(weight_OI, bias_O)
 
     return make
+
+
+def halve(weight_OI: Tensor) -> Tensor | None:
+    """Give the same numbers in 16 bits; None if they are none of either type of 16 bits."""
+    kinds = (torch.bfloat16, torch.float16)
+    if weight_OI.dtype in kinds:
+        return weight_OI
+    return next((weight_OI.to(kind) for kind in kinds if _survives(weight_OI, kind)), None)
+
+
+def _survives(weight_OI: Tensor, kind: torch.dtype) -> bool:
+    """Tell whether numbers are the same in another type; of most that are not the first show it."""
+    parts = weight_OI.split(64)  # of a size that stays in the caches, which is three times as quick as all at once
+    return all(part.to(kind).to(part.dtype).equal(part) for part in parts)
 
 
 def quantize(weight_OI: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,10 @@ from worker.inference.native.rows import AttentionRows, LoraRows, LoraSite
 
 # Of the largest number: float32 sums differ by their order; bfloat16 keeps 8 bits, and may be rounded twice here.
 TOLERANCES: Final = {torch.float32: 1e-5, torch.bfloat16: 2**-6}
+KINDS: Final = {  # of weights that rows are multiplied with
+    torch.bfloat16: (torch.bfloat16, torch.int8),
+    torch.float32: (torch.bfloat16, torch.float16, torch.int8),
+}
 ROWS, WIDTH = 3, 83  # neither is a multiple of what the CPU reads at once
 
 
@@ -37,10 +41,10 @@ def find_difference(kernels: Kernels) -> str | None:
                 got, wanted = (tensor.float() for tensor in check(kernels, numbers.to(dtype)))
                 if not _near(got, wanted, tolerance):
                     return f"{name} in {dtype}"
-        if kernels.can_multiply:
-            for kind in (torch.bfloat16, torch.int8):
-                if not _near(*_product(kernels, numbers, kind), TOLERANCES[torch.bfloat16]):
-                    return f"product of {kind}"
+        for dtype in kernels.multiplied:
+            for kind in KINDS[dtype]:
+                if not _near(*_product(kernels, numbers, dtype, kind), TOLERANCES[dtype]):
+                    return f"product of {dtype} with {kind}"
     return None
 
 
@@ -120,13 +124,14 @@ def _lora(kernels: Kernels, numbers: Tensor) -> tuple[Tensor, Tensor]:
     return y, wanted
 
 
-def _product(kernels: Kernels, numbers: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Sixteen rows, which is more than one run of them, of two panels that are not full, with all that is added."""
+def _product(kernels: Kernels, numbers: Tensor, dtype: torch.dtype, kind: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Sixteen rows, which is more than one run of them, of panels of which one is not full, with all that is added."""
     rows, inputs, outputs = 16, 42, 37
-    x, added = _take(numbers, rows, inputs).bfloat16(), _take(numbers.flip(0), rows, outputs).bfloat16()
-    weight, bias = _take(numbers[700:], outputs, inputs), _take(numbers[500:], outputs).bfloat16()
+    x, added = _take(numbers, rows, inputs).to(dtype), _take(numbers.flip(0), rows, outputs).to(dtype)
+    weight, bias = _take(numbers[700:], outputs, inputs), _take(numbers[500:], outputs).to(dtype)
     scale = weight.abs().amax(dim=1) / 127 if kind == torch.int8 else None
-    panels = Panels((weight if scale is None else weight / scale[:, None]).to(kind), bias, scale)
+    stored = (weight if scale is None else weight / scale[:, None]).to(kind)
+    panels = Panels(stored, bias, scale, dtype=dtype, width=kernels.panel_width)
     kernels.product(out := torch.empty_like(added), x, panels, added)
-    weight_OI = panels.weight().float() if scale is None else (weight / scale[:, None]).to(kind) * scale[:, None]
+    weight_OI = stored.float() if scale is None else stored * scale[:, None]
     return out.float(), x.float() @ weight_OI.T + bias.float() + added.float()

@@ -1,26 +1,31 @@
-"""Compiles the kernels with the C++ compiler of this machine, once for each source, compiler and CPU.
+"""Compiles the kernels with the C++ compiler of this machine, once for each level of CPU, source and compiler.
 
-It takes seconds, so it can be begun before torch is imported, which this module does without. What the kernels compute
-is known to ``kernels``, whether a library is used is decided by ``build``.
+It takes seconds, so it can be begun before torch is imported, which this module does without. Libraries that were
+compiled beforehand, which ``python -m worker.inference.native.compiling`` does for all levels, need no compiler. What
+the kernels compute is known to ``kernels``, whether a library is used is decided by ``build``.
 """
 
+import argparse
 import contextlib
 import hashlib
-import importlib.util
 import os
-import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-SOURCES: Final = Path(__file__).parent / "cpp"  # kernels.cpp and the .hpp files that it includes
+from core.settings import CpuLevel
+from worker.inference.native.levels import Level, choose_level, list_levels
+
+SOURCES: Final = Path(__file__).parent / "cpp"  # each .cpp is compiled by itself, with the .hpp that it includes
+PREBUILT: Final = Path(__file__).parent / "prebuilt"
 COMPILERS: Final = ("g++", "clang++", "c++")
-FLAGS: Final = ("-std=c++17", "-O3", "-march=native", "-fPIC")
+FLAGS: Final = ("-std=c++17", "-O3", "-fPIC", "-fopenmp")
 BUILD_LIMIT_S: Final = 120.0  # it takes seconds; a compiler that waits for something must not keep the engine
-OPENMP: Final = ("libgomp", "libomp", "libiomp5")
 
 _COMPILING: Final = threading.Lock()  # one thread compiles, and others find what it made
 
@@ -29,45 +34,76 @@ class NotBuilt(Exception):
     """Why there are no kernels."""
 
 
-def compile_ahead(folder: Path) -> threading.Thread:
-    """Begin to build the kernels into ``folder``; give the thread, which ends once that is over."""
+def compile_ahead(folder: Path, cpu_level: CpuLevel | None = None) -> threading.Thread:
+    """Begin to build the kernels of `choose_level` into ``folder``; give the thread, which ends once that is over.
+
+    Raises:
+        SettingsInvalid: this machine does not have that level.
+    """
+    level = choose_level(cpu_level)
 
     def run() -> None:
         with contextlib.suppress(NotBuilt, OSError):  # whoever wants the kernels meets it again, and says so
-            find_or_compile(folder)
+            find_or_compile(folder, level)
 
     thread = threading.Thread(target=run, name="compile", daemon=True)
     thread.start()
     return thread
 
 
-def find_or_compile(folder: Path) -> Path:
-    """Give the library for this machine, compiled into ``folder`` unless it is there; several processes may do so.
+def find_or_compile(folder: Path, level: Level) -> Path:
+    """Give the library of a level: one compiled beforehand, or compiled into ``folder`` unless it is there.
+
+    Several processes may do so at once.
 
     Raises:
         NotBuilt: it cannot be compiled.
         OSError: the folder cannot be written.
     """
+    prebuilt = PREBUILT / _name(level)
+    if prebuilt.exists():
+        return prebuilt
     with _COMPILING:
-        return _find_or_compile(folder)
+        compiler = _find_compiler()
+        library = folder / _name(level, *compiler)
+        if not library.exists():
+            _compile(library, compiler, level)
+        return library
 
 
-def _find_or_compile(folder: Path) -> Path:
-    compiler, openmp = _find_compiler(), _find_openmp()
+def compile_all(folder: Path) -> None:
+    """Compile the kernels for every level of this architecture into ``folder``, as they are looked for in `PREBUILT`.
+
+    Raises:
+        NotBuilt: one cannot be compiled.
+        OSError: the folder cannot be written.
+    """
+    for level in list_levels():
+        _compile(folder / _name(level), _find_compiler(), level)
+
+
+def _name(level: Level, *compiler: str) -> str:
     key = hashlib.sha256()
-    sources = [path.read_text() for path in sorted(SOURCES.glob("*.[ch]pp"))]
-    for part in (*sources, *compiler, *FLAGS, openmp, _cpu_flags()):
+    for part in (*(path.read_text() for path in _sources("*.[ch]pp")), *compiler, *FLAGS, *level.flags):
         key.update(part.encode() + b"\0")
-    library = folder / f"kernels-{key.hexdigest()}.so"
-    if not library.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as scratch:
-            built, compiled = Path(scratch, "kernels.so"), str(Path(scratch, "kernels.o"))
-            _run([*compiler, *FLAGS, "-fopenmp", "-c", str(SOURCES / "kernels.cpp"), "-o", compiled])
-            # Linked without -fopenmp: the compiler's own runtime would bring a second pool of threads.
-            _run([*compiler, "-shared", compiled, openmp, "-o", str(built)])
-            built.replace(library)
-    return library
+    return f"kernels-{level.name}-{key.hexdigest()}.so"
+
+
+def _sources(pattern: str) -> list[Path]:
+    return sorted(SOURCES.glob(pattern))
+
+
+def _compile(library: Path, compiler: list[str], level: Level) -> None:
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=library.parent, prefix="build-") as scratch:
+        built = Path(scratch, "kernels.so")
+        objects = {str(source): str(Path(scratch, f"{source.stem}.o")) for source in _sources("*.cpp")}
+        flags = (*FLAGS, *level.flags)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(lambda source: _run([*compiler, *flags, "-c", source, "-o", objects[source]]), objects))
+        # Linked without -fopenmp: the compiler's own runtime would bring a second pool of threads.
+        _run([*compiler, "-shared", *objects.values(), "-o", str(built)])
+        built.replace(library)
 
 
 def _find_compiler() -> list[str]:
@@ -80,31 +116,6 @@ def _find_compiler() -> list[str]:
     raise NotBuilt(f"no C++ compiler ({' '.join(command) or ', '.join(COMPILERS)}) is on the PATH")
 
 
-def _find_openmp() -> str:
-    """Give the OpenMP runtime that torch has loaded into this process, so that the kernels run on its threads.
-
-    Before torch is loaded, the one that lies beside it. Were it to load another, the kernels would be built again.
-    """
-    maps = Path("/proc/self/maps")
-    for line in maps.read_text().splitlines() if maps.exists() else ():
-        path = line.split(maxsplit=5)[-1]
-        if Path(path).name.startswith(OPENMP):
-            return path
-    torch = importlib.util.find_spec("torch")
-    libraries = Path(torch.origin).parent / "lib" if torch is not None and torch.origin is not None else None
-    for name in OPENMP:
-        for library in sorted(libraries.glob(f"{name}*.so*")) if libraries is not None else ():
-            return str(library.resolve())
-    raise NotBuilt("torch has loaded no OpenMP runtime that is known here")
-
-
-def _cpu_flags() -> str:
-    """Give what ``-march=native`` depends on: a folder may be shared by machines, or outlive one."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())
-
-
 def _run(command: list[str]) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_LIMIT_S, check=False)
@@ -113,3 +124,19 @@ def _run(command: list[str]) -> None:
     if done.returncode != 0:
         first = next(iter(done.stderr.splitlines()), "it said nothing")
         raise NotBuilt(f"{command[0]} failed with {done.returncode}: {first}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Compile all levels beforehand; give the exit status."""
+    parser = argparse.ArgumentParser(prog="compiling", description=compile_all.__doc__)
+    parser.add_argument("folder", nargs="?", type=Path, default=PREBUILT)
+    try:
+        compile_all(parser.parse_args(arguments).folder)
+    except (NotBuilt, OSError) as reason:
+        print(reason, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -5,8 +5,8 @@ columns of the LoRA bank.
 """
 
 import ctypes
-from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,8 +23,8 @@ _SIGNATURES: Final = {
     "decode_attention": (*[_POINTER] * 2, _NUMBER, *[_POINTER] * 3, *[_NUMBER] * 4, _REAL, _COUNT),
     "chunk_attention": (*[_POINTER] * 2, _NUMBER, *[_POINTER] * 4, *[_NUMBER] * 7, _REAL, _COUNT),
     "lora": (_POINTER, _NUMBER, _POINTER, _NUMBER, _POINTER, _POINTER, _COUNT),
+    "product": (*[_POINTER] * 3, _NUMBER, _POINTER, _COUNT),
 }
-_PRODUCT_SIGNATURE: Final[tuple[Any, ...]] = (*[_POINTER] * 3, _NUMBER, _POINTER, _COUNT)
 _SUFFIXES: Final = {torch.bfloat16: "bf16", torch.float32: "f32"}
 
 _Functions = dict[torch.dtype, Callable[..., None]]
@@ -34,8 +34,11 @@ class Kernels:
     """Each method is one call into the library, with as many threads as torch uses; tensors are on the CPU.
 
     All storage is bfloat16 or float32, and of one call the same. Outputs are contiguous and overwritten.
-    ``can_multiply`` tells whether there is a `product`: where this CPU multiplies bfloat16 itself. ``name`` is another
-    for each source, compiler and CPU.
+
+    Attributes:
+        name: another for each source, compiler and level of CPU.
+        multiplied: the types of rows of which there is a `product` at this level.
+        panel_width: of the panels that it takes.
     """
 
     def __init__(self, library: ctypes.CDLL, name: str) -> None:
@@ -47,10 +50,9 @@ class Kernels:
         self._decode_attention = _functions(library, "decode_attention")
         self._chunk_attention = _functions(library, "chunk_attention")
         self._lora = _functions(library, "lora")
-        self.can_multiply = hasattr(library, "product_bf16")
-        if self.can_multiply:
-            self._product = library.product_bf16
-            self._product.argtypes, self._product.restype = _PRODUCT_SIGNATURE, None
+        self.multiplied = frozenset(kind for kind, suffix in _SUFFIXES.items() if hasattr(library, f"product_{suffix}"))
+        self._product = _functions(library, "product", self.multiplied)
+        self.panel_width: int = library.panel_width() if self.multiplied else 0
 
     def rms_norm(self, out_NH: Tensor, x_NH: Tensor, weight_H: Tensor, eps: float) -> None:
         """Norm x as transformers' LlamaRMSNorm does."""
@@ -157,18 +159,19 @@ class Kernels:
         call(y.data_ptr(), y_stride[0], x_NI.data_ptr(), x_stride[0], site.pointer, rows.pointer, threads)
 
     def product(self, out_NO: Tensor, x_NI: Tensor, panels: Panels, added_NO: Tensor | None = None) -> None:
-        """Give x·Wᵀ + b, in bfloat16, with ``added_NO`` added before it is rounded; it may be ``out_NO`` itself.
+        """Give x·Wᵀ + b, summed in float32, with ``added_NO`` added before it is rounded to the rows' type.
 
         A row's result is the same bit by bit whatever rows are beside it.
         """
         rows, inputs = x_NI.shape
-        assert x_NI.dtype == torch.bfloat16
+        assert x_NI.dtype == panels.dtype
         assert inputs == panels.inputs
         assert out_NO.shape == (rows, panels.outputs)
-        assert added_NO is None or added_NO.shape == out_NO.shape
+        assert added_NO is None or (added_NO.shape == out_NO.shape and added_NO.data_ptr() != out_NO.data_ptr())
         assert _alike(out_NO, x_NI, added_NO)
         added = None if added_NO is None else added_NO.data_ptr()
-        self._product(out_NO.data_ptr(), x_NI.data_ptr(), added, rows, panels.pointer, torch.get_num_threads())
+        call, threads = self._product[panels.dtype], torch.get_num_threads()
+        call(out_NO.data_ptr(), x_NI.data_ptr(), added, rows, panels.pointer, threads)
 
 
 class _Sizes(NamedTuple):
@@ -195,10 +198,10 @@ def _sizes_of(out: Tensor, qkv: Tensor, keys_GDP: Tensor, values_GPD: Tensor) ->
     return _Sizes(query_heads, kv_heads, head_dim, positions)
 
 
-def _functions(library: ctypes.CDLL, name: str) -> _Functions:
+def _functions(library: ctypes.CDLL, name: str, dtypes: Iterable[torch.dtype] = tuple(_SUFFIXES)) -> _Functions:
     functions: _Functions = {}
-    for dtype, suffix in _SUFFIXES.items():
-        function = getattr(library, f"{name}_{suffix}")
+    for dtype in dtypes:
+        function = getattr(library, f"{name}_{_SUFFIXES[dtype]}")
         function.argtypes, function.restype = _SIGNATURES[name], None
         functions[dtype] = function
     return functions

@@ -1,7 +1,7 @@
-"""A layer's weights as the native product reads them: rearranged once into panels of 32 outputs.
+"""A layer's weights as the native products read them: rearranged once into panels of outputs side by side.
 
-A panel holds, for every two inputs, both numbers of each of its outputs side by side. The product itself is
-`kernels.Kernels.product`.
+A panel holds its outputs' weights for one input after another. Those of bfloat16, and all that bfloat16 is multiplied
+with, lie in pairs: both of an output's weights for two inputs side by side. The products are `kernels.Kernels.product`.
 """
 
 import ctypes
@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-PANEL: Final = 32  # outputs, as in product.hpp
-
 _POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
+KINDS: Final = {torch.bfloat16: 0, torch.float16: 1, torch.int8: 2}  # as Kind in panels.hpp
+_PAIRS: Final = {torch.bfloat16: torch.int32, torch.int8: torch.int16}  # of the bytes of two
 
 
 class _Panels(ctypes.Structure):
-    """As Panels in product.hpp."""
+    """As Panels in panels.hpp."""
 
     _fields_ = (
         ("weights", _POINTER),
@@ -25,34 +25,55 @@ class _Panels(ctypes.Structure):
         ("bias", _POINTER),
         ("inputs", _NUMBER),
         ("outputs", _NUMBER),
+        ("kind", ctypes.c_int32),
     )
 
 
 class Panels:
-    """W_OI and a bias, in bfloat16, or W in int8 with a float32 scale for each output."""
+    """W_OI and a bias, for products of rows in one type.
 
-    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None, scale_O: Tensor | None = None) -> None:
-        """Copy the weights, which are bfloat16 without ``scale_O`` and int8 with it; see `fits`."""
+    W is in bfloat16, or in int8 with a float32 scale for each output; for rows in float32 it may be in float16 too.
+    """
+
+    def __init__(
+        self, weight_OI: Tensor, bias_O: Tensor | None, scale_O: Tensor | None = None, *, dtype: torch.dtype, width: int
+    ) -> None:
+        """Copy the weights; see `fits`.
+
+        Args:
+            dtype: of rows, bias and results.
+            width: how many outputs lie side by side, `kernels.Kernels.panel_width`.
+        """
         self.outputs, self.inputs = weight_OI.shape
         assert fits(weight_OI)
-        assert weight_OI.dtype == (torch.bfloat16 if scale_O is None else torch.int8)
-        assert bias_O is None or bias_O.dtype == torch.bfloat16
+        assert (weight_OI.dtype == torch.int8) == (scale_O is not None)
+        assert dtype == torch.float32 or weight_OI.dtype != torch.float16
+        assert bias_O is None or bias_O.dtype == dtype
         assert scale_O is None or scale_O.dtype == torch.float32
-        missing = -self.outputs % PANEL
-        padded_OI = pad(weight_OI, (0, 0, 0, missing)) if missing else weight_OI
-        self._panels = padded_OI.view(-1, PANEL, self.inputs // 2, 2).transpose(1, 2).contiguous()
+        self.dtype, self._width, self._kind = dtype, width, weight_OI.dtype
+        missing = -self.outputs % width
+        padded_OI = pad(weight_OI, (0, 0, 0, missing)) if missing else weight_OI.contiguous()
+        pair = _PAIRS[weight_OI.dtype] if torch.bfloat16 in (weight_OI.dtype, dtype) else weight_OI.dtype
+        # pairs move as one number, which is quicker than as two
+        self.panels = padded_OI.view(pair).unflatten(0, (-1, width)).transpose(1, 2).contiguous()
         self._scale_O = None if scale_O is None else pad(scale_O, (0, missing))
         self._bias_O = None if bias_O is None else pad(bias_O, (0, missing))
         optional = (None if tensor is None else tensor.data_ptr() for tensor in (self._scale_O, self._bias_O))
-        self._struct = _Panels(self._panels.data_ptr(), *optional, self.inputs, self.outputs)
+        kind = KINDS[weight_OI.dtype]
+        self._struct = _Panels(self.panels.data_ptr(), *optional, self.inputs, self.outputs, kind)
         self.pointer = ctypes.addressof(self._struct)
 
     def weight(self) -> Tensor:
-        """Give W_OI in bfloat16, as it is computed with."""
-        weight_OI = self._panels.transpose(1, 2).reshape(-1, self.inputs)[: self.outputs]
-        if self._scale_O is None:
-            return weight_OI
-        return (weight_OI * self._scale_O[: self.outputs, None]).bfloat16()
+        """Give W_OI in the rows' type, as it is computed with."""
+        return self._widen(self.panels.transpose(1, 2).flatten(0, 1)[: self.outputs], slice(0, self.outputs))
+
+    def rows(self, outputs_N: Tensor) -> Tensor:
+        """Give (N, I), the weights of some outputs, as `weight` does."""
+        return self._widen(self.panels[outputs_N // self._width, :, outputs_N % self._width], outputs_N)
+
+    def _widen(self, stored: Tensor, outputs: Tensor | slice) -> Tensor:
+        weight_NI = stored.view(self._kind)
+        return (weight_NI if self._scale_O is None else weight_NI * self._scale_O[outputs, None]).to(self.dtype)
 
 
 def fits(weight_OI: Tensor) -> bool:

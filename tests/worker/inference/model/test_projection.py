@@ -21,6 +21,7 @@ from worker.inference.model.projection import (
     maker,
 )
 from worker.inference.native.build import load
+from worker.inference.native.kernels import Kernels
 
 Maker = Callable[[Tensor, Tensor | None], Projection]
 
@@ -62,23 +63,43 @@ class TestChoice:
         assert isinstance(make(torch.randn(8, 4).bfloat16(), None), PackedProjection if can_pack() else PlainProjection)
         assert isinstance(maker("int8", None)(torch.randn(8, 4).bfloat16(), None), Int8Projection)
 
-    def test_with_kernels_it_is_ours_where_the_weights_fit(self) -> None:
-        kernels = load(Settings(home=home_with_kernels()).kernels_folder)
-        if kernels is None or not kernels.can_multiply:
-            pytest.skip("no compiler here, or a CPU that does not multiply bfloat16")
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+    def test_with_kernels_it_is_ours_where_the_weights_fit(self, dtype: torch.dtype) -> None:
+        kernels = kernels_for(dtype)
+        halves = torch.randn(8, 5).bfloat16().to(dtype)
         for weights in ("model", "int8"):
-            assert isinstance(maker(weights, kernels)(torch.randn(8, 4).bfloat16(), None), NativeProjection)
-        assert isinstance(maker("model", kernels)(torch.randn(8, 4), None), PlainProjection)
-        assert isinstance(maker("int8", kernels)(torch.randn(8, 5).bfloat16(), None), Int8Projection)
+            assert isinstance(maker(weights, kernels)(halves[:, :4].contiguous(), None), NativeProjection)
+        assert isinstance(maker("model", kernels)(halves, None), PackedProjection | PlainProjection)
+        assert isinstance(maker("int8", kernels)(halves, None), Int8Projection)
 
-    def test_ours_gives_what_torchs_8_bits_give(self) -> None:
-        kernels = load(Settings(home=home_with_kernels()).kernels_folder)
-        if kernels is None or not kernels.can_multiply:
-            pytest.skip("no compiler here, or a CPU that does not multiply bfloat16")
-        weight, bias, x = torch.randn(48, 64).bfloat16(), torch.randn(48).bfloat16(), torch.randn(3, 64).bfloat16()
-        ours, theirs = maker("int8", kernels)(weight, bias), maker("int8", None)(weight, bias)
-        torch.testing.assert_close(ours(x), theirs(x), atol=0.2, rtol=0.02)
-        torch.testing.assert_close(ours.weight(), theirs.weight(), atol=0.02, rtol=0.01)
+    @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+    def test_weights_of_16_bits_that_are_computed_in_32_stay_exact(self, kind: torch.dtype) -> None:
+        kernels = kernels_for(torch.float32)
+        weight, bias, x = torch.randn(48, 64).to(kind).float(), torch.randn(48), torch.randn(3, 64)
+        projection = maker("model", kernels)(weight, bias)
+        assert isinstance(projection, NativeProjection)
+        assert projection.weight().equal(weight)
+        torch.testing.assert_close(projection(x), linear(x, weight, bias), atol=1e-5, rtol=1e-5)
+
+    def test_weights_that_need_32_bits_keep_them(self) -> None:
+        kernels = kernels_for(torch.float32)
+        for weight in (torch.full((8, 4), 1 / 3), torch.full((8, 4), float("nan"))):
+            assert isinstance(maker("model", kernels)(weight, None), PlainProjection)
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+    def test_ours_gives_what_torchs_8_bits_give(self, dtype: torch.dtype) -> None:
+        weight, bias, x = torch.randn(48, 64).to(dtype), torch.randn(48).to(dtype), torch.randn(3, 64).to(dtype)
+        ours, theirs = maker("int8", kernels_for(dtype))(weight, bias), Int8Projection(weight, bias)
+        near = 1e-5 if dtype == torch.float32 else 0.02
+        torch.testing.assert_close(ours(x), theirs(x), atol=10 * near, rtol=near)
+        torch.testing.assert_close(ours.weight(), theirs.weight(), atol=near, rtol=near)
+
+
+def kernels_for(dtype: torch.dtype) -> Kernels:
+    kernels = load(Settings(home=home_with_kernels()).kernels_folder)
+    if kernels is None or dtype not in kernels.multiplied:
+        pytest.skip(f"no compiler here, or a CPU without a product of {dtype}")
+    return kernels
 
 
 def test_layers_side_by_side_give_their_outputs_and_weights_apart() -> None:

@@ -1,4 +1,4 @@
-"""The kernels of this machine, built once a session; where no compiler is at hand, what needs them is skipped."""
+"""The kernels of each level of CPU that this machine has, built once a session; without a compiler they are skipped."""
 
 import shutil
 from pathlib import Path
@@ -9,8 +9,7 @@ from core.settings import Settings
 from tests.harness.models.kernels import home_with_kernels
 from worker.inference.native import build, compiling
 from worker.inference.native.kernels import Kernels
-
-FOR_ANY_CPU = ("-std=c++17", "-O1", "-fPIC")
+from worker.inference.native.levels import Level, list_own_levels
 
 
 @pytest.fixture(scope="session")
@@ -27,15 +26,16 @@ def compiler() -> str:
 def native_folder(compiler: str) -> Path:
     """Folder with the built kernels, which are those of the engines of this run."""
     folder = Settings(home=home_with_kernels()).kernels_folder
-    assert build.load(folder) is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiling, "PREBUILT", folder / "nothing")
+        assert build.load(folder) is not None
     return folder
 
 
-@pytest.fixture(scope="session", params=[compiling.FLAGS, FOR_ANY_CPU], ids=["native", "any-cpu"])
+@pytest.fixture(scope="session", params=list_own_levels(), ids=lambda level: level.name)
 def kernels(request: pytest.FixtureRequest, native_folder: Path) -> Kernels:
-    """Kernels that use all of this CPU, and those that do without its wide registers."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiling, "FLAGS", request.param)
-        kernels = build.load(native_folder)
+    level: Level = request.param
+    kernels = build.load(native_folder, level.name)
     assert kernels is not None
+    assert f"-{level.name}-" in kernels.name
     return kernels

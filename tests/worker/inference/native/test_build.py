@@ -10,12 +10,20 @@ import pytest
 from tests.conftest import ROOT
 from worker.inference.native import compiling
 from worker.inference.native.build import load
+from worker.inference.native.compiling import find_or_compile
+from worker.inference.native.levels import list_levels, list_own_levels
+
+
+@pytest.fixture(autouse=True)
+def nothing_prebuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a checkout in which nobody compiled beforehand."""
+    monkeypatch.setattr(compiling, "PREBUILT", tmp_path / "nothing")
 
 
 @pytest.fixture
 def quick_build(compiler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compile without optimisation: what is built matters here, not how fast it is."""
-    monkeypatch.setattr(compiling, "FLAGS", ("-std=c++17", "-O0", "-march=native", "-fPIC"))
+    monkeypatch.setattr(compiling, "FLAGS", ("-std=c++17", "-O0", "-fPIC", "-fopenmp"))
 
 
 def test_a_compiler_that_fails_means_no_kernels(
@@ -104,6 +112,50 @@ assert "torch" not in sys.modules
     assert len(before) == 1
     assert load(tmp_path) is not None
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.usefixtures("quick_build")
+def test_what_was_compiled_beforehand_needs_no_compiler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert compiling.main([str(tmp_path / "prebuilt")]) == 0
+    monkeypatch.setattr(compiling, "PREBUILT", tmp_path / "prebuilt")
+    monkeypatch.setenv("CXX", "/bin/false")
+    names = {level.name for level in list_levels()}
+    assert {path.name.split("-")[1] for path in compiling.PREBUILT.iterdir()} == names
+    for level in list_own_levels():
+        kernels = load(tmp_path / "native", level.name)
+        assert kernels is not None
+        assert kernels.name.startswith(f"kernels-{level.name}-")
+    assert caplog.messages == []
+    assert not (tmp_path / "native").exists()
+
+
+def test_libraries_of_other_sources_compilers_and_levels_are_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compilers = [tmp_path / "one", tmp_path / "another"]
+    for compiler in compilers:
+        compiler.write_text('#!/bin/sh\nfor output; do :; done\ntouch "$output"\n')
+        compiler.chmod(0o700)
+    monkeypatch.setenv("CXX", str(compilers[0]))
+    built = [find_or_compile(tmp_path / "native", level) for level in list_own_levels()]
+    assert find_or_compile(tmp_path / "native", list_own_levels()[0]) == built[0]
+    monkeypatch.setenv("CXX", str(compilers[1]))
+    built.append(find_or_compile(tmp_path / "native", list_own_levels()[0]))
+    sources = Path(shutil.copytree(compiling.SOURCES, tmp_path / "sources"))
+    (sources / "product.cpp").write_text((sources / "product.cpp").read_text() + "// changed\n")
+    monkeypatch.setattr(compiling, "SOURCES", sources)
+    built.append(find_or_compile(tmp_path / "native", list_own_levels()[0]))
+    assert len(set(built)) == len(list_own_levels()) + 2
+
+
+def test_compiling_beforehand_says_why_it_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CXX", "/bin/false")
+    assert compiling.main([str(tmp_path)]) == 1
+    assert "/bin/false failed" in capsys.readouterr().err
 
 
 def test_what_cannot_be_compiled_ahead_is_said_by_who_wants_it(

@@ -13,7 +13,6 @@ from torch.nn.functional import gelu, scaled_dot_product_attention, silu
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from worker.inference.native.kernels import Kernels
-from worker.inference.native.panels import Panels
 from worker.inference.native.rows import AttentionRows, LoraRows, LoraSite
 
 RELATIVE = {torch.float32: 1e-5, torch.bfloat16: 2**-7}
@@ -280,50 +279,3 @@ class TestLora:
         a += 1
         kernels.lora(y := torch.zeros(1, 16, dtype=dtype), torch.ones(1, 16, dtype=dtype), site, rows)
         assert y.equal(torch.full((1, 16), 64.0, dtype=dtype))
-
-
-@pytest.fixture
-def multiplying(kernels: Kernels) -> Kernels:
-    if not kernels.can_multiply:
-        pytest.skip("this CPU does not multiply bfloat16")
-    return kernels
-
-
-@pytest.mark.usefixtures("threads")
-class TestProduct:
-    # 512 inputs: rows so far apart that they are copied first
-    @pytest.mark.parametrize(("inputs", "outputs"), [(576, 960), (2, 1), (42, 37), (512, 65), (130, 64)])
-    @pytest.mark.parametrize("rows", [1, 2, 8, 13, 14, 15, 40])
-    def test_it_is_torchs_linear(self, multiplying: Kernels, rows: int, inputs: int, outputs: int) -> None:
-        x, weight = torch.randn(rows, inputs).bfloat16(), torch.randn(outputs, inputs).bfloat16()
-        bias, added = torch.randn(outputs).bfloat16(), torch.randn(rows, outputs).bfloat16()
-        out = torch.empty(rows, outputs, dtype=torch.bfloat16)
-        multiplying.product(out, x, Panels(weight, None))
-        wanted = x.float() @ weight.float().T
-        assert_like(out, wanted)
-        multiplying.product(out, x, Panels(weight, bias))
-        assert_like(out, wanted + bias.float())
-        total = added.clone()
-        multiplying.product(total, x, Panels(weight, bias), total)
-        assert_like(total, wanted + bias.float() + added.float())
-
-    @pytest.mark.parametrize("rows", [1, 9, 14, 31])
-    def test_8_bits_are_exact_multiples_of_their_scales(self, multiplying: Kernels, rows: int) -> None:
-        x, weight = torch.randn(rows, 70).bfloat16(), torch.randint(-127, 128, (45, 70), dtype=torch.int8)
-        scale, bias = torch.rand(45), torch.randn(45).bfloat16()
-        multiplying.product(
-            out := torch.empty(rows, 45, dtype=torch.bfloat16), x, panels := Panels(weight, bias, scale)
-        )
-        assert_like(out, x.float() @ weight.float().T * scale + bias.float())
-        assert panels.weight().equal((weight * scale[:, None]).bfloat16())
-
-    def test_a_rows_result_does_not_depend_on_those_beside_it(self, multiplying: Kernels) -> None:
-        x, panels = torch.randn(40, 576).bfloat16(), Panels(torch.randn(96, 576).bfloat16(), None)
-        multiplying.product(together := torch.empty(40, 96, dtype=torch.bfloat16), x, panels)
-        for rows in (1, 8, 23):
-            multiplying.product(apart := torch.empty(rows, 96, dtype=torch.bfloat16), x[:rows].contiguous(), panels)
-            assert apart.equal(together[:rows])
-
-    def test_weights_come_back_as_they_went_in(self) -> None:
-        weight = torch.randn(37, 42).bfloat16()
-        assert Panels(weight, None).weight().equal(weight)

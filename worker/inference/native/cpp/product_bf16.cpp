@@ -3,33 +3,22 @@
 //
 // Each sum runs over the inputs in their order, however many rows there are: a row's result does not depend on others.
 
-#pragma once
-
 #include <algorithm>
 #include <array>
 #include <utility>
 #include <vector>
 
-#include "lanes.hpp"
+#include "panels.hpp"
 
 #ifdef __AVX512BF16__
 namespace {
 
-constexpr int64_t PANEL = 32;
 constexpr int MOST_ROWS = 14;    // 28 registers hold their sums, two the weights
 constexpr int WAITING_ROWS = 8;  // so few wait for memory, and it has to be asked early
 constexpr int64_t AHEAD = 2048;  // bytes
 // Rows whose beginnings are a multiple of so many inputs apart share few sets of the first-level cache.
 constexpr int64_t COLLIDING = 512;
 constexpr int64_t APART = 32;
-
-struct Panels {
-    const void* weights;  // bfloat16, or 8 bits where there are scales
-    const float* scale;   // of each output; null: none
-    const Bf16* bias;     // null: none
-    int64_t inputs;
-    int64_t outputs;
-};
 
 // Two inputs of the first and of the last sixteen outputs.
 struct Pair {
@@ -41,31 +30,22 @@ inline Pair load_pair(const Bf16* at) {
     return {(__m512bh)_mm512_loadu_si512(at), (__m512bh)_mm512_loadu_si512(at + PANEL)};
 }
 
-inline __m512bh widen(const int8_t* at) {  // exact: bfloat16 keeps 8 bits
+inline __m512bh widen_to_bf16(const int8_t* at) {  // exact: bfloat16 keeps 8 bits
     __m512 first = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at))));
     __m512 last =
         _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at + LANES))));
     return _mm512_cvtne2ps_pbh(last, first);
 }
 
-inline Pair load_pair(const int8_t* at) { return {widen(at), widen(at + PANEL)}; }
+inline Pair load_pair(const int8_t* at) { return {widen_to_bf16(at), widen_to_bf16(at + PANEL)}; }
 
-// Where a panel's outputs go, and what is added to them there.
-struct Outputs {
-    Bf16* y;
-    const Bf16* added;  // null: nothing
-    int64_t stride;
-    int64_t begin;
-    int64_t width;
-};
-
-inline void store_outputs(Floats total, const Panels& panels, const Outputs& to, int64_t row, int64_t lane) {
+inline void store_outputs(Floats total, const Panels& panels, const Outputs<Bf16>& to, int64_t row, int64_t lane) {
     if (to.width <= lane) return;
     int64_t output = to.begin + lane;
     int64_t at = row * to.stride + output;
     __mmask16 mask = to.width - lane >= LANES ? 0xffff : (1u << (to.width - lane)) - 1;
     if (panels.scale) total *= load(panels.scale + output);
-    if (panels.bias) total += load(panels.bias + output);
+    if (panels.bias) total += load(static_cast<const Bf16*>(panels.bias) + output);
     if (to.added)
         total += bits_of<Floats>(widen(bits_of<HalfWords>(_mm256_maskz_loadu_epi16(mask, to.added + at))) << 16);
     _mm256_mask_storeu_epi16(to.y + at, mask, (__m256i)_mm512_cvtneps_pbh(bits_of<__m512>(total)));
@@ -74,7 +54,7 @@ inline void store_outputs(Floats total, const Panels& panels, const Outputs& to,
 // ROWS rows from `row` on, times one panel.
 template <class Weight, int ROWS>
 void multiply_rows(const Bf16* x, int64_t x_stride, int64_t row, const Weight* panel, const Panels& panels,
-                   const Outputs& to) {
+                   const Outputs<Bf16>& to) {
     __m512 sums[ROWS][2];
     const Bf16* from[ROWS];
     for (int which = 0; which < ROWS; ++which) {
@@ -107,7 +87,7 @@ void multiply_rows(const Bf16* x, int64_t x_stride, int64_t row, const Weight* p
 }
 
 template <class Weight>
-using MultiplyRows = void (*)(const Bf16*, int64_t, int64_t, const Weight*, const Panels&, const Outputs&);
+using MultiplyRows = void (*)(const Bf16*, int64_t, int64_t, const Weight*, const Panels&, const Outputs<Bf16>&);
 
 template <class Weight, int... ROWS>
 constexpr std::array<MultiplyRows<Weight>, sizeof...(ROWS)> for_each_row_count(std::integer_sequence<int, ROWS...>) {
@@ -117,7 +97,7 @@ constexpr std::array<MultiplyRows<Weight>, sizeof...(ROWS)> for_each_row_count(s
 // All rows times one panel, in runs of nearly the same length.
 template <class Weight>
 void multiply_panel(const Bf16* x, int64_t x_stride, int64_t rows, const Weight* panel, const Panels& panels,
-                    const Outputs& to) {
+                    const Outputs<Bf16>& to) {
     static constexpr auto multiply = for_each_row_count<Weight>(std::make_integer_sequence<int, MOST_ROWS>());
     int64_t runs = (rows + MOST_ROWS - 1) / MOST_ROWS;
     for (int64_t run = 0; run < runs; ++run) {
@@ -129,12 +109,12 @@ void multiply_panel(const Bf16* x, int64_t x_stride, int64_t rows, const Weight*
 
 // Many rows read a panel of 8 bits more than once: it is widened for them first.
 void widen_and_multiply(const Bf16* x, int64_t x_stride, int64_t rows, const int8_t* panel, const Panels& panels,
-                        const Outputs& to) {
+                        const Outputs<Bf16>& to) {
     if (rows <= MOST_ROWS) return multiply_panel(x, x_stride, rows, panel, panels, to);
     static thread_local std::vector<Bf16> wide;
     wide.resize(PANEL * panels.inputs);
     for (int64_t at = 0; at < PANEL * panels.inputs; at += PANEL)
-        _mm512_storeu_si512(wide.data() + at, (__m512i)widen(panel + at));
+        _mm512_storeu_si512(wide.data() + at, (__m512i)widen_to_bf16(panel + at));
     multiply_panel(x, x_stride, rows, wide.data(), panels, to);
 }
 
@@ -155,10 +135,9 @@ void product(Bf16* y, const Bf16* x, const Bf16* added, int64_t rows, const Pane
         }
 #pragma omp for schedule(static)
         for (int64_t panel = 0; panel < panel_count; ++panel) {
-            int64_t begin = panel * PANEL;
-            int64_t at = begin * panels.inputs;
-            const Outputs to = {y, added, panels.outputs, begin, std::min(PANEL, panels.outputs - begin)};
-            if (panels.scale)
+            const int64_t at = panel * PANEL * panels.inputs;
+            const auto to = outputs_of(panel, y, added, panels.outputs);
+            if (panels.kind == OF_INT8)
                 widen_and_multiply(from, stride, rows, static_cast<const int8_t*>(panels.weights) + at, panels, to);
             else multiply_panel(from, stride, rows, static_cast<const Bf16*>(panels.weights) + at, panels, to);
         }
@@ -166,4 +145,9 @@ void product(Bf16* y, const Bf16* x, const Bf16* added, int64_t rows, const Pane
 }
 
 }  // namespace
+
+extern "C" void product_bf16(Bf16* y, const Bf16* x, const Bf16* added, int64_t rows, const Panels* panels,
+                             int threads) {
+    product(y, x, added, rows, *panels, threads);
+}
 #endif

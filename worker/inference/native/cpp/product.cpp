@@ -1,0 +1,174 @@
+// Rows times a layer's weights in panels, in float32 whatever the weights are stored in.
+//
+// Each sum runs over the inputs in their order, however many rows there are: a row's result does not depend on others.
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "panels.hpp"
+
+#ifdef MULTIPLIES
+namespace {
+
+constexpr int MOST_ROWS = WIDTH == 16 ? 8 : WIDTH == 8 ? 6 : 4;  // sums of more would not stay in registers
+constexpr int64_t WAITING_ROWS = 16;                             // so few wait for memory, and it has to be asked early
+constexpr int64_t BLOCK = 640;  // inputs for which a panel stays in the caches next to the core
+constexpr int64_t CHUNK = 192;  // rows whose inputs of one block do
+
+// Sums of MOST_ROWS rows for the outputs of a panel.
+struct alignas(64) Totals {
+    float of[MOST_ROWS][PANEL];
+};
+
+template <int INPUT, class Weight, int ROWS>
+inline __attribute__((always_inline)) void add_products(Register (&sums)[ROWS][PARTS], const float* x, int64_t x_stride,
+                                                        const Weight* pair) {
+    Register weights[PARTS];
+#pragma GCC unroll 4
+    for (int part = 0; part < PARTS; ++part) weights[part] = weights_of<INPUT>(pair, part);
+#pragma GCC unroll 8
+    for (int row = 0; row < ROWS; ++row) {
+        Register number = everywhere(x[row * x_stride + INPUT]);
+#pragma GCC unroll 4
+        for (int part = 0; part < PARTS; ++part) sums[row][part] += weights[part] * number;
+    }
+    asm volatile("" ::: "memory");  // weights widened for the next input would push sums out of their registers
+}
+
+// ROWS rows times a panel's weights of some inputs. What lies at `ahead` is asked for meanwhile; null: nothing is.
+template <class Weight, int ROWS>
+void multiply_rows(Totals& totals, const float* x, int64_t x_stride, const Weight* panel, int64_t inputs,
+                   const char* ahead) {
+    Register sums[ROWS][PARTS];
+#pragma GCC unroll 8
+    for (int row = 0; row < ROWS; ++row)
+#pragma GCC unroll 4
+        for (int part = 0; part < PARTS; ++part) sums[row][part] = load_register(totals.of[row] + part * WIDTH);
+    for (int64_t input = 0; input < inputs; input += 2) {
+        const Weight* pair = panel + input * PANEL;
+        if (ahead)
+            for (size_t line = 0; line < 2 * PANEL * sizeof(Weight); line += 64)
+                __builtin_prefetch(ahead + input * PANEL * sizeof(Weight) + line);
+        add_products<0>(sums, x + input, x_stride, pair);
+        add_products<1>(sums, x + input, x_stride, pair);
+    }
+#pragma GCC unroll 8
+    for (int row = 0; row < ROWS; ++row)
+#pragma GCC unroll 4
+        for (int part = 0; part < PARTS; ++part) store_register(totals.of[row] + part * WIDTH, sums[row][part]);
+}
+
+template <class Weight>
+using MultiplyRows = void (*)(Totals&, const float*, int64_t, const Weight*, int64_t, const char*);
+
+template <class Weight, int... ROWS>
+constexpr std::array<MultiplyRows<Weight>, sizeof...(ROWS)> for_each_row_count(std::integer_sequence<int, ROWS...>) {
+    return {multiply_rows<Weight, ROWS + 1>...};
+}
+
+// What is summed up so far lies where the results will.
+inline void resume(Totals& totals, const Outputs<float>& to, int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; ++row)
+        std::memcpy(totals.of[row - first], to.y + row * to.stride + to.begin, to.width * sizeof(float));
+}
+
+inline void pause(const Totals& totals, const Outputs<float>& to, int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; ++row)
+        std::memcpy(to.y + row * to.stride + to.begin, totals.of[row - first], to.width * sizeof(float));
+}
+
+inline void finish(Totals& totals, const Panels& panels, const Outputs<float>& to, int64_t first, int64_t last) {
+    const float* bias = static_cast<const float*>(panels.bias);
+    for (int64_t row = first; row < last; ++row) {
+        float* of = totals.of[row - first];
+        const int64_t at = row * to.stride + to.begin;
+        if (panels.scale)
+            for (int64_t lane = 0; lane < PANEL; ++lane) of[lane] *= panels.scale[to.begin + lane];
+        if (bias)
+            for (int64_t lane = 0; lane < PANEL; ++lane) of[lane] += bias[to.begin + lane];
+        if (to.added)
+            for (int64_t lane = 0; lane < to.width; ++lane) of[lane] += to.added[at + lane];
+        std::memcpy(to.y + at, of, to.width * sizeof(float));
+    }
+}
+
+// Some of the rows and of the inputs of a product; x, y and so on are those of all.
+struct Part {
+    int64_t row;
+    int64_t rows;
+    int64_t begin;
+    int64_t end;
+};
+
+// A part of the rows times a panel's weights, in runs of nearly the same length. The last asks for what lies `ahead`.
+template <class Weight>
+void multiply_panel(const float* x, const Part& part, const Weight* weights, const char* ahead, const Panels& panels,
+                    const Outputs<float>& to) {
+    static constexpr auto multiply = for_each_row_count<Weight>(std::make_integer_sequence<int, MOST_ROWS>());
+    const int64_t runs = (part.rows + MOST_ROWS - 1) / MOST_ROWS;
+    for (int64_t run = 0; run < runs; ++run) {
+        const int64_t first = part.row + part.rows * run / runs;
+        const int64_t last = part.row + part.rows * (run + 1) / runs;
+        Totals totals = {};
+        if (part.begin > 0) resume(totals, to, first, last);
+        multiply[last - first - 1](totals, x + first * panels.inputs + part.begin, panels.inputs, weights,
+                                   part.end - part.begin, run + 1 == runs ? ahead : nullptr);
+        if (part.end == panels.inputs) finish(totals, panels, to, first, last);
+        else pause(totals, to, first, last);
+    }
+}
+
+template <class Weight>
+void widen_panel(float* wide, const Weight* weights, int64_t inputs) {
+    for (int64_t input = 0; input < inputs; input += 2, weights += 2 * PANEL, wide += 2 * PANEL)
+#pragma GCC unroll 4
+        for (int part = 0; part < PARTS; ++part) {
+            store_register(wide + part * WIDTH, weights_of<0>(weights, part));
+            store_register(wide + PANEL + part * WIDTH, weights_of<1>(weights, part));
+        }
+}
+
+// Many rows would widen a panel many times: it is widened for them first.
+template <class Weight>
+void widen_and_multiply(const float* x, const Part& part, const Weight* weights, const Panels& panels,
+                        const Outputs<float>& to) {
+    alignas(64) float wide[BLOCK * PANEL];
+    widen_panel(wide, weights, part.end - part.begin);
+    multiply_panel(x, part, static_cast<const float*>(wide), nullptr, panels, to);
+}
+
+template <class Weight>
+void product(float* y, const float* x, const float* added, int64_t rows, const Panels& panels, int threads) {
+    const int64_t panel_count = (panels.outputs + PANEL - 1) / PANEL;
+    const int64_t blocks = (panels.inputs + BLOCK - 1) / BLOCK;
+#pragma omp parallel num_threads(threads) if (panels.inputs * panels.outputs >= WORTH_A_THREAD)
+    for (int64_t row = 0; row < rows; row += CHUNK)
+        for (int64_t block = 0; block < blocks; ++block) {
+            const int64_t pairs = panels.inputs / 2;
+            const Part part = {row, std::min(CHUNK, rows - row), 2 * (pairs * block / blocks),
+                               2 * (pairs * (block + 1) / blocks)};
+            // each thread has the same panels every time, so none waits for another
+#pragma omp for schedule(static) nowait
+            for (int64_t panel = 0; panel < panel_count; ++panel) {
+                const auto to = outputs_of(panel, y, added, panels.outputs);
+                const Weight* weights =
+                    static_cast<const Weight*>(panels.weights) + (panel * panels.inputs + part.begin) * PANEL;
+                const char* next = reinterpret_cast<const char*>(weights + panels.inputs * PANEL);
+                if (rows > WAITING_ROWS) widen_and_multiply(x, part, weights, panels, to);
+                else multiply_panel(x, part, weights, next, panels, to);
+            }
+        }
+}
+
+}  // namespace
+
+extern "C" int64_t panel_width() { return PANEL; }
+
+extern "C" void product_f32(float* y, const float* x, const float* added, int64_t rows, const Panels* panels,
+                            int threads) {
+    if (panels->kind == OF_BF16) product<Bf16>(y, x, added, rows, *panels, threads);
+    else if (panels->kind == OF_FP16) product<Fp16>(y, x, added, rows, *panels, threads);
+    else product<int8_t>(y, x, added, rows, *panels, threads);
+}
+#endif
