@@ -33,9 +33,9 @@ from core.text.tokenizer import TextTokenizer
 from tests.harness.models.tiny_models import write_tiny_llama, write_tiny_phi
 from worker.inference.engine import LocalEngine
 from worker.inference.metrics.engine_metrics import EngineMetrics
-from worker.inference.model.runner import ModelRunner
+from worker.inference.model.runner_building import build_runner
 from worker.jobs.blob_transfer import store_adapter
-from worker.models.loading import load_base_model
+from worker.models.serving import open_engine_model
 
 MIXES, SMOLLM2_MIXES, PEER_MIXES = 1000, 40, 60
 SMOLLM2: Final = ROOT / "var" / "base-models" / "smollm2-135m-instruct"
@@ -98,10 +98,10 @@ async def our_engine(field: Field, home: Path, configuration: Mapping[str, Any])
     settings = Settings(home=home, engine_kv_bytes=2**29, **configuration)
     blobs = LocalBlobStore(settings.store_folder)
     digests = {number: store_adapter(blobs, folder).sha256 for number, folder in field.folders.items()}
-    loaded = load_base_model(field.base, dtype="float32")
+    served = open_engine_model(field.base, settings.references_folder, dtype="float32")
     name = read_imported(field.base).name
-    runner = ModelRunner.build(loaded, settings)
-    engine = LocalEngine(name, loaded, blobs, settings, EngineMetrics(), on_death=lambda: None, runner=runner)
+    runner = build_runner(served, settings)
+    engine = LocalEngine(name, served, blobs, settings, EngineMetrics(), on_death=lambda: None, runner=runner)
     engine.start()
     try:
         yield OurEngine(engine, digests, field.prompts)

@@ -21,7 +21,6 @@ from benchmarks.training import machine
 from benchmarks.training.processes import run_module
 from worker.inference.lora.adapter import Adapter
 from worker.inference.model.runner import ModelRunner
-from worker.models.loading import load_base_model
 
 SHAPE: Final = "phi-2"
 PROMPT_TOKENS, PREFILL_TOKENS, STEPS = 100, 512, 64
@@ -33,13 +32,13 @@ VARIANTS: Final = {"graphs": True, "eager": False}  # by whether decode steps ar
 
 def measure(base: Path, repeats: int) -> dict[str, Any]:
     """Measure everything on a model in a folder."""
-    weights = weight_bytes(load_base_model(base, dtype="bfloat16"))
+    weights = weight_bytes(base)
     torch.cuda.empty_cache()
     before = probe("cuda", read_bytes=2**32, size=8192)
     built = {name: build(base, kv_bytes=KV_BYTES, graphs=graphs) for name, graphs in VARIANTS.items()}
     runners = {name: runner for name, (runner, _) in built.items()}
-    _, loaded = built["graphs"]
-    adapters = {rank: make_adapters(base, loaded, rank, 8) for rank in RANKS}
+    _, served = built["graphs"]
+    adapters = {rank: make_adapters(base, served, rank, 8) for rank in RANKS}
     measured = interleave(steps_of(runners, adapters), repeats)
     cached = runners["graphs"].kv.shape.bytes_per_token * (PROMPT_TOKENS + STEPS // 2)
     steps = {name: one.as_dict() for name, one in measured.items()}

@@ -213,6 +213,11 @@ class Settings(BaseSettings):
         return self.home.absolute() / "tuning"
 
     @property
+    def references_folder(self) -> Path:
+        """Where an engine keeps what transformers computes for a base model, unless that lies beside the model."""
+        return self.home.absolute() / "references"
+
+    @property
     def runs_folder(self) -> Path:
         """Where trainers work; an attempt's folder is ``<job id>/a<token>``."""
         return self.home.absolute() / "runs"

@@ -7,6 +7,7 @@
 import argparse
 import gc
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,13 +30,16 @@ from benchmarks.serving.steps import (
     time_prefill,
 )
 from benchmarks.training.adapters import load
+from core.base_models.registry import weight_files
+from core.base_models.tensor_files import list_tensors
 from core.settings import Settings
 from core.text.rendering import Renderer
 from worker.inference.lora.adapter import Adapter, LoraPair
 from worker.inference.model.contract import Runner
 from worker.inference.model.runner import ModelRunner
+from worker.inference.model.runner_building import build_runner
 from worker.inference.native.huge_pages import use_huge_pages
-from worker.models.loading import LoadedModel, load_base_model
+from worker.models.serving import EMBEDDING, EngineModel, open_engine_model
 
 PROMPT_TOKENS, STEPS, BATCH = 100, 32, 8
 PREFILL_TOKENS: Final = 256
@@ -53,28 +57,28 @@ def build(
     weights: Literal["model", "int8"] = "model",
     kv_bytes: int = 2**30,
     graphs: bool = True,
-) -> tuple[ModelRunner, LoadedModel]:
+) -> tuple[ModelRunner, EngineModel]:
     """Build the engine's runner over a model of its own, with a cache no larger than is needed."""
     settings = Settings(
         engine_native=native, engine_weights=weights, engine_kv_bytes=kv_bytes, engine_cuda_graphs=graphs
     )
-    loaded = load_base_model(base, dtype="bfloat16")
-    runner = ModelRunner.build(loaded, settings)
+    served = open_engine_model(base, settings.references_folder, dtype="bfloat16")
+    runner = build_runner(served, settings)
     gc.collect()
     use_huge_pages()  # as an engine's process does
-    return runner, loaded
+    return runner, served
 
 
-def make_adapters(base: Path, loaded: LoadedModel, rank: int, count: int) -> list[Adapter]:
+def make_adapters(base: Path, served: EngineModel, rank: int, count: int) -> list[Adapter]:
     """Make random adapters on every linear layer, as the engine has them in memory."""
-    renderer = Renderer(loaded.tokenizer)
+    renderer = Renderer(served.tokenizer)
     adapters = []
     for seed in range(count):
         spec = AdapterSpec(f"r{rank}-{seed}", rank, seed=1000 * rank + seed)
         pairs = {
             name: LoraPair(
-                a_RI.to(loaded.device, loaded.dtype),
-                (b_OR.float() * spec.scale_of(name)).T.contiguous().to(loaded.device, loaded.dtype),
+                a_RI.to(served.device, served.dtype),
+                (b_OR.float() * spec.scale_of(name)).T.contiguous().to(served.device, served.dtype),
             )
             for name, (a_RI, b_OR) in factors(list_linears(base), spec).items()
         }
@@ -82,12 +86,11 @@ def make_adapters(base: Path, loaded: LoadedModel, rank: int, count: int) -> lis
     return adapters
 
 
-def weight_bytes(loaded: LoadedModel) -> int:
-    """Give what a decode step reads of the weights: all but an embedding of which it looks up a few rows."""
-    model: Any = loaded.model
-    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-    total = sum(parameter.nbytes for parameter in model.parameters())
-    return int(total if embedding is head else total - embedding.nbytes)
+def weight_bytes(base: Path) -> int:
+    """Give what a decode step reads of the weights: all in bfloat16 but an embedding that it looks rows up in."""
+    numbers = {tensor.name: math.prod(tensor.shape) for path in weight_files(base) for tensor in list_tensors(path)}
+    looked_up = numbers[EMBEDDING] if "lm_head.weight" in numbers else 0
+    return torch.bfloat16.itemsize * (sum(numbers.values()) - looked_up)
 
 
 def measure_taxes(
@@ -148,8 +151,8 @@ def _run(base: Path, prompts: list[list[int]], long_prompt: list[int], repeats: 
     before = probe()
     built = {name: build(base, native=native) for name, native in VARIANTS.items()}
     runners: dict[str, Runner] = {name: runner for name, (runner, _) in built.items()}
-    _, loaded = built["plain"]
-    adapters = {rank: make_adapters(base, loaded, rank, BATCH) for rank in RANKS}
+    _, served = built["plain"]
+    adapters = {rank: make_adapters(base, served, rank, BATCH) for rank in RANKS}
     taxes = measure_taxes(runners, adapters, prompts, long_prompt, repeats)
     after_gb_per_s = probe_read()
     return taxes | {
@@ -164,7 +167,7 @@ def _run(base: Path, prompts: list[list[int]], long_prompt: list[int], repeats: 
 
 
 def _read_bytes(base: Path, runner: Runner) -> dict[int, int]:
-    weights = weight_bytes(load_base_model(base, dtype="bfloat16"))  # a runner may have rearranged its own
+    weights = weight_bytes(base)
     cached = runner.kv.shape.bytes_per_token * (PROMPT_TOKENS + STEPS // 2)
     return {rows: weights + rows * cached for rows in (1, BATCH)}
 

@@ -23,7 +23,7 @@ DEFECTS = (
     ),
     Defect(
         name="21 a base model is loaded in the type of its release",
-        in_="worker.models.loading:load_base_model",
+        in_="worker.models.loading:load_causal_model",
         replace="$load($$$rest, dtype=$dtype)",
         by='$load($$$rest, dtype="auto")',
         tests=(f"{BASE}::TestTrap21::test_trap_21_a_release_in_float16_is_loaded_in_another_type",),

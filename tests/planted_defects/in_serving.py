@@ -36,6 +36,20 @@ DEFECTS = (
         tests=(VERDICT,),
     ),
     Defect(
+        name="an engine serves blocks that compute something else than transformers",
+        in_="worker.inference.model.runner_building:_require_near",
+        replace="not $error <= TOLERANCE",
+        by="False",
+        tests=("tests/worker/inference/model/test_runner_building.py",),
+    ),
+    Defect(
+        name="a wrong memory of what transformers computes refuses a model",
+        in_="worker.inference.model.runner_building:_try_blocks",
+        replace="$stored.is_remembered and not $error <= TOLERANCE",
+        by="False",
+        tests=("tests/worker/inference/model/test_runner_building.py",),
+    ),
+    Defect(
         name="base rows of a mixed batch get what the adapters in it add",
         in_="worker.inference.lora.step_columns:_share",
         replace="None if $is_whole else $mask",

@@ -91,8 +91,8 @@ DEFECTS = (
     Defect(
         name="13 the embedding is cut to the tokenizer's size",
         in_="worker.models.loading:load_base_model",
-        replace="$model.requires_grad_(False)",
-        by=("$model.resize_token_embeddings(tokenizer.vocab_size)\n$model.requires_grad_(False)"),
+        replace="$model = load_causal_model($$$rest)",
+        by="$model = load_causal_model($$$rest)\n$model.resize_token_embeddings(tokenizer.vocab_size)",
         tests=(f"{TRAPS}::test_trap_13_the_vocabulary_keeps_its_rows",),
     ),
     Defect(
@@ -104,7 +104,7 @@ DEFECTS = (
     ),
     Defect(
         name="14 the closing token is the embedding's padding",
-        in_="worker.models.loading:_prepare",
+        in_="worker.models.loading:read_model_config",
         replace="$config.pad_token_id = None",
         by="$config.pad_token_id = $config.eos_token_id",
         tests=(f"{TRAPS}::test_trap_14_the_closing_tokens_row_is_a_row_like_the_others",),
@@ -168,7 +168,7 @@ DEFECTS = (
     ),
     Defect(
         name="the base model's own dropout stays on",
-        in_="worker.models.loading:load_base_model",
+        in_="worker.models.loading:load_causal_model",
         replace="_disable_dropout($model)",
         by="pass",
         tests=(

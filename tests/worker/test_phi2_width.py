@@ -14,15 +14,16 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
-from core.base_models.registry import BaseModelEntry, Folder, Registry, folder_of, read_imported
+from core.base_models.registry import BaseModelEntry, Folder, Registry, folder_of, read_config, read_imported
 from core.jobs.spec import LoraSpec
 from core.serving.adapter_format import WEIGHTS
 from core.serving.generation import FinishReason
 from core.store.blobs import LocalBlobStore
+from tests.harness.models.served_models import serve
 from tests.worker.inference.engine_harness import EngineHarness, EngineOutput, complete, make_request, store_adapter
 from tests.worker.training.run_folders import Line, train, write_run
 from worker.models.importing import import_base_model
-from worker.models.loading import LoadedModel, load_base_model
+from worker.models.serving import EngineModel
 from worker.trainer_process.messages import Evaluated, StepDone
 from worker.trainer_process.run_folder import ADAPTER
 
@@ -55,18 +56,18 @@ def base(phi2_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder_of(models, "phi-2-of-two-layers")
 
 
-def _has_phi2s_width(loaded: LoadedModel) -> bool:
-    config = loaded.model.config
-    widths = (config.hidden_size, config.intermediate_size, config.num_attention_heads, config.vocab_size)
-    return widths == (WIDTH, MLP_WIDTH, HEADS, VOCAB_ROWS) and config.num_hidden_layers == LAYERS
+def _has_phi2s_width(base: Path) -> bool:
+    config = read_config(base)
+    widths = tuple(config[name] for name in ("hidden_size", "intermediate_size", "num_attention_heads", "vocab_size"))
+    return widths == (WIDTH, MLP_WIDTH, HEADS, VOCAB_ROWS) and config["num_hidden_layers"] == LAYERS
 
 
-def _answer(base: Path, loaded: LoadedModel, home: Path, adapter: Path) -> list[list[EngineOutput]]:
+def _answer(base: Path, served: EngineModel, home: Path, adapter: Path) -> list[list[EngineOutput]]:
     """Give the engine's greedy answers to both prompts: without the adapter, and by it."""
     digest = store_adapter(adapter, LocalBlobStore(home / "store"))
 
     async def ask() -> list[list[EngineOutput]]:
-        async with EngineHarness(base, home).engine(loaded) as engine:
+        async with EngineHarness(base, home).engine(served) as engine:
             return [
                 [
                     await complete(engine, make_request(prompt, adapter=name, max_tokens=12, temperature=0))
@@ -104,9 +105,9 @@ def test_it_is_imported_trained_on_and_answers_by_its_adapter(tmp_path: Path, ba
     fc1 = tensors["base_model.model.model.layers.1.mlp.fc1.lora_B.weight"]
     assert (fc1.shape, fc1.dtype) == ((MLP_WIDTH, 16), torch.float32)
 
-    loaded = load_base_model(base)
-    assert _has_phi2s_width(loaded)
-    assert (loaded.context_tokens, read_imported(base).context_tokens) == (2048, 2048)
-    before, after = _answer(base, loaded, tmp_path, run / ADAPTER)
+    served = serve(base)
+    assert _has_phi2s_width(base)
+    assert (served.context_tokens, read_imported(base).context_tokens) == (2048, 2048)
+    before, after = _answer(base, served, tmp_path, run / ADAPTER)
     assert [answer.text for answer in before] != list(ANSWERS)
     assert [(answer.text, answer.finish_reason) for answer in after] == [(text, FinishReason.END) for text in ANSWERS]

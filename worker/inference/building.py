@@ -22,6 +22,7 @@ from worker.inference.engine import LocalEngine
 from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.metrics.machine_probe import probe_trial
 from worker.inference.model.runner import ModelRunner
+from worker.inference.model.runner_building import build_runner
 from worker.inference.native.compiling import compile_ahead
 from worker.inference.native.huge_pages import use_huge_pages
 from worker.inference.scheduler.step_budget import budget_trial, shared_trial
@@ -30,7 +31,8 @@ from worker.inference.tuning.autotuner import BUDGET_S, Autotuner, Trial
 from worker.inference.tuning.machine import describe_machine
 from worker.inference.tuning.memory import TuningMemory
 from worker.inference.tuning.trial_timer import TrialTimer
-from worker.models.loading import LoadedModel, choose_device, load_base_model
+from worker.models.precision import choose_device
+from worker.models.serving import EngineModel, open_engine_model
 
 logger = logging.getLogger(__name__)
 
@@ -72,20 +74,20 @@ def build_engine(
     phases = phases or StartPhases(settings.engine_start_s)
 
     def build() -> LocalEngine:
-        phases.enter("loading weights")
-        wants_kernels = settings.engine_native and (device or choose_device().type) == "cpu"
+        phases.enter("opening the base model")
+        chosen = choose_device() if device is None else torch.device(device)
+        wants_kernels = settings.engine_native and chosen.type == "cpu"
         compiling = compile_ahead(settings.kernels_folder) if wants_kernels else None
-        loaded = load_base_model(folder, dtype=base.dtype, device=None if device is None else torch.device(device))
-        logger.info("%s loaded on %s in %s", base.name, loaded.device, loaded.dtype)
+        served = open_engine_model(folder, settings.references_folder, dtype=base.dtype, device=chosen)
+        logger.info("%s computes on %s in %s", base.name, served.device, served.dtype)
         if compiling is not None and compiling.is_alive():
             phases.enter("compiling kernels")
             compiling.join()
-        phases.enter("checking the model's blocks against transformers")
-        runner = ModelRunner.build(loaded, settings)
-        engine = LocalEngine(base.name, loaded, blobs, settings, metrics=metrics, on_death=on_death, runner=runner)
+        runner = build_runner(served, settings, entering=phases.enter)
+        engine = LocalEngine(base.name, served, blobs, settings, metrics=metrics, on_death=on_death, runner=runner)
         # once, before steps of the model are timed; if none are, requests need not wait for it
-        settle_memory = cache(use_huge_pages if loaded.device.type == "cpu" else lambda: 0)
-        tuner = _make_tuner(engine, loaded, runner, settings, metrics, settle_memory)
+        settle_memory = cache(use_huge_pages if served.device.type == "cpu" else lambda: 0)
+        tuner = _make_tuner(engine, served, runner, settings, metrics, settle_memory)
         _tune(tuner, phases)
         threading.Thread(target=settle_memory, name="huge pages", daemon=True).start()
         engine.tune_when_idle(tuner)
@@ -104,7 +106,7 @@ def _tune(tuner: Autotuner, phases: StartPhases) -> None:
 
 def _make_tuner(
     engine: LocalEngine,
-    loaded: LoadedModel,
+    served: EngineModel,
     runner: ModelRunner,
     settings: Settings,
     metrics: EngineMetrics,
@@ -112,20 +114,20 @@ def _make_tuner(
 ) -> Autotuner:
     trials: list[Trial[Any] | None] = [
         *runner.trials,
-        probe_trial(loaded.device, loaded.dtype, metrics.steps.probed),
+        probe_trial(served.device, served.dtype, metrics.steps.probed),
         _after(settle_memory, shared_trial(runner)),
         _after(settle_memory, budget_trial(runner, settings, engine.use_budget)),
     ]
     key = {
-        "machine": describe_machine(loaded.device),
+        "machine": describe_machine(served.device),
         "loramill": version("loramill"),
         "kernels": runner.kernels or "none",
-        "base model": loaded.fingerprint,
-        "dtype": str(loaded.dtype),
+        "base model": served.fingerprint,
+        "dtype": str(served.dtype),
         "settings": repr([(name, getattr(settings, name)) for name in _MATTERING]),
     }
     memory = TuningMemory(settings.tuning_folder, key)
-    return Autotuner([trial for trial in trials if trial is not None], memory, loaded.device)
+    return Autotuner([trial for trial in trials if trial is not None], memory, served.device)
 
 
 def _after(first: Callable[[], object], trial: Trial[T] | None) -> Trial[T] | None:

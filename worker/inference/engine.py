@@ -37,7 +37,7 @@ from worker.inference.scheduler.request_checks import (
 from worker.inference.scheduler.step_budget import StepBudget
 from worker.inference.tuning.autotuner import Autotuner
 from worker.inference.watchdog import Heartbeat
-from worker.models.loading import LoadedModel
+from worker.models.serving import EngineModel
 
 Read = TypeVar("Read")
 
@@ -51,7 +51,7 @@ class LocalEngine:
     def __init__(
         self,
         base_model: str,
-        loaded: LoadedModel,
+        served: EngineModel,
         blobs: BlobStore,
         settings: Settings,
         metrics: EngineMetrics,
@@ -60,13 +60,13 @@ class LocalEngine:
         runner: Runner,
     ) -> None:
         self._base_model = base_model
-        self._loaded = loaded
+        self._served = served
         self._metrics = metrics
-        self._renderer = Renderer(loaded.tokenizer)
-        self._constraints = ConstraintCompiler(loaded.tokenizer)
+        self._renderer = Renderer(served.tokenizer)
+        self._constraints = ConstraintCompiler(served.tokenizer)
         self._max_batch = settings.engine_max_batch
         self._runner = runner
-        self._adapters = _adapter_cache(loaded, self._runner, blobs, settings, metrics)
+        self._adapters = _adapter_cache(served, self._runner, blobs, settings, metrics)
         self._readers = TextReaders()
         self._preparing = 0  # requests whose adapter is loaded, or that are rendered
         self._loop = SchedulerLoop(runner, settings, metrics, base_model=base_model, on_death=on_death)
@@ -143,10 +143,10 @@ class LocalEngine:
         waiting = self._loop.waiting
         return EngineInfo(
             base_model=self._base_model,
-            fingerprint=self._loaded.fingerprint,
-            context_tokens=self._loaded.context_tokens,
-            device=str(self._loaded.device),
-            dtype=str(self._loaded.dtype).removeprefix("torch."),
+            fingerprint=self._served.fingerprint,
+            context_tokens=self._served.context_tokens,
+            device=str(self._served.device),
+            dtype=str(self._served.dtype).removeprefix("torch."),
             max_batch=self._max_batch,
             resident_adapters=self._adapters.resident,
             resident_adapter_bytes=self._adapters.resident_bytes,
@@ -180,7 +180,7 @@ class LocalEngine:
             if request.adapter is not None:
                 event_loop.call_soon_threadsafe(self._adapters.unpin, request.adapter)
 
-        tokenizer, device = self._loaded.tokenizer, self._loaded.device
+        tokenizer, device = self._served.tokenizer, self._served.device
         try:
             sampler = RowSampler(request.sampling, prompt_ids, tokenizer, device, constraint)
             scheduled = Request(
@@ -226,10 +226,10 @@ class LocalEngine:
     def _read(self, request: GenerationRequest, renderer: Renderer) -> tuple[tuple[int, ...], ConstraintState | None]:
         """Give the prompt's ids, and the constraint ready to be kept to."""
         prompt, sampling = request.prompt, request.sampling
-        check_sampling(sampling, self._loaded)
+        check_sampling(sampling, self._served)
         if isinstance(prompt, tuple):
-            check_prompt_ids(prompt, self._loaded)
-            check_length(len(prompt), sampling.max_tokens, self._loaded)
+            check_prompt_ids(prompt, self._served)
+            check_length(len(prompt), sampling.max_tokens, self._served)
             ids = prompt
         else:
             ids = self._rendered(prompt, renderer, sampling.max_tokens).ids
@@ -238,19 +238,19 @@ class LocalEngine:
         return ids, None if constraint is None else self._constraints.compile(constraint)
 
     def _rendered(self, prompt: PromptSource, renderer: Renderer, max_tokens: int) -> RenderedPrompt:
-        return render_to_fit(renderer, prompt, max_tokens=max_tokens, context_tokens=self._loaded.context_tokens)
+        return render_to_fit(renderer, prompt, max_tokens=max_tokens, context_tokens=self._served.context_tokens)
 
 
 def _adapter_cache(
-    loaded: LoadedModel, runner: Runner, blobs: BlobStore, settings: Settings, metrics: EngineMetrics
+    served: EngineModel, runner: Runner, blobs: BlobStore, settings: Settings, metrics: EngineMetrics
 ) -> AdapterCache:
     fit = Fit(
-        fingerprint=loaded.fingerprint,
-        tokenizer=loaded.tokenizer,
+        fingerprint=served.fingerprint,
+        tokenizer=served.tokenizer,
         layers=runner.layers,
         weight_of=runner.weight_of,
-        device=loaded.device,
-        dtype=loaded.dtype,
+        device=served.device,
+        dtype=served.dtype,
         max_rank=settings.engine_lora_columns,
     )
     return AdapterCache(functools.partial(open_adapter, blobs=blobs, fit=fit), settings.adapter_cache_bytes, metrics)

@@ -39,6 +39,8 @@ from core.base_models.registry import (
 from core.errors import BaseModelInvalid, ServiceError
 from core.text.tokenizer import TextTokenizer
 from worker.models.gguf import convert
+from worker.models.reference import BESIDE_MODEL, write_reference
+from worker.models.reference_taking import take_reference
 
 TAKEN_WHERE_PRESENT: Final = (
     "generation_config.json",
@@ -78,7 +80,8 @@ def import_base_model(base_models_folder: Path, name: str) -> bool:
             partial = Path(scratch) / "model"
             partial.mkdir()
             _fetch(entry, partial, base_models_folder)
-            _seal(entry, partial)
+            imported = _seal(entry, partial)
+            _keep_reference(partial, imported)
             partial.rename(target)
         _sync(base_models_folder)
     return True
@@ -211,6 +214,14 @@ def _seal(entry: BaseModelEntry, partial: Path) -> ImportedModel:
             _sync(path)
     _sync(partial)
     return imported
+
+
+def _keep_reference(partial: Path, imported: ImportedModel) -> None:
+    """Have transformers, which is at hand here, say what engines without it hold their own blocks against."""
+    reference = take_reference(partial)
+    if reference is not None:
+        write_reference(partial / BESIDE_MODEL, imported.fingerprint, reference)
+        _sync(partial)
 
 
 def _check_rotation(entry: BaseModelEntry, config: PretrainedConfig) -> None:

@@ -1,6 +1,7 @@
-"""Loads a base model's folder for training and for inference alike: offline, safetensors only, no remote code.
+"""Loads a base model's folder into transformers' modules: offline, safetensors only, no remote code.
 
-What a folder must hold and how its fingerprint is made is ``core.base_models.registry``.
+What a folder must hold and how its fingerprint is made is ``core.base_models.registry``; how an engine takes a base
+model, often without transformers, is ``serving``.
 """
 
 from dataclasses import dataclass
@@ -17,13 +18,15 @@ from core.base_models.registry import DType, read_imported
 from core.errors import BaseModelInvalid
 from core.jobs.spec import Quantization
 from core.text.tokenizer import TextTokenizer
-from worker.models.precision import resolve_dtype
+from worker.models.precision import choose_device, resolve_dtype
 from worker.models.quantization import quantized
 
 # transformers computes these two in plain Python, one tensor per operation. The fused function is the
 # same formula, about ten times faster, and keeps one activation for backward instead of six.
 UNFUSED_TANH_GELU = frozenset({"gelu_new", "gelu_fast"})
 FUSED_TANH_GELU = "gelu_pytorch_tanh"
+
+_LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 
 
 @dataclass(frozen=True)
@@ -55,52 +58,72 @@ def load_base_model(
         QuantizationUnavailable: this machine cannot do it.
         BaseModelInvalid: the folder is missing, incomplete, or transformers cannot read it.
     """
-    disable_progress_bar()  # it would write into the process's log
     imported = read_imported(folder)
     tokenizer = TextTokenizer.from_folder(folder)
     device = device or choose_device()
     resolved = resolve_dtype(dtype)
     kept = {} if quantization is None else quantized(quantization, resolved)
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        _prepare(config)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=config,
-            dtype=resolved,
-            attn_implementation="sdpa",
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            **kept,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise BaseModelInvalid(f"{folder} cannot be loaded as a causal language model: {error}") from error
-    model: PreTrainedModel
-    model, report = loaded
-    absent = sorted({*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])})
-    if absent:  # transformers would go on with random numbers
-        raise BaseModelInvalid(f"{folder} lacks {len(absent)} of the model's tensors, {absent[0]} among them")
-    model.requires_grad_(False)
-    model.eval()
-    _disable_dropout(model)
+    model = load_causal_model(folder, read_model_config(folder), resolved, **kept)
     if quantization is None:  # else the weights are on the GPU already, and must not be converted
         nn.Module.to(model, device)
     return LoadedModel(model, tokenizer, imported.context_tokens, imported.fingerprint, device, resolved)
 
 
-def choose_device() -> torch.device:
-    """Give the GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def read_model_config(folder: Path) -> PretrainedConfig:
+    """Give a base model's config as its model is computed by us.
 
-
-def _prepare(config: PretrainedConfig) -> None:
+    Raises:
+        BaseModelInvalid: transformers cannot read it.
+    """
+    config: PretrainedConfig
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except _LOADING_ERRORS as error:
+        raise _not_loaded(folder, error) from error
     if getattr(config, "hidden_act", None) in UNFUSED_TANH_GELU:
         config.hidden_act = FUSED_TANH_GELU
     # The embedding would take the pad token for its padding_idx, and pad is often the closing token.
     config.pad_token_id = None
     config.use_cache = False
+    return config
+
+
+def load_causal_model(folder: Path, config: PretrainedConfig, dtype: torch.dtype, **kept: Any) -> PreTrainedModel:
+    """Load a model of this config on the CPU, frozen; ``kept`` are further words for ``from_pretrained``.
+
+    Raises:
+        BaseModelInvalid: the folder does not hold all that the config asks for.
+    """
+    disable_progress_bar()  # it would write into the process's log
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # else its error names none
+            **kept,
+        )
+    except _LOADING_ERRORS as error:
+        raise _not_loaded(folder, error) from error
+    model: PreTrainedModel
+    model, report = loaded
+    absent = sorted({*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])})
+    if absent:  # transformers would go on with random numbers
+        raise BaseModelInvalid(
+            f"{folder} lacks {len(absent)} of the model's tensors, or has them in another shape, {absent[0]} among them"
+        )
+    model.requires_grad_(False)
+    model.eval()
+    _disable_dropout(model)
+    return model
+
+
+def _not_loaded(folder: Path, error: Exception) -> BaseModelInvalid:
+    return BaseModelInvalid(f"{folder} cannot be loaded as a causal language model: {error}")
 
 
 def _disable_dropout(model: nn.Module) -> None:
@@ -108,5 +131,5 @@ def _disable_dropout(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        if hasattr(module, "attention_dropout"):
+        if isinstance(getattr(module, "attention_dropout", None), float):  # of some models it is a module
             setattr(module, "attention_dropout", 0.0)  # noqa: B010 - nn.Module types its attributes as tensors

@@ -1,4 +1,4 @@
-"""Which number type a base model is loaded in, decided by timing this machine rather than by a list of chips."""
+"""Which device a base model is loaded on, and in which number type: decided by timing it, not by a list of chips."""
 
 import time
 from functools import lru_cache
@@ -14,6 +14,11 @@ WORTHWHILE_SPEEDUP = 1.3
 
 PROBE_ROWS, PROBE_WIDTH, PROBE_REPEATS = 128, 1024, 5
 AMPERE = (8, 0)  # first CUDA capability with bfloat16 matrix units
+
+
+def choose_device() -> torch.device:
+    """Give the GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _best_product_s(rows: Tensor, weights: Tensor) -> float:

@@ -15,7 +15,8 @@ from core.jobs.spec import JobSpec
 from core.text.render_settings import RenderSettings
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
-from worker.models.loading import LoadedModel, choose_device, load_base_model
+from worker.models.loading import LoadedModel, load_base_model
+from worker.models.precision import choose_device
 from worker.trainer_process.run_folder import CHECKPOINTS, RunSpec
 from worker.training.data.examples import RunData, load_data
 from worker.training.data.summary import name_lines

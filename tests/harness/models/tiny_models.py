@@ -47,7 +47,7 @@ def write_tiny_phi(folder: Path, *, seed: int = 0) -> Path:
         )
     )
     torch.nn.init.normal_(model.lm_head.bias, std=0.5)
-    return _save(model, folder, "tiny-phi")
+    return save_as_imported(model, folder, "tiny-phi")
 
 
 def write_tiny_llama(folder: Path, *, seed: int = 0) -> Path:
@@ -71,7 +71,7 @@ def write_tiny_llama(folder: Path, *, seed: int = 0) -> Path:
     )
     with torch.no_grad():  # transformers starts the pad token's row at zero, and here that is the closing token's too
         torch.nn.init.normal_(model.lm_head.weight[END_OF_TEXT], std=INITIAL_STD)
-    return _save(model, folder, "tiny-llama")
+    return save_as_imported(model, folder, "tiny-llama")
 
 
 def write_tiny_qwen2(folder: Path, *, seed: int = 0) -> Path:
@@ -95,10 +95,11 @@ def write_tiny_qwen2(folder: Path, *, seed: int = 0) -> Path:
     for name, parameter in model.named_parameters():
         if name.endswith(".bias"):  # transformers starts them at zero
             torch.nn.init.normal_(parameter, std=0.5)
-    return _save(model, folder, "tiny-qwen2")
+    return save_as_imported(model, folder, "tiny-qwen2")
 
 
-def _save(model: PreTrainedModel, folder: Path, name: str) -> Path:
+def save_as_imported(model: PreTrainedModel, folder: Path, name: str, *, context_tokens: int = CONTEXT_TOKENS) -> Path:
+    """Write a model as an import would leave it, but for what transformers says of it."""
     disable_progress_bar()
     model.save_pretrained(folder)
     write_byte_tokenizer(folder)
@@ -106,7 +107,7 @@ def _save(model: PreTrainedModel, folder: Path, name: str) -> Path:
         name=name,
         fingerprint=compute_fingerprint(folder),
         source=Folder(path=folder.absolute()),
-        context_tokens=CONTEXT_TOKENS,
+        context_tokens=context_tokens,
     )
     (folder / IMPORTED_FILE).write_text(imported.model_dump_json())
     return folder

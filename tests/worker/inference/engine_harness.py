@@ -19,14 +19,15 @@ from core.serving.generation import Delta, FinishReason, GenerationRequest, Samp
 from core.settings import Settings
 from core.store.blobs import LocalBlobStore
 from tests.harness.models.kernels import share_kernels
-from tests.worker.inference.adapters.adapter_files import load_fp32 as load_fp32
+from tests.harness.models.served_models import serve_fp32
+from tests.worker.inference.adapters.adapter_files import load_fp32, write_adapter
 from tests.worker.inference.adapters.adapter_files import store_adapter as store_adapter
-from tests.worker.inference.adapters.adapter_files import write_adapter
 from worker.inference.engine import LocalEngine
 from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.model.contract import StepRow
 from worker.inference.model.runner import ModelRunner
-from worker.models.loading import LoadedModel
+from worker.inference.model.runner_building import build_runner
+from worker.models.serving import EngineModel
 
 T = TypeVar("T")
 
@@ -138,9 +139,9 @@ class EngineHarness:
 
     @asynccontextmanager
     async def engine(
-        self, loaded: LoadedModel | None = None, runner: "WatchedRunner | None" = None, **settings: Any
+        self, served: EngineModel | None = None, runner: "WatchedRunner | None" = None, **settings: Any
     ) -> AsyncIterator[LocalEngine]:
-        engine = self.make_engine(loaded, runner, **settings)
+        engine = self.make_engine(served, runner, **settings)
         engine.start()
         try:
             yield engine
@@ -148,23 +149,23 @@ class EngineHarness:
             await engine.close()
 
     def make_engine(
-        self, loaded: LoadedModel | None = None, runner: "WatchedRunner | None" = None, **settings: Any
+        self, served: EngineModel | None = None, runner: "WatchedRunner | None" = None, **settings: Any
     ) -> LocalEngine:
-        loaded = loaded or load_fp32(self.base_folder)
+        served = served or serve_fp32(self.base_folder)
         chosen = self.settings(**settings)
         return LocalEngine(
             read_imported(self.base_folder).name,
-            loaded,
+            served,
             self.blobs,
             chosen,
             EngineMetrics(),
             on_death=self._note_death,
-            runner=runner or ModelRunner.build(loaded, chosen),
+            runner=runner or build_runner(served, chosen),
         )
 
-    def watch(self, loaded: LoadedModel, *, closed_at: int | None = None, failures: int = 0) -> "WatchedRunner":
-        """Make the runner of an engine over ``loaded``."""
-        return WatchedRunner(ModelRunner.build(loaded, self.settings()), closed_at=closed_at, failures=failures)
+    def watch(self, served: EngineModel, *, closed_at: int | None = None, failures: int = 0) -> "WatchedRunner":
+        """Make the runner of an engine over ``served``."""
+        return WatchedRunner(build_runner(served, self.settings()), closed_at=closed_at, failures=failures)
 
     def complete(self, *requests: GenerationRequest, **settings: Any) -> list[EngineOutput]:
         """Answer requests that arrive at once, on an engine of their own."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from core.errors import (
     AdapterInvalid,
@@ -17,7 +18,9 @@ from core.errors import (
 )
 from core.serving.generation import FinishReason, GenerationRequest
 from core.text.tokenizer import TextTokenizer
-from tests.worker.inference.engine_harness import EngineHarness, EngineOutput, complete, load_fp32, make_request
+from tests.harness.models.served_models import copy_with_tensor, serve_fp32
+from tests.worker.inference.adapters.adapter_files import load_fp32
+from tests.worker.inference.engine_harness import EngineHarness, EngineOutput, complete, make_request
 from worker.inference.engine import LocalEngine
 
 PROMPTS = (b"a", b"what is near the Crowne Plaza?", b"0123456789" * 9, b"name[Alimentum]", b"zz top")
@@ -122,19 +125,18 @@ def test_seeded_answers_repeat_whatever_shares_their_batch(harness: EngineHarnes
     assert other_seed.ids[:TOKENS] != alone.ids
 
 
-def test_ids_beyond_the_tokenizers_vocabulary_are_never_chosen(harness: EngineHarness) -> None:
-    loaded = load_fp32(harness.base_folder)
-    vocab_size = loaded.tokenizer.vocab_size
-    assert loaded.model.config.vocab_size > vocab_size, "the tiny model pads its vocabulary, as Phi-2 does"
-    torch.nn.init.constant_(loaded.model.lm_head.bias[vocab_size:], 1e4)
+def test_ids_beyond_the_tokenizers_vocabulary_are_never_chosen(tiny_phi_folder: Path, tmp_path: Path) -> None:
+    vocab_size = TextTokenizer.from_folder(tiny_phi_folder).vocab_size
 
-    async def run() -> list[EngineOutput]:
-        async with harness.engine(loaded) as engine:
-            greedy = complete(engine, make_request("x", max_tokens=16))
-            sampled = complete(engine, make_request("x", max_tokens=16, temperature=2.0))
-            return [*await asyncio.gather(greedy, sampled)]
+    def favour_the_others(bias_V: Tensor) -> None:
+        assert len(bias_V) > vocab_size, "the tiny model pads its vocabulary, as Phi-2 does"
+        bias_V[vocab_size:] = 1e4
 
-    assert max(token_id for answer in asyncio.run(run()) for token_id in answer.ids) < vocab_size
+    folder = copy_with_tensor(tiny_phi_folder, tmp_path / "base", "lm_head.bias", favour_the_others)
+    answers = EngineHarness(folder, tmp_path).complete(
+        make_request("x", max_tokens=16), make_request("x", max_tokens=16, temperature=2.0)
+    )
+    assert max(token_id for answer in answers for token_id in answer.ids) < vocab_size
 
 
 def test_usage_and_reason_tell_what_was_generated(harness: EngineHarness) -> None:
@@ -143,17 +145,14 @@ def test_usage_and_reason_tell_what_was_generated(harness: EngineHarness) -> Non
     assert answer.finish_reason is FinishReason.LENGTH
 
 
-def test_an_end_token_ends_the_answer_and_is_not_text(harness: EngineHarness) -> None:
-    loaded = load_fp32(harness.base_folder)
-    torch.nn.init.constant_(loaded.model.lm_head.bias[loaded.tokenizer.eos_id], 1e4)
-
-    async def run() -> EngineOutput:
-        async with harness.engine(loaded) as engine:
-            return await complete(engine, make_request("x", max_tokens=16))
-
-    answer = asyncio.run(run())
+def test_an_end_token_ends_the_answer_and_is_not_text(tiny_phi_folder: Path, tmp_path: Path) -> None:
+    eos_id = TextTokenizer.from_folder(tiny_phi_folder).eos_id
+    folder = copy_with_tensor(
+        tiny_phi_folder, tmp_path / "base", "lm_head.bias", lambda bias_V: bias_V[eos_id].fill_(1e4)
+    )
+    [answer] = EngineHarness(folder, tmp_path).complete(make_request("x", max_tokens=16))
     assert (answer.finish_reason, answer.text) == (FinishReason.END, "")
-    assert answer.ids == [loaded.tokenizer.eos_id]
+    assert answer.ids == [eos_id]
 
 
 def test_the_context_is_used_to_its_last_token_and_not_beyond(harness: EngineHarness) -> None:
@@ -182,21 +181,20 @@ def test_what_cannot_be_answered_is_refused_by_name(
 
 
 def test_an_empty_prompt_starts_from_the_tokenizers_start_token(harness: EngineHarness) -> None:
-    empty, explicit = harness.complete(
-        make_request("", max_tokens=8), make_request(load_fp32(harness.base_folder).tokenizer.start_ids, max_tokens=8)
-    )
+    start_ids = TextTokenizer.from_folder(harness.base_folder).start_ids
+    empty, explicit = harness.complete(make_request("", max_tokens=8), make_request(start_ids, max_tokens=8))
     assert empty.ids == explicit.ids
 
 
 def test_a_cancelled_request_frees_its_row_and_its_adapter_at_the_next_step(harness: EngineHarness) -> None:
     adapter = harness.add_adapter()
-    loaded = load_fp32(harness.base_folder)
-    runner = harness.watch(loaded, closed_at=5)
+    served = serve_fp32(harness.base_folder)
+    runner = harness.watch(served, closed_at=5)
     room = _adapter_bytes(harness)
 
     async def run() -> EngineOutput:
         # room for one row and one adapter: whatever is not freed blocks the request behind
-        async with harness.engine(loaded, runner, engine_max_batch=1, adapter_cache_bytes=room) as engine:
+        async with harness.engine(served, runner, engine_max_batch=1, adapter_cache_bytes=room) as engine:
             endless = engine.generate(make_request("endless", adapter=adapter, max_tokens=200))
             await anext(endless)
             await endless.aclose()
@@ -232,11 +230,11 @@ def test_a_full_queue_refuses(harness: EngineHarness) -> None:
 
 
 def test_a_failing_step_ends_its_requests_and_the_next_are_answered(harness: EngineHarness) -> None:
-    loaded = load_fp32(harness.base_folder)
-    runner = harness.watch(loaded, failures=1)
+    served = serve_fp32(harness.base_folder)
+    runner = harness.watch(served, failures=1)
 
     async def run() -> EngineOutput:
-        async with harness.engine(loaded, runner) as engine:
+        async with harness.engine(served, runner) as engine:
             with pytest.raises(GenerationFailed):
                 await complete(engine, make_request("x", max_tokens=4))
             return await complete(engine, make_request("x", max_tokens=4))
@@ -261,11 +259,11 @@ def test_an_output_that_is_not_finite_fails_only_its_own_row(harness: EngineHarn
 
 
 def test_steps_that_keep_failing_end_the_engine(harness: EngineHarness) -> None:
-    loaded = load_fp32(harness.base_folder)
-    runner = harness.watch(loaded, failures=1000)
+    served = serve_fp32(harness.base_folder)
+    runner = harness.watch(served, failures=1000)
 
     async def run() -> bool:
-        async with harness.engine(loaded, runner) as engine:
+        async with harness.engine(served, runner) as engine:
             assert engine.is_alive
             for _ in range(3):
                 with pytest.raises(GenerationFailed):

@@ -15,10 +15,12 @@ import pytest
 
 from core.base_models.registry import BaseModelEntry, Folder, Registry
 from core.serving.generation import Delta
+from core.settings import Settings
 from tests.conftest import ROOT
 from tests.harness.models.kernels import share_kernels
 from tests.harness.models.tiny_models import write_tiny_phi
 from tests.worker.inference.engine_harness import PeftReference, gather, make_request
+from worker.models.serving import open_engine_model
 
 # The real process, except for what every step does once it answers.
 BROKEN = """
@@ -43,13 +45,32 @@ sys.exit(process.main())
 """
 
 
-# The real process, except that weights take for ever.
+# The real process, except that it ends once it is ready, and writes down what it has imported by then.
+LISTING = """
+import os, sys
+from pathlib import Path
+from worker.inference import __main__ as process
+from worker.inference.engine import LocalEngine
+
+def list_and_end(engine):
+    Path(os.environ["LORAMILL_HOME"], "imported").write_text(" ".join(name for name in sys.modules if "." not in name))
+    os._exit(0)
+
+LocalEngine.start = list_and_end
+sys.exit(process.main())
+"""
+
+# What takes seconds to import, or only comes along with it.
+HEAVY = {"transformers", "huggingface_hub", "peft", "accelerate", "datasets", "pandas", "scipy", "sklearn", "sympy"}
+
+
+# The real process, except that its base model is never open.
 HANGING = """
 import sys, time
 from worker.inference import __main__ as process
-from worker.models import loading
+from worker.models import serving
 
-loading.load_base_model = lambda *_, **__: time.sleep(3600)
+serving.open_engine_model = lambda *_, **__: time.sleep(3600)
 sys.exit(process.main())
 """
 
@@ -60,6 +81,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("home")
     folder = write_tiny_phi(home / "base-models" / "tiny-phi")
     entry = BaseModelEntry(name="tiny-phi", source=Folder(path=folder), dtype="float32")
+    open_engine_model(folder, Settings(home=home).references_folder)  # as its import would have asked transformers
     Registry.load(home / "base-models").add(entry)
     return home
 
@@ -126,7 +148,7 @@ def test_a_start_that_hangs_says_in_what_and_ends_by_a_signal_or_its_limit(home:
     settings = {} if how == "a signal" else {"LORAMILL_ENGINE_START_S": "20"}
     hanging = process(home, "-c", HANGING, waits_until_ready=False, **settings)
     with hanging as (child, client):
-        while "loading weights" not in (phase := client.get("/readyz").json().get("phase", "")):
+        while "opening the base model" not in (phase := client.get("/readyz").json().get("phase", "")):
             assert child.poll() is None, phase
             time.sleep(0.05)
         response = client.get("/info")
@@ -134,6 +156,14 @@ def test_a_start_that_hangs_says_in_what_and_ends_by_a_signal_or_its_limit(home:
         if how == "a signal":
             child.send_signal(signal.SIGTERM)
         assert child.wait(timeout=60) == (0 if how == "a signal" else 1)
+
+
+def test_an_engine_of_our_own_blocks_is_ready_without_transformers(home: Path) -> None:
+    with process(home, "-c", LISTING, waits_until_ready=False) as (child, _):
+        assert child.wait(timeout=120) == 0
+    imported = set((home / "imported").read_text().split())
+    assert "torch" in imported
+    assert imported & HEAVY == set()
 
 
 def test_a_base_model_that_is_not_imported_is_named(tmp_path: Path) -> None:

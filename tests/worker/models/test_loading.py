@@ -1,15 +1,16 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 from transformers.activations import GELUTanh, NewGELUActivation
 
 from core.base_models.registry import read_imported
 from core.errors import BaseModelInvalid
-from tests.harness.models.tiny_models import write_tiny_llama, write_tiny_phi
+from tests.harness.models.tiny_models import save_as_imported, write_tiny_llama, write_tiny_phi
 from worker.models import precision
 from worker.models.loading import load_base_model
 from worker.models.precision import resolve_dtype
@@ -122,3 +123,16 @@ def test_auto_is_bfloat16_only_where_that_is_fast(
     monkeypatch.setattr(precision, "fast_bf16", lambda: fast)
     assert resolve_dtype("auto") == expected
     assert resolve_dtype("float32") == torch.float32
+
+
+def test_a_model_that_torchs_attention_cannot_compute_is_loaded_with_its_own(tmp_path: Path) -> None:
+    """As Gemma 2, which squeezes its scores."""
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    config = Gemma2Config(vocab_size=320, num_key_value_heads=1, head_dim=16, **sizes)
+    folder = save_as_imported(Gemma2ForCausalLM(config), tmp_path / "gemma-2", "gemma-2")
+    assert load_base_model(folder, dtype="float32").model(input_ids=IDS_BT).logits.isfinite().all()

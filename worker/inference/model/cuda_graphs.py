@@ -19,7 +19,7 @@ from worker.inference.lora.bank import LoraBank
 from worker.inference.lora.step_columns import LoraPlan, LoraSegment
 from worker.inference.model.contract import StepRow
 from worker.inference.model.cuda_recorder import Recorder
-from worker.inference.model.forward_pass import Pass, StepLora
+from worker.inference.model.passes.forward_pass import Pass, StepLora
 from worker.inference.model.step_layout import DecodeRows, Step
 
 logger = logging.getLogger(__name__)

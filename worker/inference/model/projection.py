@@ -7,11 +7,12 @@ first. What adapters add is ``lora``'s.
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, Literal, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import linear
 
 from worker.inference.lora.bank import LoraGroup
@@ -122,14 +123,29 @@ class Int8Projection:
         return self._quantized_OI.to(self._scale_O.dtype) * self._scale_O[:, None]
 
 
-class AdaptedProjection:
-    """A projection with the group of adapters' factors for its layers."""
+@dataclass(frozen=True)
+class LinearWeights:
+    """One linear layer's numbers."""
 
-    def __init__(self, names: Sequence[str], layers: Sequence[nn.Linear], make: Make) -> None:
-        """Take the layers' weights over: the layers are left without."""
-        self.group = LoraGroup(names, layers[0].in_features, [layer.out_features for layer in layers])
-        weight_OI = torch.cat([layer.weight.detach() for layer in layers]) if len(layers) > 1 else layers[0].weight
-        self._base = make(weight_OI.detach(), _bias(layers))
+    weight_OI: Tensor
+    bias_O: Tensor | None
+
+
+class AdaptedProjection:
+    """A projection with the group of adapters' factors for its layers.
+
+    Attributes:
+        biases: of the layers that have one, by name.
+    """
+
+    def __init__(self, names: Sequence[str], layers: Sequence[LinearWeights], make: Make) -> None:
+        """Lay the layers' weights side by side; what is kept of them is up to ``make``."""
+        outputs = [len(layer.weight_OI) for layer in layers]
+        self.group = LoraGroup(names, layers[0].weight_OI.shape[1], outputs)
+        named = zip(names, layers, strict=True)
+        self.biases = {name: layer.bias_O for name, layer in named if layer.bias_O is not None}
+        weight_OI = torch.cat([layer.weight_OI for layer in layers]) if len(layers) > 1 else layers[0].weight_OI
+        self._base = make(weight_OI, _bias(layers))
 
     def __call__(self, x_NI: Tensor) -> Tensor:
         if len(x_NI) == 0:  # the head of a step that only feeds parts of prompts; some products refuse it
@@ -206,9 +222,9 @@ def can_pack() -> bool:
         return False
 
 
-def _bias(layers: Sequence[nn.Linear]) -> Tensor | None:
-    if all(layer.bias is None for layer in layers):
+def _bias(layers: Sequence[LinearWeights]) -> Tensor | None:
+    if all(layer.bias_O is None for layer in layers):
         return None
     return torch.cat(
-        [layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias.detach() for layer in layers]
+        [layer.weight_OI.new_zeros(len(layer.weight_OI)) if layer.bias_O is None else layer.bias_O for layer in layers]
     )

@@ -11,28 +11,28 @@ from core.serving.generation import SamplingParams
 from worker.inference.kv_cache.slots import KvPool
 from worker.inference.lora.adapter import Adapter
 from worker.inference.lora.bank import LoraBank
-from worker.models.loading import LoadedModel
+from worker.models.serving import EngineModel
 
 
-def check_sampling(sampling: SamplingParams, loaded: LoadedModel) -> None:
+def check_sampling(sampling: SamplingParams, served: EngineModel) -> None:
     """Raise InvalidParameter for an empty stop sequence and for ids that are no tokens."""
     if "" in sampling.stop:
         raise InvalidParameter("stop", "a stop sequence cannot be empty")
-    _check_ids("stop_token_ids", sampling.stop_token_ids, loaded)
-    _check_ids("logit_bias", sampling.logit_bias, loaded)
+    _check_ids("stop_token_ids", sampling.stop_token_ids, served)
+    _check_ids("logit_bias", sampling.logit_bias, served)
 
 
-def check_prompt_ids(ids: Sequence[int], loaded: LoadedModel) -> None:
+def check_prompt_ids(ids: Sequence[int], served: EngineModel) -> None:
     """Raise InvalidParameter for no ids, and for ids that are no tokens."""
     if not ids:
         raise InvalidParameter("prompt", "it has no tokens; give at least one id")
-    _check_ids("prompt", ids, loaded)
+    _check_ids("prompt", ids, served)
 
 
-def check_length(prompt_tokens: int, max_tokens: int, loaded: LoadedModel) -> None:
+def check_length(prompt_tokens: int, max_tokens: int, served: EngineModel) -> None:
     """Raise PromptTooLong where prompt and completion are longer than the context."""
-    if prompt_tokens + max_tokens > loaded.context_tokens:
-        raise PromptTooLong(prompt_tokens, max_tokens, loaded.context_tokens)
+    if prompt_tokens + max_tokens > served.context_tokens:
+        raise PromptTooLong(prompt_tokens, max_tokens, served.context_tokens)
 
 
 def check_room(prompt_tokens: int, max_tokens: int, kv: KvPool) -> None:
@@ -57,8 +57,8 @@ def check_adapter(adapter: Adapter, bank: LoraBank) -> None:
         )
 
 
-def _check_ids(param: str, ids: Iterable[int], loaded: LoadedModel) -> None:
-    vocab_size = loaded.tokenizer.vocab_size
+def _check_ids(param: str, ids: Iterable[int], served: EngineModel) -> None:
+    vocab_size = served.tokenizer.vocab_size
     unknown = next((token_id for token_id in ids if not 0 <= token_id < vocab_size), None)
     if unknown is not None:
         raise InvalidParameter(param, f"{unknown} is not a token of this model, which has {vocab_size}")

@@ -5,7 +5,6 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,17 +12,19 @@ from torch import Tensor
 
 from core.errors import BaseModelInvalid
 from core.settings import Settings
-from tests.worker.inference.adapters.adapter_files import load_fp32
+from tests.harness.models.served_models import serve, serve_fp32
 from tests.worker.inference.model.replaying_recorder import BrokenRecorder, ReplayingRecorder, StuckRecorder
 from worker.inference.kv_cache.slots import KvPool, KvSlot
 from worker.inference.lora.adapter import Adapter, LoraPair
-from worker.inference.model import cuda_graphs, runner
-from worker.inference.model.blocks import OwnModel, find_own_blocks
+from worker.inference.model import cuda_graphs, runner_building
 from worker.inference.model.contract import StepRow
 from worker.inference.model.cuda_recorder import Recorder
 from worker.inference.model.ops import TorchOps
+from worker.inference.model.passes.blocks import OwnModel
 from worker.inference.model.projection import maker
-from worker.inference.model.runner import ModelRunner, kv_shape
+from worker.inference.model.runner import ModelRunner
+from worker.inference.model.runner_building import build_runner
+from worker.models.serving import StoredModel
 
 TOLERANCE = 2e-4  # of logits whose spread is about 1
 COLUMNS = 64
@@ -42,16 +43,11 @@ def folder(request: pytest.FixtureRequest) -> Path:
 
 
 def make_runner(folder: Path, recorder: Recorder | None, *, device: str | None = None) -> ModelRunner:
-    loaded = load_fp32(folder)
-    model: Any = loaded.model
-    if device is not None:
-        model.to(device)
-    block = find_own_blocks(model)
-    assert block is not None
-    way = OwnModel(model, block, maker("model", None), TorchOps(), loaded.context_tokens)
-    shape = kv_shape(model)
-    kv = KvPool(shape, 4096 * shape.bytes_per_token, loaded.context_tokens)
-    return ModelRunner(model, loaded.tokenizer.vocab_size, way, kv, COLUMNS, recorder=recorder)
+    served = serve(folder, dtype="float32", device=None if device is None else torch.device(device))
+    assert isinstance(served.source, StoredModel)
+    way = OwnModel(served.source, maker("model", None), TorchOps(), served.context_tokens, dtype=torch.float32)
+    kv = KvPool(way.kv_shape, 4096 * way.kv_shape.bytes_per_token, served.context_tokens)
+    return ModelRunner(way, served.tokenizer.vocab_size, kv, COLUMNS, recorder=recorder)
 
 
 @dataclass(eq=False)
@@ -281,12 +277,12 @@ def test_an_engine_tries_replayed_steps_when_it_starts(
     folder: Path, recorder: ReplayingRecorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = Settings(home=tmp_path, engine_native=False)
-    monkeypatch.setattr(runner, "_make_recorder", lambda *_: recorder)
-    ModelRunner.build(load_fp32(folder), settings)
+    monkeypatch.setattr(runner_building, "_make_recorder", lambda *_: recorder)
+    build_runner(serve_fp32(folder), settings)
     assert (recorder.recorded, recorder.replayed) == (1, 2)
-    monkeypatch.setattr(runner, "_make_recorder", lambda *_: StuckRecorder())
+    monkeypatch.setattr(runner_building, "_make_recorder", lambda *_: StuckRecorder())
     with pytest.raises(BaseModelInvalid, match="try LORAMILL_ENGINE_CUDA_GRAPHS=false"):
-        ModelRunner.build(load_fp32(folder), settings)
+        build_runner(serve_fp32(folder), settings)
 
 
 def test_what_cannot_be_recorded_is_taken_without_and_said(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -344,8 +340,7 @@ def test_the_replaying_recorder_refuses_what_waits_for_the_device(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 def test_cuda_graphs_give_the_logits_of_steps_without(folder: Path, tmp_path: Path) -> None:
     plain, graphed = (
-        ModelRunner.build(load_fp32(folder), Settings(home=tmp_path, engine_cuda_graphs=wanted))
-        for wanted in (False, True)
+        build_runner(serve_fp32(folder), Settings(home=tmp_path, engine_cuda_graphs=wanted)) for wanted in (False, True)
     )
     twins = Twins(plain, graphed)
     run_mix(twins, 200)

@@ -13,6 +13,7 @@ from worker.inference.model.projection import (
     MAX_INT8_ROWS,
     AdaptedProjection,
     Int8Projection,
+    LinearWeights,
     NativeProjection,
     PackedProjection,
     PlainProjection,
@@ -104,7 +105,8 @@ def kernels_for(dtype: torch.dtype) -> Kernels:
 
 def test_layers_side_by_side_give_their_outputs_and_weights_apart() -> None:
     layers = [nn.Linear(8, 5), nn.Linear(8, 3, bias=False)]
-    projection = AdaptedProjection(["a", "b"], layers, PlainProjection)
+    weights = [LinearWeights(layer.weight, layer.bias) for layer in layers]
+    projection = AdaptedProjection(["a", "b"], weights, PlainProjection)
     x = torch.randn(4, 8)
     with torch.inference_mode():
         torch.testing.assert_close(projection(x), torch.cat([layer(x) for layer in layers], dim=1))

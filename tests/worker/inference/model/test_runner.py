@@ -1,8 +1,9 @@
 """One step of any rows: every row gets what transformers and PEFT compute for it alone, for each architecture."""
 
 import random
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from copy import deepcopy
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,21 +33,22 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from core.base_models.registry import DType
 from core.errors import BaseModelInvalid
 from core.settings import Settings
-from core.text.tokenizer import TextTokenizer
-from tests.harness.models.byte_tokenizer import write_byte_tokenizer
 from tests.harness.models.kernels import home_with_kernels
+from tests.harness.models.served_models import run_references, serve
+from tests.harness.models.tiny_models import save_as_imported
 from worker.inference.lora.adapter import Adapter, LoraPair
-from worker.inference.model.blocks import OwnModel
 from worker.inference.model.contract import StepRow
-from worker.inference.model.forward_pass import TransformersPass
 from worker.inference.model.native_ops import NativeOps
-from worker.inference.model.runner import ModelRunner
+from worker.inference.model.passes.blocks import OwnModel
+from worker.inference.model.passes.transformers_pass import TransformersPass
+from worker.inference.model.runner_building import build_runner
 from worker.inference.model.step_part import StepPart
 from worker.inference.model.step_timer import StepTimer
 from worker.inference.native.build import load
-from worker.models.loading import LoadedModel
+from worker.models.serving import EngineModel
 
 SIZES: dict[str, Any] = {
     "vocab_size": 320,
@@ -124,11 +126,10 @@ OWN_BLOCKS = [phi, llama, qwen2]
 ARCHITECTURES = [*OWN_BLOCKS, mistral_with_a_window, qwen2_with_windows, qwen3, gemma, gemma2_with_windows_and_caps]
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TextTokenizer:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    write_byte_tokenizer(folder)
-    return TextTokenizer.from_folder(folder)
+def serve_made(model: PreTrainedModel, dtype: DType) -> EngineModel:
+    """Save a model as an import would, and open it for an engine, which has read nothing of it yet."""
+    folder = Path(tempfile.mkdtemp(dir=run_references()))
+    return serve(save_as_imported(model, folder, "made", context_tokens=128), dtype=dtype)
 
 
 @pytest.fixture(autouse=True)
@@ -140,15 +141,12 @@ def _inference() -> Iterator[None]:
 class RunnerHarness:
     """A model that the runner has, the same model in transformers' hands, and adapters for both."""
 
-    def __init__(self, make: object, tokenizer: TextTokenizer, **settings: object) -> None:
+    def __init__(self, make: object, **settings: object) -> None:
         assert callable(make)
         torch.manual_seed(0)
         self.plain: PreTrainedModel = make().eval()
-        torch.manual_seed(0)
-        served: PreTrainedModel = make().eval()
-        loaded = LoadedModel(served, tokenizer, 128, "fingerprint", torch.device("cpu"), torch.float32)
         chosen = Settings(home=home_with_kernels(), engine_lora_columns=64, **settings)  # type: ignore[arg-type]
-        self.runner = ModelRunner.build(loaded, chosen)
+        self.runner = build_runner(serve_made(self.plain, "float32"), chosen)
         self._peft: dict[str, nn.Module] = {}
 
     def adapter(self, number: int, rank: int, *, targets: Sequence[str] | None = None) -> Adapter:
@@ -193,10 +191,10 @@ def make_texts(count: int, rng: random.Random) -> list[list[int]]:
 @pytest.mark.parametrize(
     ("make", "native"), [*((make, False) for make in ARCHITECTURES), *((make, True) for make in OWN_BLOCKS)]
 )
-def test_each_row_of_any_mix_has_its_own_adapters_logits(make: object, native: bool, tokenizer: TextTokenizer) -> None:
+def test_each_row_of_any_mix_has_its_own_adapters_logits(make: object, native: bool) -> None:
     if native and load(Settings(home=home_with_kernels()).kernels_folder) is None:
         pytest.skip("no C++ compiler is at hand")
-    harness = RunnerHarness(make, tokenizer, engine_native=native)
+    harness = RunnerHarness(make, engine_native=native)
     assert native == isinstance(getattr(harness.runner._way, "_ops", None), NativeOps)
     adapters = [
         None,
@@ -227,8 +225,8 @@ def test_each_row_of_any_mix_has_its_own_adapters_logits(make: object, native: b
 
 
 @pytest.mark.parametrize(("make", "native"), [(phi, False), (llama, True), (qwen3, False)])
-def test_a_step_that_is_taken_apart_computes_the_same(make: object, native: bool, tokenizer: TextTokenizer) -> None:
-    harness = RunnerHarness(make, tokenizer, engine_native=native)
+def test_a_step_that_is_taken_apart_computes_the_same(make: object, native: bool) -> None:
+    harness = RunnerHarness(make, engine_native=native)
     adapter = harness.adapter(1, 8)
     found = []
     for every in (1, 1000):
@@ -248,40 +246,34 @@ def test_a_step_that_is_taken_apart_computes_the_same(make: object, native: bool
     assert torch.equal(*found)
 
 
-def test_a_models_size_is_that_of_its_linear_layers(tokenizer: TextTokenizer) -> None:
+def test_a_models_size_is_that_of_its_linear_layers() -> None:
     hidden, inner, kv, vocab = 48, 96, 24, 320
     blocks = 3 * (2 * hidden * hidden + 2 * hidden * kv + 3 * hidden * inner)
     for make in (llama, mistral):  # one by our own blocks, one by transformers'
-        size = RunnerHarness(make, tokenizer).runner.size
+        size = RunnerHarness(make).runner.size
         assert (size.block_weights, size.head_weights) == (blocks, hidden * vocab)
         assert size.weight_bytes == 4 * (blocks + hidden * vocab)
 
 
-def test_requests_and_kept_prompts_share_what_is_free_at_the_start(
-    tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_requests_and_kept_prompts_share_what_is_free_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=2**20))
-    limits = [
-        RunnerHarness(llama, tokenizer, engine_prefix_bytes=size).runner.kv.limit_bytes for size in (0, 2**17, 2**20)
-    ]
+    limits = [RunnerHarness(llama, engine_prefix_bytes=size).runner.kv.limit_bytes for size in (0, 2**17, 2**20)]
     assert limits == [2**19, 2**19 - 2**17, 2**18]
-    assert RunnerHarness(llama, tokenizer, engine_kv_bytes=2**21).runner.kv.limit_bytes == 2**21
+    assert RunnerHarness(llama, engine_kv_bytes=2**21).runner.kv.limit_bytes == 2**21
 
 
 @pytest.mark.parametrize("make", OWN_BLOCKS)
-def test_the_quick_way_is_taken_where_the_architecture_is_known(make: object, tokenizer: TextTokenizer) -> None:
-    assert isinstance(RunnerHarness(make, tokenizer).runner._way, OwnModel)
+def test_the_quick_way_is_taken_where_the_architecture_is_known(make: object) -> None:
+    assert isinstance(RunnerHarness(make).runner._way, OwnModel)
 
 
 @pytest.mark.parametrize("make", [qwen2_with_windows, phi_with_normed_queries])
-def test_transformers_modules_are_taken_where_a_known_block_has_an_option_that_is_not(
-    make: object, tokenizer: TextTokenizer
-) -> None:
-    assert isinstance(RunnerHarness(make, tokenizer).runner._way, TransformersPass)
+def test_transformers_modules_are_taken_where_a_known_block_has_an_option_that_is_not(make: object) -> None:
+    assert isinstance(RunnerHarness(make).runner._way, TransformersPass)
 
 
-def test_tokens_that_were_taken_back_leave_no_trace(tokenizer: TextTokenizer) -> None:
-    harness = RunnerHarness(llama, tokenizer)
+def test_tokens_that_were_taken_back_leave_no_trace() -> None:
+    harness = RunnerHarness(llama)
     slot = harness.runner.kv.allocate(20)
     assert slot is not None
     harness.runner.forward([StepRow(slot, [5, 6, 7, 99, 98, 97], None, 0)])
@@ -290,15 +282,15 @@ def test_tokens_that_were_taken_back_leave_no_trace(tokenizer: TextTokenizer) ->
     torch.testing.assert_close(found_KV[0], harness.expected([5, 6, 7, 8], None)[-1], atol=TOLERANCE, rtol=0)
 
 
-def test_a_model_that_attends_in_a_way_of_its_own_is_refused(tokenizer: TextTokenizer) -> None:
+def test_a_model_that_attends_in_a_way_of_its_own_is_refused() -> None:
     def bloom() -> PreTrainedModel:
         return BloomForCausalLM(BloomConfig(vocab_size=320, hidden_size=48, n_layer=3, n_head=4))
 
     with pytest.raises(BaseModelInvalid, match="BloomForCausalLM cannot be served"):
-        RunnerHarness(bloom, tokenizer)
+        RunnerHarness(bloom)
 
 
-def test_a_model_whose_attention_has_more_to_it_is_refused(tokenizer: TextTokenizer) -> None:
+def test_a_model_whose_attention_has_more_to_it_is_refused() -> None:
     def with_sinks() -> PreTrainedModel:
         sizes: dict[str, Any] = {
             "num_key_value_heads": 2,
@@ -309,21 +301,19 @@ def test_a_model_whose_attention_has_more_to_it_is_refused(tokenizer: TextTokeni
         return GptOssForCausalLM(GptOssConfig(**SIZES, **sizes, layer_types=["full_attention"] * 3))
 
     with pytest.raises(BaseModelInvalid, match="computes other logits than transformers does"):
-        RunnerHarness(with_sinks, tokenizer)
+        RunnerHarness(with_sinks)
 
 
-def test_8_bits_are_refused_where_there_is_no_product_for_them(tokenizer: TextTokenizer) -> None:
+def test_8_bits_are_refused_where_there_is_no_product_for_them() -> None:
     with pytest.raises(BaseModelInvalid, match="LORAMILL_ENGINE_WEIGHTS is int8, which needs a CPU and bfloat16"):
-        RunnerHarness(llama, tokenizer, engine_weights="int8")
+        RunnerHarness(llama, engine_weights="int8")
 
 
-def test_a_model_in_8_bits_is_near_the_one_it_was_made_from(tokenizer: TextTokenizer) -> None:
+def test_a_model_in_8_bits_is_near_the_one_it_was_made_from() -> None:
     torch.manual_seed(0)
     plain = llama().eval().bfloat16()
-    torch.manual_seed(0)
-    served = llama().eval().bfloat16()
-    loaded = LoadedModel(served, tokenizer, 128, "fingerprint", torch.device("cpu"), torch.bfloat16)
-    runner = ModelRunner.build(loaded, Settings(home=home_with_kernels(), engine_weights="int8"))
+    served = serve_made(plain, "bfloat16")
+    runner = build_runner(served, Settings(home=home_with_kernels(), engine_weights="int8"))
     slot = runner.kv.allocate(20)
     assert slot is not None
     ids = list(range(20, 40))
@@ -338,13 +328,12 @@ def test_a_model_in_8_bits_is_near_the_one_it_was_made_from(tokenizer: TextToken
 @pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("make", ARCHITECTURES)
 def test_in_bfloat16_each_architecture_is_near_its_own_float32(
-    make: Callable[[], PreTrainedModel], native: bool, tokenizer: TextTokenizer
+    make: Callable[[], PreTrainedModel], native: bool
 ) -> None:
     torch.manual_seed(0)
     plain = make().eval()
-    served = deepcopy(plain).bfloat16()
-    loaded = LoadedModel(served, tokenizer, 128, "fingerprint", torch.device("cpu"), torch.bfloat16)
-    runner = ModelRunner.build(loaded, Settings(home=home_with_kernels(), engine_native=native))
+    served = serve_made(plain, "bfloat16")
+    runner = build_runner(served, Settings(home=home_with_kernels(), engine_native=native))
     slot = runner.kv.allocate(20)
     assert slot is not None
     ids = list(range(20, 40))

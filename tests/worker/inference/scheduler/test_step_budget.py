@@ -7,10 +7,12 @@ import torch
 
 from core.settings import Settings
 from tests.harness.models.kernels import home_with_kernels
+from tests.harness.models.served_models import serve_fp32
 from tests.harness.models.tiny_models import write_tiny_phi
 from tests.worker.inference.scheduler.fake_runner import FakeRunner
 from worker.inference.model.contract import StepRow
 from worker.inference.model.runner import ModelRunner
+from worker.inference.model.runner_building import build_runner
 from worker.inference.scheduler.step_budget import (
     LONGEST_STEP_S,
     TRIED,
@@ -20,7 +22,6 @@ from worker.inference.scheduler.step_budget import (
     shared_trial,
 )
 from worker.inference.tuning.trial_timer import TrialTimer
-from worker.models.loading import load_base_model
 
 
 def lengths(start_s: float, token_s: float) -> dict[int, float]:
@@ -90,8 +91,8 @@ def test_where_the_chunk_is_set_steps_grow_only_until_drafts_no_longer_pay() -> 
 
 
 def test_whether_rows_are_computed_together_changes_no_logits(tmp_path: Path) -> None:
-    loaded = load_base_model(write_tiny_phi(tmp_path / "base"), dtype="float32")
-    runner = ModelRunner.build(loaded, Settings(home=home_with_kernels()))
+    served = serve_fp32(write_tiny_phi(tmp_path / "base"))
+    runner = build_runner(served, Settings(home=home_with_kernels()))
     trial = shared_trial(runner)
     trial.use(trial.find(TrialTimer(torch.device("cpu"))))
     assert runner.longest_shared in (1, 2, 4, 8, 16)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.worker.inference.adapters.adapter_files import load_fp32
+from tests.harness.models.served_models import serve_fp32
 from tests.worker.inference.engine_harness import EngineHarness, complete, make_request
 from tests.worker.inference.scheduler.fake_runner import SHAPE, FakeRunner
 from tests.worker.inference.scheduler.loop_harness import LoopHarness
@@ -16,7 +16,7 @@ from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.metrics.machine_probe import MachineSpeed
 from worker.inference.metrics.step_metrics import StepMetrics
 from worker.inference.model.contract import ModelSize
-from worker.inference.model.runner import ModelRunner
+from worker.inference.model.runner_building import build_runner
 from worker.inference.model.step_part import StepPart
 from worker.inference.model.step_timer import StepTimer
 from worker.inference.scheduler.step_meter import StepMeter
@@ -134,13 +134,13 @@ class MeasuredEngine:
     """A real model that answers two requests, and what its metrics say then."""
 
     def __init__(self, harness: EngineHarness, *, every: int) -> None:
-        loaded = load_fp32(harness.base_folder)
-        runner = ModelRunner.build(loaded, harness.settings())
-        runner.timer = StepTimer(loaded.device, every=every)
+        served = serve_fp32(harness.base_folder)
+        runner = build_runner(served, harness.settings())
+        runner.timer = StepTimer(served.device, every=every)
         self._metrics = EngineMetrics()
         self._metrics.steps.probed(MachineSpeed(read_bytes_per_s=1e9, flops_per_s=1e9))
         engine = LocalEngine(
-            "tiny", loaded, harness.blobs, harness.settings(), self._metrics, on_death=pytest.fail, runner=runner
+            "tiny", served, harness.blobs, harness.settings(), self._metrics, on_death=pytest.fail, runner=runner
         )
         engine.start()
         asyncio.run(self._answer(engine, harness.add_adapter()))

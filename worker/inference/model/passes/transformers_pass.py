@@ -1,59 +1,44 @@
-"""Two ways through a model for one step: our own blocks where we know the architecture, else transformers' modules.
+"""A model by transformers' own modules, with our attention and our linear layers in their places.
 
-Both read the slots and the bank; a model's weights are laid out for serving when a way is made. Which way is right
-for a model is tried by ``runner``.
+For architectures without blocks of our own. Only what needs it imports this: transformers takes seconds to import.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from copy import deepcopy
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
-from worker.inference.lora.bank import LoraGroup
-from worker.inference.lora.step_columns import LoraPlan
+from core.errors import BaseModelInvalid
+from worker.inference.kv_cache.slots import KvShape
 from worker.inference.model.attention import Scoring, attend
-from worker.inference.model.contract import ModelSize
-from worker.inference.model.projection import AdaptedProjection, Make, Weights
+from worker.inference.model.passes.forward_pass import StepLora
+from worker.inference.model.projection import AdaptedProjection, LinearWeights, Make
 from worker.inference.model.step_layout import Step
 from worker.inference.model.step_part import StepPart
 from worker.inference.model.step_timer import NO_TIMER, StepTimer
+from worker.models.reference import PROBED_BLOCKS, PROBES
 
 ATTENTION: Final = "loramill_slots"  # in transformers' registry of attention functions
 
 
-@dataclass(frozen=True)
-class StepLora:
-    """What adapters add in one step: to all tokens in the blocks, to the wanted ones in the head."""
-
-    blocks: LoraPlan
-    head: LoraPlan
-
-
-class Pass(Protocol):
-    """One way to compute a step's logits; ``projections`` are by the name of each layer in them."""
-
-    @property
-    def projections(self) -> Mapping[str, AdaptedProjection]: ...
-
-    def __call__(self, step: Step, lora: StepLora, timer: StepTimer = NO_TIMER) -> Tensor:
-        """Give logits_KV of the wanted tokens, in the model's type; the timer is told of the step's parts."""
-        ...
-
-
 class TransformersPass:
-    """transformers' own modules, with our attention and our linear layers in their places."""
+    """Implements ``forward_pass.Pass``."""
 
     def __init__(self, model: PreTrainedModel, make: Make) -> None:
+        """Take a model over: it can be run by transformers no longer."""
         self._model: Any = model
+        self.kv_shape = _kv_shape(model)
         self._current = _Current()
         self.projections: dict[str, AdaptedProjection] = {}
         head = model.get_output_embeddings()
         for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]:
-            projection = AdaptedProjection([name], [layer], make)
+            bias = None if layer.bias is None else layer.bias.detach()
+            projection = AdaptedProjection([name], [LinearWeights(layer.weight.detach(), bias)], make)
             self.projections[name] = projection
+            if layer is head:
+                self.head = projection
             model.set_submodule(name, _ServedLinear(projection, self._current, is_head=layer is head))
         model.config._attn_implementation = ATTENTION
 
@@ -128,29 +113,45 @@ def _attend_in_slots(
 AttentionInterface.register(ATTENTION, _attend_in_slots)
 
 
-def all_groups(projections: Mapping[str, AdaptedProjection]) -> tuple[LoraGroup, ...]:
-    """Give each projection's group once, in the order in which the model computes them."""
-    return tuple({id(projection): projection.group for projection in projections.values()}.values())
+def probe(model: PreTrainedModel) -> tuple[Tensor, PreTrainedModel]:
+    """Compute what follows each probe behind the first blocks, in float32; give it, and a copy of these blocks.
+
+    Raises:
+        BaseModelInvalid: the model's attention cannot be replaced by ours.
+    """
+    if not model._supports_attention_backend:
+        raise BaseModelInvalid(
+            f"{type(model).__name__} cannot be served: it attends in a way of its own, not through "
+            "transformers' attention interface"
+        )
+    first: Any = _first_blocks(model)
+    logits = [
+        first(input_ids=torch.tensor([probe], device=model.device), use_cache=False, logits_to_keep=1).logits[0, -1]
+        for probe in PROBES
+    ]
+    return torch.stack(logits), first
 
 
-def size_of(model: PreTrainedModel, projections: Mapping[str, AdaptedProjection], weights: Weights) -> ModelSize:
-    """Give the size of a model of which a way was made."""
-    head = model.get_output_embeddings()
-    [head_name] = [name for name, module in model.named_modules() if module is head]
-    numbers = sum(_numbers(group) for group in all_groups(projections))
-    head_numbers = _numbers(projections[head_name].group)
-    width = torch.int8.itemsize if weights == "int8" else model.dtype.itemsize
-    return ModelSize(numbers * width, numbers - head_numbers, head_numbers)
+def _first_blocks(model: PreTrainedModel) -> Any:
+    """Copy a model with its first blocks only, in float32."""
+    decoder: Any = model.base_model
+    layers = getattr(decoder, "layers", None)
+    if layers is None:
+        return deepcopy(model).float()
+    count = model.config.num_hidden_layers
+    decoder.layers = layers[:PROBED_BLOCKS]
+    model.config.num_hidden_layers = len(decoder.layers)
+    try:
+        return deepcopy(model).float()
+    finally:
+        decoder.layers = layers
+        model.config.num_hidden_layers = count
 
 
-def _numbers(group: LoraGroup) -> int:
-    return group.in_features * group.offsets[-1]
-
-
-def biases_of(model: nn.Module) -> dict[str, Tensor]:
-    """Give the linear layers' biases, by name."""
-    return {
-        name: module.bias.detach()
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module.bias is not None
-    }
+def _kv_shape(model: PreTrainedModel) -> KvShape:
+    """Read from a model's config what its keys and values are."""
+    config: Any = model.config
+    heads = config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return KvShape(config.num_hidden_layers, kv_heads, head_dim, model.dtype, model.device)

@@ -1,0 +1,186 @@
+"""Our own decoder blocks for serving: few products over weights laid side by side.
+
+Each tensor is read by its name when what computes with it is made. Which blocks an architecture has is said by its
+descriptor, their numbers by transformers; whether the result is right is tried by ``runner_building``. Knows no
+transformers.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding
+
+from core.base_models.architectures.architecture import Architecture
+from worker.inference.kv_cache.slots import KvShape
+from worker.inference.lora.step_columns import LoraPlan
+from worker.inference.model.ops import Heads, Ops, Rotation
+from worker.inference.model.passes.forward_pass import StepLora
+from worker.inference.model.projection import AdaptedProjection, LinearWeights, Make
+from worker.inference.model.step_layout import Step
+from worker.inference.model.step_timer import NO_TIMER, StepTimer
+from worker.inference.model.timed_ops import TimedOps
+from worker.models.reference import BLOCKS, Reference
+from worker.models.serving import EMBEDDING, StoredModel
+
+_HEAD = "lm_head"
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """What all blocks of one step share."""
+
+    step: Step
+    rotation: Rotation
+    lora: LoraPlan
+    ops: Ops
+
+
+class DecoderBlock:
+    """Attention and MLP, each behind a norm and added to what went in, or both behind one norm.
+
+    ``projections`` are by the name of each linear layer in them.
+    """
+
+    def __init__(self, block: Architecture, tensors: "_Tensors", number: int, make: Make) -> None:
+        self._number = number
+        self._heads = tensors.heads
+        name = f"{BLOCKS}{number}"
+        self._attention_norm = tensors.norm(f"{name}.{block.attention_norm}")
+        self._mlp_norm = None if block.mlp_norm is None else tensors.norm(f"{name}.{block.mlp_norm}")
+        self._is_gated = block.is_gated
+        self.projections: dict[str, AdaptedProjection] = {}
+
+        def project(*paths: str) -> AdaptedProjection:
+            names = [f"{name}.{path}" for path in paths]
+            projection = AdaptedProjection(names, [tensors.linear(each) for each in names], make)
+            self.projections |= dict.fromkeys(names, projection)
+            return projection
+
+        self._qkv = project(block.query, block.key, block.value)
+        self._attention_out = project(block.attention_out)
+        self._mlp_in = project(*block.mlp_in)
+        self._mlp_out = project(block.mlp_out)
+
+    def __call__(self, states_NH: Tensor, inputs: StepInputs) -> Tensor:
+        ops = inputs.ops
+        normed = self._attention_norm(states_NH, ops)
+        qkv = _project(self._qkv, normed, inputs)
+        attended = ops.attend(qkv, self._heads, inputs.rotation, inputs.step, self._number)
+        states_NH = _project_onto(states_NH, self._attention_out, attended, inputs)
+        mlp_input = normed if self._mlp_norm is None else self._mlp_norm(states_NH, ops)
+        mlp_inner = _project(self._mlp_in, mlp_input, inputs)
+        activated = ops.gated_silu(mlp_inner) if self._is_gated else ops.gelu_tanh(mlp_inner)
+        return _project_onto(states_NH, self._mlp_out, activated, inputs)
+
+
+class OwnModel:
+    """A model of our own blocks. Implements ``forward_pass.Pass``."""
+
+    def __init__(
+        self,
+        stored: StoredModel,
+        make: Make,
+        ops: Ops,
+        context_tokens: int,
+        *,
+        dtype: torch.dtype,
+        first_blocks: int | None = None,
+    ) -> None:
+        """Read a model's weights; with ``first_blocks`` only so many of its blocks stand under its head."""
+        block, numbers, device = stored.block, stored.reference.numbers, stored.weights.device
+        layers = numbers.layers if first_blocks is None else min(first_blocks, numbers.layers)
+        tensors = _Tensors(stored, dtype)
+        self._ops = ops
+        self.kv_shape = KvShape(layers, numbers.kv_heads, numbers.head_dim, dtype, device)
+        self._embedding_VH = tensors.read(EMBEDDING)
+        self._norm = tensors.norm(f"model.{block.final_norm}")
+        self._cos_PE, self._sin_PE = _rotation(stored.reference, context_tokens, device)
+        self._signed_sin_PE = self._sin_PE.clone()
+        self._signed_sin_PE[:, : self._sin_PE.shape[1] // 2] *= -1
+        self._blocks = [DecoderBlock(block, tensors, number, make) for number in range(layers)]
+        head_weight_OI = self._embedding_VH if numbers.is_tied else tensors.read(f"{_HEAD}.weight")
+        head = LinearWeights(head_weight_OI, tensors.read_where_present(f"{_HEAD}.bias"))
+        self.head = AdaptedProjection([_HEAD], [head], make)
+        self.projections: dict[str, AdaptedProjection] = {}
+        for own in self._blocks:
+            self.projections |= own.projections
+        self.projections[_HEAD] = self.head
+
+    def __call__(self, step: Step, lora: StepLora, timer: StepTimer = NO_TIMER) -> Tensor:
+        ops = TimedOps(self._ops, timer) if timer.is_on else self._ops
+        angles = (self._cos_PE, self._sin_PE, self._signed_sin_PE)
+        rotation = Rotation(*(values_PE[step.positions_N] for values_PE in angles))
+        inputs = StepInputs(step, rotation, lora.blocks, ops)
+        states_NH = embedding(step.ids_N, self._embedding_VH)
+        for block in self._blocks:
+            states_NH = block(states_NH, inputs)
+        if not step.is_wanted_whole:
+            states_NH = states_NH[step.wanted_K]
+        normed = self._norm(states_NH, ops)
+        logits_KV = ops.project(self.head, normed)
+        ops.add_lora(self.head.group, normed, logits_KV, lora.head)
+        return logits_KV
+
+
+class _Tensors:
+    """A stored model's tensors in one number type, and what transformers says of them."""
+
+    def __init__(self, stored: StoredModel, dtype: torch.dtype) -> None:
+        self._stored, self._dtype = stored, dtype
+        self._numbers = stored.reference.numbers
+        self._names = self._numbers.all_shapes().keys()
+
+    def read(self, name: str) -> Tensor:
+        return self._stored.weights.read(name, self._dtype)
+
+    def read_where_present(self, name: str) -> Tensor | None:
+        """Read a tensor that only some models have; what a file has beyond its model's tensors is nobody's."""
+        return self.read(name) if name in self._names else None
+
+    def linear(self, name: str) -> LinearWeights:
+        return LinearWeights(self.read(f"{name}.weight"), self.read_where_present(f"{name}.bias"))
+
+    def norm(self, name: str) -> "_Norm":
+        bias_H = None if self._stored.block.norm == "rms" else self.read(f"{name}.bias")
+        return _Norm(self.read(f"{name}.weight"), bias_H, self._numbers.norm_epsilon)
+
+    @property
+    def heads(self) -> Heads:
+        numbers = self._numbers
+        return Heads(numbers.heads, numbers.kv_heads, numbers.head_dim, numbers.attention_scale)
+
+
+class _Norm:
+    """A norm's weights, computed by a step's operations: without a bias by the root of the mean square."""
+
+    def __init__(self, weight_H: Tensor, bias_H: Tensor | None, epsilon: float) -> None:
+        self._weight_H, self._bias_H, self._epsilon = weight_H, bias_H, epsilon
+
+    def __call__(self, states_NH: Tensor, ops: Ops) -> Tensor:
+        if self._bias_H is None:
+            return ops.rms_norm(states_NH, self._weight_H, self._epsilon)
+        return ops.layer_norm(states_NH, self._weight_H, self._bias_H, self._epsilon)
+
+
+def _rotation(reference: Reference, context_tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Give the cosines and sines of every position, float32 (P, E), the two halves of a row being the same."""
+    positions_P1 = torch.arange(context_tokens, device=device)[:, None].float()
+    angles_PE = (positions_P1 * reference.frequencies_E.to(device)).repeat(1, 2)
+    scale = reference.numbers.rotation_scale
+    return angles_PE.cos().mul_(scale), angles_PE.sin().mul_(scale)
+
+
+def _project(projection: AdaptedProjection, x_NI: Tensor, inputs: StepInputs) -> Tensor:
+    y_NO = inputs.ops.project(projection, x_NI)
+    inputs.ops.add_lora(projection.group, x_NI, y_NO, inputs.lora)
+    return y_NO
+
+
+def _project_onto(states_NH: Tensor, projection: AdaptedProjection, x_NI: Tensor, inputs: StepInputs) -> Tensor:
+    """Add a projection to what is there already, in one operation where no DoRA scales its outputs."""
+    if inputs.lora.dora:
+        return states_NH + _project(projection, x_NI, inputs)
+    sum_NH = inputs.ops.project_onto(states_NH, projection, x_NI)
+    inputs.ops.add_lora(projection.group, x_NI, sum_NH, inputs.lora)
+    return sum_NH
