@@ -75,7 +75,9 @@ def _serve(options: argparse.Namespace, settings: Settings) -> int:
     def build() -> "LocalEngine":
         phases.enter("importing libraries")
         if settings.engine_native and not GPU.exists():
-            compile_ahead(settings.kernels_folder)  # beside the imports, which keep one core busy for seconds
+            compile_ahead(
+                settings.kernels_folder, settings.engine_cpu_level
+            )  # beside the imports, which keep one core busy for seconds
         from worker.inference.building import build_engine
 
         engine = build_engine(

@@ -77,7 +77,7 @@ def build_engine(
         phases.enter("opening the base model")
         chosen = choose_device() if device is None else torch.device(device)
         wants_kernels = settings.engine_native and chosen.type == "cpu"
-        compiling = compile_ahead(settings.kernels_folder) if wants_kernels else None
+        compiling = compile_ahead(settings.kernels_folder, settings.engine_cpu_level) if wants_kernels else None
         served = open_engine_model(folder, settings.references_folder, dtype=base.dtype, device=chosen)
         logger.info("%s computes on %s in %s", base.name, served.device, served.dtype)
         if compiling is not None and compiling.is_alive():

@@ -47,7 +47,8 @@ def build_runner(
             "LORAMILL_ENGINE_WEIGHTS is int8, which needs a CPU and bfloat16; this engine computes in "
             f"{served.dtype} on {served.device}: leave the setting out"
         )
-    kernels = load(settings.kernels_folder) if settings.engine_native and served.device.type == "cpu" else None
+    wants_kernels = settings.engine_native and served.device.type == "cpu"
+    kernels = load(settings.kernels_folder, settings.engine_cpu_level) if wants_kernels else None
     make = maker(settings.engine_weights, kernels)
     ops = TorchOps() if kernels is None else NativeOps(kernels)
     source, recorded = served.source, _make_recorder(served, settings)

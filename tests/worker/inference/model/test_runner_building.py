@@ -9,7 +9,8 @@ from torch import Tensor
 
 from core.errors import BaseModelInvalid
 from core.settings import Settings
-from tests.harness.models.served_models import copy_with_tensor
+from tests.harness.models.kernels import home_with_kernels
+from tests.harness.models.served_models import copy_with_tensor, serve_fp32
 from worker.inference.model.ops import TorchOps
 from worker.inference.model.runner_building import build_runner
 from worker.models.reference import Reference, write_reference
@@ -94,3 +95,11 @@ def test_weights_that_were_replaced_where_they_lie_are_what_is_served(
     (replaced / "loramill.json").write_bytes((tiny_llama_folder / "loramill.json").read_bytes())
     served, _ = remember(replaced, settings)
     build_runner(served, settings)
+
+
+def test_the_kernels_are_of_the_level_that_is_asked_for(tiny_llama_folder: Path) -> None:
+    settings = Settings(home=home_with_kernels(), engine_cpu_level="portable")
+    runner = build_runner(serve_fp32(tiny_llama_folder), settings)
+    if runner.kernels is None:
+        pytest.skip("no C++ compiler is at hand")
+    assert runner.kernels.startswith("kernels-portable-")
