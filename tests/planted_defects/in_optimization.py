@@ -129,7 +129,7 @@ DEFECTS = (
         in_="core.base_models.registry",
         replace="$made($$$rest, learning_rate=1e-3)",
         by="$made($$$rest, learning_rate=2e-5)",
-        tests=(f"{OBJECTIVE}::TestTrap32::test_trap_32_at_the_default_rate_eight_examples_are_soon_known_by_heart",),
+        tests=(f"{OBJECTIVE}::TestTrap32::test_trap_32_at_the_default_rate_four_examples_are_soon_known_by_heart",),
     ),
     Defect(
         name="32 the default learning rate is one for all weights",

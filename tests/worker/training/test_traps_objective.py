@@ -200,11 +200,11 @@ class TestTrap32:
     def test_trap_32_the_default_rate_is_ten_times_that_for_all_weights(self, entry: BaseModelEntry) -> None:
         assert 10 * TRL_LEARNING_RATE <= entry.learning_rate <= 100 * TRL_LEARNING_RATE
 
-    def test_trap_32_at_the_default_rate_eight_examples_are_soon_known_by_heart(
+    def test_trap_32_at_the_default_rate_four_examples_are_soon_known_by_heart(
         self, tmp_path: Path, smollm2_folder: Path
     ) -> None:
         [entry] = [entry for entry in BUILT_IN if entry.name == smollm2_folder.name]
-        words = ("oak", "granite", "violin", "harbour", "pepper", "comet", "velvet", "anchor")
+        words = ("oak", "granite", "violin", "harbour")
         lines = [{"prompt": f"Item {n}:", "completion": f" {word}"} for n, word in enumerate(words)]
         run = write_run(
             tmp_path / "run",
@@ -212,8 +212,8 @@ class TestTrap32:
             lines,
             validation=[],
             dtype="auto",
-            batch_size=8,
-            n_epochs=20,
+            batch_size=4,
+            n_epochs=14,
             learning_rate=entry.learning_rate,
             lora=LoraSpec(),
         )
