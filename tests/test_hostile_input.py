@@ -26,8 +26,8 @@ from tests.harness.models.tiny_models import write_tiny_llama
 from tests.harness.servers.stack import TINY, command_environ, eventually, free_port, tail
 
 SEED = 20261124
-EACH = 4  # files of each kind
-TEMPLATES = 60
+EACH = 2  # files of each kind
+TEMPLATES = 30
 TIMEOUT_S = 60.0
 MORE_BYTES = 200 * 2**20  # by which the API's memory may grow over all of them, at its peak
 GOOD = b'{"question": "q", "references": [{"title": "t", "text": "x"}], "answer": "a"}\n' * 3

@@ -36,6 +36,7 @@ def test_without_a_gpu_the_gpu_benchmark_says_so_and_ends() -> None:
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.slow  # it imports all that trains in a process of its own
 def test_the_gpu_benchmark_needs_no_web_framework_no_database_and_no_trl() -> None:
     blocked = ("fastapi", "sqlalchemy", "celery", "trl", "datasets", "rich", "uvicorn", "structlog")
     lines = [

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.planted_defects.planting import copy_project
 
 SURFACES = "tests/app/fine_tuning/added_render_setting.py"
@@ -16,6 +18,7 @@ def insert_before(path: Path, line: str, added: str) -> None:
     path.write_text(text.replace(line, added + line), "utf-8")
 
 
+@pytest.mark.slow  # it takes a copy of the project and a process of its own
 def test_a_setting_that_is_declared_and_rendered_by_is_everywhere(tmp_path: Path) -> None:
     project = tmp_path / "project"
     copy_project(project)

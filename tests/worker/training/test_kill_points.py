@@ -140,8 +140,8 @@ def _run(folder: Path, deadly: int | None = None) -> tuple[RecordingReporter, Po
     return reporter, points
 
 
-# that without dropout is one of those that are killed as processes, and of trap 33
-@pytest.fixture(params=[name for name in JOBS if name != "no dropout"])
+# that without dropout is one of those that are killed as processes, and of trap 33; every knob has dropout as well
+@pytest.fixture(params=["every knob, stopped early", pytest.param("dropout", marks=pytest.mark.slow)])
 def job(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(run_module, "choose_token_budget", lambda *_, **__: TOKEN_BUDGET)
     return JOBS[request.param]
