@@ -75,9 +75,8 @@ def _serve(options: argparse.Namespace, settings: Settings) -> int:
     def build() -> "LocalEngine":
         phases.enter("importing libraries")
         if settings.engine_native and not GPU.exists():
-            compile_ahead(
-                settings.kernels_folder, settings.engine_cpu_level
-            )  # beside the imports, which keep one core busy for seconds
+            # beside the imports, which keep one core busy for seconds
+            compile_ahead(settings.kernels_folder, settings.engine_cpu_level)
         from worker.inference.building import build_engine
 
         engine = build_engine(

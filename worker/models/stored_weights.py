@@ -52,8 +52,8 @@ class StoredWeights:
             if stored.dtype not in _DTYPES:
                 raise BaseModelInvalid(f"{self._folder} holds {name} as {stored.dtype}, which cannot be computed with")
 
-    def read(self, name: str, dtype: torch.dtype) -> Tensor:
-        """Give a tensor that `check` has found.
+    def read(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
+        """Give a tensor that `check` has found; without ``dtype`` as it is stored.
 
         Raises:
             BaseModelInvalid: its file was cut short meanwhile.

@@ -14,7 +14,7 @@ from torch.nn.functional import gelu, layer_norm, rms_norm, silu
 from worker.inference.lora.bank import LoraGroup
 from worker.inference.lora.step_columns import LoraPlan
 from worker.inference.model.attention import Scoring, attend
-from worker.inference.model.projection import AdaptedProjection
+from worker.inference.model.projections.adapted_projection import AdaptedProjection
 from worker.inference.model.step_layout import Step
 
 

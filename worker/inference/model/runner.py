@@ -15,7 +15,6 @@ from worker.inference.model.contract import StepRow, TargetLayer
 from worker.inference.model.cuda_graphs import DecodeGraphs
 from worker.inference.model.cuda_recorder import Recorder
 from worker.inference.model.passes.forward_pass import Pass, StepLora, all_groups, biases_of, size_of
-from worker.inference.model.projection import Weights
 from worker.inference.model.step_layout import make_step
 from worker.inference.model.step_timer import StepTimer
 from worker.inference.tuning.autotuner import Trial
@@ -36,7 +35,6 @@ class ModelRunner:
         kv: KvPool,
         columns: int,
         *,
-        weights: Weights = "model",
         recorder: Recorder | None = None,
     ) -> None:
         """Take a way that was made; without a ``recorder`` every step is taken without graphs."""
@@ -48,7 +46,7 @@ class ModelRunner:
         self.kv = kv
         self.longest_shared = LONGEST_SHARED
         self.bank = LoraBank(all_groups(way), columns, biases_of(way))
-        self.size = size_of(way, weights)
+        self.size = size_of(way)
         self.timer = StepTimer(self._device)
         self._graphs = None if recorder is None else DecodeGraphs(way, self.bank, recorder, self._device)
 

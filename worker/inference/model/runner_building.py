@@ -21,7 +21,7 @@ from worker.inference.model.native_ops import NativeOps, crossover_trial
 from worker.inference.model.ops import Ops, TorchOps
 from worker.inference.model.passes.blocks import OwnModel
 from worker.inference.model.passes.forward_pass import Pass
-from worker.inference.model.projection import Make, can_quantize, maker
+from worker.inference.model.projections.projection import Make, can_quantize, maker
 from worker.inference.model.runner import ModelRunner
 from worker.inference.native.build import load
 from worker.models.reference import PROBED_BLOCKS
@@ -42,13 +42,13 @@ def build_runner(
         BaseModelInvalid: no way that we have computes what transformers computes, or its weights cannot be kept in
             8 bits here.
     """
-    if settings.engine_weights == "int8" and not can_quantize(served.device, served.dtype):
-        raise BaseModelInvalid(
-            "LORAMILL_ENGINE_WEIGHTS is int8, which needs a CPU and bfloat16; this engine computes in "
-            f"{served.dtype} on {served.device}: leave the setting out"
-        )
     wants_kernels = settings.engine_native and served.device.type == "cpu"
     kernels = load(settings.kernels_folder, settings.engine_cpu_level) if wants_kernels else None
+    if settings.engine_weights == "int8" and not can_quantize(served.device, served.dtype, kernels):
+        raise BaseModelInvalid(
+            "LORAMILL_ENGINE_WEIGHTS is int8, which needs a CPU, and bfloat16 or a compiled product; this engine has "
+            f"none, and computes in {served.dtype} on {served.device}: leave the setting out"
+        )
     make = maker(settings.engine_weights, kernels)
     ops = TorchOps() if kernels is None else NativeOps(kernels)
     source, recorded = served.source, _make_recorder(served, settings)
@@ -75,7 +75,6 @@ def build_runner(
         served.tokenizer.vocab_size,
         kv,
         settings.engine_lora_columns,
-        weights=settings.engine_weights,
         recorder=recorder,
     )
     if isinstance(ops, NativeOps):

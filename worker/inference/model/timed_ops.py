@@ -5,7 +5,7 @@ from torch import Tensor
 from worker.inference.lora.bank import LoraGroup
 from worker.inference.lora.step_columns import LoraPlan
 from worker.inference.model.ops import Heads, Ops, Rotation
-from worker.inference.model.projection import AdaptedProjection
+from worker.inference.model.projections.adapted_projection import AdaptedProjection
 from worker.inference.model.step_layout import Step
 from worker.inference.model.step_part import StepPart
 from worker.inference.model.step_timer import StepTimer

@@ -51,6 +51,7 @@ class Panels:
         assert bias_O is None or bias_O.dtype == dtype
         assert scale_O is None or scale_O.dtype == torch.float32
         self.dtype, self._width, self._kind = dtype, width, weight_OI.dtype
+        self.weight_bytes: int = weight_OI.nbytes
         missing = -self.outputs % width
         padded_OI = pad(weight_OI, (0, 0, 0, missing)) if missing else weight_OI.contiguous()
         pair = _PAIRS[weight_OI.dtype] if torch.bfloat16 in (weight_OI.dtype, dtype) else weight_OI.dtype
@@ -62,6 +63,11 @@ class Panels:
         kind = KINDS[weight_OI.dtype]
         self._struct = _Panels(self.panels.data_ptr(), *optional, self.inputs, self.outputs, kind)
         self.pointer = ctypes.addressof(self._struct)
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether there are scales."""
+        return self._scale_O is not None
 
     def weight(self) -> Tensor:
         """Give W_OI in the rows' type, as it is computed with."""

@@ -21,7 +21,7 @@ from worker.inference.model.contract import StepRow
 from worker.inference.model.cuda_recorder import Recorder
 from worker.inference.model.ops import TorchOps
 from worker.inference.model.passes.blocks import OwnModel
-from worker.inference.model.projection import maker
+from worker.inference.model.projections.projection import maker
 from worker.inference.model.runner import ModelRunner
 from worker.inference.model.runner_building import build_runner
 from worker.models.serving import StoredModel

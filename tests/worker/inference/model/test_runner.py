@@ -3,6 +3,7 @@
 import random
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,6 +45,8 @@ from worker.inference.model.contract import StepRow
 from worker.inference.model.native_ops import NativeOps
 from worker.inference.model.passes.blocks import OwnModel
 from worker.inference.model.passes.transformers_pass import TransformersPass
+from worker.inference.model.projections.projection import can_quantize
+from worker.inference.model.runner import ModelRunner
 from worker.inference.model.runner_building import build_runner
 from worker.inference.model.step_part import StepPart
 from worker.inference.model.step_timer import StepTimer
@@ -305,24 +308,51 @@ def test_a_model_whose_attention_has_more_to_it_is_refused() -> None:
 
 
 def test_8_bits_are_refused_where_there_is_no_product_for_them() -> None:
-    with pytest.raises(BaseModelInvalid, match="LORAMILL_ENGINE_WEIGHTS is int8, which needs a CPU and bfloat16"):
-        RunnerHarness(llama, engine_weights="int8")
+    with pytest.raises(BaseModelInvalid, match="LORAMILL_ENGINE_WEIGHTS is int8, which needs a CPU, and"):
+        RunnerHarness(llama, engine_weights="int8", engine_native=False)
 
 
-def test_a_model_in_8_bits_is_near_the_one_it_was_made_from() -> None:
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_model_in_8_bits_is_near_the_one_it_was_made_from(dtype: DType) -> None:
     torch.manual_seed(0)
     plain = llama().eval().bfloat16()
-    served = serve_made(plain, "bfloat16")
-    runner = build_runner(served, Settings(home=home_with_kernels(), engine_weights="int8"))
-    slot = runner.kv.allocate(20)
-    assert slot is not None
-    ids = list(range(20, 40))
-    found = torch.cat(
-        [runner.forward([StepRow(slot, ids[:15], None, 15)]), runner.forward([StepRow(slot, ids[15:], None, 5)])]
-    )
-    right = plain(input_ids=torch.tensor([ids])).logits[0, :, : found.shape[1]].float()
-    error = (found - right).norm() / right.norm()
+    served, settings = serve_made(plain, dtype), Settings(home=home_with_kernels(), engine_weights="int8")
+    if not can_quantize(served.device, served.dtype, load(settings.kernels_folder)):
+        pytest.skip(f"no product of {dtype} with 8 bits here")
+    runner = build_runner(served, settings)
+    found, right = forward_in_parts(runner), plain.float()(input_ids=torch.tensor([PARTED])).logits[0]
+    error = (found - right[:, : found.shape[1]]).norm() / right.norm()
     assert 1e-4 < error < 0.1
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("make", [llama, mistral])  # with one embedding for both ends, and with two
+def test_weights_of_16_bits_stay_so_in_float32_and_give_its_logits(
+    make: Callable[[], PreTrainedModel], kind: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    plain = make().eval()
+    stored = deepcopy(plain).to(kind)
+    plain.load_state_dict(stored.state_dict())  # its angles stay in float32
+    settings = Settings(home=home_with_kernels())
+    kernels = load(settings.kernels_folder)
+    if kernels is None or torch.float32 not in kernels.multiplied:
+        pytest.skip("no compiler here, or a CPU without a product of float32")
+    runner = build_runner(serve_made(stored, "float32"), settings)
+    linears = [module.weight for module in stored.modules() if isinstance(module, nn.Linear)]
+    assert runner.size.weight_bytes == sum(weight.nbytes for weight in linears)
+    found, right = forward_in_parts(runner), plain(input_ids=torch.tensor([PARTED])).logits[0]
+    torch.testing.assert_close(found, right[:, : found.shape[1]], atol=1e-4, rtol=1e-4)
+
+
+PARTED = list(range(20, 40))
+
+
+def forward_in_parts(runner: ModelRunner) -> Tensor:
+    slot = runner.kv.allocate(len(PARTED))
+    assert slot is not None
+    parts = (PARTED[:15], PARTED[15:])
+    return torch.cat([runner.forward([StepRow(slot, part, None, len(part))]) for part in parts])
 
 
 @pytest.mark.parametrize("native", [True, False])
@@ -334,12 +364,7 @@ def test_in_bfloat16_each_architecture_is_near_its_own_float32(
     plain = make().eval()
     served = serve_made(plain, "bfloat16")
     runner = build_runner(served, Settings(home=home_with_kernels(), engine_native=native))
-    slot = runner.kv.allocate(20)
-    assert slot is not None
-    ids = list(range(20, 40))
-    found = torch.cat(
-        [runner.forward([StepRow(slot, ids[:15], None, 15)]), runner.forward([StepRow(slot, ids[15:], None, 5)])]
-    )
-    right = plain(input_ids=torch.tensor([ids])).logits[0, :, : found.shape[1]]
+    found = forward_in_parts(runner)
+    right = plain(input_ids=torch.tensor([PARTED])).logits[0, :, : found.shape[1]]
     error = (found - right).norm() / right.norm()
     assert 1e-5 < error < 0.05

@@ -16,7 +16,8 @@ from worker.inference.kv_cache.slots import KvShape
 from worker.inference.lora.step_columns import LoraPlan
 from worker.inference.model.ops import Heads, Ops, Rotation
 from worker.inference.model.passes.forward_pass import StepLora
-from worker.inference.model.projection import AdaptedProjection, LinearWeights, Make
+from worker.inference.model.projections.adapted_projection import AdaptedProjection, LinearWeights
+from worker.inference.model.projections.projection import Make
 from worker.inference.model.step_layout import Step
 from worker.inference.model.step_timer import NO_TIMER, StepTimer
 from worker.inference.model.timed_ops import TimedOps
@@ -93,15 +94,17 @@ class OwnModel:
         tensors = _Tensors(stored, dtype)
         self._ops = ops
         self.kv_shape = KvShape(layers, numbers.kv_heads, numbers.head_dim, dtype, device)
-        self._embedding_VH = tensors.read(EMBEDDING)
         self._norm = tensors.norm(f"model.{block.final_norm}")
         self._cos_PE, self._sin_PE = _rotation(stored.reference, context_tokens, device)
         self._signed_sin_PE = self._sin_PE.clone()
         self._signed_sin_PE[:, : self._sin_PE.shape[1] // 2] *= -1
         self._blocks = [DecoderBlock(block, tensors, number, make) for number in range(layers)]
-        head_weight_OI = self._embedding_VH if numbers.is_tied else tensors.read(f"{_HEAD}.weight")
-        head = LinearWeights(head_weight_OI, tensors.read_where_present(f"{_HEAD}.bias"))
+        stored_VH = tensors.read_stored(EMBEDDING)
+        head_weight_OI = stored_VH if numbers.is_tied else tensors.read_stored(f"{_HEAD}.weight")
+        head = LinearWeights(head_weight_OI, tensors.read_where_present(f"{_HEAD}.bias"), dtype)
         self.head = AdaptedProjection([_HEAD], [head], make)
+        find_rows = self.head.find_rows() if numbers.is_tied else None  # what both ends share is kept once
+        self._embed = find_rows or (lambda ids_N: embedding(ids_N, stored_VH).to(dtype))
         self.projections: dict[str, AdaptedProjection] = {}
         for own in self._blocks:
             self.projections |= own.projections
@@ -112,7 +115,7 @@ class OwnModel:
         angles = (self._cos_PE, self._sin_PE, self._signed_sin_PE)
         rotation = Rotation(*(values_PE[step.positions_N] for values_PE in angles))
         inputs = StepInputs(step, rotation, lora.blocks, ops)
-        states_NH = embedding(step.ids_N, self._embedding_VH)
+        states_NH = self._embed(step.ids_N)
         for block in self._blocks:
             states_NH = block(states_NH, inputs)
         if not step.is_wanted_whole:
@@ -124,7 +127,7 @@ class OwnModel:
 
 
 class _Tensors:
-    """A stored model's tensors in one number type, and what transformers says of them."""
+    """A stored model's tensors, in the type that it computes in, and what transformers says of them."""
 
     def __init__(self, stored: StoredModel, dtype: torch.dtype) -> None:
         self._stored, self._dtype = stored, dtype
@@ -134,12 +137,17 @@ class _Tensors:
     def read(self, name: str) -> Tensor:
         return self._stored.weights.read(name, self._dtype)
 
+    def read_stored(self, name: str) -> Tensor:
+        """Read a tensor in the type that it is stored in."""
+        return self._stored.weights.read(name)
+
     def read_where_present(self, name: str) -> Tensor | None:
         """Read a tensor that only some models have; what a file has beyond its model's tensors is nobody's."""
         return self.read(name) if name in self._names else None
 
     def linear(self, name: str) -> LinearWeights:
-        return LinearWeights(self.read(f"{name}.weight"), self.read_where_present(f"{name}.bias"))
+        bias_O = self.read_where_present(f"{name}.bias")
+        return LinearWeights(self.read_stored(f"{name}.weight"), bias_O, self._dtype)
 
     def norm(self, name: str) -> "_Norm":
         bias_H = None if self._stored.block.norm == "rms" else self.read(f"{name}.bias")

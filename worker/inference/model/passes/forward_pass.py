@@ -9,14 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from worker.inference.kv_cache.slots import KvShape
 from worker.inference.lora.bank import LoraGroup
 from worker.inference.lora.step_columns import LoraPlan
 from worker.inference.model.contract import ModelSize
-from worker.inference.model.projection import AdaptedProjection, Weights
+from worker.inference.model.projections.adapted_projection import AdaptedProjection
 from worker.inference.model.step_layout import Step
 from worker.inference.model.step_timer import NO_TIMER, StepTimer
 
@@ -52,7 +51,7 @@ class Pass(Protocol):
 
 def all_groups(way: Pass) -> tuple[LoraGroup, ...]:
     """Give each projection's group once, in the order in which the model computes them."""
-    return tuple({id(projection): projection.group for projection in way.projections.values()}.values())
+    return tuple(projection.group for projection in _projections(way))
 
 
 def biases_of(way: Pass) -> dict[str, Tensor]:
@@ -60,11 +59,14 @@ def biases_of(way: Pass) -> dict[str, Tensor]:
     return {name: bias for projection in way.projections.values() for name, bias in projection.biases.items()}
 
 
-def size_of(way: Pass, weights: Weights) -> ModelSize:
+def size_of(way: Pass) -> ModelSize:
     """Give the size of the model that it computes."""
     numbers, head = sum(_numbers(group) for group in all_groups(way)), _numbers(way.head.group)
-    width = torch.int8.itemsize if weights == "int8" else way.kv_shape.dtype.itemsize
-    return ModelSize(numbers * width, numbers - head, head)
+    return ModelSize(sum(projection.weight_bytes for projection in _projections(way)), numbers - head, head)
+
+
+def _projections(way: Pass) -> tuple[AdaptedProjection, ...]:
+    return tuple({id(projection): projection for projection in way.projections.values()}.values())
 
 
 def _numbers(group: LoraGroup) -> int:

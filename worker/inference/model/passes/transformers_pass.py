@@ -14,7 +14,8 @@ from core.errors import BaseModelInvalid
 from worker.inference.kv_cache.slots import KvShape
 from worker.inference.model.attention import Scoring, attend
 from worker.inference.model.passes.forward_pass import StepLora
-from worker.inference.model.projection import AdaptedProjection, LinearWeights, Make
+from worker.inference.model.projections.adapted_projection import AdaptedProjection, LinearWeights
+from worker.inference.model.projections.projection import Make
 from worker.inference.model.step_layout import Step
 from worker.inference.model.step_part import StepPart
 from worker.inference.model.step_timer import NO_TIMER, StepTimer
@@ -35,7 +36,9 @@ class TransformersPass:
         head = model.get_output_embeddings()
         for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]:
             bias = None if layer.bias is None else layer.bias.detach()
-            projection = AdaptedProjection([name], [LinearWeights(layer.weight.detach(), bias)], make)
+            projection = AdaptedProjection(
+                [name], [LinearWeights(layer.weight.detach(), bias, layer.weight.dtype)], make
+            )
             self.projections[name] = projection
             if layer is head:
                 self.head = projection

@@ -9,15 +9,15 @@ from torch.nn.functional import linear
 
 from core.settings import Settings
 from tests.harness.models.kernels import home_with_kernels
-from worker.inference.model.projection import (
+from worker.inference.model.projections.adapted_projection import AdaptedProjection, LinearWeights
+from worker.inference.model.projections.projection import (
     MAX_INT8_ROWS,
-    AdaptedProjection,
     Int8Projection,
-    LinearWeights,
     NativeProjection,
     PackedProjection,
     PlainProjection,
     Projection,
+    Weights,
     can_pack,
     maker,
 )
@@ -25,6 +25,7 @@ from worker.inference.native.build import load
 from worker.inference.native.kernels import Kernels
 
 Maker = Callable[[Tensor, Tensor | None], Projection]
+DTYPES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 
 
 @pytest.mark.parametrize("make", [PlainProjection, PackedProjection])
@@ -59,41 +60,60 @@ class TestChoice:
     """What a product is computed by on this machine."""
 
     def test_without_kernels_it_is_torchs(self) -> None:
-        make = maker("model", None)
-        assert isinstance(make(torch.randn(8, 4), None), PlainProjection)
-        assert isinstance(make(torch.randn(8, 4).bfloat16(), None), PackedProjection if can_pack() else PlainProjection)
-        assert isinstance(maker("int8", None)(torch.randn(8, 4).bfloat16(), None), Int8Projection)
+        make, weight = maker("model", None), torch.randn(8, 4)
+        assert isinstance(make(weight, None, torch.float32), PlainProjection)
+        assert isinstance(make(weight.bfloat16(), None, torch.float32), PlainProjection)
+        packed = PackedProjection if can_pack() else PlainProjection
+        assert isinstance(make(weight, None, torch.bfloat16), packed)
+        assert isinstance(maker("int8", None)(weight, None, torch.bfloat16), Int8Projection)
 
-    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+    @DTYPES
     def test_with_kernels_it_is_ours_where_the_weights_fit(self, dtype: torch.dtype) -> None:
-        kernels = kernels_for(dtype)
-        halves = torch.randn(8, 5).bfloat16().to(dtype)
+        kernels, weight = kernels_for(dtype), torch.randn(8, 5).bfloat16()
         for weights in ("model", "int8"):
-            assert isinstance(maker(weights, kernels)(halves[:, :4].contiguous(), None), NativeProjection)
-        assert isinstance(maker("model", kernels)(halves, None), PackedProjection | PlainProjection)
-        assert isinstance(maker("int8", kernels)(halves, None), Int8Projection)
+            assert isinstance(maker(weights, kernels)(weight[:, :4].contiguous(), None, dtype), NativeProjection)
+        assert isinstance(maker("model", kernels)(weight, None, dtype), PackedProjection | PlainProjection)
+        assert isinstance(maker("int8", kernels)(weight, None, dtype), Int8Projection)
 
     @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
-    def test_weights_of_16_bits_that_are_computed_in_32_stay_exact(self, kind: torch.dtype) -> None:
+    @pytest.mark.parametrize("stored", [None, torch.float32])
+    def test_weights_of_16_bits_stay_so_and_exact_in_32(self, kind: torch.dtype, stored: torch.dtype | None) -> None:
         kernels = kernels_for(torch.float32)
-        weight, bias, x = torch.randn(48, 64).to(kind).float(), torch.randn(48), torch.randn(3, 64)
-        projection = maker("model", kernels)(weight, bias)
+        weight, bias, x = torch.randn(48, 64).to(kind), torch.randn(48).to(kind), torch.randn(3, 64)
+        projection = maker("model", kernels)(weight.to(stored or kind), bias, torch.float32)
         assert isinstance(projection, NativeProjection)
-        assert projection.weight().equal(weight)
-        torch.testing.assert_close(projection(x), linear(x, weight, bias), atol=1e-5, rtol=1e-5)
+        assert projection.weight_bytes == 2 * weight.numel()
+        assert projection.weight().equal(weight.float())
+        torch.testing.assert_close(projection(x), linear(x, weight.float(), bias.float()), atol=1e-5, rtol=1e-5)
 
     def test_weights_that_need_32_bits_keep_them(self) -> None:
         kernels = kernels_for(torch.float32)
         for weight in (torch.full((8, 4), 1 / 3), torch.full((8, 4), float("nan"))):
-            assert isinstance(maker("model", kernels)(weight, None), PlainProjection)
+            projection = maker("model", kernels)(weight, None, torch.float32)
+            assert isinstance(projection, PlainProjection)
+            assert projection.weight_bytes == weight.nbytes
 
-    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+    @DTYPES
     def test_ours_gives_what_torchs_8_bits_give(self, dtype: torch.dtype) -> None:
         weight, bias, x = torch.randn(48, 64).to(dtype), torch.randn(48).to(dtype), torch.randn(3, 64).to(dtype)
-        ours, theirs = maker("int8", kernels_for(dtype))(weight, bias), Int8Projection(weight, bias)
+        ours, theirs = maker("int8", kernels_for(dtype))(weight, bias, dtype), Int8Projection(weight, bias)
         near = 1e-5 if dtype == torch.float32 else 0.02
         torch.testing.assert_close(ours(x), theirs(x), atol=10 * near, rtol=near)
         torch.testing.assert_close(ours.weight(), theirs.weight(), atol=near, rtol=near)
+        assert ours.weight_bytes == theirs.weight_bytes == weight.numel()
+
+    @DTYPES
+    @pytest.mark.parametrize("weights", ["model", "int8"])
+    def test_rows_are_those_of_the_weights_or_are_not_given(self, dtype: torch.dtype, weights: Weights) -> None:
+        weight, some = torch.randn(48, 64).bfloat16(), torch.tensor([47, 0, 47])
+        for kernels in (None, kernels_for(dtype)):
+            projection = maker(weights, kernels)(weight, None, dtype)
+            find = projection.find_rows()
+            if weights == "int8" or isinstance(projection, PackedProjection):
+                assert find is None
+            else:
+                assert find is not None
+                assert find(some).equal(weight[some].to(dtype))
 
 
 def kernels_for(dtype: torch.dtype) -> Kernels:
@@ -105,8 +125,8 @@ def kernels_for(dtype: torch.dtype) -> Kernels:
 
 def test_layers_side_by_side_give_their_outputs_and_weights_apart() -> None:
     layers = [nn.Linear(8, 5), nn.Linear(8, 3, bias=False)]
-    weights = [LinearWeights(layer.weight, layer.bias) for layer in layers]
-    projection = AdaptedProjection(["a", "b"], weights, PlainProjection)
+    weights = [LinearWeights(layer.weight, layer.bias, torch.float32) for layer in layers]
+    projection = AdaptedProjection(["a", "b"], weights, maker("model", None))
     x = torch.randn(4, 8)
     with torch.inference_mode():
         torch.testing.assert_close(projection(x), torch.cat([layer(x) for layer in layers], dim=1))

@@ -2,12 +2,11 @@
 
 On a CPU the product is ``native``'s, over weights in 16 bits, wherever it has one for the number type. Elsewhere
 weights in bfloat16 are handed to oneDNN in its own layout; the operators are torch's private ones, so they are tried
-first. What adapters add is ``lora``'s.
+first. The adapters' factors are ``adapted_projection``'s.
 """
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final, Literal, Protocol
 
@@ -15,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from worker.inference.lora.bank import LoraGroup
 from worker.inference.native.kernels import Kernels
 from worker.inference.native.panels import Panels, fits
 
@@ -40,8 +38,17 @@ class Projection(Protocol):
         """Give W_OI as it is computed with."""
         ...
 
+    @property
+    def weight_bytes(self) -> int:
+        """How much of them each product reads."""
+        ...
 
-Make = Callable[[Tensor, Tensor | None], Projection]  # of W_OI and a bias
+    def find_rows(self) -> Callable[[Tensor], Tensor] | None:
+        """Give what gives (N, I), some outputs' weights; None where they are not kept exactly, or not one by one."""
+        ...
+
+
+Make = Callable[[Tensor, Tensor | None, torch.dtype], Projection]  # of W_OI, a bias, and the type that rows are in
 
 
 class PlainProjection:
@@ -59,6 +66,13 @@ class PlainProjection:
     def weight(self) -> Tensor:
         return self._weight_OI
 
+    @property
+    def weight_bytes(self) -> int:
+        return self._weight_OI.nbytes
+
+    def find_rows(self) -> Callable[[Tensor], Tensor] | None:
+        return self._weight_OI.__getitem__
+
 
 class PackedProjection:
     """oneDNN's product over weights in its own layout; the same result bit by bit."""
@@ -68,6 +82,7 @@ class PackedProjection:
         self._product: Any = torch.ops.mkldnn._linear_pointwise.default
         self._sum: Any = torch.ops.mkldnn._linear_pointwise.binary
         self._bias_O = bias_O
+        self.weight_bytes = weight_OI.nbytes
 
     def __call__(self, x_NI: Tensor) -> Tensor:
         result: Tensor = self._product(x_NI, self._packed, self._bias_O, "none", [], "")
@@ -80,6 +95,9 @@ class PackedProjection:
     def weight(self) -> Tensor:
         dense: Tensor = self._packed.to_dense()
         return dense
+
+    def find_rows(self) -> None:
+        return None
 
 
 class NativeProjection:
@@ -100,6 +118,13 @@ class NativeProjection:
 
     def weight(self) -> Tensor:
         return self._panels.weight()
+
+    @property
+    def weight_bytes(self) -> int:
+        return self._panels.weight_bytes
+
+    def find_rows(self) -> Callable[[Tensor], Tensor] | None:
+        return None if self._panels.is_quantized else self._panels.rows
 
 
 class Int8Projection:
@@ -122,71 +147,37 @@ class Int8Projection:
     def weight(self) -> Tensor:
         return self._quantized_OI.to(self._scale_O.dtype) * self._scale_O[:, None]
 
-
-@dataclass(frozen=True)
-class LinearWeights:
-    """One linear layer's numbers."""
-
-    weight_OI: Tensor
-    bias_O: Tensor | None
-
-
-class AdaptedProjection:
-    """A projection with the group of adapters' factors for its layers.
-
-    Attributes:
-        biases: of the layers that have one, by name.
-    """
-
-    def __init__(self, names: Sequence[str], layers: Sequence[LinearWeights], make: Make) -> None:
-        """Lay the layers' weights side by side; what is kept of them is up to ``make``."""
-        outputs = [len(layer.weight_OI) for layer in layers]
-        self.group = LoraGroup(names, layers[0].weight_OI.shape[1], outputs)
-        named = zip(names, layers, strict=True)
-        self.biases = {name: layer.bias_O for name, layer in named if layer.bias_O is not None}
-        weight_OI = torch.cat([layer.weight_OI for layer in layers]) if len(layers) > 1 else layers[0].weight_OI
-        self._base = make(weight_OI, _bias(layers))
-
-    def __call__(self, x_NI: Tensor) -> Tensor:
-        if len(x_NI) == 0:  # the head of a step that only feeds parts of prompts; some products refuse it
-            return x_NI.new_empty(0, self.group.offsets[-1])
-        return self._base(x_NI)
-
-    def onto(self, states_NO: Tensor, x_NI: Tensor) -> Tensor:
-        """Give the product added to ``states``."""
-        return self._base.onto(states_NO, x_NI)
-
     @property
-    def kind(self) -> str:
-        """How the product is computed."""
-        return type(self._base).__name__
+    def weight_bytes(self) -> int:
+        return self._quantized_OI.nbytes
 
-    def weight_of(self, name: str) -> Tensor:
-        """Give one layer's weights, (O, I)."""
-        number = self.group.names.index(name)
-        return self._base.weight()[self.group.offsets[number] : self.group.offsets[number + 1]]
+    def find_rows(self) -> None:
+        return None
 
 
 def maker(weights: Weights, kernels: Kernels | None) -> Make:
-    """Choose how products are computed on the weights' device and in their type; see `can_quantize` for "int8"."""
+    """Choose how products are computed, from the device of the weights and the types; see `can_quantize` for "int8"."""
 
-    def make(weight_OI: Tensor, bias_O: Tensor | None) -> Projection:
-        dtype, is_on_cpu = weight_OI.dtype, weight_OI.device.type == "cpu"
+    def make(weight_OI: Tensor, bias_O: Tensor | None, dtype: torch.dtype) -> Projection:
+        bias_O = None if bias_O is None else bias_O.to(dtype)
         if kernels is not None and dtype in kernels.multiplied and fits(weight_OI):
-            stored_OI, scale_O = quantize(weight_OI) if weights == "int8" else (halve(weight_OI), None)
-            if stored_OI is not None:
-                width = kernels.panel_width
-                return NativeProjection(Panels(stored_OI, bias_O, scale_O, dtype=dtype, width=width), kernels)
+            in_panels = quantize(weight_OI) if weights == "int8" else (_halve(weight_OI, dtype), None)
+            if in_panels[0] is not None:
+                panels = Panels(in_panels[0], bias_O, in_panels[1], dtype=dtype, width=kernels.panel_width)
+                return NativeProjection(panels, kernels)
+        weight_OI = weight_OI.to(dtype)
         if weights == "int8":
             return Int8Projection(weight_OI, bias_O)
-        is_packed = is_on_cpu and dtype == torch.bfloat16 and can_pack()
+        is_packed = weight_OI.device.type == "cpu" and dtype == torch.bfloat16 and can_pack()
         return PackedProjection(weight_OI, bias_O) if is_packed else PlainProjection(weight_OI, bias_O)
 
     return make
 
 
-def halve(weight_OI: Tensor) -> Tensor | None:
-    """Give the same numbers in 16 bits; None if they are none of either type of 16 bits."""
+def _halve(weight_OI: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """Give weights in the 16 bits that rows of a type are multiplied with; None if they would be other numbers."""
+    if dtype == torch.bfloat16:
+        return weight_OI.to(dtype)
     kinds = (torch.bfloat16, torch.float16)
     if weight_OI.dtype in kinds:
         return weight_OI
@@ -205,9 +196,10 @@ def quantize(weight_OI: Tensor) -> tuple[Tensor, Tensor]:
     return (weight_OI.float() / scale_O[:, None]).round_().to(torch.int8), scale_O
 
 
-def can_quantize(device: torch.device, dtype: torch.dtype) -> bool:
+def can_quantize(device: torch.device, dtype: torch.dtype, kernels: Kernels | None) -> bool:
     """Tell whether weights can be kept in 8 bits: torch has the product for CPUs and bfloat16."""
-    return device.type == "cpu" and dtype == torch.bfloat16
+    is_multiplied = dtype == torch.bfloat16 or (kernels is not None and dtype in kernels.multiplied)
+    return device.type == "cpu" and is_multiplied
 
 
 @lru_cache(maxsize=1)
@@ -220,11 +212,3 @@ def can_pack() -> bool:
     except (AttributeError, RuntimeError) as reason:  # a RuntimeError too is what torch raises for an operator it lacks
         logger.warning("Weights are not packed, products of few rows are slower: %s", reason)
         return False
-
-
-def _bias(layers: Sequence[LinearWeights]) -> Tensor | None:
-    if all(layer.bias_O is None for layer in layers):
-        return None
-    return torch.cat(
-        [layer.weight_OI.new_zeros(len(layer.weight_OI)) if layer.bias_O is None else layer.bias_O for layer in layers]
-    )
