@@ -36,7 +36,8 @@ inline __attribute__((always_inline)) void add_products(Register (&sums)[ROWS][P
     asm volatile("" ::: "memory");  // weights widened for the next input would push sums out of their registers
 }
 
-// ROWS rows times a panel's weights of some inputs. What lies at `ahead` is asked for meanwhile; null: nothing is.
+// ROWS rows times a panel's weights of some inputs. What lies at `ahead` is asked for
+// meanwhile, into the second-level cache, as this panel fills the first; null: nothing is.
 template <class Weight, int ROWS>
 void multiply_rows(Totals& totals, const float* x, int64_t x_stride, const Weight* panel, int64_t inputs,
                    const char* ahead) {
@@ -49,7 +50,7 @@ void multiply_rows(Totals& totals, const float* x, int64_t x_stride, const Weigh
         const Weight* pair = panel + input * PANEL;
         if (ahead)
             for (size_t line = 0; line < 2 * PANEL * sizeof(Weight); line += 64)
-                __builtin_prefetch(ahead + input * PANEL * sizeof(Weight) + line);
+                __builtin_prefetch(ahead + input * PANEL * sizeof(Weight) + line, 0, 2);
         add_products<0>(sums, x + input, x_stride, pair);
         add_products<1>(sums, x + input, x_stride, pair);
     }
