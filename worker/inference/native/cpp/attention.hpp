@@ -54,7 +54,10 @@ void rotate(float* to, const Storage* from, const float* cos, const float* sin, 
               [&](int64_t at, auto count) { store(to + at, as_stored<Storage>(load(to + at, count)), count); });
 }
 
-// Scores of HEADS heads for BLOCKS * 16 positions; q has D numbers a head, scores `stride`.
+// Sums of four heads for so many registers of positions or numbers stay in registers.
+constexpr int MOST_BLOCKS = REGISTERS / 8;
+
+// Scores of HEADS heads for BLOCKS * LANES positions; q has D numbers a head, scores `stride`.
 template <class Storage, int HEADS, int BLOCKS>
 inline void compute_scores(float* scores, int64_t stride, const float* q, const Storage* keys_DP,
                            const AttentionShape& shape) {
@@ -86,8 +89,8 @@ inline void softmax(float* scores, int64_t count) {
     for_lanes(0, count, [&](int64_t at, auto lanes) { store(scores + at, load(scores + at, lanes) * factor, lanes); });
 }
 
-// Sums of the values of HEADS heads, weighted: BLOCKS * 16 of their D numbers from `d` on, or `count` where that is
-// less than 16.
+// Sums of the values of HEADS heads, weighted: BLOCKS * LANES of their D numbers from `d` on, or `count` where that is
+// less than LANES.
 template <class Storage, int HEADS, int BLOCKS, class Count>
 inline void accumulate_values(Storage* const* out, int64_t d, const float* weights, int64_t stride,
                               const Storage* values_PD, int64_t positions, int64_t head_dim, Count count) {
@@ -117,9 +120,9 @@ void attend(Storage* const* out, const Queries& queries, const Storage* keys, co
     int64_t count = queries.counts[HEADS - 1];
     const float* q = queries.q;
     while (at < count) {
-        if (count - at > LANES && at + 4 * LANES <= shape.positions) {
-            compute_scores<Storage, HEADS, 4>(scores + at, stride, q, keys + at, shape);
-            at += 4 * LANES;
+        if (count - at > LANES && at + MOST_BLOCKS * LANES <= shape.positions) {
+            compute_scores<Storage, HEADS, MOST_BLOCKS>(scores + at, stride, q, keys + at, shape);
+            at += MOST_BLOCKS * LANES;
         } else if (at + LANES <= shape.positions) {
             compute_scores<Storage, HEADS, 1>(scores + at, stride, q, keys + at, shape);
             at += LANES;
@@ -137,11 +140,11 @@ void attend(Storage* const* out, const Queries& queries, const Storage* keys, co
         std::fill(scores + head * stride + queries.counts[head], scores + head * stride + count, 0.0f);
     }
     int64_t d = 0;
-    if (D % (5 * LANES) == 0)  // Phi's 80 in one pass
+    if (MOST_BLOCKS == 4 && D % (5 * LANES) == 0)  // Phi's 80 in one pass
         for (; d < D; d += 5 * LANES)
             accumulate_values<Storage, HEADS, 5>(out, d, scores, stride, values, count, D, All());
-    for (; d + 4 * LANES <= D; d += 4 * LANES)
-        accumulate_values<Storage, HEADS, 4>(out, d, scores, stride, values, count, D, All());
+    for (; d + MOST_BLOCKS * LANES <= D; d += MOST_BLOCKS * LANES)
+        accumulate_values<Storage, HEADS, MOST_BLOCKS>(out, d, scores, stride, values, count, D, All());
     for_lanes(d, D, [&](int64_t from, auto lanes) {
         accumulate_values<Storage, HEADS, 1>(out, from, scores, stride, values, count, D, lanes);
     });

@@ -1,6 +1,7 @@
-// Sixteen numbers at a time, whatever registers the CPU has, read from storage and rounded to it; and threads for rows.
+// As many numbers at a time as a register of the CPU holds, read from storage and rounded to it; and threads for rows.
 //
-// Storage is bfloat16 or float32, arithmetic is float32. What is computed is not known here.
+// Storage is bfloat16 or float32, arithmetic is float32. What is computed is not known here. Which levels of CPU there
+// are is levels.py's.
 
 #pragma once
 
@@ -18,19 +19,22 @@ namespace {
 struct Bf16 {
     uint16_t bits;
 };
-typedef float Floats __attribute__((vector_size(64)));
-struct Halves {
-    float low __attribute__((vector_size(32)));
-    float high __attribute__((vector_size(32)));
-};
-struct Quarters {
-    float low __attribute__((vector_size(16)));
-    float high __attribute__((vector_size(16)));
-};
-typedef uint32_t Words __attribute__((vector_size(64)));
-typedef int32_t Ints __attribute__((vector_size(64)));
-typedef uint16_t HalfWords __attribute__((vector_size(32)));
+#if defined(__AVX512F__)
 constexpr int LANES = 16;
+#elif defined(__AVX2__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
+#endif
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int REGISTERS = 32;
+#else
+constexpr int REGISTERS = 16;
+#endif
+typedef float Floats __attribute__((vector_size(4 * LANES)));
+typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
+typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
+typedef uint16_t HalfWords __attribute__((vector_size(2 * LANES)));
 typedef std::integral_constant<int, LANES> All;
 
 template <class To, class From>
@@ -91,7 +95,7 @@ inline void store(Storage* to, Floats lanes, int count) {
     std::memcpy(to, part, count * sizeof(Storage));
 }
 
-// Calls body(at, count) for every sixteen, then for the rest; `count` is a constant but for the rest.
+// Calls body(at, count) for every full register, then for the rest; `count` is a constant but for the rest.
 template <class Body>
 inline void for_lanes(int64_t begin, int64_t end, Body body) {
     int64_t at = begin;
@@ -125,10 +129,11 @@ inline float to_float(float stored) { return stored; }
 inline float to_float(Bf16 stored) { return bits_of<float>(static_cast<uint32_t>(stored.bits) << 16); }
 
 inline float sum(Floats lanes) {
-    Halves eight = bits_of<Halves>(lanes);
-    Quarters four = bits_of<Quarters>(eight.low + eight.high);
-    auto two = four.low + four.high;
-    return (two[0] + two[1]) + (two[2] + two[3]);
+    float part[LANES];
+    store(part, lanes);
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int lane = 0; lane < half; ++lane) part[lane] += part[lane + half];
+    return part[0];
 }
 
 // e^x = 2^n e^r with |r| <= ln(2)/2, by Taylor's series to r^7 (its rest is below 6e-9).

@@ -11,7 +11,7 @@
 #ifdef MULTIPLIES
 namespace {
 
-constexpr int MOST_ROWS = WIDTH == 16 ? 8 : WIDTH == 8 ? 6 : 4;  // sums of more would not stay in registers
+constexpr int MOST_ROWS = LANES == 16 ? 8 : LANES == 8 ? 6 : 4;  // sums of more would not stay in registers
 constexpr int64_t WAITING_ROWS = 16;                             // so few wait for memory, and it has to be asked early
 constexpr int64_t BLOCK = 640;  // inputs for which a panel stays in the caches next to the core
 constexpr int64_t CHUNK = 192;  // rows whose inputs of one block do
@@ -22,14 +22,14 @@ struct alignas(64) Totals {
 };
 
 template <int INPUT, class Weight, int ROWS>
-inline __attribute__((always_inline)) void add_products(Register (&sums)[ROWS][PARTS], const float* x, int64_t x_stride,
+inline __attribute__((always_inline)) void add_products(Floats (&sums)[ROWS][PARTS], const float* x, int64_t x_stride,
                                                         const Weight* pair) {
-    Register weights[PARTS];
+    Floats weights[PARTS];
 #pragma GCC unroll 4
     for (int part = 0; part < PARTS; ++part) weights[part] = weights_of<INPUT>(pair, part);
 #pragma GCC unroll 8
     for (int row = 0; row < ROWS; ++row) {
-        Register number = everywhere(x[row * x_stride + INPUT]);
+        Floats number = everywhere(x[row * x_stride + INPUT]);
 #pragma GCC unroll 4
         for (int part = 0; part < PARTS; ++part) sums[row][part] += weights[part] * number;
     }
@@ -41,11 +41,11 @@ inline __attribute__((always_inline)) void add_products(Register (&sums)[ROWS][P
 template <class Weight, int ROWS>
 void multiply_rows(Totals& totals, const float* x, int64_t x_stride, const Weight* panel, int64_t inputs,
                    const char* ahead) {
-    Register sums[ROWS][PARTS];
+    Floats sums[ROWS][PARTS];
 #pragma GCC unroll 8
     for (int row = 0; row < ROWS; ++row)
 #pragma GCC unroll 4
-        for (int part = 0; part < PARTS; ++part) sums[row][part] = load_register(totals.of[row] + part * WIDTH);
+        for (int part = 0; part < PARTS; ++part) sums[row][part] = load(totals.of[row] + part * LANES);
     for (int64_t input = 0; input < inputs; input += 2) {
         const Weight* pair = panel + input * PANEL;
         if (ahead)
@@ -57,7 +57,7 @@ void multiply_rows(Totals& totals, const float* x, int64_t x_stride, const Weigh
 #pragma GCC unroll 8
     for (int row = 0; row < ROWS; ++row)
 #pragma GCC unroll 4
-        for (int part = 0; part < PARTS; ++part) store_register(totals.of[row] + part * WIDTH, sums[row][part]);
+        for (int part = 0; part < PARTS; ++part) store(totals.of[row] + part * LANES, sums[row][part]);
 }
 
 template <class Weight>
@@ -125,8 +125,8 @@ void widen_panel(float* wide, const Weight* weights, int64_t inputs) {
     for (int64_t input = 0; input < inputs; input += 2, weights += 2 * PANEL, wide += 2 * PANEL)
 #pragma GCC unroll 4
         for (int part = 0; part < PARTS; ++part) {
-            store_register(wide + part * WIDTH, weights_of<0>(weights, part));
-            store_register(wide + PANEL + part * WIDTH, weights_of<1>(weights, part));
+            store(wide + part * LANES, weights_of<0>(weights, part));
+            store(wide + PANEL + part * LANES, weights_of<1>(weights, part));
         }
 }
 
