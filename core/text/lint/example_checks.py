@@ -1,17 +1,20 @@
-"""What can be wrong with one example that was rendered: its texts' ends, and special tokens inside them."""
+"""What can be wrong with one example that was rendered: its texts' ends, and characters and tokens inside them."""
 
 import re
 from collections.abc import Iterator
+from typing import Final
 
 from core.text.files.examples import Chat, Columns, Example, PromptCompletion
+from core.text.lint.lost_characters import LostCharacters
 from core.text.lint.repetitions import ComparedText
 from core.text.rendering import ANSWER, MOVABLE, Reason, RenderedExample, Renderer
 
+_NAMED: Final = 5  # characters of one example
 _OWN_TEXT = frozenset({Reason.PROMPT, Reason.COMPLETION, Reason.MASKED_SPAN})
 
 
 class ExampleChecks:
-    """Looks at examples one by one; keeps nothing of them."""
+    """Looks at examples one by one; keeps nothing of them but their alphabet."""
 
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer
@@ -19,6 +22,7 @@ class ExampleChecks:
         self._end_text = tokenizer.token_text(tokenizer.eos_id)
         # the longest first: one can begin like another
         texts = sorted(tokenizer.control_texts, key=len, reverse=True)
+        self._lost = LostCharacters(tokenizer)
         self._special = re.compile("|".join(map(re.escape, texts)) or r"(?!)")
 
     def find(self, rendered: RenderedExample, text: ComparedText) -> Iterator[tuple[str, str]]:
@@ -32,11 +36,13 @@ class ExampleChecks:
             yield "completion_ends_in_end_token", ""
         if not text.completion.strip():
             yield "blank_completion", ""
-        for own in _own_texts(rendered):
-            found = self._special.search(own)
-            if found is not None:
-                yield "special_token_in_text", found[0]
-                break
+        own_texts = list(_own_texts(rendered))
+        special = next(filter(None, map(self._special.search, own_texts)), None)
+        if special is not None:
+            yield "special_token_in_text", special[0]
+        lost: set[str] = set().union(*map(self._lost.find, own_texts))
+        if lost:
+            yield "lost_characters", ", ".join(f"U+{ord(character):04X}" for character in sorted(lost)[:_NAMED])
 
     def _ends_in_end_token(self, example: Example) -> bool:
         if isinstance(example, PromptCompletion):

@@ -108,6 +108,11 @@ _KINDS: Final[Mapping[str, Kind]] = {
         "The first, line {first}.",
         "Remove these texts unless they are meant: an end token inside an answer teaches the model to stop there.",
     ),
+    "lost_characters": Kind(
+        Severity.WARNING,
+        "The tokenizer drops or changes characters of {examples}, in training as in serving. The first, line {first}.",
+        "Remove these characters, or write others for them: the base model cannot see them as they are.",
+    ),
     "prompt_ends_in_space": Kind(
         Severity.WARNING,
         "The prompt ends in a space or tab in {examples}. Tokenizers put a space at the front of the next word, "
