@@ -3,7 +3,7 @@
 from functools import lru_cache
 from pathlib import Path
 
-from core.base_models.registry import folder_of, read_imported
+from core.base_models.registry import ImportedModel, folder_of, read_imported
 from core.errors import BaseModelInvalid, BaseModelNotReady, ModelNotFound
 from core.settings import Settings
 from core.text.tokenizer import TextTokenizer
@@ -25,14 +25,14 @@ def tokenizer_of(settings: Settings, base_model: str) -> TextTokenizer:
         raise BaseModelNotReady(str(error)) from error
 
 
-def context_tokens_of(settings: Settings, base_model: str) -> int:
-    """Give how many tokens a base model's context holds.
+def imported_of(settings: Settings, base_model: str) -> ImportedModel:
+    """Give what the import of a base model wrote down: its fingerprint, and how many tokens its context holds.
 
     Raises:
         BaseModelNotReady: it is not imported yet.
     """
     try:
-        return read_imported(folder_of(settings.base_models_folder, base_model)).context_tokens
+        return read_imported(folder_of(settings.base_models_folder, base_model))
     except BaseModelInvalid as error:
         raise BaseModelNotReady(str(error)) from error
 

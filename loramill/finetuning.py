@@ -103,7 +103,9 @@ def _resolve_job(
     return resolve(
         asked,
         asked,
-        TrainableBase(model.entry.name, model.entry.learning_rate, model.imported.context_tokens),
+        TrainableBase(
+            model.entry.name, model.imported.fingerprint, model.entry.learning_rate, model.imported.context_tokens
+        ),
         training=training,
         validation=scored,
         continued=None if continue_from is None else _place_adapter(Path(continue_from), run_folder),

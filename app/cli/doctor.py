@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -25,12 +26,14 @@ from app.cli.stack.address import is_ready, openable_url
 from app.cli.stack.preparation import refuse_contradictions, refuse_taken_port
 from core.base_models.registry import Registry, folder_of
 from core.errors import ServiceError
+from core.process.gpu import VISIBLE, expects_gpu
 from core.settings import PREFIX, Settings
 from core.store.revisions import check_schema
 
 ROOT = Path(__file__).resolve().parents[2]
 OLDEST_PYTHON = (3, 11)
 GIB = 2**30
+_GPU_TIMEOUT_S = 120.0  # torch takes seconds to load, and the driver of an idle machine wakes slowly
 BF16_FLAGS = frozenset({"amx_bf16", "avx512_bf16", "bf16"})  # x86, x86, ARM
 
 
@@ -97,12 +100,31 @@ def check_torch(settings: Settings) -> CheckResult:
             "not installed: this installation can run the API only",
             "pip install --constraint constraints.txt '.[engine]'",
         )
-    has_gpu = Path("/proc/driver/nvidia/version").exists()
-    if has_gpu and version.endswith("+cpu"):
+    if not expects_gpu(os.environ):
+        return CheckResult(Status.OK, version)
+    if version.endswith("+cpu"):
         return CheckResult(
             Status.WARNING, f"{version}, which cannot use this machine's GPU", "install a CUDA build of torch"
         )
-    return CheckResult(Status.OK, f"{version}{', NVIDIA driver present' if has_gpu else ''}")
+    return _try_gpu(version)
+
+
+def _try_gpu(version: str) -> CheckResult:
+    """Have torch start CUDA, in a process of its own: it is not loaded here."""
+    command = [sys.executable, "-c", "import torch; torch.cuda.init(); print(torch.cuda.get_device_name())"]
+    try:
+        tried = subprocess.run(command, capture_output=True, text=True, timeout=_GPU_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        found = f"no answer in {_GPU_TIMEOUT_S:.0f} s"
+    else:
+        if tried.returncode == 0:
+            return CheckResult(Status.OK, f"{version}, {tried.stdout.strip()}")
+        found = (tried.stderr.strip().splitlines() or [f"exit status {tried.returncode}"])[-1]
+    return CheckResult(
+        Status.WARNING,
+        f"{version} cannot use this machine's GPU, so jobs wait and answers come from the CPU: {found}",
+        f"mend the driver, or set {VISIBLE}=-1 to train on the CPU",
+    )
 
 
 def check_cpu(settings: Settings) -> CheckResult:

@@ -1,6 +1,6 @@
 """The renderer of a base model by a job's settings: previews, reports and estimates all have theirs from here."""
 
-from app.tokenizers import context_tokens_of, tokenizer_of
+from app.tokenizers import imported_of, tokenizer_of
 from core.errors import BaseModelInvalid, BaseModelNotReady
 from core.jobs.resolve import rendering_of
 from core.settings import Settings
@@ -30,4 +30,5 @@ def renderer_for(settings: Settings, base_model: str, asked: RenderFields) -> Re
         ModelNotFound, BaseModelNotReady: as `renderer_of`.
     """
     tokenizer_of(settings, base_model)  # says first whether there is such a model
-    return renderer_of(settings, base_model, rendering_of(asked, base_model, context_tokens_of(settings, base_model)))
+    context_tokens = imported_of(settings, base_model).context_tokens
+    return renderer_of(settings, base_model, rendering_of(asked, base_model, context_tokens))

@@ -118,6 +118,7 @@ class JobOut(TrainingSettings, ProtocolJobOut):
     # as of every answer: no field is left out, and a client takes fields that it does not know
     model_config = ConfigDict(extra="ignore", json_schema_serialization_defaults_required=True)
 
+    base_model_fingerprint: str | None  # what the job trains, whatever `model` comes to name; null: not kept yet then
     continue_from: str | None
     adapter_step: int | None  # after which step the published adapter stood; null: none is published
     started_at: int | None
@@ -159,6 +160,7 @@ class JobOut(TrainingSettings, ProtocolJobOut):
             metadata=job.job_metadata,
             user_provided_suffix=job.suffix,
             **{name: getattr(spec, name) for name in TrainingSettings.model_fields},
+            base_model_fingerprint=spec.base_model_fingerprint,
             continue_from=None if spec.continue_from is None else spec.continue_from.name,
             adapter_step=(job.result or {}).get("adapter_step"),
             started_at=job.started_at,

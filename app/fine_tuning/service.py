@@ -9,7 +9,7 @@ import structlog
 
 from app.fine_tuning import estimates
 from app.fine_tuning.schemas import HyperparametersCreate, JobCreate, JobFields
-from app.tokenizers import context_tokens_of
+from app.tokenizers import imported_of
 from core.base_models.registry import BaseModelEntry, Registry
 from core.errors import (
     BaseModelInvalid,
@@ -151,12 +151,12 @@ def specify(
         training = _file_ref(session, training, "training_file", request)
     validation = request.validation_file
     scored = None if validation is None else _file_ref(session, validation, "validation_file", request)
-    context_tokens = context_tokens_of(settings, base.name)
+    imported = imported_of(settings, base.name)
     continued = None if request.continue_from is None else _find_trained(session, request.continue_from, base.name)
     spec = resolve(
         request,
         hyperparameters_of(request),
-        TrainableBase(base.name, base.learning_rate, context_tokens),
+        TrainableBase(base.name, imported.fingerprint, base.learning_rate, imported.context_tokens),
         training=training,
         validation=scored,
         continued=continued,

@@ -88,6 +88,12 @@ class HostUnfit(TrainingError):
     code = "host_unfit"
 
 
+class HostUnsuited(HostUnfit):
+    """This machine is sound, only not what this job needs; it says nothing of other jobs."""
+
+    code = "host_unsuited"
+
+
 class BaseModelInvalid(HostUnfit):
     """The base model's folder is missing, incomplete, or not the one expected."""
 
@@ -100,7 +106,13 @@ class BaseModelUntrainable(TrainingError):
     code = "base_model_untrainable"
 
 
-class QuantizationUnavailable(HostUnfit):
+class BaseModelDiffers(HostUnsuited):
+    """The job was made for another base model than the one that has its name here."""
+
+    code = "base_model_differs"
+
+
+class QuantizationUnavailable(HostUnsuited):
     """The base model is to be quantized where that cannot be done."""
 
     code = "quantization_unavailable"

@@ -25,9 +25,10 @@ LORAPLUS_LR_RATIO: Final = 1.0  # plain LoRA
 
 @dataclass(frozen=True)
 class TrainableBase:
-    """What a job takes from its base model: the registry's name and learning rate for it, and the files' context."""
+    """What a job takes from its base model: the registry's name and learning rate, the folder's other two."""
 
     name: str
+    fingerprint: str
     learning_rate: float
     context_tokens: int
 
@@ -55,6 +56,7 @@ def resolve(
     batch_size = _batch_size(asked, training.examples)
     return JobSpec(
         base_model=base.name,
+        base_model_fingerprint=base.fingerprint,
         training_file=training,
         validation_file=validation,
         n_epochs=n_epochs,

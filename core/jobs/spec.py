@@ -99,6 +99,7 @@ class JobSpec(TrainingSettings):
     """Everything that decides a run's result. Its JSON is flat: it is stored with the job, and read by the trainer."""
 
     base_model: str
+    base_model_fingerprint: str | None = None  # None: made before it was kept; whatever has the name is trained on
     training_file: FileRef
     validation_file: FileRef | None  # None: a tenth of the prompts, those of the smallest hashes, is held out
     n_epochs: int

@@ -184,7 +184,8 @@ class AttemptRecord(Record):
     pid: Mapped[int]
     started_at: Mapped[int] = mapped_column(BigInteger)
     ended_at: Mapped[int | None] = mapped_column(BigInteger)
-    outcome: Mapped[str | None]  # succeeded, failed, cancelled, released, unfit, lost, or what the worker calls it
+    # succeeded, failed, cancelled, released, unfit, unsuited, unpublished, lost, or what the worker calls it
+    outcome: Mapped[str | None]
     retry_after_s: Mapped[int | None]  # for so long after its end this host leaves the job alone
     exit_signal: Mapped[int | None]
     last_step: Mapped[int | None]

@@ -14,8 +14,10 @@ from core.store.db import Session
 from core.store.tables import AttemptRecord, EventRecord, JobRecord
 
 UNFIT: Final = "unfit"  # the attempt's outcome when its host could not run the job
+# the attempt's outcome when its host is sound and not what the job needs, as one with another base model
+UNSUITED: Final = "unsuited"
 UNPUBLISHED: Final = "unpublished"  # the attempt's outcome when its host holds the result and cannot store it
-OUTCOMES: Final = (UNFIT, UNPUBLISHED)
+OUTCOMES: Final = (UNFIT, UNSUITED, UNPUBLISHED)
 
 _FIRST_RETRY_S: Final = 15
 _LONGEST_RETRY_S: Final = 600
@@ -67,10 +69,13 @@ def is_news(session: Session, job_id: str, message: str, now: int) -> bool:
 
 
 def list_unfit_in_a_row(session: Session, host: str) -> list[EndedAttempt]:
-    """List the newest attempts on a host, newest first, up to one that it could carry out; at most sixteen."""
+    """List the newest attempts on a host, newest first, up to one that it could carry out; at most sixteen.
+
+    Those to which it was unsuited are passed over: of the host they say neither.
+    """
     newest = session.execute(
         select(AttemptRecord.job_id, AttemptRecord.token, AttemptRecord.outcome)
-        .where(AttemptRecord.host == host, AttemptRecord.ended_at.is_not(None))
+        .where(AttemptRecord.host == host, AttemptRecord.ended_at.is_not(None), AttemptRecord.outcome != UNSUITED)
         .order_by(AttemptRecord.ended_at.desc(), AttemptRecord.started_at.desc())
         .limit(_MOST_SEEN)
     )

@@ -61,7 +61,7 @@ class Behaviour(BaseModel):
     steps: int = 4
     step_s: float = 0.02
     checkpoint_every: int = 2
-    end: str | None = None  # sigkill, hang, fail, fail_by_host, exit
+    end: str | None = None  # sigkill, hang, fail, fail_by_host, unsuited, exit
     end_at_step: int = 2
     end_until_token: int = 1_000
     says: str = ""  # written to stdout
@@ -137,6 +137,9 @@ class FakeRun:
                 sys.exit(3)
             case "fail_by_host":
                 self.say(Failed(code="host_unfit", message="no space is left to go on with the run", of_host=True))
+                sys.exit(EXIT_FAILED)
+            case "unsuited":
+                self.say(Failed(code="host_unsuited", message="it has no GPU", of_host=True, unsuited=True))
                 sys.exit(EXIT_FAILED)
             case "fail":
                 self.say(Failed(code="no_trained_tokens", message="no token has a weight", lines=(3, 7)))

@@ -69,7 +69,13 @@ class Home:
         }
         return WorkerRuntime(**usual | fields)
 
-    def queue(self, *, continue_from: AdapterRef | None = None, **behaviour: Any) -> str:
+    def queue(
+        self,
+        *,
+        continue_from: AdapterRef | None = None,
+        base_model_fingerprint: str | None = None,
+        **behaviour: Any,
+    ) -> str:
         """Queue a job whose fake trainer behaves like this; give its id."""
         blob = self.blobs.put_bytes(json.dumps(behaviour).encode())
         with self.database.write() as session:
@@ -77,7 +83,8 @@ class Home:
                 "tests", "examples.jsonl", "fine-tune", blob, "jsonl", example_format="prompt_completion", examples=1
             )
             file = files.create(session, new, NOW)
-            spec = make_spec(FileRef(id=file.id, sha256=blob.sha256, examples=1, file_type="jsonl"), continue_from)
+            ref = FileRef(id=file.id, sha256=blob.sha256, examples=1, file_type="jsonl")
+            spec = make_spec(ref, continue_from).model_copy(update={"base_model_fingerprint": base_model_fingerprint})
             return jobs.create(session, NewJob("tests", spec, {}, "0" * 64, suffix="test"), NOW).id
 
     def job(self, job_id: str) -> JobRecord:

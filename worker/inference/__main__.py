@@ -23,6 +23,7 @@ from core.listening.connections import Connections, backlog, descriptors, most_c
 from core.listening.exposure import refuse_unnamed
 from core.listening.origin_guard import OriginGuard
 from core.listening.protocol import Guard
+from core.process.gpu import expects_gpu
 from core.process.logs import setup
 from core.process.privacy import keep_to_owner
 from core.process.signs_of_life import show_signs_of_life
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-GPU = Path("/dev/nvidiactl")  # where it is the kernels of a CPU are hardly wanted; torch, once imported, knows
 DRAIN_S = 10  # what requests under way get to finish after SIGTERM
 
 
@@ -74,7 +74,7 @@ def _serve(options: argparse.Namespace, settings: Settings) -> int:
 
     def build() -> "LocalEngine":
         phases.enter("importing libraries")
-        if settings.engine_native and not GPU.exists():
+        if settings.engine_native and not expects_gpu(os.environ):  # torch, once it is imported, knows
             # beside the imports, which keep one core busy for seconds
             compile_ahead(settings.kernels_folder, settings.engine_cpu_level)
         from worker.inference.building import build_engine

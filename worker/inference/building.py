@@ -4,6 +4,7 @@ Where requests come from is ``worker.inference.server``'s, or whoever else calls
 """
 
 import logging
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -31,7 +32,7 @@ from worker.inference.tuning.autotuner import BUDGET_S, Autotuner, Trial
 from worker.inference.tuning.machine import describe_machine
 from worker.inference.tuning.memory import TuningMemory
 from worker.inference.tuning.trial_timer import TrialTimer
-from worker.models.precision import choose_device
+from worker.models.precision import choose_device, find_gpu_fault
 from worker.models.serving import EngineModel, open_engine_model
 
 logger = logging.getLogger(__name__)
@@ -75,6 +76,9 @@ def build_engine(
 
     def build() -> LocalEngine:
         phases.enter("opening the base model")
+        fault = find_gpu_fault(os.environ)
+        if fault is not None:
+            logger.warning("this engine computes on the CPU, as its GPU cannot be used: %s", fault)
         chosen = choose_device() if device is None else torch.device(device)
         wants_kernels = settings.engine_native and chosen.type == "cpu"
         compiling = compile_ahead(settings.kernels_folder, settings.engine_cpu_level) if wants_kernels else None

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from core.base_models.registry import BaseModelEntry, ImportedModel, Registry, folder_of, read_imported
-from core.errors import HostUnfit, ModelNotFound
+from core.errors import BaseModelDiffers, HostUnfit, ModelNotFound
 from core.jobs.spec import JobSpec
 from core.settings import Settings
 from core.store.blobs import BlobStore, said_of
@@ -26,12 +26,14 @@ def fill_run_folder(
     """Make the run folder of an attempt, ready to be trained in. ``model`` is the name of the adapter to come.
 
     Raises:
-        HostUnfit: there is no room, the base model is not as it has to be, or the store lacks something. No folder
+        HostUnfit: there is no room, the base model is missing or damaged, or the store lacks something. No folder
             is left.
+        BaseModelDiffers: the base model is another one than the job was made for.
         BlobDamaged: the bytes of a file or of the adapter to go on from have changed in the store.
         AdapterInvalid: the adapter to go on from has a malformed manifest.
     """
     entry, imported = require_base_model(settings.base_models_folder, spec.base_model)
+    _require_pinned(spec, imported)
     with host_faults("make the run folder"):
         folder = make_run_folder(settings.runs_folder, lease.job_id, lease.token)
     try:
@@ -71,6 +73,15 @@ def require_base_model(base_models_folder: Path, name: str) -> tuple[BaseModelEn
             raise HostUnfit(f"base model {name} is not in the registry of this machine") from error
         imported = read_imported(folder_of(base_models_folder, name))
     return entry, imported
+
+
+def _require_pinned(spec: JobSpec, imported: ImportedModel) -> None:
+    pinned = spec.base_model_fingerprint
+    if pinned not in (None, imported.fingerprint):
+        raise BaseModelDiffers(
+            f"the job was made for {spec.base_model} with the fingerprint {pinned[:12]}, and here it has "
+            f"{imported.fingerprint[:12]}; import the same base model, or cancel the job and make it anew"
+        )
 
 
 def _fetch_inputs(blobs: BlobStore, spec: JobSpec, folder: Path, heartbeat: LeaseHeartbeat) -> None:

@@ -13,14 +13,14 @@ from typing import Final, TypeVar
 
 import structlog
 
-from core.errors import BlobFreed, DatabaseUnavailable, HostUnfit, ServiceError, StorageFull, WorkerLost
+from core.errors import BlobFreed, DatabaseUnavailable, HostUnfit, HostUnsuited, ServiceError, StorageFull, WorkerLost
 from core.jobs.attempt import AttemptEnd, JobError
 from core.jobs.events import EventLevel, JobEvent
 from core.jobs.spec import JobSpec, model_name
 from core.store import leases
 from core.store.leases import Lease, LeaseLost
 from core.store.tables import JobRecord
-from core.store.unfit_hosts import UNFIT, UNPUBLISHED
+from core.store.unfit_hosts import UNFIT, UNPUBLISHED, UNSUITED
 from worker.jobs.claim import Claim
 from worker.jobs.filling import fill_run_folder
 from worker.jobs.heartbeat import LeaseHeartbeat
@@ -162,7 +162,8 @@ class Attempt:
                 drop_inputs(folder)
                 return
         elif journal.failed is not None and journal.failed.of_host:
-            self._give_back(HostUnfit(journal.failed.message), watch.end)
+            kind = HostUnsuited if journal.failed.unsuited else HostUnfit
+            self._give_back(kind(journal.failed.message), watch.end)
             drop_inputs(folder)
             return
         elif journal.failed is not None:
@@ -209,9 +210,13 @@ class Attempt:
         return True
 
     def _give_back(
-        self, fault: HostUnfit, end: AttemptEnd | None = None, log: Sequence[str] = (), *, outcome: str = UNFIT
+        self, fault: HostUnfit, end: AttemptEnd | None = None, log: Sequence[str] = (), *, outcome: str | None = None
     ) -> None:
-        """Put the job back into the queue, uncounted, because this host cannot run it now."""
+        """Put the job back into the queue, uncounted, because this host cannot run it now.
+
+        ``outcome`` None: by the fault.
+        """
+        outcome = outcome or (UNSUITED if isinstance(fault, HostUnsuited) else UNFIT)
         host = self._runtime.identity.host
         what = "store the result of its training" if outcome == UNPUBLISHED else "run the job"
         data = {"host": host} | ({"log": list(log)} if log else {})

@@ -1,12 +1,14 @@
 """Which device a base model is loaded on, and in which number type: decided by timing it, not by a list of chips."""
 
 import time
+from collections.abc import Mapping
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from core.base_models.registry import DType
+from core.process.gpu import VISIBLE, expects_gpu
 
 # A matrix product in bfloat16 must be at least this much faster than in float32 to be worth its
 # rounding; where the CPU has no such instructions it is several times slower.
@@ -17,8 +19,22 @@ AMPERE = (8, 0)  # first CUDA capability with bfloat16 matrix units
 
 
 def choose_device() -> torch.device:
-    """Give the GPU where there is one."""
+    """Give the GPU where there is one that works; else, as `find_gpu_fault` may tell, the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def find_gpu_fault(environ: Mapping[str, str]) -> str | None:
+    """Say why torch cannot use the GPU that this process was given; None: it can, or the CPU was asked for.
+
+    Who hid the GPU or installed torch for CPUs asked for it.
+    """
+    if torch.cuda.is_available() or torch.version.cuda is None or not expects_gpu(environ):
+        return None
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        return str(error).partition("\n")[0]
+    return f"CUDA shows no GPU ({VISIBLE}={environ.get(VISIBLE, '')})"
 
 
 def _best_product_s(rows: Tensor, weights: Tensor) -> float:

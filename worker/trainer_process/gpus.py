@@ -5,6 +5,8 @@ import subprocess
 from collections.abc import Mapping
 from typing import Final
 
+from core.process.gpu import VISIBLE
+
 _TIMEOUT_S: Final = 30.0  # the driver of an idle machine wakes slowly
 
 
@@ -16,7 +18,7 @@ def count_gpus(environ: Mapping[str, str]) -> int:
     listed = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
     if listed.returncode != 0:
         return 0
-    return visible(listed.stdout, environ.get("CUDA_VISIBLE_DEVICES"))
+    return visible(listed.stdout, environ.get(VISIBLE))
 
 
 def visible(listing: str, chosen: str | None) -> int:

@@ -146,7 +146,8 @@ class Finished(Frozen):
 class Failed(Frozen):
     """The run cannot go on; nothing follows. ``lines`` are the training file's lines concerned.
 
-    ``of_host``: the machine is at fault, not the job, which another machine or this one later may run.
+    ``of_host``: the machine is at fault, not the job, which another machine or this one later may run. ``unsuited``:
+    beside that the machine is sound, only not what this job needs.
     """
 
     type: Literal["failed"] = "failed"
@@ -154,6 +155,7 @@ class Failed(Frozen):
     message: str
     lines: tuple[int, ...] = ()
     of_host: bool = False
+    unsuited: bool = False
 
 
 class KeepAlive(Frozen):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from core.errors import HostUnfit, ServiceError, TrainingError
+from core.errors import HostUnfit, HostUnsuited, ServiceError, TrainingError
 from core.process.logs import EscapingFormatter
 from core.process.privacy import keep_to_owner
 from worker.trainer_process.host_faults import find_host_fault
@@ -75,7 +75,8 @@ def failure_of(error: Exception) -> Failed:
     host_fault = error if isinstance(error, HostUnfit) else find_host_fault(error, "go on with the run")
     if host_fault is not None:
         logger.exception("this machine cannot run the job now")
-        return Failed(code=host_fault.code, message=str(host_fault), of_host=True)
+        unsuited = isinstance(host_fault, HostUnsuited)
+        return Failed(code=host_fault.code, message=str(host_fault), of_host=True, unsuited=unsuited)
     if isinstance(error, TrainingError):
         logger.error("%s: %s", error.code, error)
         return Failed(code=error.code, message=str(error), lines=error.lines)

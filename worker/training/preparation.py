@@ -3,20 +3,22 @@
 How text becomes ids is ``core.text.rendering``'s; how weights are read, ``worker.models.loading``'s.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 import torch
 
 from core.base_models.registry import DType, read_imported
-from core.errors import BaseModelInvalid
+from core.errors import BaseModelDiffers, HostUnfit
 from core.jobs.events import EventLevel
 from core.jobs.spec import JobSpec
+from core.process.gpu import VISIBLE
 from core.text.render_settings import RenderSettings
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
 from worker.models.loading import LoadedModel, load_base_model
-from worker.models.precision import choose_device
+from worker.models.precision import choose_device, find_gpu_fault
 from worker.trainer_process.run_folder import CHECKPOINTS, RunSpec
 from worker.training.data.examples import RunData, load_data
 from worker.training.data.summary import name_lines
@@ -26,6 +28,20 @@ from worker.training.process.stopping import CheckStop
 
 _NONE_HELD_OUT: Final = "no example is held out, as fewer than two prompts have an answer that can be scored"
 _NONE_SCORED: Final = "no example of the validation file fits and has a completion token with a weight"
+
+
+def require_working_gpu(environ: Mapping[str, str]) -> None:
+    """Make sure that a GPU that is there is trained on: on the CPU the run would take many times as long.
+
+    Raises:
+        HostUnfit: torch cannot use it.
+    """
+    fault = find_gpu_fault(environ)
+    if fault is not None:
+        raise HostUnfit(
+            f"its GPU cannot be used: {fault}; mend the driver, or start the worker with {VISIBLE}=-1, "
+            "to train on the CPU"
+        )
 
 
 def load_run_data(run_folder: Path, spec: RunSpec, reporter: Reporter, check_stop: CheckStop) -> RunData:
@@ -73,7 +89,8 @@ def load_run_base(run_folder: Path, spec: RunSpec) -> LoadedModel:
     """Load the base model that the job was made for, in the number type that the run began in.
 
     Raises:
-        BaseModelInvalid: it cannot be read, or is another one.
+        BaseModelInvalid: it cannot be read.
+        BaseModelDiffers: it is another one.
         QuantizationUnavailable: it is to be kept in 4 bits and this machine cannot.
     """
     dtype = spec.base_model_dtype
@@ -81,7 +98,7 @@ def load_run_base(run_folder: Path, spec: RunSpec) -> LoadedModel:
         dtype = _number_type_so_far(run_folder, spec)
     base = load_base_model(Path(spec.base_model_folder), dtype=dtype, quantization=spec.job.quantization)
     if base.fingerprint != spec.base_model_fingerprint:
-        raise BaseModelInvalid(
+        raise BaseModelDiffers(
             f"base model {spec.job.base_model} is not the one this job was made for: its fingerprint is "
             f"{base.fingerprint[:12]}, not {spec.base_model_fingerprint[:12]}; start the job anew"
         )

@@ -1,5 +1,6 @@
 """One run from its folder to its adapter: puts the trainer's parts together and keeps their order."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +38,7 @@ from worker.training.output.adapter_writer import AdapterWriter
 from worker.training.output.checkpoint import Checkpoint, CheckpointFolder, CheckpointState, find_resumable
 from worker.training.output.earlier_adapter import start_from
 from worker.training.output.resuming import environment_of, identity_of, restore
-from worker.training.preparation import load_run_base, load_run_data
+from worker.training.preparation import load_run_base, load_run_data, require_working_gpu
 from worker.training.process.ranks import ALONE, Ranks
 from worker.training.process.reporter import Reporter, note
 from worker.training.process.stopping import CheckStop
@@ -77,6 +78,7 @@ def run(
     run_folder = run_folder.absolute()
     stopwatch = stopwatch or Stopwatch()
     spec = read_spec(run_folder)
+    require_working_gpu(os.environ)
     with out_of_memory_named():
         stopwatch.enter("rendering")
         reporter.send(PhaseStarted(name="rendering"))

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from app.generation.openai.shared_schemas import MAX_CHOICES
 from app.generation.tgi.info_schemas import InfoOut, TokenizeCreate, TokenPieceOut
 from app.http.runtime import ApiRuntime
-from app.tokenizers import context_tokens_of, tokenizer_of
+from app.tokenizers import imported_of, tokenizer_of
 from core.errors import PromptTooLong
 from core.serving.prompts import refusing_long
 from core.settings import Settings
@@ -60,7 +60,7 @@ def tokenize(request: TokenizeCreate, settings: Settings, base_model: str) -> by
         PromptTooLong: the text has more tokens than the base model's context.
         InvalidParameter: it has more bytes than are tokenised for this base model.
     """
-    context_tokens = context_tokens_of(settings, base_model)
+    context_tokens = imported_of(settings, base_model).context_tokens
     tokenizer = tokenizer_of(settings, base_model).limited(context_tokens)
     with refusing_long(max_tokens=0, context_tokens=context_tokens):
         ids, spans = tokenizer.encode_spans(request.inputs)

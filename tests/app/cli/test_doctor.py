@@ -1,5 +1,6 @@
 """The doctor's checks on made-up conditions."""
 
+import importlib.metadata
 import json
 import socket
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from app.cli import doctor
 from app.cli.check_result import CheckResult, Status
 from app.cli.doctor import CHECKS, report
+from core.process import gpu
 from core.settings import Settings
 from core.store.migrate import upgrade
 
@@ -61,6 +63,40 @@ def test_a_base_model_that_no_registry_has_fails(settings: Settings) -> None:
     finding = CHECKS["base-models"](settings.model_copy(update={"base_models": ("nobody",)}))
     assert finding.status is Status.FAIL
     assert "nobody" in str(finding.remedy)
+
+
+class TestGpu:
+    @pytest.fixture(autouse=True)
+    def device(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        device = tmp_path / "nvidiactl"
+        device.touch()
+        monkeypatch.setattr(gpu, "DEVICE", device)
+        monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.13.0")
+
+    @staticmethod
+    def torch_that(does: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Put a torch of two lines before the real one."""
+        (folder / "torch.py").write_text(f"class cuda:\n    init = get_device_name = lambda: {does}\n")
+        monkeypatch.setenv("PYTHONPATH", str(folder))
+
+    def test_that_torch_cannot_use_is_told_with_the_reason(
+        self, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.torch_that("open('no driver')", tmp_path, monkeypatch)
+        finding = CHECKS["torch"](settings)
+        assert finding.status is Status.WARNING
+        assert finding.found.endswith("No such file or directory: 'no driver'")
+        assert "CUDA_VISIBLE_DEVICES=-1" in str(finding.remedy)
+
+    def test_that_torch_can_use_is_named(
+        self, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.torch_that("'NVIDIA H200'", tmp_path, monkeypatch)
+        assert CHECKS["torch"](settings) == CheckResult(Status.OK, "2.13.0, NVIDIA H200")
+
+    def test_that_was_hidden_is_not_asked_for(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+        assert CHECKS["torch"](settings) == CheckResult(Status.OK, "2.13.0")
 
 
 def test_one_failure_makes_the_report_fail(

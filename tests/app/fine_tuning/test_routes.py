@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from core.base_models.registry import IMPORTED_FILE
 from core.jobs.spec import JobSpec
+from core.settings import Settings
 from core.store import jobs
 from tests.app.conftest import BASE, COLUMNS, LEARNING_RATE, LOCAL, ApiHarness, upload
 from tests.app.fine_tuning.created import create
@@ -56,6 +58,7 @@ def test_a_job_echoes_what_every_auto_became(client: TestClient, file_id: str) -
         "n_evals": 4,
         "early_stopping_patience": None,
         "load_best_model_at_end": False,
+        "base_model_fingerprint": "0" * 64,
         "continue_from": None,
         "quantization": None,
         "adapter_step": None,
@@ -133,12 +136,24 @@ def test_a_job_that_was_stored_before_there_were_knobs_is_still_shown(
     job = create(client, file_id).json()
     with harness.database.write() as session:
         record = jobs.get(session, job["id"])
-        kept = set(JobSpec.model_fields) - set(KNOBS) - {"continue_from"}
+        kept = set(JobSpec.model_fields) - set(KNOBS) - {"continue_from", "base_model_fingerprint"}
         lora = {key: record.spec["lora"][key] for key in ("rank", "alpha", "dropout", "target_modules")}
         record.spec = {key: record.spec[key] for key in kept} | {"lora": lora}
     shown = client.get(f"/v1/fine_tuning/jobs/{job['id']}").json()
-    assert shown | {"warmup_ratio": job["warmup_ratio"]} == job
-    assert shown["warmup_ratio"] is None
+    later = ("warmup_ratio", "base_model_fingerprint")
+    assert [shown.pop(name) for name in later] == [None, None]
+    assert shown | {name: job[name] for name in later} == job
+
+
+def test_a_job_stays_with_the_base_model_that_it_was_made_for(
+    client: TestClient, settings: Settings, file_id: str
+) -> None:
+    job = create(client, file_id).json()
+    record = settings.base_models_folder / BASE / IMPORTED_FILE
+    record.write_text(record.read_text().replace("0" * 64, "1" * 64))
+    made_now = create(client, file_id, seed=1).json()
+    shown = client.get(f"/v1/fine_tuning/jobs/{job['id']}").json()
+    assert (shown["base_model_fingerprint"], made_now["base_model_fingerprint"]) == ("0" * 64, "1" * 64)
 
 
 def test_a_job_refers_to_its_file_by_content(client: TestClient, harness: ApiHarness, file_id: str) -> None:

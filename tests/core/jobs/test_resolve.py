@@ -15,7 +15,7 @@ def resolved(examples: int = 1000, context_tokens: int = 4096, is_validated: boo
     return resolve(
         TrainingFields.model_validate(fields),
         asked,
-        TrainableBase("base", learning_rate=1e-3, context_tokens=context_tokens),
+        TrainableBase("base", fingerprint="f" * 64, learning_rate=1e-3, context_tokens=context_tokens),
         training=file_ref("file-1", examples),
         validation=file_ref("file-2", 10) if is_validated else None,
     )

@@ -9,7 +9,7 @@ from core.store import control, leases, unfit_hosts
 from core.store.db import Database
 from core.store.leases import Lease
 from core.store.tables import JobRecord
-from core.store.unfit_hosts import UNFIT, UNPUBLISHED
+from core.store.unfit_hosts import UNFIT, UNPUBLISHED, UNSUITED
 from tests.core.store.conftest import MakeJob
 from tests.core.store.leased import attempt_of, get, messages_of
 
@@ -125,7 +125,7 @@ def test_attempts_that_failed_in_a_row_are_those_since_the_host_ran_one(database
         with database.read() as session:
             return [(seen.job_id, seen.token) for seen in unfit_hosts.list_unfit_in_a_row(session, "a")]
 
-    first, second, third = make_job().id, make_job().id, make_job().id
+    first, second, third, fourth = (make_job().id for _ in range(4))
     claim_and_give_back(database, "a", 1000)
     claim_and_give_back(database, "a", 1001, UNPUBLISHED)
     assert in_a_row() == [(second, 1), (first, 1)]
@@ -137,9 +137,12 @@ def test_attempts_that_failed_in_a_row_are_those_since_the_host_ran_one(database
         leases.cancel(session, Lease(other.id, other.token), AttemptEnd(), 1003)
     assert in_a_row() == [(second, 1), (first, 1)]
 
-    ran = claim(database, "a", 1004)
+    assert claim_and_give_back(database, "a", 1004, UNSUITED) == third  # which says nothing of the host
+    assert in_a_row() == [(second, 1), (first, 1)]
+
+    ran = claim(database, "a", 1005)
     assert ran is not None
-    assert ran.id == third
+    assert ran.id == fourth
     with database.write() as session:
-        leases.cancel(session, Lease(ran.id, ran.token), AttemptEnd(), 1005)
+        leases.cancel(session, Lease(ran.id, ran.token), AttemptEnd(), 1006)
     assert in_a_row() == []

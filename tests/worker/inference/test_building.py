@@ -75,3 +75,11 @@ def test_what_settings_give_is_not_tried(build: Build, caplog: pytest.LogCapture
     assert "machine" in found
     assert "step budget" not in found
     assert "multiply-adds" not in found
+
+
+def test_a_gpu_that_cannot_be_used_is_told(
+    build: Build, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(building, "find_gpu_fault", lambda environ: "CUDA unknown error")
+    build()
+    assert _said(caplog, "this engine computes on the CPU").endswith("its GPU cannot be used: CUDA unknown error")

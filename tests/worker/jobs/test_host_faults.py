@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from core.base_models.registry import IMPORTED_FILE
+from core.base_models.registry import IMPORTED_FILE, compute_fingerprint, read_imported
 from core.jobs.spec import AdapterRef
 from core.jobs.status import JobStatus
 from core.settings import Settings
 from core.store.leases import WorkerIdentity
-from core.store.unfit_hosts import UNFIT, UNPUBLISHED
+from core.store.unfit_hosts import UNFIT, UNPUBLISHED, UNSUITED
 from tests.harness.fake_clock import FakeClock
 from tests.harness.faulty_store import FaultyStore
 from tests.worker.conftest import BASE_MODEL, NOW, Home, import_base_model
@@ -112,6 +112,67 @@ class TestBeforeTheTrainerSpeaks:
         assert home.job(job_id).waiting_reason is None
 
 
+def replace_base_model(home: Home) -> str:
+    """Import another base model under the same name; give the fingerprint of the one before."""
+    before = fingerprint_of(home)
+    folder = home.settings.base_models_folder / BASE_MODEL
+    (folder / "config.json").write_text('{"another": 1}')
+    imported = read_imported(folder).model_copy(update={"fingerprint": compute_fingerprint(folder)})
+    (folder / IMPORTED_FILE).write_text(imported.model_dump_json())
+    return before
+
+
+def fingerprint_of(home: Home) -> str:
+    return read_imported(home.settings.base_models_folder / BASE_MODEL).fingerprint
+
+
+class TestAnotherBaseModelOfTheName:
+    def test_trains_no_job_that_was_made_for_the_one_before(self, home: Home, clock: FakeClock) -> None:
+        before = replace_base_model(home)
+        job_id = home.queue(steps=1, base_model_fingerprint=before)
+        runtime = on_host(home, clock)
+        run_on(runtime)
+        here = fingerprint_of(home)
+        why = f"the job was made for {BASE_MODEL} with the fingerprint {before[:12]}, and here it has {here[:12]}"
+        remedy = "import the same base model, or cancel the job and make it anew"
+        assert_waits(home, job_id, f"run the job now: {why}; {remedy}")
+        assert [attempt.outcome for attempt in home.attempts(job_id)] == [UNSUITED]
+
+        shutil.rmtree(home.settings.base_models_folder / BASE_MODEL)
+        import_base_model(home.settings)
+        clock.now_s += 15
+        run_on(runtime)
+        assert home.job(job_id).status is JobStatus.SUCCEEDED
+
+    def test_goes_on_from_no_checkpoint_of_the_one_before(self, home: Home, clock: FakeClock) -> None:
+        job_id = home.queue(
+            steps=4,
+            checkpoint_every=2,
+            end="fail_by_host",
+            end_at_step=4,
+            end_until_token=1,
+            base_model_fingerprint=fingerprint_of(home),
+        )
+        runtime = on_host(home, clock)
+        run_on(runtime)
+        replace_base_model(home)
+        clock.now_s += 15
+        run_on(runtime)
+        job = home.job(job_id)
+        assert (job.status, job.attempts) == (JobStatus.QUEUED, 0)
+        assert [attempt.outcome for attempt in home.attempts(job_id)] == [UNFIT, UNSUITED]
+        assert steps_of(home, job_id) == [1, 2, 3]
+
+    def test_does_not_keep_the_host_from_the_jobs_that_were_made_for_it(self, home: Home, clock: FakeClock) -> None:
+        before = replace_base_model(home)
+        others = [home.queue(steps=1, base_model_fingerprint=before) for _ in range(3)]
+        own = home.queue(steps=1, base_model_fingerprint=fingerprint_of(home))
+        runtime = on_host(home, clock)
+        work(runtime, HostGate(runtime, clock=clock))
+        assert home.job(own).status is JobStatus.SUCCEEDED
+        assert {home.job(job_id).status for job_id in others} == {JobStatus.QUEUED}
+
+
 class TestTrainer:
     def test_that_finds_its_host_at_fault_goes_on_later_from_its_checkpoint(self, home: Home, clock: FakeClock) -> None:
         job_id = home.queue(steps=4, checkpoint_every=2, end="fail_by_host", end_at_step=4, end_until_token=1)
@@ -124,6 +185,14 @@ class TestTrainer:
         first, second = home.attempts(job_id)
         assert (first.outcome, first.last_step) == (UNFIT, 3)
         assert (second.outcome, second.resumed_from_step) == ("succeeded", 2)
+
+    def test_that_finds_its_host_unsuited_says_nothing_of_the_host(self, home: Home, clock: FakeClock) -> None:
+        for _ in range(2):
+            home.queue(end="unsuited", end_at_step=1)
+        own = home.queue(steps=1)
+        runtime = on_host(home, clock)
+        work(runtime, HostGate(runtime, clock=clock))
+        assert home.job(own).status is JobStatus.SUCCEEDED
 
 
 class TestPublishing:

@@ -12,11 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Protocol
 
+import pytest
+
+from core.errors import HostUnfit, LossNotFinite, QuantizationUnavailable
 from core.serving.adapter_format import WEIGHTS
 from tests.worker.training.process.ranked import ForkedTrainer
 from tests.worker.training.run_folders import train, write_run
 from worker.trainer_process.messages import Failed, Finished, Message, Resumed, StepDone, parse
 from worker.trainer_process.run_folder import ADAPTER, EXIT_AGAIN, EXIT_DONE, EXIT_FAILED
+from worker.training.__main__ import failure_of
 
 ROOT = Path(__file__).resolve().parents[3]
 EPOCHS = 8  # long enough to be still running when a signal arrives
@@ -124,3 +128,16 @@ def test_it_ends_when_nobody_reads_any_more(tmp_path: Path, tiny_phi: Path) -> N
         pipe.close()
         assert process.wait() == EXIT_AGAIN
     assert not (folder / ADAPTER).exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "of_host", "unsuited"),
+    [
+        (HostUnfit("its GPU cannot be used"), True, False),
+        (QuantizationUnavailable("it has no GPU"), True, True),
+        (LossNotFinite("the loss is nan"), False, False),
+    ],
+)
+def test_a_failure_says_whose_it_is(error: Exception, of_host: bool, unsuited: bool) -> None:
+    failed = failure_of(error)
+    assert (failed.of_host, failed.unsuited, failed.message) == (of_host, unsuited, str(error))

@@ -11,8 +11,9 @@ from core.base_models.registry import IMPORTED_FILE, Folder, ImportedModel, comp
 from core.errors import (
     AdapterUnchanged,
     AllExamplesDropped,
-    BaseModelInvalid,
+    BaseModelDiffers,
     CheckpointInvalid,
+    HostUnfit,
     LossNotFinite,
     OutOfMemory,
     TargetModulesUnmatched,
@@ -32,6 +33,7 @@ from tests.worker.training.run_folders import (
 from worker.trainer_process.messages import CheckpointWritten, Evaluated, Finished, Note, Resumed, StepDone
 from worker.trainer_process.run_folder import ADAPTER, CHECKPOINTS
 from worker.training import loop as loop_module
+from worker.training import preparation
 from worker.training.model.lora import LoraModel
 
 PLAIN = {"rank": 4, "alpha": 8}
@@ -252,7 +254,13 @@ class TestGuards:
         spec = (folder / "spec.json").read_text()
         fingerprint = ImportedModel.model_validate_json((tiny_phi / IMPORTED_FILE).read_bytes()).fingerprint
         (folder / "spec.json").write_text(spec.replace(fingerprint, "f" * 64))
-        with pytest.raises(BaseModelInvalid, match="fingerprint"):
+        with pytest.raises(BaseModelDiffers, match="fingerprint"):
+            train(folder)
+
+    def test_a_gpu_that_cannot_be_used(self, tmp_path: Path, tiny_phi: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(preparation, "find_gpu_fault", lambda environ: "CUDA unknown error")
+        folder = write_run(tmp_path / "run", tiny_phi)
+        with pytest.raises(HostUnfit, match=r"its GPU cannot be used: CUDA unknown error; .*CUDA_VISIBLE_DEVICES=-1"):
             train(folder)
 
     def test_a_target_module_that_matches_nothing(self, tmp_path: Path, tiny_phi: Path) -> None:

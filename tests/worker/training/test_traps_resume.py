@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from core.errors import BaseModelInvalid, CheckpointInvalid, LossNotFinite
+from core.errors import BaseModelDiffers, CheckpointInvalid, LossNotFinite
 from core.serving.adapter_format import WEIGHTS
 from core.text.partition import PARTITION_VERSION
 from tests.harness.models.tiny_models import write_tiny_phi
@@ -185,7 +185,7 @@ class TestTrap36:
         other = write_tiny_phi(tmp_path / "other", seed=1)
         spec = (folder / "spec.json").read_text()
         (folder / "spec.json").write_text(spec.replace(str(tiny_phi), str(other)))
-        with pytest.raises(BaseModelInvalid, match="fingerprint"):
+        with pytest.raises(BaseModelDiffers, match="fingerprint"):
             train(folder)
         assert not (folder / ADAPTER).exists()
 
