@@ -11,8 +11,9 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from app.cli.stack.liveness import FrozenProcess, LivenessWatch
+from app.cli.stack.liveness import FrozenProcess
 from app.cli.stack.process_log import ProcessLog
 from core.process.bound import bound
 
@@ -27,6 +28,12 @@ class ChildSpec:
     name: str
     command: tuple[str, ...]
     stop_s: float  # seconds from SIGTERM to SIGKILL
+
+
+class Watch(Protocol):
+    """Tells which processes are frozen, as ``app.cli.stack.liveness`` does."""
+
+    def look(self) -> Sequence[FrozenProcess]: ...
 
 
 class Stop:
@@ -162,7 +169,7 @@ class Supervisor:
         watch: tells which of their processes are frozen; None: nobody watches.
     """
 
-    def __init__(self, children: Sequence[Child], watch: LivenessWatch | None = None) -> None:
+    def __init__(self, children: Sequence[Child], watch: Watch | None = None) -> None:
         self.children = tuple(children)
         self._watch = watch
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from app.cli.stack.liveness import FrozenProcess
 from app.cli.stack.process_log import ProcessLog, Terminal
-from app.cli.stack.supervisor import Backoff, Child, ChildSpec, Stop, Supervisor
+from app.cli.stack.supervisor import Backoff, Child, ChildSpec, Stop, Supervisor, Watch
 
 QUICK = Backoff(first_s=0.05, longest_s=0.1, healthy_after_s=60)
 DEADLINE_S = 20.0
@@ -84,7 +85,7 @@ class SupervisorHarness:
     def lines(self) -> list[str]:
         return self.notes.read_text().splitlines() if self.notes.exists() else []
 
-    def run(self, steps: Callable[[], None]) -> None:
+    def run(self, steps: Callable[[], None], watch: Watch | None = None) -> None:
         failures: list[BaseException] = []
 
         def perform() -> None:
@@ -97,7 +98,7 @@ class SupervisorHarness:
 
         thread = threading.Thread(target=perform)
         thread.start()
-        Supervisor(self.children).run(self.stop)
+        Supervisor(self.children, watch).run(self.stop)
         thread.join()
         if failures:
             raise failures[0]
@@ -167,6 +168,63 @@ def test_hurry_cuts_a_long_deadline_short(harness: SupervisorHarness) -> None:
 
     harness.run(steps)  # would outlast the test's own timeout otherwise
     assert "killed" in harness.screen.getvalue()
+
+
+class FoundFrozen:
+    """A watch that finds what the test puts into it, each once."""
+
+    def __init__(self) -> None:
+        self.found: list[FrozenProcess] = []
+
+    def look(self) -> list[FrozenProcess]:
+        found, self.found = self.found, []
+        return found
+
+    def find(self, pid: int | None, *, must_end: bool = True) -> None:
+        assert pid is not None
+        self.found = [FrozenProcess(pid, (pid, os.getpid()), f"process {pid} is frozen", must_end)]
+
+
+class TestFrozenProcesses:
+    def test_that_must_end_are_killed_and_start_again(self, harness: SupervisorHarness) -> None:
+        frozen, watch = harness.add_polite("one"), FoundFrozen()
+        harness.add_polite("two")
+
+        def steps() -> None:
+            eventually(lambda: len(harness.lines()) == 2)
+            assert frozen.pid is not None
+            os.kill(frozen.pid, signal.SIGSTOP)
+            watch.find(frozen.pid)
+            eventually(lambda: len(harness.lines()) == 3)
+
+        harness.run(steps, watch)
+        assert harness.lines()[2] == "start one"
+        assert "is frozen; killed\none   | ended (killed by SIGKILL)" in harness.screen.getvalue()
+
+    def test_that_need_not_end_are_only_told(self, harness: SupervisorHarness) -> None:
+        traced, watch = harness.add_polite("one"), FoundFrozen()
+
+        def steps() -> None:
+            eventually(lambda: len(harness.lines()) == 1)
+            watch.find(traced.pid, must_end=False)
+            eventually(lambda: "is frozen" in harness.screen.getvalue())
+
+        harness.run(steps, watch)
+        assert harness.lines() == ["start one", "stop one"]
+
+    def test_that_are_not_of_the_stack_are_left_alone(self, harness: SupervisorHarness) -> None:
+        harness.add_polite("one")
+        watch = FoundFrozen()
+        with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as foreign:
+
+            def steps() -> None:
+                eventually(lambda: len(harness.lines()) == 1)
+                watch.find(foreign.pid)
+                eventually(lambda: "it is not of this stack, so it is left alone" in harness.screen.getvalue())
+
+            harness.run(steps, watch)
+            foreign.communicate(b"\n")
+        assert foreign.returncode == 0
 
 
 def test_killing_the_supervisor_leaves_no_orphan(tmp_path: Path) -> None:
