@@ -1,6 +1,9 @@
 """Runs a base model's chat template, and cuts what it writes into prompts and answers.
 
-Jinja's sandbox runs it, with a limit on what it may write. Gives text; knows no token ids.
+Jinja's sandbox runs it. What it writes has a limit, and a range has Jinja's of 100,000 numbers; loops inside loops
+have none. That is enough, as a template is the operator's, who chose it with the base model's weights, and what others
+give to it is bounded: messages by their number, as the time of a loop over them, and of `ChatTemplate.cut`, grows with
+it. Gives text; knows no token ids.
 """
 
 import json

@@ -182,6 +182,7 @@ class TestChat:
             ("{{ messages[9].content.x }}", "refuses these messages"),
             ("{{ ''.__class__.__mro__ }}", "refuses these messages"),
             ("{% for a in range(9999) %}{{ '%1000d' % a }}{% endfor %}", "writes more than"),
+            ("{% for a in range(10**9) %}{% endfor %}", "Range too big"),
         ],
     )
     def test_templates_that_cannot_be_trained_through_are_refused(
