@@ -9,10 +9,12 @@ import math
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import Final
 
 from core.errors import PromptTooLong
 from core.ratio import ratio
 from core.serving.generation import (
+    Conversation,
     Delta,
     Engine,
     FinishReason,
@@ -22,9 +24,12 @@ from core.serving.generation import (
     SamplingParams,
     Token,
     Usage,
+    Variables,
 )
 
 Prompt = PromptSource | tuple[int, ...]
+
+_LONG: Final = 2**18  # characters or ids
 
 
 @dataclass
@@ -110,7 +115,7 @@ class Choices:
             _within_context(self._engine, request) if self._fits else self._engine.generate(request)
             for request in self._requests
         ]
-        async with aclosing(merge(streams)) as merged:
+        async with aclosing(merge(self._in_turn(streams))) as merged:
             async for index, delta in merged:
                 if delta.usage is not None:
                     self._usage[index] = delta.usage
@@ -123,6 +128,20 @@ class Choices:
             async for index, delta in deltas:
                 answers[index].deltas.append(delta)
         return answers
+
+    def _in_turn(self, streams: Sequence[AsyncGenerator[Delta, None]]) -> list[AsyncGenerator[Delta, None]]:
+        """Have all answers of a long prompt but the first wait for the first one's beginning.
+
+        A prompt that the engine refuses is then written out for it once, and not as often as it has answers.
+        """
+        in_turn = list(streams)
+        for first in range(0, len(streams), self._each):
+            if self._each > 1 and _is_long(self._requests[first].prompt):
+                begun = asyncio.Event()
+                in_turn[first] = _telling(begun, streams[first])
+                for index in range(first + 1, first + self._each):
+                    in_turn[index] = _waiting(begun, streams[index])
+        return in_turn
 
     @property
     def usage(self) -> Usage:
@@ -156,6 +175,30 @@ def _with_own_seed(sampling: SamplingParams, number: int) -> SamplingParams:
     if sampling.seed is None or not number:
         return sampling
     return sampling.model_copy(update={"seed": (sampling.seed + number) % 2**63})
+
+
+def _is_long(prompt: Prompt) -> bool:
+    match prompt:
+        case str() | tuple():
+            return len(prompt) > _LONG
+        case Conversation():
+            return sum(len(turn.content) for turn in prompt.messages) > _LONG
+        case Variables():
+            return sum(len(value) for value in prompt.variables.values() if isinstance(value, str)) > _LONG
+
+
+async def _telling(begun: asyncio.Event, stream: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
+    async with aclosing(stream):
+        async for delta in stream:
+            begun.set()
+            yield delta
+
+
+async def _waiting(begun: asyncio.Event, stream: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
+    await begun.wait()
+    async with aclosing(stream):
+        async for delta in stream:
+            yield delta
 
 
 async def _within_context(engine: Engine, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
