@@ -6,9 +6,13 @@ import pytest
 from starlette.testclient import TestClient
 
 from core.base_models.registry import IMPORTED_FILE
+from core.jobs.attempt import AttemptEnd
+from core.jobs.events import EventLevel, JobEvent
 from core.jobs.spec import JobSpec
 from core.settings import Settings
-from core.store import jobs
+from core.store import jobs, leases
+from core.store.leases import Lease, WorkerIdentity
+from core.store.unfit_hosts import UNFIT
 from tests.app.conftest import BASE, COLUMNS, LEARNING_RATE, LOCAL, ApiHarness, upload
 from tests.app.fine_tuning.created import create
 from tests.app.fine_tuning.wrong_fields import FORMAT, WRONG_FIELDS
@@ -154,6 +158,33 @@ def test_a_job_stays_with_the_base_model_that_it_was_made_for(
     made_now = create(client, file_id, seed=1).json()
     shown = client.get(f"/v1/fine_tuning/jobs/{job['id']}").json()
     assert (shown["base_model_fingerprint"], made_now["base_model_fingerprint"]) == ("0" * 64, "1" * 64)
+
+
+def test_a_job_that_its_host_could_not_run_says_why_while_it_waits(
+    client: TestClient, harness: ApiHarness, file_id: str
+) -> None:
+    job_id = create(client, file_id).json()["id"]
+    why = "a cannot run the job now: no space is left to make the run folder"
+
+    def claim(host: str) -> Lease:
+        with harness.database.write() as session:
+            job = leases.claim(session, WorkerIdentity("owner", host, 1), (BASE,), now=1000)
+        assert job is not None
+        return Lease(job.id, job.token)
+
+    def shown() -> list[tuple[str, str | None]]:
+        answers = [client.get(f"/v1/fine_tuning/jobs/{job_id}").json()]
+        answers += client.get("/v1/fine_tuning/jobs").json()["data"]
+        return [(job["status"], job["waiting_reason"]) for job in answers]
+
+    lease = claim("a")
+    with harness.database.write() as session:
+        leases.release(session, lease, UNFIT, AttemptEnd(), now=1001, because=JobEvent(why, EventLevel.WARN))
+    assert shown() == [("queued", why)] * 2
+    told = client.get(f"/v1/fine_tuning/jobs/{job_id}/events").json()["data"][0]
+    assert (told["level"], told["message"]) == ("warn", why)
+    claim("b")
+    assert shown() == [("running", None)] * 2
 
 
 def test_a_job_refers_to_its_file_by_content(client: TestClient, harness: ApiHarness, file_id: str) -> None:
