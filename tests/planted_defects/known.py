@@ -2,6 +2,7 @@
 
 from tests.planted_defects import (
     in_hyperparameters,
+    in_operation,
     in_optimization,
     in_packing,
     in_ranks,
@@ -14,6 +15,7 @@ from tests.planted_defects import (
 
 DEFECTS = (
     *in_hyperparameters.DEFECTS,
+    *in_operation.DEFECTS,
     *in_optimization.DEFECTS,
     *in_packing.DEFECTS,
     *in_ranks.DEFECTS,
