@@ -60,6 +60,15 @@ def test_an_address_that_has_its_share_gives_up_its_own_and_no_others() -> None:
     opened(connections, 5, None)  # a Unix socket's have no address, so no limit but that of all
 
 
+def test_one_that_leaves_twice_gives_its_address_one_place_back() -> None:
+    connections = Connections(10, most_per_address=2)
+    leaving, _ = opened(connections, 2)
+    connections.leave(leaving)
+    connections.leave(leaving)
+    opened(connections, 1)
+    assert not connections.admit(CountedConnection())
+
+
 def test_of_ipv6_the_network_counts() -> None:
     assert network_of("192.0.2.1") == "192.0.2.1"
     assert network_of("2001:db8::1") == network_of("2001:db8::ffff:0:0:1") != network_of("2001:db8:0:1::1")

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,7 @@ import psutil
 import pytest
 
 from app.cli.stack.liveness import LONGEST_GAP_S, LOOK_S, SILENT_S, SILENT_WITH_LOCK_S, FrozenProcess, LivenessWatch
+from core.process.signs_of_life import SIGN
 from tests.harness.fake_clock import FakeClock
 from tests.harness.servers.stack import eventually
 
@@ -129,6 +131,23 @@ def test_a_process_that_never_showed_a_sign_is_named_once_for_its_lock_only(watc
         assert watched.pass_s(2 * SILENT_S) == []
         tell(holder, "BEGIN IMMEDIATE")
         assert [frozen.pid for frozen in watched.pass_s(2 * SILENT_S)] == [holder.pid]
+
+
+def test_each_holder_of_the_lock_has_its_own_time(watched: WatchedDatabase) -> None:
+    with watched.process(shows_signs=False) as one, watched.process(shows_signs=False) as other:
+        tell(one, "CREATE TABLE t (x)")
+        for holder in (one, other, one, other):
+            tell(holder, "BEGIN IMMEDIATE")
+            assert watched.pass_s(SILENT_WITH_LOCK_S - 2 * LOOK_S) == []
+            tell(holder, "COMMIT")
+
+
+def test_only_a_sign_of_life_is_one(watched: WatchedDatabase) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as process:
+        for said, is_heard in ((b"READY=1", False), (SIGN, True)):
+            process.sendto(said, str(watched.address))
+            watched.watch.look()
+            assert (os.getpid() in watched.watch._heard) is is_heard
 
 
 def test_what_was_not_heard_while_the_supervisor_was_stopped_proves_nothing(watched: WatchedDatabase) -> None:
