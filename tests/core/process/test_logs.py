@@ -25,8 +25,10 @@ log = structlog.stdlib.get_logger("here")
 with structlog.contextvars.bound_contextvars(job_id="ftjob-1"):
     log.info("claimed", step=3)
     logging.getLogger("a.library").warning("connecting to redis://user:hidden@host/0")
-    try:
+    def answer(prompt):
         raise RuntimeError('refused: a-key-of-16-letters, p"w')
+    try:
+        answer("what somebody asked for")
     except RuntimeError:
         log.exception("failed")
 log.debug("unseen")
@@ -57,6 +59,7 @@ def test_no_secret_is_written(as_json: bool) -> None:
     assert "redis://user:***@host/0" in text
     assert "a-key-of-16-letters" not in text
     assert "hidden" not in text
+    assert "somebody asked" not in text  # a traceback has no values of variables
 
 
 HOSTILE = """

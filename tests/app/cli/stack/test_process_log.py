@@ -28,6 +28,16 @@ def test_each_line_carries_its_process_name(tmp_path: Path) -> None:
     assert (tmp_path / "api.log").read_text() == "one\ntwo\nlast without end\n"
 
 
+def test_what_a_process_writes_begins_no_line_and_moves_no_terminal(tmp_path: Path) -> None:
+    screen = io.StringIO()
+    log = ProcessLog("api", tmp_path, Terminal(screen, ["api"]))
+    log.follow(io.BytesIO("saw \x1b[31mred\rapi | forged\u2028\n".encode())).join()
+    log.close()
+    written = r"saw \x1b[31mred\rapi | forged\u2028"
+    assert screen.getvalue() == f"api | {written}\n"
+    assert (tmp_path / "api.log").read_text() == f"{written}\n"
+
+
 def test_names_are_coloured_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     screen = Tty()

@@ -14,8 +14,9 @@ from app.cli.stack.sqlite_lock import find_lock_holder
 HOLDER = """
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)
-cursor = connection.execute(sys.argv[2])
-cursor.fetchone()
+for statement in sys.argv[2].split(";"):
+    cursor = connection.execute(statement)
+    cursor.fetchone()
 print("there", flush=True)
 sys.stdin.read()
 """
@@ -55,6 +56,12 @@ def test_the_writer_is_named_while_it_writes(file: Path, statement: str) -> None
     with holding(file, statement) as pid:
         assert find_lock_holder(file) == pid
     assert find_lock_holder(file) is None
+
+
+def test_one_that_keeps_the_file_to_itself_is_named_though_it_writes_nothing(file: Path) -> None:
+    statements = "PRAGMA locking_mode=EXCLUSIVE;BEGIN IMMEDIATE;DELETE FROM t;COMMIT"
+    with holding(file, statements) as pid:
+        assert find_lock_holder(file) == pid
 
 
 def test_a_reader_counts_where_commits_wait_for_it(file: Path, journal_mode: str) -> None:
