@@ -84,11 +84,14 @@ DEFECTS = (
         tests=(f"{LIVENESS}::test_a_process_that_lives_may_hold_the_lock",),
     ),
     Defect(
-        name="locks are looked for where a rollback journal has them only",
+        name="a connection to a database with a write-ahead log counts as a writer",
         in_="app.cli.stack.sqlite_lock:find_lock_holder",
         replace="header[_READ_VERSION] < 2",
         by="True",
-        tests=(f"{LOCK}::test_the_writer_is_named_while_it_writes",),
+        tests=(
+            f"{LOCK}::test_a_reader_counts_where_commits_wait_for_it",
+            f"{LOCK}::test_connections_that_do_nothing_hold_nothing",
+        ),
     ),
     Defect(
         name="frozen processes are named and live on",
