@@ -22,6 +22,7 @@ from tests.harness.servers.stack import TINY, Stack
 _JOBS: Final = "/v1/fine_tuning/jobs"
 _PATIENCE_S: Final = 120.0  # in which a request that must be accepted is sent again
 _LONG: Final = 7 * 2**20
+_MOST_WAITING: Final = 12  # jobs; with more, a slow machine would be training long after the last stroke
 
 
 @dataclass
@@ -117,7 +118,8 @@ class RandomClient:
     def _create_job(self) -> None:
         with self._accepted.lock:
             files = list(self._accepted.files)
-        if not files:
+        newest = self._get("newest jobs", f"{_JOBS}?limit=50") or {"data": []}
+        if not files or sum(job["status"] == "queued" for job in newest["data"]) >= _MOST_WAITING:
             return
         body: dict[str, Any] = {
             "model": TINY,
