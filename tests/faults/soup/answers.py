@@ -42,6 +42,8 @@ def _fault(status: int, body: bytes) -> str | None:
         answer: Any = json.loads(body)
     except ValueError:
         return f"status {status} without JSON: {body[:300]!r}"
+    if isinstance(answer, dict) and "ready" in answer:
+        return None  # readiness tells of its parts, and is no error
     error = answer.get("error") if isinstance(answer, dict) else None
     code = error.get("code") if isinstance(error, dict) else answer.get("error_type")
     if not code:

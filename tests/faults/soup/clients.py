@@ -223,13 +223,16 @@ class RandomClient:
 
     def _upload_config_of_a_model_and_delete_it(self) -> None:
         # equal for all adapters of one shape, so that its blob is shared with living models
-        small = [path for path in self._blobs.glob("*/*") if path.stat().st_size < 10_000]
-        configs = [path for path in small if b'"peft_type"' in path.read_bytes()]
-        if not configs:
-            return
-        status, answer = self._send_file("upload config", "config.jsonl", configs[0].read_bytes())
-        if status == 200:
-            self._ask("delete config", "DELETE", f"/v1/files/{json.loads(answer)['id']}")
+        for path in self._blobs.glob("*/*"):
+            try:
+                content = path.read_bytes() if path.stat().st_size < 10_000 else b""
+            except FileNotFoundError:
+                continue  # of nobody any more, and collected meanwhile
+            if b'"peft_type"' in content:
+                status, answer = self._send_file("upload config", "config.jsonl", content)
+                if status == 200:
+                    self._ask("delete config", "DELETE", f"/v1/files/{json.loads(answer)['id']}")
+                return
 
     def _ask_nonsense(self) -> None:
         body: Any = self._random.choice(
