@@ -87,6 +87,7 @@ def _serve(options: argparse.Namespace, settings: Settings) -> int:
             metrics,
             on_death=stop_serving,
             phases=phases,
+            tries_first=False,  # whoever waits for the engine would wait for them
         )
         Watchdog(engine.heartbeat).start()
         # not before: imports keep the interpreter to themselves, and the start has its own limit

@@ -59,6 +59,7 @@ def build_engine(
     device: str | None = None,
     on_death: Callable[[], None],
     phases: StartPhases | None = None,
+    tries_first: bool = True,
 ) -> LocalEngine:
     """Load a base model and make an engine of it, which is yet to be started.
 
@@ -67,6 +68,7 @@ def build_engine(
         blobs: where its adapters are.
         device: in torch's words; None: the GPU where there is one.
         phases: is told what is done; None: nobody wants to know.
+        tries_first: trials are made before the first request, which takes seconds; else when the engine is idle.
 
     Raises:
         BaseModelInvalid: the folder holds no model that can be loaded, or none that can be served as it is trained.
@@ -92,20 +94,17 @@ def build_engine(
         # once, before steps of the model are timed; if none are, requests need not wait for it
         settle_memory = cache(use_huge_pages if served.device.type == "cpu" else lambda: 0)
         tuner = _make_tuner(engine, served, runner, settings, metrics, settle_memory)
-        _tune(tuner, phases)
+        tuner.recall()
+        if tuner.undecided and tries_first:
+            phases.enter("timing steps", at_most_s=BUDGET_S)
+            tuner.try_left()
+        elif tuner.undecided:
+            logger.info("to be timed when the engine is idle: %s", ", ".join(tuner.undecided))
         threading.Thread(target=settle_memory, name="huge pages", daemon=True).start()
         engine.tune_when_idle(tuner)
         return engine
 
     return _in_a_thread(build)
-
-
-def _tune(tuner: Autotuner, phases: StartPhases) -> None:
-    """Decide what is not remembered."""
-    tuner.recall()
-    if tuner.undecided:
-        phases.enter("timing steps", at_most_s=BUDGET_S)
-        tuner.try_left()
 
 
 def _make_tuner(

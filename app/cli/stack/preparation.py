@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import filelock
 
-from app.cli.stack.supervisor import start_bound
+from app.cli.stack.supervisor import TICK_S, Stop, start_bound
 from core.base_models.registry import Registry, folder_of, read_imported
 from core.errors import BaseModelInvalid, SettingsInvalid, StartRefused
 from core.listening.exposure import refuse_unprotected
@@ -124,18 +125,22 @@ def import_model(folder: Path, name: str) -> None:
     run_to_end(command, {**os.environ, **QUIET, "PYTHONSAFEPATH": "1"}, f"base model {name} could not be imported")
 
 
-def run_to_end(command: tuple[str, ...], environ: Mapping[str, str], failure: str) -> None:
-    """Run a command to its end before the stack starts.
+def run_to_end(command: tuple[str, ...], environ: Mapping[str, str], failure: str, stop: Stop | None = None) -> None:
+    """Run a command to its end, which a wish to ``stop`` or Ctrl-C brings about.
 
     Raises:
         StartRefused: it failed.
     """
     process = start_bound(command, death_signal=signal.SIGTERM, environ=environ, output=None)
     try:
-        code = process.wait()
-    except KeyboardInterrupt:
-        process.terminate()
-        process.wait()
-        raise
-    if code != 0:
+        while process.poll() is None:
+            if stop is not None and stop.requested:
+                return
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(TICK_S)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+    if process.returncode != 0:
         raise StartRefused(f"{failure}; see the lines above")

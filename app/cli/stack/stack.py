@@ -51,7 +51,6 @@ def run_stack(settings: Settings) -> None:
     with hold_home(home), runtime_folder() as runtime:
         environ = child_environ(os.environ, settings, runtime)
         import_missing_models(settings)
-        run_to_end((PYTHON, "-m", "app", "migrate"), environ, "the database could not be brought up to date")
         specs = child_specs(settings, runtime)
         terminal = Terminal(sys.stdout, [spec.name for spec in specs])
         with contextlib.ExitStack() as logs:
@@ -67,7 +66,10 @@ def run_stack(settings: Settings) -> None:
             stop = stop_on_signals()
             threading.Thread(target=announce, args=(settings, terminal, stop), daemon=True).start()
             watch = logs.enter_context(contextlib.closing(watch_of(settings, runtime))) if WATCHES else None
-            Supervisor(children, watch).run(stop)
+            migrate = (PYTHON, "-m", "app", "migrate")
+            failure = "the database could not be brought up to date"
+            # engines take longest to start, and know no database
+            Supervisor(children, watch).run(stop, lambda: run_to_end(migrate, environ, failure, stop))
 
 
 def engine_sockets(settings: Settings, runtime: Path) -> dict[str, Path]:
@@ -109,13 +111,14 @@ def watch_of(settings: Settings, runtime: Path) -> LivenessWatch:
 
 
 def child_specs(settings: Settings, runtime: Path) -> list[ChildSpec]:
-    """List the stack's processes in the order they start; they stop in the reverse."""
+    """List the stack's processes in the order they start, those that are early first; they stop in the reverse."""
     home = settings.home.absolute()
     engines = [
         ChildSpec(
             f"engine-{name}",
             (PYTHON, "-m", "worker.inference", "--base-model", name, "--uds", str(path)),
             stop_s=15.0,
+            is_early=True,
         )
         for name, path in engine_sockets(settings, runtime).items()
     ]

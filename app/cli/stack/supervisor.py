@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,6 +28,7 @@ class ChildSpec:
     name: str
     command: tuple[str, ...]
     stop_s: float  # seconds from SIGTERM to SIGKILL
+    is_early: bool = False  # it needs nothing of what is prepared
 
 
 class Watch(Protocol):
@@ -173,11 +174,16 @@ class Supervisor:
         self.children = tuple(children)
         self._watch = watch
 
-    def run(self, stop: Stop) -> None:
-        """Start all, keep them running until a stop is requested, then stop them in reverse order."""
+    def run(self, stop: Stop, prepare: Callable[[], None] = lambda: None) -> None:
+        """Start all, keep them running until a stop is requested, then stop them in reverse order.
+
+        What ``prepare`` does is done beside those that are early, and before the others start.
+        """
         try:
-            for child in self.children:
-                child.start()
+            self._start(is_early=True)
+            prepare()
+            if not stop.requested:
+                self._start(is_early=False)
             while not stop.requested:
                 for child in self.children:
                     child.look()
@@ -187,6 +193,11 @@ class Supervisor:
         finally:
             for child in reversed(self.children):
                 child.stop(stop)
+
+    def _start(self, *, is_early: bool) -> None:
+        for child in self.children:
+            if child.spec.is_early == is_early:
+                child.start()
 
     def _end(self, frozen: FrozenProcess) -> None:
         """Kill a process of a child, or the child itself, whose end is then noticed as any other."""

@@ -31,12 +31,12 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCap
     share_kernels(tmp_path)
     caplog.set_level(logging.INFO)
 
-    def build(**settings: object) -> EngineMetrics:
+    def build(*, tries_first: bool = True, **settings: object) -> EngineMetrics:
         caplog.clear()
         metrics = EngineMetrics()
         blobs = LocalBlobStore(tmp_path / "store")
         chosen = Settings(home=tmp_path, **settings)  # type: ignore[arg-type]
-        build_engine(base, folder, blobs, chosen, metrics, on_death=lambda: None)
+        build_engine(base, folder, blobs, chosen, metrics, on_death=lambda: None, tries_first=tries_first)
         return metrics
 
     return build
@@ -47,12 +47,10 @@ def _said(caplog: pytest.LogCaptureFixture, beginning: str) -> str:
 
 
 def _probed(metrics: EngineMetrics) -> bool:
-    [line] = [
-        line
-        for line in metrics.exposition().decode().splitlines()
-        if "probe_read_bytes_per_second " in line and not line.startswith("#")
-    ]
-    return float(line.split()[-1]) > 0
+    lines = metrics.exposition().decode().splitlines()
+    return any(
+        "probe_read_bytes_per_second " in line and float(line.split()[-1]) > 0 for line in lines if line[0] != "#"
+    )
 
 
 def test_the_second_build_uses_what_the_first_has_found(build: Build, caplog: pytest.LogCaptureFixture) -> None:
@@ -83,3 +81,13 @@ def test_a_gpu_that_cannot_be_used_is_told(
     monkeypatch.setattr(building, "find_gpu_fault", lambda environ: "CUDA unknown error")
     build()
     assert _said(caplog, "this engine computes on the CPU").endswith("its GPU cannot be used: CUDA unknown error")
+
+
+def test_an_engine_that_is_waited_for_leaves_trials_to_its_idle_time(
+    build: Build, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert not _probed(build(tries_first=False))
+    assert all(name in _said(caplog, "to be timed when the engine is idle") for name in TRIED)
+    build()
+    assert _probed(build(tries_first=False))
+    assert _said(caplog, "to be timed") == ""

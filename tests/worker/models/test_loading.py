@@ -1,3 +1,4 @@
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +137,14 @@ def test_a_model_that_torchs_attention_cannot_compute_is_loaded_with_its_own(tmp
     config = Gemma2Config(vocab_size=320, num_key_value_heads=1, head_dim=16, **sizes)
     folder = save_as_imported(Gemma2ForCausalLM(config), tmp_path / "gemma-2", "gemma-2")
     assert load_base_model(folder, dtype="float32").model(input_ids=IDS_BT).logits.isfinite().all()
+
+
+@pytest.mark.parametrize(("seconds", "best_s", "tries"), [(0.1, 0.1, 3), (0.001, 0.001, 6)])
+def test_a_product_that_is_hopeless_twice_is_not_timed_again(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, best_s: float, tries: int
+) -> None:
+    clock = itertools.count()
+    monkeypatch.setattr(precision.time, "perf_counter", lambda: (next(clock) + 1) // 2 * seconds)
+    found_s = precision._best_product_s(torch.ones(1, 1), torch.ones(1, 1), hopeless_s=0.01)
+    assert found_s == pytest.approx(best_s)
+    assert next(clock) == 2 * tries

@@ -8,20 +8,17 @@ factors are in a step's columns is ``lora``'s matter.
 
 import asyncio
 import logging
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Protocol
 
-import torch
-
 from core.errors import AdapterInvalid, AdapterMismatch
 from worker.inference.lora.adapter import Adapter
 from worker.inference.metrics.engine_metrics import EngineMetrics
+from worker.inference.native.serial_threads import serial_threads
 
 # Two, so that one on a slow disk does not hold up another; more would take the processor from decoding.
 READS_AT_ONCE: Final = 2
@@ -85,7 +82,7 @@ class AdapterCache:
         self._clock = clock
         self._entries: OrderedDict[str, _Entry] = OrderedDict()  # least recently used first
         self._failures: OrderedDict[str, _Failure] = OrderedDict()  # the first to be forgotten first
-        self._threads = _serial_threads()
+        self._threads = serial_threads(READS_AT_ONCE, "adapters")
         # One waits for room at a time, in the order they came: a large adapter is not passed by small ones for ever.
         self._room_turn = asyncio.Lock()
         self._freed = asyncio.Event()
@@ -221,27 +218,6 @@ class AdapterCache:
         if failure is not None:
             # a new one each time: a raised error keeps the frames it came through
             raise type(failure.error)(*failure.error.args)
-
-
-def _serial_threads() -> ThreadPoolExecutor:
-    """Make the threads that read. Each of their torch operations runs on one core.
-
-    Sharing small operations out over cores that decoding keeps busy takes many times as long as doing them, and
-    takes from decoding. torch keeps the number of threads for each thread, and gives new ones what was set last.
-    """
-    number = torch.get_num_threads()
-    started = threading.Barrier(READS_AT_ONCE + 1)
-    threads = ThreadPoolExecutor(READS_AT_ONCE, "adapters", initializer=_stay_serial)
-    for _ in range(READS_AT_ONCE):
-        threads.submit(started.wait)
-    started.wait()
-    torch.set_num_threads(number)
-    return threads
-
-
-def _stay_serial() -> None:
-    torch.get_num_threads()  # the first call in a thread is what sets the number that others have
-    torch.set_num_threads(1)
 
 
 def _retrieve(loading: asyncio.Task[Adapter]) -> None:

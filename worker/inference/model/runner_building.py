@@ -55,7 +55,8 @@ def build_runner(
     with torch.inference_mode():
         entering("checking the model's blocks against transformers")
         if isinstance(source, StoredModel):
-            source, error = _try_blocks(source, ops, served.context_tokens, recorded)
+            # with the products that serve in float32, so that these are tried on the model's own weights too
+            source, error = _try_blocks(source, maker("model", kernels), ops, served.context_tokens, recorded)
             entering("loading weights")
             way: Pass = OwnModel(source, make, ops, served.context_tokens, dtype=served.dtype)
         else:
@@ -89,7 +90,7 @@ def _make_recorder(served: EngineModel, settings: Settings) -> Recorder | None:
 
 
 def _try_blocks(
-    stored: StoredModel, ops: Ops, context_tokens: int, recorder: Recorder | None
+    stored: StoredModel, make: Make, ops: Ops, context_tokens: int, recorder: Recorder | None
 ) -> tuple[StoredModel, float]:
     """Hold our own blocks against transformers; give the model as transformers describes it, and the distance.
 
@@ -98,10 +99,9 @@ def _try_blocks(
     Raises:
         BaseModelInvalid: they compute something else.
     """
-    plain = maker("model", None)
 
     def try_them(described: StoredModel) -> float:
-        way = OwnModel(described, plain, ops, context_tokens, dtype=torch.float32, first_blocks=PROBED_BLOCKS)
+        way = OwnModel(described, make, ops, context_tokens, dtype=torch.float32, first_blocks=PROBED_BLOCKS)
         return distance(way, described.reference.logits_KV, context_tokens, recorder)
 
     error = try_them(stored)

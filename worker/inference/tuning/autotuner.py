@@ -20,10 +20,10 @@ from worker.inference.tuning.waiting import waited_s
 
 logger = logging.getLogger(__name__)
 
-BUDGET_S: Final = 10.0  # for all trials of one start together; a try that is under way when it ends is waited for
+BUDGET_S: Final = 10.0  # for all trials of one time together; a try that is under way when it ends is waited for
 BUSY: Final = 0.1  # of a trial's time that threads waited for a core: it then says more of others than of this engine
 _LEAST_S: Final = 0.1  # of which that share is taken: a single wait in a trial of milliseconds means nothing
-FIRST_IDLE_S: Final = 30.0  # without a request, until trials are made again; doubled each time that they decide nothing
+FIRST_IDLE_S: Final = 5.0  # without a request, until trials are made; doubled each time that they decide nothing
 LONGEST_IDLE_S: Final = 3600.0
 
 T = TypeVar("T")

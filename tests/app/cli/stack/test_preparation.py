@@ -4,11 +4,13 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
 
 from app.cli.stack.preparation import hold_home, refuse_taken_port, run_to_end, runtime_folder
+from app.cli.stack.supervisor import Stop
 from core.errors import StartRefused
 from core.settings import Settings
 
@@ -64,6 +66,13 @@ def test_a_folder_too_long_for_sockets_is_refused(tmp_path: Path, monkeypatch: p
     with pytest.raises(StartRefused, match="TMPDIR"), runtime_folder():
         pass
     assert list(deep.iterdir()) == []
+
+
+def test_a_preparation_ends_when_the_stack_is_to_stop() -> None:
+    stop = Stop()
+    threading.Timer(0.2, stop.request).start()
+    run_to_end((sys.executable, "-c", "import time; time.sleep(600)"), {}, "it did not work", stop)
+    assert stop.requested
 
 
 def test_a_failed_preparation_says_what_failed() -> None:

@@ -1,5 +1,6 @@
 """The supervisor with small dummy processes: restart, order, deadlines, and what a SIGKILL of it leaves."""
 
+import contextlib
 import io
 import os
 import signal
@@ -16,6 +17,7 @@ import pytest
 from app.cli.stack.liveness import FrozenProcess
 from app.cli.stack.process_log import ProcessLog, Terminal
 from app.cli.stack.supervisor import Backoff, Child, ChildSpec, Stop, Supervisor, Watch
+from core.errors import StartRefused
 
 QUICK = Backoff(first_s=0.05, longest_s=0.1, healthy_after_s=60)
 DEADLINE_S = 20.0
@@ -72,20 +74,22 @@ class SupervisorHarness:
         self.children: list[Child] = []
         self.logs: list[ProcessLog] = []
 
-    def add(self, name: str, script: str, *arguments: str, stop_s: float = 10.0) -> Child:
-        spec = ChildSpec(name, (sys.executable, "-c", script, *arguments), stop_s)
+    def add(self, name: str, script: str, *arguments: str, stop_s: float = 10.0, is_early: bool = False) -> Child:
+        spec = ChildSpec(name, (sys.executable, "-c", script, *arguments), stop_s, is_early)
         log = ProcessLog(name, self.folder / "logs", Terminal(self.screen, ["one", "two", "three"]))
         self.logs.append(log)
         self.children.append(Child(spec, os.environ, log, QUICK))
         return self.children[-1]
 
-    def add_polite(self, name: str) -> Child:
-        return self.add(name, POLITE, name, str(self.notes))
+    def add_polite(self, name: str, *, is_early: bool = False) -> Child:
+        return self.add(name, POLITE, name, str(self.notes), is_early=is_early)
 
     def lines(self) -> list[str]:
         return self.notes.read_text().splitlines() if self.notes.exists() else []
 
-    def run(self, steps: Callable[[], None], watch: Watch | None = None) -> None:
+    def run(
+        self, steps: Callable[[], None], watch: Watch | None = None, prepare: Callable[[], None] = lambda: None
+    ) -> None:
         failures: list[BaseException] = []
 
         def perform() -> None:
@@ -98,7 +102,7 @@ class SupervisorHarness:
 
         thread = threading.Thread(target=perform)
         thread.start()
-        Supervisor(self.children, watch).run(self.stop)
+        Supervisor(self.children, watch).run(self.stop, prepare)
         thread.join()
         if failures:
             raise failures[0]
@@ -118,6 +122,35 @@ def test_children_stop_in_reverse_order(harness: SupervisorHarness) -> None:
     harness.run(lambda: eventually(lambda: len(harness.lines()) == 3))
     assert sorted(harness.lines()[:3]) == ["start one", "start three", "start two"]
     assert harness.lines()[3:] == ["stop three", "stop two", "stop one"]
+
+
+def test_what_is_prepared_is_done_beside_early_children_and_before_the_others(harness: SupervisorHarness) -> None:
+    harness.add_polite("one")
+    harness.add_polite("two", is_early=True)
+
+    def prepare() -> None:
+        eventually(lambda: harness.lines() == ["start two"])
+        time.sleep(0.3)  # what starts too early has started by then
+        harness.notes.write_text("\n".join([*harness.lines(), "prepared", ""]))
+
+    harness.run(lambda: eventually(lambda: len(harness.lines()) == 3), prepare=prepare)
+    assert harness.lines() == ["start two", "prepared", "start one", "stop two", "stop one"]
+
+
+@pytest.mark.parametrize("how", ["a failure", "a wish to stop"])
+def test_after_a_preparation_that_came_to_nothing_no_other_child_starts(harness: SupervisorHarness, how: str) -> None:
+    harness.add_polite("one")
+    harness.add_polite("two", is_early=True)
+
+    def prepare() -> None:
+        eventually(lambda: harness.lines() == ["start two"])
+        if how == "a failure":
+            raise StartRefused("it did not work")
+        harness.stop.request()
+
+    with pytest.raises(StartRefused) if how == "a failure" else contextlib.nullcontext():
+        harness.run(lambda: eventually(harness.lines), prepare=prepare)
+    assert harness.lines() == ["start two", "stop two"]
 
 
 def test_a_killed_child_starts_again_and_the_others_stay(harness: SupervisorHarness) -> None:

@@ -5,6 +5,7 @@ descriptor, their numbers by transformers; whether the result is right is tried 
 transformers.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,7 @@ from worker.inference.model.projections.projection import Make
 from worker.inference.model.step_layout import Step
 from worker.inference.model.step_timer import NO_TIMER, StepTimer
 from worker.inference.model.timed_ops import TimedOps
+from worker.inference.native.serial_threads import serial_threads
 from worker.models.reference import BLOCKS, Reference
 from worker.models.serving import EMBEDDING, StoredModel
 
@@ -98,13 +100,19 @@ class OwnModel:
         self._cos_PE, self._sin_PE = _rotation(stored.reference, context_tokens, device)
         self._signed_sin_PE = self._sin_PE.clone()
         self._signed_sin_PE[:, : self._sin_PE.shape[1] // 2] *= -1
-        self._blocks = [DecoderBlock(block, tensors, number, make) for number in range(layers)]
-        stored_VH = tensors.read_stored(EMBEDDING)
-        head_weight_OI = stored_VH if numbers.is_tied else tensors.read_stored(f"{_HEAD}.weight")
-        head = LinearWeights(head_weight_OI, tensors.read_where_present(f"{_HEAD}.bias"), dtype)
-        self.head = AdaptedProjection([_HEAD], [head], make)
-        find_rows = self.head.find_rows() if numbers.is_tied else None  # what both ends share is kept once
-        self._embed = find_rows or (lambda ids_N: embedding(ids_N, stored_VH).to(dtype))
+
+        @torch.inference_mode()  # which each thread has for itself
+        def make_ends() -> tuple[AdaptedProjection, Callable[[Tensor], Tensor]]:
+            return _make_ends(tensors, make, dtype, is_tied=numbers.is_tied)
+
+        @torch.inference_mode()
+        def make_block(number: int) -> DecoderBlock:
+            return DecoderBlock(block, tensors, number, make)
+
+        with serial_threads(torch.get_num_threads(), "weights") as threads:
+            ends = threads.submit(make_ends)  # first, as it takes longer than any block
+            self._blocks = list(threads.map(make_block, range(layers)))
+            self.head, self._embed = ends.result()
         self.projections: dict[str, AdaptedProjection] = {}
         for own in self._blocks:
             self.projections |= own.projections
@@ -124,6 +132,18 @@ class OwnModel:
         logits_KV = ops.project(self.head, normed)
         ops.add_lora(self.head.group, normed, logits_KV, lora.head)
         return logits_KV
+
+
+def _make_ends(
+    tensors: "_Tensors", make: Make, dtype: torch.dtype, *, is_tied: bool
+) -> tuple[AdaptedProjection, Callable[[Tensor], Tensor]]:
+    """Make the head, and what looks up embeddings."""
+    stored_VH = tensors.read_stored(EMBEDDING)
+    head_weight_OI = stored_VH if is_tied else tensors.read_stored(f"{_HEAD}.weight")
+    weights = LinearWeights(head_weight_OI, tensors.read_where_present(f"{_HEAD}.bias"), dtype)
+    head = AdaptedProjection([_HEAD], [weights], make)
+    find_rows = head.find_rows() if is_tied else None  # what both ends share is kept once
+    return head, find_rows or (lambda ids_N: embedding(ids_N, stored_VH).to(dtype))
 
 
 class _Tensors:
