@@ -1,7 +1,7 @@
 """The start section: from an engine's process to its being ready, the first time in a home folder and the second.
 
-The first compiles the kernels and times its trials, the second finds both. Alone, and beside processes that do nothing
-but keep a core busy.
+The first compiles the kernels, the second finds them. Alone, beside processes that do nothing but keep a core busy, and
+as a part of the whole product, whose other processes start with it.
 """
 
 import contextlib
@@ -19,6 +19,8 @@ from rich.console import Console
 from benchmarks.serving.home import ServedHome, build_home
 from benchmarks.serving.servers import Server, free_port, running
 from core.process.bound import bound
+from worker.inference.native.levels import choose_level
+from worker.models.reference import BESIDE_MODEL
 
 BUSY: Final = (0, 20)  # processes beside it
 STARTS: Final = ("first", "second")
@@ -26,14 +28,21 @@ SPIN: Final = (sys.executable, "-c", "while True: pass")
 
 
 def run(console: Console, base: Path, folder: Path, *, busy: tuple[int, ...] = BUSY) -> dict[str, Any]:
-    """Measure it with each number of busy processes, every time in a home folder of its own."""
-    figures: dict[str, Any] = {}
+    """Measure it with each number of busy processes and in the product, every time in a home folder of its own."""
+    figures: dict[str, Any] = {
+        "cpu_level": choose_level(None).name,
+        # else the first engine of a home asks transformers, which takes seconds
+        "transformers_was_asked_at_the_import": (base / BESIDE_MODEL).exists(),
+    }
     for count in busy:
         home = build_home(folder / f"home-{count}", base)
         with busy_processes(count):
             beside = {name: start(home, folder) for name in STARTS}
         figures[f"beside_{count}"] = beside
         console.print(f"beside {count} busy processes", beside)
+    home = build_home(folder / "home-stack", base)
+    figures["stack"] = {name: start_stack(home, folder) for name in STARTS}
+    console.print("in the whole product", figures["stack"])
     return figures
 
 
@@ -51,6 +60,23 @@ def start(home: ServedHome, logs: Path) -> dict[str, float]:
         "cpu_s": used.user + used.system,
         "compiler_cpu_s": used.children_user + used.children_system,
     }
+
+
+def start_stack(home: ServedHome, logs: Path) -> dict[str, Any]:
+    """Start the whole product once; give seconds until all of it is ready, and what each process, and those that it
+    waited for, computed by then."""
+    began_s = time.monotonic()
+    with running(home.server("stack"), logs) as process:
+        ready_s = time.monotonic() - began_s
+        stack = psutil.Process(process.pid)
+        cpu_s = {_part_of(one): sum(one.cpu_times()) for one in (stack, *stack.children(recursive=True))}
+    return {"ready_s": ready_s, "cpu_s": cpu_s}
+
+
+def _part_of(process: psutil.Process) -> str:
+    """Name a process by its command, which for ours says what it is."""
+    words = [word for word in process.cmdline()[1:] if word.strip() and word != "-m"]
+    return f"{' '.join(words[:2]) or process.name()} ({process.pid})"
 
 
 @contextlib.contextmanager

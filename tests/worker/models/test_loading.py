@@ -144,7 +144,7 @@ def test_a_product_that_is_hopeless_twice_is_not_timed_again(
     monkeypatch: pytest.MonkeyPatch, seconds: float, best_s: float, tries: int
 ) -> None:
     clock = itertools.count()
-    monkeypatch.setattr(precision.time, "perf_counter", lambda: (next(clock) + 1) // 2 * seconds)
+    monkeypatch.setattr("worker.models.precision.time.perf_counter", lambda: (next(clock) + 1) // 2 * seconds)
     found_s = precision._best_product_s(torch.ones(1, 1), torch.ones(1, 1), hopeless_s=0.01)
     assert found_s == pytest.approx(best_s)
     assert next(clock) == 2 * tries

@@ -146,10 +146,10 @@ def test_after_a_preparation_that_came_to_nothing_no_other_child_starts(harness:
         eventually(lambda: harness.lines() == ["start two"])
         if how == "a failure":
             raise StartRefused("it did not work")
-        harness.stop.request()
+        eventually(lambda: harness.stop.requested)  # as the steps below end so
 
     with pytest.raises(StartRefused) if how == "a failure" else contextlib.nullcontext():
-        harness.run(lambda: eventually(harness.lines), prepare=prepare)
+        harness.run(lambda: eventually(lambda: bool(harness.lines())), prepare=prepare)
     assert harness.lines() == ["start two", "stop two"]
 
 

@@ -3,6 +3,7 @@
 //
 // Each sum runs over the inputs in their order, however many rows there are: a row's result does not depend on others.
 
+#ifdef __AVX512BF16__  // before anything is included, as that is what takes long to compile
 #include <algorithm>
 #include <array>
 #include <utility>
@@ -10,7 +11,6 @@
 
 #include "panels.hpp"
 
-#ifdef __AVX512BF16__
 namespace {
 
 constexpr int MOST_ROWS = 14;    // 28 registers hold their sums, two the weights
