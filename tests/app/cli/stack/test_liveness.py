@@ -55,6 +55,9 @@ class WatchedDatabase:
                 yield process
             finally:
                 process.kill()
+                if process.returncode == -signal.SIGSTOP:  # a traced process that stops has ended, as Popen reads it
+                    os.kill(process.pid, signal.SIGKILL)
+                    os.waitpid(process.pid, 0)
 
     def pass_s(self, seconds: float) -> list[FrozenProcess]:
         """Let time pass with a look every `LOOK_S`."""
