@@ -27,6 +27,7 @@ from worker.models.reference import BLOCKS, Reference
 from worker.models.serving import EMBEDDING, StoredModel
 
 _HEAD = "lm_head"
+_MOST_READERS = 8  # blocks that are laid out at once: each holds a few of its weights twice meanwhile
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class OwnModel:
         def make_block(number: int) -> DecoderBlock:
             return DecoderBlock(block, tensors, number, make)
 
-        with serial_threads(torch.get_num_threads(), "weights") as threads:
+        with serial_threads(min(torch.get_num_threads(), _MOST_READERS), "weights") as threads:
             ends = threads.submit(make_ends)  # first, as it takes longer than any block
             self._blocks = list(threads.map(make_block, range(layers)))
             self.head, self._embed = ends.result()
