@@ -16,7 +16,8 @@ from app.generation.openai import chat_routes, completions_routes
 from app.generation.tgi import info_routes
 from app.generation.tgi import routes as generate
 from app.http import deps, error_envelopes
-from app.http.documented_errors import DescribedApi
+from app.http.description import allowed_methods
+from app.http.description.documented_errors import DescribedApi
 from app.http.metrics import RequestMetrics
 from app.http.middleware import OriginGuardMiddleware, RequestEdge
 from app.http.runtime import ApiRuntime, open_runtime
@@ -44,6 +45,7 @@ def create_app(settings: Settings, opener: Opener = open_runtime) -> FastAPI:
             yield
 
     app = DescribedApi(
+        has_key=settings.api_key is not None,
         title="Loramill",
         summary="Fine-tuning of small language models, and serving of the result.",
         lifespan=lifespan,
@@ -67,6 +69,7 @@ def create_app(settings: Settings, opener: Opener = open_runtime) -> FastAPI:
     app.add_middleware(OriginGuardMiddleware, guard=guard)
     app.add_middleware(RequestEdge, metrics=requests)
     error_envelopes.install(app)
+    allowed_methods.install(app)
     for routes in (
         files,
         report_routes,

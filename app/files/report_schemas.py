@@ -5,7 +5,8 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BeforeValidator, ConfigDict, ValidationError, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from app.http.wire import Body, Out, StoredText
+from app.http.field_types import StoredText
+from app.http.wire import Out, Query
 from core.text.lint.findings import FileRole
 from core.text.lint.kinds import Severity
 from core.text.lint.linter import Report
@@ -25,7 +26,7 @@ def _from_json(text: Any) -> Any:
         raise PydanticCustomError("json", "{reason}", {"reason": reason}) from error
 
 
-class FileReportQuery(Body, RenderFields):
+class FileReportQuery(Query, RenderFields):
     """The fields of a job that decide what a file's examples become; ``prompt_format`` is its object as JSON."""
 
     model: StoredText

@@ -3,7 +3,7 @@
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Annotated, BinaryIO, Final
+from typing import Annotated, Any, BinaryIO, Final
 
 from anyio import CancelScope
 from fastapi import APIRouter, Depends, Query, Request
@@ -14,6 +14,7 @@ from app.files import service as file_service
 from app.files.schemas import FileOut, FilesQuery
 from app.http.auth import CallerDep, require_caller
 from app.http.deps import BlobsDep, DatabaseDep, ReadSession, RuntimeDep
+from app.http.description.links import FIRST_ID, leads_to
 from app.http.multipart import read_form
 from app.http.route_errors import READING, WRITING, raises
 from app.http.runtime import ApiRuntime
@@ -45,14 +46,22 @@ _UPLOAD_FORM: Final = {
                         "file": {"type": "string", "format": "binary"},
                         "purpose": {"type": "string", "enum": [file_service.PURPOSE]},
                     },
+                    "additionalProperties": False,
                 }
             }
         },
     }
 }
+_BYTES: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+}
 
 
-@router.post("", openapi_extra=_UPLOAD_FORM)
+@router.post(
+    "",
+    openapi_extra=_UPLOAD_FORM,
+    responses=leads_to("file_id", "get_file", "download_file", "get_file_report", "delete_file"),
+)
 @raises(*WRITING, FileTooLarge, FileTypeUnclear, ParquetNotInstalled)
 async def upload_file(request: Request, caller: CallerDep, runtime: RuntimeDep) -> FileOut:
     """Upload a file of examples: JSONL, CSV with a header, or Parquet, told by the name's extension.
@@ -91,7 +100,7 @@ def _record(runtime: ApiRuntime, received: file_service.Received, caller: str) -
         return FileOut.of(file_service.record(session, runtime.blobs, received, caller=caller, now=int(time.time())))
 
 
-@router.get("")
+@router.get("", responses=leads_to("file_id", "get_file", by=FIRST_ID))
 def list_files(query: Annotated[FilesQuery, Query()], session: ReadSession) -> Page[FileOut]:
     """List files, those of jobs' results among them, newest first unless ``order`` is asc."""
     rows, has_more = files.list_page(
@@ -122,7 +131,7 @@ async def _open_content(file_id: str, database: DatabaseDep, blobs: BlobsDep) ->
         yield content
 
 
-@router.get("/{file_id}/content", response_class=StreamingResponse)
+@router.get("/{file_id}/content", response_class=StreamingResponse, responses=_BYTES)
 def download_file(content: Annotated[BinaryIO, Depends(_open_content)]) -> StreamingResponse:
     """Download a file's bytes, as they were uploaded or as a job wrote them; none where they have changed on disk."""
     return StreamingResponse(

@@ -4,11 +4,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from app.http.wire import Body, Out
+from app.http.wire import Out, Query
 from core.store.tables import FileRecord
 
 
-class FilesQuery(Body):
+class FilesQuery(Query):
     after: str | None = None
     limit: int = Field(10_000, ge=1, le=10_000)
     order: Literal["asc", "desc"] = "desc"

@@ -1,11 +1,12 @@
 """Wire types of previews: a job's own fields with examples to show, and their tokens."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
 from app.fine_tuning.schemas import JobFields
-from app.http.wire import Out, StoredText
+from app.http.field_types import Many, StoredText, described_by
+from app.http.wire import Out
 from core.text.preview import Preview
 from core.text.rendering import Reason
 
@@ -17,10 +18,14 @@ class PreviewCreate(JobFields):
     1. ``limit`` null means 10 of a file's, and all that are written out.
     """
 
+    model_config = described_by(
+        {"model": "smollm2-135m-instruct", "examples": [{"prompt": "The sky is", "completion": " blue."}]}
+    )
+
     training_file: StoredText | None = None
-    examples: tuple[Any, ...] | None = Field(None, min_length=1, max_length=100)
+    examples: Annotated[Many[Any], Field(min_length=1, max_length=100)] | None = None
     limit: int | None = Field(None, ge=1, le=100)
-    after_line: int = Field(0, ge=0)
+    after_line: int = Field(0, ge=0, lt=2**31)
 
 
 class PreviewPart(Out):

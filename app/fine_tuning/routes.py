@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from typing import Annotated, Final
 
 from fastapi import APIRouter, BackgroundTasks, Depends, Header, Query, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from app.fine_tuning import service
-from app.fine_tuning.schemas import CheckpointOut, CheckpointsQuery, EventOut, EventsQuery, JobCreate, JobOut
+from app.fine_tuning.schemas import CheckpointOut, CheckpointsQuery, EventOut, EventsQuery, JobCreate, JobOut, Metadata
 from app.http.auth import CallerDep, require_caller
 from app.http.deps import BlobsDep, DatabaseDep, DoorbellDep, ReadSession, RegistryDep, SettingsDep, WriteSession
+from app.http.description.links import FIRST_ID, leads_to
 from app.http.json_body import JsonRoute
 from app.http.route_errors import WRITING, raises
 from app.http.wire import Page, page
@@ -38,7 +41,20 @@ router = APIRouter(
     route_class=JsonRoute,
 )
 
-_METADATA_KEY: Final = re.compile(r"metadata\[(.+)\]")
+_METADATA: Final = TypeAdapter(Metadata)
+_METADATA_KEY: Final = re.compile(r"metadata\[(.*)\]", re.DOTALL)
+_METADATA_FILTER: Final = {
+    "parameters": [
+        {
+            "name": "metadata",
+            "in": "query",
+            "style": "deepObject",
+            "explode": True,
+            "description": "Pairs that a job must carry, as metadata[key]=value.",
+            "schema": _METADATA.json_schema(),
+        }
+    ]
+}
 
 
 def _jobs_out(session: Session, settings: Settings, rows: Sequence[JobRecord]) -> list[JobOut]:
@@ -51,7 +67,10 @@ def _job_out(session: Session, settings: Settings, job: JobRecord) -> JobOut:
     return _jobs_out(session, settings, [job])[0]
 
 
-@router.post("")
+@router.post(
+    "",
+    responses=leads_to("job_id", "get_job", "cancel_job", "pause_job", "resume_job", "list_events", "list_checkpoints"),
+)
 @raises(
     *WRITING,
     ModelNotFound,
@@ -94,7 +113,12 @@ def create_job(
 
 
 def _metadata_filter(request: Request) -> dict[str, str]:
-    """Read ``metadata[key]=value`` pairs, which no typed parameter can express."""
+    """Read ``metadata[key]=value`` pairs, which no typed parameter can express.
+
+    Raises:
+        RequestValidationError: there are more, or longer ones, than a job can have.
+        UnsupportedParameter: the query has something else.
+    """
     pairs = {}
     for name, value in request.query_params.multi_items():
         match = _METADATA_KEY.fullmatch(name)
@@ -102,10 +126,14 @@ def _metadata_filter(request: Request) -> dict[str, str]:
             pairs[match[1]] = value
         elif name not in ("after", "limit"):
             raise UnsupportedParameter(name)
-    return pairs
+    try:
+        return _METADATA.validate_python(pairs)
+    except ValidationError as error:
+        found = error.errors(include_url=False)
+        raise RequestValidationError([one | {"loc": ("query", "metadata", *one["loc"])} for one in found]) from error
 
 
-@router.get("")
+@router.get("", openapi_extra=_METADATA_FILTER, responses=leads_to("job_id", "get_job", by=FIRST_ID))
 def list_jobs(
     session: ReadSession,
     settings: SettingsDep,

@@ -1,22 +1,24 @@
 """OpenAI's wire types of fine-tuning, and our own fields beside theirs at the top level."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
 
-from app.http.wire import Body, Out, StoredText, only
+from app.http.field_types import ONLY_SUCH_KEYS, StoredText, described_by, only
+from app.http.wire import Body, Out, Query
 from core.estimates.estimate import Estimate, Measured
-from core.jobs.requested import HyperparameterFields, TrainingFields
+from core.jobs.requested import HyperparameterFields, LoraFields, TrainingFields
 from core.jobs.spec import JobSpec, TrainingSettings
 from core.jobs.status import JobStatus
 from core.store.control import is_pausing
 from core.store.tables import CheckpointRecord, EventRecord, JobRecord
 
+MAX_METADATA: Final = 16  # pairs of a job
 # A part of the served model's name, between colons.
 Suffix = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 MetadataKey = Annotated[StoredText, StringConstraints(max_length=64)]
 MetadataValue = Annotated[StoredText, StringConstraints(max_length=512)]
-Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)]
+Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=MAX_METADATA), ONLY_SUCH_KEYS]
 
 
 class HyperparametersCreate(Body, HyperparameterFields):
@@ -34,12 +36,17 @@ class MethodCreate(Body):
     reinforcement: Annotated[Any, only()] = None
 
 
+class LoraCreate(Body, LoraFields):
+    """LoRA's shape; ``target_modules`` can be "all-linear"."""
+
+
 class JobFields(Body, TrainingFields):
     """What a job is asked for beside its training file. All but ``model`` may be left out."""
 
     model: StoredText
     validation_file: StoredText | None = None
     suffix: Suffix | None = None
+    lora: LoraCreate = LoraCreate()
     hyperparameters: HyperparametersCreate | None = None
     method: MethodCreate | None = None
     metadata: Metadata | None = None
@@ -50,15 +57,24 @@ class JobFields(Body, TrainingFields):
 class JobCreate(JobFields):
     """Asks for a fine-tuning job."""
 
+    model_config = described_by(
+        {
+            "model": "smollm2-135m-instruct",
+            "training_file": "file-06h2n5v3kl7q9",
+            "suffix": "colours",
+            "hyperparameters": {"n_epochs": 2},
+        }
+    )
+
     training_file: StoredText
 
 
-class EventsQuery(Body):
+class EventsQuery(Query):
     after: str | None = None
     limit: int = Field(20, ge=1, le=100)
 
 
-class CheckpointsQuery(Body):
+class CheckpointsQuery(Query):
     after: str | None = None
     limit: int = Field(10, ge=1, le=100)
 

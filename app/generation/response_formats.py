@@ -1,8 +1,8 @@
 """How a request says what its answer must be, in the spellings of OpenAI, text-generation-inference and LoRAX."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, WithJsonSchema
 
 from app.http.wire import Body
 
@@ -31,4 +31,4 @@ class Grammar(Body):
     """Text-generation-inference's ``grammar``: a schema or the text of one, an expression, or OpenAI's wrapping."""
 
     type: Literal["json", "regex", "json_schema"]
-    value: Any
+    value: Annotated[Any, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object"}]})]

@@ -1,7 +1,7 @@
 """The errors that a route, or a dependency, says it can end with.
 
-What the API's description makes of them is ``app.http.documented_errors``' matter, what an error means that of
-``core.errors``.
+What the API's description makes of them is ``app.http.description.documented_errors``' matter, what an error means
+that of ``core.errors``.
 """
 
 from collections.abc import Callable, Iterable

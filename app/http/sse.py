@@ -19,9 +19,19 @@ from starlette.types import Receive, Scope, Send
 from app.http.error_envelopes import INTERNAL, Wire, problem_of, wire_of
 
 T = TypeVar("T")
-# for the description of a route that answers by events, where it is asked to
+# for the description of a route that answers by events, where it is asked to: what each event is
 OR_EVENTS: Final[dict[int | str, dict[str, Any]]] = {
-    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+    200: {
+        "content": {
+            "text/event-stream": {
+                "itemSchema": {
+                    "type": "object",
+                    "required": ["data"],
+                    "properties": {"data": {"type": "string", "description": "JSON; OpenAI's wire ends with [DONE]"}},
+                }
+            }
+        }
+    }
 }
 Chunks = AsyncGenerator[BaseModel, None]
 

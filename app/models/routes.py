@@ -6,6 +6,7 @@ from fastapi import APIRouter, BackgroundTasks, Depends, Query
 
 from app.http.auth import require_caller
 from app.http.deps import DatabaseDep, EnginesDep, ReadSession, SettingsDep
+from app.http.description.links import FIRST_ID, leads_to
 from app.http.route_errors import WRITING, raises
 from app.http.wire import Page
 from app.models import service
@@ -15,7 +16,7 @@ from core.errors import BaseModelProtected, CheckpointInUse, ModelNotFound
 router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[Depends(require_caller)])
 
 
-@router.get("")
+@router.get("", responses=leads_to("name", "get_model", by=FIRST_ID))
 def list_models(
     session: ReadSession,
     settings: SettingsDep,

@@ -7,7 +7,7 @@ from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from app.http.auth import require_caller
-from app.http.deps import EnginesDep, MetricsDep
+from app.http.deps import EnginesDep, MetricsDep, SettingsDep
 from app.http.route_errors import raises
 from core.errors import EngineUnavailable, GenerationFailed, NotFound
 
@@ -30,8 +30,10 @@ async def tell_metrics(metrics: MetricsDep) -> Response:
 
 @router.get("/metrics/{base_model}", response_class=PlainTextResponse)
 @raises(NotFound, EngineUnavailable, GenerationFailed)
-async def tell_engine_metrics(base_model: str, engines: EnginesDep) -> Response:
+async def tell_engine_metrics(base_model: str, settings: SettingsDep, engines: EnginesDep) -> Response:
     """Give the numbers of a base model's engine in the same format."""
+    if base_model not in settings.base_models:
+        raise NotFound(f"/metrics/{base_model} (no base model is called so)")
     engine = engines.get(base_model)
     if not isinstance(engine, Counting):
         raise NotFound(f"/metrics/{base_model} (ask that engine itself)")

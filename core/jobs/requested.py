@@ -3,14 +3,14 @@
 A field that is None is chosen by ``core.jobs.resolve``. Where the fields stand in a request is the caller's.
 """
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from core.jobs.learning_rate import LrSchedulerType
 from core.jobs.spec import LoraSpec, Quantization
 from core.text.render_settings import RenderFields
-from core.values import AutoBool, AutoFloat, AutoInt, Frozen
+from core.values import AutoBool, AutoFloat, AutoInt, Frozen, NoneAs
 
 
 class HyperparameterFields(Frozen):
@@ -21,17 +21,13 @@ class HyperparameterFields(Frozen):
     learning_rate_multiplier: AutoFloat = Field(None, gt=0, le=1000)
 
 
-def _all_linear_as_none(value: Any) -> Any:
-    return None if value == "all-linear" else value
-
-
 class LoraFields(LoraSpec):
     """LoRA's shape; ``alpha`` null means twice the rank, ``target_modules`` "all-linear" the same as null."""
 
     alpha: AutoFloat = Field(None, gt=0, le=1024)  # type: ignore[assignment]  # wider: None is not resolved yet
-    target_modules: Annotated[tuple[str, ...] | None, BeforeValidator(_all_linear_as_none)] = Field(
-        None, min_length=1, max_length=64
-    )
+    target_modules: Annotated[
+        Annotated[tuple[str, ...], Field(strict=False, min_length=1, max_length=64)] | None, NoneAs("all-linear")
+    ] = None
 
 
 class TrainingFields(RenderFields):

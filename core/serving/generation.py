@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from core.text.files.examples import MAX_COLUMNS, MAX_MESSAGES, LineProblem, refuse_deep
@@ -71,7 +71,11 @@ def _refuse_deep_values(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-Values = Annotated[dict[str, Any], AfterValidator(_refuse_deep_values)]  # by the names of a prompt format's columns
+Values = Annotated[  # by the names of a prompt format's columns
+    dict[str, Any],
+    AfterValidator(_refuse_deep_values),
+    WithJsonSchema({"type": "object", "additionalProperties": True, "maxProperties": MAX_COLUMNS}),
+]
 
 
 class Variables(Frozen):

@@ -29,7 +29,7 @@ class RenderFields(Frozen):
     prompt_loss_weight: float = Field(0.0, ge=0, le=1, description="Weight of a prompt's tokens.")
     train_on: TrainOn = Field("all_assistant", description="Which answers of a conversation.")
     prompt_format: PromptFormat | None = Field(None, description="What columns become, as prompt and completion.")
-    max_length: AutoInt = Field(None, ge=8, description="Tokens of one example, closing token included.")
+    max_length: AutoInt = Field(None, ge=8, lt=2**31, description="Tokens of one example, closing token included.")
     over_length: OverLength = Field("drop", description="What becomes of longer ones.")
 
     def with_max_length(self, max_length: int) -> "RenderSettings":

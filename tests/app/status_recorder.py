@@ -9,9 +9,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 OURS_TO_MEND = 500  # a defect of ours: no route documents it
 NOBODY_READS = 499
 
-# Each test has an app of its own, and describing one takes half a second: apps of the same routers share a description.
+# Each test has an app of its own, and describing one takes half a second: apps of the same routers share a description,
+# unless one has a key.
 # Routers are told apart by their ids, so they are kept.
-_descriptions: Final[dict[tuple[int, ...], tuple[list[object], dict[str, Any]]]] = {}
+_descriptions: Final[dict[tuple[object, ...], tuple[list[object], dict[str, Any]]]] = {}
 
 
 def _describe(app: FastAPI) -> dict[str, Any]:
@@ -19,7 +20,7 @@ def _describe(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is not None:
         return app.openapi_schema
     routers = [getattr(route, "original_router", route) for route in app.routes]
-    key = tuple(map(id, routers))
+    key = (getattr(app, "has_key", None), *map(id, routers))
     if key not in _descriptions:
         _descriptions[key] = (routers, app.openapi())
     return _descriptions[key][1]

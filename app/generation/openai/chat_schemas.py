@@ -2,15 +2,32 @@
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from app.generation.openai.shared_schemas import SamplingFields, UsageOut
-from app.http.wire import Body, Out, StoredText, only
+from app.http.field_types import Many, StoredText, described_by, only
+from app.http.wire import Body, Out
 from core.serving.generation import MAX_TOP_LOGPROBS
 from core.text.files.examples import MAX_MESSAGES
 
 MAX_PARTS: Final = 1024  # of one message
+_CONTENT: Final[dict[str, Any]] = {
+    "anyOf": [
+        {"type": "string"},
+        {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["type", "text"],
+                "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+                "additionalProperties": False,
+            },
+            "minItems": 1,
+            "maxItems": MAX_PARTS,
+        },
+    ]
+}
 
 
 def _as_text(value: Any) -> str:
@@ -34,7 +51,7 @@ class ChatMessage(Body):
     """One message. What an earlier answer's message has beside its text is taken back where it says nothing."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str, BeforeValidator(_as_text)]
+    content: Annotated[str, BeforeValidator(_as_text), WithJsonSchema(_CONTENT)]
 
     name: Annotated[Any, only()] = None
     refusal: Annotated[Any, only()] = None
@@ -47,8 +64,17 @@ class ChatMessage(Body):
 class ChatCreate(SamplingFields):
     """Asks for the next message of a conversation."""
 
+    model_config = described_by(
+        {
+            "model": "smollm2-135m-instruct",
+            "messages": [{"role": "user", "content": "Name a colour."}],
+            "max_tokens": 8,
+            "temperature": 0,
+        }
+    )
+
     model: StoredText
-    messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1, max_length=MAX_MESSAGES)]
+    messages: Annotated[Many[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: int | None = Field(None, ge=1, lt=2**31)
     max_tokens: int | None = Field(None, ge=1, lt=2**31)  # the older name of the same
     logprobs: bool | None = None

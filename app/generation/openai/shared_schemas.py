@@ -6,15 +6,18 @@ to the protocol's fields.
 
 from typing import Annotated, Any, Final
 
-from pydantic import Field, StringConstraints
+from pydantic import BeforeValidator, Field, StringConstraints
 
 from app.generation.response_formats import ResponseFormat
-from app.http.wire import Body, Out, Stops, StoredText, only
+from app.http.field_types import ONE_OR_MANY, ONLY_SUCH_KEYS, Many, Stop, StoredText, only, whole
+from app.http.wire import Body, Out
 
 MAX_CHOICES: Final = 16  # of one prompt
-TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+TokenId = Annotated[int, Field(ge=0, lt=2**31), BeforeValidator(whole)]
 # JSON has no keys but strings; an id has one spelling.
 TokenIdKey = Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]{0,8})$")]
+
+Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
 class StreamOptions(Body):
@@ -32,12 +35,10 @@ class SamplingFields(Body):
     repetition_penalty: float | None = Field(None, gt=0, le=10)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
-    logit_bias: Annotated[dict[TokenIdKey, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)] | None = (
-        None
-    )
+    logit_bias: Annotated[dict[TokenIdKey, Bias], Field(max_length=1024), ONLY_SUCH_KEYS] | None = None
     seed: int | None = Field(None, ge=0, lt=2**63)
-    stop: Annotated[Stops, Field(max_length=4)] = ()
-    stop_token_ids: Annotated[tuple[TokenId, ...], Field(max_length=64)] | None = None
+    stop: Annotated[Many[Stop], Field(max_length=4), ONE_OR_MANY] = ()
+    stop_token_ids: Annotated[Many[TokenId], Field(max_length=64)] | None = None
     ignore_eos: bool | None = None
     response_format: ResponseFormat | None = None
     regex: Annotated[str, Field(min_length=1)] | None = None

@@ -2,7 +2,8 @@
 
 from pydantic import Field
 
-from app.http.wire import Body, Out, StoredText
+from app.http.field_types import StoredText, described_by
+from app.http.wire import Body, Out
 
 
 class InfoOut(Out):
@@ -25,6 +26,8 @@ class InfoOut(Out):
 
 class TokenizeCreate(Body):
     """Asks for a text's tokens. ``model`` is an addition, wanted where there are several base models."""
+
+    model_config = described_by({"inputs": "The sky is"})
 
     inputs: str = Field(min_length=1)
     add_special_tokens: bool | None = None  # None: as a prompt has them

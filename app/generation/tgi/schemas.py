@@ -6,7 +6,8 @@ from pydantic import Field
 
 from app.generation.openai.shared_schemas import MAX_CHOICES
 from app.generation.response_formats import Grammar, ResponseFormat
-from app.http.wire import Body, Out, Stops, StoredText, only
+from app.http.field_types import ONE_OR_MANY, Many, Stop, StoredText, described_by, only
+from app.http.wire import Body, Out
 from core.serving.generation import MAX_TOP_LOGPROBS, Values
 
 
@@ -26,11 +27,11 @@ class Parameters(Body):
     repetition_penalty: float | None = Field(None, gt=0, le=10)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
-    stop: Annotated[Stops, Field(max_length=16)] = ()
+    stop: Annotated[Many[Stop], Field(max_length=16), ONE_OR_MANY] = ()
     ignore_eos_token: bool | None = None
     grammar: Grammar | None = None
     response_format: ResponseFormat | None = None
-    truncate: int | None = Field(None, ge=1)
+    truncate: int | None = Field(None, ge=1, lt=2**31)
     apply_chat_template: bool | None = None
     best_of: int | None = Field(None, ge=1, le=MAX_CHOICES)
     details: bool | None = None
@@ -51,6 +52,8 @@ class GenerateCreate(Body):
 
     ``variables`` is an addition to the protocol's fields; exactly one of the two is wanted.
     """
+
+    model_config = described_by({"inputs": "The sky is", "parameters": {"max_new_tokens": 8}})
 
     inputs: str | None = Field(None, min_length=1)
     variables: Values | None = None

@@ -47,6 +47,26 @@ def finished_job(client: TestClient, harness: ApiHarness, file_id: str) -> str:
     return job_id
 
 
+@pytest.mark.parametrize(
+    ("pairs", "param"),
+    [
+        ({f"metadata[{n}]": "1" for n in range(17)}, "metadata"),
+        ({"metadata[k]": "v" * 513}, "metadata.k"),
+        ({f"metadata[{'k' * 65}]": "1"}, f"metadata.{'k' * 65}"),
+    ],
+    ids=["many", "long-value", "long-key"],
+)
+def test_a_filter_that_no_job_can_have_is_refused(client: TestClient, pairs: dict[str, str], param: str) -> None:
+    answer = client.get("/v1/fine_tuning/jobs", params=pairs)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+
+
+def test_the_filter_is_described_as_it_is_written(client: TestClient) -> None:
+    parameters = client.get("/openapi.json").json()["paths"]["/v1/fine_tuning/jobs"]["get"]["parameters"]
+    [described] = [parameter for parameter in parameters if parameter["name"] == "metadata"]
+    assert (described["in"], described["style"], described["schema"]["maxProperties"]) == ("query", "deepObject", 16)
+
+
 def test_a_finished_job_tells_its_model_and_what_it_was_trained_on(client: TestClient, finished_job: str) -> None:
     job = client.get(f"/v1/fine_tuning/jobs/{finished_job}").json()
     assert (job["status"], job["fine_tuned_model"]) == ("succeeded", "ft:x")

@@ -93,5 +93,12 @@ def test_an_engine_that_tells_no_numbers_is_404(client: TestClient) -> None:
     assert "ask that engine itself" in response.json()["error"]["message"]
 
 
-def test_a_base_model_without_an_engine_is_503(client: TestClient) -> None:
-    assert client.get("/metrics/phi-9").status_code == 503
+def test_a_base_model_without_an_engine_is_503(harness: ApiHarness) -> None:
+    harness.settings = harness.settings.model_copy(update={"base_models": (BASE, "phi-9")})
+    with TestClient(harness.app(), base_url=LOCAL) as client:
+        assert client.get("/metrics/phi-9").status_code == 503
+
+
+def test_a_base_model_that_there_is_not_has_no_numbers(client: TestClient) -> None:
+    answer = client.get("/metrics/unknown")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")

@@ -10,9 +10,12 @@ from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
-from fastapi.routing import APIRoute, iter_route_contexts
+from fastapi.routing import APIRoute
 
+from app.http.auth import describe_open
+from app.http.description.routes import described_routes
 from app.http.error_envelopes import Wire, wire_of
+from app.http.field_types import whole
 from app.http.json_body import MAX_BODY_BYTES, JsonRoute
 from app.http.route_errors import Kind, raised_by
 from core.errors import HostNotAllowed, InvalidInput, OriginNotAllowed
@@ -45,19 +48,25 @@ _ENVELOPES: Final[dict[Wire, dict[str, Any]]] = {
 
 
 class DescribedApi(FastAPI):
-    """An app whose description has every status that a route can answer with."""
+    """An app whose description has every status that a route can answer with, and the key only where it has one."""
+
+    def __init__(self, *, has_key: bool, **options: Any) -> None:
+        super().__init__(**options, generate_unique_id_function=_name_of)
+        self.has_key = has_key
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
-            _describe_errors(super().openapi(), routes_of(self))
+            description = super().openapi()
+            _describe_errors(description, described_routes(self))
+            if not self.has_key:
+                describe_open(description)
+            self.openapi_schema = _with_whole_bounds(description)
         assert self.openapi_schema is not None
         return self.openapi_schema
 
 
-def routes_of(app: FastAPI) -> list[APIRoute]:
-    """Give the routes that the description has."""
-    routes = (context.original_route for context in iter_route_contexts(app.routes))
-    return [route for route in routes if isinstance(route, APIRoute) and route.include_in_schema]
+def _name_of(route: APIRoute) -> str:
+    return route.name  # what clients are generated from, and links refer to
 
 
 def errors_of(route: APIRoute) -> frozenset[Kind]:
@@ -84,6 +93,15 @@ def _describe_errors(description: dict[str, Any], routes: Iterable[APIRoute]) ->
     schemas = description.get("components", {}).get("schemas", {})
     for name in _GENERATED:
         schemas.pop(name, None)
+
+
+def _with_whole_bounds(description: Any) -> Any:
+    """Write whole numbers as such: the framework makes floats of bounds, and 2**63 as one is read with other digits."""
+    if isinstance(description, dict):
+        return {name: _with_whole_bounds(value) for name, value in description.items()}
+    if isinstance(description, list):
+        return [_with_whole_bounds(value) for value in description]
+    return whole(description)
 
 
 def _drop_generated(responses: dict[str, Any]) -> None:

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 from fastapi import APIRouter, Depends
+from pydantic import SecretStr
 from starlette.testclient import TestClient
 
-from app.http.documented_errors import DescribedApi, errors_of, routes_of
+from app.http.description.documented_errors import DescribedApi, errors_of
+from app.http.description.routes import described_routes
 from app.http.route_errors import raises
 from core.errors import (
     AuthenticationFailed,
@@ -21,6 +23,7 @@ from core.errors import (
 from tests.app.conftest import LOCAL, ApiHarness
 
 OPEN = {"/livez", "/readyz", "/health"}
+KEY = "correct-horse-battery"
 
 
 def operations(description: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -30,8 +33,10 @@ def operations(description: dict[str, Any]) -> Iterator[tuple[str, str, dict[str
 
 
 @pytest.fixture
-def description(client: TestClient) -> dict[str, Any]:
-    found: dict[str, Any] = client.get("/openapi.json").json()
+def description(harness: ApiHarness) -> dict[str, Any]:
+    harness.settings = harness.settings.model_copy(update={"api_key": SecretStr(KEY)})
+    with TestClient(harness.app(), base_url=LOCAL, headers={"authorization": f"Bearer {KEY}"}) as client:
+        found: dict[str, Any] = client.get("/openapi.json").json()
     return found
 
 
@@ -40,6 +45,18 @@ def test_every_route_documents_what_is_met_before_it(description: dict[str, Any]
         expected = {"400", "421"} | ({"403"} if method in ("post", "delete") else set())
         expected |= set() if path in OPEN else {"401"}
         assert expected <= operation["responses"].keys(), (method, path)
+
+
+def test_a_deployment_with_a_key_asks_for_it_everywhere_but_at_probes(description: dict[str, Any]) -> None:
+    assert {path for _, path, operation in operations(description) if "security" not in operation} == OPEN
+
+
+def test_a_deployment_without_a_key_is_described_as_asking_for_none(client: TestClient) -> None:
+    description = client.get("/openapi.json").json()
+    assert "securitySchemes" not in description["components"]
+    for method, path, operation in operations(description):
+        assert "security" not in operation, (method, path)
+        assert "401" not in operation["responses"], (method, path)
 
 
 def test_every_body_of_json_may_be_too_large(description: dict[str, Any]) -> None:
@@ -75,16 +92,16 @@ def test_errors_of_dependencies_are_the_routes_too() -> None:
 
     router = APIRouter()
     router.post("/x")(endpoint)
-    app = DescribedApi()
+    app = DescribedApi(has_key=False)
     app.include_router(router)
-    [route] = routes_of(app)
+    [route] = described_routes(app)
     assert {JobNotFound, ModelNotFound, HostNotAllowed, OriginNotAllowed} <= errors_of(route)
     assert AuthenticationFailed not in errors_of(route)
     assert {"404", "403", "421"} <= app.openapi()["paths"]["/x"]["post"]["responses"].keys()
 
 
 def test_no_route_documents_an_error_that_is_no_answer(harness: ApiHarness) -> None:
-    kinds: set[type[ServiceError]] = {kind for route in routes_of(harness.app()) for kind in errors_of(route)}
+    kinds: set[type[ServiceError]] = {kind for route in described_routes(harness.app()) for kind in errors_of(route)}
     assert len(kinds) > 20
     assert all(kind.status != 500 for kind in kinds)
     assert all(kind.__doc__ for kind in kinds)

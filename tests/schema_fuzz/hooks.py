@@ -1,0 +1,90 @@
+"""What schemathesis' command asks us while it runs: which failures are none, and to be modest with a model's time."""
+
+import json
+import os
+from typing import Any, Final
+
+import schemathesis
+from openai import OpenAI
+from schemathesis import Case, CheckContext, HookContext, Response
+from schemathesis.core.failures import Failure
+from schemathesis.openapi.checks import RejectedPositiveData
+
+from tests.schema_fuzz.refusals import is_allowed
+
+# What a schema allows would keep an engine and a trainer busy for hours. More than any context holds is refused at
+# once, so it may stand.
+MOST: Final = {"max_tokens": 8, "max_completion_tokens": 8, "max_new_tokens": 8, "n": 3, "best_of": 3, "n_epochs": 2}
+BEYOND: Final = 10_000
+# stands for a file that is there: schemathesis deletes those that it knows of
+FILE: Final = "file-of-examples"
+EXAMPLES: Final = b'{"prompt": "The sky is", "completion": " blue."}\n' * 8
+TGI_PATHS: Final = ("/", "/generate", "/generate_stream")
+
+
+@schemathesis.hook
+def filter_failure(context: HookContext, failure: Failure, case: Case[Any], response: Response) -> bool:
+    """Keep all failures but refusals of what no schema can forbid."""
+    refused = isinstance(failure, RejectedPositiveData) and response.status_code in (400, 422)
+    return not (refused and is_allowed(message_of(response)))
+
+
+@schemathesis.check
+class EveryRouteIsReached:
+    """Fails where a route answered nothing but refusals, so that nothing was seen of what it does."""
+
+    def __init__(self) -> None:
+        self._asked: set[str] = set()
+        self._reached: set[str] = set()
+
+    def after_response(self, context: CheckContext, response: Response, case: Case[Any]) -> None:
+        self._asked.add(case.operation.label)
+        if response.status_code == 200:
+            self._reached.add(case.operation.label)
+
+    def after_run(self, context: CheckContext) -> None:
+        unseen = sorted(self._asked - self._reached)
+        assert not unseen, f"never answered 200: {', '.join(unseen)}"
+
+
+def message_of(response: Response) -> str:
+    """Give the sentence of an error, in either wire's envelope."""
+    error = json.loads(response.content)["error"]
+    return str(error if isinstance(error, str) else error["message"])
+
+
+@schemathesis.hook
+def before_call(context: HookContext, case: Case[Any], kwargs: dict[str, Any]) -> None:
+    """Ask for short answers and short trainings, whatever was made up, and name files that there are."""
+    body = case.body
+    if not isinstance(body, dict):
+        return
+    if case.path in TGI_PATHS:
+        body["parameters"] = {} if body.get("parameters") is None else body["parameters"]
+        set_limit(body["parameters"], "max_new_tokens")
+    elif case.path == "/v1/chat/completions" and body.get("max_completion_tokens") is None:
+        set_limit(body, "max_tokens")
+    shorten(body)
+    if body.get("training_file") == FILE:
+        body["training_file"] = upload()
+
+
+def upload() -> str:
+    """Give the id of a file that can be trained on."""
+    with OpenAI(base_url=f"{os.environ['FUZZED_URL']}/v1", api_key=os.environ["FUZZED_KEY"]) as client:
+        return client.files.create(file=("examples.jsonl", EXAMPLES), purpose="fine-tune").id
+
+
+def set_limit(fields: object, name: str) -> None:
+    """Give a limit where there is none, which would mean a long answer."""
+    if isinstance(fields, dict) and fields.get(name) is None:
+        fields[name] = MOST[name]
+
+
+def shorten(fields: dict[str, Any]) -> None:
+    """Lower the whole numbers that would be taken, however deep they stand."""
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            shorten(value)
+        elif isinstance(value, int) and MOST.get(name, BEYOND) < value < BEYOND:
+            fields[name] = MOST[name]
