@@ -28,6 +28,7 @@ from core.store.blobs import BlobStore
 from core.store.db import Database
 from core.store.migrate import upgrade
 from core.store.references.recorded import open_recorded
+from tests.app.shared_routes import share_routes
 from tests.app.status_recorder import StatusRecorder
 from tests.harness.models.byte_tokenizer import write_byte_tokenizer
 from tests.harness.models.published_model import publish
@@ -84,6 +85,7 @@ class ApiHarness:
             )
 
         app = create_app(self.settings, opener)
+        share_routes(app)
         app.add_middleware(StatusRecorder, described=app, undocumented=self.undocumented)
         return app
 

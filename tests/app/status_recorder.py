@@ -1,6 +1,6 @@
 """Holds every answer of every test against the API's description: an undocumented status is an error."""
 
-from typing import Any, Final
+from typing import Final
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
@@ -8,23 +8,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 OURS_TO_MEND = 500  # a defect of ours: no route documents it
 NOBODY_READS = 499
-
-# Each test has an app of its own, and describing one takes half a second: apps of the same routers share a description,
-# unless one has a key.
-# Routers are told apart by their ids, so they are kept.
-_descriptions: Final[dict[tuple[object, ...], tuple[list[object], dict[str, Any]]]] = {}
-
-
-def _describe(app: FastAPI) -> dict[str, Any]:
-    """Give an app's description: its own, where a test has asked for that."""
-    if app.openapi_schema is not None:
-        return app.openapi_schema
-    routers = [getattr(route, "original_router", route) for route in app.routes]
-    key = (getattr(app, "has_key", None), *map(id, routers))
-    if key not in _descriptions:
-        _descriptions[key] = (routers, app.openapi())
-    return _descriptions[key][1]
-
 
 class StatusRecorder:
     """Wraps the whole app, and notes route, status and what is documented where they do not agree."""
@@ -47,6 +30,6 @@ class StatusRecorder:
         if not isinstance(route, APIRoute) or not route.include_in_schema or status in (OURS_TO_MEND, NOBODY_READS):
             return
         method = scope["method"].lower()
-        documented = _describe(self._described)["paths"][route.path_format].get(method, {"responses": {"405": {}}})
+        documented = self._described.openapi()["paths"][route.path_format].get(method, {"responses": {"405": {}}})
         if str(status) not in documented["responses"]:
             self._undocumented.append(f"{method} {route.path_format} answered {status}, which it does not document")

@@ -20,6 +20,7 @@ from core.settings import Settings
 from tests.harness.servers.valkey import Valkey
 from tests.worker.conftest import Home
 from worker.__main__ import worker_argv, worker_environment
+from worker.jobs.slot import WorkerSlot, slot_path
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -65,9 +66,17 @@ class Worker:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        self._slot_path = slot_path(settings.runs_folder, self.process.pid)
 
     def wait_until_ready(self) -> None:
-        self.wait_for(lambda: " ready." in self.log.read_text())
+        """Wait for Celery, and for the end of the poll's first look, which would take a job queued meanwhile."""
+        self.wait_for(lambda: " ready." in self.log.read_text() and self._has_looked())
+
+    def _has_looked(self) -> bool:
+        if not self._slot_path.exists():
+            return False
+        with WorkerSlot(self._slot_path).take() as free:
+            return free
 
     def wait_for(self, condition: Callable[[], bool], within_s: float = 60) -> None:
         deadline_s = time.monotonic() + within_s
