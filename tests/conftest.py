@@ -9,6 +9,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.harness.models.kernels import kept_for_the_run
 from tests.harness.quick import is_quick
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,6 +28,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--quick", action="store_true", help="only files whose tests need no model library and start no process"
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    kernels = kept_for_the_run()
+    kernels.__enter__()
+    config.add_cleanup(lambda: kernels.__exit__(None, None, None))
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -13,7 +13,7 @@ _kept: Final[dict[tuple[object, ...], tuple[list[object], list[BaseRoute], dict[
 
 
 def share_routes(app: FastAPI) -> None:
-    """Give an app the routes, and their description, of the first app that had the same routers and, as it, a key or none."""
+    """Give an app the routes, and their description, of the first app with the same routers."""
     routers = [getattr(route, "original_router", route) for route in app.routes]
     key = (getattr(app, "has_key", None), *map(id, routers))
     if key not in _kept:

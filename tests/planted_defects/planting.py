@@ -57,7 +57,7 @@ def are_green(root: Path, tests: Sequence[str]) -> bool:
     """
     # no bytecode: a file changed within a second to the same size would be run as it was before
     environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(root)}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "", *tests]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     if done.returncode not in (PASSED, FAILED):
         raise NotRun(f"pytest ended with {done.returncode}:\n{done.stdout}{done.stderr}")

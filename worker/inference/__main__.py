@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from core.base_models.registry import Registry, folder_of
+from core.base_models.registry import Registry, folder_of, read_imported
 from core.errors import ServiceError
 from core.listening.connections import Connections, backlog, descriptors, most_connections
 from core.listening.exposure import refuse_unnamed
@@ -71,6 +71,8 @@ def _serve(options: argparse.Namespace, settings: Settings) -> int:
         guard = OriginGuard.of_engine(options.host, settings)
     metrics, phases = EngineMetrics(), StartPhases(settings.engine_start_s)
     entry = Registry.load(settings.base_models_folder).get(options.base_model)
+    folder = folder_of(settings.base_models_folder, entry.name)
+    read_imported(folder)  # what is not there is said at once, not after seconds of imports
 
     def build() -> "LocalEngine":
         phases.enter("importing libraries")
@@ -81,7 +83,7 @@ def _serve(options: argparse.Namespace, settings: Settings) -> int:
 
         engine = build_engine(
             entry,
-            folder_of(settings.base_models_folder, entry.name),
+            folder,
             LocalBlobStore(settings.store_folder),
             settings,
             metrics,

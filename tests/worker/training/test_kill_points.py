@@ -147,6 +147,7 @@ def job(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dict
     return JOBS[request.param]
 
 
+@pytest.mark.slow  # the next test kills at random points, too, if not at one of each kind
 def test_resumed_at_a_random_point_of_each_kind_a_run_equals_the_undisturbed_one_to_the_bit(
     tmp_path: Path, tiny_phi: Path, job: dict[str, Any]
 ) -> None:

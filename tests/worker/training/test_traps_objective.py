@@ -200,6 +200,7 @@ class TestTrap32:
     def test_trap_32_the_default_rate_is_ten_times_that_for_all_weights(self, entry: BaseModelEntry) -> None:
         assert 10 * TRL_LEARNING_RATE <= entry.learning_rate <= 100 * TRL_LEARNING_RATE
 
+    @pytest.mark.slow
     def test_trap_32_at_the_default_rate_four_examples_are_soon_known_by_heart(
         self, tmp_path: Path, smollm2_folder: Path
     ) -> None:

@@ -22,8 +22,7 @@ OPENMP: Final = ("libgomp", "libomp", "libiomp5")
 def load(folder: Path, cpu_level: CpuLevel | None = None) -> Kernels | None:
     """Give the kernels of `choose_level`; None, and a line in the log, if there are none.
 
-    Those that are not built yet are built into ``folder``, by several processes at once if need be. A library there is
-    run as code: nobody else may write there.
+    Those that are not built yet are built into ``folder``. A library there is run as code: nobody else may write there.
 
     Raises:
         SettingsInvalid: this machine does not have that level.

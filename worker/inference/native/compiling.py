@@ -7,6 +7,7 @@ the kernels compute is known to ``kernels``, whether a library is used is decide
 
 import argparse
 import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -54,7 +56,7 @@ def compile_ahead(folder: Path, cpu_level: CpuLevel | None = None) -> threading.
 def find_or_compile(folder: Path, level: Level) -> Path:
     """Give the library of a level: one compiled beforehand, or compiled into ``folder`` unless it is there.
 
-    Several processes may do so at once.
+    Of several processes that do so at once, one compiles, and the others wait for it.
 
     Raises:
         NotBuilt: it cannot be compiled.
@@ -67,8 +69,22 @@ def find_or_compile(folder: Path, level: Level) -> Path:
         compiler = _find_compiler()
         library = folder / _name(level, *compiler)
         if not library.exists():
-            _compile(library, compiler, level)
+            with _only_process(folder):
+                if not library.exists():
+                    _compile(library, compiler, level)
         return library
+
+
+@contextlib.contextmanager
+def _only_process(folder: Path) -> Iterator[None]:
+    """Keep other processes from compiling into the folder; the kernel lets them when this one dies."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def compile_all(folder: Path) -> None:

@@ -62,6 +62,23 @@ def test_two_builds_at_once_leave_one_library(tmp_path: Path) -> None:
     assert [path.suffix for path in tmp_path.iterdir()] == [".so"]
 
 
+def test_of_two_processes_one_compiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler, calls = tmp_path / "compiler", tmp_path / "calls"
+    compiler.write_text(f'#!/bin/sh\nfor output; do :; done\necho "$output" >> {calls}\nsleep 0.2\ntouch "$output"\n')
+    compiler.chmod(0o700)
+    monkeypatch.setenv("CXX", str(compiler))
+    program = (
+        "from pathlib import Path; from worker.inference.native import compiling, levels; "
+        f"compiling.PREBUILT = Path('nothing'); print(compiling.find_or_compile(Path({str(tmp_path / 'native')!r}), "
+        "levels.list_own_levels()[0]))"
+    )
+    command = [sys.executable, "-c", program]
+    processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    libraries = {process.communicate()[0].strip() for process in processes}
+    assert len(libraries) == 1
+    assert [Path(call).name for call in calls.read_text().splitlines()].count("kernels.so") == 1
+
+
 @pytest.mark.usefixtures("quick_build")
 def test_kernels_that_differ_from_torch_are_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -114,6 +131,7 @@ assert "torch" not in sys.modules
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
 
 
+@pytest.mark.usefixtures("quick_build")
 @pytest.mark.usefixtures("quick_build")
 def test_what_was_compiled_beforehand_needs_no_compiler(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
