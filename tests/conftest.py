@@ -1,9 +1,11 @@
 """Fixtures that several parts' tests need; what only one part needs lies beside its tests."""
 
+import gc
 import importlib.util
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import hypothesis
@@ -24,6 +26,15 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
 
 
+# What is imported and collected stays; to look through it again and again takes ten seconds of every run.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--quick", action="store_true", help="only files whose tests need no model library and start no process"
@@ -31,9 +42,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    kernels = kept_for_the_run()
-    kernels.__enter__()
-    config.add_cleanup(lambda: kernels.__exit__(None, None, None))
+    run = ExitStack()
+    run.enter_context(kept_for_the_run())
+    config.add_cleanup(run.close)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -1,6 +1,5 @@
 """Holds every answer of every test against the API's description: an undocumented status is an error."""
 
-
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send

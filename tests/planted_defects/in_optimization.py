@@ -9,7 +9,7 @@ ORACLE = "tests/worker/training/test_oracle.py"
 DEFECTS = (
     Defect(
         name="20 heads that cannot be rotated are imported",
-        in_="worker.models.importing:_check_rotation",
+        in_="worker.models.fetching:_check_rotation",
         replace="$width * $share % 2",
         by="False",
         tests=(f"{BASE}::TestTrap20::test_trap_20_heads_that_cannot_be_rotated_are_refused_at_import",),

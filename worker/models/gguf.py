@@ -1,6 +1,6 @@
 """Turns a GGUF file inside an installed package into a folder that transformers loads: bfloat16 safetensors.
 
-Knows no registry and no fingerprint; ``worker.models.importing`` decides what is converted and checks the result.
+Knows no registry and no fingerprint; ``worker.models.fetching`` decides what is converted and checks the result.
 """
 
 import hashlib

@@ -181,7 +181,7 @@ def test_a_worker_whose_broker_died_still_stops_when_told(
     assert home.job(job_id).status is JobStatus.QUEUED
 
 
-@pytest.mark.parametrize("whom", ["main", "pool"])
+@pytest.mark.parametrize("whom", ["main", pytest.param("pool", marks=pytest.mark.slow)])
 def test_a_killed_worker_takes_its_trainer_with_it_and_another_finishes(
     home: Home, settings: Settings, start_worker: StartWorker, whom: str
 ) -> None:
@@ -246,7 +246,7 @@ class TestWithoutBroker:
             stop_grace_s=5,
         )
 
-    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
     def test_jobs_run_by_the_workers_own_look_and_a_stopped_worker_releases_its_job(
         self, home: Home, start_worker: StartWorker, number: signal.Signals
     ) -> None:

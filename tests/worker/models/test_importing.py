@@ -272,6 +272,15 @@ def hub(source: Path) -> Iterator[str]:
         thread.join()
 
 
+def test_what_is_there_is_found_without_a_model_library(models: Path) -> None:
+    assert import_base_model(models, "mine")
+    program = (
+        "import sys; from pathlib import Path; from worker.models.importing import import_base_model; "
+        f"assert not import_base_model(Path({str(models)!r}), 'mine'); assert 'transformers' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
 class TestHub:
     @pytest.fixture
     def models(self, tmp_path: Path) -> Path:

@@ -66,11 +66,17 @@ def test_transformers_is_asked_once(folder: Path, references: Path, asked: list[
     assert asked == [folder]
 
 
-def test_an_imported_model_has_been_asked_about(references: Path, tmp_path: Path, asked: list[Path]) -> None:
+@pytest.fixture
+def imported(tmp_path: Path) -> Path:
+    """The folder of a model that was imported; an import asks as well."""
     models = tmp_path / "base-models"
     Registry.load(models).add(BaseModelEntry(name="mine", source=Folder(path=write_tiny_phi(tmp_path / "source"))))
     import_base_model(models, "mine")
-    assert open_stored(folder_of(models, "mine"), references).is_remembered
+    return folder_of(models, "mine")
+
+
+def test_an_imported_model_has_been_asked_about(imported: Path, references: Path, asked: list[Path]) -> None:
+    assert open_stored(imported, references).is_remembered
     assert (asked, references.exists()) == ([], False)
 
 

@@ -138,7 +138,7 @@ def test_what_is_read_at_once_never_takes_more_than_the_capacity(files: FakeFile
         files.go.clear()
         files.size_bytes = 15
         loads = [asyncio.create_task(use(cache, digest)) for digest in "ab"]
-        await until(lambda: len(files.opened) == 2)
+        await until(lambda: len(files.opened) == 2 and files.reads != [])
         await settle()
         assert files.reads == ["a"]
         files.go.set()
