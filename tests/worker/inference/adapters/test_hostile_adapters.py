@@ -351,6 +351,7 @@ def test_the_engine_answers_after_each_kind_of_attack(harness: EngineHarness, so
     assert [answer.ids for answer in harness.run(work)] == [expected] * len(digests)
 
 
+@pytest.mark.slow
 def test_a_thousand_loads_and_evictions_leave_no_memory_behind(sound_folder: Path, fit: Fit, tmp_path: Path) -> None:
     blobs = LocalBlobStore(tmp_path / "store")
     digests = []

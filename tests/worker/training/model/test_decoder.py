@@ -100,7 +100,7 @@ def expected(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 class TestGradients:
-    @pytest.mark.parametrize("token_budget", [1, 100, 100_000])
+    @pytest.mark.parametrize("token_budget", [100, 100_000])
     @pytest.mark.parametrize("techniques", EVERY, ids=EVERY_ID)
     def test_in_float32_equal_those_of_one_example_at_a_time(
         self, expected: ExpectedGradients, techniques: Techniques, token_budget: int
