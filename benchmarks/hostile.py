@@ -26,10 +26,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from benchmarks.serving.home import build_home
 from benchmarks.serving.results import stamp
 from benchmarks.serving.servers import HOST, running
+from benchmarks.training.machine import result_file, write_result
 from benchmarks.training.processes import ROOT
 from core.base_models.registry import IMPORTED_FILE, Folder, ImportedModel, compute_fingerprint
 
-RESULT: Final = ROOT / "benchmarks" / "results" / "hostile.json"
 SMOLLM2: Final = ROOT / "var" / "base-models" / "smollm2-135m-instruct"
 TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer_config.json")
 STREAMS: Final = 64
@@ -256,7 +256,7 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, default=SMOLLM2, help="folder of a published base model")
     parser.add_argument("--limit-s", type=float, default=300.0, help="after which a scenario is cut off")
     parser.add_argument("--name", default="now", help="of the run in the result file; others stay in it")
-    parser.add_argument("--result", type=Path, default=RESULT)
+    parser.add_argument("--result", type=Path, default=result_file("hostile"))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="hostile-") as scratch:
         folder = Path(scratch)
@@ -268,7 +268,7 @@ def main() -> None:
             felt = asyncio.run(measure(server.url, process.pid, names, options.limit_s))
     section = {"streams": STREAMS, "scenarios": {name: asdict(silence) for name, silence in felt.items()}}
     runs = json.loads(options.result.read_text("utf-8")) if options.result.exists() else {}
-    options.result.write_text(json.dumps(runs | {options.name: stamp(section)}, indent=1) + "\n", "utf-8")
+    write_result(options.result, runs | {options.name: stamp(section)})
 
 
 if __name__ == "__main__":

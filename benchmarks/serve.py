@@ -1,8 +1,10 @@
 """Our engine against its peers, in one run: speed, the tax of adapters, wrong rows, fairness, and the machine's limit.
 
 ``python -m benchmarks.serve`` takes over half an hour on two cores; ``python -m benchmarks.serve decode
-http`` measures these sections only and leaves the others in benchmarks/results/serve.json as they are. Each section
-says when and of which commit it was measured. Speeds of one table were measured in interleaved repeats.
+http`` measures these sections only and leaves the others in this machine's folder of benchmarks/results as they are.
+Each section says when and of which commit it was measured. Speeds of one table were measured in interleaved repeats.
+Ours and the peers compute in the number type that is fastest on the machine, which decode and http name; correctness
+is judged in float32.
 
 Sections: probe (what the machine can do), decode (a runner's steps), correctness (every row its own adapter's answer),
 http (through the public API), load (many adapters, a heavy caller, overload), cold (an adapter that is new), start
@@ -23,7 +25,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.serving import cold, load, starts, throughput
-from benchmarks.serving.results import RESULT, merge, stamp
+from benchmarks.serving.results import merge, stamp
+from benchmarks.training import machine
+from benchmarks.training.number_types import ask_number_types
 from benchmarks.training.processes import ROOT, run_module
 
 SMOLLM2: Final = ROOT / "var" / "base-models" / "smollm2-135m-instruct"
@@ -87,7 +91,9 @@ def measure_correctness(work: BenchmarkWork) -> dict[str, Any]:
 def measure_http(work: BenchmarkWork) -> dict[str, Any]:
     """Measure output tokens a second through HTTP, ours and the peers'."""
     rounds = 1 if work.is_quick else throughput.ROUNDS
-    return throughput.run(work.console, work.smollm2, work.new_folder("http"), vllm=work.vllm, rounds=rounds)
+    return throughput.run(
+        work.console, work.smollm2, work.new_folder("http"), ask_number_types(), vllm=work.vllm, rounds=rounds
+    )
 
 
 def measure_load(work: BenchmarkWork) -> dict[str, Any]:
@@ -172,7 +178,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="show that everything runs; the figures mean nothing")
     parser.add_argument("--smollm2", type=Path, default=SMOLLM2, help="folder of the imported SmolLM2")
     parser.add_argument("--vllm", type=Path, help="the Python of an environment with vLLM, which then takes part")
-    parser.add_argument("--result", type=Path, help=f"file for the result; without --quick {RESULT}")
+    own = machine.result_file("serve")
+    parser.add_argument("--result", type=Path, help=f"file for the result; without --quick {own}")
     options = parser.parse_args()
     unknown = [name for name in options.sections if name not in SECTIONS]
     if unknown:
@@ -182,7 +189,7 @@ def main() -> None:
     console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
     with tempfile.TemporaryDirectory(prefix="loramill-bench-") as name:
         work = BenchmarkWork(console, options.smollm2, options.vllm, Path(name), options.quick)
-        path = options.result or (Path(name) / "serve.json" if options.quick else RESULT)
+        path = options.result or (Path(name) / "serve.json" if options.quick else own)
         failed = run(work, tuple(options.sections) or tuple(SECTIONS), path)
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")

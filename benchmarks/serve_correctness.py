@@ -142,7 +142,7 @@ async def judge_peers(field: Field, mixes: Sequence[Mix]) -> dict[str, Tally]:
 def judge_vllm(python: Path, field: Field, mixes: Sequence[Mix], folder: Path) -> Tally:
     """Send mixes to vLLM in float32; its adapters must be plain ones, as it knows no patterns."""
     adapters = {f"m{number}": one for number, one in field.folders.items()}
-    server = vllm_server(python, field.base, adapters, rank=64, dtype="float32")
+    server = vllm_server(python, field.base, adapters, "float32", rank=64)
     tally = Tally()
     with running(server, folder):
         asyncio.run(judge_all(VllmContestant(server.url, field.base.name, field.prompts), field, stay(mixes), tally))

@@ -18,6 +18,7 @@ from benchmarks.serving.decode import build, make_adapters, roofs, taxes, weight
 from benchmarks.serving.probe import probe
 from benchmarks.serving.steps import StepTimings, interleave, time_decode, time_prefill
 from benchmarks.training import machine
+from benchmarks.training.number_types import probe_number_types
 from benchmarks.training.processes import run_module
 from worker.inference.lora.adapter import Adapter
 from worker.inference.model.runner import ModelRunner
@@ -34,8 +35,8 @@ def measure(base: Path, repeats: int) -> dict[str, Any]:
     """Measure everything on a model in a folder."""
     weights = weight_bytes(base)
     torch.cuda.empty_cache()
-    before = probe("cuda", read_bytes=2**32, size=8192)
-    built = {name: build(base, kv_bytes=KV_BYTES, graphs=graphs) for name, graphs in VARIANTS.items()}
+    before = probe(probe_number_types(), "cuda", read_bytes=2**32, size=8192)
+    built = {name: build(base, "bfloat16", kv_bytes=KV_BYTES, graphs=graphs) for name, graphs in VARIANTS.items()}
     runners = {name: runner for name, (runner, _) in built.items()}
     _, served = built["graphs"]
     adapters = {rank: make_adapters(base, served, rank, 8) for rank in RANKS}
@@ -104,8 +105,7 @@ def main() -> None:
         result = about | measure(base, options.repeats)
     print(json.dumps(result, indent=1))
     if options.result is not None:
-        options.result.parent.mkdir(parents=True, exist_ok=True)
-        options.result.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+        machine.write_result(options.result, result)
 
 
 if __name__ == "__main__":

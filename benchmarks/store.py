@@ -2,11 +2,11 @@
 
 ``python -m benchmarks.store`` fills a database of each kind with 100,000 jobs of which 1,000 wait, and 5,000,000
 events (some minutes, and 6 GB), asks the API and the workers' side each question many times in turn, and prints
-the median and the slowest in milliseconds. The result is also written to benchmarks/results/store.json.
+the median and the slowest in milliseconds. The result is also written to this
+machine's folder of benchmarks/results.
 """
 
 import argparse
-import json
 import logging
 import statistics
 import tempfile
@@ -22,6 +22,8 @@ from rich.table import Table
 from starlette.testclient import TestClient
 
 from benchmarks.filled_database import DatabaseSize, fill
+from benchmarks.serving.results import stamp
+from benchmarks.training.machine import result_file, write_result
 from core.base_models.registry import Registry
 from core.settings import Settings
 from core.store import files, leases, migrate
@@ -30,7 +32,6 @@ from core.store.references.recorded import open_recorded
 from tests.app.conftest import BASE, EXAMPLES, ApiHarness, import_base
 from tests.harness.servers.postgres import running_postgres
 
-RESULT: Final = Path(__file__).parent / "results" / "store.json"
 WORKER: Final = leases.WorkerIdentity("benchmark", "localhost", 1)
 
 Question = Callable[[], object]
@@ -137,7 +138,7 @@ def main() -> None:
         cells = (f"{times[question]['median_ms']:.1f} ({times[question]['most_ms']:.1f})" for times in found.values())
         table.add_row(question, *cells)
     console.print(table)
-    RESULT.write_text(json.dumps({"amount": vars(options), "databases": found}, indent=1) + "\n")
+    write_result(result_file("store"), stamp({"amount": vars(options), "databases": found}))
 
 
 if __name__ == "__main__":

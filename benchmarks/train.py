@@ -2,14 +2,14 @@
 
 ``python -m benchmarks.train`` takes about half an hour on two cores. Every measurement is a process of its own;
 rounds are interleaved (A B C D A B C D …), so that what else the machine does falls on all alike. The result is
-printed, and written to benchmarks/results/train.json.
+printed, and written to this machine's folder of benchmarks/results. Ours computes in the number type that is
+fastest on the machine, rivals that can choose in both, and each in its better one is compared with.
 
 Compared are one epoch over the same ids, from the same weights and adapter, with the same learning rates and as
 many rows in a step. group_by_length makes its own steps of the rows; packing makes a step of each pack.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -20,15 +20,15 @@ from typing import Any, Final
 from rich.console import Console
 
 from benchmarks.training import machine
-from benchmarks.training.cases import CONTESTANTS, LLAMA_TARGETS, OURS, PHI_TARGETS, SEED, BenchmarkCase
+from benchmarks.training.cases import LLAMA_TARGETS, PHI_TARGETS, SEED, BenchmarkCase, choose_contestants
 from benchmarks.training.measurement import Measurement, MeasurementRequest
+from benchmarks.training.number_types import NumberTypes, ask_number_types
 from benchmarks.training.processes import ROOT, measure, run_module
 from benchmarks.training.report import print_ablations, print_case, print_products
 from benchmarks.training.rows import generate
 from benchmarks.training.summary import ablations, ratios, summarise, summarise_ablations
 from benchmarks.training.text_rows import read_rows
 
-RESULT: Final = ROOT / "benchmarks" / "results" / "train.json"
 SMOLLM2: Final = ROOT / "var" / "base-models" / "smollm2-135m-instruct"
 E2E: Final = ROOT.parent / "shared" / "data" / "e2e"
 SHAPE, VOCABULARY = "phi-8x1024", 51_200
@@ -55,22 +55,25 @@ QUICK: Final = Amount(rounds=1, smollm2_rounds=1, ablation_rounds=1, rows=16, he
 class TrainingBenchmark:
     """Takes measurements, and says what it does meanwhile."""
 
-    def __init__(self, console: Console, measure: Callable[[MeasurementRequest], Measurement]) -> None:
+    def __init__(
+        self, console: Console, measure: Callable[[MeasurementRequest], Measurement], types: NumberTypes
+    ) -> None:
         self._console = console
         self._measure = measure
+        self._contestants, self.left_out = choose_contestants(types)  # ours is the first
 
     def rounds(self, case: BenchmarkCase, count: int) -> tuple[list[list[Measurement]], float]:
         """Give what each round measured, and the held-out loss of the base model."""
-        untrained = self._measure(replace(case.request(OURS, is_scored=True), trainer="untrained"))
+        untrained = self._measure(replace(case.request(self._contestants[0], is_scored=True), trainer="untrained"))
         assert untrained.held_out_loss is not None
         return [list(self._round(case, number, count)) for number in range(count)], untrained.held_out_loss
 
     def _round(self, case: BenchmarkCase, number: int, count: int) -> Iterator[Measurement]:
-        for contestant in CONTESTANTS:
+        for contestant in self._contestants:
             if number % contestant.every == 0:
                 is_scored = number == 0 and contestant.trains_all
                 found = self._measure(case.request(contestant, is_scored=is_scored))
-                self._tell(f"{case.name}, round {number + 1} of {count}", contestant.trainer, found)
+                self._tell(f"{case.name}, round {number + 1} of {count}", contestant.name, found)
                 yield found
 
     def ablation_rounds(self, case: BenchmarkCase, amount: Amount) -> list[list[Measurement]]:
@@ -79,7 +82,7 @@ class TrainingBenchmark:
         for number in range(amount.ablation_rounds):
             found = []
             for off in ablations():
-                request = case.request(replace(OURS, share=amount.ablation_share), without=off)
+                request = case.request(replace(self._contestants[0], share=amount.ablation_share), without=off)
                 found.append(self._measure(request))
                 name = f"without {', '.join(off) or 'nothing'}"
                 self._tell(f"ablation, round {number + 1} of {amount.ablation_rounds}", name, found[-1])
@@ -134,7 +137,9 @@ def run_case(run: TrainingBenchmark, console: Console, case: BenchmarkCase, roun
 
 def run_benchmark(amount: Amount, smollm2: Path, e2e: Path, console: Console) -> dict[str, Any]:
     """Measure everything; give the result file's content."""
-    run, begun = TrainingBenchmark(console, measure), machine.describe()
+    begun, types = machine.describe(), ask_number_types()
+    run = TrainingBenchmark(console, measure, types)
+    console.print("number types", types.as_dict(), "left out:", ", ".join(run.left_out) or "nobody")
     with tempfile.TemporaryDirectory() as folder:
         phi = make_phi_case(Path(folder), amount)
         cases = {"phi": run_case(run, console, phi, amount.rounds)}
@@ -151,6 +156,7 @@ def run_benchmark(amount: Amount, smollm2: Path, e2e: Path, console: Console) ->
     print_products(console, ours["products"])
     return {
         "machine": begun,
+        "number_types": types.as_dict() | {"left_out": run.left_out},
         "load_at_the_end": machine.describe()["load"],
         "amount": asdict(amount),
         "cases": cases,
@@ -166,17 +172,17 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="show that everything runs; the figures mean nothing")
     parser.add_argument("--smollm2", type=Path, default=SMOLLM2, help="folder of the imported SmolLM2")
     parser.add_argument("--e2e", type=Path, default=E2E, help="folder with train.jsonl and valid.jsonl")
-    parser.add_argument("--result", type=Path, help=f"file for the result; without --quick {RESULT}")
+    own = machine.result_file("train")
+    parser.add_argument("--result", type=Path, help=f"file for the result; without --quick {own}")
     options = parser.parse_args()
     amount = QUICK if options.quick else Amount()
     if options.rounds is not None:
         amount = replace(amount, rounds=options.rounds)
     console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
     result = run_benchmark(amount, options.smollm2, options.e2e, console)
-    path = options.result or (None if options.quick else RESULT)
+    path = options.result or (None if options.quick else own)
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+        machine.write_result(path, result)
 
 
 if __name__ == "__main__":

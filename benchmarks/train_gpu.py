@@ -36,11 +36,23 @@ OURS: Final = tuple(
 ABLATED: Final = OURS[1]
 HF: Final = (
     TrainerContestant("hf_best", "HF Trainer, tuned", rows_per_step=ROWS_PER_STEP, rows_at_once=AT_ONCE),
-    TrainerContestant("seed", "HF Trainer: fp32, padded to 2048, labels copied", share=1 / 128, rows_per_step=2),
+    TrainerContestant(
+        "seed",
+        "HF Trainer: fp32, padded to 2048, labels copied",
+        share=1 / 128,
+        rows_per_step=2,
+        dtype="float32",
+    ),
 )
 TRL: Final = (
     TrainerContestant("trl_tuned", "TRL SFTTrainer, tuned", rows_per_step=ROWS_PER_STEP, rows_at_once=AT_ONCE),
-    TrainerContestant("trl_default", "TRL SFTTrainer: defaults", rows_per_step=ROWS_PER_STEP, rows_at_once=AT_ONCE),
+    TrainerContestant(
+        "trl_default",
+        "TRL SFTTrainer: defaults",
+        rows_per_step=ROWS_PER_STEP,
+        rows_at_once=AT_ONCE,
+        dtype="bfloat16",
+    ),
 )
 
 
@@ -110,8 +122,7 @@ def main() -> None:
     result = run_benchmark(run_ablation if options.ablation else run_comparison, options.rounds)
     print(json.dumps({"medians": result["medians"]}, indent=1))
     if options.result is not None:
-        options.result.parent.mkdir(parents=True, exist_ok=True)
-        options.result.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+        machine.write_result(options.result, result)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,8 +17,10 @@ import torch
 from benchmarks.training import hf_trainer, ours
 from benchmarks.training.adapters import score
 from benchmarks.training.measurement import Measurement, MeasurementRequest, StepClock
+from benchmarks.training.number_types import NumberType
 from benchmarks.training.roofline import Roofline
 from benchmarks.training.rows import Rows, TokenRow, sample
+from worker.models.precision import resolve_dtype
 from worker.training.model.memory import peak_memory_bytes
 
 UNTRAINED = "untrained"  # the base model, scored without an adapter
@@ -25,6 +28,7 @@ UNTRAINED = "untrained"  # the base model, scored without an adapter
 
 def measure(request: MeasurementRequest) -> Measurement:
     """Train, and then score what was trained."""
+    request = replace(request, dtype=_choose_dtype(request))
     rows = Rows.read(Path(request.rows))
     chosen = sample(rows.training, request.examples)
     clock = StepClock(request.began_unix_s, _finish_device)
@@ -40,6 +44,7 @@ def measure(request: MeasurementRequest) -> Measurement:
         held_out_loss = score(request.base_folder, scored_adapter, rows.held_out) if request.is_scored else None
     return Measurement(
         trainer=request.trainer,
+        dtype=request.dtype,
         without=request.without,
         examples=len(chosen),
         useful_tokens=sum(len(row.ids) for row in chosen),
@@ -55,6 +60,12 @@ def measure(request: MeasurementRequest) -> Measurement:
         products={} if roofline is None else roofline.products,
         device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
     )
+
+
+def _choose_dtype(request: MeasurementRequest) -> NumberType:
+    """Give what "auto" is here; ours without its base in bfloat16 computes in float32."""
+    is_bf16 = resolve_dtype(request.dtype) == torch.bfloat16 and ours.choose_techniques(request).bf16_base
+    return "bfloat16" if is_bf16 else "float32"
 
 
 def _warm_up(request: MeasurementRequest, rows: tuple[TokenRow, ...]) -> StepClock:

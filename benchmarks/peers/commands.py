@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.serving.servers import HOST, Server, command_of, free_port
+from benchmarks.training.number_types import NumberType
 
 VLLM_READY_WITHIN_S: Final = 600.0
 MAX_TOKENS: Final = 1024  # of a vLLM context
@@ -27,21 +28,21 @@ def write_endless_base(base: Path, folder: Path) -> Path:
     return folder
 
 
-def transformers_serve(base: Path, *, blocks: int = 64) -> Server:
+def transformers_serve(base: Path, dtype: NumberType, *, blocks: int = 64) -> Server:
     """Give transformers' own server with continuous batching; ``base`` must be endless."""
     port = free_port()
-    options = ("--continuous-batching", "--dtype", "bfloat16", "--host", HOST, "--port", str(port))
+    options = ("--continuous-batching", "--dtype", dtype, "--host", HOST, "--port", str(port))
     # by default the cache takes 60 % of the machine's memory
     cache = ("--cb-num-blocks", str(blocks), "--cb-max-batch-tokens", "512")
     command = command_of(Path(sys.executable).parent / "transformers", "serve", base, options, cache)
     return Server("transformers-serve", command, port, "/health")
 
 
-def peft_server(kind: str, base: Path, adapters: Mapping[str, Path]) -> Server:
+def peft_server(kind: str, base: Path, adapters: Mapping[str, Path], dtype: NumberType) -> Server:
     """Give one of the two services over PEFT."""
     port = free_port()
     named = [f"{name}={folder}" for name, folder in adapters.items()]
-    command = command_of(sys.executable, "-m", "benchmarks.peers.peft_server", kind, base, str(port), named)
+    command = command_of(sys.executable, "-m", "benchmarks.peers.peft_server", kind, dtype, base, str(port), named)
     return Server(f"peft-{kind}", command, port, "/health")
 
 
@@ -49,9 +50,9 @@ def vllm_server(
     python: Path,
     base: Path,
     adapters: Mapping[str, Path],
+    dtype: NumberType,
     *,
     rank: int = 16,
-    dtype: str = "bfloat16",
     environ: Mapping[str, str] = {},
 ) -> Server:
     """Give vLLM's server, with LoRA on where there are adapters; the base model answers to its folder's name."""

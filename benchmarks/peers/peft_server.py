@@ -2,7 +2,7 @@
 
 ``batch`` gathers up to 8 waiting requests and generates for all of them at once, each row with its own adapter
 (``adapter_names``); the next batch waits for its longest row. ``lock`` answers one request at a time behind
-``set_adapter``. Neither streams. ``python -m benchmarks.peers.peft_server KIND BASE PORT [NAME=FOLDER ...]``
+``set_adapter``. Neither streams. ``python -m benchmarks.peers.peft_server KIND TYPE BASE PORT [NAME=FOLDER ...]``
 """
 
 import argparse
@@ -22,6 +22,8 @@ from pydantic import BaseModel
 from transformers import AutoTokenizer, GenerationConfig
 
 from benchmarks.peers.peft_models import BASE, load_adapters
+from benchmarks.training.number_types import BOTH
+from worker.models.precision import resolve_dtype
 
 MOST_ROWS: Final = 8
 GATHER_S: Final = 0.01  # how long a first request waits for others
@@ -44,7 +46,7 @@ class _Waiting:
 class PeftService:
     """A base model with adapters, asked for rows of text."""
 
-    def __init__(self, base: Path, adapters: dict[str, Path], dtype: torch.dtype = torch.bfloat16) -> None:
+    def __init__(self, base: Path, adapters: dict[str, Path], dtype: torch.dtype) -> None:
         self._tokenizer: Any = AutoTokenizer.from_pretrained(base, padding_side="left")
         self._tokenizer.pad_token = self._tokenizer.pad_token or self._tokenizer.eos_token
         self._model = load_adapters(base, adapters, dtype)
@@ -138,13 +140,14 @@ def main() -> None:
     """Serve what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=("batch", "lock"))
+    parser.add_argument("dtype", choices=BOTH, help="what it computes in")
     parser.add_argument("base", type=Path)
     parser.add_argument("port", type=int)
     parser.add_argument("adapters", nargs="*", metavar="NAME=FOLDER")
     options = parser.parse_args()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     adapters = {name: Path(folder) for name, folder in (one.split("=", 1) for one in options.adapters)}
-    app = create_app(PeftService(options.base, adapters), options.kind)
+    app = create_app(PeftService(options.base, adapters, resolve_dtype(options.dtype)), options.kind)
     uvicorn.run(app, host="127.0.0.1", port=options.port, log_level="warning")
 
 

@@ -1,7 +1,8 @@
 """One process of ``benchmarks.serve``'s decode section: our runner's steps on one model, beside transformers'.
 
 ``python -m benchmarks.serving.decode WHAT BASE`` prints what it found as JSON in its last line; WHAT is ``smollm2``
-(against generate, 8-bit weights, the tax of adapters) or ``phi`` (the tax and the roof at Phi-2's widths).
+(against generate, 8-bit weights, the tax of adapters) or ``phi`` (the tax and the roof at Phi-2's widths). Ours and
+transformers compute in the number type that is fastest on the machine.
 """
 
 import argparse
@@ -30,8 +31,10 @@ from benchmarks.serving.steps import (
     time_prefill,
 )
 from benchmarks.training.adapters import load
-from core.base_models.registry import weight_files
+from benchmarks.training.number_types import NumberTypes, probe_number_types
+from core.base_models.registry import DType, weight_files
 from core.base_models.tensor_files import list_tensors
+from core.errors import BaseModelInvalid
 from core.settings import Settings
 from core.text.rendering import Renderer
 from worker.inference.lora.adapter import Adapter, LoraPair
@@ -39,6 +42,7 @@ from worker.inference.model.contract import Runner
 from worker.inference.model.runner import ModelRunner
 from worker.inference.model.runner_building import build_runner
 from worker.inference.native.huge_pages import use_huge_pages
+from worker.models.precision import resolve_dtype
 from worker.models.serving import EMBEDDING, EngineModel, open_engine_model
 
 PROMPT_TOKENS, STEPS, BATCH = 100, 32, 8
@@ -52,6 +56,7 @@ VARIANTS: Final = {"plain": False, "with_compiler": True}  # by whether native k
 
 def build(
     base: Path,
+    dtype: DType,
     *,
     native: bool = True,
     weights: Literal["model", "int8"] = "model",
@@ -62,7 +67,7 @@ def build(
     settings = Settings(
         engine_native=native, engine_weights=weights, engine_kv_bytes=kv_bytes, engine_cuda_graphs=graphs
     )
-    served = open_engine_model(base, settings.references_folder, dtype="bfloat16")
+    served = open_engine_model(base, settings.references_folder, dtype=dtype)
     runner = build_runner(served, settings)
     gc.collect()
     use_huge_pages()  # as an engine's process does
@@ -87,7 +92,10 @@ def make_adapters(base: Path, served: EngineModel, rank: int, count: int) -> lis
 
 
 def weight_bytes(base: Path) -> int:
-    """Give what a decode step reads of the weights: all in bfloat16 but an embedding that it looks rows up in."""
+    """Give what a decode step must read of the weights: all but an embedding that it looks rows up in.
+
+    In 16 bits, as they are stored and as our kernels read them, whatever is computed in.
+    """
     numbers = {tensor.name: math.prod(tensor.shape) for path in weight_files(base) for tensor in list_tensors(path)}
     looked_up = numbers[EMBEDDING] if "lm_head.weight" in numbers else 0
     return torch.bfloat16.itemsize * (sum(numbers.values()) - looked_up)
@@ -138,24 +146,27 @@ def roofs(
     return shares | {"worst": min(shares.values()), "read_bytes": read_bytes, "gb_per_s": gb_per_s}
 
 
-def run_phi(base: Path, repeats: int) -> dict[str, Any]:
+def run_phi(base: Path, repeats: int, types: NumberTypes) -> dict[str, Any]:
     """Measure the tax of adapters and the share of the roof."""
     generator = torch.Generator().manual_seed(0)
     prompts = torch.randint(0, 256, (BATCH, PROMPT_TOKENS), generator=generator).tolist()
     long_prompt = torch.randint(0, 256, (PREFILL_TOKENS,), generator=generator).tolist()
-    return _run(base, prompts, long_prompt, repeats)
+    return _run(base, prompts, long_prompt, repeats, types)
 
 
-def _run(base: Path, prompts: list[list[int]], long_prompt: list[int], repeats: int) -> dict[str, Any]:
+def _run(
+    base: Path, prompts: list[list[int]], long_prompt: list[int], repeats: int, types: NumberTypes
+) -> dict[str, Any]:
     """Measure taxes and roof; the probe is taken before and after, and its better reading is the roof."""
-    before = probe()
-    built = {name: build(base, native=native) for name, native in VARIANTS.items()}
+    before = probe(types)
+    built = {name: build(base, types.fastest, native=native) for name, native in VARIANTS.items()}
     runners: dict[str, Runner] = {name: runner for name, (runner, _) in built.items()}
     _, served = built["plain"]
     adapters = {rank: make_adapters(base, served, rank, BATCH) for rank in RANKS}
     taxes = measure_taxes(runners, adapters, prompts, long_prompt, repeats)
     after_gb_per_s = probe_read()
     return taxes | {
+        "number_types": types.as_dict(),
         "roof": roofs(
             taxes["steps"],
             tuple(runners),
@@ -176,24 +187,35 @@ def _probes(before: BestOfProbes, after_gb_per_s: float) -> dict[str, Any]:
     return before.as_dict() | {"read_gb_per_s_after": after_gb_per_s, "load": list(os.getloadavg())}
 
 
-def run_smollm2(base: Path, repeats: int) -> dict[str, Any]:
-    """Measure what `run_phi` does, then steps against generate's, in bfloat16 and with our weights in 8 bits."""
+def run_smollm2(base: Path, repeats: int, types: NumberTypes) -> dict[str, Any]:
+    """Measure what `run_phi` does, then steps against generate's in the same type, and with our weights in 8 bits."""
     prompts = cut_ids(base, BATCH, PROMPT_TOKENS)
     [long_prompt] = cut_ids(base, 1, PREFILL_TOKENS, begin=20)
-    figures = _run(base, prompts, long_prompt, repeats)
+    figures = _run(base, prompts, long_prompt, repeats, types)
     gc.collect()
-    runners = {
-        f"{name} {weights}": build(base, native=native, weights=weights)[0]
-        for weights in WEIGHTS
-        for name, native in VARIANTS.items()
-    }
-    peer = load_endless(base, torch.bfloat16)
+    runners, absent = build_all(base, types.fastest)
+    peer = load_endless(base, resolve_dtype(types.fastest))
     compared = _against_generate(runners, peer, prompts, repeats)
     oracle = load_endless(base, torch.float32)
     agreement_prompts = cut_ids(base, AGREEMENT_PROMPTS, PROMPT_TOKENS, begin=30)
     answers = generate(oracle, agreement_prompts, AGREEMENT_TOKENS)
     agreements = {name: agreement(runner, agreement_prompts, answers) for name, runner in runners.items()}
-    return figures | compared | {"argmax_agreement_with_fp32": agreements}
+    return figures | compared | {"argmax_agreement_with_fp32": agreements, "absent": absent}
+
+
+def build_all(base: Path, dtype: DType) -> tuple[dict[str, ModelRunner], dict[str, str]]:
+    """Build each variant with weights as they are and in 8 bits; and say why one cannot have them in 8 bits."""
+    runners: dict[str, ModelRunner] = {}
+    absent: dict[str, str] = {}
+    for weights in WEIGHTS:
+        for name, native in VARIANTS.items():
+            try:
+                runners[f"{name} {weights}"], _ = build(base, dtype, native=native, weights=weights)
+            except BaseModelInvalid as refusal:
+                if weights == "model":
+                    raise
+                absent[f"{name} {weights}"] = str(refusal)
+    return runners, absent
 
 
 def load_endless(base: Path, dtype: torch.dtype) -> Any:
@@ -216,13 +238,21 @@ def _against_generate(
         steps |= {f"{name}, {rows} rows": one.as_dict() for name, one in measured.items()}
         for name in runners:
             ratios[name, rows] = measured["generate"].median_s / measured[name].median_s
-    return {"against_generate": steps, **(_best(ratios, "model", "generate") | _best(ratios, "int8", "generate_int8"))}
+    return {
+        "against_generate": steps,
+        **(best_ratios(ratios, "model", "generate") | best_ratios(ratios, "int8", "generate_int8")),
+    }
 
 
-def _best(ratios: dict[tuple[str, int], float], weights: str, key: str) -> dict[str, Any]:
-    """Give the better variant's ratios by rows, and beside them each variant's."""
-    each = {name: {str(rows): ratios[f"{name} {weights}", rows] for rows in (1, BATCH)} for name in VARIANTS}
-    return {key: {str(rows): max(one[str(rows)] for one in each.values()) for rows in (1, BATCH)}, f"{key}_of": each}
+def best_ratios(ratios: dict[tuple[str, int], float], weights: str, key: str) -> dict[str, Any]:
+    """Give the better variant's ratios by rows, and beside them each variant's that there is."""
+    each = {
+        name: {str(rows): ratios[f"{name} {weights}", rows] for rows in (1, BATCH)}
+        for name in VARIANTS
+        if (f"{name} {weights}", 1) in ratios
+    }
+    best = {str(rows): max(one[str(rows)] for one in each.values()) for rows in (1, BATCH)} if each else {}
+    return {key: best, f"{key}_of": each}
 
 
 def main() -> None:
@@ -234,7 +264,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     run = run_phi if options.what == "phi" else run_smollm2
-    print(json.dumps(run(options.base, options.repeats)))
+    print(json.dumps(run(options.base, options.repeats, probe_number_types())))
 
 
 if __name__ == "__main__":

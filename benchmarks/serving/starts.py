@@ -19,7 +19,6 @@ from rich.console import Console
 from benchmarks.serving.home import ServedHome, build_home
 from benchmarks.serving.servers import Server, free_port, running
 from core.process.bound import bound
-from worker.inference.native.levels import choose_level
 from worker.models.reference import BESIDE_MODEL
 
 BUSY: Final = (0, 20)  # processes beside it
@@ -30,7 +29,6 @@ SPIN: Final = (sys.executable, "-c", "while True: pass")
 def run(console: Console, base: Path, folder: Path, *, busy: tuple[int, ...] = BUSY) -> dict[str, Any]:
     """Measure it with each number of busy processes and in the product, every time in a home folder of its own."""
     figures: dict[str, Any] = {
-        "cpu_level": choose_level(None).name,
         # else the first engine of a home asks transformers, which takes seconds
         "transformers_was_asked_at_the_import": (base / BESIDE_MODEL).exists(),
     }

@@ -1,5 +1,6 @@
 """The http section: output tokens a second through HTTP, ours and the peers', 8 clients at once.
 
+All compute in the number type that is fastest on the machine.
 Rounds are interleaved; in each, one server runs while the others are ended, or stopped where a start takes minutes.
 A peer that cannot be started is told of and has no ratio.
 """
@@ -25,6 +26,7 @@ from benchmarks.serving.home import ServedHome, build_home
 from benchmarks.serving.prompts import cut_texts
 from benchmarks.serving.requests import OURS_MORE, body, deal, medians, summarise
 from benchmarks.serving.servers import Server, ServerFailed, running
+from benchmarks.training.number_types import NumberType, NumberTypes
 
 CLIENTS, REQUESTS = 8, 6
 PROMPT_TOKENS, NEW_TOKENS = 100, 48
@@ -53,21 +55,28 @@ class Contender:
     is_kept: bool = False
 
 
-def contenders(home: ServedHome, names: Mapping[str, str], folder: Path, vllm: Path | None) -> list[Contender]:
-    """List ours and the peers; ``names`` are our models' by the adapters' own."""
+def contenders(
+    home: ServedHome, names: Mapping[str, str], folder: Path, vllm: Path | None, dtype: NumberType
+) -> list[Contender]:
+    """List ours and the peers.
+
+    Args:
+        names: our models' by the adapters' own.
+        dtype: what peers are told to compute in; ours chooses by itself, by the same probe.
+    """
     base = home.base
     endless = write_endless_base(base, folder / base.name)
     adapters = {name: home.adapters_folder / name for name in names}
     own, ours = list(adapters), {BASE: [home.base_model], MIXED: list(names.values())}
     listed = [
         Contender("ours", home.server("ours"), ours, OURS_MORE),
-        Contender("transformers serve", transformers_serve(endless), {BASE: [str(endless)]}),
-        Contender("PEFT, static batch", peft_server("batch", endless, adapters), {MIXED: own}, requests=3),
-        Contender("PEFT, lock", peft_server("lock", endless, adapters), {MIXED: own}, requests=1, every=2),
+        Contender("transformers serve", transformers_serve(endless, dtype), {BASE: [str(endless)]}),
+        Contender("PEFT, static batch", peft_server("batch", endless, adapters, dtype), {MIXED: own}, requests=3),
+        Contender("PEFT, lock", peft_server("lock", endless, adapters, dtype), {MIXED: own}, requests=1, every=2),
     ]
     if vllm is not None:
-        plain = vllm_server(vllm, base, {})
-        with_lora = vllm_server(vllm, base, adapters, rank=RANK)
+        plain = vllm_server(vllm, base, {}, dtype)
+        with_lora = vllm_server(vllm, base, adapters, dtype, rank=RANK)
         listed += [
             Contender("vLLM", plain, {BASE: [base.name]}, OURS_MORE, is_kept=True),
             Contender("vLLM with LoRA", with_lora, {MIXED: own}, OURS_MORE, requests=3, is_kept=True),
@@ -75,11 +84,13 @@ def contenders(home: ServedHome, names: Mapping[str, str], folder: Path, vllm: P
     return listed
 
 
-def run(console: Console, base: Path, folder: Path, *, vllm: Path | None, rounds: int = ROUNDS) -> dict[str, Any]:
+def run(
+    console: Console, base: Path, folder: Path, types: NumberTypes, *, vllm: Path | None, rounds: int = ROUNDS
+) -> dict[str, Any]:
     """Measure all contenders; give every round, the medians and the ratios."""
     home = build_home(folder / "home", base)
     names = home.publish([AdapterSpec(f"a{n}", RANK, seed=n) for n in range(ADAPTERS)])
-    everyone = contenders(home, names, folder / "endless", find_vllm(vllm))
+    everyone = contenders(home, names, folder / "endless", find_vllm(vllm), types.fastest)
     texts = functools.partial(cut_texts, base, tokens=PROMPT_TOKENS)
     measured, absent = take_rounds(console, everyone, texts, rounds, folder)
     summaries = {name: {load: medians(several) for load, several in loads.items()} for name, loads in measured.items()}
@@ -87,6 +98,7 @@ def run(console: Console, base: Path, folder: Path, *, vllm: Path | None, rounds
     if find_vllm(vllm) is None:
         absent["vLLM"] = "not installed; --vllm names the Python of its environment"
     return {
+        "number_types": types.as_dict(),
         "clients": CLIENTS,
         "prompt_tokens": PROMPT_TOKENS,
         "new_tokens": NEW_TOKENS,

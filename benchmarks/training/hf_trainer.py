@@ -18,21 +18,20 @@ from transformers import (
 from benchmarks.training.adapters import load_with_adapter
 from benchmarks.training.measurement import MeasurementRequest, StepClock
 from benchmarks.training.rows import TokenRow
+from worker.models.precision import resolve_dtype
 
 PADDED_TO: Final = 2048
 
 
 @dataclass(frozen=True)
 class HfRecipe:
-    """How somebody sets the Trainer up.
+    """How somebody sets the Trainer up; in bfloat16, over a base in it and with autocast.
 
     Attributes:
         copies_labels: every row is padded to `PADDED_TO`, and its labels are a copy, padding included.
         sampling: ``sequential`` trains on the rows in the order in which ours does.
     """
 
-    dtype: torch.dtype = torch.float32
-    autocast: bool = False
     copies_labels: bool = False
     sampling: str = "sequential"
 
@@ -40,7 +39,7 @@ class HfRecipe:
 RECIPES: Final = {
     "seed": HfRecipe(copies_labels=True),
     "hf_fp32": HfRecipe(),
-    "hf_best": HfRecipe(dtype=torch.bfloat16, autocast=True, sampling="group_by_length"),
+    "hf_best": HfRecipe(sampling="group_by_length"),
 }
 
 
@@ -104,10 +103,10 @@ def train(request: MeasurementRequest, rows: Sequence[TokenRow], clock: StepCloc
     tokenizer = AutoTokenizer.from_pretrained(request.base, local_files_only=True)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model = load_with_adapter(request, recipe.dtype)
+    model = load_with_adapter(request, resolve_dtype(request.dtype))
     arguments = TrainingArguments(
         **common_arguments(request, adapter / "output"),
-        bf16=recipe.autocast,
+        bf16=resolve_dtype(request.dtype) == torch.bfloat16,
         train_sampling_strategy=recipe.sampling,
         remove_unused_columns=False,
     )

@@ -8,6 +8,8 @@ from typing import Any, Self
 
 from pydantic import TypeAdapter
 
+from core.base_models.registry import DType
+
 
 class _Json:
     """A dataclass on one line of JSON, to and from another process."""
@@ -30,6 +32,7 @@ class MeasurementRequest(_Json):
         without: techniques of ours that are off.
         token_budget: the most tokens of one micro-batch of ours; None: as a job chooses it.
         rows_at_once: the rows of a rival's micro-batch; None: all of a step.
+        dtype: what it computes in; "auto" is what is fastest on the machine.
         warms_up: a step is taken before, with a model of its own, that does not count: a GPU's first one is slow.
     """
 
@@ -46,6 +49,7 @@ class MeasurementRequest(_Json):
     token_budget: int | None = None
     rows_at_once: int | None = None
     warms_up: bool = False
+    dtype: DType = "auto"
     began_unix_s: float = field(default_factory=time.time)
 
     @property
@@ -62,6 +66,7 @@ class Measurement(_Json):
     """What one process found.
 
     Attributes:
+        dtype: what it computed in.
         useful_tokens: of the rows that were trained on, padding not counted.
         trained_tokens: those of them that are completions, which are what is to be learnt.
         step_s: of each optimizer step, from the end of the one before it.
@@ -74,6 +79,7 @@ class Measurement(_Json):
     """
 
     trainer: str
+    dtype: str
     without: tuple[str, ...]
     examples: int
     useful_tokens: int
@@ -88,6 +94,11 @@ class Measurement(_Json):
     peak_s: float | None = None
     products: dict[str, float] = field(default_factory=dict)  # GFLOP/s by shape and type
     device: str = "cpu"
+
+    @property
+    def contestant(self) -> str:
+        """Name the trainer with its number type: those who try both are two."""
+        return f"{self.trainer} in {self.dtype}"
 
     @property
     def seconds(self) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 
 from benchmarks.training.adapters import ALPHA, RANK
 from benchmarks.training.measurement import MeasurementRequest, StepClock
+from benchmarks.training.number_types import probe_number_types
 from benchmarks.training.roofline import Roofline
 from benchmarks.training.rows import TokenRow
 from core.jobs.spec import FileRef, JobSpec, LoraSpec
@@ -45,14 +46,18 @@ def in_our_order(request: MeasurementRequest, rows: Sequence[TokenRow]) -> list[
     return [rows[member] for step in range(plan.total_steps) for member in plan.members_of(step)]
 
 
+def choose_techniques(request: MeasurementRequest) -> Techniques:
+    """Give those that the request leaves on."""
+    return reduce(Techniques.without, request.without, ALL)
+
+
 def train(
     request: MeasurementRequest, rows: Sequence[TokenRow], clock: StepClock, adapter: Path
 ) -> Callable[[], Roofline]:
     """Train one epoch, leave the adapter in a folder, and give what finds out how fast this could have been."""
-    techniques = reduce(Techniques.without, request.without, ALL)
     job = _job(request, len(rows))
-    base = load_base_model(request.base_folder, dtype="auto" if techniques.bf16_base else "float32")
-    model = add_lora(base, job.lora, request.seed, techniques)
+    base = load_base_model(request.base_folder, dtype=request.dtype)
+    model = add_lora(base, job.lora, request.seed, choose_techniques(request))
     plan = make_plan(request, len(rows))
     optimizer = AdapterOptimizer(model.parameters, job, plan.total_steps)
     budget = request.token_budget or choose_token_budget(model)
@@ -65,7 +70,7 @@ def train(
         optimizer.step(step)
         clock.end_step()
     save_adapter(model, adapter)
-    return partial(Roofline.measure, model, examples, plan)
+    return partial(Roofline.measure, model, examples, plan, probe_number_types())
 
 
 def _job(request: MeasurementRequest, n_examples: int) -> JobSpec:

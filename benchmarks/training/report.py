@@ -5,26 +5,29 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.training.cases import CONTESTANTS
-from benchmarks.training.summary import Ablation, Summary
+from benchmarks.training.cases import OURS, RIVALS
+from benchmarks.training.summary import Ablation, Summary, find_fastest
 
 MIB = 2**20
-_DESCRIPTIONS = {contestant.trainer: contestant.description for contestant in CONTESTANTS}
+_DESCRIPTIONS = {contestant.trainer: contestant.description for contestant in (OURS, *RIVALS)}
 
 
 def print_case(console: Console, title: str, summaries: Mapping[str, Summary], untrained_loss: float) -> None:
     """Show every trainer of a case beside ours."""
-    ours = summaries["ours"].useful_tokens_per_s
+    ours = find_fastest(summaries, "ours")
+    assert ours is not None, "ours always takes part"
     table = Table(title=f"{title}; held-out loss before training {untrained_loss:.4f}", title_justify="left")
     table.add_column("trainer")
+    table.add_column("computes in")
     for heading in ("useful tok/s", "trained tok/s", "ours is", "step s (min)", "rows", "start s", "peak MiB", "loss"):
         table.add_column(heading, justify="right")
     for one in sorted(summaries.values(), key=lambda one: -one.useful_tokens_per_s):
         table.add_row(
             _DESCRIPTIONS[one.trainer],
+            one.dtype,
             f"{one.useful_tokens_per_s:,.0f}",
             f"{one.trained_tokens_per_s:,.0f}",
-            f"{ours / one.useful_tokens_per_s:.2f}×",
+            f"{ours.useful_tokens_per_s / one.useful_tokens_per_s:.2f}×",
             f"{one.step_s:.2f} ({one.fastest_step_s:.2f})",
             f"{one.examples}",
             f"{one.startup_s:.1f}",
@@ -32,11 +35,10 @@ def print_case(console: Console, title: str, summaries: Mapping[str, Summary], u
             "" if one.held_out_loss is None else f"{one.held_out_loss:.4f}",
         )
     console.print(table)
-    ours_ = summaries["ours"]
-    if ours_.roofline_share is not None:
+    if ours.roofline_share is not None:
         console.print(
-            f"ours: {ours_.roofline_share:.1%} of the roofline (every block in full, at the rate of products of these "
-            f"shapes); {ours_.needed_share:.1%} with only the needed work counted; {ours_.peak_share:.1%} if all were "
+            f"ours: {ours.roofline_share:.1%} of the roofline (every block in full, at the rate of products of these "
+            f"shapes); {ours.needed_share:.1%} with only the needed work counted; {ours.peak_share:.1%} if all were "
             "as fast as the fastest product\n"
         )
 

@@ -9,18 +9,19 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Self
 
 import torch
 from torch import Tensor
 
+from benchmarks.training.number_types import NumberTypes
+from worker.models.precision import resolve_dtype
 from worker.training.data.examples import ExampleSet
 from worker.training.data.plan import TrainingPlan
 from worker.training.measure.flops import Amounts, count_flops, frozen_linear_layers
 from worker.training.measure.gemm_probe import probe_flops_per_s
 from worker.training.model.lora import LoraModel
 
-DTYPES: Final = {"bf16": torch.bfloat16, "fp32": torch.float32}
 MIN_REPEATS, ENOUGH_S = 3, 0.3  # a product is repeated until both are reached; the fastest counts
 MOST_ROWS, MOST_SCORED = 16_384, 4096  # more would not be faster, and would not fit beside the model
 
@@ -89,20 +90,23 @@ class Roofline:
         return self.needed_flops / self.peak_flops_per_s
 
     @classmethod
-    def measure(cls, model: LoraModel, examples: ExampleSet, plan: TrainingPlan) -> Self:
-        """Time the products of one step of mean size, and count what all steps need."""
+    def measure(cls, model: LoraModel, examples: ExampleSet, plan: TrainingPlan, types: NumberTypes) -> Self:
+        """Time the products of one step of mean size, and count what all steps need.
+
+        In a type that is hopeless in small products, those of a step, which are large, are not tried.
+        """
         amounts = Amounts.of(examples, range(len(examples)))
         step = Amounts.of(examples, plan.members_of(0))
         times: Counter[Product] = Counter()
         for product, needed_rows in _products(model, step.inputs, step.scored):
             times[product] += needed_rows
-        seconds = dict.fromkeys(DTYPES, 0.0)
+        seconds = dict.fromkeys(types.measured, 0.0)
         rates, total = {}, 0.0
         for product, rows in times.items():
-            for name, dtype in DTYPES.items():
-                best_s = product.best_s(dtype, model.device)
-                seconds[name] += best_s * rows / product.rows
-                rates[f"{name} {product.name}"] = product.flops / best_s / 1e9
+            for dtype in types.measured:
+                best_s = product.best_s(resolve_dtype(dtype), model.device)
+                seconds[dtype] += best_s * rows / product.rows
+                rates[f"{dtype} {product.name}"] = product.flops / best_s / 1e9
             total += product.flops * rows / product.rows
         peak = max(probe_flops_per_s(model, step.inputs), max(rates.values()) * 1e9)
         blocks = sum(layer.in_features * layer.out_features for layer in frozen_linear_layers(model).values())

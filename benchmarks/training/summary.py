@@ -14,9 +14,10 @@ RATIOS: Final = ("hf_best", "trl_tuned", "trl_default", "seed")
 
 @dataclass(frozen=True)
 class Summary:
-    """One trainer over all rounds it took part in. Medians, but for the two named otherwise."""
+    """One trainer in one number type, over all rounds it took part in. Medians, but for the two named otherwise."""
 
     trainer: str
+    dtype: str
     rounds: int
     examples: int
     useful_tokens_per_s: float
@@ -32,17 +33,18 @@ class Summary:
 
 
 def summarise(measured: Iterable[Measurement]) -> dict[str, Summary]:
-    """Put each trainer's measurements together, by name."""
-    by_trainer: dict[str, list[Measurement]] = defaultdict(list)
+    """Put the measurements of each trainer in each number type together, by their names."""
+    by_name: dict[str, list[Measurement]] = defaultdict(list)
     for one in measured:
-        by_trainer[one.trainer].append(one)
-    return {trainer: _summarise(trainer, several) for trainer, several in by_trainer.items()}
+        by_name[one.contestant].append(one)
+    return {name: _summarise(several) for name, several in by_name.items()}
 
 
-def _summarise(trainer: str, several: Sequence[Measurement]) -> Summary:
+def _summarise(several: Sequence[Measurement]) -> Summary:
     steps = [seconds for one in several for seconds in one.step_s]
     return Summary(
-        trainer=trainer,
+        trainer=several[0].trainer,
+        dtype=several[0].dtype,
         rounds=len(several),
         examples=several[0].examples,
         useful_tokens_per_s=median(one.useful_tokens_per_s for one in several),
@@ -64,12 +66,21 @@ def _median(values: Iterable[float | None]) -> float | None:
 
 
 def ratios(summaries: Mapping[str, Summary]) -> dict[str, float]:
-    """Give how many times as many useful tokens a second ours does, and its share of the roofline."""
-    ours = summaries["ours"]
-    factors = {
-        rival: ours.useful_tokens_per_s / summaries[rival].useful_tokens_per_s for rival in RATIOS if rival in summaries
-    }
+    """Give how many times as many useful tokens a second ours does, and its share of the roofline.
+
+    A rival counts in the number type in which it was fastest; who took no part has no ratio.
+    """
+    ours = find_fastest(summaries, "ours")
+    assert ours is not None, "ours always takes part"
+    rivals = {rival: found for rival in RATIOS if (found := find_fastest(summaries, rival)) is not None}
+    factors = {rival: ours.useful_tokens_per_s / found.useful_tokens_per_s for rival, found in rivals.items()}
     return factors if ours.roofline_share is None else factors | {"roofline": ours.roofline_share}
+
+
+def find_fastest(summaries: Mapping[str, Summary], trainer: str) -> Summary | None:
+    """Give a trainer in the number type in which it was fastest; None: it took no part."""
+    own = (one for one in summaries.values() if one.trainer == trainer)
+    return max(own, key=lambda one: one.useful_tokens_per_s, default=None)
 
 
 def ablations() -> list[tuple[str, ...]]:
@@ -109,7 +120,7 @@ def summarise_ablations(measured: Iterable[Measurement]) -> list[Ablation]:
     summaries = []
     for technique in fields(Techniques):
         baseline = baseline_of(technique.name)
-        on, off = (_summarise("ours", by_off[key]) for key in (baseline, (*baseline, technique.name)))
+        on, off = (_summarise(by_off[key]) for key in (baseline, (*baseline, technique.name)))
         summaries.append(
             Ablation(
                 technique=technique.name,

@@ -15,34 +15,36 @@ from benchmarks.training.adapters import load_with_adapter
 from benchmarks.training.hf_trainer import Timing, common_arguments
 from benchmarks.training.measurement import MeasurementRequest, StepClock
 from benchmarks.training.rows import TokenRow
+from worker.models.precision import resolve_dtype
 
 PACKED_TO: Final = 1280  # about eight rows of the generated lengths
 
 
 @dataclass(frozen=True)
 class TrlRecipe:
-    """How somebody sets SFTTrainer up; ``options`` are its own arguments."""
+    """How somebody sets SFTTrainer up.
 
-    dtype: torch.dtype
+    Attributes:
+        loads_fp32: the base is in float32 whatever is computed in, as TRL loads one that it is given by name.
+        options: its own arguments.
+    """
+
+    loads_fp32: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
 
-# TRL loads a base model that it is given by name in float32, and computes in bfloat16 over it.
 RECIPES: Final = {
-    "trl_default": TrlRecipe(torch.float32, {"train_sampling_strategy": "sequential"}),
-    "trl_tuned": TrlRecipe(
-        torch.bfloat16, {"gradient_checkpointing": False, "train_sampling_strategy": "group_by_length"}
-    ),
+    "trl_default": TrlRecipe(loads_fp32=True, options={"train_sampling_strategy": "sequential"}),
+    "trl_tuned": TrlRecipe(options={"gradient_checkpointing": False, "train_sampling_strategy": "group_by_length"}),
     # a step is one pack
     "trl_packing": TrlRecipe(
-        torch.bfloat16,
-        {
+        options={
             "gradient_checkpointing": False,
             "packing": True,
             "packing_strategy": "bfd",
             "max_length": PACKED_TO,
             "per_device_train_batch_size": 1,
-        },
+        }
     ),
 }
 
@@ -60,7 +62,9 @@ def make_trainer(
     return SFTTrainer(
         model=model,
         args=SFTConfig(
-            **common_arguments(request, output) | RECIPES[request.trainer].options, completion_only_loss=True
+            **common_arguments(request, output) | RECIPES[request.trainer].options,
+            bf16=resolve_dtype(request.dtype) == torch.bfloat16,
+            completion_only_loss=True,
         ),
         train_dataset=Dataset.from_list(features),
         processing_class=AutoTokenizer.from_pretrained(request.base, local_files_only=True),
@@ -70,6 +74,7 @@ def make_trainer(
 
 def train(request: MeasurementRequest, rows: Sequence[TokenRow], clock: StepClock, adapter: Path) -> None:
     """Train one epoch, and leave the adapter in a folder."""
-    model = load_with_adapter(request, RECIPES[request.trainer].dtype)
+    loads_fp32 = RECIPES[request.trainer].loads_fp32
+    model = load_with_adapter(request, torch.float32 if loads_fp32 else resolve_dtype(request.dtype))
     make_trainer(request, rows, model, adapter / "output", [Timing(clock)]).train()
     model.save_pretrained(adapter, save_embedding_layers=False)

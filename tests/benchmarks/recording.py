@@ -13,6 +13,7 @@ class RecordingProcesses:
         self.requests.append(request)
         return Measurement(
             trainer=request.trainer,
+            dtype=request.dtype,
             without=request.without,
             examples=request.examples,
             useful_tokens=100 * request.examples,

@@ -5,11 +5,15 @@ import pytest
 from rich.console import Console
 
 from benchmarks.train import QUICK, Amount, TrainingBenchmark, make_smollm2_case, run_case
-from benchmarks.training.cases import CONTESTANTS, PHI_TARGETS, BenchmarkCase
+from benchmarks.training.cases import PHI_TARGETS, BenchmarkCase, choose_contestants
 from benchmarks.training.measurement import MeasurementRequest
+from benchmarks.training.number_types import NumberTypes
 from benchmarks.training.rows import generate
 from benchmarks.training.summary import ablations
 from tests.benchmarks.recording import RecordingProcesses
+
+TYPES = NumberTypes("bfloat16", 2.0)
+EVERYONE, _ = choose_contestants(TYPES)
 
 
 @pytest.fixture
@@ -20,17 +24,23 @@ def case(tmp_path: Path) -> BenchmarkCase:
 
 def run_recorded(case: BenchmarkCase, rounds: int) -> tuple[list[MeasurementRequest], dict[str, object]]:
     processes, console = RecordingProcesses(), Console(quiet=True)
-    result = run_case(TrainingBenchmark(console, processes), console, case, rounds)
+    result = run_case(TrainingBenchmark(console, processes, TYPES), console, case, rounds)
     assert processes.requests[0].trainer == "untrained"
     return processes.requests[1:], result
 
 
 def test_rounds_are_interleaved_and_those_without_a_ratio_take_part_in_every_other_one(case: BenchmarkCase) -> None:
     requests, _ = run_recorded(case, 3)
-    names = [contestant.trainer for contestant in CONTESTANTS]
-    fast = [contestant.trainer for contestant in CONTESTANTS if contestant.every == 1]
-    assert [request.trainer for request in requests] == [*names, *fast, *names]
-    assert {"ours", "hf_best", "trl_tuned", "trl_default", "seed"} == set(fast)
+    names = [(one.trainer, one.dtype) for one in EVERYONE]
+    fast = [(one.trainer, one.dtype) for one in EVERYONE if one.every == 1]
+    assert [(request.trainer, request.dtype) for request in requests] == [*names, *fast, *names]
+    assert fast == [
+        ("ours", "bfloat16"),
+        ("hf_best", "bfloat16"),
+        ("trl_tuned", "bfloat16"),
+        ("trl_default", "bfloat16"),
+        ("seed", "float32"),
+    ]
 
 
 def test_only_trainers_of_all_rows_are_scored_and_once(case: BenchmarkCase) -> None:
@@ -65,7 +75,7 @@ def test_the_result_holds_ratios_of_all_four_rivals_and_the_roofline(case: Bench
 def test_each_ablation_round_switches_off_each_technique(case: BenchmarkCase) -> None:
     processes = RecordingProcesses()
     amount = Amount(ablation_rounds=2)
-    rounds = TrainingBenchmark(Console(quiet=True), processes).ablation_rounds(case, amount)
+    rounds = TrainingBenchmark(Console(quiet=True), processes, TYPES).ablation_rounds(case, amount)
     assert [request.without for request in processes.requests] == ablations() * 2
     assert {request.examples for request in processes.requests} == {32}
     assert len(rounds) == 2
@@ -88,10 +98,11 @@ def test_a_measured_process_trains_and_is_scored(case: BenchmarkCase, tmp_path: 
     case.rows.write(rows_file)
     real = replace(case, base=base, rows_file=rows_file)
     losses = {}
-    for contestant in CONTESTANTS:
+    for contestant in EVERYONE:
         found = measure(replace(real.request(contestant, is_scored=True), examples=8))
-        losses[contestant.trainer] = found.held_out_loss
+        losses[contestant.name] = found.held_out_loss
+        assert found.contestant == contestant.name
         assert len(found.step_s) >= 1
         assert found.useful_tokens > found.trained_tokens > 0
-    assert losses["ours"] == pytest.approx(losses["hf_fp32"], abs=1e-2)
-    assert losses["ours"] == pytest.approx(losses["trl_default"], abs=1e-2)
+    assert losses["ours in bfloat16"] == pytest.approx(losses["hf_fp32 in float32"], abs=1e-2)
+    assert losses["ours in bfloat16"] == pytest.approx(losses["trl_default in bfloat16"], abs=1e-2)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from benchmarks.correctness.oracle import PeftOracle
+from benchmarks.serving import decode
 from benchmarks.serving.adapters import list_linears
 from benchmarks.serving.decode import load_endless, make_adapters, roofs, taxes, weight_bytes
 from benchmarks.serving.steps import (
@@ -110,3 +111,22 @@ def test_an_untied_embedding_is_not_read_in_a_step(base: Path) -> None:
     blocks = sum(2 * linear.in_features * linear.out_features for linear in list_linears(base).values())
     head = 2 * 80 * 320
     assert blocks + head < weight_bytes(base) < blocks + head + 2 * 80 * 320
+
+
+def test_weights_in_8_bits_that_the_engine_refuses_here_are_left_out_with_its_reason(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decode, "VARIANTS", {"plain": False})
+    runners, absent = decode.build_all(base, "float32")
+    assert set(runners) == {"plain model"}
+    assert set(absent) == {"plain int8"}
+    assert "LORAMILL_ENGINE_WEIGHTS" in absent["plain int8"]
+
+
+def test_the_best_ratio_is_of_the_variants_that_there_are() -> None:
+    ratios = {("plain model", 1): 2.0, ("plain model", 8): 3.0, ("with_compiler model", 1): 4.0}
+    ratios |= {("with_compiler model", 8): 2.5, ("with_compiler int8", 1): 6.0, ("with_compiler int8", 8): 5.0}
+    found = decode.best_ratios(ratios, "model", "generate")
+    assert found["generate"] == {"1": 4.0, "8": 3.0}
+    assert decode.best_ratios(ratios, "int8", "generate_int8")["generate_int8"] == {"1": 6.0, "8": 5.0}
+    assert decode.best_ratios({}, "int8", "generate_int8") == {"generate_int8": {}, "generate_int8_of": {}}

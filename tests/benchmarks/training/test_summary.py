@@ -10,6 +10,7 @@ from worker.training.model.ablations import SHOWS_WITHOUT, Techniques
 def measured(trainer: str, *step_s: float, tokens: int = 1000, roofline_s: float | None = None) -> Measurement:
     return Measurement(
         trainer=trainer,
+        dtype="float32",
         without=(),
         examples=8,
         useful_tokens=tokens,
@@ -31,11 +32,11 @@ ROUNDS = [
 
 def test_a_noisy_round_does_not_move_the_medians() -> None:
     summaries = summarise(one for several in ROUNDS for one in several)
-    ours = summaries["ours"]
+    ours = summaries["ours in float32"]
     assert (ours.rounds, ours.useful_tokens_per_s, ours.trained_tokens_per_s) == (3, 500.0, 250.0)
     assert (ours.step_s, ours.fastest_step_s) == (1.0, 0.5)
     assert ours.roofline_share == 0.8
-    assert summaries["seed"].rounds == 2
+    assert summaries["seed in float32"].rounds == 2
 
 
 def test_ratios_are_useful_tokens_a_second_over_the_rivals() -> None:
@@ -47,9 +48,16 @@ def test_ratios_are_useful_tokens_a_second_over_the_rivals() -> None:
     }
 
 
+def test_a_rival_is_compared_with_in_the_type_in_which_it_was_fastest() -> None:
+    faster = replace(measured("hf_best", 2.0), dtype="bfloat16")
+    summaries = summarise([measured("ours", 1.0), measured("hf_best", 4.0), faster])
+    assert {name for name in summaries if name.startswith("hf_best")} == {"hf_best in float32", "hf_best in bfloat16"}
+    assert ratios(summaries) == {"hf_best": 2.0}
+
+
 def test_the_held_out_loss_is_that_of_the_round_that_was_scored() -> None:
     scored = replace(measured("ours", 1.0), held_out_loss=2.5)
-    assert summarise([measured("ours", 1.0), scored])["ours"].held_out_loss == 2.5
+    assert summarise([measured("ours", 1.0), scored])["ours in float32"].held_out_loss == 2.5
 
 
 def test_each_technique_is_switched_off_alone_or_beside_the_one_that_hides_it() -> None:

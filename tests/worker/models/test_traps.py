@@ -97,5 +97,4 @@ class TestTrap21:
     ) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
-        monkeypatch.setattr(precision, "fast_bf16", precision.fast_bf16.__wrapped__)  # what was timed before is kept
         assert resolve_dtype("auto") == expected
