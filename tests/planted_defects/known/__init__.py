@@ -1,6 +1,6 @@
 """All known defects."""
 
-from tests.planted_defects import (
+from tests.planted_defects.known import (
     in_hyperparameters,
     in_operation,
     in_optimization,
