@@ -133,6 +133,7 @@ def test_the_scripts_train_ask_and_mix_two_adapters(run: Callable[[str], str], h
     assert {path.name for path in (here / "var" / "examples").iterdir()} == {"desk", "rooms"}
 
 
+@pytest.mark.slow
 def test_the_comparison_says_what_it_saw_and_no_more(run: Callable[[str], str]) -> None:
     said = run("05_compare_two_weights.py")
     losses = re.findall(r"^prompt_loss_weight ([01]): (\d\.\d{4}) nats per token, (\d+) right", said, re.MULTILINE)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.engines.vllm.engine import VllmEngine
@@ -210,6 +210,7 @@ def test_whatever_a_manifest_says_wrongly_both_refuse_it_in_the_same_words(backe
 
 
 @given(names=st.sets(st.sampled_from(list(WRONG))))
+@settings(max_examples=40)
 def test_of_many_things_that_are_wrong_both_name_the_same_first(backends: Backends, names: set[str]) -> None:
     def change(fields: Fields) -> None:
         for name, wrong in WRONG.items():

@@ -1,10 +1,13 @@
 """Running jobs that a stopping worker releases, or that a person cancels, pauses and resumes."""
 
+import threading
+
 import pytest
 
 from core.jobs.status import JobStatus
 from tests.worker.conftest import Home
 from tests.worker.jobs.running import in_background, pause_in_the_middle, run, wait_for
+from worker.trainer_process.process import TrainerProcess
 from worker.trainer_process.stop import StopFlag
 
 
@@ -118,14 +121,22 @@ class TestPause:
 
         assert home.job(job_id).status is JobStatus.SUCCEEDED
 
-    def test_that_is_withdrawn_while_the_trainer_stops_lets_the_job_go_on(self, home: Home) -> None:
+    def test_that_is_withdrawn_while_the_trainer_stops_lets_the_job_go_on(
+        self, home: Home, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked, ask_to_stop = threading.Event(), TrainerProcess.ask_to_stop
+
+        def ask_and_tell(trainer: TrainerProcess) -> None:
+            ask_to_stop(trainer)
+            asked.set()
+
+        monkeypatch.setattr(TrainerProcess, "ask_to_stop", ask_and_tell)
         job_id = home.queue(steps=1000, step_s=0.05, deaf=True)
         settings = home.settings.model_copy(update={"stop_grace_s": 3})
         thread = in_background(home, settings)
         wait_for(lambda: bool(home.events(job_id)))
         home.pause(job_id)
-        seen = home.job(job_id).hb_seq
-        wait_for(lambda: home.job(job_id).hb_seq > seen + 1)  # the worker has read it by now
+        wait_for(asked.is_set)
         home.resume(job_id)
         thread.join()
 

@@ -158,6 +158,7 @@ def test_tensors_beyond_the_models_are_nobodys(folder: Path, references: Path) -
     open_stored(folder, references)
 
 
+@pytest.mark.slow
 def test_opening_imports_transformers_only_to_ask_it(folder: Path, references: Path, tmp_path: Path) -> None:
     def imports_transformers(folder: Path) -> bool:
         code = (

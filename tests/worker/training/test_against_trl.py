@@ -28,7 +28,7 @@ EXAMPLES = Path(__file__).resolve().parents[3] / "examples" / "train.jsonl"
 COUNT = 200
 
 
-@pytest.fixture(params=["phi2_folder", "smollm2_folder"])
+@pytest.fixture(params=["phi2_folder", pytest.param("smollm2_folder", marks=pytest.mark.slow)])
 def folder(request: pytest.FixtureRequest) -> Path:
     disable_progress_bars()
     found: Path = request.getfixturevalue(request.param)

@@ -84,6 +84,7 @@ def _run(folder: Path) -> tuple[int, list[Message]]:
         return process.wait(), messages
 
 
+@pytest.mark.slow
 def test_signals_end_it_and_each_next_start_goes_on_to_the_same_bits(tmp_path: Path, tiny_phi: Path) -> None:
     whole = write_run(tmp_path / "whole", tiny_phi, n_epochs=EPOCHS)
     train(whole)

@@ -67,7 +67,14 @@ def whole(
     return result_of(folder), log_of(messages)
 
 
-@pytest.mark.parametrize("lora", [{"rank": 4, "alpha": 8}, DROPOUT], ids=["no dropout", "dropout"], scope="class")
+@pytest.mark.parametrize(
+    "lora",
+    [
+        pytest.param({"rank": 4, "alpha": 8}, id="no dropout", marks=pytest.mark.slow),
+        pytest.param(DROPOUT, id="dropout"),
+    ],
+    scope="class",
+)
 class TestTrap33:
     """A run that is killed goes on with the examples that the undisturbed one takes next, and its gradient."""
 

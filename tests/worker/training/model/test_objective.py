@@ -14,11 +14,14 @@ from worker.training.data.examples import TokenizedExample
 from worker.training.model.loss import weighted_loss
 from worker.training.process.loss_sums import LossSums
 
-LINES: tuple[Line, ...] = (
-    {"prompt": "Question: What is the capital of France?\nAnswer:", "completion": " Paris"},
-    {"prompt": "Translate into German: good morning ->", "completion": " guten Morgen 🙂"},
-    {"prompt": "name[Alimentum], area[city centre]\n", "completion": "Alimentum is in the city centre.\n"},
-    {
+LINES: dict[str, Line] = {
+    "label": {"prompt": "Question: What is the capital of France?\nAnswer:", "completion": " Paris"},
+    "translation": {"prompt": "Translate into German: good morning ->", "completion": " guten Morgen 🙂"},
+    "description": {
+        "prompt": "name[Alimentum], area[city centre]\n",
+        "completion": "Alimentum is in the city centre.\n",
+    },
+    "conversation": {
         "messages": [
             {"role": "user", "content": "Say something."},
             {"role": "assistant", "content": "Something."},
@@ -26,7 +29,7 @@ LINES: tuple[Line, ...] = (
             {"role": "assistant", "content": "Something, again."},
         ]
     },
-)
+}
 BETWEEN = (0.01, 0.37, 0.9)
 
 
@@ -35,10 +38,16 @@ def smollm2_model(smollm2_folder: Path) -> LoadedModel:
     return load_base_model(smollm2_folder, dtype="float32")
 
 
-@pytest.fixture(params=LINES, ids=["label", "translation", "description", "conversation"])
+@pytest.fixture(
+    params=[
+        "label",
+        pytest.param("translation", marks=pytest.mark.slow),
+        pytest.param("description", marks=pytest.mark.slow),
+        "conversation",
+    ]
+)
 def line(request: pytest.FixtureRequest) -> Line:
-    chosen: Line = request.param
-    return chosen
+    return LINES[request.param]
 
 
 def _example(folder: Path, base: Path, line: Line, prompt_loss_weight: float) -> TokenizedExample:

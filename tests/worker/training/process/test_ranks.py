@@ -114,7 +114,7 @@ class TestTwoRanks:
         _require_close(by_two, alone)
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_stop_that_one_sees_stops_both_and_they_go_on_to_the_same_bits(
     tmp_path: Path, tiny_phi: Path, victim: int
 ) -> None:
