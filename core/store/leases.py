@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import ColumnElement, func, select, true, update
 
 from core.errors import WorkerLost
 from core.ids import new_id
@@ -64,18 +64,21 @@ class ObservedLease:
     hb_seq: int
 
 
-def claim(session: Session, worker: WorkerIdentity, base_models: Sequence[str], now: int) -> JobRecord | None:
+def claim(
+    session: Session, worker: WorkerIdentity, base_models: Sequence[str], now: int, *, given_back_last: bool = False
+) -> JobRecord | None:
     """Take the oldest queued job of these base models; None when there is none.
 
     Jobs that the worker's host could not run a short while ago are passed over (``core.store.unfit_hosts``).
     Of any number of callers at once exactly one gets a job.
+
+    Args:
+        given_back_last: a job that this host has given back is taken only where there is no other.
     """
-    job = next(
-        filter(
-            None, (_claim_oldest(session, worker, name, now) for name in _by_age(session, worker, base_models, now))
-        ),
-        None,
-    )
+    names = _by_age(session, worker, base_models, now)
+    passes = [~unfit_hosts.given_back(worker.host)] if given_back_last else []
+    jobs = (_claim_oldest(session, worker, name, now, only) for only in (*passes, true()) for name in names)
+    job = next(filter(None, jobs), None)
     if job is None:
         return None
     session.add(
@@ -102,10 +105,12 @@ def _by_age(session: Session, worker: WorkerIdentity, base_models: Sequence[str]
     return [name for _, name in sorted((job_id, name) for name, job_id in oldest.items() if job_id is not None)]
 
 
-def _claim_oldest(session: Session, worker: WorkerIdentity, base_model: str, now: int) -> JobRecord | None:
+def _claim_oldest(
+    session: Session, worker: WorkerIdentity, base_model: str, now: int, only: ColumnElement[bool]
+) -> JobRecord | None:
     oldest = (
         select(JobRecord.id)
-        .where(JobRecord.status == JobStatus.QUEUED, JobRecord.base_model == base_model)
+        .where(JobRecord.status == JobStatus.QUEUED, JobRecord.base_model == base_model, only)
         .where(~unfit_hosts.left_alone(worker.host, now))
         .order_by(JobRecord.id)
         .limit(1)

@@ -50,6 +50,12 @@ def left_alone(host: str, now: int) -> ColumnElement[bool]:
     return exists().where(AttemptRecord.job_id == JobRecord.id, or_(own_wait, anothers_result))
 
 
+def given_back(host: str) -> ColumnElement[bool]:
+    """Tell of a `JobRecord`'s row whether this host has had it and could not run it."""
+    own = and_(AttemptRecord.host == host, AttemptRecord.outcome.in_(OUTCOMES))
+    return exists().where(AttemptRecord.job_id == JobRecord.id, own)
+
+
 def retry_after_s(session: Session, job_id: str, outcome: str) -> int:
     """Give the seconds for which a host leaves a job alone: 15, twice as long each time, up to ten minutes.
 

@@ -46,6 +46,14 @@ class HostGate:
         self._next_check_s = 0.0
         self._sound: tuple[str, ...] = ()  # base models, of the last check if that was since then
 
+    @property
+    def is_on_trial(self) -> bool:
+        """Whether this host may claim only because it was found sound: jobs that it has given back come last then.
+
+        Otherwise two of them that no soundness helps would take every turn.
+        """
+        return self._seen is not None
+
     def claimable(self) -> tuple[str, ...]:
         """Give the base models whose jobs this host may claim now.
 

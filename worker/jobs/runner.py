@@ -61,7 +61,8 @@ def run_next(runtime: WorkerRuntime, stop: StopFlag, gate: HostGate) -> bool:
         if not base_models:
             return False
         with runtime.database.write() as session:
-            job = leases.claim(session, runtime.identity, base_models, int(runtime.wall_clock()))
+            now = int(runtime.wall_clock())
+            job = leases.claim(session, runtime.identity, base_models, now, given_back_last=gate.is_on_trial)
     except (DatabaseUnavailable, StorageFull) as problem:
         _log.warning("no look for jobs", reason=str(problem))
         return False

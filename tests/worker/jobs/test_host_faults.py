@@ -271,6 +271,17 @@ class TestGate:
         assert [home.job(job_id).status for job_id in jobs] == [JobStatus.SUCCEEDED] * 4
         assert other.claimable() == home.settings.base_models
 
+    def test_jobs_that_it_can_never_run_keep_no_other_waiting(self, home: Home, clock: FakeClock) -> None:
+        for _ in range(2):
+            home.queue(end="fail_by_host", end_at_step=1)
+        own = home.queue(steps=1)
+        runtime = on_host(home, clock)
+        gate = HostGate(runtime, clock=clock)
+        for _ in range(30):
+            work(runtime, gate)
+            clock.now_s += 60
+        assert home.job(own).status is JobStatus.SUCCEEDED
+
     def test_opens_for_the_base_models_that_verify(self, home: Home, clock: FakeClock) -> None:
         settings = home.settings.model_copy(update={"base_models": (BASE_MODEL, "phi-2")})
         (home.settings.base_models_folder / BASE_MODEL / "tokenizer.json").write_text("{ }")
