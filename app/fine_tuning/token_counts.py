@@ -111,6 +111,7 @@ class _Reading:
         self._renderer = renderer
         self._blobs = blobs
         self._is_whole = file.examples <= EXACT_EXAMPLES and file.bytes <= EXACT_BYTES
+        self._kept: list[Example | LineProblem] | None = None
         self._stopped = False
         self.read = 0
 
@@ -173,8 +174,9 @@ class _Reading:
             return None
 
     def _examples(self, content: BinaryIO) -> Iterator[Example | LineProblem]:
-        if self._is_whole:
-            return self._file.type.read(content)
+        if self._is_whole:  # small enough to be read once for both passes over it
+            self._kept = self._kept or list(self._file.type.read(content))
+            return iter(self._kept)
         if self._file.type.line_reader is not None:
             return _spread(content, self._file.bytes, self._file.type.line_reader)
         stride = max(1, self._file.examples // SAMPLED_EXAMPLES)

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, and_, exists, or_, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import aliased
+from sqlalchemy.orm import aliased, load_only
 
 from core.errors import FileNotStored, IdempotencyInProgress, JobNotFound
 from core.estimates.estimate import Estimate
@@ -131,9 +131,11 @@ def _is_pair(record: type[JobMetadataRecord], key: str, value: str) -> ColumnEle
 
 
 def list_succeeded(session: Session, base_model: str, *, limit: int) -> Sequence[JobRecord]:
-    """List a base model's newest jobs that succeeded, newest first."""
+    """List a base model's newest jobs that succeeded, newest first, with no more than their specs and results read."""
     succeeded = (JobRecord.status == JobStatus.SUCCEEDED, JobRecord.base_model == base_model)
-    return session.scalars(select(JobRecord).where(*succeeded).order_by(JobRecord.id.desc()).limit(limit)).all()
+    read = load_only(JobRecord.spec, JobRecord.result, raiseload=True)
+    newest = select(JobRecord).where(*succeeded).order_by(JobRecord.id.desc()).limit(limit)
+    return session.scalars(newest.options(read)).all()
 
 
 def list_ended(session: Session, ids: Sequence[str]) -> Sequence[str]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import func, select
+from sqlalchemy.orm import load_only
 
 from core.jobs.status import JobStatus
 from core.store.db import Session
@@ -43,9 +44,11 @@ def places(session: Session, jobs: Sequence[JobRecord]) -> dict[str, int]:
 
 
 def list_running(session: Session) -> Sequence[JobRecord]:
-    """List the jobs that run, oldest first; no more than there are workers."""
+    """List the jobs that run, oldest first, with what tells when they end; no more than there are workers."""
+    told = (JobRecord.status, JobRecord.cancel_requested_at, JobRecord.pause_requested_at, JobRecord.progress)
+    read = load_only(*told, JobRecord.token, JobRecord.estimate_seconds, JobRecord.started_at, raiseload=True)
     running = JobRecord.status == JobStatus.RUNNING
-    return session.scalars(select(JobRecord).where(running).order_by(JobRecord.id)).all()
+    return session.scalars(select(JobRecord).where(running).order_by(JobRecord.id).options(read)).all()
 
 
 def sum_waiting(session: Session) -> WaitingWork:

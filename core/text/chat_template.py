@@ -8,9 +8,10 @@ it. Gives text; knows no token ids.
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NoReturn
 
-from jinja2 import TemplateError, nodes
+from jinja2 import Template, TemplateError, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -33,18 +34,7 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
-        # trim_blocks, lstrip_blocks, loop controls, raise_exception and tojson are what templates are
-        # written for (transformers 5.23, utils/chat_template_utils.py). strftime_now is left out: with
-        # it a prompt served tomorrow would not be the prompt trained today.
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols]
-        )
-        environment.globals["raise_exception"] = _raise_exception
-        environment.filters["tojson"] = _to_json
-        try:
-            self._template = environment.from_string(source)
-        except TemplateError as error:
-            raise BaseModelInvalid(f"the base model's chat template is malformed: {error}") from error
+        self._template = _compiled(source)
         self._special_tokens = dict(special_tokens)
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
@@ -93,6 +83,22 @@ class ChatTemplate:
                 pieces += [_after(done, asked), answer]
                 done = asked + answer
         return [*pieces, _after(done, self.render(messages, add_generation_prompt=add_generation_prompt))]
+
+
+@lru_cache(maxsize=16)  # one for each base model, of which each request has a renderer of its own
+def _compiled(source: str) -> Template:
+    # trim_blocks, lstrip_blocks, loop controls, raise_exception and tojson are what templates are
+    # written for (transformers 5.23, utils/chat_template_utils.py). strftime_now is left out: with
+    # it a prompt served tomorrow would not be the prompt trained today.
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols]
+    )
+    environment.globals["raise_exception"] = _raise_exception
+    environment.filters["tojson"] = _to_json
+    try:
+        return environment.from_string(source)
+    except TemplateError as error:
+        raise BaseModelInvalid(f"the base model's chat template is malformed: {error}") from error
 
 
 class _GenerationBlock(Extension):

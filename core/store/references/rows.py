@@ -8,7 +8,7 @@ excludes `hold`. Who finds no live row at 3 begins again at 1. What refers to a 
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, literal_column, select, update
+from sqlalchemy import ColumnElement, exists, literal_column, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from core.errors import BlobFreed
@@ -69,6 +69,10 @@ def hold(session: Session, exists: Callable[[str], bool], digests: Collection[st
         raise BlobFreed
 
 
+def _is_referred_to(session: Session, sha256: str) -> bool:
+    return bool(session.scalar(select(exists().where(BLOB_REFERENCES.c.sha256 == sha256))))
+
+
 def add_parts(session: Session, manifest_sha256: str, parts: Iterable[str]) -> None:
     """Note the files that a manifest names; in the transaction that first refers to the manifest."""
     for sha256 in sorted(set(parts)):
@@ -91,8 +95,8 @@ def let_go(session: Session, digests: Collection[str]) -> int:
         digests: of files or of manifests, whose parts go with them.
     """
     parts = select(BlobPartRecord.sha256).where(BlobPartRecord.manifest_sha256.in_(digests))
-    leaving = set(digests) | set(session.scalars(parts))
-    leaving -= set(session.scalars(select(BLOB_REFERENCES.c.sha256).where(BLOB_REFERENCES.c.sha256.in_(leaving))))
+    # one question each, which ends at the first reference: all adapters of a shape share a file
+    leaving = {sha256 for sha256 in {*digests, *session.scalars(parts)} if not _is_referred_to(session, sha256)}
     if not leaving:
         return 0
     locked = session.execute(
