@@ -22,6 +22,7 @@ from app.cli.base_models import find_damage
 from app.cli.check_result import CheckResult, Status
 from app.cli.columns import align
 from app.cli.deep_checks import DEEP_CHECKS
+from app.cli.engine_checks import check_engines
 from app.cli.stack.address import is_ready, openable_url
 from app.cli.stack.preparation import refuse_contradictions, refuse_taken_port
 from core.base_models.registry import Registry, folder_of
@@ -234,4 +235,5 @@ CHECKS: dict[str, Callable[[Settings], CheckResult]] = {
     "port": check_port,
     "database": check_database,
     "base-models": check_base_models,
+    "engines": check_engines,
 }

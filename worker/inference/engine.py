@@ -64,6 +64,7 @@ class LocalEngine:
         self._metrics = metrics
         self._renderer = Renderer(served.tokenizer)
         self._constraints = ConstraintCompiler(served.tokenizer)
+        metrics.weight_bytes.set(runner.size.weight_bytes)
         self._max_batch = settings.engine_max_batch
         self._runner = runner
         self._adapters = _adapter_cache(served, self._runner, blobs, settings, metrics)

@@ -24,7 +24,8 @@ def settings(tmp_path: Path) -> Settings:
 
 def test_the_ids_are_fixed() -> None:
     assert list(CHECKS) == [
-        *("python", "packages", "torch", "cpu", "memory", "disk", "home", "port", "database", "base-models")
+        *("python", "packages", "torch", "cpu", "memory", "disk", "home", "port", "database", "base-models"),
+        "engines",
     ]
 
 

@@ -8,7 +8,7 @@ import re
 import threading
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from core.serving.generation import EngineInfo
 from worker.inference.metrics.adapter_queue import AdapterQueue
@@ -44,6 +44,7 @@ class EngineMetrics:
         self.registry.register(self.usage)
         self.queue = AdapterQueue()
         self.registry.register(self.queue)
+        ProcessCollector(namespace="loramill_engine", registry=self.registry)  # its memory, and more
         self.steps = StepMetrics(self.registry)
         self._make_steps()
         self._make_requests()
@@ -115,6 +116,7 @@ class EngineMetrics:
         self.kv_reserved_bytes = self._gauge("kv_reserved_bytes", "Keys and values reserved by running requests.")
         self.kv_used_bytes = self._gauge("kv_used_bytes", "Keys and values of running requests' tokens.")
         self.prefix_bytes = self._gauge("prefix_bytes", "Keys and values that are kept of answered prompts.")
+        self.weight_bytes = self._gauge("weight_bytes", "The base model's linear layers, as they are held.")
         self.kv_limit_bytes = self._gauge("kv_limit_bytes", "What may be reserved.")
         self.prefill_tokens_per_second = self._measured(
             "prefill_tokens_per_second", "Prompt tokens per second of work, lately."

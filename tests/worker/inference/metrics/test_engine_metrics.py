@@ -1,5 +1,8 @@
 """The engine's numbers as Prometheus reads them."""
 
+from pathlib import Path
+
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from core.serving.generation import EngineInfo
@@ -55,6 +58,11 @@ def test_two_engines_of_one_process_count_apart() -> None:
     one.adapter_evictions.inc()
     assert read(one)["adapter_evictions_total", ""] == 1
     assert read(other)["adapter_evictions_total", ""] == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc tells a process's memory here")
+def test_the_processs_own_memory_is_told() -> None:
+    assert read(EngineMetrics())["process_resident_memory_bytes", ""] > 2**20
 
 
 def test_names_that_are_not_short_and_plain_are_counted_together() -> None:
