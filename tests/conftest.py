@@ -5,13 +5,12 @@ import importlib.util
 import os
 import subprocess
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 
 import hypothesis
 import pytest
 
-from tests.harness.models.kernels import kept_for_the_run
+from tests.harness.models.kernels import home_with_kernels
 from tests.harness.quick import is_quick
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,10 +40,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    run = ExitStack()
-    run.enter_context(kept_for_the_run())
-    config.add_cleanup(run.close)
+def pytest_configure() -> None:
+    home_with_kernels()  # in the environment of all processes that run tests, before they are started
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -1,31 +1,19 @@
 """One folder of compiled kernels for all engines of a test run: compiling them takes seconds, and they are the same.
 
-pytest tells it to the processes that run tests side by side, and to those that they start, by their environment.
+The first process that asks makes it, and its end removes it. Those that it starts find it by their environment, as
+pytest's do that run tests side by side.
 """
 
+import atexit
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from core.settings import Settings
 
 _NAME: Final = "KERNELS_OF_TESTS"
-
-
-@contextmanager
-def kept_for_the_run() -> Iterator[None]:
-    """Keep the folder until the end, unless a process that started this one does."""
-    if _NAME in os.environ:
-        yield
-        return
-    with tempfile.TemporaryDirectory(prefix="loramill-kernels-", ignore_cleanup_errors=True) as home:
-        Settings(home=Path(home)).kernels_folder.mkdir()
-        os.environ[_NAME] = home
-        yield
-        del os.environ[_NAME]
 
 
 def share_kernels(home: Path) -> None:
@@ -38,4 +26,14 @@ def share_kernels(home: Path) -> None:
 
 def home_with_kernels() -> Path:
     """Give a home that has nothing else."""
+    if _NAME not in os.environ:
+        home = Path(tempfile.mkdtemp(prefix="loramill-kernels-"))
+        Settings(home=home).kernels_folder.mkdir()
+        atexit.register(_remove, home, os.getpid())
+        os.environ[_NAME] = str(home)
     return Path(os.environ[_NAME])
+
+
+def _remove(home: Path, maker: int) -> None:
+    if os.getpid() == maker:  # and not a copy of it that was forked
+        shutil.rmtree(home, ignore_errors=True)
