@@ -1,7 +1,8 @@
 """In which number types a machine is measured: ours and every rival in the one that is fastest on it.
 
-Decided by the product's own probe, which multiplies small matrices in both: a type that is hopeless in them is not
-tried at full size, where it would take minutes. ``python -m benchmarks.training.number_types`` prints the choice.
+Decided by the product's own probe, which multiplies small matrices in both, and by a larger one where that leaves
+both: a type that is hopeless in them is not tried at full size, where it would take minutes.
+``python -m benchmarks.training.number_types`` prints the choice.
 """
 
 import json
@@ -13,6 +14,7 @@ from benchmarks.training.processes import run_module
 NumberType = Literal["bfloat16", "float32"]
 BOTH: Final[tuple[NumberType, ...]] = ("bfloat16", "float32")
 HOPELESS: Final = 3.0  # times as long as the other type: nobody would choose it
+LARGER_ROWS, LARGER_WIDTH = 512, 2048  # two seconds where bfloat16 is emulated; the ratio of small ones is less
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,8 @@ class NumberTypes:
 
     Attributes:
         fastest: what "auto" is on it, for jobs and engines.
-        bf16_speedup: how many times as fast as in float32 it multiplies small matrices in bfloat16; None: a GPU, on
-            which neither is hopeless.
+        bf16_speedup: how many times as fast as in float32 it multiplies matrices in bfloat16; None: a GPU, on which
+            neither is hopeless.
     """
 
     fastest: NumberType
@@ -33,7 +35,8 @@ class NumberTypes:
         """Give the type that is left out of all that is measured at full size."""
         if self.bf16_speedup is None or 1 / HOPELESS <= self.bf16_speedup <= HOPELESS:
             return None
-        return "bfloat16" if self.bf16_speedup < 1 else "float32"
+        slower: NumberType = "bfloat16" if self.bf16_speedup < 1 else "float32"
+        return None if slower == self.fastest else slower
 
     @property
     def measured(self) -> tuple[NumberType, ...]:
@@ -46,14 +49,16 @@ class NumberTypes:
 
 
 def probe_number_types() -> NumberTypes:
-    """Time products in both types, in some tenths of a second."""
+    """Time products in both types, small ones first."""
     import torch  # not above: what only asks for the choice needs none
 
     from worker.models import precision
 
-    is_bf16 = precision.resolve_dtype("auto") == torch.bfloat16
-    speedup = None if torch.cuda.is_available() else precision.bf16_speedup()
-    return NumberTypes("bfloat16" if is_bf16 else "float32", speedup)
+    fastest: NumberType = "bfloat16" if precision.resolve_dtype("auto") == torch.bfloat16 else "float32"
+    if torch.cuda.is_available():
+        return NumberTypes(fastest, None)
+    types = NumberTypes(fastest, precision.bf16_speedup())
+    return types if types.hopeless else NumberTypes(fastest, precision.bf16_speedup(LARGER_ROWS, LARGER_WIDTH))
 
 
 def ask_number_types() -> NumberTypes:

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -52,16 +52,16 @@ def _best_product_s(rows: Tensor, weights: Tensor, *, hopeless_s: float = math.i
     return min(times_s)
 
 
-@lru_cache(maxsize=1)
-def bf16_speedup() -> float:
+@cache
+def bf16_speedup(rows: int = PROBE_ROWS, width: int = PROBE_WIDTH) -> float:
     """Give how many times as fast as in float32 this CPU multiplies matrices in bfloat16.
 
-    Two products of (128, 1024) by (1024, 1024) are timed, the best of six each, in some tenths of a second.
+    Two products of (rows, width) by (width, width) are timed, the best of six each: some tenths of a second, as it is.
     """
     with torch.inference_mode():
-        rows, weights = torch.ones(PROBE_ROWS, PROBE_WIDTH), torch.ones(PROBE_WIDTH, PROBE_WIDTH)
-        fp32_s = _best_product_s(rows, weights)
-        bf16_s = _best_product_s(rows.bfloat16(), weights.bfloat16(), hopeless_s=HOPELESS * fp32_s)
+        left, weights = torch.ones(rows, width), torch.ones(width, width)
+        fp32_s = _best_product_s(left, weights)
+        bf16_s = _best_product_s(left.bfloat16(), weights.bfloat16(), hopeless_s=HOPELESS * fp32_s)
     return fp32_s / bf16_s
 
 

@@ -18,7 +18,7 @@ def test_products_of_a_step_are_not_tried_in_a_type_that_is_hopeless_in_small_on
     speedup: float, kinds: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr(precision, "bf16_speedup", lambda: speedup)
+    monkeypatch.setattr(precision, "bf16_speedup", lambda *_: speedup)
     monkeypatch.setattr(roofline, "ENOUGH_S", 0)
     base, shape = tmp_path / "base", SHAPES["phi-tiny"]
     write_base(base, shape, seed=0)
