@@ -11,7 +11,7 @@ from tests.app.conftest import BASE, ApiHarness, serving
 from tests.harness.stub_engine import StubEngine
 
 
-class CountingEngine(StubEngine):
+class ToldNumbersEngine(StubEngine):
     """An engine that tells these numbers."""
 
     def __init__(self, text: str) -> None:
@@ -38,7 +38,7 @@ def found_beside(harness: ApiHarness, engine: StubEngine) -> str:
     ],
 )
 def test_an_engines_memory_is_told(harness: ApiHarness, numbers: str, said: str) -> None:
-    assert found_beside(harness, CountingEngine(numbers)) == f"{BASE}: {said}"
+    assert found_beside(harness, ToldNumbersEngine(numbers)) == f"{BASE}: {said}"
 
 
 def test_an_engine_that_tells_no_numbers_is_said_to_tell_none(harness: ApiHarness) -> None:
