@@ -11,31 +11,20 @@ import asyncio
 import json
 import os
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 
-from benchmarks.correctness.contestants import Contestant, ContinuousBatches, OurEngine, PeftBatch, VllmContestant
-from benchmarks.correctness.mixes import ExpectedRow, Mix, Tally, judge, make_mixes, make_prompts, make_specs, power
-from benchmarks.correctness.oracle import PeftOracle
+from benchmarks.correctness.contestants import ContinuousBatches, PeftBatch, VllmContestant
+from benchmarks.correctness.field import Field, judge_all, make_field
+from benchmarks.correctness.mixes import Mix, Tally, power
+from benchmarks.correctness.ours import our_engine
 from benchmarks.peers.commands import find_vllm, vllm_server
-from benchmarks.serving.adapters import list_linears, write_adapters
 from benchmarks.serving.servers import ServerFailed, running
 from benchmarks.training.processes import ROOT
-from core.base_models.registry import read_imported
-from core.settings import Settings
-from core.store.blobs import LocalBlobStore
-from core.text.tokenizer import TextTokenizer
 from tests.harness.models.tiny_models import write_tiny_llama, write_tiny_phi
-from worker.inference.engine import LocalEngine
-from worker.inference.metrics.engine_metrics import EngineMetrics
-from worker.inference.model.runner_building import build_runner
-from worker.jobs.blob_transfer import store_adapter
-from worker.models.serving import open_engine_model
 
 MIXES, SMOLLM2_MIXES, PEER_MIXES = 1000, 40, 60
 SMOLLM2: Final = ROOT / "var" / "base-models" / "smollm2-135m-instruct"
@@ -47,66 +36,6 @@ CONFIGURATIONS: Final[tuple[dict[str, Any], ...]] = (
     {"engine_max_batch": 6, "engine_speculation": False, "engine_prefill_tokens": 64, "engine_prefix_bytes": 2**18},
 )
 FEW_ADAPTERS: Final = 6  # that the third configuration keeps in memory
-
-
-@dataclass(frozen=True)
-class Field:
-    """A base model with adapters and prompts, and PEFT's answer to each prompt by each of them."""
-
-    base: Path
-    folders: dict[int, Path]
-    prompts: list[list[int]]
-    expected: dict[tuple[int | None, int], ExpectedRow]
-    vocabulary: int
-
-    def mixes(self, seed: int, count: int, *, most_rows: int = 12, late_s: float = 0.01) -> list[Mix]:
-        tokens = max(len(one.ids) for one in self.expected.values())
-        return make_mixes(
-            seed,
-            count=count,
-            adapters=len(self.folders),
-            prompts=len(self.prompts),
-            tokens=tokens,
-            most_rows=most_rows,
-            late_s=late_s,
-        )
-
-
-def make_field(
-    base: Path, folder: Path, *, seed: int, prompts: int, longest: int, tokens: int, is_plain: bool = False
-) -> Field:
-    """Write the adapters, and ask PEFT about everything."""
-    targets = sorted({name.rsplit(".", 1)[-1] for name in list_linears(base)})
-    specs = make_specs(seed, targets=targets, is_plain=is_plain)
-    folders = dict(enumerate(write_adapters(base, folder, specs)))
-    vocabulary = TextTokenizer.from_folder(base).vocab_size
-    asked = make_prompts(seed, count=prompts, shortest=4, longest=longest, vocabulary=vocabulary)
-    oracle = PeftOracle(base, folders, vocabulary=vocabulary)
-    return Field(base, folders, asked, oracle.answers([None, *folders], asked, tokens), vocabulary)
-
-
-async def judge_all(contestant: Contestant, field: Field, mixes: Sequence[Mix], tally: Tally) -> None:
-    """Let a contestant answer mixes one after the other, and count."""
-    for mix in mixes:
-        for row, got in zip(mix, await contestant.answer(mix), strict=True):
-            judge(tally, row, got, field.expected[row.adapter, row.prompt])
-
-
-@asynccontextmanager
-async def our_engine(field: Field, home: Path, configuration: Mapping[str, Any]) -> AsyncIterator[OurEngine]:
-    """Run an engine over the field in float32."""
-    settings = Settings(home=home, engine_kv_bytes=2**29, **configuration)
-    blobs = LocalBlobStore(settings.store_folder)
-    digests = {number: store_adapter(blobs, folder).sha256 for number, folder in field.folders.items()}
-    served = open_engine_model(field.base, settings.references_folder, dtype="float32")
-    name = read_imported(field.base).name
-    runner = build_runner(served, settings)
-    engine = LocalEngine(name, served, blobs, settings, EngineMetrics(), on_death=lambda: None, runner=runner)
-    engine.start()
-    try:
-        yield OurEngine(engine, digests, field.prompts)
-    finally:
-        await engine.close()
 
 
 async def judge_ours(field: Field, folder: Path, mixes: Sequence[Mix]) -> Tally:

@@ -1,4 +1,4 @@
-"""Engines that answer mixes for the correctness section: ours, and the peers that run in a process.
+"""Peers that answer mixes for the correctness section, in this process or behind their HTTP.
 
 Each gives, row by row, the ids it generated, or the error that it answered with.
 """
@@ -6,61 +6,16 @@ Each gives, row by row, the ids it generated, or the error that it answered with
 import asyncio
 import itertools
 from collections.abc import Mapping, Sequence
-from contextlib import aclosing
 from pathlib import Path
-from typing import Protocol
 
 import httpx2
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
+from benchmarks.correctness.field import Outcome
 from benchmarks.correctness.mixes import Mix, MixRow
 from benchmarks.peers.peft_models import BASE, load_adapters
 from benchmarks.serving.steps import greedy
-from core.errors import ServiceError
-from core.serving.generation import Engine, GenerationRequest, SamplingParams
-
-Outcome = list[int] | Exception
-
-
-class Contestant(Protocol):
-    """Answers a mix."""
-
-    async def answer(self, mix: Mix) -> list[Outcome]: ...
-
-
-class OurEngine:
-    """An engine of ours (or what stands for one), with the digests of its adapters by their numbers."""
-
-    def __init__(self, engine: Engine, digests: Mapping[int, str], prompts: Sequence[Sequence[int]]) -> None:
-        self._engine = engine
-        self._digests = digests
-        self._prompts = prompts
-        self._numbers = itertools.count()
-
-    async def answer(self, mix: Mix) -> list[Outcome]:
-        """Send every row when it is due; rows that leave close their stream."""
-        return list(await asyncio.gather(*(self._row(row) for row in mix)))
-
-    async def _row(self, row: MixRow) -> Outcome:
-        if row.late_s:
-            await asyncio.sleep(row.late_s)
-        request = GenerationRequest(
-            id=f"mix-{next(self._numbers)}",
-            prompt=tuple(self._prompts[row.prompt]),
-            adapter=None if row.adapter is None else self._digests[row.adapter],
-            sampling=SamplingParams(max_tokens=row.max_tokens, ignore_end=True),
-        )
-        ids: list[int] = []
-        try:
-            async with aclosing(self._engine.generate(request)) as deltas:
-                async for delta in deltas:
-                    ids += [token.id for token in delta.tokens]
-                    if row.leaves_after is not None and len(ids) >= row.leaves_after:
-                        break
-        except ServiceError as error:
-            return error
-        return ids
 
 
 class PeftBatch:

@@ -34,7 +34,7 @@ class PeftOracle:
     def _greedy(self, model: int | None, prompt: Sequence[int], tokens: int) -> ExpectedRow:
         ids, margins, cache, fed = [], [], None, list(prompt)
         for _ in range(tokens):
-            out = self._forward(model, torch.tensor([fed]), cache)
+            out = self._forward(model, torch.tensor([fed], device=self._model.device), cache)
             cache = out.past_key_values
             top = out.logits[0, -1].topk(2)
             margins.append(float(top.values[0] - top.values[1]))

@@ -38,14 +38,23 @@ def _in_ms(seconds: Sequence[float]) -> list[float]:
     return [round(1e3 * one, 4) for one in seconds]
 
 
-def interleave(work: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, StepTimings]:
-    """Take each measurement in turn, so often, behind a round that warms up: what else happens falls on all alike."""
+def interleave(
+    work: Mapping[str, Callable[[], float]],
+    repeats: int,
+    after_round: Callable[[Mapping[str, StepTimings]], None] = lambda _: None,
+) -> dict[str, StepTimings]:
+    """Take each measurement in turn, so often, behind a round that warms up: what else happens falls on all alike.
+
+    ``after_round`` is told what was measured so far.
+    """
     measured = {name: StepTimings() for name in work}
     for number in range(repeats + 1):
         for name, take in work.items():
             seconds = take()
             if number:
                 measured[name].seconds.append(seconds)
+        if number:
+            after_round(measured)
     return measured
 
 

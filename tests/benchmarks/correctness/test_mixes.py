@@ -4,8 +4,8 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from benchmarks.correctness.contestants import OurEngine
 from benchmarks.correctness.mixes import ExpectedRow, MixRow, Tally, judge, make_mixes, make_prompts, make_specs, power
+from benchmarks.correctness.ours import OurEngine
 from core.errors import EngineBusy
 from core.serving.generation import Delta, FinishReason, GenerationRequest, Token, Usage
 from tests.harness.stub_engine import StubEngine

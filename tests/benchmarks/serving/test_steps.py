@@ -87,6 +87,12 @@ def test_measurements_are_taken_in_turn_and_the_first_round_only_warms_up() -> N
     assert (measured["a"].seconds, measured["b"].seconds) == ([3.0, 5.0], [4.0, 6.0])
 
 
+def test_after_each_round_that_counts_what_was_measured_so_far_is_told() -> None:
+    told: list[list[float]] = []
+    interleave({"a": lambda: 1.0}, 2, lambda measured: told.append([*measured["a"].seconds]))
+    assert told == [[1.0], [1.0, 1.0]]
+
+
 def test_the_tax_is_of_the_variant_that_is_fastest_with_adapters() -> None:
     times = {"plain base 8": 10, "plain r8 8": 14, "plain r16 8": 15, "plain prefill base": 10, "plain prefill r16": 11}
     times |= {"native base 8": 8, "native r8 8": 10, "native r16 8": 16, "native prefill base": 8}

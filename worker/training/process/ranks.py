@@ -66,8 +66,7 @@ class Ranks:
             store = dist.TCPStore(  # type: ignore[attr-defined]  # torch does not say that it exports it
                 address, port, self.size, self.leads, TIMEOUT, master_listen_fd=store_fd
             )
-            # Single numbers go by the CPU: on the GPU each would wait for all that the GPU was given to do.
-            backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+            backend = backend_of(on_gpu)
             dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size, timeout=TIMEOUT)
 
     def leave(self) -> None:
@@ -177,6 +176,11 @@ class Ranks:
 
 
 ALONE: Final = Ranks()
+
+
+def backend_of(on_gpu: bool) -> str:
+    """Name what ranks sum up with. Single numbers go by the CPU: on the GPU each would wait for all given to it."""
+    return "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
 
 
 @contextmanager

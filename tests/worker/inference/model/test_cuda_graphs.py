@@ -1,9 +1,6 @@
 """Recorded decode steps: the logits of steps taken without, whatever happened since, and no trace in others' slots."""
 
-import itertools
-import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -13,9 +10,9 @@ from torch import Tensor
 from core.errors import BaseModelInvalid
 from core.settings import Settings
 from tests.harness.models.served_models import serve, serve_fp32
+from tests.harness.models.twin_runners import PairedRequest, Twins, run_mix
 from tests.worker.inference.model.replaying_recorder import BrokenRecorder, ReplayingRecorder, StuckRecorder
-from worker.inference.kv_cache.slots import KvPool, KvSlot
-from worker.inference.lora.adapter import Adapter, LoraPair
+from worker.inference.kv_cache.slots import KvPool
 from worker.inference.model import cuda_graphs, runner_building
 from worker.inference.model.contract import StepRow
 from worker.inference.model.cuda_recorder import Recorder
@@ -26,7 +23,6 @@ from worker.inference.model.runner import ModelRunner
 from worker.inference.model.runner_building import build_runner
 from worker.models.serving import StoredModel
 
-TOLERANCE = 2e-4  # of logits whose spread is about 1
 COLUMNS = 64
 
 
@@ -50,81 +46,6 @@ def make_runner(folder: Path, recorder: Recorder | None, *, device: str | None =
     return ModelRunner(way, served.tokenizer.vocab_size, kv, COLUMNS, recorder=recorder)
 
 
-@dataclass(eq=False)
-class PairedRequest:
-    """One request in both runners."""
-
-    plain: KvSlot
-    graphed: KvSlot
-    adapter: Adapter | None
-    ids: Iterator[int] = field(default_factory=lambda: itertools.cycle(range(7, 250, 11)))
-
-    def next_ids(self, count: int) -> list[int]:
-        return list(itertools.islice(self.ids, count))
-
-
-class Twins:
-    """A model twice, with the same requests and adapters: one takes every step without graphs."""
-
-    def __init__(self, plain: ModelRunner, graphed: ModelRunner) -> None:
-        self.plain, self.graphed = plain, graphed
-        self._numbers = itertools.count()
-
-    def adapter(self, rank: int, *targets: str, has_dora: bool = False) -> Adapter:
-        """Make a random adapter of the layers whose names end so, by default all, and place it."""
-        number = next(self._numbers)
-        generator = torch.Generator().manual_seed(number)
-
-        def draw(*sizes: int) -> Tensor:
-            return torch.randn(*sizes, generator=generator).to(self.graphed.kv.shape.device) * 0.2
-
-        pairs = {
-            name: LoraPair(
-                draw(rank, layer.in_features),
-                draw(rank, layer.out_features),
-                1 + draw(layer.out_features) if has_dora else None,
-            )
-            for name, layer in self.graphed.layers.items()
-            if not targets or name.split(".")[-1] in targets
-        }
-        adapter = Adapter(f"digest-{number}", pairs, None, 0)  # type: ignore[arg-type] # nothing is rendered here
-        self.place(adapter)
-        return adapter
-
-    def place(self, adapter: Adapter) -> None:
-        for each in (self.plain, self.graphed):
-            assert each.bank.reserve(adapter)
-            assert not each.bank.copy_some(2**40)
-
-    def displace(self, adapter: Adapter) -> None:
-        for each in (self.plain, self.graphed):
-            each.bank.unpin(adapter)
-            each.bank.drop(adapter.digest)
-
-    def begin(self, adapter: Adapter | None = None, *, prompt: int = 4, room: int = 100) -> PairedRequest:
-        plain, graphed = self.plain.kv.allocate(room), self.graphed.kv.allocate(room)
-        assert plain is not None
-        assert graphed is not None
-        request = PairedRequest(plain, graphed, adapter)
-        self.feed((request, prompt, 0))
-        return request
-
-    def end(self, request: PairedRequest) -> None:
-        self.plain.kv.release(request.plain)
-        self.graphed.kv.release(request.graphed)
-
-    def feed(self, *fed: tuple[PairedRequest, int, int]) -> Tensor:
-        """Feed each request so many tokens and want so many logits, from both runners alike; give the graphed one's."""
-        parts = [(request, request.next_ids(tokens), wanted) for request, tokens, wanted in fed]
-        expected = self.plain.forward([StepRow(r.plain, ids, r.adapter, wanted) for r, ids, wanted in parts])
-        found = self.graphed.forward([StepRow(r.graphed, ids, r.adapter, wanted) for r, ids, wanted in parts])
-        torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0)
-        return found
-
-    def step(self, *requests: PairedRequest) -> Tensor:
-        return self.feed(*((request, 1, 1) for request in requests))
-
-
 @pytest.fixture
 def recorder() -> ReplayingRecorder:
     return ReplayingRecorder()
@@ -133,20 +54,6 @@ def recorder() -> ReplayingRecorder:
 @pytest.fixture
 def twins(folder: Path, recorder: ReplayingRecorder) -> Twins:
     return Twins(make_runner(folder, None), make_runner(folder, recorder))
-
-
-def run_mix(twins: Twins, turns: int) -> None:
-    """Let requests of several adapters come and go, and step those that are there in any order."""
-    rng = random.Random(5)
-    adapters = [None, twins.adapter(8), twins.adapter(3), twins.adapter(16, "q_proj", "v_proj"), None]
-    running: list[PairedRequest] = []
-    for _ in range(turns):
-        if len(running) < 7 and rng.random() < 0.3:
-            running.append(twins.begin(rng.choice(adapters), prompt=rng.randint(1, 30)))
-        if running and rng.random() < 0.15:
-            twins.end(running.pop(rng.randrange(len(running))))
-        if running:
-            twins.step(*rng.sample(running, rng.choice([len(running), rng.randint(1, len(running))])))
 
 
 def test_any_mix_of_adapters_gets_the_logits_of_steps_without(twins: Twins, recorder: ReplayingRecorder) -> None:

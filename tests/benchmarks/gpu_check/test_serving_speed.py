@@ -1,19 +1,5 @@
-import os
-import subprocess
-import sys
-
-from benchmarks.serve_gpu import gains, speeds
+from benchmarks.gpu_check.serving_speed import gains, speeds
 from benchmarks.serving.steps import StepTimings
-from benchmarks.training.processes import ROOT
-
-
-def test_without_a_gpu_the_gpu_benchmark_says_so_and_ends() -> None:
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "benchmarks.serve_gpu"]
-    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert ended.returncode == 1
-    assert "needs a CUDA GPU" in ended.stderr
-    assert "Traceback" not in ended.stderr
 
 
 def test_tokens_a_second_are_rows_through_a_steps_time() -> None:
