@@ -18,6 +18,7 @@ NEEDED: Final = {
     "pydantic": "pydantic",
     "pydantic_settings": "pydantic-settings",
     "pystache": "pystache",
+    "orjson": "orjson",
 }
 
 
