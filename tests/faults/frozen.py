@@ -34,8 +34,9 @@ def frozen_writer(home: Path) -> Figures:
         assert stack.wait(60) == 0
         first, second = deployment.attempts(job_id)
         assert (first.outcome, second.outcome) == ("lost", "succeeded")
-        assert second.resumed_from_step
         log = deployment.log("stack").read_text()
+        # the trainer goes on beside its frozen worker, and may have ended before that is killed
+        assert second.resumed_from_step or "result of an earlier attempt found" in log
         assert "kept others from writing the database" in log
         assert "; killed" in log
         return count(deployment, [job_id], began_s).noting(f"taken over {taken_s:.0f} s after the freeze")
