@@ -1,7 +1,7 @@
 # Each target sets up what it needs. VENV and PYTHON can be given: make test VENV=/tmp/venv PYTHON=python3.12
 VENV ?= .venv
 PYTHON ?= python3
-# processes that run tests side by side: one more than cores, as some tests wait for processes of their own
+# processes that run tests side by side: one more than two cores have, as some tests wait for processes of their own
 PROCESSES ?= 3
 BIN := $(VENV)/bin
 READY := $(VENV)/.loramill-ready

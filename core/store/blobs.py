@@ -21,6 +21,7 @@ import structlog
 from filelock import FileLock, Timeout
 
 from core.errors import BlobDamaged, BlobNotFound, CollectionRuns, StorageFull
+from core.process.durability import wait_for_disk
 
 _CHUNK_BYTES = 2**20
 _OPENING_S: Final = 60  # far longer than a writer takes from making its part to locking it
@@ -279,8 +280,8 @@ class _LocalBlobWriter:
             self._file.close()
             folder.mkdir(exist_ok=True)
             self._part.replace(folder / blob.sha256)
-            _fsync_folder(folder)
-            _fsync_folder(self._blobs)
+            wait_for_disk(folder)
+            wait_for_disk(self._blobs)
         return blob
 
     def drop(self) -> None:
@@ -330,12 +331,3 @@ def _storage_full() -> Iterator[None]:
         if error.errno in _NO_SPACE:
             raise StorageFull from error
         raise
-
-
-def _fsync_folder(folder: Path) -> None:
-    """Make a rename into the folder survive a power loss."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -133,7 +133,7 @@ def _is_pair(record: type[JobMetadataRecord], key: str, value: str) -> ColumnEle
 def list_succeeded(session: Session, base_model: str, *, limit: int) -> Sequence[JobRecord]:
     """List a base model's newest jobs that succeeded, newest first, with no more than their specs and results read."""
     succeeded = (JobRecord.status == JobStatus.SUCCEEDED, JobRecord.base_model == base_model)
-    read = load_only(JobRecord.spec, JobRecord.result, raiseload=True)
+    read = load_only(JobRecord.spec, JobRecord.result)
     newest = select(JobRecord).where(*succeeded).order_by(JobRecord.id.desc()).limit(limit)
     return session.scalars(newest.options(read)).all()
 

@@ -46,7 +46,7 @@ def places(session: Session, jobs: Sequence[JobRecord]) -> dict[str, int]:
 def list_running(session: Session) -> Sequence[JobRecord]:
     """List the jobs that run, oldest first, with what tells when they end; no more than there are workers."""
     told = (JobRecord.status, JobRecord.cancel_requested_at, JobRecord.pause_requested_at, JobRecord.progress)
-    read = load_only(*told, JobRecord.token, JobRecord.estimate_seconds, JobRecord.started_at, raiseload=True)
+    read = load_only(*told, JobRecord.token, JobRecord.estimate_seconds, JobRecord.started_at)
     running = JobRecord.status == JobStatus.RUNNING
     return session.scalars(select(JobRecord).where(running).order_by(JobRecord.id).options(read)).all()
 

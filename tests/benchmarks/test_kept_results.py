@@ -11,7 +11,6 @@ from benchmarks.training.machine import RESULTS
 from benchmarks.training.processes import ROOT
 
 FILES: Final = sorted(RESULTS.glob("*/*.json"))
-UNRECORDED: Final = "unrecorded"  # measured before a result named its machine
 MACHINES: Final = ("avx512_bf16-2-cores", "avx2-2-cores")  # the table's columns
 LEVELS: Final = {"avx512_bf16": "avx512_bf16", "avx512f": "avx512", "avx2": "avx2"}  # by flags, best first
 
@@ -69,7 +68,7 @@ def find(machine: str, path: tuple[str, ...]) -> float | None:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.name}")
 def test_a_kept_result_lies_in_the_folder_of_the_machine_that_it_names(file: Path) -> None:
     named = {name_of(machine) for machine in list_machines(json.loads(file.read_text()))}
-    assert named == (set() if file.parent.name == UNRECORDED else {file.parent.name})
+    assert named == {file.parent.name}
 
 
 @pytest.mark.parametrize("label", ROWS)

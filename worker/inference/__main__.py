@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from core.base_models.registry import Registry, folder_of, read_imported
+from core.base_models.registry import BaseModelEntry, Registry, folder_of, read_imported
 from core.errors import ServiceError
 from core.listening.connections import Connections, backlog, descriptors, most_connections
 from core.listening.exposure import refuse_unnamed
@@ -70,9 +70,7 @@ def _serve(options: argparse.Namespace, settings: Settings) -> int:
         refuse_unnamed(options.host, settings)
         guard = OriginGuard.of_engine(options.host, settings)
     metrics, phases = EngineMetrics(), StartPhases(settings.engine_start_s)
-    entry = Registry.load(settings.base_models_folder).get(options.base_model)
-    folder = folder_of(settings.base_models_folder, entry.name)
-    read_imported(folder)  # what is not there is said at once, not after seconds of imports
+    entry, folder = _find_base_model(settings, options.base_model)
 
     def build() -> "LocalEngine":
         phases.enter("importing libraries")
@@ -123,6 +121,14 @@ def _serve(options: argparse.Namespace, settings: Settings) -> int:
         # a signal does not come back from run(), so nobody asked for this end
         logger.error("the engine ended by itself")
     return 1
+
+
+def _find_base_model(settings: Settings, name: str) -> tuple[BaseModelEntry, Path]:
+    """Give a base model and its folder; one that is not imported is said at once, not after seconds of imports."""
+    entry = Registry.load(settings.base_models_folder).get(name)
+    folder = folder_of(settings.base_models_folder, entry.name)
+    read_imported(folder)
+    return entry, folder
 
 
 def _body_of(error: ServiceError) -> bytes:

@@ -5,7 +5,6 @@ code is taken. Knows no lock, and not where the folder goes.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +28,7 @@ from core.base_models.registry import (
     weight_files,
 )
 from core.errors import BaseModelInvalid
+from core.process.durability import wait_for_disk
 from core.text.tokenizer import TextTokenizer
 from worker.models.gguf import convert
 from worker.models.reference import BESIDE_MODEL, write_reference
@@ -157,8 +157,8 @@ def seal(entry: BaseModelEntry, partial: Path) -> ImportedModel:
     for path in partial.iterdir():
         if not path.is_symlink():
             path.chmod(0o600)
-            sync(path)
-    sync(partial)
+            wait_for_disk(path)
+    wait_for_disk(partial)
     return imported
 
 
@@ -193,13 +193,4 @@ def keep_reference(partial: Path, imported: ImportedModel) -> None:
     reference = take_reference(partial)
     if reference is not None:
         write_reference(partial / BESIDE_MODEL, imported.fingerprint, reference)
-        sync(partial)
-
-
-def sync(path: Path) -> None:
-    """Have a file, or what a folder lists, reach the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        wait_for_disk(partial)

@@ -22,6 +22,7 @@ from core.base_models.registry import (
     read_imported,
 )
 from core.errors import BaseModelInvalid, ServiceError
+from core.process.durability import wait_for_disk
 
 
 def import_base_model(base_models_folder: Path, name: str) -> bool:
@@ -41,7 +42,7 @@ def import_base_model(base_models_folder: Path, name: str) -> bool:
             _check_same(entry, target)
             return False
         # its libraries take seconds to import, and most calls find the model there
-        from worker.models.fetching import fetch, keep_reference, seal, sync
+        from worker.models.fetching import fetch, keep_reference, seal
 
         # '~' is in no name, so these are what a killed import of this very model left
         for leftover in base_models_folder.glob(f".{name}~*"):
@@ -53,7 +54,7 @@ def import_base_model(base_models_folder: Path, name: str) -> bool:
             imported = seal(entry, partial)
             keep_reference(partial, imported)
             partial.rename(target)
-        sync(base_models_folder)
+        wait_for_disk(base_models_folder)
     return True
 
 

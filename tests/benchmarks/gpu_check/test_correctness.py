@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from benchmarks.gpu_check import serving_correctness, training_correctness
 from benchmarks.gpu_check.parts import NotHeld, Setting
 from tests.harness.models.tiny_models import write_tiny_llama
+from tests.harness.one_thread import one_thread
 from tests.worker.inference.model.replaying_recorder import BrokenRecorder, ReplayingRecorder
 from worker.inference.model import runner_building
 from worker.inference.model.cuda_recorder import Recorder
@@ -19,10 +19,8 @@ from worker.training.model.attention import SdpaAttention
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with one_thread():
+        yield
 
 
 @pytest.fixture

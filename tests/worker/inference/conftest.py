@@ -4,19 +4,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.harness.models.tiny_models import write_tiny_llama, write_tiny_phi, write_tiny_qwen2
+from tests.harness.one_thread import one_thread
 from tests.worker.inference.engine_harness import EngineHarness
 
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Compute on one thread: the matrices are so small that handing parts of them out costs more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="session")

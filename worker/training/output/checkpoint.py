@@ -17,6 +17,7 @@ from torch import Tensor
 
 from core.errors import CheckpointInvalid
 from core.jobs.events import EventLevel
+from core.process.durability import wait_for_disk
 from core.serving.adapter_format import FileDigest, canonical_json, digest_file, write_durably
 from core.values import Frozen
 from worker.trainer_process.messages import Evaluated
@@ -125,14 +126,14 @@ class CheckpointFolder:
         paths = sorted(path for path in incoming.rglob("*") if path.is_file())
         files = {path.relative_to(incoming).as_posix(): digest_file(path) for path in paths}
         for path in (*paths, *(path for path in incoming.iterdir() if path.is_dir())):
-            _wait_for_disk(path)
+            wait_for_disk(path)
         write_durably(incoming / MANIFEST, canonical_json(CheckpointManifest(files=files).model_dump(mode="json")))
-        _wait_for_disk(incoming)
+        wait_for_disk(incoming)
         final = incoming.with_name(incoming.name.removesuffix(INCOMING))
         if final.exists():  # one that did not verify, or that was written before its step was evaluated
             shutil.rmtree(final)
         incoming.rename(final)
-        _wait_for_disk(self._folder)
+        wait_for_disk(self._folder)
         self.go_on_from(Checkpoint(final, state))
         for old in [path for path in self.list_newest_first() if path != final][KEPT - 1 :]:
             shutil.rmtree(old)
@@ -190,11 +191,3 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         raise CheckpointInvalid(f"checkpoint {folder.name} is incomplete: {error}") from error
     except ValidationError as error:
         raise CheckpointInvalid(f"checkpoint {folder.name} is damaged: {error.title} is malformed") from error
-
-
-def _wait_for_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
