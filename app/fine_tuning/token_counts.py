@@ -69,9 +69,8 @@ def count(
         BlobDamaged: a file's bytes have changed on disk.
     """
     reading = _Reading(training, renderer, blobs)
-    seed = spec.seed if validation is None else None
     try:
-        parts = partition(reading, renderer, _Sums, seed=seed)
+        parts = partition(reading, renderer, _Sums, holds_out=validation is None)
     except ExampleOverLength as error:
         raise InvalidParameter(training.param, str(error)) from error
     trained, scored = parts.trained, parts.held_out

@@ -9,7 +9,7 @@ from core.errors import InvalidParameter
 from core.jobs.learning_rate import usual_warmup_steps
 from core.jobs.requested import HyperparameterFields, LoraFields, TrainingFields
 from core.jobs.spec import EVALUATIONS, FileRef, JobSpec, LoraSpec, TrainedAdapter
-from core.text.partition import count_held_out
+from core.text.held_out import count_held_out
 from core.text.render_settings import MAX_LENGTH_TOKENS, RenderFields, RenderSettings
 
 T = TypeVar("T")

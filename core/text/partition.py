@@ -3,24 +3,18 @@
 The trainer partitions by it what it learns from, the estimate what it counts, previews and reports what they show.
 What is done with the examples of each part is the caller's.
 
-Held out is, where no validation file says what to score, a tenth of the file's distinct prompts: those whose hashes
-are smallest, rounded down, at least one and never all. The hash is of the prompt's text and the job's seed, so equal
-prompts stay together, and neither the rows' order nor the length policy nor the tokenizer matters; a chat template
-does, as it writes the text. Where rows are appended, the old prompts that are held out grow or shrink only at the end
-of their old order.
+Which prompts are held out is ``core.text.held_out``'s. Of those drawn some may turn out to have nothing to be scored
+by; then the next in rank is held out too, or the last is not.
 """
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
+from core.text.held_out import draw, hash_of
 from core.text.rendered import RenderedExample
 from core.text.rendering import Renderer
-
-PARTITION_VERSION: Final = 2  # of the choice of what is held out: a checkpoint of another one is not resumed
-HELD_OUT_ONE_IN: Final = 10  # prompts
 
 
 class ExamplePart(Enum):
@@ -76,7 +70,7 @@ def part_of(fitted: RenderedExample | None, *, is_held_out: bool = False) -> Exa
 
 
 def partition(
-    source: ExampleSource, renderer: Renderer, gather: Callable[[], Gathered], *, seed: int | None
+    source: ExampleSource, renderer: Renderer, gather: Callable[[], Gathered], *, holds_out: bool
 ) -> Partition[Gathered]:
     """Sort a training file's examples. Fewer than two prompts with an answer to score: none is held out.
 
@@ -84,34 +78,18 @@ def partition(
         source: is read once for its prompts and once for its examples; once more where none or all of those that
             have an answer to score turned out to be held out.
         gather: makes what takes the examples of a part.
-        seed: of the job, where no validation file says what to score; None: no prompt is held out.
+        holds_out: no validation file says what to score, so some of these prompts do.
 
     Raises:
         ExampleInvalid: an example cannot be rendered.
         ExampleOverLength: an example is too long and the settings want an error then.
     """
-    if seed is None:
-        return _sort(source, renderer, gather, frozenset(), 0)[0]
-    drawn = draw(source.prompts(), seed)
-    parts, seen = _sort(source, renderer, gather, drawn, seed)
+    if not holds_out:
+        return _sort(source, renderer, gather, frozenset())[0]
+    drawn = draw(source.prompts())
+    parts, seen = _sort(source, renderer, gather, drawn)
     corrected = seen.correct(drawn)
-    return parts if corrected == drawn else _sort(source, renderer, gather, corrected, seed)[0]
-
-
-def draw(prompts: Iterable[str], seed: int) -> frozenset[int]:
-    """Give the hashes of the prompts that are held out, before it is known which of them can be used."""
-    hashes = {hash_of(prompt, seed) for prompt in prompts}
-    return frozenset(sorted(hashes)[: count_held_out(len(hashes))])
-
-
-def count_held_out(prompts: int) -> int:
-    """Say how many of so many distinct prompts are held out: a tenth, rounded down, at least one and never all."""
-    return min(max(1, prompts // HELD_OUT_ONE_IN), max(0, prompts - 1))
-
-
-def hash_of(prompt: str, seed: int) -> int:
-    """Give the 64 bits that a prompt is ranked by: equal prompts have equal ones, whatever their order."""
-    return int.from_bytes(hashlib.sha256(f"{seed}\0{prompt}".encode()).digest()[:8], "big")
+    return parts if corrected == drawn else _sort(source, renderer, gather, corrected)[0]
 
 
 def fit_to_score(rendered: RenderedExample, renderer: Renderer) -> RenderedExample | None:
@@ -159,13 +137,13 @@ class _Scorable:
 
 
 def _sort(
-    source: ExampleSource, renderer: Renderer, gather: Callable[[], Gathered], drawn: frozenset[int], seed: int
+    source: ExampleSource, renderer: Renderer, gather: Callable[[], Gathered], drawn: frozenset[int]
 ) -> tuple[Partition[Gathered], _Scorable]:
     parts, seen = Partition(gather(), gather(), [], []), _Scorable()
     for rendered in source.examples():
         fitted = renderer.fit(rendered)
         # by the whole prompt, so that prompts with equal ends are not one prompt once they are cut
-        value = hash_of(rendered.prompt_text, seed)
+        value = hash_of(rendered.prompt_text)
         part = part_of(fitted, is_held_out=value in drawn)
         if fitted is None:
             parts.dropped_lines.append(rendered.line)

@@ -59,7 +59,7 @@ class RenderedExample:
         source: what was rendered.
         text: all of it, as the tokens' spans count characters.
         segments: in order; those cut off to fit are among them, and only ``dropped_tokens`` counts them.
-        prompt_text: what stands before the first answer, as `Renderer.prompt_text` gives it.
+        prompt_text: what stands before the first answer for any base model alike, as `Renderer.prompt_text` gives it.
         moved: white space that was moved from the prompt's end to the completion's beginning.
     """
 

@@ -109,14 +109,17 @@ class Renderer:
         return [one if isinstance(one, ExampleInvalid) else _or_error(partial(ahead._assemble, one)) for one in written]
 
     def prompt_text(self, example: Example) -> str:
-        """Give the text before an example's first answer that is trained on, without what the base model wants first.
+        """Give what stands before an example's first answer that is trained on, for any base model alike.
 
-        Tokenises nothing: it is what examples are told apart by before they are rendered.
+        A conversation's roles and contents in order, without what a chat template writes around them. Tokenises
+        nothing: it is what examples are told apart by before they are rendered.
 
         Raises:
-            ExampleInvalid: a template cannot be rendered; ``lines`` names the example's line.
+            ExampleInvalid: the prompt format cannot be rendered; ``lines`` names the example's line.
         """
-        return self._write(example).prompt_text(self._train_on)
+        if isinstance(example, Chat):
+            return _before_answer(example, self._train_on)
+        return self._write(example).pieces[0]
 
     def fit(self, rendered: RenderedExample, over_length: OverLength | None = None) -> RenderedExample | None:
         """Apply the length policy of the settings, or another one; a completion is never cut.
@@ -188,7 +191,7 @@ class Renderer:
                 masked = example.mask_spans if isinstance(example, PromptCompletion) else ()
                 prompt, completion = written.pieces
                 sequence = self._prompt_and_completion(prompt, completion, masked)
-        prompt_text = written.prompt_text(self._train_on)
+        prompt_text = _before_answer(example, self._train_on) if isinstance(example, Chat) else written.pieces[0]
         return RenderedExample(example, sequence.text, tuple(sequence.segments), prompt_text, written.moved)
 
     def _prompt_and_completion(self, prompt: str, completion: str, mask_spans: Sequence[MaskSpan]) -> "_TokenSequence":
@@ -280,12 +283,6 @@ class _ExampleTexts:
     pieces: tuple[str, ...]
     moved: str = ""
 
-    def prompt_text(self, train_on: TrainOn) -> str:
-        """Give what stands before the first answer that is trained on; behind each answer stands one more piece."""
-        if isinstance(self.example, Chat) and train_on == "last_assistant":
-            return "".join(self.pieces[:-2])
-        return self.pieces[0]
-
 
 class _TokenSequence:
     """A sequence while it is put together; counts the spans of each part from the sequence's beginning."""
@@ -355,6 +352,13 @@ def _shifted(spans: Sequence[MaskSpan], answer: str, content: str) -> list[MaskS
     """Count masked characters in an answer as the chat template writes it, which may strip the message's content."""
     offset = (len(answer) - len(answer.lstrip())) - (len(content) - len(content.lstrip()))
     return [(max(0, begin + offset), max(0, end + offset)) for begin, end in spans]
+
+
+def _before_answer(chat: Chat, train_on: TrainOn) -> str:
+    """Write out the messages before the first answer that is trained on; no content holds the NUL between them."""
+    answers = [place for place, message in enumerate(chat.messages) if message.role == "assistant"]
+    before = chat.messages[: answers[-1 if train_on == "last_assistant" else 0]]
+    return "".join(f"{message.role}\0{message.content}\0" for message in before)
 
 
 def _split_movable(prompt: str) -> tuple[str, str]:

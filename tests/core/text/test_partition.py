@@ -1,7 +1,6 @@
 """Which part of a training file an example is in."""
 
 import json
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.text.files.examples import Chat, Example, Message, PromptCompletion
-from core.text.partition import count_held_out, draw, fit_to_score, hash_of, partition
+from core.text.held_out import hash_of, normalised
+from core.text.partition import fit_to_score, partition
 from core.text.render_settings import RenderSettings
 from core.text.rendering import RenderedExample, Renderer
 from core.text.tokenizer import TextTokenizer
 from tests.harness.models.byte_tokenizer import write_byte_tokenizer
-
-PROMPTS = st.lists(st.text(max_size=6), max_size=60)
-SEEDS = st.integers(0, 2**31 - 1)
-CHOSEN = [1, 16, 18, 20, 47, 48]  # of sixty, with seed 7
 
 
 class CollectedLines(list[int]):
@@ -45,11 +41,11 @@ class ListSource:
 
 
 def sort(
-    tokenizer: TextTokenizer, examples: Sequence[Example], *, seed: int | None = None, **settings: Any
+    tokenizer: TextTokenizer, examples: Sequence[Example], *, holds_out: bool = True, **settings: Any
 ) -> tuple[list[int], ...]:
     """Give the lines that are trained on, held out, dropped and untrained."""
     renderer = Renderer(tokenizer, RenderSettings(**settings))
-    parts = partition(ListSource(examples, renderer), renderer, CollectedLines, seed=seed)
+    parts = partition(ListSource(examples, renderer), renderer, CollectedLines, holds_out=holds_out)
     return parts.trained, parts.held_out, parts.dropped_lines, parts.untrained_lines
 
 
@@ -60,61 +56,20 @@ def pairs(*prompts: str) -> list[Example]:
 def test_each_example_is_in_one_part(byte_tokenizer: TextTokenizer) -> None:
     silent = Chat(4, (Message("user", "q"), Message("assistant", "a", 0.0)))
     examples = [*pairs("p", "p" * 100, "q"), silent]
-    assert sort(byte_tokenizer, examples, max_length=64) == ([1, 3], [], [2], [4])
+    assert sort(byte_tokenizer, examples, holds_out=False, max_length=64) == ([1, 3], [], [2], [4])
 
 
-@given(prompts=PROMPTS, seed=SEEDS)
-def test_a_tenth_of_the_distinct_prompts_is_drawn_at_least_one_and_never_all(prompts: list[str], seed: int) -> None:
-    distinct = len(set(prompts))
-    drawn = draw(prompts, seed)
-    assert len(drawn) == count_held_out(distinct)
-    if distinct > 1:
-        assert len(drawn) == max(1, distinct // 10) < distinct
-    else:
-        assert not drawn
+WRITTEN_TWICE = [f"{word} {n}" for n in range(20) for word in ("prompt", "PROMPT ")]
 
 
-@pytest.mark.parametrize(("prompts", "held_out"), [(0, 0), (1, 0), (2, 1), (16, 1), (19, 1), (24, 2), (1009, 100)])
-def test_the_tenth_is_rounded_down(prompts: int, held_out: int) -> None:
-    assert count_held_out(prompts) == held_out
-
-
-@given(prompts=PROMPTS, seed=SEEDS, order=st.randoms())
-def test_neither_the_order_of_the_rows_nor_their_repetition_matters(
-    prompts: list[str], seed: int, order: random.Random
-) -> None:
-    shuffled = prompts * 2
-    order.shuffle(shuffled)
-    assert draw(shuffled, seed) == draw(prompts, seed)
-
-
-@given(old=PROMPTS, new=PROMPTS, seed=SEEDS)
-def test_appended_rows_move_the_old_ones_at_the_end_of_their_order_only(
-    old: list[str], new: list[str], seed: int
-) -> None:
-    before = draw(old, seed)
-    after = draw([*old, *new], seed) & {hash_of(prompt, seed) for prompt in old}
-    assert before <= after or after <= before
-
-
-def test_the_choice_depends_on_the_seed() -> None:
-    prompts = [f"prompt {n}" for n in range(100)]
-    assert draw(prompts, 1) != draw(prompts, 2)
-
-
-def test_the_choice_stays_the_same_across_versions() -> None:
-    drawn = draw([f"prompt {n}" for n in range(60)], 7)
-    assert [n for n in range(60) if hash_of(f"prompt {n}", 7) in drawn] == CHOSEN
-
-
-@given(prompts=st.lists(st.sampled_from([f"prompt {n}" for n in range(40)]), max_size=60), seed=SEEDS)
+@given(prompts=st.lists(st.sampled_from(WRITTEN_TWICE), max_size=60))
 @settings(max_examples=30)
-def test_no_prompt_is_in_both_parts(byte_tokenizer: TextTokenizer, prompts: list[str], seed: int) -> None:
-    trained, scored, *_ = sort(byte_tokenizer, pairs(*prompts), seed=seed)
+def test_no_prompt_is_in_both_parts_however_it_is_written(byte_tokenizer: TextTokenizer, prompts: list[str]) -> None:
+    trained, scored, *_ = sort(byte_tokenizer, pairs(*prompts))
     assert sorted(trained + scored) == list(range(1, len(prompts) + 1))
-    trained_prompts, scored_prompts = ({prompts[line - 1] for line in lines} for lines in (trained, scored))
+    trained_prompts, scored_prompts = ({normalised(prompts[line - 1]) for line in lines} for lines in (trained, scored))
     assert trained_prompts.isdisjoint(scored_prompts)
-    assert bool(scored) == (len(set(prompts)) > 1)
+    assert bool(scored) == (len(set(map(normalised, prompts))) > 1)
     assert bool(trained) == bool(prompts)
 
 
@@ -122,7 +77,33 @@ def test_the_tokenizer_does_not_matter(byte_tokenizer: TextTokenizer, tmp_path: 
     other = _with_other_ids(tmp_path)
     assert not set(byte_tokenizer.encode("0")) & set(other.encode("0"))
     examples = pairs(*(f"prompt {n}" for n in range(100)))
-    assert sort(byte_tokenizer, examples, seed=0) == sort(other, examples, seed=0)
+    assert sort(byte_tokenizer, examples) == sort(other, examples)
+
+
+def test_the_chat_template_does_not_matter(byte_tokenizer: TextTokenizer, tmp_path: Path) -> None:
+    other = _with_another_chat_template(tmp_path)
+    chats: list[Example] = [
+        Chat(line, (Message("system", "s"), Message("user", f"question {line}"), Message("assistant", "a")))
+        for line in range(1, 101)
+    ]
+    first, second = (Renderer(one, RenderSettings()).example(chats[0]) for one in (byte_tokenizer, other))
+    assert first.text != second.text
+    assert sort(byte_tokenizer, chats) == sort(other, chats)
+
+
+def _with_another_chat_template(folder: Path) -> TextTokenizer:
+    """Give the byte tokenizer with a template that writes no system message."""
+    write_byte_tokenizer(folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    template = (
+        "{% for message in messages %}{% if message.role == 'user' %}Q:{{ message.content }}\n"
+        "{% elif message.role == 'assistant' %}A:{{ message.content }}<|endoftext|>{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}A:{% endif %}"
+    )
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": template}))
+    for path in folder.glob("chat_template*"):
+        path.unlink()
+    return TextTokenizer.from_folder(folder)
 
 
 def _with_other_ids(folder: Path) -> TextTokenizer:
@@ -141,7 +122,7 @@ def _with_other_ids(folder: Path) -> TextTokenizer:
 
 def test_max_length_moves_no_prompt_that_fits_to_the_other_side(byte_tokenizer: TextTokenizer) -> None:
     examples = pairs(*("p" * n for n in range(1, 101)))
-    sides = [[set(lines) for lines in sort(byte_tokenizer, examples, seed=5, max_length=n)] for n in (200, 60)]
+    sides = [[set(lines) for lines in sort(byte_tokenizer, examples, max_length=n)] for n in (200, 60)]
     (trained, scored, *_), (fewer_trained, fewer_scored, dropped, _) = sides
     assert dropped
     assert fewer_scored == scored - dropped
@@ -149,14 +130,14 @@ def test_max_length_moves_no_prompt_that_fits_to_the_other_side(byte_tokenizer: 
     assert fewer_scored
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("begin", range(8))
 def test_where_all_that_was_drawn_is_dropped_the_next_in_rank_is_held_out(
-    byte_tokenizer: TextTokenizer, seed: int
+    byte_tokenizer: TextTokenizer, begin: int
 ) -> None:
-    prompts = [f"{n:02}" for n in range(12)]
-    first, second, *_ = sorted(prompts, key=lambda prompt: hash_of(prompt, seed))
+    prompts = [f"{n:02}" for n in range(begin, begin + 12)]
+    first, second, *_ = sorted(prompts, key=hash_of)
     long = [PromptCompletion(line, p, "c" * (100 if p == first else 1)) for line, p in enumerate(prompts, start=1)]
-    trained, scored, dropped, _ = sort(byte_tokenizer, long, seed=seed, max_length=64)
+    trained, scored, dropped, _ = sort(byte_tokenizer, long, max_length=64)
     assert dropped == [prompts.index(first) + 1]
     assert scored == [prompts.index(second) + 1]
     assert len(trained) == 10
@@ -164,20 +145,20 @@ def test_where_all_that_was_drawn_is_dropped_the_next_in_rank_is_held_out(
 
 def test_where_only_what_was_drawn_can_be_used_the_last_in_rank_is_trained_on(byte_tokenizer: TextTokenizer) -> None:
     prompts = [f"{n:02}" for n in range(30)]
-    drawn = sorted(prompts, key=lambda prompt: hash_of(prompt, 3))[:3]
+    drawn = sorted(prompts, key=hash_of)[:3]
     kept = [PromptCompletion(line, p, "c" * (1 if p in drawn else 100)) for line, p in enumerate(prompts, start=1)]
-    trained, scored, *_ = sort(byte_tokenizer, kept, seed=3, max_length=64)
+    trained, scored, *_ = sort(byte_tokenizer, kept, max_length=64)
     assert trained == [prompts.index(drawn[2]) + 1]
     assert sorted(scored) == sorted(prompts.index(prompt) + 1 for prompt in drawn[:2])
 
 
 def test_what_has_no_answer_to_score_is_not_all_that_is_held_out(byte_tokenizer: TextTokenizer) -> None:
-    for seed in range(6):
+    for subject in range(6):
         chats: list[Example] = [
-            Chat(line, (Message("user", f"q{line}"), Message("assistant", "a", float(line <= 3))))
+            Chat(line, (Message("user", f"q{line} of {subject}"), Message("assistant", "a", float(line <= 3))))
             for line in range(1, 13)
         ]
-        trained, scored, *_ = sort(byte_tokenizer, chats, seed=seed, prompt_loss_weight=0.5)
+        trained, scored, *_ = sort(byte_tokenizer, chats, prompt_loss_weight=0.5)
         assert 1 <= len({1, 2, 3} & set(scored)) <= 2
         assert {1, 2, 3} & set(trained)
 
@@ -195,21 +176,21 @@ def test_a_prompts_text_is_the_same_before_and_after_it_is_rendered(
     assert is_one_prompt == (train_on == "all_assistant")
 
 
-def test_without_a_seed_nothing_is_held_out(byte_tokenizer: TextTokenizer) -> None:
+def test_where_a_validation_file_says_what_to_score_nothing_is_held_out(byte_tokenizer: TextTokenizer) -> None:
     prompts = [f"prompt {n}" for n in range(100)]
-    assert sort(byte_tokenizer, pairs(*prompts))[1] == []
+    assert sort(byte_tokenizer, pairs(*prompts), holds_out=False)[1] == []
 
 
 def test_of_one_prompt_nothing_is_held_out(byte_tokenizer: TextTokenizer) -> None:
-    for seed in range(20):
-        assert sort(byte_tokenizer, pairs("p", "p"), seed=seed) == ([1, 2], [], [], [])
+    for prompt in "abcdefghij":
+        assert sort(byte_tokenizer, pairs(prompt, prompt.upper())) == ([1, 2], [], [], [])
 
 
 def test_prompts_that_are_equal_once_they_are_cut_are_drawn_apart(byte_tokenizer: TextTokenizer) -> None:
     prompts = [f"{n:08}" + "end" for n in range(100)]
     settings: dict[str, Any] = {"max_length": 5, "over_length": "truncate_prompt"}
-    trained, scored, *_ = sort(byte_tokenizer, pairs(*prompts), seed=0, **settings)
-    assert (trained, scored) == sort(byte_tokenizer, pairs(*prompts), seed=0)[:2]
+    trained, scored, *_ = sort(byte_tokenizer, pairs(*prompts), **settings)
+    assert (trained, scored) == sort(byte_tokenizer, pairs(*prompts))[:2]
     assert scored
 
 

@@ -6,6 +6,7 @@ TRAPS = "tests/core/text/test_traps.py"
 RENDERING = "tests/core/text/test_rendering.py"
 PROPERTIES = "tests/core/text/test_properties.py"
 PARTITION = "tests/core/text/test_partition.py"
+HELD_OUT = "tests/core/text/test_held_out.py"
 
 DEFECTS = (
     Defect(
@@ -258,22 +259,39 @@ DEFECTS = (
     ),
     Defect(
         name="prompts are held out by a threshold, so that small files may have none",
-        in_="core.text.partition:draw",
-        replace="frozenset(sorted($hashes)[: count_held_out(len($hashes))])",
+        in_="core.text.held_out:draw",
+        replace="frozenset($hashes[: count_held_out(len($hashes))])",
         by="frozenset(one for one in $hashes if one % HELD_OUT_ONE_IN == 0)",
         tests=(
-            f"{PARTITION}::test_a_tenth_of_the_distinct_prompts_is_drawn_at_least_one_and_never_all",
+            f"{HELD_OUT}::test_a_tenth_of_the_distinct_prompts_is_drawn_at_least_one_and_never_all",
             "tests/worker/training/data/test_examples.py::TestHeldOut",
         ),
     ),
     Defect(
         name="prompts are told apart by their ids, so that a tokenizer decides what is held out",
         in_="core.text.rendering:Renderer._assemble",
-        replace="$written.prompt_text(self._train_on)",
-        by="str(self.tokenizer.encode($written.prompt_text(self._train_on)))",
+        replace="RenderedExample($example, $text, $segments, $prompt, $moved)",
+        by="RenderedExample($example, $text, $segments, str(self.tokenizer.encode($prompt)), $moved)",
         tests=(
             f"{PARTITION}::test_the_tokenizer_does_not_matter",
             f"{PARTITION}::test_a_prompts_text_is_the_same_before_and_after_it_is_rendered",
+        ),
+    ),
+    Defect(
+        name="a conversation's prompt is told apart as the base model's chat template writes it",
+        in_="core.text.rendering:Renderer.prompt_text",
+        replace="_before_answer($example, self._train_on)",
+        by='"".join(self._write($example).pieces[: -2 if self._train_on == "last_assistant" else 1])',
+        tests=(f"{PARTITION}::test_the_chat_template_does_not_matter",),
+    ),
+    Defect(
+        name="a prompt that is written in capitals is another prompt",
+        in_="core.text.held_out:normalised",
+        replace='unicodedata.normalize("NFKC", $prompt).casefold()',
+        by='unicodedata.normalize("NFKC", $prompt)',
+        tests=(
+            f"{HELD_OUT}::test_prompts_that_differ_in_writing_only_are_one",
+            f"{PARTITION}::test_no_prompt_is_in_both_parts_however_it_is_written",
         ),
     ),
     Defect(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from core.errors import BaseModelDiffers, CheckpointInvalid, LossNotFinite
 from core.serving.adapter_format import WEIGHTS
-from core.text.partition import PARTITION_VERSION
+from core.text.held_out import HELD_OUT_VERSION
 from tests.harness.models.tiny_models import write_tiny_phi
 from tests.worker.training.conftest import MakeModel
 from tests.worker.training.run_folders import SUMS, Killed, RecordingReporter, stop_after, train, write_run
@@ -269,7 +269,7 @@ def test_a_run_does_not_go_on_with_another_choice_of_held_out_prompts(
     given = write_run(tmp_path / "given", tiny_phi, validation=SUMS[:3])
     for folder in (drawn, given):
         stop_after(folder, step=3)
-    monkeypatch.setattr(resuming, "PARTITION_VERSION", PARTITION_VERSION + 1)
+    monkeypatch.setattr(resuming, "HELD_OUT_VERSION", HELD_OUT_VERSION + 1)
     with pytest.raises(CheckpointInvalid, match="written with another choice of held-out prompts"):
         train(drawn)
     assert train(given).of(Resumed)[0].step == 3  # none was drawn

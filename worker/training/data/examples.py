@@ -94,7 +94,7 @@ def load_data(
     validation_file: Path | None,
     check_stop: CheckStop,
 ) -> RunData:
-    """Render all examples; without a validation file a part of the prompts is held out (``core.text.partition``).
+    """Render all examples; without a validation file a part of the prompts is held out (``core.text.held_out``).
 
     Raises:
         ExampleInvalid: an example cannot be rendered.
@@ -111,7 +111,7 @@ def load_data(
         return GrowingSet(renderer)
 
     training = _File(training_file, job.training_file, renderer, check_stop)
-    parts = partition(training, renderer, gather, seed=job.seed if validation_file is None else None)
+    parts = partition(training, renderer, gather, holds_out=validation_file is None)
     summary = parts.trained.summary
     summary.held_out_examples = parts.held_out.summary.examples
     summary.dropped_lines, summary.untrained_lines = parts.dropped_lines, parts.untrained_lines

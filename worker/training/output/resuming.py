@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from core.serving.adapter_format import canonical_json
-from core.text.partition import PARTITION_VERSION
+from core.text.held_out import HELD_OUT_VERSION
 from worker.models.loading import LoadedModel
 from worker.trainer_process.run_folder import RunSpec
 from worker.training.data.examples import RunData
@@ -49,7 +49,7 @@ def identity_of(spec: RunSpec, data: RunData, base: LoadedModel) -> dict[str, st
         "planner version": str(PLAN_VERSION),
     }
     if spec.validation_file is None:
-        identity["choice of held-out prompts"] = str(PARTITION_VERSION)
+        identity["choice of held-out prompts"] = str(HELD_OUT_VERSION)
     return identity
 
 
