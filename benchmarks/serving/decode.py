@@ -41,7 +41,7 @@ from worker.inference.lora.adapter import Adapter, LoraPair
 from worker.inference.model.contract import Runner
 from worker.inference.model.runner import ModelRunner
 from worker.inference.model.runner_building import build_runner
-from worker.inference.native.huge_pages import use_huge_pages
+from worker.inference.native.unused_memory import release_unused_memory
 from worker.models.precision import resolve_dtype
 from worker.models.serving import EMBEDDING, EngineModel, open_engine_model
 
@@ -70,7 +70,7 @@ def build(
     served = open_engine_model(base, settings.references_folder, dtype=dtype)
     runner = build_runner(served, settings)
     gc.collect()
-    use_huge_pages()  # as an engine's process does
+    release_unused_memory()  # as an engine's process does
     return runner, served
 
 

@@ -8,8 +8,6 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import replace
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -25,13 +23,12 @@ from worker.inference.metrics.machine_probe import probe_trial
 from worker.inference.model.runner import ModelRunner
 from worker.inference.model.runner_building import build_runner
 from worker.inference.native.compiling import compile_ahead
-from worker.inference.native.huge_pages import use_huge_pages
+from worker.inference.native.unused_memory import release_unused_memory
 from worker.inference.scheduler.step_budget import budget_trial, shared_trial
 from worker.inference.start_phases import StartPhases
 from worker.inference.tuning.autotuner import BUDGET_S, Autotuner, Trial
 from worker.inference.tuning.machine import describe_machine
 from worker.inference.tuning.memory import TuningMemory
-from worker.inference.tuning.trial_timer import TrialTimer
 from worker.models.precision import choose_device, find_gpu_fault
 from worker.models.serving import EngineModel, open_engine_model
 
@@ -91,17 +88,15 @@ def build_engine(
             compiling.join()
         runner = build_runner(served, settings, entering=phases.enter)
         engine = LocalEngine(base.name, served, blobs, settings, metrics=metrics, on_death=on_death, runner=runner)
-        # once, before steps of the model are timed; if none are, requests need not wait for it
-        settle_memory = cache(use_huge_pages if served.device.type == "cpu" else lambda: 0)
-        tuner = _make_tuner(engine, served, runner, settings, metrics, settle_memory)
+        tuner = _make_tuner(engine, served, runner, settings, metrics)
         tuner.recall()
         if tuner.undecided and tries_first:
             phases.enter("timing steps", at_most_s=BUDGET_S)
             tuner.try_left()
         elif tuner.undecided:
             logger.info("to be timed when the engine is idle: %s", ", ".join(tuner.undecided))
-        threading.Thread(target=settle_memory, name="huge pages", daemon=True).start()
         engine.tune_when_idle(tuner)
+        release_unused_memory()
         return engine
 
     return _in_a_thread(build)
@@ -113,13 +108,12 @@ def _make_tuner(
     runner: ModelRunner,
     settings: Settings,
     metrics: EngineMetrics,
-    settle_memory: Callable[[], object],
 ) -> Autotuner:
     trials: list[Trial[Any] | None] = [
         *runner.trials,
         probe_trial(served.device, served.dtype, metrics.steps.probed),
-        _after(settle_memory, shared_trial(runner)),
-        _after(settle_memory, budget_trial(runner, settings, engine.use_budget)),
+        shared_trial(runner),
+        budget_trial(runner, settings, engine.use_budget),
     ]
     key = {
         "machine": describe_machine(served.device),
@@ -131,19 +125,6 @@ def _make_tuner(
     }
     memory = TuningMemory(settings.tuning_folder, key)
     return Autotuner([trial for trial in trials if trial is not None], memory, served.device)
-
-
-def _after(first: Callable[[], object], trial: Trial[T] | None) -> Trial[T] | None:
-    """Have something done before a trial."""
-    if trial is None:
-        return None
-    find = trial.find
-
-    def find_after(timer: TrialTimer) -> T:
-        first()
-        return find(timer)
-
-    return replace(trial, find=find_after)
 
 
 def _in_a_thread(work: Callable[[], T]) -> T:

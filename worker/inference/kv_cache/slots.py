@@ -154,7 +154,7 @@ class KvPool:
         others = sum(other.capacity * other.slot_bytes for other in self._arenas.values() if other is not arena)
         grown = min(max(1, 2 * arena.capacity), (self.limit_bytes - others) // arena.slot_bytes)
         if grown <= arena.capacity:
-            self._shrink(except_for=arena)
+            self.shrink(except_for=arena)
             grown = arena.capacity + 1
         arena.resize(grown)
         return arena.allocate()
@@ -180,10 +180,11 @@ class KvPool:
                 values[slot.place, :, slot.length : end] = block[layer, 1]
             slot.length = end
 
-    def _arena_for(self, tokens: int) -> Arena:
-        return next(arena for length, arena in self._arenas.items() if tokens <= length)
-
-    def _shrink(self, *, except_for: Arena) -> None:
+    def shrink(self, *, except_for: Arena | None = None) -> None:
+        """Give up what is allocated for slots that nobody uses."""
         for arena in self._arenas.values():
             if arena is not except_for and arena.capacity > len(arena.slots):
                 arena.resize(len(arena.slots))
+
+    def _arena_for(self, tokens: int) -> Arena:
+        return next(arena for length, arena in self._arenas.items() if tokens <= length)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from worker.inference.lora.adapter import Adapter
 from worker.inference.lora.step_columns import LONGEST_SHARED, LoraPlan, LoraSegment, Span, make_plan
-from worker.inference.native.huge_pages import lazy_zeros
+from worker.inference.native.mapped_memory import lazy_zeros
 
 WIDTH_MULTIPLE: Final = 8  # of columns: rows of a factor then begin at 16 bytes, as matrix kernels like it
 
@@ -192,7 +192,7 @@ class LoraBank:
         return False
 
     def _zeros(self, shape: Sequence[int], like: Tensor) -> Tensor:
-        """Make a group's tensor. On a CPU all lie in one piece: huge pages are larger than one of them."""
+        """Make a group's tensor. On a CPU all lie in one mapping, which takes memory as columns are written."""
         if like.device.type != "cpu":
             return like.new_zeros(*shape)
         if self._memory is None:

@@ -5,6 +5,7 @@ with, lie in pairs: both of an output's weights for two inputs side by side. The
 """
 
 import ctypes
+from collections.abc import Callable
 from typing import Final
 
 import torch
@@ -36,13 +37,21 @@ class Panels:
     """
 
     def __init__(
-        self, weight_OI: Tensor, bias_O: Tensor | None, scale_O: Tensor | None = None, *, dtype: torch.dtype, width: int
+        self,
+        weight_OI: Tensor,
+        bias_O: Tensor | None,
+        scale_O: Tensor | None = None,
+        *,
+        dtype: torch.dtype,
+        width: int,
+        copy: Callable[[Tensor], Tensor] = Tensor.contiguous,
     ) -> None:
         """Copy the weights; see `fits`.
 
         Args:
             dtype: of rows, bias and results.
             width: how many outputs lie side by side, `kernels.Kernels.panel_width`.
+            copy: makes the contiguous copy that is kept.
         """
         self.outputs, self.inputs = weight_OI.shape
         assert fits(weight_OI)
@@ -56,7 +65,7 @@ class Panels:
         padded_OI = pad(weight_OI, (0, 0, 0, missing)) if missing else weight_OI.contiguous()
         pair = _PAIRS[weight_OI.dtype] if torch.bfloat16 in (weight_OI.dtype, dtype) else weight_OI.dtype
         # pairs move as one number, which is quicker than as two
-        self.panels = padded_OI.view(pair).unflatten(0, (-1, width)).transpose(1, 2).contiguous()
+        self.panels = copy(padded_OI.view(pair).unflatten(0, (-1, width)).transpose(1, 2))
         self._scale_O = None if scale_O is None else pad(scale_O, (0, missing))
         self._bias_O = None if bias_O is None else pad(bias_O, (0, missing))
         optional = (None if tensor is None else tensor.data_ptr() for tensor in (self._scale_O, self._bias_O))

@@ -22,6 +22,7 @@ from worker.inference.kv_cache.budget import prefix_bytes
 from worker.inference.kv_cache.prefix import PrefixCache
 from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.model.contract import Runner
+from worker.inference.native.unused_memory import release_unused_memory
 from worker.inference.scheduler.batch import Batch, StepReport
 from worker.inference.scheduler.request import Request
 from worker.inference.scheduler.step_budget import UNTRIED, StepBudget
@@ -208,6 +209,9 @@ class SchedulerLoop:
                     return not self._is_stopping
             assert self._tuner is not None, "without one the wait has no end"
             self._tuner.try_again(self._is_wanted)
+            if self._runner.kv.shape.device.type == "cpu":
+                self._runner.kv.shrink()  # trials take more than requests may ever need again
+                release_unused_memory()
 
     def _is_wanted(self) -> bool:
         """Tell whether there is something to do; asked without the lock, it is as good as a moment ago."""

@@ -116,14 +116,14 @@ class Autotuner:
         if not self._left:
             return
         began_s, before = self._clock(), set(self._decided)
-        reason: _Undecided | None = None
+        reason: str | None = None
         for trial in tuple(self._left):
             look = self._look(began_s + self._budget_s, is_wanted)
             try:
                 value = trial.find(TrialTimer(self._device, clock=self._clock, look=look))
                 look()
             except _Undecided as why:
-                reason = why
+                reason = str(why)  # the error itself holds all that was tried with
                 break
             self._decide(trial, value)
         new = {name: value for name, value in self._decided.items() if name not in before}

@@ -1,6 +1,8 @@
 """The budget ends trials, a busy machine decides nothing, and what was decided is not tried again."""
 
+import gc
 import logging
+import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +10,7 @@ from typing import Annotated
 import pytest
 import torch
 from pydantic import Field, TypeAdapter
+from torch import Tensor
 
 from tests.harness.fake_clock import FakeClock
 from worker.inference.tuning.autotuner import BUDGET_S, FIRST_IDLE_S, LONGEST_IDLE_S, Autotuner, Trial
@@ -175,6 +178,28 @@ def test_a_request_ends_a_trial_in_an_idle_moment(bench: Bench) -> None:
     tuner.try_again(lambda: bench.tries["rows"] > before)
     assert bench.tries["rows"] == before + 1
     assert bench.used == {"rows": [DEFAULT]}
+
+
+def test_a_trial_that_decides_nothing_lets_go_of_what_it_tried_with(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[weakref.ref[Tensor]] = []
+
+    def find(timer: TrialTimer) -> int:
+        tried_with = torch.ones(8)
+        held.append(weakref.ref(tried_with))
+        return int(timer.fastest_s(lambda: tried_with.add_(1)))
+
+    tuner = bench.tuner(rows=0.2)
+    trial = Trial("memory", KIND, DEFAULT, find, lambda _: None)
+    monkeypatch.setattr(tuner, "_left", [trial])
+    gc.disable()  # an engine that is idle makes too few objects for it to come by
+    try:
+        tuner.try_again(lambda: True)
+        assert [reference() for reference in held] == [None]
+    finally:
+        gc.enable()
+    assert tuner.undecided == ("memory",)
 
 
 def test_on_a_machine_that_stays_busy_it_is_tried_ever_more_seldom(bench: Bench) -> None:

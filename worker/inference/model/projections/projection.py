@@ -16,6 +16,7 @@ from torch.nn.functional import linear
 
 from worker.inference.native.kernels import Kernels
 from worker.inference.native.panels import Panels, fits
+from worker.inference.native.weight_memory import WeightMemory
 
 logger = logging.getLogger(__name__)
 
@@ -156,14 +157,20 @@ class Int8Projection:
 
 
 def maker(weights: Weights, kernels: Kernels | None) -> Make:
-    """Choose how products are computed, from the device of the weights and the types; see `can_quantize` for "int8"."""
+    """Choose how products are computed, from the device of the weights and the types; see `can_quantize` for "int8".
+
+    Weights in panels lie close together, those of everything that is made by the result.
+    """
+    memory = WeightMemory()
 
     def make(weight_OI: Tensor, bias_O: Tensor | None, dtype: torch.dtype) -> Projection:
         bias_O = None if bias_O is None else bias_O.to(dtype)
         if kernels is not None and dtype in kernels.multiplied and fits(weight_OI):
             in_panels = quantize(weight_OI) if weights == "int8" else (_halve(weight_OI, dtype), None)
             if in_panels[0] is not None:
-                panels = Panels(in_panels[0], bias_O, in_panels[1], dtype=dtype, width=kernels.panel_width)
+                panels = Panels(
+                    in_panels[0], bias_O, in_panels[1], dtype=dtype, width=kernels.panel_width, copy=memory.copy
+                )
                 return NativeProjection(panels, kernels)
         weight_OI = weight_OI.to(dtype)
         if weights == "int8":
