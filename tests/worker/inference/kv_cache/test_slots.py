@@ -78,6 +78,19 @@ def test_any_order_of_requests_keeps_each_ones_values_side_by_side_and_within_th
     assert refused > 10
 
 
+def test_a_pool_that_shrinks_keeps_the_slots_in_use_and_what_they_hold() -> None:
+    pool = make_pool()
+    kept, others = pool.allocate(100), [pool.allocate(100), pool.allocate(500)]
+    assert kept is not None
+    fill(kept, 100, 7.0)
+    for slot in others:
+        assert slot is not None
+        pool.release(slot)
+    pool.shrink()
+    assert allocated_bytes(pool) == pool.used_bytes == pool.bytes_for(100)
+    assert holds(kept, 7.0)
+
+
 def test_a_wiped_slot_hands_no_value_on() -> None:
     pool = make_pool()
     bad = pool.allocate(100)

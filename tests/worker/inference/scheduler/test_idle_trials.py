@@ -9,6 +9,8 @@ import torch
 from pydantic import TypeAdapter
 
 from tests.worker.inference.scheduler.loop_harness import LoopHarness
+from worker.inference.kv_cache.slots import KvPool
+from worker.inference.scheduler import loop
 from worker.inference.tuning import autotuner
 from worker.inference.tuning.autotuner import Autotuner, Trial
 from worker.inference.tuning.memory import TuningMemory
@@ -91,3 +93,29 @@ def test_a_request_that_comes_during_a_trial_ends_the_trial_and_is_answered(tmp_
         harness.loop.stop()
     assert request.reason is not None  # answered before the next idle moment, in which the trial was made anew
     assert len(start.threads) > tried
+
+
+def test_what_a_trial_took_is_given_back_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+    monkeypatch.setattr(loop, "release_unused_memory", released.set)
+    harness = LoopHarness(tmp_path)
+    kv = harness.runner.kv
+
+    def work() -> None:
+        slot = kv.allocate(1)
+        assert slot is not None
+        kv.release(slot)
+
+    start = DisturbedStart(tmp_path / "tuning", work)
+    assert allocated(kv) > 0
+    harness.loop.tune_when_idle(start.tuner)
+    harness.loop.start()
+    try:
+        assert released.wait(WITHIN_S)
+    finally:
+        harness.loop.stop()
+    assert allocated(kv) == 0
+
+
+def allocated(kv: KvPool) -> int:
+    return sum(arena.capacity for arena in kv._arenas.values())
