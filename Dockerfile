@@ -22,7 +22,7 @@ FROM engine-dependencies AS gpu-installed
 RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 COPY . .
 # for every level of CPU, since it is not known where the image will run; it needs no compiler there
-RUN /opt/loramill/bin/python -m worker.inference.native.compiling
+RUN /opt/loramill/bin/python -m worker.native.compiling
 RUN /opt/loramill/bin/pip install --no-deps --force-reinstall --constraint constraints.txt .
 
 FROM python:3.11.14-slim-bookworm AS runtime

@@ -17,8 +17,8 @@ from starlette.routing import Route
 from app.operations import health
 from core.settings import PREFIX, Settings
 from worker.inference.metrics.engine_metrics import EngineMetrics
-from worker.inference.native.compiling import PREBUILT, find_or_compile
 from worker.inference.server import create_app
+from worker.native.compiling import PREBUILT, find_or_compile
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))

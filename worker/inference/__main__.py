@@ -32,10 +32,10 @@ from core.settings import Settings, load_settings
 from core.store.blobs import LocalBlobStore
 from worker.inference.late_engine import LateEngine
 from worker.inference.metrics.engine_metrics import EngineMetrics
-from worker.inference.native.compiling import compile_ahead
 from worker.inference.server import create_app
 from worker.inference.start_phases import StartPhases
 from worker.inference.watchdog import Watchdog
+from worker.native.compiling import ENGINE, compile_ahead
 
 if TYPE_CHECKING:
     from worker.inference.engine import LocalEngine
@@ -76,7 +76,7 @@ def _serve(options: argparse.Namespace, settings: Settings) -> int:
         phases.enter("importing libraries")
         if settings.engine_native and not expects_gpu(os.environ):  # torch, once it is imported, knows
             # beside the imports, which keep one core busy for seconds
-            compile_ahead(settings.kernels_folder, settings.engine_cpu_level)
+            compile_ahead(ENGINE, settings.kernels_folder, settings.engine_cpu_level)
         from worker.inference.building import build_engine
 
         engine = build_engine(

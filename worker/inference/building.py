@@ -22,7 +22,6 @@ from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.metrics.machine_probe import probe_trial
 from worker.inference.model.runner import ModelRunner
 from worker.inference.model.runner_building import build_runner
-from worker.inference.native.compiling import compile_ahead
 from worker.inference.native.unused_memory import release_unused_memory
 from worker.inference.scheduler.step_budget import budget_trial, shared_trial
 from worker.inference.start_phases import StartPhases
@@ -31,6 +30,7 @@ from worker.inference.tuning.machine import describe_machine
 from worker.inference.tuning.memory import TuningMemory
 from worker.models.precision import choose_device, find_gpu_fault
 from worker.models.serving import EngineModel, open_engine_model
+from worker.native.compiling import ENGINE, compile_ahead
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def build_engine(
             logger.warning("this engine computes on the CPU, as its GPU cannot be used: %s", fault)
         chosen = choose_device() if device is None else torch.device(device)
         wants_kernels = settings.engine_native and chosen.type == "cpu"
-        compiling = compile_ahead(settings.kernels_folder, settings.engine_cpu_level) if wants_kernels else None
+        compiling = compile_ahead(ENGINE, settings.kernels_folder, settings.engine_cpu_level) if wants_kernels else None
         served = open_engine_model(folder, settings.references_folder, dtype=base.dtype, device=chosen)
         logger.info("%s computes on %s in %s", base.name, served.device, served.dtype)
         if compiling is not None and compiling.is_alive():

@@ -6,7 +6,7 @@ import pytest
 from benchmarks.serving import results
 from benchmarks.training import machine
 from core.settings import CpuLevel
-from worker.inference.native.levels import Level
+from worker.native.levels import Level
 
 
 @pytest.fixture(autouse=True)

@@ -1,22 +1,19 @@
 """Loads the kernels of this machine, and has them held against torch before anybody uses them.
 
-How they are compiled is ``compiling``'s; where there are none the engine uses torch's own operations.
+How they are compiled is ``worker.native.compiling``'s; where there are none the engine uses torch's own operations.
 """
 
-import ctypes
 import logging
 from pathlib import Path
-from typing import Final
 
 from core.settings import CpuLevel
 from worker.inference.native.check import find_difference
-from worker.inference.native.compiling import NotBuilt, find_or_compile
 from worker.inference.native.kernels import Kernels
-from worker.inference.native.levels import choose_level
+from worker.native.compiling import ENGINE, NotBuilt
+from worker.native.levels import choose_level
+from worker.native.library import load_library
 
 logger = logging.getLogger(__name__)
-
-OPENMP: Final = ("libgomp", "libomp", "libiomp5")
 
 
 def load(folder: Path, cpu_level: CpuLevel | None = None) -> Kernels | None:
@@ -29,9 +26,7 @@ def load(folder: Path, cpu_level: CpuLevel | None = None) -> Kernels | None:
     """
     level = choose_level(cpu_level)
     try:
-        library = find_or_compile(folder, level)
-        ctypes.CDLL(_find_openmp(), ctypes.RTLD_GLOBAL)  # so that the kernels run on torch's threads
-        kernels = Kernels(ctypes.CDLL(str(library)), library.stem)
+        kernels = Kernels(*load_library(ENGINE, folder, level))
     except (NotBuilt, OSError) as reason:
         logger.warning("Native kernels are not used, decoding is slower: %s", reason)
         return None
@@ -40,17 +35,3 @@ def load(folder: Path, cpu_level: CpuLevel | None = None) -> Kernels | None:
         logger.warning("Native kernels are not used, decoding is slower: %s differs from torch", difference)
         return None
     return kernels
-
-
-def _find_openmp() -> str:
-    """Give the OpenMP runtime that torch has loaded into this process.
-
-    Raises:
-        NotBuilt: it is none that is known here.
-    """
-    maps = Path("/proc/self/maps")
-    for line in maps.read_text().splitlines() if maps.exists() else ():
-        path = line.split(maxsplit=5)[-1]
-        if Path(path).name.startswith(OPENMP):
-            return path
-    raise NotBuilt("torch has loaded no OpenMP runtime that is known here")

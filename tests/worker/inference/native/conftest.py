@@ -7,9 +7,10 @@ import pytest
 
 from core.settings import Settings
 from tests.harness.models.kernels import home_with_kernels
-from worker.inference.native import build, compiling
+from worker.inference.native import build
 from worker.inference.native.kernels import Kernels
-from worker.inference.native.levels import Level, list_own_levels
+from worker.native import compiling
+from worker.native.levels import Level, list_own_levels
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from worker.inference.native import compiling
+from worker.inference.native import build
 from worker.inference.native.build import load
-from worker.inference.native.compiling import find_or_compile
-from worker.inference.native.levels import list_levels, list_own_levels
+from worker.native import compiling
+from worker.native.compiling import ENGINE, TRAINER, Sources, find_or_compile
+from worker.native.levels import list_levels, list_own_levels
 
 
 @pytest.fixture(autouse=True)
@@ -68,9 +69,9 @@ def test_of_two_processes_one_compiles(tmp_path: Path, monkeypatch: pytest.Monke
     compiler.chmod(0o700)
     monkeypatch.setenv("CXX", str(compiler))
     program = (
-        "from pathlib import Path; from worker.inference.native import compiling, levels; "
-        f"compiling.PREBUILT = Path('nothing'); print(compiling.find_or_compile(Path({str(tmp_path / 'native')!r}), "
-        "levels.list_own_levels()[0]))"
+        "from pathlib import Path; from worker.native import compiling, levels; "
+        f"compiling.PREBUILT = Path('nothing'); folder = Path({str(tmp_path / 'native')!r}); "
+        "print(compiling.find_or_compile(compiling.ENGINE, folder, levels.list_own_levels()[0]))"
     )
     command = [sys.executable, "-c", program]
     processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
@@ -83,12 +84,12 @@ def test_of_two_processes_one_compiles(tmp_path: Path, monkeypatch: pytest.Monke
 def test_kernels_that_differ_from_torch_are_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    sources = Path(shutil.copytree(compiling.SOURCES, tmp_path / "sources"))
+    sources = Path(shutil.copytree(ENGINE.folder, tmp_path / "sources"))
     elementwise = sources / "elementwise.hpp"
     source = elementwise.read_text()
     elementwise.write_text(source.replace("0.044715f", "0.054715f"))
     assert elementwise.read_text() != source
-    monkeypatch.setattr(compiling, "SOURCES", sources)
+    monkeypatch.setattr(build, "ENGINE", Sources("kernels", sources))
     with caplog.at_level(logging.WARNING):
         assert load(tmp_path / "native") is None
     (record,) = caplog.records
@@ -118,10 +119,10 @@ def test_what_is_compiled_before_torch_is_imported_is_what_the_engine_loads(tmp_
     ahead = """
 import sys
 from pathlib import Path
-from worker.inference.native import compiling
+from worker.native import compiling
 
 compiling.FLAGS = tuple(sys.argv[2:])
-compiling.compile_ahead(Path(sys.argv[1])).join()
+compiling.compile_ahead(compiling.ENGINE, Path(sys.argv[1])).join()
 assert "torch" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", ahead, str(tmp_path), *compiling.FLAGS], cwd=ROOT, check=True)
@@ -155,8 +156,8 @@ def test_all_levels_are_compiled_beforehand(tmp_path: Path, monkeypatch: pytest.
     compiler.chmod(0o700)
     monkeypatch.setenv("CXX", str(compiler))
     assert compiling.main([str(tmp_path / "prebuilt")]) == 0
-    built = sorted(path.name.split("-")[1] for path in (tmp_path / "prebuilt").iterdir())
-    assert built == sorted(level.name for level in list_levels())
+    built = sorted(tuple(path.name.split("-")[:2]) for path in (tmp_path / "prebuilt").iterdir())
+    assert built == sorted((sources.name, level.name) for sources in (ENGINE, TRAINER) for level in list_levels())
 
 
 def test_libraries_of_other_sources_compilers_and_levels_are_not_used(
@@ -167,14 +168,13 @@ def test_libraries_of_other_sources_compilers_and_levels_are_not_used(
         compiler.write_text('#!/bin/sh\nfor output; do :; done\ntouch "$output"\n')
         compiler.chmod(0o700)
     monkeypatch.setenv("CXX", str(compilers[0]))
-    built = [find_or_compile(tmp_path / "native", level) for level in list_own_levels()]
-    assert find_or_compile(tmp_path / "native", list_own_levels()[0]) == built[0]
+    built = [find_or_compile(ENGINE, tmp_path / "native", level) for level in list_own_levels()]
+    assert find_or_compile(ENGINE, tmp_path / "native", list_own_levels()[0]) == built[0]
     monkeypatch.setenv("CXX", str(compilers[1]))
-    built.append(find_or_compile(tmp_path / "native", list_own_levels()[0]))
-    sources = Path(shutil.copytree(compiling.SOURCES, tmp_path / "sources"))
+    built.append(find_or_compile(ENGINE, tmp_path / "native", list_own_levels()[0]))
+    sources = Path(shutil.copytree(ENGINE.folder, tmp_path / "sources"))
     (sources / "product.cpp").write_text((sources / "product.cpp").read_text() + "// changed\n")
-    monkeypatch.setattr(compiling, "SOURCES", sources)
-    built.append(find_or_compile(tmp_path / "native", list_own_levels()[0]))
+    built.append(find_or_compile(Sources("kernels", sources), tmp_path / "native", list_own_levels()[0]))
     assert len(set(built)) == len(list_own_levels()) + 2
 
 
@@ -190,7 +190,7 @@ def test_what_cannot_be_compiled_ahead_is_said_by_who_wants_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("CXX", "/bin/false")
-    compiling.compile_ahead(tmp_path).join()
+    compiling.compile_ahead(ENGINE, tmp_path).join()
     assert caplog.messages == []
     assert load(tmp_path) is None
     assert "/bin/false failed" in caplog.messages[0]

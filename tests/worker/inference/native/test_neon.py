@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.nn.functional import pad
 
-from worker.inference.native import compiling
 from worker.inference.native.panels import KINDS, Panels
+from worker.native import compiling
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
 
@@ -24,8 +24,9 @@ pytestmark = [
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A program of the kernels and one product of them."""
     program = tmp_path_factory.mktemp("neon") / "driver"
-    sources = [*compiling.SOURCES.glob("*.cpp"), Path(__file__).with_name("product_driver.cpp")]
-    command = [COMPILER, *compiling.FLAGS, "-static", "-Wall", "-I", str(compiling.SOURCES), *map(str, sources)]
+    sources = [*compiling.ENGINE.list("*.cpp"), Path(__file__).with_name("product_driver.cpp")]
+    folders = ["-I", str(compiling.ENGINE.folder), "-I", str(compiling.SHARED)]
+    command = [COMPILER, *compiling.FLAGS, "-static", "-Wall", *folders, *map(str, sources)]
     subprocess.run([*command, "-o", str(program)], check=True)
     return program
 

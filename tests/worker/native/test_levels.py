@@ -6,8 +6,8 @@ import pytest
 
 from core.errors import SettingsInvalid
 from core.settings import CpuLevel
-from worker.inference.native import levels
-from worker.inference.native.levels import choose_level, list_levels, list_own_levels
+from worker.native import levels
+from worker.native.levels import choose_level, list_levels, list_own_levels
 
 AVX2 = ["fma", "f16c", "avx", "avx2", "bmi1", "bmi2", "abm", "movbe"]
 AVX512 = [*AVX2, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"]

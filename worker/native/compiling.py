@@ -1,8 +1,8 @@
-"""Compiles the kernels with the C++ compiler of this machine, once for each level of CPU, source and compiler.
+"""Compiles kernels with the C++ compiler of this machine, once for each level of CPU, source and compiler.
 
 It takes seconds, so it can be begun before torch is imported, which this module does without. Libraries that were
-compiled beforehand, which ``python -m worker.inference.native.compiling`` does for all levels, need no compiler. What
-the kernels compute is known to ``kernels``, whether a library is used is decided by ``build``.
+compiled beforehand, which ``python -m worker.native.compiling`` does for all levels, need no compiler. What kernels
+compute is known to engine and trainer, which have their own, and so is whether a library is used.
 """
 
 import argparse
@@ -17,13 +17,14 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from core.settings import CpuLevel
-from worker.inference.native.levels import Level, choose_level, list_levels
+from worker.native.levels import Level, choose_level, list_levels
 
-SOURCES: Final = Path(__file__).parent / "cpp"  # each .cpp is compiled by itself, with the .hpp that it includes
+SHARED: Final = Path(__file__).parent / "cpp"  # headers that all kernels may include
 PREBUILT: Final = Path(__file__).parent / "prebuilt"
 COMPILERS: Final = ("g++", "clang++", "c++")
 FLAGS: Final = ("-std=c++17", "-O3", "-fPIC", "-fopenmp")
@@ -32,11 +33,28 @@ BUILD_LIMIT_S: Final = 120.0  # it takes seconds; a compiler that waits for some
 _COMPILING: Final = threading.Lock()  # one thread compiles, and others find what it made
 
 
+@dataclass(frozen=True)
+class Sources:
+    """What becomes one library: each .cpp of the folder is compiled by itself, with the .hpp that it includes."""
+
+    name: str  # which the library's file begins with
+    folder: Path
+
+    def list(self, pattern: str) -> list[Path]:
+        """Give its files of a pattern, in their order."""
+        return sorted(self.folder.glob(pattern))
+
+
+_WORKER: Final = Path(__file__).parents[1]
+ENGINE: Final = Sources("kernels", _WORKER / "inference" / "native" / "cpp")
+TRAINER: Final = Sources("trainer_kernels", _WORKER / "training" / "native" / "cpp")
+
+
 class NotBuilt(Exception):
     """Why there are no kernels."""
 
 
-def compile_ahead(folder: Path, cpu_level: CpuLevel | None = None) -> threading.Thread:
+def compile_ahead(sources: Sources, folder: Path, cpu_level: CpuLevel | None = None) -> threading.Thread:
     """Begin to build the kernels of `choose_level` into ``folder``; give the thread, which ends once that is over.
 
     Raises:
@@ -46,14 +64,14 @@ def compile_ahead(folder: Path, cpu_level: CpuLevel | None = None) -> threading.
 
     def run() -> None:
         with contextlib.suppress(NotBuilt, OSError):  # whoever wants the kernels meets it again, and says so
-            find_or_compile(folder, level)
+            find_or_compile(sources, folder, level)
 
     thread = threading.Thread(target=run, name="compile", daemon=True)
     thread.start()
     return thread
 
 
-def find_or_compile(folder: Path, level: Level) -> Path:
+def find_or_compile(sources: Sources, folder: Path, level: Level) -> Path:
     """Give the library of a level: one compiled beforehand, or compiled into ``folder`` unless it is there.
 
     Of several processes that do so at once, one compiles, and the others wait for it.
@@ -62,16 +80,16 @@ def find_or_compile(folder: Path, level: Level) -> Path:
         NotBuilt: it cannot be compiled.
         OSError: the folder cannot be written.
     """
-    prebuilt = PREBUILT / _name(level)
+    prebuilt = PREBUILT / _name(sources, level)
     if prebuilt.exists():
         return prebuilt
     with _COMPILING:
         compiler = _find_compiler()
-        library = folder / _name(level, *compiler)
+        library = folder / _name(sources, level, *compiler)
         if not library.exists():
             with _only_process(folder):
                 if not library.exists():
-                    _compile(library, compiler, level)
+                    _compile(sources, library, compiler, level)
         return library
 
 
@@ -94,27 +112,25 @@ def compile_all(folder: Path) -> None:
         NotBuilt: one cannot be compiled.
         OSError: the folder cannot be written.
     """
-    for level in list_levels():
-        _compile(folder / _name(level), _find_compiler(), level)
+    for sources in (ENGINE, TRAINER):
+        for level in list_levels():
+            _compile(sources, folder / _name(sources, level), _find_compiler(), level)
 
 
-def _name(level: Level, *compiler: str) -> str:
+def _name(sources: Sources, level: Level, *compiler: str) -> str:
     key = hashlib.sha256()
-    for part in (*(path.read_text() for path in _sources("*.[ch]pp")), *compiler, *FLAGS, *level.flags):
+    files = (*sorted(SHARED.iterdir()), *sources.list("*.[ch]pp"))
+    for part in (*(path.read_text() for path in files), *compiler, *FLAGS, *level.flags):
         key.update(part.encode() + b"\0")
-    return f"kernels-{level.name}-{key.hexdigest()}.so"
+    return f"{sources.name}-{level.name}-{key.hexdigest()}.so"
 
 
-def _sources(pattern: str) -> list[Path]:
-    return sorted(SOURCES.glob(pattern))
-
-
-def _compile(library: Path, compiler: list[str], level: Level) -> None:
+def _compile(sources: Sources, library: Path, compiler: list[str], level: Level) -> None:
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent, prefix="build-") as scratch:
         built = Path(scratch, "kernels.so")
-        objects = {str(source): str(Path(scratch, f"{source.stem}.o")) for source in _sources("*.cpp")}
-        flags = (*FLAGS, *level.flags)
+        objects = {str(source): str(Path(scratch, f"{source.stem}.o")) for source in sources.list("*.cpp")}
+        flags = (*FLAGS, *level.flags, "-I", str(SHARED))
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(lambda source: _run([*compiler, *flags, "-c", source, "-o", objects[source]]), objects))
         # Linked without -fopenmp: the compiler's own runtime would bring a second pool of threads.
