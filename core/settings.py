@@ -204,7 +204,7 @@ class Settings(BaseSettings):
 
     @property
     def kernels_folder(self) -> Path:
-        """Where an engine keeps the kernels that it has compiled."""
+        """Where engines and trainers keep the kernels that they have compiled."""
         return self.home.absolute() / "kernels"
 
     @property

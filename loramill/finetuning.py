@@ -15,6 +15,7 @@ from core.jobs.requested import HyperparameterFields, TrainingFields
 from core.jobs.resolve import TrainableBase, resolve
 from core.jobs.spec import AdapterRef, JobSpec, TrainedAdapter
 from core.serving.adapter_format import MANIFEST, parse_manifest
+from core.settings import load_settings
 from loramill._base_model import LoadableBaseModel, find_base_model
 from loramill._examples import Examples, place_examples
 from worker.trainer_process.messages import Message
@@ -122,6 +123,7 @@ def _run_spec(model: LoadableBaseModel, job: JobSpec, *, adapter_name: str) -> R
         base_model_dtype=model.entry.dtype,
         validation_file=None if job.validation_file is None else VALIDATION_FILE,
         adapter_name=adapter_name,
+        kernels_folder=str(load_settings().kernels_folder),
     )
 
 

@@ -13,6 +13,7 @@ from benchmarks.training.number_types import probe_number_types
 from benchmarks.training.roofline import Roofline
 from benchmarks.training.rows import TokenRow
 from core.jobs.spec import FileRef, JobSpec, LoraSpec
+from core.settings import Settings
 from worker.models.loading import load_base_model
 from worker.training.data.examples import ExampleSet
 from worker.training.data.plan import TrainingPlan
@@ -20,6 +21,7 @@ from worker.training.model.ablations import ALL, Techniques
 from worker.training.model.lora import add_lora, save_adapter
 from worker.training.model.memory import choose_token_budget
 from worker.training.model.optimizer import AdapterOptimizer
+from worker.training.native.build import load
 from worker.training.step import GradientAccumulator
 
 
@@ -57,7 +59,9 @@ def train(
     """Train one epoch, leave the adapter in a folder, and give what finds out how fast this could have been."""
     job = _job(request, len(rows))
     base = load_base_model(request.base_folder, dtype=request.dtype)
-    model = add_lora(base, job.lora, request.seed, choose_techniques(request))
+    techniques = choose_techniques(request)
+    kernels = load(Settings().kernels_folder, base.device, base.dtype) if techniques.own_kernels else None
+    model = add_lora(base, job.lora, request.seed, techniques, kernels)
     plan = make_plan(request, len(rows))
     optimizer = AdapterOptimizer(model.parameters, job, plan.total_steps)
     budget = request.token_budget or choose_token_budget(model)

@@ -52,6 +52,7 @@ def fill_run_folder(
                     validation_file=None if spec.validation_file is None else VALIDATION_FILE,
                     resume_from=earlier_checkpoints(folder),
                     adapter_name=model,
+                    kernels_folder=str(settings.kernels_folder),
                 ),
             )
     except HostUnfit:

@@ -45,6 +45,7 @@ class RunSpec(Frozen):
     validation_file: str | None  # None: hold a tenth of the training file's prompts out
     resume_from: tuple[str, ...] = ()  # folders of earlier attempts' checkpoints, newest first
     adapter_name: str
+    kernels_folder: str | None = None  # where compiled kernels are kept; None: torch computes
 
 
 def write_spec(run_folder: Path, spec: RunSpec) -> None:

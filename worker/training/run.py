@@ -34,6 +34,7 @@ from worker.training.model.memory import (
     peak_memory_bytes,
 )
 from worker.training.model.optimizer import AdapterOptimizer
+from worker.training.native.build import load as load_kernels
 from worker.training.output.adapter_writer import AdapterWriter
 from worker.training.output.checkpoint import Checkpoint, CheckpointFolder, CheckpointState, find_resumable
 from worker.training.output.earlier_adapter import start_from
@@ -92,7 +93,9 @@ def run(
 
 def _train(context: _RunContext, data: RunData, base: LoadedModel) -> None:
     spec, job, reporter, ranks = context.spec, context.spec.job, context.reporter, context.ranks
-    model = add_lora(base, job.lora, job.seed)
+    folder = spec.kernels_folder
+    kernels = None if folder is None else load_kernels(Path(folder), base.device, base.dtype)
+    model = add_lora(base, job.lora, job.seed, kernels=kernels)
     if job.continue_from is not None:
         start_from(model, context.run_folder / CONTINUE_FROM, job.continue_from, base.fingerprint)
         note(reporter, EventLevel.INFO, f"Starts from the weights of {job.continue_from.name}")
@@ -102,7 +105,7 @@ def _train(context: _RunContext, data: RunData, base: LoadedModel) -> None:
     checkpoints = CheckpointFolder(
         context.run_folder / CHECKPOINTS, keeps_best=job.load_best_model_at_end, read_only=not ranks.leads
     )
-    identity, environment = identity_of(spec, data, base), environment_of(base, ranks)
+    identity, environment = identity_of(spec, data, base), environment_of(base, kernels, ranks)
     earlier = [*checkpoints.list_newest_first(), *map(Path, spec.resume_from)]
     checkpoint = find_resumable(earlier, identity, reporter)
     if checkpoint is None:

@@ -90,7 +90,9 @@ class GradientAccumulator:
                 noise_NH = self._noise(batch, step, positions)
             with times.within("forward"):
                 hidden_KH = self.model.hidden_states(batch, noise_NH)
-                loss, part = weighted_loss(hidden_KH, self.model.head, batch, total_weight, self.model.techniques)
+                loss, part = weighted_loss(
+                    hidden_KH, self.model.head, batch, total_weight, self.model.techniques, self.model.kernels
+                )
             with times.within("backward"):
                 loss.backward()
             sums.add(part)

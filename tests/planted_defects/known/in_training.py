@@ -111,7 +111,7 @@ DEFECTS = (
     ),
     Defect(
         name="15 the loss forgets the head's bias",
-        in_="worker.training.model.loss:_WeightedNll.forward",
+        in_="worker.training.model.loss:_logits",
         replace="nn.functional.linear($hidden_KH, $weight_VH, $bias_V)",
         by="nn.functional.linear($hidden_KH, $weight_VH)",
         tests=(

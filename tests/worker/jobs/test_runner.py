@@ -26,7 +26,7 @@ from tests.worker.jobs.running import in_background, run, wait_for
 from worker.jobs.host_gate import HostGate
 from worker.jobs.runner import run_queued
 from worker.jobs.slot import WorkerSlot
-from worker.trainer_process.run_folder import CONTINUE_FROM, LOG, SPEC
+from worker.trainer_process.run_folder import CONTINUE_FROM, LOG, SPEC, read_spec
 from worker.trainer_process.stop import StopFlag
 
 
@@ -109,6 +109,13 @@ class TestSuccess:
         folder = home.settings.runs_folder / job_id / "a1"
         assert sorted(path.name for path in folder.iterdir()) == [SPEC, LOG]
         assert "hello from the trainer" in (folder / LOG).read_text()
+
+    def test_tells_the_trainer_where_engines_keep_their_kernels(self, home: Home) -> None:
+        job_id = home.queue(steps=1)
+        run(home)
+
+        spec = read_spec(home.settings.runs_folder / job_id / "a1")
+        assert spec.kernels_folder == str(home.settings.kernels_folder)
 
     def test_keeps_secrets_from_the_trainer(self, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("LORAMILL_API_KEY", "a-very-secret-key")

@@ -1,5 +1,7 @@
-"""Tiny base models, one thread, and LoRA models to train."""
+"""Tiny base models, one thread, LoRA models to train, and compiled kernels, which are skipped without a compiler."""
 
+import ctypes
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -7,10 +9,17 @@ import pytest
 import torch
 
 from core.jobs.spec import LoraSpec
+from core.settings import Settings
+from tests.harness.models.kernels import home_with_kernels
 from tests.harness.models.tiny_models import write_tiny_llama, write_tiny_phi, write_tiny_qwen2
 from worker.models.loading import load_base_model
+from worker.native import compiling
+from worker.native.compiling import TRAINER
+from worker.native.levels import Level, list_own_levels
+from worker.native.library import load_library
 from worker.training.measure import generation_eval
 from worker.training.model.lora import LoraModel, add_lora
+from worker.training.native.kernels import Kernels
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -48,6 +57,28 @@ def tiny_qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_qwen2(tmp_path_factory.mktemp("bases") / "tiny-qwen2")
 
 
+@pytest.fixture(scope="session")
+def compiler() -> str:
+    """Path of a C++ compiler."""
+    for name in compiling.COMPILERS:
+        path = shutil.which(name)
+        if path is not None:
+            return path
+    pytest.skip("no C++ compiler is on this machine")
+
+
+def trainer_library(level: Level | None = None) -> tuple[ctypes.CDLL, str]:
+    """Give the library of this run for a level; None: the machine's best."""
+    folder = Settings(home=home_with_kernels()).kernels_folder
+    return load_library(TRAINER, folder, level or list_own_levels()[0])
+
+
+@pytest.fixture(scope="session", params=list_own_levels(), ids=lambda level: level.name)
+def kernels(request: pytest.FixtureRequest, compiler: str) -> Kernels:
+    """The kernels of each level that this machine has, whether they are faster than torch at it or not."""
+    return Kernels(*trainer_library(request.param))
+
+
 MakeModel = Callable[..., LoraModel]
 
 
@@ -55,8 +86,11 @@ MakeModel = Callable[..., LoraModel]
 def make_model() -> MakeModel:
     """Load a tiny base in float32 and add LoRA layers whose B is not zero, so that every gradient flows."""
 
-    def make(base: Path, lora: LoraSpec | None = None, *, random_b: bool = True) -> LoraModel:
-        model = add_lora(load_base_model(base, dtype="float32"), lora or LoraSpec(rank=4, alpha=8), seed=0)
+    def make(
+        base: Path, lora: LoraSpec | None = None, *, random_b: bool = True, kernels: Kernels | None = None
+    ) -> LoraModel:
+        loaded = load_base_model(base, dtype="float32")
+        model = add_lora(loaded, lora or LoraSpec(rank=4, alpha=8), seed=0, kernels=kernels)
         if random_b:
             generator = torch.Generator().manual_seed(1)
             with torch.no_grad():

@@ -94,6 +94,7 @@ def write_run(
     validation: Sequence[Line] | None = None,
     resume_from: tuple[Path, ...] = (),
     dtype: str = "float32",
+    kernels_folder: Path | None = None,
     **job: Any,
 ) -> Path:
     """Write a run folder, as the worker does."""
@@ -112,6 +113,7 @@ def write_run(
             "validation_file": None if validation is None else VALIDATION_FILE,
             "resume_from": tuple(map(str, resume_from)),
             "adapter_name": "ft:tiny:local::1",
+            "kernels_folder": None if kernels_folder is None else str(kernels_folder),
         }
     )
     write_spec(folder, spec)

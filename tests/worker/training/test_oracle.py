@@ -16,7 +16,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
 
 from core.jobs.spec import LoraSpec
+from core.settings import Settings
 from tests.harness.golden_files import IGNORE_INDEX
+from tests.harness.models.kernels import home_with_kernels
 from tests.worker.training.conftest import MakeModel
 from tests.worker.training.reference_model import adapter_of, reference_model, relative_error, take_gradient
 from tests.worker.training.run_folders import SUMS, never_stop, render, train, write_run
@@ -26,6 +28,7 @@ from worker.trainer_process.run_folder import ADAPTER
 from worker.training.data.examples import ExampleSet
 from worker.training.data.plan import TrainingPlan
 from worker.training.model.lora import add_lora, restore_adapter
+from worker.training.native.build import load
 from worker.training.step import GradientAccumulator
 
 # An old name of transformers' that TRL still sets, in the first argument class made
@@ -145,8 +148,18 @@ def peer(request: pytest.FixtureRequest) -> str:
     return name
 
 
-def test_every_steps_loss_and_gradient_are_theirs(tmp_path: Path, base: Path, peer: str, make_model: MakeModel) -> None:
-    model = make_model(base)
+@pytest.fixture(params=["with kernels", "with torch alone"])
+def kernels_folder(request: pytest.FixtureRequest) -> Path | None:
+    return Settings(home=home_with_kernels()).kernels_folder if request.param == "with kernels" else None
+
+
+def test_every_steps_loss_and_gradient_are_theirs(
+    tmp_path: Path, base: Path, peer: str, make_model: MakeModel, kernels_folder: Path | None
+) -> None:
+    kernels = None if kernels_folder is None else load(kernels_folder, torch.device("cpu"), torch.float32)
+    if kernels_folder is not None and kernels is None:
+        pytest.skip("this machine trains without kernels")
+    model = make_model(base, kernels=kernels)
     theirs = reference_model(base, model, torch.float32)
     examples = render(tmp_path, base, LINES, validation=[]).training
     plan = TrainingPlan(len(examples), BATCH_SIZE, 1, seed=0)
@@ -161,12 +174,11 @@ def test_every_steps_loss_and_gradient_are_theirs(tmp_path: Path, base: Path, pe
         assert relative_error(take_gradient(model.parameters), watch.gradients[step]) < TOLERANCE
 
 
-def test_a_whole_run_ends_at_their_adapter(tmp_path: Path, base: Path, peer: str) -> None:
+def test_a_whole_run_ends_at_their_adapter(tmp_path: Path, base: Path, peer: str, kernels_folder: Path | None) -> None:
     lora = LoraSpec(rank=4, alpha=8)
     seed = 3
-    run = write_run(
-        tmp_path / "run", base, LINES, validation=[], batch_size=BATCH_SIZE, n_epochs=1, lora=lora, seed=seed
-    )
+    job: dict[str, Any] = {"batch_size": BATCH_SIZE, "n_epochs": 1, "lora": lora, "seed": seed}
+    run = write_run(tmp_path / "run", base, LINES, validation=[], kernels_folder=kernels_folder, **job)
     ours = train(run).of(StepDone)
     start = add_lora(load_base_model(base, dtype="float32"), lora, seed)
     theirs = reference_model(base, start, torch.float32)

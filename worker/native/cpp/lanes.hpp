@@ -136,6 +136,18 @@ inline float sum(Floats lanes) {
     return part[0];
 }
 
+inline float largest(const float* numbers, int64_t count) {  // of one at least
+    Floats most = Floats{} + numbers[0];
+    for_lanes(0, count / LANES * LANES, [&](int64_t at, auto) {
+        Floats lanes = load(numbers + at);
+        most = lanes > most ? lanes : most;
+    });
+    float found = most[0];
+    for (int lane = 1; lane < LANES; ++lane) found = most[lane] > found ? most[lane] : found;
+    for (int64_t at = count / LANES * LANES; at < count; ++at) found = numbers[at] > found ? numbers[at] : found;
+    return found;
+}
+
 // e^x = 2^n e^r with |r| <= ln(2)/2, by Taylor's series to r^7 (its rest is below 6e-9).
 // ln(2) is in two parts, as Cody and Waite (1980) have it.
 inline Floats exponential(Floats x) {

@@ -33,7 +33,7 @@ def evaluate(
             batch = model.collate([examples[index] for index in members], completion_only=True)
             with torch.inference_mode():
                 hidden_KH = model.hidden_states(batch)
-                sums.add(weighted_loss(hidden_KH, model.head, batch, total_weight=1.0)[1])
+                sums.add(weighted_loss(hidden_KH, model.head, batch, total_weight=1.0, kernels=model.kernels)[1])
     finally:
         model.peft.train()
     sums = ranks.sum_losses(sums)

@@ -13,6 +13,7 @@ class Techniques:
         packing: examples one behind the other, without padding; off: right-padded to the longest of a micro-batch.
         own_blocks: our own forward pass of the architectures we know; off: transformers' modules.
         own_attention: on a CPU, our own attention instead of torch's, which is slow backwards in bfloat16.
+        own_kernels: on a CPU in float32 compiled kernels for what our own blocks compute; off: torch's operations.
         own_lora: one autograd function for all adapters that read the same input; off: PEFT's modules.
         no_input_cast: PEFT's modules do not copy their inputs to float32. Shows only without ``own_lora``.
         fused_gelu: the fused tanh GELU instead of transformers' formula of seven operations.
@@ -26,6 +27,7 @@ class Techniques:
     packing: bool = True
     own_blocks: bool = True
     own_attention: bool = True
+    own_kernels: bool = True
     own_lora: bool = True
     no_input_cast: bool = True
     fused_gelu: bool = True

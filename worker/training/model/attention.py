@@ -1,8 +1,8 @@
 """Causal attention inside each segment of a packed micro-batch, without padding and without a mask over all of it.
 
-Three ways with one result: torch's variable-length kernel on CUDA, our own function on a CPU, and torch's
-SDPA segment by segment, which the other two are held against. G are the key-value heads, of whose number that of the
-query heads, A, is a multiple.
+Four ways with one result: torch's variable-length kernel on CUDA, our own kernel or our own function on a CPU, and
+torch's SDPA segment by segment, which the others are held against. G are the key-value heads, of whose number that of
+the query heads, A, is a multiple.
 """
 
 from itertools import accumulate
@@ -14,6 +14,8 @@ from transformers import AttentionInterface
 
 from worker.training.model.ablations import Techniques
 from worker.training.model.cpu_attention import PaddedSegments, own_attention
+from worker.training.model.native_functions import native_attention
+from worker.training.native.kernels import Kernels
 
 # Above it torch's CPU kernel is as fast: it works on blocks that stay in a core's own cache.
 LONGEST_OWN = 1024
@@ -35,9 +37,15 @@ class Attention(Protocol):
 
 
 def make_attention(
-    lengths: tuple[int, ...], device: torch.device, dtype: torch.dtype, techniques: Techniques
+    lengths: tuple[int, ...],
+    device: torch.device,
+    dtype: torch.dtype,
+    techniques: Techniques,
+    kernels: Kernels | None = None,
 ) -> Attention:
     """Choose the way for these segments, and prepare it once for all blocks."""
+    if kernels is not None and techniques.own_attention:
+        return NativeAttention(lengths, kernels)
     if device.type == "cuda" and dtype != torch.float32:  # which the kernel does not know
         return VarlenAttention(lengths, device)
     if device.type == "cpu" and techniques.own_attention and max(lengths) <= LONGEST_OWN:
@@ -93,6 +101,23 @@ class CpuAttention:
         if window is not None and window < self._longest:
             return self._windowed(query_NAD, key_NGD, value_NGD, scale, window)
         return own_attention(query_NAD, key_NGD, value_NGD, scale, self._segments)
+
+
+class NativeAttention:
+    """The trainer's kernel, and torch's for windows."""
+
+    def __init__(self, lengths: tuple[int, ...], kernels: Kernels) -> None:
+        self._begins = cumulative_lengths(lengths, torch.device("cpu"))
+        self._kernels = kernels
+        self._longest = max(lengths)
+        self._windowed = SdpaAttention(lengths)
+
+    def __call__(
+        self, query_NAD: Tensor, key_NGD: Tensor, value_NGD: Tensor, scale: float, window: int | None = None
+    ) -> Tensor:
+        if window is not None and window < self._longest:
+            return self._windowed(query_NAD, key_NGD, value_NGD, scale, window)
+        return native_attention(query_NAD, key_NGD, value_NGD, scale, self._begins, self._kernels)
 
 
 class VarlenAttention:

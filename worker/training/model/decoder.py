@@ -6,6 +6,7 @@ it, and right-padded rows where they do not. Which of them is right for a model 
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -21,6 +22,7 @@ from worker.training.data.examples import TokenizedExample
 from worker.training.model import attention
 from worker.training.model.ablations import Techniques
 from worker.training.model.blocks import BlockInputs, run_block
+from worker.training.native.kernels import Kernels
 
 # Two segments of unequal length; a pass that lets one see the other is far off on the second.
 _PROBE_IDS: Final = ((1, 2, 3, 5, 8), (8, 5, 3, 2, 1, 4, 7))
@@ -41,16 +43,23 @@ class DecoderPass(Protocol):
         ...
 
 
-def choose_pass(decoder: PreTrainedModel, device: torch.device, autocast: Any, techniques: Techniques) -> DecoderPass:
+def choose_pass(
+    decoder: PreTrainedModel,
+    device: torch.device,
+    autocast: Any,
+    techniques: Techniques,
+    kernels: Kernels | None = None,
+) -> DecoderPass:
     """Give the fastest way that computes what transformers computes for each example alone.
 
     Args:
         autocast: gives the context of a forward pass.
+        kernels: of our own blocks; None: they use torch's operations.
     """
     ways: list[DecoderPass] = []
     architecture = find_architecture(decoder.config.to_dict())
     if techniques.own_blocks and techniques.packing and architecture is not None:
-        ways.append(OwnPass(decoder, architecture, device, techniques))
+        ways.append(OwnPass(decoder, architecture, device, techniques, kernels))
     if techniques.packing and decoder._supports_attention_backend:
         ways.append(PackedPass(decoder, device, techniques))
     ways.append(PaddedPass(decoder))
@@ -65,21 +74,29 @@ class OwnPass:
 
     padded = False
 
-    def __init__(self, decoder: Any, architecture: Architecture, device: torch.device, techniques: Techniques) -> None:
+    def __init__(
+        self,
+        decoder: Any,
+        architecture: Architecture,
+        device: torch.device,
+        techniques: Techniques,
+        kernels: Kernels | None,
+    ) -> None:
         self._decoder, self._architecture = decoder, architecture
-        self._device, self._techniques = device, techniques
+        self._device, self._techniques, self._kernels = device, techniques, kernels
         self._norm = decoder.get_submodule(architecture.final_norm)
         self.checkpointed_blocks = 0
 
     def __call__(self, batch: MicroBatch, noise_NH: Tensor | None = None) -> Tensor:
         states = _embed(self._decoder, batch, noise_NH)
         inputs = self._inputs(batch)
+        computed_twice = replace(inputs, keeps_less=False)  # whole, so nothing of it is kept anyway
         layers = _layers(self._decoder)
         has_last_rows_only = self._techniques.last_block_rows
         for number, layer in enumerate(layers):
             rows = batch.positions_K if has_last_rows_only and number == len(layers) - 1 else None
             if number < self.checkpointed_blocks and torch.is_grad_enabled():
-                states = checkpoint(run_block, layer, states, inputs, rows, use_reentrant=False)
+                states = checkpoint(run_block, layer, states, computed_twice, rows, use_reentrant=False)
             else:
                 states = run_block(layer, states, inputs, rows)
         normed: Tensor = self._norm(states)
@@ -89,8 +106,18 @@ class OwnPass:
         # float32, since transformers would give the angles' cosines in its input's type
         like = torch.empty(0, dtype=torch.float32, device=self._device)
         cos_1NE, sin_1NE = self._decoder.rotary_emb(like, batch.places_N[None])
-        prepared = attention.make_attention(batch.lengths, self._device, self._decoder.dtype, self._techniques)
-        return BlockInputs(self._architecture, prepared, cos_1NE[0], sin_1NE[0], self._techniques)
+        prepared = attention.make_attention(
+            batch.lengths, self._device, self._decoder.dtype, self._techniques, self._kernels
+        )
+        return BlockInputs(
+            self._architecture,
+            prepared,
+            cos_1NE[0],
+            sin_1NE[0],
+            self._techniques,
+            self._kernels,
+            keeps_less=self._kernels is not None,
+        )
 
 
 class _ModulesPass:

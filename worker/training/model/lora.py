@@ -25,6 +25,7 @@ from worker.training.data.examples import TokenizedExample
 from worker.training.data.plan import pack, pack_padded
 from worker.training.model.ablations import ALL, Techniques
 from worker.training.model.decoder import DecoderPass, choose_pass
+from worker.training.native.kernels import Kernels
 
 PEFT_NAME = "default"  # PEFT's name for a model's only adapter; its files leave it out
 
@@ -45,6 +46,7 @@ class LoraModel:
     dtype: torch.dtype
     decoder_pass: DecoderPass
     techniques: Techniques
+    kernels: Kernels | None = None  # None: torch's own operations
 
     def pack(self, lengths: Sequence[int], token_budget: int, *, ranks: int = 1) -> list[list[int]]:
         """Share examples out over micro-batches as this model's pass needs them; see ``worker.training.data.plan``."""
@@ -73,7 +75,9 @@ def _autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
 
 
-def add_lora(base: LoadedModel, spec: LoraSpec, seed: int, techniques: Techniques = ALL) -> LoraModel:
+def add_lora(
+    base: LoadedModel, spec: LoraSpec, seed: int, techniques: Techniques = ALL, kernels: Kernels | None = None
+) -> LoraModel:
     """Put LoRA layers into the base, start values drawn from the seed, ready to train.
 
     Raises:
@@ -104,7 +108,7 @@ def add_lora(base: LoadedModel, spec: LoraSpec, seed: int, techniques: Technique
     decoder = causal.get_decoder()
     if not techniques.fused_gelu:
         _unfuse_gelu(decoder)
-    decoder_pass = choose_pass(decoder, base.device, lambda: _autocast(base.device, base.dtype), techniques)
+    decoder_pass = choose_pass(decoder, base.device, lambda: _autocast(base.device, base.dtype), techniques, kernels)
     if not techniques.no_checkpointing:
         decoder_pass.checkpointed_blocks = len(decoder.layers)
     parameters = {
@@ -112,7 +116,9 @@ def add_lora(base: LoadedModel, spec: LoraSpec, seed: int, techniques: Technique
     }
     assert all(parameter.dtype == torch.float32 for parameter in parameters.values())
     resolved = spec.model_copy(update={"target_modules": targets})
-    return LoraModel(peft, decoder, head, parameters, resolved, base.device, base.dtype, decoder_pass, techniques)
+    return LoraModel(
+        peft, decoder, head, parameters, resolved, base.device, base.dtype, decoder_pass, techniques, kernels
+    )
 
 
 def save_adapter(model: LoraModel, folder: Path) -> None:

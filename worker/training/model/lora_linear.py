@@ -2,65 +2,48 @@
 
 LoRA (Hu 2021, 2106.09685): y = x W' + b + s (x A') B'. PEFT's modules keep x once per layer and once per type, add
 the input's gradients of all layers one by one, and convert A and B at each use. Here x is kept once, the A of
-all layers are one product, and every gradient is added inside a product. Knows PEFT's modules, no architecture.
+all layers are one product, and every gradient is added inside a product. Knows no
+architecture; with kernels it is ``native_functions``'s, which this one is the reference of.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
 
 from worker.training.model.ablations import Techniques
+from worker.training.model.frozen_linear import FrozenLinear, find_own_layer
+from worker.training.model.native_functions import NativeLinears
+from worker.training.native.kernels import Kernels
 
 
-def project(input_NI: Tensor, layers: Sequence[nn.Module], techniques: Techniques) -> list[Tensor]:
+def project(
+    input_NI: Tensor, layers: Sequence[nn.Module], techniques: Techniques, kernels: Kernels | None = None
+) -> list[Tensor]:
     """Give each layer's output for the same input.
 
     Layers with dropout or with a magnitude (DoRA) are computed by PEFT's own modules.
     """
-    own = [_own_layer(layer) for layer in layers] if techniques.own_lora else []
+    own = [find_own_layer(layer) for layer in layers] if techniques.own_lora else []
     known = [layer for layer in own if layer is not None]
     if not known or len(known) < len(layers):
         return [layer(input_NI) for layer in layers]
     adapters = [tensor for layer in known if layer.adapter is not None for tensor in layer.adapter]
+    outputs: tuple[Tensor, ...]
     with torch.autocast(input_NI.device.type, enabled=False):
-        outputs: tuple[Tensor, ...] = _LoraLinears.apply(input_NI, known, *adapters)  # type: ignore[no-untyped-call]
+        if kernels is None:
+            outputs = _LoraLinears.apply(input_NI, known, *adapters)  # type: ignore[no-untyped-call]
+        else:
+            outputs = NativeLinears.apply(input_NI, known, kernels, *adapters)  # type: ignore[no-untyped-call]
     return list(outputs)
-
-
-@dataclass(frozen=True)
-class _FrozenLinear:
-    """One frozen layer; ``adapter`` is A (rank, inputs) and B (outputs, rank) in float32, None where there is none."""
-
-    weight_OI: Tensor
-    bias_O: Tensor | None
-    adapter: tuple[Tensor, Tensor] | None
-    scale: float
-
-
-def _own_layer(layer: Any) -> _FrozenLinear | None:
-    if isinstance(layer, PeftLinear):
-        [name] = layer.active_adapters
-        base: Any = layer.get_base_layer()
-        plain = type(base) is nn.Linear and isinstance(layer.lora_dropout[name], nn.Identity)
-        if not plain or layer.lora_variant or layer.disable_adapters or layer.merged:
-            return None
-        lora_a: Any = layer.lora_A[name]
-        lora_b: Any = layer.lora_B[name]
-        return _FrozenLinear(base.weight, base.bias, (lora_a.weight, lora_b.weight), layer.scaling[name])
-    if type(layer) is nn.Linear:
-        return _FrozenLinear(layer.weight, layer.bias, None, 0.0)
-    return None
 
 
 class _LoraLinears(torch.autograd.Function):
     """R are the ranks of all adapters of one input together, and a constant behind those of each."""
 
     @staticmethod
-    def forward(ctx: Any, input_NI: Tensor, layers: Sequence[_FrozenLinear], *adapters: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, input_NI: Tensor, layers: Sequence[FrozenLinear], *adapters: Tensor) -> tuple[Tensor, ...]:
         dtype = input_NI.dtype
         all_a, all_b = adapters[::2], adapters[1::2]
         a_RI = _with_constants(all_a, input_NI)

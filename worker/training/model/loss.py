@@ -3,6 +3,8 @@
 Shifting is done in ``worker.training.data.batches``.
 """
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from core.estimates.memory_plan import CHUNK_ROWS, SOFTMAX_ROWS
 from worker.training.data.batches import MicroBatch
 from worker.training.model.ablations import ALL, Techniques
+from worker.training.native.kernels import Kernels, Term
 from worker.training.process.loss_sums import LossSums
 
 
@@ -24,32 +27,60 @@ class _WeightedNll(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_KH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_K: Tensor, scale_K: Tensor
+        ctx: Any,
+        hidden_KH: Tensor,
+        weight_VH: Tensor,
+        bias_V: Tensor | None,
+        targets_K: Tensor,
+        scale_K: Tensor,
+        kernels: Kernels | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         gradient_KH = torch.empty_like(hidden_KH) if ctx.needs_input_grad[0] else None
         nll_K, hit_K = torch.empty_like(scale_K), torch.empty_like(targets_K, dtype=torch.bool)
-        for begin in range(0, len(hidden_KH), CHUNK_ROWS):
-            rows = slice(begin, begin + CHUNK_ROWS)
-            logits_CV = nn.functional.linear(hidden_KH[rows], weight_VH, bias_V)
-            for first in range(0, len(logits_CV), SOFTMAX_ROWS):
-                part = slice(begin + first, begin + min(first + SOFTMAX_ROWS, len(logits_CV)))
-                _replace_by_gradient(
-                    logits_CV[first : first + SOFTMAX_ROWS], targets_K[part], scale_K[part], nll_K[part], hit_K[part]
-                )
-            if gradient_KH is not None:
+        for rows in _chunks(len(hidden_KH)):
+            logits_CV = _logits(hidden_KH[rows], weight_VH, bias_V, kernels)
+            asked = targets_K[rows], scale_K[rows], nll_K[rows], hit_K[rows]
+            if kernels is None:
+                _replace_by_gradient(logits_CV, *asked)
+            else:
+                kernels.softmax_gradient(logits_CV, *asked)
+            if gradient_KH is None:
+                continue
+            if kernels is None:
                 torch.mm(logits_CV, weight_VH, out=gradient_KH[rows])
+            else:
+                kernels.product(gradient_KH[rows], Term(logits_CV, weight_VH))
         ctx.save_for_backward(gradient_KH)
         ctx.mark_non_differentiable(nll_K, hit_K)
         return (nll_K * scale_K).sum(), nll_K, hit_K
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient_KH,) = ctx.saved_tensors
-        return gradient_KH * gradients[0], None, None, None, None
+        return gradient_KH * gradients[0], None, None, None, None, None
+
+
+def _logits(hidden_CH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, kernels: Kernels | None) -> Tensor:
+    if kernels is None:
+        return nn.functional.linear(hidden_CH, weight_VH, bias_V)
+    return kernels.linear(hidden_CH, weight_VH, bias_V)
+
+
+def _chunks(rows: int) -> Iterator[slice]:
+    """Cut rows into as few chunks as may be, about equally long: a product of a few left over would be slow."""
+    count = max(1, math.ceil(rows / CHUNK_ROWS))
+    for number in range(count):
+        yield slice(rows * number // count, rows * (number + 1) // count)
 
 
 def _replace_by_gradient(logits_CV: Tensor, targets_C: Tensor, scale_C: Tensor, nll_C: Tensor, hit_C: Tensor) -> None:
     """Write each row's nll and hit, and in place of its logits their gradient: scale * (softmax - one-hot)."""
+    for begin in range(0, len(logits_CV), SOFTMAX_ROWS):
+        rows = slice(begin, begin + SOFTMAX_ROWS)
+        _replace_few(logits_CV[rows], targets_C[rows], scale_C[rows], nll_C[rows], hit_C[rows])
+
+
+def _replace_few(logits_CV: Tensor, targets_C: Tensor, scale_C: Tensor, nll_C: Tensor, hit_C: Tensor) -> None:
     targets_C1, scale_C1 = targets_C[:, None], scale_C[:, None]
     largest_C1, target_C1 = logits_CV.amax(dim=1, keepdim=True), logits_CV.gather(1, targets_C1)
     hit_C.copy_((target_C1 >= largest_C1).squeeze(1))
@@ -61,7 +92,7 @@ def _replace_by_gradient(logits_CV: Tensor, targets_C: Tensor, scale_C: Tensor, 
 
 
 def _plain_nll(
-    hidden_KH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_K: Tensor, scale_K: Tensor
+    hidden_KH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_K: Tensor, scale_K: Tensor, _: Kernels | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute what `_WeightedNll` does and leave the rest to autograd, which keeps the logits."""
     logits_KV = nn.functional.linear(hidden_KH, weight_VH, bias_V).float()
@@ -70,7 +101,12 @@ def _plain_nll(
 
 
 def weighted_loss(
-    hidden_KH: Tensor, head: nn.Linear, batch: MicroBatch, total_weight: float, techniques: Techniques = ALL
+    hidden_KH: Tensor,
+    head: nn.Linear,
+    batch: MicroBatch,
+    total_weight: float,
+    techniques: Techniques = ALL,
+    kernels: Kernels | None = None,
 ) -> tuple[Tensor, LossSums]:
     """Give this micro-batch's part of the step's loss, and its sums for reports.
 
@@ -80,7 +116,9 @@ def weighted_loss(
     scale_K = batch.weights_K / total_weight
     compute = _WeightedNll.apply if techniques.gradient_in_forward else _plain_nll
     with torch.autocast(hidden_KH.device.type, enabled=False):
-        loss, nll_K, hit_K = compute(hidden_KH.to(head.weight.dtype), head.weight, head.bias, batch.targets_K, scale_K)
+        loss, nll_K, hit_K = compute(
+            hidden_KH.to(head.weight.dtype), head.weight, head.bias, batch.targets_K, scale_K, kernels
+        )
     return loss, _sums(nll_K.double(), hit_K, batch)
 
 

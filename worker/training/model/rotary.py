@@ -9,23 +9,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from worker.training.native.kernels import Kernels
 
-def rotate(states_NAD: Tensor, cos_NE: Tensor, sin_NE: Tensor) -> Tensor:
+
+def rotate(states_NAD: Tensor, cos_NE: Tensor, sin_NE: Tensor, kernels: Kernels | None = None) -> Tensor:
     """Rotate the first E of a head's D values; ``cos`` and ``sin`` are transformers', each half of E the same."""
-    rotated_NAD: Tensor = _Rotary.apply(states_NAD, cos_NE, sin_NE)  # type: ignore[no-untyped-call]
+    rotated_NAD: Tensor = _Rotary.apply(states_NAD, cos_NE, sin_NE, kernels)  # type: ignore[no-untyped-call]
     return rotated_NAD
 
 
 class _Rotary(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, states_NAD: Tensor, cos_NE: Tensor, sin_NE: Tensor) -> Tensor:
+    def forward(ctx: Any, states_NAD: Tensor, cos_NE: Tensor, sin_NE: Tensor, kernels: Kernels | None) -> Tensor:
         ctx.save_for_backward(cos_NE, sin_NE)
+        ctx.kernels = kernels
+        if kernels is not None:
+            return kernels.rotate(states_NAD.contiguous(), cos_NE, sin_NE, back=False)
         return _rotate(states_NAD, cos_NE, sin_NE)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         cos_NE, sin_NE = ctx.saved_tensors
-        return _rotate(gradients[0], cos_NE, -sin_NE), None, None
+        if ctx.kernels is not None:
+            states_grad = ctx.kernels.rotate(gradients[0].contiguous(), cos_NE, sin_NE, back=True)
+            return states_grad, None, None, None
+        return _rotate(gradients[0], cos_NE, -sin_NE), None, None, None
 
 
 def _rotate(states_NAD: Tensor, cos_NE: Tensor, sin_NE: Tensor) -> Tensor:

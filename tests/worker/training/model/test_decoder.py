@@ -1,5 +1,6 @@
 """The ways through a decoder: each gives transformers' result, and no segment looks at another."""
 
+from collections import Counter
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +23,7 @@ from worker.training.model.decoder import OwnPass, PackedPass, PaddedPass, choos
 from worker.training.model.lora import LoraModel, add_lora
 from worker.training.model.loss import weighted_loss
 from worker.training.model.rotary import rotate
+from worker.training.native.kernels import Kernels
 
 CPU = torch.device("cpu")
 WAYS = {OwnPass: ALL, PackedPass: ALL.without("own_blocks"), PaddedPass: ALL.without("packing")}
@@ -30,8 +32,10 @@ EVERY = [ALL, *(ALL.without(field.name) for field in fields(Techniques))]
 EVERY_ID = ["all", *(f"without {field.name}" for field in fields(Techniques))]
 
 
-def _model(folder: Path, techniques: Techniques = ALL, dtype: Any = "float32") -> LoraModel:
-    model = add_lora(load_base_model(folder, dtype=dtype), LoraSpec(rank=4, alpha=8), 0, techniques)
+def _model(
+    folder: Path, techniques: Techniques = ALL, dtype: Any = "float32", kernels: Kernels | None = None
+) -> LoraModel:
+    model = add_lora(load_base_model(folder, dtype=dtype), LoraSpec(rank=4, alpha=8), 0, techniques, kernels)
     return _with_random_b(model, 0.05)
 
 
@@ -53,7 +57,8 @@ def _gradients(model: LoraModel, examples: ExampleSet, token_budget: int) -> dic
     total = float(examples.weights.sum(dtype="float64"))
     for members in model.pack(examples.lengths.tolist(), token_budget):
         batch = model.collate([examples[member] for member in members])
-        weighted_loss(model.hidden_states(batch), model.head, batch, total, model.techniques)[0].backward()
+        hidden_KH = model.hidden_states(batch)
+        weighted_loss(hidden_KH, model.head, batch, total, model.techniques, model.kernels)[0].backward()
     found = {name: p.grad for name, p in model.parameters.items() if p.grad is not None}
     assert set(found) == set(model.parameters)
     for parameter in model.parameters.values():
@@ -99,6 +104,19 @@ def expected(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return ExpectedGradients(base, examples, _reference(_model(base), examples))
 
 
+def _count_calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Give how often each kernel has been called since."""
+    called: Counter[str] = Counter()
+    usual = Kernels._call
+
+    def call(self: Kernels, kernel: str, *arguments: Any) -> None:
+        called[kernel] += 1
+        usual(self, kernel, *arguments)
+
+    monkeypatch.setattr(Kernels, "_call", call)
+    return called
+
+
 class TestGradients:
     @pytest.mark.parametrize("token_budget", [100, 100_000])
     @pytest.mark.parametrize("techniques", EVERY, ids=EVERY_ID)
@@ -108,8 +126,41 @@ class TestGradients:
         found = _gradients(_model(expected.base, techniques), expected.examples, token_budget)
         assert _error(found, expected.gradients)[0] < 1e-6
 
+    @pytest.mark.parametrize("token_budget", [100, 100_000])
+    @pytest.mark.parametrize("techniques", EVERY, ids=EVERY_ID)
+    def test_with_kernels_equal_those_of_one_example_at_a_time(
+        self, expected: ExpectedGradients, kernels: Kernels, techniques: Techniques, token_budget: int
+    ) -> None:
+        model = _model(expected.base, techniques, kernels=kernels)
+        assert _error(_gradients(model, expected.examples, token_budget), expected.gradients)[0] < 2e-6
+
+    def test_with_kernels_own_blocks_use_all_of_them(
+        self, expected: ExpectedGradients, kernels: Kernels, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        called = _count_calls(monkeypatch)
+        model = _model(expected.base, kernels=kernels)
+        assert isinstance(model.decoder_pass, OwnPass)
+        called.clear()
+        _gradients(model, expected.examples, 100_000)
+        of_llama = {"rms_norm", "rms_norm_back", "gated_silu", "gated_silu_back"}
+        others = {"product", "rotate", "attention", "attention_back", "softmax_gradient"}
+        assert set(called) == others | (of_llama if "llama" in expected.base.name else set())
+
+    def test_with_kernels_compute_norms_and_activations_again_instead_of_keeping_them(
+        self, tmp_path: Path, tiny_llama: Path, kernels: Kernels, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        called = _count_calls(monkeypatch)
+        model = _model(tiny_llama, kernels=kernels)
+        batch = model.collate([_example([5, 9, 65, 66, 67, 200])])
+        for blocks, times in ((0, 2), (2, 2)):  # of blocks that are computed twice as a whole nothing is a third time
+            model.decoder_pass.checkpointed_blocks = blocks
+            called.clear()
+            model.hidden_states(batch).sum().backward()
+            assert called["gated_silu"] == 2 * times
+            assert called["rms_norm"] == 4 * times
+
     def test_of_biased_queries_keys_and_values_equal_those_of_one_example_at_a_time(
-        self, tmp_path: Path, tiny_qwen2: Path
+        self, tmp_path: Path, tiny_qwen2: Path, kernels: Kernels
     ) -> None:
         model = _model(tiny_qwen2)
         assert isinstance(model.decoder_pass, OwnPass)
@@ -118,6 +169,8 @@ class TestGradients:
         examples = render(tmp_path, tiny_qwen2, SUMS, validation=[], prompt_loss_weight=0.1).training
         expected = _reference(model, examples)
         assert _error(_gradients(model, examples, 100), expected)[0] < 1e-6
+        with_kernels = _model(tiny_qwen2, kernels=kernels)
+        assert _error(_gradients(with_kernels, examples, 100), expected)[0] < 2e-6
 
     @pytest.mark.parametrize("token_budget", [1, 100_000])
     def test_in_bfloat16_have_the_direction_of_float32(self, tmp_path: Path, tiny_phi: Path, token_budget: int) -> None:

@@ -10,8 +10,10 @@ from tests.worker.training.conftest import MakeModel
 from worker.training.model.ablations import ALL
 from worker.training.model.lora import LoraModel
 from worker.training.model.lora_linear import project
+from worker.training.native.kernels import Kernels
 
 OFF = ALL.without("own_lora")
+Run = tuple[list[Tensor], Tensor, dict[str, Tensor]]  # outputs, the input's gradient, the adapter's
 
 
 def _layers(model: LoraModel) -> list[nn.Module]:
@@ -19,10 +21,10 @@ def _layers(model: LoraModel) -> list[nn.Module]:
     return [layer.self_attn.q_proj, layer.self_attn.k_proj, layer.mlp.fc1]
 
 
-def _run(model: LoraModel, input_NI: Tensor, *, is_own: bool) -> tuple[list[Tensor], Tensor, dict[str, Tensor]]:
+def _run(model: LoraModel, input_NI: Tensor, *, is_own: bool, kernels: Kernels | None = None) -> Run:
     input_NI = input_NI.clone().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16, enabled=model.dtype == torch.bfloat16):
-        outputs = project(input_NI, _layers(model), ALL if is_own else OFF)
+        outputs = project(input_NI, _layers(model), ALL if is_own else OFF, kernels)
     generator = torch.Generator().manual_seed(3)
     grads = [torch.randn(output.shape, generator=generator).to(output.dtype) for output in outputs]
     torch.autograd.backward(outputs, grads)
@@ -37,7 +39,19 @@ def _run(model: LoraModel, input_NI: Tensor, *, is_own: bool) -> tuple[list[Tens
 def test_is_what_pefts_modules_compute(tiny_phi: Path, make_model: MakeModel, targets: tuple[str, ...] | None) -> None:
     model = make_model(tiny_phi, LoraSpec(rank=4, alpha=8, target_modules=targets))
     input_NI = torch.randn(7, 80, generator=torch.Generator().manual_seed(2))
-    ours, theirs = _run(model, input_NI, is_own=True), _run(model, input_NI, is_own=False)
+    _assert_same(_run(model, input_NI, is_own=True), _run(model, input_NI, is_own=False))
+
+
+@pytest.mark.parametrize("targets", [None, ("q_proj", "fc1"), ("fc2",)], ids=["all", "some", "none of these"])
+def test_kernels_compute_it_too(
+    tiny_phi: Path, make_model: MakeModel, targets: tuple[str, ...] | None, kernels: Kernels
+) -> None:
+    model = make_model(tiny_phi, LoraSpec(rank=4, alpha=8, target_modules=targets))
+    input_NI = torch.randn(7, 80, generator=torch.Generator().manual_seed(2))
+    _assert_same(_run(model, input_NI, is_own=True, kernels=kernels), _run(model, input_NI, is_own=False))
+
+
+def _assert_same(ours: Run, theirs: Run) -> None:
     assert set(ours[2]) == set(theirs[2])
     pairs = [*zip(ours[0], theirs[0], strict=True), (ours[1], theirs[1])]
     pairs += [(ours[2][name], theirs[2][name]) for name in theirs[2]]

@@ -30,7 +30,8 @@ def _ours(model: LoraModel, examples: ExampleSet, token_budget: int) -> tuple[Lo
     total_weight, sums = float(examples.weights.sum(dtype="float64")), LossSums()
     for members in model.pack(examples.lengths.tolist(), token_budget):
         batch = model.collate([examples[member] for member in members])
-        loss, part = weighted_loss(model.hidden_states(batch), model.head, batch, total_weight)
+        hidden_KH = model.hidden_states(batch)
+        loss, part = weighted_loss(hidden_KH, model.head, batch, total_weight, kernels=model.kernels)
         loss.backward()
         sums.add(part)
     return sums, _gradients(model)
