@@ -34,11 +34,14 @@ struct Term {
     float scale;
 };
 
-// Memory that a thread packs into; it grows, and is used again.
+// Memory that a thread packs into; it grows, and is used again. It begins a line of the cache, as each strip then does.
 inline float* own_memory(int which, int64_t numbers) {
+    constexpr int64_t LINE = 64;
     static thread_local std::vector<float> memory[2];
-    if (static_cast<int64_t>(memory[which].size()) < numbers) memory[which].resize(numbers);
-    return memory[which].data();
+    int64_t needed = numbers + LINE / sizeof(float);
+    if (static_cast<int64_t>(memory[which].size()) < needed) memory[which].resize(needed);
+    float* begin = memory[which].data();
+    return begin + (LINE - reinterpret_cast<uintptr_t>(begin) % LINE) % LINE / sizeof(float);
 }
 
 typedef float Four __attribute__((vector_size(16)));
