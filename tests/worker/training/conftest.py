@@ -19,7 +19,7 @@ from worker.native.levels import Level, list_own_levels
 from worker.native.library import load_library
 from worker.training.measure import generation_eval
 from worker.training.model.lora import LoraModel, add_lora
-from worker.training.native.kernels import Kernels
+from worker.training.native.kernels import TrainerKernels
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -74,9 +74,9 @@ def trainer_library(level: Level | None = None) -> tuple[ctypes.CDLL, str]:
 
 
 @pytest.fixture(scope="session", params=list_own_levels(), ids=lambda level: level.name)
-def kernels(request: pytest.FixtureRequest, compiler: str) -> Kernels:
+def kernels(request: pytest.FixtureRequest, compiler: str) -> TrainerKernels:
     """The kernels of each level that this machine has, whether they are faster than torch at it or not."""
-    return Kernels(*trainer_library(request.param))
+    return TrainerKernels(*trainer_library(request.param))
 
 
 MakeModel = Callable[..., LoraModel]
@@ -87,7 +87,7 @@ def make_model() -> MakeModel:
     """Load a tiny base in float32 and add LoRA layers whose B is not zero, so that every gradient flows."""
 
     def make(
-        base: Path, lora: LoraSpec | None = None, *, random_b: bool = True, kernels: Kernels | None = None
+        base: Path, lora: LoraSpec | None = None, *, random_b: bool = True, kernels: TrainerKernels | None = None
     ) -> LoraModel:
         loaded = load_base_model(base, dtype="float32")
         model = add_lora(loaded, lora or LoraSpec(rank=4, alpha=8), seed=0, kernels=kernels)

@@ -15,7 +15,7 @@ from transformers import AttentionInterface
 from worker.training.model.ablations import Techniques
 from worker.training.model.cpu_attention import PaddedSegments, own_attention
 from worker.training.model.native_functions import native_attention
-from worker.training.native.kernels import Kernels
+from worker.training.native.kernels import TrainerKernels
 
 # Above it torch's CPU kernel is as fast: it works on blocks that stay in a core's own cache.
 LONGEST_OWN = 1024
@@ -41,7 +41,7 @@ def make_attention(
     device: torch.device,
     dtype: torch.dtype,
     techniques: Techniques,
-    kernels: Kernels | None = None,
+    kernels: TrainerKernels | None = None,
 ) -> Attention:
     """Choose the way for these segments, and prepare it once for all blocks."""
     if kernels is not None and techniques.own_attention:
@@ -106,7 +106,7 @@ class CpuAttention:
 class NativeAttention:
     """The trainer's kernel, and torch's for windows."""
 
-    def __init__(self, lengths: tuple[int, ...], kernels: Kernels) -> None:
+    def __init__(self, lengths: tuple[int, ...], kernels: TrainerKernels) -> None:
         self._begins = cumulative_lengths(lengths, torch.device("cpu"))
         self._kernels = kernels
         self._longest = max(lengths)

@@ -18,7 +18,7 @@ from worker.training.model.ablations import Techniques
 from worker.training.model.attention import Attention
 from worker.training.model.lora_linear import project
 from worker.training.model.rotary import rotate
-from worker.training.native.kernels import Kernels
+from worker.training.native.kernels import TrainerKernels
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class BlockInputs:
     cos_NE: Tensor
     sin_NE: Tensor
     techniques: Techniques
-    kernels: Kernels | None  # None: torch's own operations
+    kernels: TrainerKernels | None  # None: torch's own operations
     keeps_less: bool  # norms and activations, which kernels compute in no time, are computed again backwards
 
 
@@ -67,7 +67,7 @@ def _end_mlp(layer: nn.Module, mlp_inner: Sequence[Tensor], inputs: BlockInputs)
     return mlp_output
 
 
-def rms_norm(states_NH: Tensor, weight_H: Tensor, epsilon: float, kernels: Kernels | None = None) -> Tensor:
+def rms_norm(states_NH: Tensor, weight_H: Tensor, epsilon: float, kernels: TrainerKernels | None = None) -> Tensor:
     """Normalise by the root mean square in float32 and keep only the input for backward; ``weight`` is frozen."""
     normed_NH: Tensor = _RmsNorm.apply(states_NH, weight_H, epsilon, kernels)  # type: ignore[no-untyped-call]
     return normed_NH
@@ -91,14 +91,16 @@ def _project(
         return project(input_NI, layers, inputs.techniques, inputs.kernels)
 
 
-def _normed(block: Architecture, norm: Any, states_NH: Tensor, kernels: Kernels | None) -> Tensor:
+def _normed(block: Architecture, norm: Any, states_NH: Tensor, kernels: TrainerKernels | None) -> Tensor:
     if block.norm == "rms":
         return rms_norm(states_NH, norm.weight, norm.variance_epsilon, kernels)
     normed_NH: Tensor = norm(states_NH)
     return normed_NH.to(states_NH.dtype)  # autocast on CUDA would leave it in float32
 
 
-def _activate(block: Architecture, layer: nn.Module, mlp_inner: Sequence[Tensor], kernels: Kernels | None) -> Tensor:
+def _activate(
+    block: Architecture, layer: nn.Module, mlp_inner: Sequence[Tensor], kernels: TrainerKernels | None
+) -> Tensor:
     activated: Tensor
     if block.activation_module is None:
         activated = _GatedSilu.apply(*mlp_inner, kernels)  # type: ignore[no-untyped-call]
@@ -131,7 +133,9 @@ def _select(states_NH: Tensor, rows_K: Tensor | None) -> Tensor:
 
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, states_NH: Tensor, weight_H: Tensor, epsilon: float, kernels: Kernels | None) -> Tensor:
+    def forward(
+        ctx: Any, states_NH: Tensor, weight_H: Tensor, epsilon: float, kernels: TrainerKernels | None
+    ) -> Tensor:
         ctx.kernels = kernels
         if kernels is not None:
             normed_NH, scale_N = kernels.rms_norm(states_NH, weight_H, epsilon)
@@ -158,7 +162,7 @@ class _GatedSilu(torch.autograd.Function):
     """silu(gate) * up, of which autograd would keep silu(gate) too."""
 
     @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor, kernels: Kernels | None) -> Tensor:
+    def forward(ctx: Any, gate: Tensor, up: Tensor, kernels: TrainerKernels | None) -> Tensor:
         ctx.save_for_backward(gate, up)
         ctx.kernels = kernels
         if kernels is not None:

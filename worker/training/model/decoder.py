@@ -22,7 +22,7 @@ from worker.training.data.examples import TokenizedExample
 from worker.training.model import attention
 from worker.training.model.ablations import Techniques
 from worker.training.model.blocks import BlockInputs, run_block
-from worker.training.native.kernels import Kernels
+from worker.training.native.kernels import TrainerKernels
 
 # Two segments of unequal length; a pass that lets one see the other is far off on the second.
 _PROBE_IDS: Final = ((1, 2, 3, 5, 8), (8, 5, 3, 2, 1, 4, 7))
@@ -48,7 +48,7 @@ def choose_pass(
     device: torch.device,
     autocast: Any,
     techniques: Techniques,
-    kernels: Kernels | None = None,
+    kernels: TrainerKernels | None = None,
 ) -> DecoderPass:
     """Give the fastest way that computes what transformers computes for each example alone.
 
@@ -80,7 +80,7 @@ class OwnPass:
         architecture: Architecture,
         device: torch.device,
         techniques: Techniques,
-        kernels: Kernels | None,
+        kernels: TrainerKernels | None,
     ) -> None:
         self._decoder, self._architecture = decoder, architecture
         self._device, self._techniques, self._kernels = device, techniques, kernels

@@ -25,7 +25,7 @@ from worker.training.data.examples import TokenizedExample
 from worker.training.data.plan import pack, pack_padded
 from worker.training.model.ablations import ALL, Techniques
 from worker.training.model.decoder import DecoderPass, choose_pass
-from worker.training.native.kernels import Kernels
+from worker.training.native.kernels import TrainerKernels
 
 PEFT_NAME = "default"  # PEFT's name for a model's only adapter; its files leave it out
 
@@ -46,7 +46,7 @@ class LoraModel:
     dtype: torch.dtype
     decoder_pass: DecoderPass
     techniques: Techniques
-    kernels: Kernels | None = None  # None: torch's own operations
+    kernels: TrainerKernels | None = None  # None: torch's own operations
 
     def pack(self, lengths: Sequence[int], token_budget: int, *, ranks: int = 1) -> list[list[int]]:
         """Share examples out over micro-batches as this model's pass needs them; see ``worker.training.data.plan``."""
@@ -76,7 +76,7 @@ def _autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
 
 
 def add_lora(
-    base: LoadedModel, spec: LoraSpec, seed: int, techniques: Techniques = ALL, kernels: Kernels | None = None
+    base: LoadedModel, spec: LoraSpec, seed: int, techniques: Techniques = ALL, kernels: TrainerKernels | None = None
 ) -> LoraModel:
     """Put LoRA layers into the base, start values drawn from the seed, ready to train.
 

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from worker.training.model.ablations import Techniques
 from worker.training.model.frozen_linear import FrozenLinear, find_own_layer
 from worker.training.model.native_functions import NativeLinears
-from worker.training.native.kernels import Kernels
+from worker.training.native.kernels import TrainerKernels
 
 
 def project(
-    input_NI: Tensor, layers: Sequence[nn.Module], techniques: Techniques, kernels: Kernels | None = None
+    input_NI: Tensor, layers: Sequence[nn.Module], techniques: Techniques, kernels: TrainerKernels | None = None
 ) -> list[Tensor]:
     """Give each layer's output for the same input.
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from core.estimates.memory_plan import CHUNK_ROWS, SOFTMAX_ROWS
 from worker.training.data.batches import MicroBatch
 from worker.training.model.ablations import ALL, Techniques
-from worker.training.native.kernels import Kernels, Term
+from worker.training.native.kernels import Term, TrainerKernels
 from worker.training.process.loss_sums import LossSums
 
 
@@ -33,7 +33,7 @@ class _WeightedNll(torch.autograd.Function):
         bias_V: Tensor | None,
         targets_K: Tensor,
         scale_K: Tensor,
-        kernels: Kernels | None,
+        kernels: TrainerKernels | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         gradient_KH = torch.empty_like(hidden_KH) if ctx.needs_input_grad[0] else None
         nll_K, hit_K = torch.empty_like(scale_K), torch.empty_like(targets_K, dtype=torch.bool)
@@ -60,7 +60,7 @@ class _WeightedNll(torch.autograd.Function):
         return gradient_KH * gradients[0], None, None, None, None, None
 
 
-def _logits(hidden_CH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, kernels: Kernels | None) -> Tensor:
+def _logits(hidden_CH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, kernels: TrainerKernels | None) -> Tensor:
     if kernels is None:
         return nn.functional.linear(hidden_CH, weight_VH, bias_V)
     return kernels.linear(hidden_CH, weight_VH, bias_V)
@@ -92,7 +92,12 @@ def _replace_few(logits_CV: Tensor, targets_C: Tensor, scale_C: Tensor, nll_C: T
 
 
 def _plain_nll(
-    hidden_KH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_K: Tensor, scale_K: Tensor, _: Kernels | None
+    hidden_KH: Tensor,
+    weight_VH: Tensor,
+    bias_V: Tensor | None,
+    targets_K: Tensor,
+    scale_K: Tensor,
+    _: TrainerKernels | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute what `_WeightedNll` does and leave the rest to autograd, which keeps the logits."""
     logits_KV = nn.functional.linear(hidden_KH, weight_VH, bias_V).float()
@@ -106,7 +111,7 @@ def weighted_loss(
     batch: MicroBatch,
     total_weight: float,
     techniques: Techniques = ALL,
-    kernels: Kernels | None = None,
+    kernels: TrainerKernels | None = None,
 ) -> tuple[Tensor, LossSums]:
     """Give this micro-batch's part of the step's loss, and its sums for reports.
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from worker.training.model.frozen_linear import FrozenLinear
-from worker.training.native.kernels import Kernels, Term
+from worker.training.native.kernels import Term, TrainerKernels
 
 
 class NativeLinears(torch.autograd.Function):
@@ -21,7 +21,7 @@ class NativeLinears(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, input_NI: Tensor, layers: Sequence[FrozenLinear], kernels: Kernels, *adapters: Tensor
+        ctx: Any, input_NI: Tensor, layers: Sequence[FrozenLinear], kernels: TrainerKernels, *adapters: Tensor
     ) -> tuple[Tensor, ...]:
         all_a, all_b = adapters[::2], adapters[1::2]
         ranks = [slice(end - len(a_RI), end) for a_RI, end in zip(all_a, accumulate(map(len, all_a)), strict=True)]
@@ -45,7 +45,7 @@ class NativeLinears(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         input_NI, lora_a_NR, a_RI, *all_b = ctx.saved_tensors
-        kernels: Kernels = ctx.kernels
+        kernels: TrainerKernels = ctx.kernels
         terms = [Term(grad_NO, layer.weight_OI) for layer, grad_NO in zip(ctx.layers, grads, strict=True)]
         adapter_grads: list[Tensor] = []
         if all_b:
@@ -72,7 +72,7 @@ class NativeLinears(torch.autograd.Function):
 
 
 def native_attention(
-    query_NAD: Tensor, key_NGD: Tensor, value_NGD: Tensor, scale: float, begins: Tensor, kernels: Kernels
+    query_NAD: Tensor, key_NGD: Tensor, value_NGD: Tensor, scale: float, begins: Tensor, kernels: TrainerKernels
 ) -> Tensor:
     """Give what `own_attention` gives; ``begins`` are the segments' first rows, and at last where all end."""
     attended_NAD: Tensor = _Attention.apply(query_NAD, key_NGD, value_NGD, scale, begins, kernels)  # type: ignore[no-untyped-call]
@@ -82,7 +82,13 @@ def native_attention(
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, query_NAD: Tensor, key_NGD: Tensor, value_NGD: Tensor, scale: float, begins: Tensor, kernels: Kernels
+        ctx: Any,
+        query_NAD: Tensor,
+        key_NGD: Tensor,
+        value_NGD: Tensor,
+        scale: float,
+        begins: Tensor,
+        kernels: TrainerKernels,
     ) -> Tensor:
         states = query_NAD.contiguous(), key_NGD.contiguous(), value_NGD.contiguous()
         result_NAD, log_sums_NA = kernels.attention(*states, begins, scale)

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worker.training.native.kernels import Kernels
+from worker.training.native.kernels import TrainerKernels
 
 
-def rotate(states_NAD: Tensor, cos_NE: Tensor, sin_NE: Tensor, kernels: Kernels | None = None) -> Tensor:
+def rotate(states_NAD: Tensor, cos_NE: Tensor, sin_NE: Tensor, kernels: TrainerKernels | None = None) -> Tensor:
     """Rotate the first E of a head's D values; ``cos`` and ``sin`` are transformers', each half of E the same."""
     rotated_NAD: Tensor = _Rotary.apply(states_NAD, cos_NE, sin_NE, kernels)  # type: ignore[no-untyped-call]
     return rotated_NAD
@@ -20,7 +20,7 @@ def rotate(states_NAD: Tensor, cos_NE: Tensor, sin_NE: Tensor, kernels: Kernels 
 
 class _Rotary(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, states_NAD: Tensor, cos_NE: Tensor, sin_NE: Tensor, kernels: Kernels | None) -> Tensor:
+    def forward(ctx: Any, states_NAD: Tensor, cos_NE: Tensor, sin_NE: Tensor, kernels: TrainerKernels | None) -> Tensor:
         ctx.save_for_backward(cos_NE, sin_NE)
         ctx.kernels = kernels
         if kernels is not None:

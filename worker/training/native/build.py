@@ -13,7 +13,7 @@ from worker.native.compiling import TRAINER, NotBuilt
 from worker.native.levels import choose_level
 from worker.native.library import load_library
 from worker.training.native.check import find_difference
-from worker.training.native.kernels import Kernels
+from worker.training.native.kernels import TrainerKernels
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 LEVELS: Final = ("avx2",)
 
 
-def load(folder: Path, device: torch.device, dtype: torch.dtype) -> Kernels | None:
+def load(folder: Path, device: torch.device, dtype: torch.dtype) -> TrainerKernels | None:
     """Give this machine's kernels; None where torch trains, with a line in the log if that is slower.
 
     Those that are not built yet are built into ``folder``. A library there is run as code: nobody else may write there.
@@ -31,7 +31,7 @@ def load(folder: Path, device: torch.device, dtype: torch.dtype) -> Kernels | No
     if device.type != "cpu" or dtype != torch.float32 or level.name not in LEVELS:
         return None
     try:
-        kernels = Kernels(*load_library(TRAINER, folder, level))
+        kernels = TrainerKernels(*load_library(TRAINER, folder, level))
     except (NotBuilt, OSError) as reason:
         logger.warning("Native kernels are not used, training is slower: %s", reason)
         return None

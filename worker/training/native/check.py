@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, rms_norm, scaled_dot_product_attention, silu
 
-from worker.training.native.kernels import Kernels, Term
+from worker.training.native.kernels import Term, TrainerKernels
 
 TOLERANCE: Final = 1e-5  # of the largest number: sums differ by their order
 ROWS, WIDTH = 37, 83  # neither is a multiple of what the CPU reads at once
@@ -19,9 +19,9 @@ EPSILON = 1e-5
 _Pairs = Sequence[tuple[Tensor, Tensor]]  # what was computed, what is right
 
 
-def find_difference(kernels: Kernels) -> str | None:
+def find_difference(kernels: TrainerKernels) -> str | None:
     """Give the name of the first kernel that computes something else than torch; None if none does."""
-    checks: dict[str, Callable[[Kernels, torch.Generator], _Pairs]] = {
+    checks: dict[str, Callable[[TrainerKernels, torch.Generator], _Pairs]] = {
         "product": _product,
         "rms_norm": _rms_norm,
         "gated_silu": _gated_silu,
@@ -46,7 +46,7 @@ def _draw(generator: torch.Generator, *shape: int) -> Tensor:
     return torch.randn(shape, generator=generator).requires_grad_()
 
 
-def _product(kernels: Kernels, generator: torch.Generator) -> _Pairs:
+def _product(kernels: TrainerKernels, generator: torch.Generator) -> _Pairs:
     """Two terms of unequal depth, the first deeper than a block, and one whose factors and result lie turned round."""
     left, right = _draw(generator, ROWS, 700).detach(), _draw(generator, WIDTH, 700).detach()
     low, high = _draw(generator, ROWS, 5).detach(), _draw(generator, 5, WIDTH).detach()
@@ -55,7 +55,7 @@ def _product(kernels: Kernels, generator: torch.Generator) -> _Pairs:
     return [(got, left @ right.t() + 0.5 * low @ high), (turned, high.t() @ left[:5])]
 
 
-def _rms_norm(kernels: Kernels, generator: torch.Generator) -> _Pairs:
+def _rms_norm(kernels: TrainerKernels, generator: torch.Generator) -> _Pairs:
     states, weight, grad = _draw(generator, ROWS, WIDTH), _draw(generator, WIDTH), _draw(generator, ROWS, WIDTH)
     normed, scales = kernels.rms_norm(states, weight, EPSILON)
     wanted = rms_norm(states, (WIDTH,), weight, EPSILON)
@@ -63,7 +63,7 @@ def _rms_norm(kernels: Kernels, generator: torch.Generator) -> _Pairs:
     return [(normed, wanted), (kernels.rms_norm_back(grad, states, weight, scales), wanted_grad)]
 
 
-def _gated_silu(kernels: Kernels, generator: torch.Generator) -> _Pairs:
+def _gated_silu(kernels: TrainerKernels, generator: torch.Generator) -> _Pairs:
     gate, up, grad = (_draw(generator, ROWS, WIDTH) for _ in range(3))
     wanted = silu(gate) * up
     wanted_grads = torch.autograd.grad(wanted, (gate, up), grad)
@@ -71,7 +71,7 @@ def _gated_silu(kernels: Kernels, generator: torch.Generator) -> _Pairs:
     return [(kernels.gated_silu(gate, up), wanted), *pairs]
 
 
-def _rotate(kernels: Kernels, generator: torch.Generator) -> _Pairs:
+def _rotate(kernels: TrainerKernels, generator: torch.Generator) -> _Pairs:
     """Heads of which a part is rotated, there and back."""
     rotary = 14
     states, angles = _draw(generator, ROWS, 3, 20), _draw(generator, ROWS, rotary // 2).repeat(1, 2)
@@ -83,7 +83,7 @@ def _rotate(kernels: Kernels, generator: torch.Generator) -> _Pairs:
     return [(got, wanted), (kernels.rotate(got, cos, sin, back=True), states)]
 
 
-def _attention(kernels: Kernels, generator: torch.Generator) -> _Pairs:
+def _attention(kernels: TrainerKernels, generator: torch.Generator) -> _Pairs:
     """Four query heads on two key-value heads, in a short segment and one longer than a run of queries."""
     lengths, width, scale = (5, 130), 20, 0.3
     query, grad = (_draw(generator, sum(lengths), 4, width) for _ in range(2))
@@ -101,7 +101,7 @@ def _attention(kernels: Kernels, generator: torch.Generator) -> _Pairs:
     return [(attended[0], wanted), *zip(grads, wanted_grads, strict=True)]
 
 
-def _softmax_gradient(kernels: Kernels, generator: torch.Generator) -> _Pairs:
+def _softmax_gradient(kernels: TrainerKernels, generator: torch.Generator) -> _Pairs:
     """Rows of which one has its target as the largest logit."""
     logits, scale = _draw(generator, ROWS, WIDTH), _draw(generator, ROWS).detach().abs()
     targets = torch.arange(ROWS)

@@ -40,7 +40,7 @@ class Term(NamedTuple):
     scale: float = 1.0
 
 
-class Kernels:
+class TrainerKernels:
     """Each method is one call into the library, with as many threads as torch uses.
 
     Attributes:

@@ -19,7 +19,7 @@ from worker.training.data.plan import PLAN_VERSION
 from worker.training.metrics import Progress
 from worker.training.model.lora import LoraModel, restore_adapter
 from worker.training.model.optimizer import AdapterOptimizer
-from worker.training.native.kernels import Kernels
+from worker.training.native.kernels import TrainerKernels
 from worker.training.output.checkpoint import Checkpoint
 from worker.training.process.ranks import Ranks
 
@@ -54,7 +54,7 @@ def identity_of(spec: RunSpec, data: RunData, base: LoadedModel) -> dict[str, st
     return identity
 
 
-def environment_of(base: LoadedModel, kernels: Kernels | None, ranks: Ranks) -> dict[str, str]:
+def environment_of(base: LoadedModel, kernels: TrainerKernels | None, ranks: Ranks) -> dict[str, str]:
     """Name what changes a run's result by rounding alone."""
     libraries = {module.__name__: module.__version__ for module in (numpy, peft, torch, transformers)}
     return libraries | {

@@ -14,7 +14,7 @@ from worker.training.model.attention import (
     cumulative_lengths,
     make_attention,
 )
-from worker.training.native.kernels import Kernels
+from worker.training.native.kernels import TrainerKernels
 
 CPU = torch.device("cpu")
 # more than a tile, multiples of 16 and not, equal ones, one of a single input
@@ -69,14 +69,14 @@ def test_is_causal_attention_inside_each_segment(kind: type, heads: int, key_hea
 
 @pytest.mark.parametrize(("heads", "key_heads"), [(4, 4), (6, 2)])
 @pytest.mark.parametrize("window", [None, 37, 300])
-def test_the_kernel_computes_it_too(kernels: Kernels, heads: int, key_heads: int, window: int | None) -> None:
+def test_the_kernel_computes_it_too(kernels: TrainerKernels, heads: int, key_heads: int, window: int | None) -> None:
     inputs = _inputs(LENGTHS, heads, key_heads, torch.float32)
     found, expected = _run(NativeAttention(LENGTHS, kernels), inputs, window), _by_definition(LENGTHS, inputs, window)
     for one, other in zip(found, expected, strict=True):
         assert torch.allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
-def test_the_kernel_is_used_where_there_is_one(kernels: Kernels) -> None:
+def test_the_kernel_is_used_where_there_is_one(kernels: TrainerKernels) -> None:
     assert type(make_attention((4, 9), CPU, torch.float32, ALL, kernels)) is NativeAttention
     off = ALL.without("own_attention")
     assert type(make_attention((4, 9), CPU, torch.float32, off, kernels)) is SdpaAttention

@@ -23,7 +23,7 @@ from worker.training.model.decoder import OwnPass, PackedPass, PaddedPass, choos
 from worker.training.model.lora import LoraModel, add_lora
 from worker.training.model.loss import weighted_loss
 from worker.training.model.rotary import rotate
-from worker.training.native.kernels import Kernels
+from worker.training.native.kernels import TrainerKernels
 
 CPU = torch.device("cpu")
 WAYS = {OwnPass: ALL, PackedPass: ALL.without("own_blocks"), PaddedPass: ALL.without("packing")}
@@ -33,7 +33,7 @@ EVERY_ID = ["all", *(f"without {field.name}" for field in fields(Techniques))]
 
 
 def _model(
-    folder: Path, techniques: Techniques = ALL, dtype: Any = "float32", kernels: Kernels | None = None
+    folder: Path, techniques: Techniques = ALL, dtype: Any = "float32", kernels: TrainerKernels | None = None
 ) -> LoraModel:
     model = add_lora(load_base_model(folder, dtype=dtype), LoraSpec(rank=4, alpha=8), 0, techniques, kernels)
     return _with_random_b(model, 0.05)
@@ -107,13 +107,13 @@ def expected(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def _count_calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Give how often each kernel has been called since."""
     called: Counter[str] = Counter()
-    usual = Kernels._call
+    usual = TrainerKernels._call
 
-    def call(self: Kernels, kernel: str, *arguments: Any) -> None:
+    def call(self: TrainerKernels, kernel: str, *arguments: Any) -> None:
         called[kernel] += 1
         usual(self, kernel, *arguments)
 
-    monkeypatch.setattr(Kernels, "_call", call)
+    monkeypatch.setattr(TrainerKernels, "_call", call)
     return called
 
 
@@ -129,13 +129,13 @@ class TestGradients:
     @pytest.mark.parametrize("token_budget", [100, 100_000])
     @pytest.mark.parametrize("techniques", EVERY, ids=EVERY_ID)
     def test_with_kernels_equal_those_of_one_example_at_a_time(
-        self, expected: ExpectedGradients, kernels: Kernels, techniques: Techniques, token_budget: int
+        self, expected: ExpectedGradients, kernels: TrainerKernels, techniques: Techniques, token_budget: int
     ) -> None:
         model = _model(expected.base, techniques, kernels=kernels)
         assert _error(_gradients(model, expected.examples, token_budget), expected.gradients)[0] < 2e-6
 
     def test_with_kernels_own_blocks_use_all_of_them(
-        self, expected: ExpectedGradients, kernels: Kernels, monkeypatch: pytest.MonkeyPatch
+        self, expected: ExpectedGradients, kernels: TrainerKernels, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         called = _count_calls(monkeypatch)
         model = _model(expected.base, kernels=kernels)
@@ -147,7 +147,7 @@ class TestGradients:
         assert set(called) == others | (of_llama if "llama" in expected.base.name else set())
 
     def test_with_kernels_compute_norms_and_activations_again_instead_of_keeping_them(
-        self, tmp_path: Path, tiny_llama: Path, kernels: Kernels, monkeypatch: pytest.MonkeyPatch
+        self, tmp_path: Path, tiny_llama: Path, kernels: TrainerKernels, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         called = _count_calls(monkeypatch)
         model = _model(tiny_llama, kernels=kernels)
@@ -160,7 +160,7 @@ class TestGradients:
             assert called["rms_norm"] == 4 * times
 
     def test_of_biased_queries_keys_and_values_equal_those_of_one_example_at_a_time(
-        self, tmp_path: Path, tiny_qwen2: Path, kernels: Kernels
+        self, tmp_path: Path, tiny_qwen2: Path, kernels: TrainerKernels
     ) -> None:
         model = _model(tiny_qwen2)
         assert isinstance(model.decoder_pass, OwnPass)

@@ -10,7 +10,7 @@ from worker.native import compiling
 from worker.native.levels import Level
 from worker.training.native import build
 from worker.training.native.build import LEVELS, load
-from worker.training.native.kernels import Kernels
+from worker.training.native.kernels import TrainerKernels
 
 CPU = torch.device("cpu")
 
@@ -58,8 +58,8 @@ def test_no_compiler_means_no_kernels_and_a_line_that_says_so(
 def test_kernels_that_differ_from_torch_are_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    usual = Kernels.rms_norm
-    monkeypatch.setattr(Kernels, "rms_norm", lambda self, x, w, eps: usual(self, x, w, 100 * eps))
+    usual = TrainerKernels.rms_norm
+    monkeypatch.setattr(TrainerKernels, "rms_norm", lambda self, x, w, eps: usual(self, x, w, 100 * eps))
     monkeypatch.setattr(build, "load_library", lambda *_: trainer_library())
     with caplog.at_level(logging.WARNING):
         assert load(tmp_path, CPU, torch.float32) is None
