@@ -4,6 +4,7 @@ Compiled code spares what costs most with small models: the starts of many small
 ``native``'s.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Final
 
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from worker.inference.lora.bank import LoraGroup
 from worker.inference.lora.step_columns import LoraPlan, LoraSegment
-from worker.inference.model.ops import Heads, Rotation, TorchOps
+from worker.inference.model.block_parts import BlockParts, Heads
+from worker.inference.model.ops import Joined, Rotation, TorchOps
 from worker.inference.model.step_layout import Step
 from worker.inference.native.kernels import Kernels
 from worker.inference.native.rows import AttentionRows, LoraRows, LoraSite
@@ -41,6 +43,11 @@ class NativeOps(TorchOps):
         self._planned: tuple[LoraPlan, tuple[LoraRows, ...]] | None = None
         self._stepped: tuple[Step, tuple[AttentionRows, ...]] | None = None
 
+    def join(self, blocks: Sequence[BlockParts], rotary: int) -> Joined | None:
+        from worker.inference.model.joined_blocks import join  # which needs these operations
+
+        return join(blocks, rotary, self)
+
     def rms_norm(self, x_NH: Tensor, weight_H: Tensor, epsilon: float) -> Tensor:
         normed_NH = torch.empty_like(x_NH)
         self.kernels.rms_norm(normed_NH, x_NH, weight_H, epsilon)
@@ -62,7 +69,7 @@ class NativeOps(TorchOps):
 
     def attend(self, qkv_NO: Tensor, heads: Heads, rotation: Rotation, step: Step, layer: int) -> Tensor:
         attended_NO = qkv_NO.new_empty(len(qkv_NO), heads.heads * heads.head_dim)
-        for rows, prepared in zip(step.decode, self._attention_rows(step, rotation), strict=True):
+        for rows, prepared in zip(step.decode, self.attention_rows(step, rotation), strict=True):
             keys, values = rows.arena.keys[layer], rows.arena.values[layer]
             tokens = slice(rows.begin, rows.end)
             self.kernels.decode_attention(attended_NO[tokens], qkv_NO[tokens], keys, values, prepared, heads.scale)
@@ -78,24 +85,30 @@ class NativeOps(TorchOps):
     def add_lora(self, group: LoraGroup, x_NI: Tensor, y_NO: Tensor, plan: LoraPlan) -> None:
         if not plan.touches(group.names):
             return
-        for segment, rows in zip(plan.segments, self._lora_rows(plan), strict=True):
-            work = rows.count * (segment.columns.stop - segment.columns.start) * group.numbers_per_column
-            if not segment.is_shared and work > self.crossover * len(group.names):
+        for segment, rows in zip(plan.segments, self.lora_rows(plan), strict=True):
+            if self.is_left_to_torch(segment, group.numbers_per_column / len(group.names)):
                 group.add_segment(x_NI, y_NO, segment)
             else:
                 is_whole = rows.count == len(x_NI)  # two slices take as long as the call
                 y, x = (y_NO, x_NI) if is_whole else (y_NO[segment.tokens], x_NI[segment.tokens])
-                self.kernels.lora(y, x, self._site(group), rows)
+                self.kernels.lora(y, x, self.site_of(group), rows)
         group.apply_dora_magnitude(y_NO, plan)
 
-    def _site(self, group: LoraGroup) -> LoraSite:
+    def is_left_to_torch(self, segment: LoraSegment, numbers_per_column: float) -> bool:
+        """Tell whether torch's products are faster for a segment's rows, and factors of so many numbers a layer."""
+        rows, columns = (part.stop - part.start for part in (segment.tokens, segment.columns))
+        return not segment.is_shared and rows * columns * numbers_per_column > self.crossover
+
+    def site_of(self, group: LoraGroup) -> LoraSite:
+        """Give where a group's factors are; an adapter that changes one of its layers is in the bank."""
         site = self._sites.get(group)
         if site is None:
             assert group.a_LRI is not None, "an adapter that is ready has its factors in the bank"
             site = self._sites[group] = LoraSite(group.a_LRI, group.b_RO, group.offsets[:-1])
         return site
 
-    def _attention_rows(self, step: Step, rotation: Rotation) -> tuple[AttentionRows, ...]:
+    def attention_rows(self, step: Step, rotation: Rotation) -> tuple[AttentionRows, ...]:
+        """Give what the kernel needs for each round of decoding rows."""
         if self._stepped is None or self._stepped[0] is not step:
             prepared = []
             for rows in step.decode:
@@ -104,7 +117,7 @@ class NativeOps(TorchOps):
             self._stepped = (step, tuple(prepared))
         return self._stepped[1]
 
-    def _lora_rows(self, plan: LoraPlan) -> tuple[LoraRows, ...]:
+    def lora_rows(self, plan: LoraPlan) -> tuple[LoraRows, ...]:
         """Give what the kernel needs for each segment."""
         if self._planned is None or self._planned[0] is not plan:
             self._planned = (plan, tuple(_prepare(segment, plan) for segment in plan.segments))

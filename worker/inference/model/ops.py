@@ -4,6 +4,7 @@ Products are the projections' own; ``native_ops`` has the others in compiled cod
 2104.09864; halves are paired as in GPT-NeoX.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,18 +15,9 @@ from torch.nn.functional import gelu, layer_norm, rms_norm, silu
 from worker.inference.lora.bank import LoraGroup
 from worker.inference.lora.step_columns import LoraPlan
 from worker.inference.model.attention import Scoring, attend
+from worker.inference.model.block_parts import BlockParts, Heads
 from worker.inference.model.projections.adapted_projection import AdaptedProjection
 from worker.inference.model.step_layout import Step
-
-
-@dataclass(frozen=True)
-class Heads:
-    """How a layer's queries, keys and values lie side by side: A query and G key-value heads of D numbers."""
-
-    heads: int
-    kv_heads: int
-    head_dim: int
-    scale: float
 
 
 @dataclass(frozen=True)
@@ -44,8 +36,20 @@ class Rotation:
         return Rotation(self.cos_NE[tokens], self.sin_NE[tokens], self.signed_sin_NE[tokens])
 
 
+class Joined(Protocol):
+    """All blocks of a model in one call."""
+
+    def __call__(self, states_NH: Tensor, rotation: Rotation, step: Step, lora: LoraPlan) -> bool:
+        """Take the states through all blocks, in place; False: it cannot take this step, and nothing was changed."""
+        ...
+
+
 class Ops(Protocol):
     """What both ways can do; results agree up to rounding. ``gelu_tanh`` may write over its input."""
+
+    def join(self, blocks: Sequence[BlockParts], rotary: int) -> Joined | None:
+        """Give blocks as one call, E = ``rotary`` numbers of a head being rotated; None: there is none for them."""
+        ...
 
     def project(self, projection: AdaptedProjection, x_NI: Tensor) -> Tensor: ...
 
@@ -70,6 +74,9 @@ class Ops(Protocol):
 
 class TorchOps:
     """Plain torch, on any device."""
+
+    def join(self, blocks: Sequence[BlockParts], rotary: int) -> Joined | None:
+        return None
 
     def project(self, projection: AdaptedProjection, x_NI: Tensor) -> Tensor:
         return projection(x_NI)

@@ -24,6 +24,7 @@ _SIGNATURES: Final = {
     "chunk_attention": (*[_POINTER] * 2, _NUMBER, *[_POINTER] * 4, *[_NUMBER] * 7, _REAL, _COUNT),
     "lora": (_POINTER, _NUMBER, _POINTER, _NUMBER, _POINTER, _POINTER, _COUNT),
     "product": (*[_POINTER] * 3, _NUMBER, _POINTER, _COUNT),
+    "blocks": (*[_POINTER] * 3, _COUNT),
 }
 _SUFFIXES: Final = {torch.bfloat16: "bf16", torch.float32: "f32"}
 
@@ -39,6 +40,7 @@ class Kernels:
         name: another for each source, compiler and level of CPU.
         multiplied: the types of rows of which there is a `product` at this level.
         panel_width: of the panels that it takes.
+        blocks: of these types, all blocks of a model in one call; ``blocks.NativeBlocks`` makes it.
     """
 
     def __init__(self, library: ctypes.CDLL, name: str) -> None:
@@ -52,6 +54,7 @@ class Kernels:
         self._lora = _functions(library, "lora")
         self.multiplied = frozenset(kind for kind, suffix in _SUFFIXES.items() if hasattr(library, f"product_{suffix}"))
         self._product = _functions(library, "product", self.multiplied)
+        self.blocks = _functions(library, "blocks", self.multiplied)
         self.panel_width: int = library.panel_width() if self.multiplied else 0
 
     def rms_norm(self, out_NH: Tensor, x_NH: Tensor, weight_H: Tensor, eps: float) -> None:

@@ -1,11 +1,9 @@
-// As many numbers at a time as a register of the CPU holds, read from storage and rounded to it; and threads for rows.
+// As many numbers at a time as a register of the CPU holds, read from storage and rounded to it.
 //
 // Storage is bfloat16 or float32, arithmetic is float32. What is computed is not known here. Which levels of CPU there
 // are is levels.py's.
 
 #pragma once
-
-#include <omp.h>
 
 #include <cstdint>
 #include <cstring>
@@ -165,20 +163,6 @@ inline Floats exponential(Floats x) {
     p = p * r + 1.0f;
     p = p * r + 1.0f;
     return p * bits_of<Floats>((__builtin_convertvector(n, Ints) + 127) << 23);
-}
-
-// Starting and ending a parallel region takes 1 to 2 microseconds: fewer numbers than this are faster without.
-constexpr int64_t WORTH_A_THREAD = 16384;
-constexpr int64_t POWERS_WORTH_A_THREAD = 4096;
-
-template <class Body>
-inline void for_rows(int64_t rows, int64_t width, int64_t worthwhile, int threads, Body body) {
-    if (threads == 1 || rows == 1 || rows * width < worthwhile) {
-        for (int64_t row = 0; row < rows; ++row) body(row);
-        return;
-    }
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t row = 0; row < rows; ++row) body(row);
 }
 
 }  // namespace

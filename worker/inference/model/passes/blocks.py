@@ -15,7 +15,8 @@ from torch.nn.functional import embedding
 from core.base_models.architectures.architecture import Architecture
 from worker.inference.kv_cache.slots import KvShape
 from worker.inference.lora.step_columns import LoraPlan
-from worker.inference.model.ops import Heads, Ops, Rotation
+from worker.inference.model.block_parts import BlockParts, Heads, Norm
+from worker.inference.model.ops import Ops, Rotation
 from worker.inference.model.passes.forward_pass import StepLora
 from worker.inference.model.projections.adapted_projection import AdaptedProjection, LinearWeights
 from worker.inference.model.projections.projection import Make
@@ -48,11 +49,7 @@ class DecoderBlock:
 
     def __init__(self, block: Architecture, tensors: "_Tensors", number: int, make: Make) -> None:
         self._number = number
-        self._heads = tensors.heads
         name = f"{BLOCKS}{number}"
-        self._attention_norm = tensors.norm(f"{name}.{block.attention_norm}")
-        self._mlp_norm = None if block.mlp_norm is None else tensors.norm(f"{name}.{block.mlp_norm}")
-        self._is_gated = block.is_gated
         self.projections: dict[str, AdaptedProjection] = {}
 
         def project(*paths: str) -> AdaptedProjection:
@@ -61,21 +58,27 @@ class DecoderBlock:
             self.projections |= dict.fromkeys(names, projection)
             return projection
 
-        self._qkv = project(block.query, block.key, block.value)
-        self._attention_out = project(block.attention_out)
-        self._mlp_in = project(*block.mlp_in)
-        self._mlp_out = project(block.mlp_out)
+        self.parts = BlockParts(
+            attention_norm=tensors.norm(f"{name}.{block.attention_norm}"),
+            mlp_norm=None if block.mlp_norm is None else tensors.norm(f"{name}.{block.mlp_norm}"),
+            qkv=project(block.query, block.key, block.value),
+            attention_out=project(block.attention_out),
+            mlp_in=project(*block.mlp_in),
+            mlp_out=project(block.mlp_out),
+            heads=tensors.heads,
+            is_gated=block.is_gated,
+        )
 
     def __call__(self, states_NH: Tensor, inputs: StepInputs) -> Tensor:
-        ops = inputs.ops
-        normed = self._attention_norm(states_NH, ops)
-        qkv = _project(self._qkv, normed, inputs)
-        attended = ops.attend(qkv, self._heads, inputs.rotation, inputs.step, self._number)
-        states_NH = _project_onto(states_NH, self._attention_out, attended, inputs)
-        mlp_input = normed if self._mlp_norm is None else self._mlp_norm(states_NH, ops)
-        mlp_inner = _project(self._mlp_in, mlp_input, inputs)
-        activated = ops.gated_silu(mlp_inner) if self._is_gated else ops.gelu_tanh(mlp_inner)
-        return _project_onto(states_NH, self._mlp_out, activated, inputs)
+        ops, parts = inputs.ops, self.parts
+        normed = _normalise(parts.attention_norm, states_NH, ops)
+        qkv = _project(parts.qkv, normed, inputs)
+        attended = ops.attend(qkv, parts.heads, inputs.rotation, inputs.step, self._number)
+        states_NH = _project_onto(states_NH, parts.attention_out, attended, inputs)
+        mlp_input = normed if parts.mlp_norm is None else _normalise(parts.mlp_norm, states_NH, ops)
+        mlp_inner = _project(parts.mlp_in, mlp_input, inputs)
+        activated = ops.gated_silu(mlp_inner) if parts.is_gated else ops.gelu_tanh(mlp_inner)
+        return _project_onto(states_NH, parts.mlp_out, activated, inputs)
 
 
 class OwnModel:
@@ -118,21 +121,28 @@ class OwnModel:
         for own in self._blocks:
             self.projections |= own.projections
         self.projections[_HEAD] = self.head
+        self._joined = ops.join([own.parts for own in self._blocks], self._cos_PE.shape[1])
 
     def __call__(self, step: Step, lora: StepLora, timer: StepTimer = NO_TIMER) -> Tensor:
         ops = TimedOps(self._ops, timer) if timer.is_on else self._ops
         angles = (self._cos_PE, self._sin_PE, self._signed_sin_PE)
         rotation = Rotation(*(values_PE[step.positions_N] for values_PE in angles))
-        inputs = StepInputs(step, rotation, lora.blocks, ops)
-        states_NH = self._embed(step.ids_N)
-        for block in self._blocks:
-            states_NH = block(states_NH, inputs)
+        states_NH = self._run_blocks(self._embed(step.ids_N), StepInputs(step, rotation, lora.blocks, ops))
         if not step.is_wanted_whole:
             states_NH = states_NH[step.wanted_K]
-        normed = self._norm(states_NH, ops)
+        normed = _normalise(self._norm, states_NH, ops)
         logits_KV = ops.project(self.head, normed)
         ops.add_lora(self.head.group, normed, logits_KV, lora.head)
         return logits_KV
+
+    def _run_blocks(self, states_NH: Tensor, inputs: StepInputs) -> Tensor:
+        # a step that is taken apart is computed operation by operation
+        joined = self._joined if inputs.ops is self._ops else None
+        if joined is not None and joined(states_NH, inputs.rotation, inputs.step, inputs.lora):
+            return states_NH
+        for block in self._blocks:
+            states_NH = block(states_NH, inputs)
+        return states_NH
 
 
 def _make_ends(
@@ -170,26 +180,14 @@ class _Tensors:
         bias_O = self.read_where_present(f"{name}.bias")
         return LinearWeights(self.read_stored(f"{name}.weight"), bias_O, self._dtype)
 
-    def norm(self, name: str) -> "_Norm":
+    def norm(self, name: str) -> Norm:
         bias_H = None if self._stored.block.norm == "rms" else self.read(f"{name}.bias")
-        return _Norm(self.read(f"{name}.weight"), bias_H, self._numbers.norm_epsilon)
+        return Norm(self.read(f"{name}.weight"), bias_H, self._numbers.norm_epsilon)
 
     @property
     def heads(self) -> Heads:
         numbers = self._numbers
         return Heads(numbers.heads, numbers.kv_heads, numbers.head_dim, numbers.attention_scale)
-
-
-class _Norm:
-    """A norm's weights, computed by a step's operations: without a bias by the root of the mean square."""
-
-    def __init__(self, weight_H: Tensor, bias_H: Tensor | None, epsilon: float) -> None:
-        self._weight_H, self._bias_H, self._epsilon = weight_H, bias_H, epsilon
-
-    def __call__(self, states_NH: Tensor, ops: Ops) -> Tensor:
-        if self._bias_H is None:
-            return ops.rms_norm(states_NH, self._weight_H, self._epsilon)
-        return ops.layer_norm(states_NH, self._weight_H, self._bias_H, self._epsilon)
 
 
 def _rotation(reference: Reference, context_tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -198,6 +196,12 @@ def _rotation(reference: Reference, context_tokens: int, device: torch.device) -
     angles_PE = (positions_P1 * reference.frequencies_E.to(device)).repeat(1, 2)
     scale = reference.numbers.rotation_scale
     return angles_PE.cos().mul_(scale), angles_PE.sin().mul_(scale)
+
+
+def _normalise(norm: Norm, states_NH: Tensor, ops: Ops) -> Tensor:
+    if norm.bias_H is None:
+        return ops.rms_norm(states_NH, norm.weight_H, norm.epsilon)
+    return ops.layer_norm(states_NH, norm.weight_H, norm.bias_H, norm.epsilon)
 
 
 def _project(projection: AdaptedProjection, x_NI: Tensor, inputs: StepInputs) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from worker.inference.lora.bank import LoraGroup
 from worker.inference.model.projections.projection import Make
+from worker.inference.native.panels import Panels
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,11 @@ class AdaptedProjection:
     def weight_bytes(self) -> int:
         """See ``Projection.weight_bytes``."""
         return self._base.weight_bytes
+
+    @property
+    def panels(self) -> Panels | None:
+        """See ``Projection.panels``."""
+        return self._base.panels
 
     def find_rows(self) -> Callable[[Tensor], Tensor] | None:
         """See ``Projection.find_rows``."""

@@ -44,6 +44,11 @@ class Projection(Protocol):
         """How much of them each product reads."""
         ...
 
+    @property
+    def panels(self) -> Panels | None:
+        """What our compiled products read; None where another product reads something else."""
+        ...
+
     def find_rows(self) -> Callable[[Tensor], Tensor] | None:
         """Give what gives (N, I), some outputs' weights; None where they are not kept exactly, or not one by one."""
         ...
@@ -54,6 +59,8 @@ Make = Callable[[Tensor, Tensor | None, torch.dtype], Projection]  # of W_OI, a 
 
 class PlainProjection:
     """torch's own linear."""
+
+    panels = None
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
         self._weight_OI, self._bias_O = weight_OI, bias_O
@@ -77,6 +84,8 @@ class PlainProjection:
 
 class PackedProjection:
     """oneDNN's product over weights in its own layout; the same result bit by bit."""
+
+    panels = None
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
         self._packed: Any = torch.ops.mkldnn._reorder_linear_weight(weight_OI.contiguous(), None)
@@ -105,31 +114,34 @@ class NativeProjection:
     """Our own product, of weights in 16 or 8 bits: at the speed of memory for few rows, of the CPU for many."""
 
     def __init__(self, panels: Panels, kernels: Kernels) -> None:
-        self._panels, self._kernels = panels, kernels
+        self.panels: Panels = panels
+        self._kernels = kernels
 
     def __call__(self, x_NI: Tensor) -> Tensor:
-        result_NO = x_NI.new_empty(len(x_NI), self._panels.outputs)
-        self._kernels.product(result_NO, x_NI, self._panels)
+        result_NO = x_NI.new_empty(len(x_NI), self.panels.outputs)
+        self._kernels.product(result_NO, x_NI, self.panels)
         return result_NO
 
     def onto(self, states_NO: Tensor, x_NI: Tensor) -> Tensor:
         sum_NO = torch.empty_like(states_NO)
-        self._kernels.product(sum_NO, x_NI, self._panels, states_NO)
+        self._kernels.product(sum_NO, x_NI, self.panels, states_NO)
         return sum_NO
 
     def weight(self) -> Tensor:
-        return self._panels.weight()
+        return self.panels.weight()
 
     @property
     def weight_bytes(self) -> int:
-        return self._panels.weight_bytes
+        return self.panels.weight_bytes
 
     def find_rows(self) -> Callable[[Tensor], Tensor] | None:
-        return None if self._panels.is_quantized else self._panels.rows
+        return None if self.panels.is_quantized else self.panels.rows
 
 
 class Int8Projection:
     """torch's product with weights in 8 bits."""
+
+    panels = None
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
         self._quantized_OI, scale_O = quantize(weight_OI)

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "lanes.hpp"
+#include "team.hpp"
 
 namespace {
 
@@ -187,24 +188,18 @@ void attend_group(Storage* out, const Storage* qkv, const float* cos, const floa
     }
 }
 
+// Of a team: rows differ in length.
 template <class Storage>
 void decode_attention(Storage* out, const Storage* qkv, int64_t qkv_stride, Storage* keys, Storage* values,
-                      const AttentionRows& rows, const AttentionShape& shape, int threads) {
-    auto task = [=, &rows, &shape](int64_t index) {
+                      const AttentionRows& rows, const AttentionShape& shape) {
+    share_unequal(rows.count * shape.kv_heads, 1, [=, &rows, &shape](int64_t index) {
         int64_t row = index / shape.kv_heads;
         int64_t group = index % shape.kv_heads;
         int64_t D = shape.head_dim;
         int64_t head = (rows.slots[row] * shape.kv_heads + group) * D * shape.positions;
         attend_group(out + row * shape.query_heads * D, qkv + row * qkv_stride, rows.cos + row * shape.rotary,
                      rows.sin + row * shape.rotary, keys + head, values + head, group, rows.lengths[row], shape);
-    };
-    int64_t tasks = rows.count * shape.kv_heads;
-    if (threads == 1 || tasks == 1) {
-        for (int64_t index = 0; index < tasks; ++index) task(index);
-        return;
-    }
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)  // rows differ in length
-    for (int64_t index = 0; index < tasks; ++index) task(index);
+    });
 }
 
 }  // namespace

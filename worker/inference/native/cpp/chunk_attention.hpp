@@ -67,21 +67,17 @@ void attend_queries(const ChunkOf<Storage>& chunk, int64_t group, int64_t first,
     attend_up_to_four<Storage>(last - first, outs, queries, chunk.keys + head, chunk.values + head, scores, shape);
 }
 
+// Of a team: later tokens see more.
 template <class Storage>
-void chunk_attention(const ChunkOf<Storage>& chunk, const AttentionShape& shape, int threads) {
+void chunk_attention(const ChunkOf<Storage>& chunk, const AttentionShape& shape) {
     int64_t runs = (chunk.count + KEYS_AT_ONCE - 1) / KEYS_AT_ONCE;
     int64_t tiles = (chunk.count * (shape.query_heads / shape.kv_heads) + 3) / 4;
-#pragma omp parallel num_threads(threads)
-    {
-#pragma omp for schedule(static)
-        for (int64_t index = 0; index < shape.kv_heads * runs; ++index) {
-            int64_t begin = index % runs * KEYS_AT_ONCE;
-            cache_chunk(chunk, index / runs, begin, std::min(begin + KEYS_AT_ONCE, chunk.count), shape);
-        }
-#pragma omp for schedule(dynamic, 4)  // later tokens see more
-        for (int64_t index = 0; index < shape.kv_heads * tiles; ++index)
-            attend_queries(chunk, index / tiles, index % tiles * 4, shape);
-    }
+    share(shape.kv_heads * runs, [&](int64_t index) {
+        int64_t begin = index % runs * KEYS_AT_ONCE;
+        cache_chunk(chunk, index / runs, begin, std::min(begin + KEYS_AT_ONCE, chunk.count), shape);
+    });
+    share_unequal(shape.kv_heads * tiles, 4,
+                  [&](int64_t index) { attend_queries(chunk, index / tiles, index % tiles * 4, shape); });
 }
 
 }  // namespace

@@ -1,17 +1,17 @@
-// Norms and activations, each row by itself, rounded where torch and transformers round.
+// Norms and activations, each row by itself and by one thread of a team, rounded where torch and transformers round.
 
 #pragma once
 
 #include <cmath>
 
 #include "lanes.hpp"
+#include "team.hpp"
 
 namespace {
 
 template <class Storage>
-void rms_norm(Storage* out, const Storage* x, const Storage* weight, float eps, int64_t rows, int64_t width,
-              int threads) {
-    for_rows(rows, width, WORTH_A_THREAD, threads, [=](int64_t row) {
+void rms_norm(Storage* out, const Storage* x, const Storage* weight, float eps, int64_t rows, int64_t width) {
+    share(rows, [=](int64_t row) {
         Storage* to = out + row * width;
         const Storage* from = x + row * width;
         Floats squares = {};
@@ -28,8 +28,8 @@ void rms_norm(Storage* out, const Storage* x, const Storage* weight, float eps, 
 
 template <class Storage>
 void layer_norm(Storage* out, const Storage* x, const Storage* weight, const Storage* bias, float eps, int64_t rows,
-                int64_t width, int threads) {
-    for_rows(rows, width, WORTH_A_THREAD, threads, [=](int64_t row) {
+                int64_t width) {
+    share(rows, [=](int64_t row) {
         Storage* to = out + row * width;
         const Storage* from = x + row * width;
         Floats total = {};
@@ -49,8 +49,8 @@ void layer_norm(Storage* out, const Storage* x, const Storage* weight, const Sto
 }
 
 template <class Storage>
-void gated_silu(Storage* out, const Storage* gate_up, int64_t rows, int64_t width, int threads) {
-    for_rows(rows, width, POWERS_WORTH_A_THREAD, threads, [=](int64_t row) {
+void gated_silu(Storage* out, const Storage* gate_up, int64_t rows, int64_t width) {
+    share(rows, [=](int64_t row) {
         const Storage* gate = gate_up + row * 2 * width;
         for_lanes(0, width, [&](int64_t at, auto count) {
             Floats x = load(gate + at, count);
@@ -62,8 +62,8 @@ void gated_silu(Storage* out, const Storage* gate_up, int64_t rows, int64_t widt
 
 // (1 + tanh(u)) / 2 is 1 / (1 + e^-2u); u as in torch's gelu(approximate="tanh").
 template <class Storage>
-void gelu_tanh(Storage* out, const Storage* x, int64_t rows, int64_t width, int threads) {
-    for_rows(rows, width, POWERS_WORTH_A_THREAD, threads, [=](int64_t row) {
+void gelu_tanh(Storage* out, const Storage* x, int64_t rows, int64_t width) {
+    share(rows, [=](int64_t row) {
         for_lanes(row * width, (row + 1) * width, [&](int64_t at, auto count) {
             Floats lanes = load(x + at, count);
             Floats twice_u = 1.5957691216f * (lanes + 0.044715f * lanes * lanes * lanes);

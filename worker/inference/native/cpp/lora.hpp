@@ -1,6 +1,6 @@
 // LoRA: which rows share which columns of the bank, and how threads divide the work.
 //
-// Every byte of the factors in use is read once a call, by one thread: that is what it costs.
+// Every byte of the factors in use is read once a call, by one thread of a team: that is what it costs.
 
 #pragma once
 
@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "lora_factors.hpp"
+#include "team.hpp"
 
 namespace {
 
@@ -34,8 +35,7 @@ void split_work(const std::vector<LoraPart>& parts, int which, int threads, int6
 }
 
 // One part for each section and each run of columns in use; rows of equal columns come together in `order`.
-std::vector<LoraPart> parts_of(const LoraSite& site, const LoraRows& in_use, std::vector<int32_t>& order,
-                               std::vector<float>& h) {
+std::vector<LoraPart> parts_of(const LoraSite& site, const LoraRows& in_use, std::vector<int32_t>& order, float* h) {
     const int32_t* begins = in_use.begins;
     int64_t rows = in_use.count;
     order.resize(rows);
@@ -45,7 +45,6 @@ std::vector<LoraPart> parts_of(const LoraSite& site, const LoraRows& in_use, std
     };
     std::stable_sort(order.begin(), order.end(), precedes);
     std::vector<LoraPart> parts;
-    int64_t size = 0;
     for (int64_t section = 0; section < site.sections; ++section) {
         const int32_t* rank = in_use.ranks + section * in_use.ranks_stride;
         for (int64_t at = 0, next; at < rows; at = next) {
@@ -53,47 +52,47 @@ std::vector<LoraPart> parts_of(const LoraSite& site, const LoraRows& in_use, std
             for (next = at + 1; next < rows; ++next)
                 if (begins[order[next]] != begins[row] || rank[order[next]] != rank[row]) break;
             if (rank[row] == 0) continue;
-            parts.push_back({section, begins[row], rank[row], &order[at], next - at, nullptr});
-            size += rank[row] * (next - at);
+            parts.push_back({section, begins[row], rank[row], &order[at], next - at, h});
+            h += rank[row] * (next - at);
         }
-    }
-    if (static_cast<int64_t>(h.size()) < size) h.resize(size);
-    float* to = h.data();
-    for (LoraPart& part : parts) {
-        part.h = to;
-        to += part.rank * part.count;
     }
     return parts;
 }
 
+// How many numbers lie between the two products of a call.
+inline int64_t numbers_between(const LoraRows& rows, int64_t sections) {
+    int64_t numbers = 0;
+    for (int64_t section = 0; section < sections; ++section)
+        for (int64_t row = 0; row < rows.count; ++row) numbers += rows.ranks[section * rows.ranks_stride + row];
+    return numbers;
+}
+
+// Whether the factors in use are enough for several threads.
+inline bool is_worth_a_team(const LoraSite& site, const LoraRows& rows) {
+    int64_t numbers = 0;
+    for (int64_t section = 0; section < site.sections; ++section)
+        for (int64_t row = 0; row < rows.count; ++row)
+            numbers += rows.ranks[section * rows.ranks_stride + row] * (site.inputs + site.widths[section]);
+    return numbers >= WORTH_A_THREAD;
+}
+
+// Adds what adapters add to rows; h has room for `numbers_between`, and is one for all threads of the team.
 template <class Storage>
 void lora(Storage* y, int64_t y_stride, const Storage* x, int64_t x_stride, const LoraSite& site, const LoraRows& rows,
-          int threads) {
+          float* h) {
     static thread_local std::vector<int32_t> order;
-    static thread_local std::vector<float> h;
     const std::vector<LoraPart> parts = parts_of(site, rows, order, h);
-    int64_t numbers = 0;
-    for (const LoraPart& part : parts) numbers += part.rank * (site.inputs + site.widths[part.section]);
+    const int which = omp_get_thread_num();
+    const int team = omp_get_num_threads();
     auto columns = [](const LoraPart& part) { return part.rank; };
     auto outputs = [&](const LoraPart& part) { return site.widths[part.section]; };
     auto one = [](const LoraPart&) { return int64_t{1}; };
-    auto shrinking = [&](const LoraPart& part, int64_t from, int64_t to) { shrink(part, from, to, x, x_stride, site); };
-    auto expanding = [&](const LoraPart& part, int64_t from, int64_t to) { expand(part, from, to, y, y_stride, site); };
-    if (threads == 1 || numbers < WORTH_A_THREAD) {
-        for (const LoraPart& part : parts) {
-            shrinking(part, 0, columns(part));
-            expanding(part, 0, outputs(part));
-        }
-        return;
-    }
-#pragma omp parallel num_threads(threads)
-    {
-        int which = omp_get_thread_num();
-        int team = omp_get_num_threads();
-        split_work(parts, which, team, 1, columns, one, shrinking);
-#pragma omp barrier
-        split_work(parts, which, team, LANES, outputs, columns, expanding);
-    }
+    split_work(parts, which, team, 1, columns, one,
+               [&](const LoraPart& part, int64_t from, int64_t to) { shrink(part, from, to, x, x_stride, site); });
+    wait_for_team();
+    split_work(parts, which, team, LANES, outputs, columns,
+               [&](const LoraPart& part, int64_t from, int64_t to) { expand(part, from, to, y, y_stride, site); });
+    wait_for_team();
 }
 
 }  // namespace

@@ -6,15 +6,17 @@
 #include <array>
 #include <utility>
 
-#include "panels.hpp"
+#include "products.hpp"
+#include "team.hpp"
 
 #ifdef MULTIPLIES
 namespace {
 
 constexpr int MOST_ROWS = LANES == 16 ? 8 : LANES == 8 ? 6 : 4;  // sums of more would not stay in registers
 constexpr int64_t WAITING_ROWS = 16;                             // so few wait for memory, and it has to be asked early
-constexpr int64_t BLOCK = 640;  // inputs for which a panel stays in the caches next to the core
-constexpr int64_t CHUNK = 192;  // rows whose inputs of one block do
+constexpr int SUMS_AT_ONCE = 8;  // registers of them: each is added to twice while one addition lasts
+constexpr int64_t BLOCK = 640;   // inputs for which a panel stays in the caches next to the core
+constexpr int64_t CHUNK = 192;   // rows whose inputs of one block do
 
 // Sums of MOST_ROWS rows for the outputs of a panel.
 struct alignas(64) Totals {
@@ -139,14 +141,64 @@ void widen_and_multiply(const float* x, const Part& part, const Weight* weights,
     multiply_panel(x, part, static_cast<const float*>(wide), nullptr, panels, to);
 }
 
+template <int INPUT, class Weight, int ROWS, int PANELS>
+inline __attribute__((always_inline)) void add_side_by_side(Floats (&sums)[PANELS][ROWS][PARTS], const float* x,
+                                                            int64_t x_stride, const Weight* pair, int64_t apart) {
+    Floats numbers[ROWS];
+#pragma GCC unroll 2
+    for (int row = 0; row < ROWS; ++row) numbers[row] = everywhere(x[row * x_stride + INPUT]);
+#pragma GCC unroll 4
+    for (int panel = 0; panel < PANELS; ++panel)
+#pragma GCC unroll 4
+        for (int part = 0; part < PARTS; ++part) {
+            const Floats weights = weights_of<INPUT>(pair + panel * apart, part);
+#pragma GCC unroll 2
+            for (int row = 0; row < ROWS; ++row) sums[panel][row][part] += weights * numbers[row];
+        }
+}
+
+// ROWS rows times PANELS panels from one on, all inputs at once.
+template <class Weight, int ROWS, int PANELS>
+void multiply_side_by_side(const float* x, int64_t first, const Panels& panels, float* y, const float* added) {
+    const int64_t apart = panels.inputs * PANEL;
+    const Weight* weights = static_cast<const Weight*>(panels.weights) + first * apart;
+    Floats sums[PANELS][ROWS][PARTS] = {};
+    for (int64_t input = 0; input < panels.inputs; input += 2) {
+        const Weight* pair = weights + input * PANEL;
+        for (int panel = 0; panel < PANELS; ++panel) {
+            const char* ahead = reinterpret_cast<const char*>(pair + (PANELS + panel) * apart);
+            for (size_t line = 0; line < 2 * PANEL * sizeof(Weight); line += 64) __builtin_prefetch(ahead + line, 0, 2);
+        }
+        add_side_by_side<0>(sums, x + input, panels.inputs, pair, apart);
+        add_side_by_side<1>(sums, x + input, panels.inputs, pair, apart);
+    }
+    for (int panel = 0; panel < PANELS; ++panel) {
+        Totals totals;
+        for (int row = 0; row < ROWS; ++row)
+            for (int part = 0; part < PARTS; ++part) store(totals.of[row] + part * LANES, sums[panel][row][part]);
+        finish(totals, panels, outputs_of(first + panel, y, added, panels.outputs), 0, ROWS);
+    }
+}
+
+// A thread's share for so few rows that each sum of one panel alone would wait for itself.
+template <class Weight, int ROWS>
+void multiply_few_rows(float* y, const float* x, const float* added, const Panels& panels) {
+    constexpr int AT_ONCE = SUMS_AT_ONCE / PARTS / ROWS;
+    const int64_t count = (panels.outputs + PANEL - 1) / PANEL;
+    int64_t panel = count * omp_get_thread_num() / omp_get_num_threads();
+    const int64_t end = count * (omp_get_thread_num() + 1) / omp_get_num_threads();
+    for (; panel + AT_ONCE <= end; panel += AT_ONCE)
+        multiply_side_by_side<Weight, ROWS, AT_ONCE>(x, panel, panels, y, added);
+    for (; panel < end; ++panel) multiply_side_by_side<Weight, ROWS, 1>(x, panel, panels, y, added);
+}
+
 template <class Weight>
-void product(float* y, const float* x, const float* added, int64_t rows, const Panels& panels, int threads) {
+void multiply_rows_by_blocks(float* y, const float* x, const float* added, int64_t rows, const Panels& panels) {
     const int64_t panel_count = (panels.outputs + PANEL - 1) / PANEL;
     const int64_t blocks = (panels.inputs + BLOCK - 1) / BLOCK;
-#pragma omp parallel num_threads(threads) if (panels.inputs * panels.outputs >= WORTH_A_THREAD)
+    const int64_t pairs = panels.inputs / 2;
     for (int64_t row = 0; row < rows; row += CHUNK)
         for (int64_t block = 0; block < blocks; ++block) {
-            const int64_t pairs = panels.inputs / 2;
             const Part part = {row, std::min(CHUNK, rows - row), 2 * (pairs * block / blocks),
                                2 * (pairs * (block + 1) / blocks)};
             // each thread has the same panels every time, so none waits for another
@@ -162,14 +214,27 @@ void product(float* y, const float* x, const float* added, int64_t rows, const P
         }
 }
 
+template <class Weight>
+void multiply_panels(float* y, const float* x, const float* added, int64_t rows, const Panels& panels) {
+    if (rows == 1) multiply_few_rows<Weight, 1>(y, x, added, panels);
+    else if (rows == 2) multiply_few_rows<Weight, 2>(y, x, added, panels);
+    else multiply_rows_by_blocks<Weight>(y, x, added, rows, panels);
+    wait_for_team();
+}
+
 }  // namespace
+
+extern "C" void multiply_f32(float* y, const float* x, const float* added, int64_t rows, const Panels* panels) {
+    if (panels->kind == OF_BF16) multiply_panels<Bf16>(y, x, added, rows, *panels);
+    else if (panels->kind == OF_FP16) multiply_panels<Fp16>(y, x, added, rows, *panels);
+    else multiply_panels<int8_t>(y, x, added, rows, *panels);
+}
 
 extern "C" int64_t panel_width() { return PANEL; }
 
 extern "C" void product_f32(float* y, const float* x, const float* added, int64_t rows, const Panels* panels,
                             int threads) {
-    if (panels->kind == OF_BF16) product<Bf16>(y, x, added, rows, *panels, threads);
-    else if (panels->kind == OF_FP16) product<Fp16>(y, x, added, rows, *panels, threads);
-    else product<int8_t>(y, x, added, rows, *panels, threads);
+    with_team(threads, panels->inputs * panels->outputs >= WORTH_A_THREAD,
+              [=] { multiply_f32(y, x, added, rows, panels); });
 }
 #endif

@@ -9,16 +9,16 @@
 #include <utility>
 #include <vector>
 
-#include "panels.hpp"
+#include "products.hpp"
+#include "team.hpp"
 
 namespace {
 
 constexpr int MOST_ROWS = 14;    // 28 registers hold their sums, two the weights
 constexpr int WAITING_ROWS = 8;  // so few wait for memory, and it has to be asked early
 constexpr int64_t AHEAD = 2048;  // bytes
-// Rows whose beginnings are a multiple of so many inputs apart share few sets of the first-level cache.
+// Rows whose beginnings are a multiple of so many inputs apart share few sets of the first-level cache: they are moved.
 constexpr int64_t COLLIDING = 512;
-constexpr int64_t APART = 32;
 
 // Two inputs of the first and of the last sixteen outputs.
 struct Pair {
@@ -118,36 +118,31 @@ void widen_and_multiply(const Bf16* x, int64_t x_stride, int64_t rows, const int
     multiply_panel(x, x_stride, rows, wide.data(), panels, to);
 }
 
-void product(Bf16* y, const Bf16* x, const Bf16* added, int64_t rows, const Panels& panels, int threads) {
-    static thread_local std::vector<Bf16> apart;
+}  // namespace
+
+extern "C" void multiply_bf16(Bf16* y, const Bf16* x, const Bf16* added, int64_t rows, const Panels* of, Bf16* apart) {
+    const Panels& panels = *of;
     const bool collide = rows > 1 && panels.inputs % COLLIDING == 0;
     const int64_t stride = panels.inputs + (collide ? APART : 0);
-    const int64_t panel_count = (panels.outputs + PANEL - 1) / PANEL;
-    if (collide) apart.resize(rows * stride);
-    Bf16* copy = apart.data();
-    const Bf16* from = collide ? copy : x;
-#pragma omp parallel num_threads(threads) if (panels.inputs * panels.outputs >= WORTH_A_THREAD)
-    {
-        if (collide) {
-#pragma omp for schedule(static)
-            for (int64_t row = 0; row < rows; ++row)
-                std::memcpy(copy + row * stride, x + row * panels.inputs, panels.inputs * sizeof(Bf16));
-        }
-#pragma omp for schedule(static)
-        for (int64_t panel = 0; panel < panel_count; ++panel) {
-            const int64_t at = panel * PANEL * panels.inputs;
-            const auto to = outputs_of(panel, y, added, panels.outputs);
-            if (panels.kind == OF_INT8)
-                widen_and_multiply(from, stride, rows, static_cast<const int8_t*>(panels.weights) + at, panels, to);
-            else multiply_panel(from, stride, rows, static_cast<const Bf16*>(panels.weights) + at, panels, to);
-        }
-    }
+    if (collide)
+        share(rows, [=, &panels](int64_t row) {
+            std::memcpy(apart + row * stride, x + row * panels.inputs, panels.inputs * sizeof(Bf16));
+        });
+    const Bf16* from = collide ? apart : x;
+    share((panels.outputs + PANEL - 1) / PANEL, [=, &panels](int64_t panel) {
+        const int64_t at = panel * PANEL * panels.inputs;
+        const auto to = outputs_of(panel, y, added, panels.outputs);
+        if (panels.kind == OF_INT8)
+            widen_and_multiply(from, stride, rows, static_cast<const int8_t*>(panels.weights) + at, panels, to);
+        else multiply_panel(from, stride, rows, static_cast<const Bf16*>(panels.weights) + at, panels, to);
+    });
 }
-
-}  // namespace
 
 extern "C" void product_bf16(Bf16* y, const Bf16* x, const Bf16* added, int64_t rows, const Panels* panels,
                              int threads) {
-    product(y, x, added, rows, *panels, threads);
+    static thread_local std::vector<Bf16> apart;
+    apart.resize(std::max<size_t>(apart.size(), rows * (panels->inputs + APART)));
+    with_team(threads, panels->inputs * panels->outputs >= WORTH_A_THREAD,
+              [=, between = apart.data()] { multiply_bf16(y, x, added, rows, panels, between); });
 }
 #endif
