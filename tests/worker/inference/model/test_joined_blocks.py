@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from core.base_models.registry import IMPORTED_FILE, compute_fingerprint, read_imported
 from core.settings import CpuLevel, Settings
 from tests.harness.models.kernels import home_with_kernels
 from tests.harness.models.served_models import serve
@@ -111,6 +112,8 @@ def write_in(kind: torch.dtype, write: Callable[[Path], Path], folder: Path) -> 
     written = write(folder)
     weights = {name: tensor.to(kind) for name, tensor in load_file(written / "model.safetensors").items()}
     save_file(weights, written / "model.safetensors", metadata={"format": "pt"})
+    imported = read_imported(written).model_copy(update={"fingerprint": compute_fingerprint(written)})
+    (written / IMPORTED_FILE).write_text(imported.model_dump_json())
     return written
 
 
@@ -149,7 +152,7 @@ def test_any_mix_gives_the_same_bits_as_block_by_block(
 
 def test_adapters_of_other_layers_from_step_to_step_are_each_applied(level: CpuLevel, tmp_path: Path) -> None:
     both = BothWays(write_in(torch.bfloat16, write_tiny_llama, tmp_path / "model"), level)
-    attention, mlp = both.adapter(1, 8, "q_proj"), both.adapter(2, 8, "down_proj")
+    attention, mlp = both.adapter(1, 8, "v_proj"), both.adapter(2, 8, "down_proj")
     request = both.begin(60)
     answers = []
     for adapter in (None, attention, mlp, attention, None):

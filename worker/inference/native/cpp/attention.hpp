@@ -57,6 +57,7 @@ void rotate(float* to, const Storage* from, const float* cos, const float* sin, 
 
 // Sums of four heads for so many registers of positions or numbers stay in registers.
 constexpr int MOST_BLOCKS = REGISTERS / 8;
+constexpr int AHEAD = LANES == 16 ? 1 : 3;  // tiles of positions: farther where a tile is one line of the cache
 
 // Scores of HEADS heads for BLOCKS * LANES positions; q has D numbers a head, scores `stride`.
 template <class Storage, int HEADS, int BLOCKS>
@@ -65,9 +66,9 @@ inline void compute_scores(float* scores, int64_t stride, const float* q, const 
     Floats dots[HEADS][BLOCKS] = {};
     for (int64_t d = 0; d < shape.head_dim; ++d) {
         const Storage* keys = keys_DP + d * shape.positions;
-        // the next positions of this row of keys
+        // positions of this row of keys that come after the next ones
         for (int block = 0; block < BLOCKS; block += 64 / (LANES * sizeof(Storage)))
-            __builtin_prefetch(keys + (BLOCKS + block) * LANES);
+            __builtin_prefetch(keys + (AHEAD * BLOCKS + block) * LANES, 0, 2);
         for (int block = 0; block < BLOCKS; ++block) {
             Floats lanes = load(keys + block * LANES);
             for (int head = 0; head < HEADS; ++head) dots[head][block] += q[head * shape.head_dim + d] * lanes;
@@ -78,8 +79,21 @@ inline void compute_scores(float* scores, int64_t stride, const float* q, const 
             store(scores + head * stride + block * LANES, dots[head][block] * shape.scale);
 }
 
+inline float largest(const float* numbers, int64_t count) {
+    Floats lanes = Floats{} + numbers[0];
+    int64_t at = 0;
+    for (; at + LANES <= count; at += LANES) {
+        Floats next = load(numbers + at);
+        lanes = next > lanes ? next : lanes;
+    }
+    float most = numbers[0];
+    for (int lane = 0; lane < LANES; ++lane) most = std::max(most, lanes[lane]);
+    for (; at < count; ++at) most = std::max(most, numbers[at]);
+    return most;
+}
+
 inline void softmax(float* scores, int64_t count) {
-    float most = *std::max_element(scores, scores + count);
+    float most = largest(scores, count);
     Floats total = {};
     for_lanes(0, count, [&](int64_t at, auto lanes) {
         Floats powers = exponential(load(scores + at, lanes) - most);

@@ -133,12 +133,13 @@ private:
         else gelu_tanh(at.inner, at.wide, step_.rows, width);
     }
 
+    // What an adapter adds begins with a product that does not need y: threads meet behind that.
     void project(Storage* y, const Storage* x, const Storage* added, int64_t number, Part part,
                  const Activations<Storage>& at) const {
         const Panels& panels = *model_.blocks[number].panels[part];
         multiply(y, x, added, step_.rows, panels, at.apart);
         const LoraSite* site = step_.segment_count ? step_.sites[number * PARTS_OF_BLOCK + part] : nullptr;
-        if (!site) return;
+        if (!site) return wait_for_team();
         for (int64_t segment = 0; segment < step_.segment_count; ++segment) {
             const LoraSegment& of = step_.segments[segment];
             lora(y + of.begin * panels.outputs, panels.outputs, x + of.begin * panels.inputs, panels.inputs, *site,

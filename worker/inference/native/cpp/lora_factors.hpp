@@ -17,7 +17,10 @@ inline void dot(float* dots, const Storage* x, const Storage* a, int64_t inputs)
     Floats sums[COLUMNS] = {};
     for_lanes(0, inputs, [&](int64_t at, auto count) {
         Floats lanes = load(x + at, count);
-        for (int row = 0; row < COLUMNS; ++row) sums[row] += lanes * load(a + row * inputs + at, count);
+        for (int row = 0; row < COLUMNS; ++row) {
+            __builtin_prefetch(a + (row + COLUMNS) * inputs + at);
+            sums[row] += lanes * load(a + row * inputs + at, count);
+        }
     });
     for (int row = 0; row < COLUMNS; ++row) dots[row] = sum(sums[row]);
 }
@@ -80,7 +83,10 @@ inline void accumulate(float* sums, int64_t sums_stride, const float* h, int64_t
                        int64_t b_stride, int64_t width) {
     for_lanes(0, width, [&](int64_t at, auto count) {
         Floats factors[COLUMNS];
-        for (int column = 0; column < COLUMNS; ++column) factors[column] = load(b + column * b_stride + at, count);
+        for (int column = 0; column < COLUMNS; ++column) {
+            __builtin_prefetch(b + (column + COLUMNS) * b_stride + at);
+            factors[column] = load(b + column * b_stride + at, count);
+        }
         for (int row = 0; row < ROWS; ++row) {
             Floats total = load(sums + row * sums_stride + at);
             for (int column = 0; column < COLUMNS; ++column) total += h[row * h_stride + column] * factors[column];

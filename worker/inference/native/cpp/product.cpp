@@ -38,11 +38,16 @@ inline __attribute__((always_inline)) void add_products(Floats (&sums)[ROWS][PAR
     asm volatile("" ::: "memory");  // weights widened for the next input would push sums out of their registers
 }
 
-// ROWS rows times a panel's weights of some inputs. What lies at `ahead` is asked for
-// meanwhile, into the second-level cache, as this panel fills the first; null: nothing is.
+// What is asked for while something else is computed, into the second-level cache: `pace` bytes for each pair of
+// inputs. Memory that is asked for all at once keeps everything waiting. Null: nothing is.
+struct Ahead {
+    const char* from;
+    int64_t pace;
+};
+
+// ROWS rows times a panel's weights of some inputs.
 template <class Weight, int ROWS>
-void multiply_rows(Totals& totals, const float* x, int64_t x_stride, const Weight* panel, int64_t inputs,
-                   const char* ahead) {
+void multiply_rows(Totals& totals, const float* x, int64_t x_stride, const Weight* panel, int64_t inputs, Ahead ahead) {
     Floats sums[ROWS][PARTS];
 #pragma GCC unroll 8
     for (int row = 0; row < ROWS; ++row)
@@ -50,9 +55,11 @@ void multiply_rows(Totals& totals, const float* x, int64_t x_stride, const Weigh
         for (int part = 0; part < PARTS; ++part) sums[row][part] = load(totals.of[row] + part * LANES);
     for (int64_t input = 0; input < inputs; input += 2) {
         const Weight* pair = panel + input * PANEL;
-        if (ahead)
+        if (ahead.from) {
             for (size_t line = 0; line < 2 * PANEL * sizeof(Weight); line += 64)
-                __builtin_prefetch(ahead + input * PANEL * sizeof(Weight) + line, 0, 2);
+                __builtin_prefetch(ahead.from + line, 0, 2);
+            ahead.from += ahead.pace;
+        }
         add_products<0>(sums, x + input, x_stride, pair);
         add_products<1>(sums, x + input, x_stride, pair);
     }
@@ -63,7 +70,7 @@ void multiply_rows(Totals& totals, const float* x, int64_t x_stride, const Weigh
 }
 
 template <class Weight>
-using MultiplyRows = void (*)(Totals&, const float*, int64_t, const Weight*, int64_t, const char*);
+using MultiplyRows = void (*)(Totals&, const float*, int64_t, const Weight*, int64_t, Ahead);
 
 template <class Weight, int... ROWS>
 constexpr std::array<MultiplyRows<Weight>, sizeof...(ROWS)> for_each_row_count(std::integer_sequence<int, ROWS...>) {
@@ -104,19 +111,22 @@ struct Part {
     int64_t end;
 };
 
-// A part of the rows times a panel's weights, in runs of nearly the same length. The last asks for what lies `ahead`.
+// A part of the rows times a panel's weights, in runs of nearly the same length, which all ask for some of what lies
+// `ahead`, as much as these weights; null: nothing is asked for.
 template <class Weight>
-void multiply_panel(const float* x, const Part& part, const Weight* weights, const char* ahead, const Panels& panels,
+void multiply_panel(const float* x, const Part& part, const Weight* weights, const Weight* ahead, const Panels& panels,
                     const Outputs<float>& to) {
     static constexpr auto multiply = for_each_row_count<Weight>(std::make_integer_sequence<int, MOST_ROWS>());
     const int64_t runs = (part.rows + MOST_ROWS - 1) / MOST_ROWS;
+    const int64_t inputs = part.end - part.begin;
     for (int64_t run = 0; run < runs; ++run) {
         const int64_t first = part.row + part.rows * run / runs;
         const int64_t last = part.row + part.rows * (run + 1) / runs;
         Totals totals = {};
         if (part.begin > 0) resume(totals, to, first, last);
-        multiply[last - first - 1](totals, x + first * panels.inputs + part.begin, panels.inputs, weights,
-                                   part.end - part.begin, run + 1 == runs ? ahead : nullptr);
+        const char* from = reinterpret_cast<const char*>(ahead ? ahead + inputs * run / runs * PANEL : nullptr);
+        multiply[last - first - 1](totals, x + first * panels.inputs + part.begin, panels.inputs, weights, inputs,
+                                   {from, static_cast<int64_t>(2 * PANEL * sizeof(Weight)) / runs});
         if (part.end == panels.inputs) finish(totals, panels, to, first, last);
         else pause(totals, to, first, last);
     }
@@ -138,7 +148,7 @@ void widen_and_multiply(const float* x, const Part& part, const Weight* weights,
                         const Outputs<float>& to) {
     alignas(64) float wide[BLOCK * PANEL];
     widen_panel(wide, weights, part.end - part.begin);
-    multiply_panel(x, part, static_cast<const float*>(wide), nullptr, panels, to);
+    multiply_panel<float>(x, part, wide, nullptr, panels, to);
 }
 
 template <int INPUT, class Weight, int ROWS, int PANELS>
@@ -207,9 +217,8 @@ void multiply_rows_by_blocks(float* y, const float* x, const float* added, int64
                 const auto to = outputs_of(panel, y, added, panels.outputs);
                 const Weight* weights =
                     static_cast<const Weight*>(panels.weights) + (panel * panels.inputs + part.begin) * PANEL;
-                const char* next = reinterpret_cast<const char*>(weights + panels.inputs * PANEL);
                 if (rows > WAITING_ROWS) widen_and_multiply(x, part, weights, panels, to);
-                else multiply_panel(x, part, weights, next, panels, to);
+                else multiply_panel(x, part, weights, weights + panels.inputs * PANEL, panels, to);
             }
         }
 }
@@ -219,7 +228,6 @@ void multiply_panels(float* y, const float* x, const float* added, int64_t rows,
     if (rows == 1) multiply_few_rows<Weight, 1>(y, x, added, panels);
     else if (rows == 2) multiply_few_rows<Weight, 2>(y, x, added, panels);
     else multiply_rows_by_blocks<Weight>(y, x, added, rows, panels);
-    wait_for_team();
 }
 
 }  // namespace

@@ -17,7 +17,8 @@ namespace {
 constexpr int64_t APART = 32;  // numbers between rows that would collide in the caches
 
 // Gives x times the weights plus the bias, and plus `added` unless that is null; y is neither x nor `added`. `apart`
-// has room for the rows, each with APART numbers more; it is one for all threads of the team.
+// has room for the rows, each with APART numbers more; it is one for all threads of the team. They do not wait for each
+// other at the end.
 #ifdef MULTIPLIES
 inline void multiply(float* y, const float* x, const float* added, int64_t rows, const Panels& panels, float*) {
     multiply_f32(y, x, added, rows, &panels);
