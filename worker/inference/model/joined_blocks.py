@@ -14,13 +14,13 @@ from worker.inference.lora.bank import LoraGroup
 from worker.inference.lora.step_columns import LoraPlan
 from worker.inference.model.block_parts import BlockParts, Norm
 from worker.inference.model.native_ops import NativeOps
-from worker.inference.model.ops import Rotation
+from worker.inference.model.ops import Ops, Rotation
 from worker.inference.model.step_layout import Step
 from worker.inference.native.blocks import (
     BlockSizes,
     BlockWeights,
     CacheTensors,
-    DecodeRows,
+    DecodeRound,
     Lora,
     NativeBlocks,
     NormWeights,
@@ -47,7 +47,7 @@ class JoinedBlocks:
         if lora.dora or any(self._ops.is_left_to_torch(segment, self._most_numbers) for segment in lora.segments):
             return False
         rows = zip(step.decode, self._ops.attention_rows(step, rotation), strict=True)
-        decode = [DecodeRows(self._cache(round_.arena), prepared, round_.begin) for round_, prepared in rows]
+        decode = [DecodeRound(self._cache(round_.arena), prepared, round_.begin) for round_, prepared in rows]
         chunks = []
         for chunk in step.chunks:
             angles = rotation.of(slice(chunk.begin, chunk.end))
@@ -72,8 +72,10 @@ class JoinedBlocks:
         return Lora(list(zip(begins, self._ops.lora_rows(plan), strict=True)), self._sites[1])
 
 
-def join(blocks: Sequence[BlockParts], rotary: int, ops: NativeOps) -> JoinedBlocks | None:
-    """Join the blocks of one model; None where a product of theirs is not compiled."""
+def join(blocks: Sequence[BlockParts], rotary: int, ops: Ops) -> JoinedBlocks | None:
+    """Join the blocks of one model, E = ``rotary`` numbers of a head being rotated; None: not all is compiled."""
+    if not isinstance(ops, NativeOps):
+        return None
     weights = []
     for block in blocks:
         panels = _panels_of(block)

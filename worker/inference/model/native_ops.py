@@ -4,7 +4,6 @@ Compiled code spares what costs most with small models: the starts of many small
 ``native``'s.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Final
 
@@ -14,8 +13,8 @@ from torch import Tensor
 
 from worker.inference.lora.bank import LoraGroup
 from worker.inference.lora.step_columns import LoraPlan, LoraSegment
-from worker.inference.model.block_parts import BlockParts, Heads
-from worker.inference.model.ops import Joined, Rotation, TorchOps
+from worker.inference.model.block_parts import Heads
+from worker.inference.model.ops import Rotation, TorchOps
 from worker.inference.model.step_layout import Step
 from worker.inference.native.kernels import Kernels
 from worker.inference.native.rows import AttentionRows, LoraRows, LoraSite
@@ -42,11 +41,6 @@ class NativeOps(TorchOps):
         self._sites: dict[LoraGroup, LoraSite] = {}
         self._planned: tuple[LoraPlan, tuple[LoraRows, ...]] | None = None
         self._stepped: tuple[Step, tuple[AttentionRows, ...]] | None = None
-
-    def join(self, blocks: Sequence[BlockParts], rotary: int) -> Joined | None:
-        from worker.inference.model.joined_blocks import join  # which needs these operations
-
-        return join(blocks, rotary, self)
 
     def rms_norm(self, x_NH: Tensor, weight_H: Tensor, epsilon: float) -> Tensor:
         normed_NH = torch.empty_like(x_NH)

@@ -4,7 +4,6 @@ Products are the projections' own; ``native_ops`` has the others in compiled cod
 2104.09864; halves are paired as in GPT-NeoX.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,7 +14,7 @@ from torch.nn.functional import gelu, layer_norm, rms_norm, silu
 from worker.inference.lora.bank import LoraGroup
 from worker.inference.lora.step_columns import LoraPlan
 from worker.inference.model.attention import Scoring, attend
-from worker.inference.model.block_parts import BlockParts, Heads
+from worker.inference.model.block_parts import Heads
 from worker.inference.model.projections.adapted_projection import AdaptedProjection
 from worker.inference.model.step_layout import Step
 
@@ -36,20 +35,8 @@ class Rotation:
         return Rotation(self.cos_NE[tokens], self.sin_NE[tokens], self.signed_sin_NE[tokens])
 
 
-class Joined(Protocol):
-    """All blocks of a model in one call."""
-
-    def __call__(self, states_NH: Tensor, rotation: Rotation, step: Step, lora: LoraPlan) -> bool:
-        """Take the states through all blocks, in place; False: it cannot take this step, and nothing was changed."""
-        ...
-
-
 class Ops(Protocol):
     """What both ways can do; results agree up to rounding. ``gelu_tanh`` may write over its input."""
-
-    def join(self, blocks: Sequence[BlockParts], rotary: int) -> Joined | None:
-        """Give blocks as one call, E = ``rotary`` numbers of a head being rotated; None: there is none for them."""
-        ...
 
     def project(self, projection: AdaptedProjection, x_NI: Tensor) -> Tensor: ...
 
@@ -74,9 +61,6 @@ class Ops(Protocol):
 
 class TorchOps:
     """Plain torch, on any device."""
-
-    def join(self, blocks: Sequence[BlockParts], rotary: int) -> Joined | None:
-        return None
 
     def project(self, projection: AdaptedProjection, x_NI: Tensor) -> Tensor:
         return projection(x_NI)

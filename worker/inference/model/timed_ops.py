@@ -1,13 +1,11 @@
 """The operations of a decoder block with the time of each told to the step's timer; what computes them is given."""
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
 from worker.inference.lora.bank import LoraGroup
 from worker.inference.lora.step_columns import LoraPlan
-from worker.inference.model.block_parts import BlockParts, Heads
-from worker.inference.model.ops import Joined, Ops, Rotation
+from worker.inference.model.block_parts import Heads
+from worker.inference.model.ops import Ops, Rotation
 from worker.inference.model.projections.adapted_projection import AdaptedProjection
 from worker.inference.model.step_layout import Step
 from worker.inference.model.step_part import StepPart
@@ -19,9 +17,6 @@ class TimedOps:
 
     def __init__(self, ops: Ops, timer: StepTimer) -> None:
         self._ops, self._timer = ops, timer
-
-    def join(self, blocks: Sequence[BlockParts], rotary: int) -> Joined | None:
-        return None  # one call could not be taken apart
 
     def project(self, projection: AdaptedProjection, x_NI: Tensor) -> Tensor:
         with self._timer.part(StepPart.LINEAR):

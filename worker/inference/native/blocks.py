@@ -43,7 +43,7 @@ class _Cache(ctypes.Structure):
     _fields_ = (("keys", _POINTER), ("values", _POINTER), ("positions", _NUMBER))
 
 
-class _DecodeRows(ctypes.Structure):
+class _DecodeRound(ctypes.Structure):
     _fields_ = (("cache", _Cache), ("rows", _POINTER), ("begin", _NUMBER))
 
 
@@ -123,7 +123,7 @@ class CacheTensors:
 
 
 @dataclass(frozen=True)
-class DecodeRows:
+class DecodeRound:
     """Rows of one new token each, from row ``begin`` of the step on."""
 
     cache: CacheTensors
@@ -187,7 +187,7 @@ class NativeBlocks:
         self._call = kernels.blocks[self._dtype]
 
     def __call__(
-        self, states_NH: Tensor, decode: Sequence[DecodeRows], chunks: Sequence[PromptChunk], lora: Lora | None
+        self, states_NH: Tensor, decode: Sequence[DecodeRound], chunks: Sequence[PromptChunk], lora: Lora | None
     ) -> None:
         """Take the states through all blocks, in place; new keys and values go into the caches.
 
@@ -198,10 +198,10 @@ class NativeBlocks:
         assert states_NH.dtype == self._dtype
         assert states_NH.is_contiguous()
         assert rows == sum(one.rows.count for one in decode) + sum(len(chunk.cos_NE) for chunk in chunks)
-        all_decode = (_DecodeRows * len(decode))(*(self._decode(one) for one in decode))
+        all_decode = (_DecodeRound * len(decode))(*(self._decode(one) for one in decode))
         all_chunks = (_PromptChunk * len(chunks))(*(self._chunk(chunk) for chunk in chunks))
         segments = () if lora is None else lora.segments
-        all_segments = (_LoraSegment * len(segments))(*((of.pointer, begin) for begin, of in segments))
+        all_segments = (_LoraSegment * len(segments))(*(_LoraSegment(of.pointer, begin) for begin, of in segments))
         if lora is not None:
             self._check_lora(lora, rows)
         step = _Step(
@@ -216,10 +216,10 @@ class NativeBlocks:
         )
         self._call(states_NH.data_ptr(), ctypes.addressof(self._model), ctypes.addressof(step), torch.get_num_threads())
 
-    def _decode(self, one: DecodeRows) -> _DecodeRows:
+    def _decode(self, one: DecodeRound) -> _DecodeRound:
         self._check_cache(one.cache)
         assert one.rows.rotary == self._sizes.rotary
-        return _DecodeRows(one.cache.struct, one.rows.pointer, one.begin)
+        return _DecodeRound(one.cache.struct, one.rows.pointer, one.begin)
 
     def _chunk(self, chunk: PromptChunk) -> _PromptChunk:
         self._check_cache(chunk.cache)

@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,27 +16,30 @@ from tests.harness.models.served_models import serve
 from tests.harness.models.tiny_models import write_tiny_llama, write_tiny_phi, write_tiny_qwen2
 from worker.inference.kv_cache.slots import KvSlot
 from worker.inference.lora.adapter import Adapter, LoraPair
+from worker.inference.lora.step_columns import LoraPlan
 from worker.inference.model.contract import StepRow
 from worker.inference.model.joined_blocks import JoinedBlocks
 from worker.inference.model.native_ops import NativeOps
+from worker.inference.model.ops import Rotation
 from worker.inference.model.passes.blocks import OwnModel
 from worker.inference.model.runner import ModelRunner
 from worker.inference.model.runner_building import build_runner
+from worker.inference.model.step_layout import Step
 from worker.inference.native.build import load
 from worker.inference.native.levels import list_own_levels
 
 WRITERS = [write_tiny_phi, write_tiny_llama, write_tiny_qwen2]
 
 
-@dataclass
-class CountedJoin:
+class CountedJoin(JoinedBlocks):
     """A model's joined blocks, which tell how many steps they took."""
 
-    joined: JoinedBlocks
-    taken: int = 0
+    def __init__(self, joined: JoinedBlocks) -> None:
+        vars(self).update(vars(joined))
+        self.taken = 0
 
-    def __call__(self, *of_step: object) -> bool:
-        is_taken = self.joined(*of_step)  # type: ignore[arg-type] # as it was called
+    def __call__(self, states_NH: Tensor, rotation: Rotation, step: Step, lora: LoraPlan) -> bool:
+        is_taken = super().__call__(states_NH, rotation, step, lora)
         self.taken += is_taken
         return is_taken
 

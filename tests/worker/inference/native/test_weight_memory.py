@@ -91,7 +91,7 @@ def test_projections_in_panels_keep_their_weights_there(kernels: Kernels) -> Non
     make, dtype = maker("model", kernels), next(iter(kernels.multiplied))
     projections = [make(torch.ones(16, 32), None, dtype) for _ in range(2)]
     assert all(isinstance(one, NativeProjection) for one in projections)
-    first, second = (one._panels.panels.data_ptr() for one in projections if isinstance(one, NativeProjection))
+    first, second = (one.panels.panels.data_ptr() for one in projections if isinstance(one, NativeProjection))
     assert abs(second - first) < MAPPING_BYTES
 
 

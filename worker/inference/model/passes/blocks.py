@@ -16,6 +16,7 @@ from core.base_models.architectures.architecture import Architecture
 from worker.inference.kv_cache.slots import KvShape
 from worker.inference.lora.step_columns import LoraPlan
 from worker.inference.model.block_parts import BlockParts, Heads, Norm
+from worker.inference.model.joined_blocks import join
 from worker.inference.model.ops import Ops, Rotation
 from worker.inference.model.passes.forward_pass import StepLora
 from worker.inference.model.projections.adapted_projection import AdaptedProjection, LinearWeights
@@ -121,7 +122,7 @@ class OwnModel:
         for own in self._blocks:
             self.projections |= own.projections
         self.projections[_HEAD] = self.head
-        self._joined = ops.join([own.parts for own in self._blocks], self._cos_PE.shape[1])
+        self._joined = join([own.parts for own in self._blocks], self._cos_PE.shape[1], ops)
 
     def __call__(self, step: Step, lora: StepLora, timer: StepTimer = NO_TIMER) -> Tensor:
         ops = TimedOps(self._ops, timer) if timer.is_on else self._ops

@@ -51,7 +51,7 @@ struct Cache {
     int64_t positions;
 };
 
-struct DecodeRows {
+struct DecodeRound {
     Cache cache;
     const AttentionRows* rows;
     int64_t begin;
@@ -74,7 +74,7 @@ struct LoraSegment {
 
 struct Step {
     int64_t rows;
-    const DecodeRows* decode;
+    const DecodeRound* decode;
     int64_t decode_count;
     const PromptChunk* chunks;
     int64_t chunk_count;
@@ -151,7 +151,7 @@ private:
         const int64_t in = (model_.query_heads + 2 * model_.kv_heads) * model_.head_dim;
         const int64_t out = model_.query_heads * model_.head_dim;
         for (int64_t which = 0; which < step_.decode_count; ++which) {
-            const DecodeRows& of = step_.decode[which];
+            const DecodeRound& of = step_.decode[which];
             decode_attention(at.inner + of.begin * out, at.wide + of.begin * in, in, of_block(of.cache.keys, number),
                              of_block(of.cache.values, number), *of.rows, shape_in(of.cache));
         }
