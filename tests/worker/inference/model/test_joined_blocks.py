@@ -26,7 +26,7 @@ from worker.inference.model.runner import ModelRunner
 from worker.inference.model.runner_building import build_runner
 from worker.inference.model.step_layout import Step
 from worker.inference.native.build import load
-from worker.inference.native.levels import list_own_levels
+from worker.native.levels import list_own_levels
 
 WRITERS = [write_tiny_phi, write_tiny_llama, write_tiny_qwen2]
 
