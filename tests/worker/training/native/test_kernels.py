@@ -62,7 +62,10 @@ def test_a_softmax_that_is_slightly_wrong_is_named(kernels: TrainerKernels, monk
     assert find_difference(kernels) == "softmax_gradient"
 
 
-@pytest.mark.parametrize(("rows", "depth", "columns"), [(1, 1, 1), (6, 320, 16), (700, 641, 33), (5, 3, 700)])
+@pytest.mark.parametrize(
+    ("rows", "depth", "columns"),
+    [(1, 1, 1), (6, 320, 16), (700, 641, 33), (5, 3, 700), (130, 3000, 70), (130, 3000, 5)],
+)
 def test_products_of_any_size_are_torchs(kernels: TrainerKernels, rows: int, depth: int, columns: int) -> None:
     torch.manual_seed(0)
     left, right = torch.randn(rows, depth), torch.randn(columns, depth)

@@ -20,12 +20,15 @@ void multiply_together(Matrix to, int64_t rows, int64_t columns, const Term* ter
         Span span{begin, std::min(all, begin + PACKED_DEPTH)};
 #pragma omp for schedule(dynamic, 4)
         for (int64_t tile = 0; tile < tiles; ++tile) pack_left(packed, terms, count, tile * ROWS, rows, span);
-#pragma omp for schedule(dynamic, 1)
+#pragma omp for schedule(dynamic, 1) nowait
         for (int64_t task = 0; task < groups * parts; ++task) {
             int64_t first = task / parts * GROUP, part = task % parts;
             int64_t top = tiles * part / parts * ROWS, bottom = std::min(rows, tiles * (part + 1) / parts * ROWS);
             multiply_group(to, packed, terms, count, span, top, bottom, first, std::min(columns, first + GROUP),
                            begin > 0);
+        }
+        if (span.end < all) {  // what is packed is about to change; behind the last span everybody waits anyway
+#pragma omp barrier
         }
     }
 }
