@@ -79,19 +79,6 @@ inline void compute_scores(float* scores, int64_t stride, const float* q, const 
             store(scores + head * stride + block * LANES, dots[head][block] * shape.scale);
 }
 
-inline float largest(const float* numbers, int64_t count) {
-    Floats lanes = Floats{} + numbers[0];
-    int64_t at = 0;
-    for (; at + LANES <= count; at += LANES) {
-        Floats next = load(numbers + at);
-        lanes = next > lanes ? next : lanes;
-    }
-    float most = numbers[0];
-    for (int lane = 0; lane < LANES; ++lane) most = std::max(most, lanes[lane]);
-    for (; at < count; ++at) most = std::max(most, numbers[at]);
-    return most;
-}
-
 inline void softmax(float* scores, int64_t count) {
     float most = largest(scores, count);
     Floats total = {};

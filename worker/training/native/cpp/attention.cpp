@@ -69,8 +69,8 @@ struct Gradients {
 };
 
 // With P the probabilities and dP = dO V': dS = P * (dP - rowsum(dO * O)). Adds to the gradients of keys and values.
-inline void attend_back(Gradients to, Heads grad, Heads out, const float* log_sums, Heads query, Heads key,
-                        Heads value, int64_t head, int64_t begin, int64_t length, float scale) {
+inline void attend_back(Gradients to, Heads grad, Heads out, const float* log_sums, Heads query, Heads key, Heads value,
+                        int64_t head, int64_t begin, int64_t length, float scale) {
     int64_t shared = head * key.heads / query.heads, width = query.width;
     for (int64_t first = 0; first < length; first += QUERIES) {
         int64_t rows = std::min(QUERIES, length - first), keys = first + rows, top = begin + first;
@@ -112,12 +112,12 @@ extern "C" void attention_f32(float* out, float* log_sums, float* query, float* 
 
 // The gradients of keys and values are added to what stands there.
 extern "C" void attention_back_f32(float* query_grad, float* key_grad, float* value_grad, float* grad, float* out,
-                                   const float* log_sums, float* query, float* key, float* value,
-                                   const int32_t* begins, int64_t segments, int64_t heads, int64_t shared,
-                                   int64_t width, float scale, int threads) {
+                                   const float* log_sums, float* query, float* key, float* value, const int32_t* begins,
+                                   int64_t segments, int64_t heads, int64_t shared, int64_t width, float scale,
+                                   int threads) {
     Gradients to{{query_grad, heads, width}, {key_grad, shared, width}, {value_grad, shared, width}};
-    Heads grads{grad, heads, width}, results{out, heads, width}, queries{query, heads, width},
-        keys{key, shared, width}, values{value, shared, width};
+    Heads grads{grad, heads, width}, results{out, heads, width}, queries{query, heads, width}, keys{key, shared, width},
+        values{value, shared, width};
     int64_t group = heads / shared;  // query heads of one key head, which one thread adds up
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
     for (int64_t task = 0; task < segments * shared; ++task) {

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "lanes.hpp"
+#include "team.hpp"
 
 extern "C" void rms_norm_f32(float* out, float* scales, const float* x, const float* weight, float epsilon,
                              int64_t rows, int64_t width, int threads) {
@@ -85,8 +86,8 @@ extern "C" void rotate_f32(float* out, const float* states, const float* cos, co
 
 // Replaces logits by their gradient, weight * (softmax - one-hot); tells each row's loss and whether its target is the
 // largest.
-extern "C" void softmax_gradient_f32(float* logits, const int64_t* targets, const float* weights, float* nll,
-                                     bool* hit, int64_t rows, int64_t width, int threads) {
+extern "C" void softmax_gradient_f32(float* logits, const int64_t* targets, const float* weights, float* nll, bool* hit,
+                                     int64_t rows, int64_t width, int threads) {
     for_rows(rows, width, POWERS_WORTH_A_THREAD, threads, [=](int64_t row) {
         float *own = logits + row * width, *target = own + targets[row], asked = *target;
         float most = largest(own, width);

@@ -7,16 +7,17 @@
 #include <vector>
 
 #include "lanes.hpp"
+#include "team.hpp"
 
 namespace {
 
 constexpr int PARTS = LANES == 4 ? 4 : 2;  // registers for the columns of a tile
 constexpr int COLUMNS = PARTS * LANES;
 constexpr int ROWS = REGISTERS == 32 && PARTS == 2 ? 12 : 6;  // rows of a tile: its sums fill the registers
-constexpr int64_t DEPTH = 320;             // so deep a strip of columns stays in the first cache
-constexpr int64_t BLOCK_ROWS = 96;         // and so many rows of it in the second,
-constexpr int64_t GROUP = 4 * COLUMNS;     // beside the strips of so many columns
-constexpr int64_t PACKED_DEPTH = 4 * DEPTH;  // of the left factors that are packed at a time
+constexpr int64_t DEPTH = 320;                                // so deep a strip of columns stays in the first cache
+constexpr int64_t BLOCK_ROWS = 96;                            // and so many rows of it in the second,
+constexpr int64_t GROUP = 4 * COLUMNS;                        // beside the strips of so many columns
+constexpr int64_t PACKED_DEPTH = 4 * DEPTH;                   // of the left factors that are packed at a time
 
 struct Matrix {
     float* data;
@@ -166,8 +167,8 @@ inline void pack_right(float* strip, const Term* terms, int64_t count, int64_t c
     });
 }
 
-// The result's rows from `top` to `bottom` and columns from `first` to `last`, which are no more than a group, as far as
-// the span gives it, whose left factors are packed. `top` begins a tile. `adds`: to what stands there.
+// The result's rows from `top` to `bottom` and columns from `first` to `last`, which are no more than a group, as far
+// as the span gives it, whose left factors are packed. `top` begins a tile. `adds`: to what stands there.
 inline void multiply_group(Matrix to, const float* packed, const Term* terms, int64_t count, Span span, int64_t top,
                            int64_t bottom, int64_t first, int64_t last, bool adds) {
     float* strips = own_memory(1, GROUP * DEPTH);
@@ -188,8 +189,7 @@ inline void multiply_group(Matrix to, const float* packed, const Term* terms, in
                     Matrix tile = to.from(row, column);
                     if (to.column == 1 && wide == COLUMNS && tall == ROWS)
                         multiply_tile(tile.data, to.row, left, right, depth, has_sums);
-                    else
-                        multiply_part(tile, tall, wide, left, right, depth, has_sums);
+                    else multiply_part(tile, tall, wide, left, right, depth, has_sums);
                 }
     }
 }

@@ -46,4 +46,10 @@ inline void share_unequal(int64_t count, int grain, Body body) {
     for (int64_t index = 0; index < count; ++index) body(index);
 }
 
+// A call by itself: calls body(row) for each, by a team where the rows' numbers are worth one.
+template <class Body>
+inline void for_rows(int64_t rows, int64_t width, int64_t worthwhile, int threads, Body body) {
+    with_team(threads, rows > 1 && rows * width >= worthwhile, [=] { share(rows, body); });
+}
+
 }  // namespace
