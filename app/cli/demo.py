@@ -19,7 +19,7 @@ from rich.console import Console
 
 from app.cli.client import Client
 from app.cli.columns import align
-from app.cli.progress import training_display, waiting
+from app.cli.progress import TrainingDisplay, training_display, waiting
 from app.cli.stack.address import openable_url
 from app.cli.stack.preparation import refuse_contradictions, refuse_taken_port
 from app.cli.stack.supervisor import start_bound
@@ -33,6 +33,7 @@ MOST_HELD_OUT = 50
 SHOWN = 5
 MAX_TOKENS = 40  # a record has fewer than 30
 POLL_S = 0.5
+PREPARING = "loading the base model, scoring held-out examples"
 LINES_OF_FAILURE = 20
 
 
@@ -112,7 +113,7 @@ def train(client: Client, console: Console, phases: Phases, base_model: str, fol
         with phases.phase("queue"), waiting(console, "waiting for a worker"):
             wait_while(client, job_id, {JobStatus.QUEUED})
         with phases.phase("train"), training_display(console) as display:
-            job = wait_while(client, job_id, set(JobStatus) - TERMINAL, display.show)
+            job = wait_while(client, job_id, set(JobStatus) - TERMINAL, display)
     except KeyboardInterrupt:
         client.cancel(job_id)  # else the home folder's next stack would go on with it
         raise
@@ -123,12 +124,17 @@ def train(client: Client, console: Console, phases: Phases, base_model: str, fol
     return str(job["fine_tuned_model"])
 
 
-def wait_while(client: Client, job_id: str, statuses: set[JobStatus], show: Any = None) -> dict[str, Any]:
-    """Poll the job until its status is another, and give it; ``show`` takes each newest metrics."""
+def wait_while(
+    client: Client, job_id: str, statuses: set[JobStatus], display: TrainingDisplay | None = None
+) -> dict[str, Any]:
+    """Poll the job until its status is another, and give it; ``display`` takes each newest metrics."""
     while True:
         job = client.job(job_id)
-        if show is not None and (metrics := client.latest_metrics(job_id)):
-            show(metrics)
+        if display is not None:
+            if metrics := client.latest_metrics(job_id):
+                display.show(metrics)
+            else:
+                display.prepare(PREPARING)
         if job["status"] not in statuses:
             return job
         time.sleep(POLL_S)

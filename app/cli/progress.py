@@ -21,6 +21,10 @@ class TrainingDisplay(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
+    def prepare(self, what: str) -> None:
+        """Take what is done before the first step; the same may come again."""
+        ...
+
     def show(self, metrics: Mapping[str, Any]) -> None:
         """Take the data of a metrics event; the same one may come again."""
         ...
@@ -32,7 +36,8 @@ class Bar:
     def __init__(self, console: Console) -> None:
         columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
         self._progress = Progress(*columns, console=console)
-        self._task = self._progress.add_task("waiting for the first step", total=None)
+        self._task = self._progress.add_task("", total=None)
+        self._began_s = time.monotonic()
 
     def __enter__(self) -> "Bar":
         self._progress.start()
@@ -42,6 +47,9 @@ class Bar:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+
+    def prepare(self, what: str) -> None:
+        self._progress.update(self._task, description=f"{what}, {duration(time.monotonic() - self._began_s)}")
 
     def show(self, metrics: Mapping[str, Any]) -> None:
         self._progress.update(
@@ -57,6 +65,7 @@ class PlainProgress:
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._began_s = time.monotonic()
         self._next_line_at = 0.0
         self._shown_step = -1
 
@@ -67,6 +76,12 @@ class PlainProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         pass
+
+    def prepare(self, what: str) -> None:
+        now = time.monotonic()
+        if now >= self._next_line_at:
+            self._next_line_at = now + LINE_EVERY_S
+            self._console.print(f"training: {what}, {duration(now - self._began_s)}", highlight=False)
 
     def show(self, metrics: Mapping[str, Any]) -> None:
         step, total = metrics["step"], metrics["total_steps"]

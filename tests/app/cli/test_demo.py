@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from app.cli.client import Client
-from app.cli.demo import HeldOut, Phases, exact_match, read_held_out, train
+from app.cli.demo import PREPARING, HeldOut, Phases, exact_match, read_held_out, train, wait_while
 from app.cli.progress import PlainProgress, describe, duration, training_display
 from core.errors import StartRefused
 
@@ -153,6 +153,25 @@ def test_lines_are_rare_but_the_last_step_is_always_told() -> None:
         "training: step 1 of 10",
         "training: step 10 of 10",
     ]
+
+
+def test_what_is_done_before_the_first_step_is_told_from_the_beginning() -> None:
+    screen = io.StringIO()
+    with PlainProgress(Console(file=screen)) as display:
+        display.prepare("loading the base model")
+        display.prepare("loading the base model")
+    assert screen.getvalue().splitlines() == ["training: loading the base model, 0 s"]
+    with training_display(Console(file=screen, force_terminal=True, width=120)) as display:
+        display.prepare("reading the examples")
+    assert "reading the examples, 0 s" in screen.getvalue()
+
+
+def test_a_job_without_a_step_is_told_to_be_prepared(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "latest_metrics", lambda _: None)
+    screen = io.StringIO()
+    with PlainProgress(Console(file=screen, width=200)) as display:
+        wait_while(client, "ftjob-1", set(), display)
+    assert screen.getvalue().startswith(f"training: {PREPARING}, 0 s")
 
 
 def test_the_bar_shows_the_same_facts() -> None:
