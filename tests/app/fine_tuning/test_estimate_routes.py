@@ -333,6 +333,18 @@ class TestNothingToScore:
             assert (response.status_code, error["param"]) == (400, *fields)
             assert "none of their tokens has a weight" in error["message"]
 
+    @pytest.mark.parametrize("fields", [{"early_stopping_patience": 1}, {"load_best_model_at_end": True}])
+    def test_a_job_of_one_prompt_of_which_none_can_be_held_out_is_refused(
+        self, client: TestClient, fields: dict[str, Any]
+    ) -> None:
+        rows = [{"prompt": prompt, "completion": "c"} for prompt in ("one prompt", "One  PROMPT")]
+        alike = upload(client, lines(*rows)).json()["id"]
+        for path in (ROUTE, JOBS):
+            response = client.post(path, json=body(alike, **fields))
+            error = response.json()["error"]
+            assert (response.status_code, error["param"]) == (400, *fields)
+            assert "no example is held out" in error["message"]
+
     def test_a_job_that_does_not_go_by_it_is_made(self, client: TestClient, file_id: str) -> None:
         scored = upload(client, lines(WEIGHTLESS)).json()["id"]
         assert client.post(JOBS, json=body(file_id, validation_file=scored)).status_code == 200

@@ -282,7 +282,7 @@ DEFECTS = (
         in_="core.text.rendering:Renderer.prompt_text",
         replace="_before_answer($example, self._train_on)",
         by='"".join(self._write($example).pieces[: -2 if self._train_on == "last_assistant" else 1])',
-        tests=(f"{PARTITION}::test_the_chat_template_does_not_matter",),
+        tests=(f"{PARTITION}::test_a_prompts_text_is_the_same_before_and_after_it_is_rendered",),
     ),
     Defect(
         name="a prompt that is written in capitals is another prompt",
