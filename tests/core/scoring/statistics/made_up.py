@@ -50,9 +50,7 @@ class World:
         shift += self.seed_deviation * random.standard_normal()
         match self.kind:
             case "binary":
-                right: Numbers = (random.random(self.rows) < np.clip(1 - 0.6 * difficulty_N + shift, 0, 1)).astype(
-                    float
-                )
+                right: Numbers = (random.random(self.rows) < 0.8 - 0.6 * difficulty_N + shift).astype(float)
                 return right
             case "bounded":
                 found: Numbers = random.beta(4 * (1.05 - difficulty_N), 4 * (0.05 + difficulty_N)) + shift

@@ -66,12 +66,13 @@ def test_the_interval_holds_the_truth(kind: str, trials: int, slack: float) -> N
 @TRIALS
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_said_to_be_detectable_is_found_four_times_in_five(kind: str, trials: int, slack: float) -> None:
-    random = np.random.default_rng(21)
-    found = [World(kind, rows=300).trial(random).over_rows for _ in range(20)]
-    size = float(np.mean([one.detectable for one in found if one is not None and one.detectable is not None]))
-    shift = -size if kind == "binary" else size
+    # of so many rows that it hardly depends on which; with a hundredth of them it is ten times as large
+    many = World(kind, rows=30_000).trial(np.random.default_rng(21)).over_rows
+    assert many is not None
+    assert many.detectable is not None
+    shift = 10 * many.detectable
     rate = count(World(kind, rows=300, shift=shift), trials, says("better", "worse"))
-    assert 0.77 - slack <= rate <= 0.85 + slack
+    assert 0.75 - 2 * slack <= rate <= 0.85 + 2 * slack
 
 
 @TRIALS
