@@ -24,7 +24,7 @@ from benchmarks.correctness.ours import our_engine
 from benchmarks.peers.commands import find_vllm, vllm_server
 from benchmarks.serving.servers import ServerFailed, running
 from benchmarks.training.processes import ROOT
-from tests.harness.models.tiny_models import write_tiny_llama, write_tiny_phi
+from tests.harness.models.tiny_models import store_in, write_tiny_llama, write_tiny_phi
 
 MIXES, SMOLLM2_MIXES, PEER_MIXES = 1000, 40, 60
 SMOLLM2: Final = ROOT / "var" / "base-models" / "smollm2-135m-instruct"
@@ -86,11 +86,11 @@ def stay(mixes: Sequence[Mix]) -> list[Mix]:
 def run(folder: Path, *, mixes: int, smollm2: Path | None, smollm2_mixes: int, vllm: Path | None) -> dict[str, Any]:
     """Judge everything; give the rows of each engine over each model."""
     found: dict[str, dict[str, Any]] = {}
-    tiny = {"tiny-phi": write_tiny_phi, "tiny-llama": write_tiny_llama}
-    for seed, (name, write) in enumerate(tiny.items()):
-        field = make_field(
-            write(folder / name), folder / f"{name}-adapters", seed=seed, prompts=12, longest=60, tokens=12
-        )
+    # of 16 bits, as published weights are: those are what compiled products take
+    tiny = {"tiny-phi": (write_tiny_phi, torch.float16), "tiny-llama": (write_tiny_llama, torch.bfloat16)}
+    for seed, (name, (write, kind)) in enumerate(tiny.items()):
+        base = store_in(kind, write(folder / name))
+        field = make_field(base, folder / f"{name}-adapters", seed=seed, prompts=12, longest=60, tokens=12)
         drawn = field.mixes(seed, mixes // len(tiny))
         found[name] = _told(name, {"ours": asyncio.run(judge_ours(field, folder / f"{name}-ours", drawn))}, field)
         found[name] |= _told(name, asyncio.run(judge_peers(field, drawn[:PEER_MIXES])), field)

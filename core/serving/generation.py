@@ -5,9 +5,9 @@ The API speaks this to an engine; how an engine batches, caches or loads adapter
 
 from collections.abc import AsyncGenerator
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, Self
 
-from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from core.text.files.examples import MAX_COLUMNS, MAX_MESSAGES, LineProblem, refuse_deep
@@ -41,7 +41,7 @@ class SamplingParams(Frozen):
     scales, then ``top_k``, ``top_p`` and ``min_p`` leave some to be drawn from.
     """
 
-    max_tokens: int = Field(16, ge=1)
+    max_tokens: int = Field(16, ge=0)  # 0: only the prompt is scored
     temperature: float = Field(0.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int | None = Field(None, ge=1)  # None: no limit
@@ -57,6 +57,12 @@ class SamplingParams(Frozen):
     top_logprobs: int = Field(0, ge=0, le=MAX_TOP_LOGPROBS)  # likeliest tokens that are told with each token
     prompt_logprobs: bool = False  # the first delta tells the prompt's tokens
     constraint: Constraint | None = None
+
+    @model_validator(mode="after")
+    def _refuse_nothing(self) -> Self:
+        if not self.max_tokens and not self.prompt_logprobs:
+            raise PydanticCustomError("max_tokens", "must be at least 1, unless the prompt's logprobs are asked for")
+        return self
 
 
 def _refuse_deep_values(values: dict[str, Any]) -> dict[str, Any]:

@@ -73,6 +73,9 @@ class StubEngine:
         if len(prompt) + most > CONTEXT_TOKENS:
             raise PromptTooLong(len(prompt), most, CONTEXT_TOKENS)
         reply, logprob = self.script.pop(0) if self.script else (self.reply, LOGPROB)
+        if not most:
+            usage = Usage(prompt_tokens=len(prompt), completion_tokens=0, cached_tokens=self.cached_tokens)
+            return [Delta(text="", tokens=(), finish_reason=FinishReason.LENGTH, usage=usage, prompt=prompt)]
         said, reason, stop = _say(_words(reply, request.sampling.constraint), request.sampling)
         usage = Usage(prompt_tokens=len(prompt), completion_tokens=len(said), cached_tokens=self.cached_tokens)
         last = len(said) - 1

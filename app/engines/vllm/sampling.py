@@ -98,6 +98,8 @@ def _check(prompt_ids: Sequence[int], sampling: SamplingParams, vocab_size: int)
 
 
 def _refuse_changed(sampling: SamplingParams) -> None:
+    if not sampling.max_tokens:
+        raise UnsupportedParameter("max_tokens", "vLLM generates a token behind each prompt that it scores; send 1")
     if 0 < sampling.temperature < LEAST_TEMPERATURE:
         raise UnsupportedParameter(
             "temperature", f"vLLM samples at {LEAST_TEMPERATURE} or more; send that, or 0 for the likeliest token"

@@ -31,6 +31,7 @@ class ServedCompletion:
         self._id = new_id("cmpl-")
         self._now = now
         self._n = 1 if request.n is None else request.n
+        _check_length(request)
         self._each = _generated_each(request, self._n)
         self._choices = Choices(
             engine,
@@ -117,6 +118,15 @@ class ServedCompletion:
         )
 
 
+def _check_length(request: CompletionCreate) -> None:
+    if request.max_tokens != 0:
+        return
+    if not request.echo:
+        raise InvalidParameter("max_tokens", "0 generates nothing and is for scoring a prompt: send echo too")
+    if request.best_of is not None and request.best_of > 1:
+        raise InvalidParameter("best_of", "nothing is generated with max_tokens 0, so none is the best")
+
+
 def _generated_each(request: CompletionCreate, n: int) -> int:
     """Give how many answers are generated for each prompt."""
     each = n if request.best_of is None else request.best_of
@@ -135,6 +145,6 @@ def _generated_each(request: CompletionCreate, n: int) -> int:
 
 
 def _needs_prompt_tokens(request: CompletionCreate) -> bool:
-    """Tell whether an echo needs the engine: for the prompt's logprobs, or for the text of its ids."""
+    """Tell whether an echo needs the engine: for the prompt's logprobs or the text of its ids, or as all there is."""
     has_ids = any(not isinstance(prompt, str) for prompt in request.prompt)
-    return bool(request.echo) and (request.logprobs is not None or has_ids)
+    return bool(request.echo) and (request.logprobs is not None or has_ids or request.max_tokens == 0)

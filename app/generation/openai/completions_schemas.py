@@ -62,7 +62,7 @@ class CompletionCreate(SamplingFields):
 
     model: StoredText
     prompt: Annotated[SkipValidation[tuple[Prompt, ...]], BeforeValidator(_as_prompts), WithJsonSchema(_PROMPTS)]
-    max_tokens: int | None = Field(None, ge=1, lt=2**31)
+    max_tokens: int | None = Field(None, ge=0, lt=2**31)  # 0: only the prompt is scored
     best_of: int | None = Field(None, ge=1, le=MAX_CHOICES)
     echo: bool | None = None
     logprobs: int | None = Field(None, ge=0, le=5)

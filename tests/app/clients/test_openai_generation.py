@@ -47,6 +47,15 @@ class TestOpenai:
         assert all(logprob <= 0 for logprob in choice.logprobs.token_logprobs[1:])
         assert len(choice.logprobs.tokens or ()) == len(choice.logprobs.text_offset or ()) > 2
 
+    def test_a_prompt_is_scored_without_generating(self, live_api: LiveApi, ai: openai.OpenAI) -> None:
+        asked = {"model": live_api.base, "prompt": PROMPT, "echo": True, "logprobs": 0}
+        (scored,) = ai.completions.create(max_tokens=0, **asked).choices
+        (generated,) = ai.completions.create(max_tokens=1, **asked).choices
+        assert scored.text == PROMPT
+        assert scored.logprobs is not None
+        assert generated.logprobs is not None
+        assert scored.logprobs.token_logprobs == (generated.logprobs.token_logprobs or [])[:-1]
+
     def test_streamed_completions(self, live_api: LiveApi, ai: openai.OpenAI) -> None:
         whole = ai.completions.create(model=live_api.base, prompt=PROMPT, max_tokens=3, temperature=0, logprobs=1)
         *chunks, last = ai.completions.create(

@@ -6,6 +6,7 @@ Two layers each, byte-level tokenizer, deterministic: the same call gives the sa
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -17,7 +18,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from core.base_models.registry import IMPORTED_FILE, Folder, ImportedModel, compute_fingerprint
+from core.base_models.registry import IMPORTED_FILE, Folder, ImportedModel, compute_fingerprint, read_imported
 from tests.harness.models.byte_tokenizer import END_OF_TEXT, write_byte_tokenizer
 
 CONTEXT_TOKENS = 256
@@ -96,6 +97,15 @@ def write_tiny_qwen2(folder: Path, *, seed: int = 0) -> Path:
         if name.endswith(".bias"):  # transformers starts them at zero
             torch.nn.init.normal_(parameter, std=0.5)
     return save_as_imported(model, folder, "tiny-qwen2")
+
+
+def store_in(kind: torch.dtype, folder: Path) -> Path:
+    """Store an imported model's weights as numbers of another type, as most published ones are of 16 bits."""
+    path = folder / "model.safetensors"
+    save_file({name: tensor.to(kind) for name, tensor in load_file(path).items()}, path, metadata={"format": "pt"})
+    imported = read_imported(folder).model_copy(update={"fingerprint": compute_fingerprint(folder)})
+    (folder / IMPORTED_FILE).write_text(imported.model_dump_json())
+    return folder
 
 
 def save_as_imported(model: PreTrainedModel, folder: Path, name: str, *, context_tokens: int = CONTEXT_TOKENS) -> Path:

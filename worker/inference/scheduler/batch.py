@@ -117,7 +117,11 @@ class Batch:
         try:
             logits_KV = self._runner.forward([each.as_row() for each in scheduled])
             generated = self._append_sampled(scheduled, logits_KV)
-            completed = [each.row.request.completion_tokens for each in scheduled if each.row.request.is_complete]
+            completed = [
+                each.row.request.completion_tokens
+                for each in scheduled
+                if each.row.request.is_complete and not each.ends_request
+            ]
         except Exception as error:
             self._fail([each.row for each in scheduled], error)
             return StepReport(time.monotonic() - began_s, len(scheduled), error=error)
@@ -169,6 +173,8 @@ class Batch:
                 self._append_scores(each, logits_KV[wanted.start : wanted.start + len(each.scored_ids)])
             if each.samples_next:
                 sampling.append((each, wanted[len(each.scored_ids) :]))
+            elif each.ends_request:
+                self._end_scored(each.row)
         positions = [position for _, wanted in sampling for position in wanted]
         samplers = [each.row.request.sampler for each, wanted in sampling for _ in wanted]
         everything = len(positions) == len(logits_KV)
@@ -182,6 +188,12 @@ class Batch:
     def _append_scores(self, scheduled: ScheduledRow, logits_TV: Tensor) -> None:
         request = scheduled.row.request
         request.append_prompt_logprobs(score_prompt(logits_TV, scheduled.scored_ids, request.sampling.top_logprobs))
+
+    def _end_scored(self, row: RunningRow) -> None:
+        """Let a row leave whose prompt was all that was asked for."""
+        row.request.complete_scored()
+        self._remove(row)
+        row.request.emit()
 
     def _advance(self, scheduled: ScheduledRow, choices: Sequence[Choice]) -> int:
         """Append a row's tokens, and let it leave if it is complete; give how many tokens were appended."""

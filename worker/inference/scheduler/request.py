@@ -98,6 +98,11 @@ class Request:
                 PromptToken(id=token.id, text=token.text, logprob=token.logprob, special=token.special, top=token.top)
             )
 
+    def complete_scored(self) -> None:
+        """Complete a request that asks for its prompt's logprobs alone; `emit` delivers them."""
+        assert not self.sampling.max_tokens, "a completion is generated"
+        self._reason = FinishReason.LENGTH
+
     def append(self, choice: Choice) -> None:
         """Append the token that was sampled next; `emit` delivers it."""
         token_id = choice.token_id
@@ -170,6 +175,8 @@ class Request:
     def _measure(self) -> None:
         now_s = time.monotonic()
         tokens = len(self._pending.tokens)
+        if not tokens:  # only the prompt was scored
+            return
         if self._emitted_s is None:
             self._metrics.first_token_seconds.observe(now_s - self._arrived_s)
             return

@@ -62,6 +62,7 @@ class ScheduledRow:
         wanted: see ``contract.StepRow.wanted``.
         scored_ids: the prompt's tokens whose logprobs are asked for, by the first of the wanted logits.
         samples_next: whether the logits behind those of ``scored_ids`` are for the completion's next tokens.
+        ends_request: whether nothing is to be generated behind it.
         draft_tokens: the last of ``tokens``, where they are drafts.
     """
 
@@ -71,6 +72,7 @@ class ScheduledRow:
     is_prefill: bool
     scored_ids: Sequence[int] = ()
     samples_next: bool = True
+    ends_request: bool = False
     draft_tokens: Sequence[int] = ()
 
     def as_row(self) -> StepRow:
@@ -128,5 +130,13 @@ def _prefill_chunk(row: RunningRow, limit: int) -> ScheduledRow:
     is_last = end == len(prompt)
     if not row.request.sampling.prompt_logprobs:
         return ScheduledRow(row, tokens, int(is_last), is_prefill=True, samples_next=is_last)
-    scored_ids = prompt[begin + 1 : end + 1]
-    return ScheduledRow(row, tokens, len(tokens), is_prefill=True, scored_ids=scored_ids, samples_next=is_last)
+    is_only_scored = not row.request.sampling.max_tokens
+    return ScheduledRow(
+        row,
+        tokens,
+        len(tokens),
+        is_prefill=True,
+        scored_ids=prompt[begin + 1 : end + 1],
+        samples_next=is_last and not is_only_scored,
+        ends_request=is_last and is_only_scored,
+    )

@@ -86,6 +86,7 @@ def test_callers_share_no_cached_prompts_and_are_not_named(tokenizer: TextTokeni
     ("sampling", "param", "kind"),
     [
         ({"temperature": 0.001}, "temperature", UnsupportedParameter),
+        ({"max_tokens": 0, "prompt_logprobs": True}, "max_tokens", UnsupportedParameter),
         ({"logit_bias": {5: 101.0}}, "logit_bias", UnsupportedParameter),
         ({"stop": ("",)}, "stop", InvalidParameter),
         ({"stop_token_ids": (VOCAB_SIZE,)}, "stop_token_ids", InvalidParameter),

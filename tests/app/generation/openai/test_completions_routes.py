@@ -192,6 +192,24 @@ class TestLogprobs:
         assert complete(client, echo=True, n=2).json()["choices"][1]["text"] == "a b one two three"
         assert not harness.engine.requests[0].sampling.prompt_logprobs
 
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_with_no_tokens_asked_for_an_echo_only_scores_the_prompt(self, client: TestClient, stream: bool) -> None:
+        answer = complete(client, prompt="a b c", echo=True, logprobs=0, max_tokens=0, stream=stream)
+        told = json.loads(events_of(answer.text)[0]) if stream else answer.json()
+        (choice,) = told["choices"]
+        assert (choice["text"], choice["finish_reason"]) == ("a b c", "length")
+        assert choice["logprobs"]["token_logprobs"] == [None, -0.5, -0.5]
+        if not stream:
+            assert (told["usage"]["prompt_tokens"], told["usage"]["completion_tokens"]) == (3, 0)
+
+    @pytest.mark.parametrize("logprobs", [None, 1])
+    def test_only_an_echo_can_have_no_tokens_asked_for(self, client: TestClient, logprobs: int | None) -> None:
+        answer = complete(client, max_tokens=0, logprobs=logprobs)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"] == "max_tokens"
+        best = complete(client, max_tokens=0, echo=True, best_of=2)
+        assert best.json()["error"]["param"] == "best_of"
+
     @pytest.mark.parametrize("echo", [False, True])
     def test_a_streams_chunks_have_what_the_whole_has(self, client: TestClient, echo: bool) -> None:
         (whole,) = complete(client, logprobs=1, echo=echo).json()["choices"]
@@ -278,6 +296,7 @@ def test_the_protocols_neutral_values_pass(client: TestClient) -> None:
     ("field", "param"),
     [
         ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": -1, "echo": True}, "max_tokens"),
         ({"temperature": 2.5}, "temperature"),
         ({"top_p": 0}, "top_p"),
         ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),

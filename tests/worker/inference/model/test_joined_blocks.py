@@ -6,14 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from core.base_models.registry import IMPORTED_FILE, compute_fingerprint, read_imported
 from core.settings import CpuLevel, Settings
 from tests.harness.models.kernels import home_with_kernels
 from tests.harness.models.served_models import serve
-from tests.harness.models.tiny_models import write_tiny_llama, write_tiny_phi, write_tiny_qwen2
+from tests.harness.models.tiny_models import store_in, write_tiny_llama, write_tiny_phi, write_tiny_qwen2
 from worker.inference.kv_cache.slots import KvSlot
 from worker.inference.lora.adapter import Adapter, LoraPair
 from worker.inference.lora.step_columns import LoraPlan
@@ -109,16 +107,6 @@ def own_model(runner: ModelRunner) -> OwnModel:
     return runner._way
 
 
-def write_in(kind: torch.dtype, write: Callable[[Path], Path], folder: Path) -> Path:
-    """Write a tiny model whose weights are numbers of 16 bits, as panels take them."""
-    written = write(folder)
-    weights = {name: tensor.to(kind) for name, tensor in load_file(written / "model.safetensors").items()}
-    save_file(weights, written / "model.safetensors", metadata={"format": "pt"})
-    imported = read_imported(written).model_copy(update={"fingerprint": compute_fingerprint(written)})
-    (written / IMPORTED_FILE).write_text(imported.model_dump_json())
-    return written
-
-
 @pytest.fixture(params=[level.name for level in list_own_levels() if level.name != "portable"])
 def level(request: pytest.FixtureRequest) -> CpuLevel:
     name: CpuLevel = request.param
@@ -136,7 +124,7 @@ def _inference() -> object:
 def test_any_mix_gives_the_same_bits_as_block_by_block(
     write: Callable[[Path], Path], kind: torch.dtype, level: CpuLevel, tmp_path: Path
 ) -> None:
-    both = BothWays(write_in(kind, write, tmp_path / "model"), level)
+    both = BothWays(store_in(kind, write(tmp_path / "model")), level)
     adapters = [None, both.adapter(1, 8), both.adapter(2, 3), both.adapter(3, 16, "q_proj", "v_proj"), None]
     rng = random.Random(3)
     requests = [(both.begin(rng.choice([60, 200])), rng.choice(adapters)) for _ in range(7)]
@@ -153,7 +141,7 @@ def test_any_mix_gives_the_same_bits_as_block_by_block(
 
 
 def test_adapters_of_other_layers_from_step_to_step_are_each_applied(level: CpuLevel, tmp_path: Path) -> None:
-    both = BothWays(write_in(torch.bfloat16, write_tiny_llama, tmp_path / "model"), level)
+    both = BothWays(store_in(torch.bfloat16, write_tiny_llama(tmp_path / "model")), level)
     attention, mlp = both.adapter(1, 8, "v_proj"), both.adapter(2, 8, "down_proj")
     request = both.begin(60)
     answers = []
@@ -168,7 +156,7 @@ def test_adapters_of_other_layers_from_step_to_step_are_each_applied(level: CpuL
 
 
 def test_tensors_of_a_cache_that_grew_are_found(level: CpuLevel, tmp_path: Path) -> None:
-    both = BothWays(write_in(torch.bfloat16, write_tiny_llama, tmp_path / "model"), level)
+    both = BothWays(store_in(torch.bfloat16, write_tiny_llama(tmp_path / "model")), level)
     requests = []
     for number in range(5):  # each of which makes the arena anew
         requests.append(both.begin(60))
@@ -178,7 +166,7 @@ def test_tensors_of_a_cache_that_grew_are_found(level: CpuLevel, tmp_path: Path)
 
 @pytest.mark.parametrize("reason", ["dora", "crossover"])
 def test_a_step_that_needs_torchs_products_goes_block_by_block(reason: str, level: CpuLevel, tmp_path: Path) -> None:
-    both = BothWays(write_in(torch.bfloat16, write_tiny_llama, tmp_path / "model"), level)
+    both = BothWays(store_in(torch.bfloat16, write_tiny_llama(tmp_path / "model")), level)
     adapter = both.adapter(1, 8, has_dora=reason == "dora")
     for runner in (both.joined, both.single):
         ops = own_model(runner)._ops

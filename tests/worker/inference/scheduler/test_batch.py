@@ -174,6 +174,31 @@ def test_prompt_logprobs_of_one_token_are_that_token(tmp_path: Path) -> None:
     assert [(token.text, token.logprob) for token in request.deltas[0].prompt] == [("a", None)]
 
 
+@pytest.mark.parametrize("chunk", [3, 512])
+def test_a_prompt_is_scored_without_generating_as_it_is_with(tmp_path: Path, chunk: int) -> None:
+    harness = LoopHarness(tmp_path, engine_prefill_tokens=chunk)
+    running = harness.submit("x", max_tokens=100)
+    harness.step()
+    generated = harness.submit("a prompt", prompt_logprobs=True, top_logprobs=2, max_tokens=1)
+    scored = harness.submit("a prompt", prompt_logprobs=True, top_logprobs=2, max_tokens=0)
+    harness.run_until_idle()
+    (delta,) = scored.deltas
+    assert (delta.text, delta.tokens, delta.finish_reason) == ("", (), FinishReason.LENGTH)
+    assert delta.prompt == generated.deltas[0].prompt
+    assert delta.usage is not None
+    assert (delta.usage.prompt_tokens, delta.usage.completion_tokens) == (8, 0)
+    assert running.reason is FinishReason.LENGTH
+
+
+def test_a_prompt_as_long_as_the_context_and_one_of_a_token_can_be_scored(tmp_path: Path) -> None:
+    harness = LoopHarness(tmp_path)
+    for prompt in ("a" * 136, "a"):
+        (delta,) = harness.generate(prompt, prompt_logprobs=True, max_tokens=0).deltas
+        assert delta.prompt is not None
+        assert len(delta.prompt) == len(prompt)
+    assert harness.runner.kv.used_slots == 0
+
+
 def test_a_failing_step_ends_the_rows_that_it_fed_and_no_others(tmp_path: Path) -> None:
     harness = LoopHarness(tmp_path, engine_prefill_tokens=5)
     adapter = harness.adapter("a")
