@@ -48,9 +48,12 @@ class TestOpenai:
         assert len(choice.logprobs.tokens or ()) == len(choice.logprobs.text_offset or ()) > 2
 
     def test_a_prompt_is_scored_without_generating(self, live_api: LiveApi, ai: openai.OpenAI) -> None:
-        asked = {"model": live_api.base, "prompt": PROMPT, "echo": True, "logprobs": 0}
-        (scored,) = ai.completions.create(max_tokens=0, **asked).choices
-        (generated,) = ai.completions.create(max_tokens=1, **asked).choices
+        scored, generated = (
+            ai.completions.create(model=live_api.base, prompt=PROMPT, echo=True, logprobs=0, max_tokens=tokens).choices[
+                0
+            ]
+            for tokens in (0, 1)
+        )
         assert scored.text == PROMPT
         assert scored.logprobs is not None
         assert generated.logprobs is not None
