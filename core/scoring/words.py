@@ -35,10 +35,16 @@ _UNSPACED: Final = (
 )
 
 
+def _folded(text: str) -> str:
+    """Fold case and compatible characters, as D146 of the Unicode standard, chapter 3.13, does: twice, as 𝕬 is an A."""
+    decomposed = unicodedata.normalize("NFD", text)
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", decomposed.casefold()).casefold())
+
+
 def words(text: str) -> list[str]:
     """Cut a text into its words; see the module's first lines."""
     found: list[str] = []
-    for kind, run in groupby(unicodedata.normalize("NFKC", text.casefold()), _kind):
+    for kind, run in groupby(_folded(text), _kind):
         if kind == "word":
             found.append("".join(run))
         elif kind == "alone":

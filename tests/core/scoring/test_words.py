@@ -1,7 +1,7 @@
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from core.scoring.words import common_subsequence, words
@@ -29,6 +29,7 @@ def test_words_are_runs_of_letters_or_characters_where_a_script_has_no_spaces(te
 
 
 @given(TEXTS)
+@example("𝕬 straße ﬁ")
 def test_neither_case_nor_the_writing_of_a_character_counts(text: str) -> None:
     assert words(text) == words(" ".join(words(text)))
 

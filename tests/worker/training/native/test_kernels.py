@@ -70,7 +70,9 @@ def test_products_of_any_size_are_torchs(kernels: TrainerKernels, rows: int, dep
     torch.manual_seed(0)
     left, right = torch.randn(rows, depth), torch.randn(columns, depth)
     found = kernels.product(torch.full((rows, columns), torch.nan), Term(left, right.t(), -2.0))
-    torch.testing.assert_close(found, -2.0 * left @ right.t(), rtol=1e-5, atol=1e-4)
+    wanted = -2.0 * left @ right.t()
+    # a sum's error is as large as its terms
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5 * wanted.abs().max().item())
 
 
 def test_many_terms_are_added_up_whatever_lies_between_their_numbers(kernels: TrainerKernels) -> None:
