@@ -3,6 +3,7 @@
 The slow tests hold each rate to what is promised; the quick ones, of a few hundred trials, to twice that.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -14,6 +15,7 @@ from tests.core.scoring.statistics.made_up import KINDS, World
 
 FEW, MANY = 150, 10_000
 PROMISED = 0.05
+LEAST_HELD = {"binary": 0.945, "bounded": 0.935, "real": 0.92}  # of what is said to be 0.95
 
 
 def count(world: World, trials: int, counts: Callable[[PairedComparison], bool], margin: float | None = None) -> float:
@@ -58,9 +60,9 @@ def test_models_as_far_apart_as_the_margin_are_called_the_same_in_a_twentieth_at
 @TRIALS
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_interval_holds_the_truth(kind: str, trials: int, slack: float) -> None:
-    """BCa misses it a little more often than it says where differences have heavy tails, as those of ``real`` have."""
+    """Somewhat less often than it says, by BCa, where differences have heavy tails as those of ``real`` have."""
     share = count(World(kind), trials, lambda found: found.over_rows is not None and found.over_rows.interval.holds(0))
-    assert share >= 0.93 - slack
+    assert share >= LEAST_HELD[kind] - slack
 
 
 @TRIALS
@@ -75,13 +77,14 @@ def test_what_is_said_to_be_detectable_is_found_four_times_in_five(kind: str, tr
     assert 0.75 - 2 * slack <= rate <= 0.85 + 2 * slack
 
 
-@TRIALS
+@pytest.mark.parametrize("trials", [FEW, pytest.param(MANY, marks=pytest.mark.slow)], ids=["few", "many"])
 def test_of_five_comparisons_of_equal_models_any_is_called_better_in_a_twentieth_at_most(
-    trials: int, slack: float
+    trials: int,
 ) -> None:
+    """By a test that is exact, so up to two standard errors of the share that is seen."""
     random = np.random.default_rng(22)
     wrong = 0
-    for _ in range(trials // 5):
+    for _ in range(trials):
         verdicts = judge([World("bounded").trial(random) for _ in range(5)])
         wrong += any(verdict.word in ("better", "worse") for verdict in verdicts)
-    assert wrong / (trials // 5) <= PROMISED + 2 * slack
+    assert wrong / trials <= PROMISED + 2 * math.sqrt(PROMISED * (1 - PROMISED) / trials)
