@@ -1,13 +1,51 @@
-"""Loads a library of kernels so that they run on the threads that torch has; knows nothing of what they compute."""
+"""Loads a library of kernels so that they run on the threads that torch has, if what they compute is right.
+
+What they compute, and how that is held against torch, is the engine's and the trainer's matter.
+"""
 
 import ctypes
+import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from worker.native.compiling import NotBuilt, Sources, find_or_compile
 from worker.native.levels import Level
 
+logger = logging.getLogger(__name__)
+
+Loaded = TypeVar("Loaded")
+
 OPENMP: Final = ("libgomp", "libomp", "libiomp5")
+
+
+def load_checked(
+    sources: Sources,
+    folder: Path,
+    level: Level,
+    make: Callable[[ctypes.CDLL, str], Loaded],
+    find_difference: Callable[[Loaded], str | None],
+    *,
+    slower: str,
+) -> Loaded | None:
+    """Give a level's kernels, as ``make`` makes them of the library and its name; None, and a line in the log: none.
+
+    Those that are not built yet are built into ``folder``. A library there is run as code: nobody else may write there.
+
+    Args:
+        find_difference: gives the name of a kernel that computes something else than torch.
+        slower: what is, without them.
+    """
+    try:
+        kernels = make(*load_library(sources, folder, level))
+    except (NotBuilt, OSError) as reason:
+        logger.warning("Native kernels are not used, %s is slower: %s", slower, reason)
+        return None
+    difference = find_difference(kernels)
+    if difference is not None:
+        logger.warning("Native kernels are not used, %s is slower: %s differs from torch", slower, difference)
+        return None
+    return kernels
 
 
 def load_library(sources: Sources, folder: Path, level: Level) -> tuple[ctypes.CDLL, str]:

@@ -93,19 +93,14 @@ def run(
 
 def _train(context: _RunContext, data: RunData, base: LoadedModel) -> None:
     spec, job, reporter, ranks = context.spec, context.spec.job, context.reporter, context.ranks
-    folder = spec.kernels_folder
-    kernels = None if folder is None else load_kernels(Path(folder), base.device, base.dtype)
-    model = add_lora(base, job.lora, job.seed, kernels=kernels)
-    if job.continue_from is not None:
-        start_from(model, context.run_folder / CONTINUE_FROM, job.continue_from, base.fingerprint)
-        note(reporter, EventLevel.INFO, f"Starts from the weights of {job.continue_from.name}")
+    model = _make_model(context, base)
     plan = TrainingPlan(len(data.training), job.batch_size, job.n_epochs, job.seed, job.n_evals)
     optimizer = AdapterOptimizer(model.parameters, job, plan.total_steps)
     writer = AdapterWriter(spec, base, model, data, context.run_folder)
     checkpoints = CheckpointFolder(
         context.run_folder / CHECKPOINTS, keeps_best=job.load_best_model_at_end, read_only=not ranks.leads
     )
-    identity, environment = identity_of(spec, data, base), environment_of(base, kernels, ranks)
+    identity, environment = identity_of(spec, data, base), environment_of(base, model.kernels, ranks)
     earlier = [*checkpoints.list_newest_first(), *map(Path, spec.resume_from)]
     checkpoint = find_resumable(earlier, identity, reporter)
     if checkpoint is None:
@@ -153,6 +148,17 @@ def _train(context: _RunContext, data: RunData, base: LoadedModel) -> None:
     loop.run()
     if ranks.leads:
         _finish(context, loop, writer, checkpoints.best_adapter, checkpoint)
+
+
+def _make_model(context: _RunContext, base: LoadedModel) -> LoraModel:
+    spec, job = context.spec, context.spec.job
+    folder = spec.kernels_folder
+    kernels = None if folder is None else load_kernels(Path(folder), base.device, base.dtype)
+    model = add_lora(base, job.lora, job.seed, kernels=kernels)
+    if job.continue_from is not None:
+        start_from(model, context.run_folder / CONTINUE_FROM, job.continue_from, base.fingerprint)
+        note(context.reporter, EventLevel.INFO, f"Starts from the weights of {job.continue_from.name}")
+    return model
 
 
 def _make_gradient(

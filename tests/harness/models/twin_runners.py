@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from tests.harness.models.random_adapters import place, place_random
 from worker.inference.kv_cache.slots import KvSlot
-from worker.inference.lora.adapter import Adapter, LoraPair
+from worker.inference.lora.adapter import Adapter
 from worker.inference.model.contract import StepRow
 from worker.inference.model.runner import ModelRunner
 
@@ -38,29 +39,10 @@ class Twins:
 
     def adapter(self, rank: int, *targets: str, has_dora: bool = False) -> Adapter:
         """Make a random adapter of the layers whose names end so, by default all, and place it."""
-        number = next(self._numbers)
-        generator = torch.Generator().manual_seed(number)
-
-        def draw(*sizes: int) -> Tensor:
-            return torch.randn(*sizes, generator=generator).to(self.graphed.kv.shape.device) * 0.2
-
-        pairs = {
-            name: LoraPair(
-                draw(rank, layer.in_features),
-                draw(rank, layer.out_features),
-                1 + draw(layer.out_features) if has_dora else None,
-            )
-            for name, layer in self.graphed.layers.items()
-            if not targets or name.split(".")[-1] in targets
-        }
-        adapter = Adapter(f"digest-{number}", pairs, None, 0)  # type: ignore[arg-type] # nothing is rendered here
-        self.place(adapter)
-        return adapter
+        return place_random((self.plain, self.graphed), next(self._numbers), rank, *targets, has_dora=has_dora)
 
     def place(self, adapter: Adapter) -> None:
-        for each in (self.plain, self.graphed):
-            assert each.bank.reserve(adapter)
-            assert not each.bank.copy_some(2**40)
+        place((self.plain, self.graphed), adapter)
 
     def displace(self, adapter: Adapter) -> None:
         for each in (self.plain, self.graphed):

@@ -3,17 +3,14 @@
 How they are compiled is ``worker.native.compiling``'s; where there are none the engine uses torch's own operations.
 """
 
-import logging
 from pathlib import Path
 
 from core.settings import CpuLevel
 from worker.inference.native.check import find_difference
 from worker.inference.native.kernels import Kernels
-from worker.native.compiling import ENGINE, NotBuilt
+from worker.native.compiling import ENGINE
 from worker.native.levels import choose_level
-from worker.native.library import load_library
-
-logger = logging.getLogger(__name__)
+from worker.native.library import load_checked
 
 
 def load(folder: Path, cpu_level: CpuLevel | None = None) -> Kernels | None:
@@ -25,13 +22,4 @@ def load(folder: Path, cpu_level: CpuLevel | None = None) -> Kernels | None:
         SettingsInvalid: this machine does not have that level.
     """
     level = choose_level(cpu_level)
-    try:
-        kernels = Kernels(*load_library(ENGINE, folder, level))
-    except (NotBuilt, OSError) as reason:
-        logger.warning("Native kernels are not used, decoding is slower: %s", reason)
-        return None
-    difference = find_difference(kernels)
-    if difference is not None:
-        logger.warning("Native kernels are not used, decoding is slower: %s differs from torch", difference)
-        return None
-    return kernels
+    return load_checked(ENGINE, folder, level, Kernels, find_difference, slower="decoding")

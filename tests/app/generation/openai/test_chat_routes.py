@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 from core.errors import GenerationFailed, InvalidParameter
 from core.serving.generation import Constraint, Conversation, Turn
 from tests.app.conftest import BASE, ApiHarness
-from tests.app.generation.openai.test_completions_routes import events_of
+from tests.app.generation.openai.asking import events_of
 from tests.harness.models.published_model import publish
 from tests.harness.stub_engine import CONTEXT_TOKENS
 

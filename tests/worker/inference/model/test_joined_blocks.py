@@ -10,10 +10,11 @@ from torch import Tensor
 
 from core.settings import CpuLevel, Settings
 from tests.harness.models.kernels import home_with_kernels
+from tests.harness.models.random_adapters import place_random
 from tests.harness.models.served_models import serve
 from tests.harness.models.tiny_models import store_in, write_tiny_llama, write_tiny_phi, write_tiny_qwen2
 from worker.inference.kv_cache.slots import KvSlot
-from worker.inference.lora.adapter import Adapter, LoraPair
+from worker.inference.lora.adapter import Adapter
 from worker.inference.lora.step_columns import LoraPlan
 from worker.inference.model.contract import StepRow
 from worker.inference.model.joined_blocks import JoinedBlocks
@@ -59,25 +60,7 @@ class BothWays:
 
     def adapter(self, number: int, rank: int, *targets: str, has_dora: bool = False) -> Adapter:
         """Make a random adapter of the layers whose names end so, by default all, and place it."""
-        generator = torch.Generator().manual_seed(number)
-
-        def draw(*sizes: int) -> Tensor:
-            return torch.randn(*sizes, generator=generator) * 0.2
-
-        pairs = {
-            name: LoraPair(
-                draw(rank, layer.in_features),
-                draw(rank, layer.out_features),
-                1 + draw(layer.out_features) if has_dora else None,
-            )
-            for name, layer in self.joined.layers.items()
-            if not targets or name.split(".")[-1] in targets
-        }
-        adapter = Adapter(f"digest-{number}", pairs, None, 0)  # type: ignore[arg-type] # nothing is rendered here
-        for runner in (self.joined, self.single):
-            assert runner.bank.reserve(adapter)
-            assert not runner.bank.copy_some(2**40)
-        return adapter
+        return place_random((self.joined, self.single), number, rank, *targets, has_dora=has_dora)
 
     def begin(self, tokens: int) -> int:
         """Take a slot in each runner; give the request's number."""

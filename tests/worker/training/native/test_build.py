@@ -6,7 +6,7 @@ import torch
 
 from core.settings import CpuLevel
 from tests.worker.training.conftest import trainer_library
-from worker.native import compiling
+from worker.native import compiling, library
 from worker.native.levels import Level
 from worker.training.native import build
 from worker.training.native.build import LEVELS, load
@@ -60,7 +60,7 @@ def test_kernels_that_differ_from_torch_are_not_used(
 ) -> None:
     usual = TrainerKernels.rms_norm
     monkeypatch.setattr(TrainerKernels, "rms_norm", lambda self, x, w, eps: usual(self, x, w, 100 * eps))
-    monkeypatch.setattr(build, "load_library", lambda *_: trainer_library())
+    monkeypatch.setattr(library, "load_library", lambda *_: trainer_library())
     with caplog.at_level(logging.WARNING):
         assert load(tmp_path, CPU, torch.float32) is None
     (record,) = caplog.records
