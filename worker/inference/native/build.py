@@ -5,11 +5,11 @@ How they are compiled is ``worker.native.compiling``'s; where there are none the
 
 from pathlib import Path
 
+from core.process.cpu_levels import choose_level
 from core.settings import CpuLevel
 from worker.inference.native.check import find_difference
 from worker.inference.native.kernels import Kernels
 from worker.native.compiling import ENGINE
-from worker.native.levels import choose_level
 from worker.native.library import load_checked
 
 

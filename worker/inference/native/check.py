@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, rms_norm, scaled_dot_product_attention, silu
 
 from worker.inference.native.kernels import Kernels
-from worker.inference.native.panels import Panels
+from worker.inference.native.panels import Panels, group_of, quantize
 from worker.inference.native.rows import AttentionRows, LoraRows, LoraSite
 
 # Of the largest number: float32 sums differ by their order; bfloat16 keeps 8 bits, and may be rounded twice here.
@@ -34,7 +34,7 @@ def find_difference(kernels: Kernels) -> str | None:
         "chunk_attention": _chunk_attention,
         "lora": _lora,
     }
-    numbers = torch.randn(4096, generator=torch.Generator().manual_seed(0))
+    numbers = torch.randn(8192, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         for dtype, tolerance in TOLERANCES.items():
             for name, check in checks.items():
@@ -125,13 +125,12 @@ def _lora(kernels: Kernels, numbers: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _product(kernels: Kernels, numbers: Tensor, dtype: torch.dtype, kind: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Sixteen rows, which is more than one run of them, of panels of which one is not full, with all that is added."""
-    rows, inputs, outputs = 16, 42, 37
+    """Sixteen rows, more than one run of them, two groups of inputs, a panel that is not full, all that is added."""
+    rows, inputs, outputs = 16, 150, 37
     x, added = _take(numbers, rows, inputs).to(dtype), _take(numbers.flip(0), rows, outputs).to(dtype)
     weight, bias = _take(numbers[700:], outputs, inputs), _take(numbers[500:], outputs).to(dtype)
-    scale = weight.abs().amax(dim=1) / 127 if kind == torch.int8 else None
-    stored = (weight if scale is None else weight / scale[:, None]).to(kind)
+    stored, scale = quantize(weight, group_of(inputs, dtype)) if kind == torch.int8 else (weight.to(kind), None)
     panels = Panels(stored, bias, scale, dtype=dtype, width=kernels.panel_width)
     kernels.product(out := torch.empty_like(added), x, panels, added)
-    weight_OI = stored.float() if scale is None else stored * scale[:, None]
+    weight_OI = stored.float() if scale is None else panels.weight().float()
     return out.float(), x.float() @ weight_OI.T + bias.float() + added.float()

@@ -10,13 +10,13 @@ from typing import Final
 import torch
 from torch import Tensor
 
-MOST_SECTIONS: Final = 8  # as in lora_site.hpp
+MOST_SECTIONS: Final = 8  # as in lora_tiles.hpp
 
 _POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
 
 
 class _LoraSite(ctypes.Structure):
-    """As LoraSite in lora_site.hpp."""
+    """As LoraSite in lora_tiles.hpp."""
 
     _fields_ = (
         ("a", _POINTER),
@@ -95,7 +95,7 @@ class AttentionRows:
 
 
 class _LoraRows(ctypes.Structure):
-    """As LoraRows in lora_site.hpp."""
+    """As LoraRows in lora_tiles.hpp."""
 
     _fields_ = (("begins", _POINTER), ("ranks", _POINTER), ("ranks_stride", _NUMBER), ("count", _NUMBER))
 

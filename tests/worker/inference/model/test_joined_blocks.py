@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from core.process.cpu_levels import list_own_levels
 from core.settings import CpuLevel, Settings
 from tests.harness.models.kernels import home_with_kernels
 from tests.harness.models.random_adapters import place_random
@@ -25,7 +26,6 @@ from worker.inference.model.runner import ModelRunner
 from worker.inference.model.runner_building import build_runner
 from worker.inference.model.step_layout import Step
 from worker.inference.native.build import load
-from worker.native.levels import list_own_levels
 
 WRITERS = [write_tiny_phi, write_tiny_llama, write_tiny_qwen2]
 

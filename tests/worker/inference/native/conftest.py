@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from core.process.cpu_levels import Level, list_own_levels
 from core.settings import Settings
 from tests.harness.models.kernels import home_with_kernels
 from worker.inference.native import build
 from worker.inference.native.kernels import Kernels
 from worker.native import compiling
-from worker.native.levels import Level, list_own_levels
 
 
 @pytest.fixture(scope="session")

@@ -33,7 +33,7 @@ int main(int count, char** arguments) {
     const int64_t padded = (outputs + PANEL - 1) / PANEL * PANEL;
     const auto x = read_floats(rows * inputs);
     const auto weights = read_bytes(padded * inputs * (kind == OF_INT8 ? 1 : 2));
-    const auto scale = read_floats(padded), bias = read_floats(padded), added = read_floats(rows * outputs);
+    const auto scale = read_floats((inputs + GROUP - 1) / GROUP * padded), bias = read_floats(padded), added = read_floats(rows * outputs);
     std::vector<float> y(rows * outputs);
     const Panels panels = {weights.data(), scale.data(), bias.data(), inputs, outputs, kind};
     product_f32(y.data(), x.data(), added.data(), rows, &panels, 2);

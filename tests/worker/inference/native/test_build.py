@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from core.process.cpu_levels import list_levels, list_own_levels
 from tests.conftest import ROOT
 from worker.inference.native import build
 from worker.inference.native.build import load
 from worker.native import compiling
 from worker.native.compiling import ENGINE, TRAINER, Sources, find_or_compile
-from worker.native.levels import list_levels, list_own_levels
 
 
 @pytest.fixture(autouse=True)
@@ -69,9 +69,9 @@ def test_of_two_processes_one_compiles(tmp_path: Path, monkeypatch: pytest.Monke
     compiler.chmod(0o700)
     monkeypatch.setenv("CXX", str(compiler))
     program = (
-        "from pathlib import Path; from worker.native import compiling, levels; "
+        "from pathlib import Path; from core.process import cpu_levels; from worker.native import compiling; "
         f"compiling.PREBUILT = Path('nothing'); folder = Path({str(tmp_path / 'native')!r}); "
-        "print(compiling.find_or_compile(compiling.ENGINE, folder, levels.list_own_levels()[0]))"
+        "print(compiling.find_or_compile(compiling.ENGINE, folder, cpu_levels.list_own_levels()[0]))"
     )
     command = [sys.executable, "-c", program]
     processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]

@@ -1,5 +1,6 @@
 """Products on ARM's NEON, compiled for it and emulated here; `apt-get install g++-aarch64-linux-gnu qemu-user`."""
 
+import math
 import shutil
 import subprocess
 from itertools import product
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch.nn.functional import pad
 
-from worker.inference.native.panels import KINDS, Panels
+from worker.inference.native.panels import GROUP, KINDS, Panels
 from worker.native import compiling
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
@@ -36,12 +37,14 @@ def test_products_are_torchs(driver: Path) -> None:
     torch.manual_seed(0)
     for kind, rows, (inputs, outputs) in product(KINDS, (1, 3, 4, 8, 17), ((42, 37), (1286, 16))):
         x, bias, added = torch.randn(rows, inputs), torch.randn(outputs), torch.randn(rows, outputs)
-        weight, scale = (40 * torch.randn(outputs, inputs)).to(kind), torch.rand(outputs)
+        weight = (40 * torch.randn(outputs, inputs)).to(kind)
+        scale = torch.rand(math.ceil(inputs / GROUP), outputs)
         panels = Panels(weight, bias, scale if kind == torch.int8 else None, dtype=torch.float32, width=width)
+        scaled = weight.float() * scale.T.repeat_interleave(GROUP, dim=1)[:, :inputs]
         padded = [pad(of, (0, -outputs % width)) for of in (scale, bias)]
         numbers = b"".join(of.view(torch.uint8).numpy().tobytes() for of in (x, panels.panels, *padded, added))
         sizes = map(str, (rows, inputs, outputs, KINDS[kind]))
         done = subprocess.run([EMULATOR, driver, *sizes], input=numbers, check=True, capture_output=True)
         got = torch.frombuffer(bytearray(done.stdout), dtype=torch.float32).view(rows, outputs)
-        wanted = x @ weight.float().T * scale + bias + added
+        wanted = x @ scaled.T + bias + added
         torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5 * wanted.abs().max().item())

@@ -1,5 +1,6 @@
 """Rows times weights in panels, for each type of rows and each type of weights that a level of CPU has."""
 
+import math
 from collections.abc import Iterator
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from worker.inference.native.kernels import Kernels
-from worker.inference.native.panels import Panels
+from worker.inference.native.panels import GROUP, Panels, group_of, quantize
 
 RELATIVE = {torch.float32: 1e-5, torch.bfloat16: 2**-7}
 # the type of rows and that of weights
@@ -55,6 +56,15 @@ def panels_of(
     return Panels(weight, bias, scale, dtype=dtype, width=kernels.panel_width)
 
 
+def scales(outputs: int, inputs: int, dtype: torch.dtype) -> Tensor:
+    return torch.rand(math.ceil(inputs / group_of(inputs, dtype)), outputs)
+
+
+def of_each_input(scale_GO: Tensor, inputs: int) -> Tensor:
+    """Give (O, I)."""
+    return scale_GO.T.repeat_interleave(GROUP if len(scale_GO) > 1 else inputs, dim=1)[:, :inputs]
+
+
 def product(kernels: Kernels, x: Tensor, panels: Panels, added: Tensor | None = None) -> Tensor:
     out = x.new_full((len(x), panels.outputs), float("nan"))
     kernels.product(out, x, panels, added)
@@ -82,12 +92,24 @@ def test_it_is_torchs_linear(
 @DTYPES
 @pytest.mark.parametrize("inputs", [70, 1286])
 def test_8_bits_are_exact_multiples_of_their_scales(multiplying: Kernels, dtype: torch.dtype, inputs: int) -> None:
-    weight, scale = torch.randint(-128, 128, (45, inputs), dtype=torch.int8), torch.rand(45)
+    weight, scale = torch.randint(-128, 128, (45, inputs), dtype=torch.int8), scales(45, inputs, dtype)
     bias = torch.randn(45).to(dtype)
     panels = panels_of(multiplying, weight, bias, dtype, scale)
-    for rows in (1, 9, 14, 31, 100):
+    scaled = weight * of_each_input(scale, inputs)
+    for rows in (1, 2, 9, 14, 31, 100):
         x = torch.randn(rows, inputs).to(dtype)
-        assert_like(product(multiplying, x, panels), x.float() @ weight.float().T * scale + bias.float())
+        assert_like(product(multiplying, x, panels), x.float() @ scaled.T + bias.float())
+
+
+@pytest.mark.parametrize("inputs", [70, 576, 1286])
+def test_a_group_of_8_bits_is_as_fine_as_its_own_largest_weight(inputs: int) -> None:
+    weight = torch.randn(45, inputs)
+    weight[:, :GROUP] *= 100  # as outliers are: they make no other group coarse
+    stored, scale = quantize(weight, group_of(inputs, torch.float32))
+    error = (Panels(stored, None, scale, dtype=torch.float32, width=16).weight() - weight).abs()
+    for group in range(0, inputs, GROUP):
+        largest = weight[:, group : group + GROUP].abs().amax(dim=1, keepdim=True)
+        assert (error[:, group : group + GROUP] <= largest / 127 / 2 * 1.001).all()
 
 
 @pytest.mark.parametrize(("dtype", "kind"), PAIRS + INT8_PAIRS, ids=str)
@@ -100,18 +122,19 @@ def test_every_weight_of_its_type_is_widened_exactly(
     if dtype == torch.bfloat16:  # dpbf16 takes those below for zero
         normal &= (every == 0) | (every.float().abs() >= torch.finfo(torch.float32).tiny)
     weight = torch.stack([every[normal], every[normal].flip(0)], dim=1)  # each as the first and the second of a pair
-    scale = torch.ones(len(weight)) if kind == torch.int8 else None
+    scale = torch.ones(1, len(weight)) if kind == torch.int8 else None
     got = product(multiplying, torch.eye(2, dtype=dtype), panels_of(multiplying, weight, None, dtype, scale))
     assert got.float().equal(weight.T.float())
 
 
-@DTYPES
+@pytest.mark.parametrize(("dtype", "kind"), PAIRS + INT8_PAIRS, ids=str)
 @pytest.mark.parametrize("inputs", [576, 2560])
 def test_a_rows_result_does_not_depend_on_those_beside_it(
-    multiplying: Kernels, dtype: torch.dtype, inputs: int
+    multiplying: Kernels, dtype: torch.dtype, kind: torch.dtype, inputs: int
 ) -> None:
     x = torch.randn(200, inputs).to(dtype)
-    panels = panels_of(multiplying, torch.randn(97, inputs).bfloat16(), None, dtype)
+    scale = scales(97, inputs, dtype) if kind == torch.int8 else None
+    panels = panels_of(multiplying, (40 * torch.randn(97, inputs)).to(kind), None, dtype, scale)
     together = product(multiplying, x, panels)
     for rows in (*range(1, 18), 23, 64, 101):
         assert product(multiplying, x[:rows].contiguous(), panels).equal(together[:rows])
@@ -120,14 +143,14 @@ def test_a_rows_result_does_not_depend_on_those_beside_it(
 @pytest.mark.parametrize(("dtype", "kind"), PAIRS + INT8_PAIRS, ids=str)
 @pytest.mark.parametrize("width", [16, 32])
 def test_weights_come_back_as_they_went_in_all_or_some(dtype: torch.dtype, kind: torch.dtype, width: int) -> None:
-    weight = (40 * torch.randn(37, 42)).to(kind)
-    scale = torch.rand(37) if kind == torch.int8 else None
-    wanted = weight.to(dtype) if scale is None else (weight * scale[:, None]).to(dtype)
+    weight = (40 * torch.randn(37, 142)).to(kind)
+    scale = scales(37, 142, dtype) if kind == torch.int8 else None
+    wanted = weight.to(dtype) if scale is None else (weight * of_each_input(scale, 142)).to(dtype)
     panels = Panels(weight, None, scale, dtype=dtype, width=width)
     assert panels.weight().equal(wanted)
     some = torch.tensor([36, 0, 16, 15, 16])
     assert panels.rows(some).equal(wanted[some])
-    assert panels.rows(some[:0]).shape == (0, 42)
+    assert panels.rows(some[:0]).shape == (0, 142)
 
 
 @DTYPES

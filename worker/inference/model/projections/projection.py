@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from worker.inference.native.kernels import Kernels
-from worker.inference.native.panels import Panels, fits
+from worker.inference.native.panels import Panels, fits, group_of, quantize
 from worker.inference.native.weight_memory import WeightMemory
 
 logger = logging.getLogger(__name__)
@@ -144,8 +144,8 @@ class Int8Projection:
     panels = None
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
-        self._quantized_OI, scale_O = quantize(weight_OI)
-        self._scale_O = scale_O.to(weight_OI.dtype)
+        self._quantized_OI, scale_1O = quantize(weight_OI, weight_OI.shape[1])
+        self._scale_O = scale_1O[0].to(weight_OI.dtype)
         self._bias_O = bias_O
 
     def __call__(self, x_NI: Tensor) -> Tensor:
@@ -178,11 +178,10 @@ def maker(weights: Weights, kernels: Kernels | None) -> Make:
     def make(weight_OI: Tensor, bias_O: Tensor | None, dtype: torch.dtype) -> Projection:
         bias_O = None if bias_O is None else bias_O.to(dtype)
         if kernels is not None and dtype in kernels.multiplied and fits(weight_OI):
-            in_panels = quantize(weight_OI) if weights == "int8" else (_halve(weight_OI, dtype), None)
-            if in_panels[0] is not None:
-                panels = Panels(
-                    in_panels[0], bias_O, in_panels[1], dtype=dtype, width=kernels.panel_width, copy=memory.copy
-                )
+            group = group_of(weight_OI.shape[1], dtype)
+            stored_OI, scale_GO = quantize(weight_OI, group) if weights == "int8" else (_halve(weight_OI, dtype), None)
+            if stored_OI is not None:
+                panels = Panels(stored_OI, bias_O, scale_GO, dtype=dtype, width=kernels.panel_width, copy=memory.copy)
                 return NativeProjection(panels, kernels)
         weight_OI = weight_OI.to(dtype)
         if weights == "int8":
@@ -207,12 +206,6 @@ def _survives(weight_OI: Tensor, kind: torch.dtype) -> bool:
     """Tell whether numbers are the same in another type; of most that are not the first show it."""
     parts = weight_OI.split(64)  # of a size that stays in the caches, which is three times as quick as all at once
     return all(part.to(kind).to(part.dtype).equal(part) for part in parts)
-
-
-def quantize(weight_OI: Tensor) -> tuple[Tensor, Tensor]:
-    """Give weights in int8 and a float32 scale for each output: half the bytes of bfloat16, an approximation of it."""
-    scale_O = weight_OI.float().abs().amax(dim=1).clamp_(min=1e-8) / 127
-    return (weight_OI.float() / scale_O[:, None]).round_().to(torch.int8), scale_O
 
 
 def can_quantize(device: torch.device, dtype: torch.dtype, kernels: Kernels | None) -> bool:

@@ -13,7 +13,7 @@
 #include "chunk_attention.hpp"
 #include "elementwise.hpp"
 #include "lora.hpp"
-#include "products.hpp"
+#include "panels.hpp"
 
 namespace {
 

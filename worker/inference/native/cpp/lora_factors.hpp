@@ -4,7 +4,6 @@
 
 #include <algorithm>
 
-#include "lora_site.hpp"
 #include "lora_tiles.hpp"
 
 namespace {

@@ -6,7 +6,7 @@
 #include <array>
 #include <utility>
 
-#include "products.hpp"
+#include "panels.hpp"
 #include "team.hpp"
 
 #ifdef MULTIPLIES
@@ -16,7 +16,8 @@ constexpr int MOST_ROWS = LANES == 16 ? 8 : LANES == 8 ? 6 : 4;  // sums of more
 constexpr int64_t WAITING_ROWS = 16;                             // so few wait for memory, and it has to be asked early
 constexpr int SUMS_AT_ONCE = 8;  // registers of them: each is added to twice while one addition lasts
 constexpr int64_t BLOCK = 640;   // inputs for which a panel stays in the caches next to the core
-constexpr int64_t CHUNK = 192;   // rows whose inputs of one block do
+static_assert(BLOCK % GROUP == 0);
+constexpr int64_t CHUNK = 192;  // rows whose inputs of one block do
 
 // Sums of MOST_ROWS rows for the outputs of a panel.
 struct alignas(64) Totals {
@@ -93,8 +94,6 @@ inline void finish(Totals& totals, const Panels& panels, const Outputs<float>& t
     for (int64_t row = first; row < last; ++row) {
         float* of = totals.of[row - first];
         const int64_t at = row * to.stride + to.begin;
-        if (panels.scale)
-            for (int64_t lane = 0; lane < PANEL; ++lane) of[lane] *= panels.scale[to.begin + lane];
         if (bias)
             for (int64_t lane = 0; lane < PANEL; ++lane) of[lane] += bias[to.begin + lane];
         if (to.added)
@@ -103,7 +102,17 @@ inline void finish(Totals& totals, const Panels& panels, const Outputs<float>& t
     }
 }
 
-// Some of the rows and of the inputs of a product; x, y and so on are those of all.
+// The scales of a panel's outputs for the group of inputs that begins at one.
+inline const float* scales_of(const Panels& panels, int64_t input, int64_t output) {
+    return panels.scale + input / GROUP * ((panels.outputs + PANEL - 1) / PANEL * PANEL) + output;
+}
+
+inline void add_scaled(Totals& totals, const Totals& of_group, const float* scales, int64_t rows) {
+    for (int64_t row = 0; row < rows; ++row)
+        for (int64_t lane = 0; lane < PANEL; ++lane) totals.of[row][lane] += of_group.of[row][lane] * scales[lane];
+}
+
+// Some of the rows and of the inputs of a product; x, y and so on are those of all. Inputs begin with a group.
 struct Part {
     int64_t row;
     int64_t rows;
@@ -119,14 +128,22 @@ void multiply_panel(const float* x, const Part& part, const Weight* weights, con
     static constexpr auto multiply = for_each_row_count<Weight>(std::make_integer_sequence<int, MOST_ROWS>());
     const int64_t runs = (part.rows + MOST_ROWS - 1) / MOST_ROWS;
     const int64_t inputs = part.end - part.begin;
+    const int64_t pace = static_cast<int64_t>(2 * PANEL * sizeof(Weight)) / runs;
+    const int64_t step = panels.scale ? GROUP : inputs;
     for (int64_t run = 0; run < runs; ++run) {
         const int64_t first = part.row + part.rows * run / runs;
         const int64_t last = part.row + part.rows * (run + 1) / runs;
         Totals totals = {};
         if (part.begin > 0) resume(totals, to, first, last);
         const char* from = reinterpret_cast<const char*>(ahead ? ahead + inputs * run / runs * PANEL : nullptr);
-        multiply[last - first - 1](totals, x + first * panels.inputs + part.begin, panels.inputs, weights, inputs,
-                                   {from, static_cast<int64_t>(2 * PANEL * sizeof(Weight)) / runs});
+        for (int64_t at = 0; at < inputs; at += step) {
+            Totals of_group = {};
+            Totals& sums = panels.scale ? of_group : totals;
+            multiply[last - first - 1](sums, x + first * panels.inputs + part.begin + at, panels.inputs,
+                                       weights + at * PANEL, std::min(step, inputs - at),
+                                       {from ? from + at / 2 * pace : nullptr, pace});
+            if (panels.scale) add_scaled(totals, of_group, scales_of(panels, part.begin + at, to.begin), last - first);
+        }
         if (part.end == panels.inputs) finish(totals, panels, to, first, last);
         else pause(totals, to, first, last);
     }
@@ -167,27 +184,46 @@ inline __attribute__((always_inline)) void add_side_by_side(Floats (&sums)[PANEL
         }
 }
 
-// ROWS rows times PANELS panels from one on, all inputs at once.
+// Some inputs of ROWS rows times PANELS panels.
 template <class Weight, int ROWS, int PANELS>
-void multiply_side_by_side(const float* x, int64_t first, const Panels& panels, float* y, const float* added) {
-    const int64_t apart = panels.inputs * PANEL;
-    const Weight* weights = static_cast<const Weight*>(panels.weights) + first * apart;
+inline __attribute__((always_inline)) void sum_side_by_side(Totals (&totals)[PANELS], const float* x, int64_t x_stride,
+                                                            const Weight* weights, int64_t apart, int64_t inputs) {
     Floats sums[PANELS][ROWS][PARTS] = {};
-    for (int64_t input = 0; input < panels.inputs; input += 2) {
+    for (int64_t input = 0; input < inputs; input += 2) {
         const Weight* pair = weights + input * PANEL;
         for (int panel = 0; panel < PANELS; ++panel) {
             const char* ahead = reinterpret_cast<const char*>(pair + (PANELS + panel) * apart);
             for (size_t line = 0; line < 2 * PANEL * sizeof(Weight); line += 64) __builtin_prefetch(ahead + line, 0, 2);
         }
-        add_side_by_side<0>(sums, x + input, panels.inputs, pair, apart);
-        add_side_by_side<1>(sums, x + input, panels.inputs, pair, apart);
+        add_side_by_side<0>(sums, x + input, x_stride, pair, apart);
+        add_side_by_side<1>(sums, x + input, x_stride, pair, apart);
     }
-    for (int panel = 0; panel < PANELS; ++panel) {
-        Totals totals;
+    for (int panel = 0; panel < PANELS; ++panel)
         for (int row = 0; row < ROWS; ++row)
-            for (int part = 0; part < PARTS; ++part) store(totals.of[row] + part * LANES, sums[panel][row][part]);
-        finish(totals, panels, outputs_of(first + panel, y, added, panels.outputs), 0, ROWS);
+            for (int part = 0; part < PARTS; ++part)
+                store(totals[panel].of[row] + part * LANES, sums[panel][row][part]);
+}
+
+// ROWS rows times PANELS panels from one on, all inputs at once, or a group of them after another.
+template <class Weight, int ROWS, int PANELS>
+void multiply_side_by_side(const float* x, int64_t first, const Panels& panels, float* y, const float* added) {
+    const int64_t apart = panels.inputs * PANEL;
+    const Weight* weights = static_cast<const Weight*>(panels.weights) + first * apart;
+    Totals totals[PANELS];
+    if (!panels.scale) {
+        sum_side_by_side<Weight, ROWS>(totals, x, panels.inputs, weights, apart, panels.inputs);
+    } else {
+        for (Totals& total : totals) total = {};
+        for (int64_t at = 0; at < panels.inputs; at += GROUP) {
+            Totals of_group[PANELS];
+            const int64_t inputs = std::min(GROUP, panels.inputs - at);
+            sum_side_by_side<Weight, ROWS>(of_group, x + at, panels.inputs, weights + at * PANEL, apart, inputs);
+            for (int panel = 0; panel < PANELS; ++panel)
+                add_scaled(totals[panel], of_group[panel], scales_of(panels, at, (first + panel) * PANEL), ROWS);
+        }
     }
+    for (int panel = 0; panel < PANELS; ++panel)
+        finish(totals[panel], panels, outputs_of(first + panel, y, added, panels.outputs), 0, ROWS);
 }
 
 // A thread's share for so few rows that each sum of one panel alone would wait for itself.
@@ -206,11 +242,11 @@ template <class Weight>
 void multiply_rows_by_blocks(float* y, const float* x, const float* added, int64_t rows, const Panels& panels) {
     const int64_t panel_count = (panels.outputs + PANEL - 1) / PANEL;
     const int64_t blocks = (panels.inputs + BLOCK - 1) / BLOCK;
-    const int64_t pairs = panels.inputs / 2;
+    const int64_t groups = (panels.inputs + GROUP - 1) / GROUP;
     for (int64_t row = 0; row < rows; row += CHUNK)
         for (int64_t block = 0; block < blocks; ++block) {
-            const Part part = {row, std::min(CHUNK, rows - row), 2 * (pairs * block / blocks),
-                               2 * (pairs * (block + 1) / blocks)};
+            const Part part = {row, std::min(CHUNK, rows - row), GROUP * (groups * block / blocks),
+                               std::min(GROUP * (groups * (block + 1) / blocks), panels.inputs)};
             // each thread has the same panels every time, so none waits for another
 #pragma omp for schedule(static) nowait
             for (int64_t panel = 0; panel < panel_count; ++panel) {

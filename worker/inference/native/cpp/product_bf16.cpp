@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "products.hpp"
+#include "panels.hpp"
 #include "team.hpp"
 
 namespace {
