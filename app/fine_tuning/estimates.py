@@ -64,7 +64,8 @@ def estimate(
     """
     counts = _count(session, spec, settings, blobs)
     total_steps = math.ceil(counts.examples / spec.batch_size) * spec.n_epochs
-    evaluated_tokens = counts.held_out_tokens * len(evaluated_after(total_steps, spec.n_evals))
+    evaluations = len(evaluated_after(total_steps, spec.n_evals))
+    evaluated_tokens = counts.held_out_tokens * evaluations
     candidates = machines_of(settings, entry.dtype, past_runs(session, spec.base_model))
     machine, runs = candidates[0]
     problems: list[str] = []
@@ -80,11 +81,11 @@ def estimate(
             problems.append("no example of the sample would be trained on, so neither time nor memory is known")
         else:
             machine, runs, memory = _choose(candidates, shape, spec, counts, total_steps)
-        speed = _speed(shape, machine, runs)
+        speed = _speed(shape, machine, runs, spec.batch_size * counts.tokens / max(1, counts.examples))
         if speed is None:
             problems.append("the time is not known before a job of this base model has finished here")
         if counts.examples:
-            seconds = None if speed is None else seconds_of(_work(shape, spec, counts, evaluated_tokens), speed)
+            seconds = None if speed is None else seconds_of(_work(shape, spec, counts, evaluations), speed)
     if spec.quantization is not None and not machine.is_gpu:
         problems.append(f"quantization needs a CUDA GPU, and the machine ({machine.told.source}) has none")
     limit_bytes = machine.told.memory_bytes
@@ -127,11 +128,13 @@ def require_fit(found: Estimate) -> None:
 
 def past_runs(session: Session, base_model: str) -> list[PastRun]:
     """List the newest finished jobs of a base model that were measured, newest first."""
-    return [
-        PastRun(job.id, JobSpec.model_validate(job.spec).lora, measured)
-        for job in jobs.list_succeeded(session, base_model, limit=_LOOKED_AT)
-        if (measured := Measured.of_result(job.result)) is not None
-    ]
+    runs = []
+    for job in jobs.list_succeeded(session, base_model, limit=_LOOKED_AT):
+        measured = Measured.of_result(job.result)
+        if measured is not None:
+            spec = JobSpec.model_validate(job.spec)
+            runs.append(PastRun(job.id, spec.lora, measured, spec.n_evals))
+    return runs
 
 
 def machines_of(
@@ -240,25 +243,29 @@ def _memory(shape: ModelShape, spec: JobSpec, counts: ExampleCounts, steps: int,
         ),
         available_bytes=machine.told.available_bytes or machine.told.memory_bytes,
         is_gpu=machine.is_gpu,
+        has_kernels=machine.has_kernels,
         quantization=spec.quantization,
     )
 
 
-def _work(shape: ModelShape, spec: JobSpec, counts: ExampleCounts, evaluated_tokens: int) -> RunWork:
+def _work(shape: ModelShape, spec: JobSpec, counts: ExampleCounts, evaluations: int) -> RunWork:
     return work_of(
         shape,
         spec.lora,
         seen_tokens=counts.tokens * spec.n_epochs,
         trained_tokens=counts.trained_tokens * spec.n_epochs,
-        evaluated_tokens=evaluated_tokens,
+        evaluated_tokens=counts.held_out_tokens * evaluations,
         examples=counts.examples + counts.held_out_examples,
+        evaluations=evaluations,
     )
 
 
-def _speed(shape: ModelShape, machine: KnownMachine, runs: Sequence[PastRun]) -> RunSpeed | None:
+def _speed(shape: ModelShape, machine: KnownMachine, runs: Sequence[PastRun], step_tokens: float) -> RunSpeed | None:
     learnt = speed_of_jobs(shape, runs)
     if learnt is None and machine.cores is not None:
-        return speed_of_cores(shape, machine.dtype, machine.cores)
+        return speed_of_cores(
+            shape, machine.dtype, machine.cores, step_tokens=step_tokens, has_kernels=machine.has_kernels
+        )
     return learnt
 
 

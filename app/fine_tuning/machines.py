@@ -3,7 +3,6 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -12,10 +11,11 @@ import psutil
 from core.base_models.registry import DType
 from core.estimates.estimate import EstimatedMachine, PastRun
 from core.estimates.memory_plan import ComputeType
+from core.process.cpu_levels import TRAINING_LEVELS, choose_level, read_cpu_features
 from core.settings import Settings
 
 _NVIDIA_DRIVER: Final = Path("/proc/driver/nvidia/version")
-_BFLOAT16_FLAGS: Final = frozenset({"avx512_bf16", "amx_bf16"})  # a CPU with either multiplies in bfloat16 quickly
+_BFLOAT16_FEATURES: Final = frozenset({"avx512_bf16", "amx_bf16"})  # a CPU with either multiplies in bfloat16 quickly
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class KnownMachine:
     is_gpu: bool
     dtype: ComputeType
     cores: int | None
+    has_kernels: bool = False  # the trainer's own
 
 
 def shares_a_host(settings: Settings) -> bool:
@@ -52,9 +53,13 @@ def machine_of(settings: Settings, dtype: DType, runs: Sequence[PastRun], *, unl
             source=f"job {runs[0].job_id}" + (f", on one of {unlike} unlike machines" if unlike > 1 else ""),
         )
         cores = _cores() if is_here and is_cpu else None
-        return KnownMachine(told, is_gpu=not is_cpu, dtype=_chosen(dtype, machine.dtype), cores=cores)
-    here: ComputeType = "bfloat16" if not is_here or _NVIDIA_DRIVER.exists() or _multiplies_bfloat16() else "float32"
-    if not is_here or _NVIDIA_DRIVER.exists():
+        return KnownMachine(
+            told, is_gpu=not is_cpu, dtype=_chosen(dtype, machine.dtype), cores=cores, has_kernels=machine.has_kernels
+        )
+    may_have_gpu = not is_here or _NVIDIA_DRIVER.exists()
+    # the trainer, which has torch, times products instead
+    here: ComputeType = "bfloat16" if may_have_gpu or _BFLOAT16_FEATURES & read_cpu_features() else "float32"
+    if may_have_gpu:
         why = "a GPU whose memory and speed" if is_here else "workers may run on other machines, whose memory and speed"
         told = EstimatedMachine(
             device=None,
@@ -66,7 +71,10 @@ def machine_of(settings: Settings, dtype: DType, runs: Sequence[PastRun], *, unl
     told = EstimatedMachine(
         device="cpu", memory_bytes=int(memory.total), available_bytes=int(memory.available), source="this host"
     )
-    return KnownMachine(told, is_gpu=False, dtype=_chosen(dtype, here), cores=_cores())
+    chosen = _chosen(dtype, here)
+    # as the trainer will find; that it can compile them, or has them, is taken for granted
+    has_kernels = chosen == "float32" and choose_level(None).name in TRAINING_LEVELS
+    return KnownMachine(told, is_gpu=False, dtype=chosen, cores=_cores(), has_kernels=has_kernels)
 
 
 def _chosen(setting: DType, fast: ComputeType) -> ComputeType:
@@ -75,12 +83,3 @@ def _chosen(setting: DType, fast: ComputeType) -> ComputeType:
 
 def _cores() -> int:
     return min(psutil.cpu_count(logical=False) or 1, len(os.sched_getaffinity(0)))
-
-
-@lru_cache(maxsize=1)
-def _multiplies_bfloat16() -> bool:
-    """Read the CPU's flags; the trainer, which has torch, times products instead."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    flags = next((set(line.split()) for line in lines if line.startswith("flags")), set())
-    return bool(flags & _BFLOAT16_FLAGS)

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
-from worker.native.levels import choose_level
+from core.process.cpu_levels import choose_level
 
 LIBRARIES: Final = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "numpy")
 RESULTS: Final = Path(__file__).resolve().parents[1] / "results"

@@ -20,13 +20,19 @@ from core.values import Frozen
 # of a small model reaches; and what starting and rendering take on the machines that this was measured on.
 CORE_FLOPS_PER_S: Final[dict[ComputeType, float]] = {"float32": 90e9, "bfloat16": 300e9}
 EFFICIENCY: Final = 0.2
-_STARTING_S: Final = 6.0
-_RENDERING_S_PER_EXAMPLE: Final = 0.25e-3
+# In the trainer's kernels the share grows with a step's tokens: of so many it is half of what many reach. Fitted to
+# SmolLM2 on two cores of AMD Zen 3: 57 GFLOP/s in steps of 220 tokens, 100 in evaluations.
+KERNELS_EFFICIENCY: Final = 0.7
+KERNELS_HALF_TOKENS: Final = 260
+_EVALUATED_AT_ONCE: Final = 1000  # tokens
+_STARTING_S: Final = 7.0
+_RENDERING_S_PER_EXAMPLE: Final = 0.5e-3
+_LOADING_S: Final = 4.0  # of the libraries that load
 _LOADING_BYTES_PER_S: Final = 0.5e9
 _SAVING_S: Final = 2.0
 # What a few held-out prompts' answers take at each evaluation: so many rounds, each of which reads all weights.
 _SAMPLED_TOKENS: Final = 32
-_READING_BYTES_PER_S: Final = 8e9
+_READING_BYTES_PER_S: Final[dict[ComputeType, float]] = {"float32": 1.7e9, "bfloat16": 8e9}
 
 
 class Seconds(Frozen):
@@ -49,6 +55,7 @@ class Machine(Frozen):
     dtype: ComputeType
     memory_bytes: int
     devices: int = 1  # of these, that trained together
+    has_kernels: bool = False  # the trainer's own computed
 
 
 class Measured(Frozen):
@@ -153,6 +160,7 @@ class PastRun:
     job_id: str
     lora: LoraSpec
     measured: Measured
+    n_evals: int  # as its specification has it
 
 
 @dataclass(frozen=True)
@@ -162,6 +170,7 @@ class RunWork:
     examples: int  # rendered
     training_flops: float
     evaluating_flops: float
+    evaluations: int
 
 
 @dataclass(frozen=True)
@@ -172,7 +181,7 @@ class RunSpeed:
     starting_s: float
     rendering_s_per_example: float
     loading_s: float
-    sampling_s: float
+    sampling_s_per_evaluation: float
     saving_s: float
     training_flops_per_s: float
     evaluating_flops_per_s: float
@@ -184,7 +193,14 @@ def evaluated_after(total_steps: int, n_evals: int = EVALUATIONS) -> frozenset[i
 
 
 def work_of(
-    shape: ModelShape, lora: LoraSpec, *, seen_tokens: int, trained_tokens: int, evaluated_tokens: int, examples: int
+    shape: ModelShape,
+    lora: LoraSpec,
+    *,
+    seen_tokens: int,
+    trained_tokens: int,
+    evaluated_tokens: int,
+    examples: int,
+    evaluations: int,
 ) -> RunWork:
     """Count a run's floating-point operations.
 
@@ -197,7 +213,7 @@ def work_of(
     scored_share = trained_tokens / seen_tokens if seen_tokens else 0.0
     training = seen_tokens * (4 * shape.linear_parameters + 6 * adapter) + trained_tokens * 4 * head
     evaluating = evaluated_tokens * 2 * (shape.linear_parameters + adapter + scored_share * head)
-    return RunWork(examples, training, evaluating)
+    return RunWork(examples, training, evaluating, evaluations)
 
 
 def speed_of_jobs(shape: ModelShape, runs: Sequence[PastRun]) -> RunSpeed | None:
@@ -217,7 +233,7 @@ def speed_of_jobs(shape: ModelShape, runs: Sequence[PastRun]) -> RunSpeed | None
         for work, s in zip(works, took, strict=True)
         if work.evaluating_flops and s.evaluating
     ]
-    sampled = [s.sampling for s in took if s.sampling]
+    sampled = [s.sampling / work.evaluations for work, s in zip(works, took, strict=True) if s.sampling]
     number = f"{len(whole)} finished job{'s' * (len(whole) != 1)}"
     return RunSpeed(
         basis=Basis(
@@ -229,40 +245,54 @@ def speed_of_jobs(shape: ModelShape, runs: Sequence[PastRun]) -> RunSpeed | None
         starting_s=median(s.starting for s in took),
         rendering_s_per_example=median(s.rendering / work.examples for work, s in zip(works, took, strict=True)),
         loading_s=median(s.loading for s in took),
-        sampling_s=median(sampled) if sampled else _assumed_sampling_s(shape, whole[0].measured.machine.dtype),
+        sampling_s_per_evaluation=(
+            median(sampled) if sampled else _assumed_sampling_s(shape, whole[0].measured.machine.dtype)
+        ),
         saving_s=median(s.saving for s in took),
         training_flops_per_s=training,
         evaluating_flops_per_s=median(evaluated) if evaluated else training,
     )
 
 
-def speed_of_cores(shape: ModelShape, dtype: ComputeType, cores: int) -> RunSpeed:
-    """Assume a speed for a machine without a GPU on which no run has finished yet."""
+def speed_of_cores(
+    shape: ModelShape, dtype: ComputeType, cores: int, *, step_tokens: float, has_kernels: bool = False
+) -> RunSpeed:
+    """Assume a speed for a machine without a GPU on which no run has finished yet.
+
+    Args:
+        step_tokens: of a step, on average.
+        has_kernels: whether the trainer has kernels of its own there.
+    """
     peak = cores * CORE_FLOPS_PER_S[dtype]
-    flops_per_s = EFFICIENCY * peak
+    training, evaluating = (_efficiency(tokens, has_kernels) for tokens in (step_tokens, _EVALUATED_AT_ONCE))
     return RunSpeed(
         basis=Basis(
             kind="roofline",
             jobs=(),
-            flops_per_s=flops_per_s,
+            flops_per_s=training * peak,
             explanation=(
                 f"no job of this base model has finished yet; assumed are {CORE_FLOPS_PER_S[dtype]:.3g} FLOP/s "
-                f"in {dtype} for each of {cores} cores, and {EFFICIENCY:.0%} of it reached"
+                f"in {dtype} for each of {cores} cores, and {training:.0%} of it reached"
             ),
         ),
         starting_s=_STARTING_S,
         rendering_s_per_example=_RENDERING_S_PER_EXAMPLE,
-        loading_s=shape.parameters * 2 / _LOADING_BYTES_PER_S,
-        sampling_s=_assumed_sampling_s(shape, dtype),
+        loading_s=_LOADING_S + shape.parameters * 2 / _LOADING_BYTES_PER_S,
+        sampling_s_per_evaluation=_assumed_sampling_s(shape, dtype),
         saving_s=_SAVING_S,
-        training_flops_per_s=flops_per_s,
-        evaluating_flops_per_s=flops_per_s,
+        training_flops_per_s=training * peak,
+        evaluating_flops_per_s=evaluating * peak,
     )
 
 
+def _efficiency(tokens: float, has_kernels: bool) -> float:
+    """Give the share of a CPU's peak that products over so many tokens reach."""
+    return KERNELS_EFFICIENCY * tokens / (tokens + KERNELS_HALF_TOKENS) if has_kernels else EFFICIENCY
+
+
 def _assumed_sampling_s(shape: ModelShape, dtype: ComputeType) -> float:
-    """Assume what all samples of a run take, where no run has had any yet."""
-    return (EVALUATIONS + 1) * _SAMPLED_TOKENS * shape.parameters * VALUE_BYTES[dtype] / _READING_BYTES_PER_S
+    """Assume what the samples of an evaluation take, where no run has had any yet."""
+    return _SAMPLED_TOKENS * shape.parameters * VALUE_BYTES[dtype] / _READING_BYTES_PER_S[dtype]
 
 
 def seconds_of(work: RunWork, speed: RunSpeed) -> Seconds:
@@ -273,7 +303,7 @@ def seconds_of(work: RunWork, speed: RunSpeed) -> Seconds:
         "loading": speed.loading_s,
         "training": work.training_flops / speed.training_flops_per_s,
         "evaluating": work.evaluating_flops / speed.evaluating_flops_per_s,
-        "sampling": speed.sampling_s if work.evaluating_flops else 0.0,
+        "sampling": work.evaluations * speed.sampling_s_per_evaluation if work.evaluating_flops else 0.0,
         "saving": speed.saving_s,
     }
     return Seconds(total=sum(parts.values()), **parts)
@@ -288,4 +318,5 @@ def _work_of_run(shape: ModelShape, run: PastRun) -> RunWork:
         trained_tokens=measured.trained_tokens,
         evaluated_tokens=measured.evaluated_tokens,
         examples=measured.examples + measured.held_out_examples,
+        evaluations=len(evaluated_after(measured.steps, run.n_evals)),
     )

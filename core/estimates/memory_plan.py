@@ -111,23 +111,26 @@ def plan_memory(
     *,
     available_bytes: int | None,
     is_gpu: bool,
+    has_kernels: bool = False,
     quantization: Quantization | None = None,
 ) -> Memory:
     """Add up a run's memory. What DoRA keeps beside plain LoRA is not in it, beyond its lengths.
 
     Args:
         available_bytes: free before the trainer starts, from which the micro-batch's size follows; None: enough.
+        has_kernels: whether the trainer has kernels of its own there, which own blocks in float32 on a CPU use.
 
     Raises:
         TargetModulesUnmatched: a target module matches no layer of the base model.
     """
     value_bytes = VALUE_BYTES[dtype]
+    has_kernels = has_kernels and shape.has_own_blocks
     adapted = shape.adapted(lora)
-    adapter_bytes = _adapter_bytes(shape, adapted, lora, dtype)
+    adapter_bytes = _adapter_bytes(shape, adapted, lora, dtype, has_kernels=has_kernels)
     weights_bytes = _weights_bytes(shape, dtype, quantization)
     longest = max(sizes.longest_tokens, MIN_TOKENS)
     per_token = activation_bytes_per_token(
-        shape, adapted, lora, dtype, longest_tokens=sizes.longest_tokens, is_gpu=is_gpu
+        shape, adapted, lora, dtype, longest_tokens=sizes.longest_tokens, is_gpu=is_gpu, has_kernels=has_kernels
     )
     loaded_bytes = _RUNTIME_BYTES + weights_bytes + adapter_bytes
     free_bytes = _ENOUGH_BYTES if available_bytes is None else max(0, available_bytes - loaded_bytes)
@@ -161,11 +164,13 @@ def plan_memory(
     )
 
 
-def _adapter_bytes(shape: ModelShape, adapted: tuple[LinearLayer, ...], lora: LoraSpec, dtype: ComputeType) -> int:
+def _adapter_bytes(
+    shape: ModelShape, adapted: tuple[LinearLayer, ...], lora: LoraSpec, dtype: ComputeType, *, has_kernels: bool
+) -> int:
     """Add up what is trained, with its gradient and AdamW's moments, and the copies of it that backward needs."""
     values = sum(lora.rank * (layer.inputs + layer.outputs) for layer in adapted)
     lengths = sum(layer.outputs for layer in adapted) if lora.use_dora else 0
-    has_copies = dtype == "bfloat16" or (shape.has_own_blocks and not lora.dropout)
+    has_copies = dtype == "bfloat16" or (shape.has_own_blocks and not lora.dropout and not has_kernels)
     # converted or joined, with the bias beside the ranks
     copies_bytes = values * VALUE_BYTES[dtype] * (lora.rank + 1) // lora.rank if has_copies else 0
     return (values + lengths) * _ADAPTER_VALUE_BYTES + copies_bytes
@@ -215,13 +220,15 @@ def activation_bytes_per_token(
     *,
     longest_tokens: int,
     is_gpu: bool,
+    has_kernels: bool = False,
 ) -> int:
     """Give what one token leaves behind for backward, the copies of adapters not counted.
 
     Kept are: each norm's input, attention's q, k, v and result, the MLP's inner values, and for each
     adapter what it reads and what A gives. Dropout keeps each adapter's own input and mask instead.
     Where the trainer has blocks of its own, a norm keeps no float32 copy and a gate not its activation. On a CPU
-    attention's probabilities are kept for examples of up to `TILE_ROWS` tokens.
+    attention's probabilities are kept for examples of up to `TILE_ROWS` tokens. Kernels keep neither those nor what
+    adapters read: they compute it again.
     """
     attention = mlp = 0
     for layer in shape.linear_layers:
@@ -234,11 +241,12 @@ def activation_bytes_per_token(
                 mlp += layer.inputs * (1 if not shape.is_gated else 2 if shape.has_own_blocks else 3)
             case "mlp":
                 pass
-    read = _values_read(shape, adapted, lora)
+    read = 0 if has_kernels and not lora.dropout else _values_read(shape, adapted, lora)
     norms = (shape.norms * shape.blocks + 1) * shape.hidden_width
     norm_bytes = 4 if shape.has_rms_norm and not shape.has_own_blocks else VALUE_BYTES[dtype]
-    lora_a = (lora.rank + shape.has_own_blocks) * len(adapted)  # our own function carries the bias beside the ranks
-    probs = 0 if is_gpu or longest_tokens > TILE_ROWS else shape.blocks * shape.heads * longest_tokens
+    # our own function carries the bias beside the ranks, where it has no kernels
+    lora_a = (lora.rank + (shape.has_own_blocks and not has_kernels)) * len(adapted)
+    probs = 0 if is_gpu or has_kernels or longest_tokens > TILE_ROWS else shape.blocks * shape.heads * longest_tokens
     return norms * norm_bytes + (probs + attention + mlp + read + lora_a) * VALUE_BYTES[dtype]
 
 

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from core.process.cpu_levels import Level, choose_level, list_levels
 from core.settings import CpuLevel
-from worker.native.levels import Level, choose_level, list_levels
 
 SHARED: Final = Path(__file__).parent / "cpp"  # headers that all kernels may include
 PREBUILT: Final = Path(__file__).parent / "prebuilt"

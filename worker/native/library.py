@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeVar
 
+from core.process.cpu_levels import Level
 from worker.native.compiling import NotBuilt, Sources, find_or_compile
-from worker.native.levels import Level
 
 logger = logging.getLogger(__name__)
 

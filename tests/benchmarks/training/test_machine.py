@@ -5,8 +5,8 @@ import pytest
 
 from benchmarks.serving import results
 from benchmarks.training import machine
+from core.process.cpu_levels import Level
 from core.settings import CpuLevel
-from worker.native.levels import Level
 
 
 @pytest.fixture(autouse=True)

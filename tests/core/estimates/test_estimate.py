@@ -6,15 +6,17 @@ import pytest
 from core.base_models.shape import ModelShape, read_shape
 from core.estimates.estimate import (
     EFFICIENCY,
+    KERNELS_EFFICIENCY,
     Measured,
     PastRun,
+    RunWork,
     evaluated_after,
     seconds_of,
     speed_of_cores,
     speed_of_jobs,
     work_of,
 )
-from core.jobs.spec import LoraSpec
+from core.jobs.spec import EVALUATIONS, LoraSpec
 from tests.harness.fake_trainer import MEASURED
 from tests.harness.models.tiny_shapes import TINY_LLAMA, write_shapes
 
@@ -30,11 +32,11 @@ def shape(tmp_path: Path) -> ModelShape:
 
 def past(job_id: str, seconds: dict[str, float] | None = None, **changes: Any) -> PastRun:
     took = MEASURED.seconds.model_copy(update=seconds or {})
-    return PastRun(job_id, LORA, MEASURED.model_copy(update={"seconds": took, **changes}))
+    return PastRun(job_id, LORA, MEASURED.model_copy(update={"seconds": took, **changes}), EVALUATIONS)
 
 
 def test_frozen_weights_cost_two_products_in_training_and_one_in_evaluation(shape: ModelShape) -> None:
-    work = work_of(shape, LORA, seen_tokens=100, trained_tokens=40, evaluated_tokens=50, examples=7)
+    work = work_of(shape, LORA, seen_tokens=100, trained_tokens=40, evaluated_tokens=50, examples=7, evaluations=5)
     head = 320 * 16
     assert work.training_flops == 100 * (4 * shape.linear_parameters + 6 * ADAPTER_PARAMETERS) + 40 * 4 * head
     assert work.evaluating_flops == 50 * 2 * (shape.linear_parameters + ADAPTER_PARAMETERS + 0.4 * head)
@@ -52,6 +54,7 @@ def test_a_run_like_the_one_learnt_from_takes_as_long(shape: ModelShape) -> None
         trained_tokens=measured.trained_tokens,
         evaluated_tokens=measured.evaluated_tokens,
         examples=measured.examples,
+        evaluations=len(evaluated_after(measured.steps)),
     )
     assert seconds_of(work, speed).model_dump(exclude={"total"}) == pytest.approx(
         measured.seconds.model_dump(exclude={"total"})
@@ -62,7 +65,9 @@ def test_twice_the_tokens_take_twice_the_training(shape: ModelShape) -> None:
     speed = speed_of_jobs(shape, [past("ftjob-1")])
     assert speed is not None
     one, two = (
-        seconds_of(work_of(shape, LORA, seen_tokens=n, trained_tokens=n, evaluated_tokens=0, examples=1), speed)
+        seconds_of(
+            work_of(shape, LORA, seen_tokens=n, trained_tokens=n, evaluated_tokens=0, examples=1, evaluations=0), speed
+        )
         for n in (100, 200)
     )
     assert two.training == pytest.approx(2 * one.training)
@@ -87,7 +92,7 @@ def test_resumed_runs_teach_nothing(shape: ModelShape) -> None:
 
 
 def test_an_assumed_speed_is_stated(shape: ModelShape) -> None:
-    basis = speed_of_cores(shape, "float32", cores=4).basis
+    basis = speed_of_cores(shape, "float32", cores=4, step_tokens=200).basis
     assert basis.kind == "roofline"
     assert basis.flops_per_s == pytest.approx(EFFICIENCY * 4 * 90e9)
     assert "9e+10 FLOP/s in float32 for each of 4 cores" in basis.explanation
@@ -106,6 +111,27 @@ def test_a_result_without_figures_is_no_measurement() -> None:
 
 
 def test_where_no_run_had_samples_their_time_is_assumed_rather_than_none(shape: ModelShape) -> None:
-    learnt, assumed = speed_of_jobs(shape, [past("ftjob-1", {"sampling": 0.0})]), speed_of_cores(shape, "float32", 4)
+    learnt, assumed = (
+        speed_of_jobs(shape, [past("ftjob-1", {"sampling": 0.0})]),
+        speed_of_cores(shape, "float32", 4, step_tokens=200),
+    )
     assert learnt is not None
-    assert learnt.sampling_s == assumed.sampling_s > 0
+    assert learnt.sampling_s_per_evaluation == assumed.sampling_s_per_evaluation > 0
+
+
+def test_kernels_are_assumed_to_reach_more_of_the_peak_in_larger_steps(shape: ModelShape) -> None:
+    small, large = (speed_of_cores(shape, "float32", 2, step_tokens=n, has_kernels=True) for n in (220, 2000))
+    assert small.training_flops_per_s == pytest.approx(57e9, rel=0.02)  # as was measured
+    assert small.training_flops_per_s < large.training_flops_per_s < KERNELS_EFFICIENCY * 2 * 90e9
+    assert small.evaluating_flops_per_s == large.evaluating_flops_per_s
+
+
+def test_a_run_that_is_evaluated_twice_as_often_is_assumed_to_answer_twice_as_long(shape: ModelShape) -> None:
+    runs = [past("ftjob-1", {"sampling": 10.0})]
+    speed = speed_of_jobs(shape, runs)
+    assert speed is not None
+    took = [
+        seconds_of(RunWork(examples=1, training_flops=1.0, evaluating_flops=1.0, evaluations=n), speed).sampling
+        for n in (2, 4)
+    ]
+    assert took[1] == pytest.approx(2 * took[0])

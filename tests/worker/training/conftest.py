@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from core.jobs.spec import LoraSpec
+from core.process.cpu_levels import Level, list_own_levels
 from core.settings import Settings
 from tests.harness.models.kernels import home_with_kernels
 from tests.harness.models.tiny_models import write_tiny_llama, write_tiny_phi, write_tiny_qwen2
 from worker.models.loading import load_base_model
 from worker.native import compiling
 from worker.native.compiling import TRAINER
-from worker.native.levels import Level, list_own_levels
 from worker.native.library import load_library
 from worker.training.measure import generation_eval
 from worker.training.model.lora import LoraModel, add_lora

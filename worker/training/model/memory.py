@@ -72,7 +72,8 @@ def describe_machine(model: LoraModel, devices: int = 1) -> Machine:
         name, memory_bytes = torch.cuda.get_device_name(model.device), torch.cuda.mem_get_info(model.device)[1]
     else:
         name, memory_bytes = "cpu", psutil.virtual_memory().total
-    return Machine(device=name, dtype=dtype, memory_bytes=memory_bytes, devices=devices)
+    has_kernels = model.kernels is not None
+    return Machine(device=name, dtype=dtype, memory_bytes=memory_bytes, devices=devices, has_kernels=has_kernels)
 
 
 def peak_memory_bytes(device: torch.device) -> int:

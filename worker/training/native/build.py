@@ -4,19 +4,14 @@ Where there are none, and on the levels of CPU that they were not measured on, t
 """
 
 from pathlib import Path
-from typing import Final
 
 import torch
 
+from core.process.cpu_levels import TRAINING_LEVELS, choose_level
 from worker.native.compiling import TRAINER
-from worker.native.levels import choose_level
 from worker.native.library import load_checked
 from worker.training.native.check import find_difference
 from worker.training.native.kernels import TrainerKernels
-
-# Levels at which training in float32 was measured to be faster with them. Where the CPU multiplies bfloat16, training
-# is in that, which the kernels do not know.
-LEVELS: Final = ("avx2",)
 
 
 def load(folder: Path, device: torch.device, dtype: torch.dtype) -> TrainerKernels | None:
@@ -25,6 +20,6 @@ def load(folder: Path, device: torch.device, dtype: torch.dtype) -> TrainerKerne
     Those that are not built yet are built into ``folder``. A library there is run as code: nobody else may write there.
     """
     level = choose_level(None)
-    if device.type != "cpu" or dtype != torch.float32 or level.name not in LEVELS:
+    if device.type != "cpu" or dtype != torch.float32 or level.name not in TRAINING_LEVELS:
         return None
     return load_checked(TRAINER, folder, level, TrainerKernels, find_difference, slower="training")

@@ -19,6 +19,7 @@ from worker.training.model.memory import (
     choose_token_budget,
     peak_memory_bytes,
 )
+from worker.training.native.kernels import TrainerKernels
 
 
 def test_lora_dropout_leaves_more_behind_for_backward(tiny_phi: Path, make_model: MakeModel) -> None:
@@ -91,6 +92,10 @@ class TestPlan:
     ) -> None:
         assert _planned_over_measured(smollm2_folder, lora, dtype) == pytest.approx(1, abs=0.02)
 
+    @pytest.mark.parametrize("lora", [ALL_LAYERS, TWO_LAYERS], ids=["all", "two"])
+    def test_knows_what_kernels_keep(self, smollm2_folder: Path, kernels: TrainerKernels, lora: LoraSpec) -> None:
+        assert _planned_over_measured(smollm2_folder, lora, "float32", kernels) == pytest.approx(1, abs=0.02)
+
     def test_counts_each_parameter_once(self, tiny_phi: Path, tiny_llama: Path, tiny_qwen2: Path) -> None:
         for base in (tiny_phi, tiny_llama, tiny_qwen2):
             shape = read_shape(base)
@@ -101,13 +106,23 @@ class TestPlan:
             assert sum(TWO_LAYERS.rank * (layer.inputs + layer.outputs) for layer in adapted) == trained
 
 
-def _planned_over_measured(base: Path, lora: LoraSpec, dtype: ComputeType) -> float:
-    model = add_lora(load_base_model(base, dtype=dtype), lora, seed=0)
+def _planned_over_measured(
+    base: Path, lora: LoraSpec, dtype: ComputeType, kernels: TrainerKernels | None = None
+) -> float:
+    model = add_lora(load_base_model(base, dtype=dtype), lora, seed=0, kernels=kernels)
     shape = read_shape(base)
     planned = planned_bytes_per_token(
-        shape, shape.adapted(lora), lora, dtype, longest_tokens=PROBE_TOKENS, is_gpu=False
+        shape,
+        shape.adapted(lora),
+        lora,
+        dtype,
+        longest_tokens=PROBE_TOKENS,
+        is_gpu=False,
+        has_kernels=kernels is not None,
     )
-    if dtype == "bfloat16" or not lora.dropout:  # the measurement spreads copies of the adapter over its tokens
+    if dtype == "bfloat16" or not (
+        lora.dropout or kernels
+    ):  # the measurement spreads copies of the adapter over its tokens
         copied = sum(parameter.numel() for parameter in model.parameters.values())
         planned += copied * (lora.rank + 1) // lora.rank * VALUE_BYTES[dtype] // PROBE_TOKENS
     return planned / activation_bytes_per_token(model)

@@ -4,12 +4,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from core.process.cpu_levels import TRAINING_LEVELS, Level
 from core.settings import CpuLevel
 from tests.worker.training.conftest import trainer_library
 from worker.native import compiling, library
-from worker.native.levels import Level
 from worker.training.native import build
-from worker.training.native.build import LEVELS, load
+from worker.training.native.build import load
 from worker.training.native.kernels import TrainerKernels
 
 CPU = torch.device("cpu")
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 def nothing_prebuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a checkout in which nobody compiled beforehand, on a machine of a level that is used."""
     monkeypatch.setattr(compiling, "PREBUILT", tmp_path / "nothing")
-    monkeypatch.setattr(build, "choose_level", lambda _: Level(LEVELS[0], (), frozenset()))
+    monkeypatch.setattr(build, "choose_level", lambda _: Level(TRAINING_LEVELS[0], (), frozenset()))
 
 
 def test_kernels_are_compiled_where_they_are_kept_and_found_there_again(

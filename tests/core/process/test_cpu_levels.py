@@ -5,9 +5,9 @@ import platform
 import pytest
 
 from core.errors import SettingsInvalid
+from core.process import cpu_levels
+from core.process.cpu_levels import choose_level, list_levels, list_own_levels
 from core.settings import CpuLevel
-from worker.native import levels
-from worker.native.levels import choose_level, list_levels, list_own_levels
 
 AVX2 = ["fma", "f16c", "avx", "avx2", "bmi1", "bmi2", "abm", "movbe"]
 AVX512 = [*AVX2, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"]
@@ -15,7 +15,7 @@ AVX512 = [*AVX2, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"]
 
 def pretend(monkeypatch: pytest.MonkeyPatch, machine: str, *features: str) -> None:
     monkeypatch.setattr(platform, "machine", lambda: machine)
-    monkeypatch.setattr(levels, "_read_features", lambda: frozenset(features))
+    monkeypatch.setattr(cpu_levels, "read_cpu_features", lambda: frozenset(features))
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,11 @@
-"""The levels of CPU that kernels are compiled for, and which of them this machine has.
+"""The levels of CPU that kernels are compiled for, which of them this machine has, and which train in kernels.
 
 What is compiled at each is up to the macros that its flags define; nothing here compiles or loads.
 """
 
 import platform
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -41,6 +42,11 @@ _LEVELS: Final = {
 }
 
 
+# Levels at which training in float32 was measured to be faster in kernels of our own than with torch's operations.
+# Where the CPU multiplies bfloat16, training is in that, which the trainer's kernels do not know.
+TRAINING_LEVELS: Final[tuple[CpuLevel, ...]] = ("avx2",)
+
+
 def list_levels() -> tuple[Level, ...]:
     """Give the levels of this architecture, best first, whether this machine has them or not."""
     return _LEVELS.get(platform.machine(), (_PORTABLE,))
@@ -48,7 +54,7 @@ def list_levels() -> tuple[Level, ...]:
 
 def list_own_levels() -> tuple[Level, ...]:
     """Give those that this machine has."""
-    features = _read_features()
+    features = read_cpu_features()
     return tuple(level for level in list_levels() if level.features <= features)
 
 
@@ -68,8 +74,9 @@ def choose_level(name: CpuLevel | None) -> Level:
     raise SettingsInvalid(f"LORAMILL_ENGINE_CPU_LEVEL is {name}, which this machine does not have; it has {own}")
 
 
-def _read_features() -> frozenset[str]:
-    """Give what the kernel says of the first CPU; nothing where it does not say."""
+@cache
+def read_cpu_features() -> frozenset[str]:
+    """Give what Linux says of the first CPU; nothing where it does not say."""
     cpuinfo = Path("/proc/cpuinfo")
     for line in cpuinfo.read_text().splitlines() if cpuinfo.exists() else ():
         name, _, value = line.partition(":")
