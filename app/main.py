@@ -7,6 +7,7 @@ from typing import Final
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
+from app.evaluations import routes as evaluations
 from app.files import report_routes
 from app.files import routes as files
 from app.fine_tuning import estimate_routes, preview_routes
@@ -76,6 +77,7 @@ def create_app(settings: Settings, opener: Opener = open_runtime) -> FastAPI:
         fine_tuning,
         estimate_routes,
         preview_routes,
+        evaluations,
         models,
         completions_routes,
         chat_routes,

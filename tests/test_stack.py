@@ -23,6 +23,7 @@ from core.store.db import Database
 from tests.harness.parquet_files import parquet_of
 from tests.harness.servers.stack import (
     TINY,
+    VICTIMS,
     Stack,
     command_environ,
     eventually,
@@ -205,16 +206,6 @@ class TestFlow:
         assert name not in {model.id for model in client.models.list()}
         with pytest.raises(NotFoundError):
             client.completions.create(model=name, prompt="x")
-
-
-# which process is killed, by a piece of its name and command line
-VICTIMS = {
-    "trainer": ("-m", "worker.training"),
-    "worker": ("--app=worker.celery.app",),
-    "api": ("-m", "app", "api"),
-    "broker": ("valkey-server",),
-    "engine": ("-m", "worker.inference"),
-}
 
 
 @pytest.mark.parametrize("victim", VICTIMS)

@@ -8,7 +8,6 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from app.fine_tuning import preview_service
 from app.fine_tuning.preview_schemas import PreviewOut
 from app.fine_tuning.renderers import renderer_for
 from app.web.preview_page import page
@@ -17,6 +16,7 @@ from core.errors import InvalidInput
 from core.settings import Settings
 from core.text.files.examples import Columns, format_of
 from core.text.files.file_type import HEAD_BYTES
+from core.text.files.one_format import checked
 from core.text.files.read import file_type_of
 from core.text.format_check import check_format
 from core.text.preview import Preview, preview
@@ -57,7 +57,7 @@ def run_preview(
     with file.open("rb") as content:
         file_type = file_type_of(file.name, content.read(HEAD_BYTES))
         content.seek(0)
-        examples = preview_service.checked(file_type.read(content, settings.max_line_bytes))
+        examples = checked(file_type.read(content, settings.max_line_bytes))
         first = next(examples, None)
         if first is None:
             raise InvalidInput(f"{file} holds no examples")

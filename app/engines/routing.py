@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from app.engines.http import HttpEngine
 from app.engines.vllm.engine import VllmEngine
-from core.errors import EngineUnavailable
+from core.errors import EngineUnavailable, InvalidParameter
 from core.serving.generation import Engine
+from core.serving.http_engine import HttpEngine
 from core.settings import Settings
 from core.store.blobs import BlobStore
 
@@ -44,3 +44,23 @@ class Engines:
     async def close(self) -> None:
         for engine in self._owned:
             await engine.close()
+
+
+def require_own_engine(settings: Settings, base_model: str, param: str) -> None:
+    """Refuse a base model that no engine of ours answers for: scores are of what our engine says.
+
+    Args:
+        param: the request's field that needs the engine.
+
+    Raises:
+        InvalidParameter: vLLM serves it, or nothing does.
+    """
+    if base_model in settings.engine_urls:
+        return
+    if base_model in settings.vllm_urls:
+        raise InvalidParameter(
+            param,
+            f"{base_model} is served by vLLM, which does not say how likely given tokens are as our engine does; "
+            "evaluations need an engine of Loramill for it (LORAMILL_ENGINE_URLS)",
+        )
+    raise InvalidParameter(param, f"no engine answers for {base_model}: LORAMILL_ENGINE_URLS does not name one")

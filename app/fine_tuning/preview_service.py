@@ -1,7 +1,7 @@
 """What asking for a preview means: which examples are shown, as which job would train on them, what is refused."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,7 +18,7 @@ from core.store.blobs import BlobStore, said_of
 from core.store.db import Session
 from core.text.files.examples import Columns, Example, LineProblem, format_of, refuse_deep
 from core.text.files.jsonl import parse_line, too_long
-from core.text.files.one_format import OneFormat
+from core.text.files.one_format import checked
 from core.text.files.read import FILE_TYPES
 from core.text.format_check import check_format
 from core.text.preview import Preview, preview
@@ -83,18 +83,6 @@ def _show(request: PreviewCreate, examples: Iterable[Example], limit: int, rende
     except (ExampleInvalid, ExampleOverLength) as error:
         place = "training_file" if request.examples is None else _place(error)
         raise InvalidParameter(place, str(error)) from error
-
-
-def checked(found: Iterable[Example | LineProblem]) -> Iterator[Example]:
-    """Pass examples on.
-
-    Raises:
-        ExampleInvalid: at a line that is none, or has another format than the first one.
-    """
-    for example in map(OneFormat().check, found):
-        if isinstance(example, LineProblem):
-            raise ExampleInvalid(str(example), (example.line,)) from example
-        yield example
 
 
 def _written_out(request: PreviewCreate, values: Sequence[object], max_bytes: int) -> tuple[Example, ...]:

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter, ValidationError
 
 from app.fine_tuning import service
+from app.fine_tuning.repetition import RequestOrigin, find_earlier
 from app.fine_tuning.schemas import CheckpointOut, CheckpointsQuery, EventOut, EventsQuery, JobCreate, JobOut, Metadata
 from app.http.auth import CallerDep, require_caller
 from app.http.deps import BlobsDep, DatabaseDep, DoorbellDep, ReadSession, RegistryDep, SettingsDep, WriteSession
@@ -99,9 +100,9 @@ def create_job(
     machine's memory cannot hold is refused. The same Idempotency-Key gives the same job again.
     """
     now = int(time.time())
-    origin = service.RequestOrigin.of(caller, idempotency_key, is_retry=x_stainless_retry_count > 0)
+    origin = RequestOrigin.of(caller, idempotency_key, is_retry=x_stainless_retry_count > 0)
     with database.read() as session:
-        job = service.find_earlier(session, request, origin, now)
+        job = find_earlier(session, request, origin, now)
         if job is not None:
             return _job_out(session, settings, job)
         draft = service.make_draft(session, request, settings=settings, registry=registry, blobs=blobs, now=now)

@@ -8,7 +8,7 @@ from app.http.field_types import ONLY_SUCH_KEYS, StoredText, described_by, only
 from app.http.wire import Body, Out, Query
 from core.estimates.estimate import Estimate, Measured
 from core.jobs.requested import HyperparameterFields, LoraFields, TrainingFields
-from core.jobs.spec import JobSpec, TrainingSettings
+from core.jobs.spec import JobEvaluation, JobSpec, TrainingSettings
 from core.jobs.status import JobStatus
 from core.store.control import is_pausing
 from core.store.tables import CheckpointRecord, EventRecord, JobRecord
@@ -40,6 +40,10 @@ class LoraCreate(Body, LoraFields):
     """LoRA's shape; ``target_modules`` can be "all-linear"."""
 
 
+class JobEvaluationCreate(Body, JobEvaluation):
+    """Metrics of held-out answers; at the end base model and adapter answer up to ``max_rows`` of them."""
+
+
 class JobFields(Body, TrainingFields):
     """What a job is asked for beside its training file. All but ``model`` may be left out."""
 
@@ -47,6 +51,7 @@ class JobFields(Body, TrainingFields):
     validation_file: StoredText | None = None
     suffix: Suffix | None = None
     lora: LoraCreate = LoraCreate()
+    evaluation: JobEvaluationCreate | None = None
     hyperparameters: HyperparametersCreate | None = None
     method: MethodCreate | None = None
     metadata: Metadata | None = None
@@ -99,6 +104,13 @@ class JobErrorOut(Out):
     message: str
     param: str | None
 
+    @classmethod
+    def of(cls, job: JobRecord) -> "JobErrorOut | None":
+        """Give why a job failed; None where it has not."""
+        if job.error_code is None:
+            return None
+        return cls(code=job.error_code, message=job.error_message or "", param=job.error_param)
+
 
 class ProtocolJobOut(Out):
     """The fields of a job that are OpenAI's."""
@@ -136,6 +148,7 @@ class JobOut(TrainingSettings, ProtocolJobOut):
 
     base_model_fingerprint: str | None  # what the job trains, whatever `model` comes to name; null: not kept yet then
     continue_from: str | None
+    evaluation_id: str | None  # of the evaluation that base model and adapter were put to; null: there is none
     adapter_step: int | None  # after which step the published adapter stood; null: none is published
     started_at: int | None
     pausing: bool  # it runs, and is paused as soon as its worker has stopped it
@@ -170,7 +183,7 @@ class JobOut(TrainingSettings, ProtocolJobOut):
             validation_file=job.validation_file_id,
             result_files=(job.result or {}).get("result_files", []),
             trained_tokens=job.trained_tokens,
-            error=_error_of(job),
+            error=JobErrorOut.of(job),
             estimated_finish=_estimated_finish(job, estimate, now),
             integrations=[],
             metadata=job.job_metadata,
@@ -178,6 +191,7 @@ class JobOut(TrainingSettings, ProtocolJobOut):
             **{name: getattr(spec, name) for name in TrainingSettings.model_fields},
             base_model_fingerprint=spec.base_model_fingerprint,
             continue_from=None if spec.continue_from is None else spec.continue_from.name,
+            evaluation_id=(job.result or {}).get("evaluation_id"),
             adapter_step=(job.result or {}).get("adapter_step"),
             started_at=job.started_at,
             pausing=is_pausing(job),
@@ -202,15 +216,9 @@ def _estimated_finish(job: JobRecord, estimate: Estimate | None, now: int) -> in
     return max(now, job.started_at + round(estimate.seconds.total))
 
 
-def _error_of(job: JobRecord) -> JobErrorOut | None:
-    if job.error_code is None:
-        return None
-    return JobErrorOut(code=job.error_code, message=job.error_message or "", param=job.error_param)
-
-
 class EventOut(Out):
     id: str
-    object: Literal["fine_tuning.job.event"]
+    object: Literal["fine_tuning.job.event", "evaluation.event"]
     created_at: int
     level: str
     message: str
@@ -218,10 +226,12 @@ class EventOut(Out):
     data: dict[str, Any] | None
 
     @classmethod
-    def of(cls, event: EventRecord) -> "EventOut":
+    def of(
+        cls, event: EventRecord, kind: Literal["fine_tuning.job.event", "evaluation.event"] = "fine_tuning.job.event"
+    ) -> "EventOut":
         return cls(
             id=event.id,
-            object="fine_tuning.job.event",
+            object=kind,
             created_at=event.created_at,
             level=event.level,
             message=event.message,

@@ -1,13 +1,12 @@
-"""What a fine-tuning request means: which model and files it names, when it is a repetition, what is refused."""
+"""What a fine-tuning request means: which model and files it names, what is refused."""
 
-import hashlib
-import json
 from dataclasses import dataclass
-from typing import Any, Final
 
 import structlog
 
+from app.engines.routing import require_own_engine
 from app.fine_tuning import estimates
+from app.fine_tuning.repetition import RequestOrigin, find_earlier, remember, requested_of
 from app.fine_tuning.schemas import HyperparametersCreate, JobCreate, JobFields
 from app.tokenizers import imported_of
 from core.base_models.registry import BaseModelEntry, Registry
@@ -16,7 +15,6 @@ from core.errors import (
     BaseModelNotReady,
     BlobNotFound,
     FileNotStored,
-    IdempotencyMismatch,
     InvalidParameter,
     ModelNotFound,
     TargetModulesUnmatched,
@@ -24,37 +22,17 @@ from core.errors import (
 from core.estimates.estimate import Estimate
 from core.jobs.resolve import TrainableBase, resolve
 from core.jobs.spec import FileRef, JobSpec, TrainedAdapter
+from core.scoring.registry import METRICS, SCORED_IN_TRAINING, require_metrics
 from core.settings import Settings
 from core.store import adapters, files, jobs
 from core.store.blobs import BlobStore
 from core.store.db import Session
-from core.store.jobs import IdempotencyKey, NewJob
+from core.store.jobs import NewJob
 from core.store.tables import FileStatus, JobRecord
 from core.text.format_check import check_format
 from core.text.render_settings import RenderFields
 
-ROUTE: Final = "POST /v1/fine_tuning/jobs"
-# The official client waits at most 8 s between two attempts, and sends no key of its own.
-RETRY_WINDOW_S: Final = 10
-
 _log = structlog.stdlib.get_logger(__name__)
-
-
-@dataclass(frozen=True)
-class RequestOrigin:
-    """Who asks for a job, and what tells a repetition from a new request.
-
-    ``is_retry``: the client says that it repeats a request whose answer it did not get.
-    """
-
-    caller: str
-    idempotency_key: IdempotencyKey | None
-    is_retry: bool
-
-    @classmethod
-    def of(cls, caller: str, key: str | None, *, is_retry: bool) -> "RequestOrigin":
-        """Take the Idempotency-Key as the caller sent it; None: none was sent."""
-        return cls(caller, None if key is None else IdempotencyKey(caller, ROUTE, key), is_retry)
 
 
 @dataclass(frozen=True)
@@ -98,7 +76,7 @@ def create(session: Session, request: JobCreate, draft: Draft, origin: RequestOr
     earlier = find_earlier(session, request, origin, now)
     if earlier is not None:
         return earlier
-    requested, request_sha256 = _requested(request)
+    requested, request_sha256 = requested_of(request)
     new = NewJob(
         caller=origin.caller,
         spec=draft.spec,
@@ -109,28 +87,8 @@ def create(session: Session, request: JobCreate, draft: Draft, origin: RequestOr
         estimate=draft.estimate,
     )
     job = jobs.create(session, new, now)
-    if origin.idempotency_key is not None:
-        jobs.remember_idempotent(session, origin.idempotency_key, body_sha256=request_sha256, job_id=job.id, now=now)
+    remember(session, origin, job, now)
     return job
-
-
-def find_earlier(session: Session, request: JobCreate, origin: RequestOrigin, now: int) -> JobRecord | None:
-    """Find the job that an earlier attempt of this request made.
-
-    Raises:
-        IdempotencyMismatch: the key was used with another body.
-    """
-    request_sha256 = _requested(request)[1]
-    if origin.idempotency_key is not None:
-        used = jobs.find_idempotent(session, origin.idempotency_key)
-        if used is None:
-            return None
-        if used.body_sha256 != request_sha256:
-            raise IdempotencyMismatch
-        return jobs.get(session, used.job_id)
-    if not origin.is_retry:
-        return None
-    return jobs.find_recent_duplicate(session, origin.caller, request_sha256, now - RETRY_WINDOW_S)
 
 
 def specify(
@@ -148,9 +106,9 @@ def specify(
     """
     base = find_base(settings, registry, request.model)
     if isinstance(training, str):
-        training = _file_ref(session, training, "training_file", request)
+        training = file_ref(session, training, "training_file", request)
     validation = request.validation_file
-    scored = None if validation is None else _file_ref(session, validation, "validation_file", request)
+    scored = None if validation is None else file_ref(session, validation, "validation_file", request)
     imported = imported_of(settings, base.name)
     continued = None if request.continue_from is None else _find_trained(session, request.continue_from, base.name)
     spec = resolve(
@@ -162,6 +120,7 @@ def specify(
         continued=continued,
     )
     _check_targets(settings, spec)
+    _check_evaluation(settings, spec)
     return spec
 
 
@@ -174,6 +133,23 @@ def _check_targets(settings: Settings, spec: JobSpec) -> None:
         shape.adapted(spec.lora)
     except TargetModulesUnmatched as error:
         raise InvalidParameter("lora.target_modules", str(error)) from error
+
+
+def _check_evaluation(settings: Settings, spec: JobSpec) -> None:
+    """Refuse metrics that there are not, an end without an engine, and a best checkpoint that nobody could tell."""
+    asked = () if spec.evaluation is None else spec.evaluation.metrics
+    if spec.evaluation is not None:
+        require_metrics(asked, "evaluation.metrics")
+        require_own_engine(settings, spec.base_model, "evaluation")
+    best = spec.best_by
+    if best is None:
+        return
+    if best not in asked:
+        raise InvalidParameter("load_best_model_at_end", f"{best} is not among the metrics of evaluation; add it there")
+    if best not in SCORED_IN_TRAINING or METRICS[best].better == "neither":
+        raise InvalidParameter(
+            "load_best_model_at_end", f"{best} is no metric by which a checkpoint is better; name another, or true"
+        )
 
 
 def hyperparameters_of(request: JobFields) -> HyperparametersCreate:
@@ -213,8 +189,12 @@ def find_base(settings: Settings, registry: Registry, name: str) -> BaseModelEnt
     return registry.get(name)
 
 
-def _file_ref(session: Session, file_id: str, param: str, request: RenderFields) -> FileRef:
-    """Give a file that a job with these fields can train on or be scored on, as the job keeps it.
+def file_ref(session: Session, file_id: str, param: str, request: RenderFields, use: str = "trained on") -> FileRef:
+    """Give a file that a job of any kind with these fields can read, as the job keeps it.
+
+    Args:
+        param: the request's field that names it.
+        use: what is to be done with it, as it follows "cannot be".
 
     Raises:
         InvalidParameter: there is no such file, its lines have problems, or the fields do not fit what it holds.
@@ -225,15 +205,9 @@ def _file_ref(session: Session, file_id: str, param: str, request: RenderFields)
         raise InvalidParameter(param, str(error)) from error
     if file.purpose == files.RESULTS_PURPOSE:
         raise InvalidParameter(
-            param, f"{file_id} holds a job's results, not examples; name a file that was uploaded to be trained on"
+            param, f"{file_id} holds a job's results, not examples; name a file that was uploaded as examples"
         )
     if file.status is not FileStatus.PROCESSED or file.examples == 0:
-        raise InvalidParameter(param, f"{file_id} cannot be trained on: {file.status_details}")
+        raise InvalidParameter(param, f"{file_id} cannot be {use}: {file.status_details}")
     check_format(request, file.example_format, file.columns or (), name=f"{file.id} ({param})")
     return FileRef(id=file.id, sha256=file.sha256, examples=file.examples, file_type=file.file_type)
-
-
-def _requested(request: JobCreate) -> tuple[dict[str, Any], str]:
-    """Give the fields that were sent, and the digest by which a repetition is known."""
-    requested = request.model_dump(mode="json", exclude_unset=True)
-    return requested, hashlib.sha256(json.dumps(requested, sort_keys=True).encode()).hexdigest()

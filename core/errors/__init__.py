@@ -21,7 +21,7 @@ they keep all in ``args`` and pickle.
 """
 
 from core.errors.files import FileInUse, FileNotStored, FileTooLarge, FileTypeUnclear, ParquetNotInstalled
-from core.errors.jobs import JobDoesNotFit, JobHasEnded, JobNotFound
+from core.errors.jobs import EvaluationNotFound, JobDoesNotFit, JobHasEnded, JobNotFound
 from core.errors.models import (
     BaseModelNotReady,
     BaseModelNotServed,
@@ -113,6 +113,7 @@ __all__ = [
     "EngineBusy",
     "EngineStarting",
     "EngineUnavailable",
+    "EvaluationNotFound",
     "ExampleInvalid",
     "ExampleOverLength",
     "FileInUse",

@@ -1,4 +1,4 @@
-"""Errors of fine-tuning jobs as a client asks for them; what ends a running one is ``training``'s."""
+"""Errors of jobs of either kind as a client asks for them; what ends a running one is ``training``'s."""
 
 from core.errors.tree import Conflict, InvalidInput, NotFound
 
@@ -26,6 +26,13 @@ class JobNotFound(NotFound):
 
     code = "job_not_found"
     kind = "fine-tuning job"
+
+
+class EvaluationNotFound(NotFound):
+    """No evaluation has this id."""
+
+    code = "evaluation_not_found"
+    kind = "evaluation"
 
 
 class JobHasEnded(Conflict):

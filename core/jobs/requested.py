@@ -5,12 +5,14 @@ A field that is None is chosen by ``core.jobs.resolve``. Where the fields stand 
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from core.jobs.learning_rate import LrSchedulerType
-from core.jobs.spec import LoraSpec, Quantization
+from core.jobs.spec import JobEvaluation, LoraSpec, Quantization
 from core.text.render_settings import RenderFields
-from core.values import AutoBool, AutoFloat, AutoInt, Frozen, NoneAs
+from core.values import AutoFloat, AutoInt, Frozen, NoneAs
+
+MetricName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 
 
 class HyperparameterFields(Frozen):
@@ -44,5 +46,6 @@ class TrainingFields(RenderFields):
     neftune_noise_alpha: float | None = Field(None, ge=0, le=100)
     n_evals: AutoInt = Field(None, ge=1, le=100)
     early_stopping_patience: int | None = Field(None, ge=1, le=100)
-    load_best_model_at_end: AutoBool = None
+    load_best_model_at_end: Annotated[bool | MetricName | None, NoneAs("auto")] = None
+    evaluation: JobEvaluation | None = None
     quantization: Quantization | None = None

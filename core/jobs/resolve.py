@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 from core.errors import InvalidParameter
 from core.jobs.learning_rate import usual_warmup_steps
 from core.jobs.requested import HyperparameterFields, LoraFields, TrainingFields
-from core.jobs.spec import EVALUATIONS, FileRef, JobSpec, LoraSpec, TrainedAdapter
+from core.jobs.spec import EVALUATIONS, FileRef, JobEvaluation, JobSpec, LoraSpec, TrainedAdapter
 from core.text.held_out import count_held_out
 from core.text.render_settings import MAX_LENGTH_TOKENS, RenderFields, RenderSettings
 
@@ -77,6 +77,7 @@ def resolve(
         load_best_model_at_end=_loads_best(request),
         continue_from=None if continued is None else continued.ref,
         quantization=request.quantization,
+        evaluation=None if request.evaluation is None else JobEvaluation(**dict(request.evaluation)),
     )
 
 
@@ -164,6 +165,7 @@ def _n_evals(request: TrainingFields) -> int:
     return request.n_evals
 
 
-def _loads_best(request: TrainingFields) -> bool:
+def _loads_best(request: TrainingFields) -> bool | str:
     """True with early stopping, which is of little use without."""
-    return _given(request.load_best_model_at_end, request.early_stopping_patience is not None)
+    asked = request.load_best_model_at_end
+    return request.early_stopping_patience is not None if asked is None else asked

@@ -5,7 +5,7 @@ specification of it. A specification is complete: every "auto" was resolved when
 """
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
@@ -56,6 +56,18 @@ class TrainedAdapter:
     lora: LoraSpec
 
 
+class JobEvaluation(Frozen):
+    """By what a training is scored beside its loss.
+
+    Attributes:
+        metrics: names of `core.scoring.registry`'s.
+        max_rows: of the held-out ones, that the models answer at the end.
+    """
+
+    metrics: Annotated[tuple[str, ...], Field(strict=False, min_length=1, max_length=32)]
+    max_rows: int = Field(200, ge=2, le=10_000)
+
+
 Quantization = Literal["nf4"]  # 4-bit NormalFloat (2305.14314)
 
 
@@ -84,8 +96,15 @@ class TrainingSettings(RenderSettings):
     neftune_noise_alpha: float = 0.0  # 0: no noise
     n_evals: int = EVALUATIONS
     early_stopping_patience: int | None = None  # evaluations without improvement; None: trains to the end
-    load_best_model_at_end: bool = False  # publishes the best evaluated checkpoint, not the last step
+    # publishes the best evaluated checkpoint, not the last step: the one of the lowest loss, or by this metric
+    load_best_model_at_end: bool | str = False
+    evaluation: JobEvaluation | None = None
     quantization: Quantization | None = None  # of the frozen base, while it is trained on
+
+    @property
+    def best_by(self) -> str | None:
+        """The metric by which an evaluation is the best; None: the loss."""
+        return self.load_best_model_at_end if isinstance(self.load_best_model_at_end, str) else None
 
     @property
     def field_that_needs_scores(self) -> str | None:

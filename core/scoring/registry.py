@@ -3,12 +3,13 @@
 How a metric is computed is its own function's, how two models are compared `core.scoring.statistics`'.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf
 from typing import Final, Literal
 
+from core.errors import InvalidParameter
 from core.scoring import behaviour, exactness, likelihood, overlap
 from core.scoring.exactness import Normalization
 from core.scoring.sample import Part, Sample
@@ -182,4 +183,23 @@ _LISTED: Final = (
     ),
 )
 
+# What a trainer, which has neither the file's labels nor each row's probability, can score by between its steps.
+SCORED_IN_TRAINING: Final = frozenset(metric.name for metric in _LISTED) - {"label_accuracy", "reference_probability"}
+
 METRICS: Final[Mapping[str, Metric]] = {metric.name: metric for metric in _LISTED}
+
+
+def require_metrics(names: Sequence[str], param: str) -> None:
+    """Make sure that names are of metrics, each once.
+
+    Args:
+        param: the request's field that holds them.
+
+    Raises:
+        InvalidParameter: one is not; the sentence names the metrics that there are.
+    """
+    for place, name in enumerate(names):
+        if name not in METRICS:
+            raise InvalidParameter(f"{param}[{place}]", f"there is no metric {name}; there are {', '.join(METRICS)}")
+        if name in names[:place]:
+            raise InvalidParameter(f"{param}[{place}]", f"{name} is named twice")

@@ -59,24 +59,31 @@ def find_served(session: Session, name: str) -> ServedAdapter | None:
 
 def find_trained(session: Session, name: str) -> TrainedAdapter | None:
     """Find the adapter that serves a model name, and what it was trained as."""
-    served = find_served(session, name)
+    served, spec = find_served(session, name), find_spec(session, name)
     if served is None:
         return None
+    assert spec is not None  # what is served was trained
+    return TrainedAdapter(served.base_model, AdapterRef(name=name, adapter_sha256=served.adapter_sha256), spec.lora)
+
+
+def find_spec(session: Session, name: str) -> JobSpec | None:
+    """Find what a model, served or deleted, or a checkpoint was trained as; None: no job made one of this name."""
     # by the name's own index: one query over both tables would read every job
     job_id = session.scalar(select(AdapterRecord.job_id).where(AdapterRecord.name == name)) or session.scalar(
         select(CheckpointRecord.job_id).where(CheckpointRecord.name == name)
     )
-    spec = session.scalar(select(JobRecord.spec).where(JobRecord.id == job_id))
-    assert spec is not None  # both kinds of rows refer to a job
-    ref = AdapterRef(name=name, adapter_sha256=served.adapter_sha256)
-    return TrainedAdapter(served.base_model, ref, JobSpec.model_validate(spec).lora)
+    spec = None if job_id is None else session.scalar(select(JobRecord.spec).where(JobRecord.id == job_id))
+    return None if spec is None else JobSpec.model_validate(spec)
 
 
-def keep_served(session: Session, ref: AdapterRef) -> None:
+def keep_served(session: Session, ref: AdapterRef, param: str) -> None:
     """Keep what serves a name as it is until the transaction ends, for a record that refers to the adapter too.
 
+    Args:
+        param: the request's field that has the name.
+
     Raises:
-        InvalidParameter: ``continue_from`` was deleted, or serves another adapter by now.
+        InvalidParameter: the name was deleted, or serves another adapter by now.
     """
     job_ids = session.scalars(
         select(AdapterRecord.job_id)
@@ -88,7 +95,7 @@ def keep_served(session: Session, ref: AdapterRef) -> None:
     session.execute(select(AdapterRecord.id).where(AdapterRecord.job_id.in_(job_ids)).with_for_update(read=True))
     served = find_served(session, ref.name)
     if served is None or served.adapter_sha256 != ref.adapter_sha256:
-        raise InvalidParameter("continue_from", f"{ref.name} was deleted meanwhile")
+        raise InvalidParameter(param, f"{ref.name} was deleted meanwhile")
 
 
 def list_page(session: Session, *, after: str | None, limit: int) -> tuple[Sequence[AdapterRecord], bool]:

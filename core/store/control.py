@@ -9,8 +9,9 @@ from typing import Final
 
 from sqlalchemy import func, select
 
-from core.errors import JobHasEnded, JobNotFound
+from core.errors import EvaluationNotFound, JobHasEnded, JobNotFound
 from core.jobs.events import JobEvent
+from core.jobs.kind import JobKind
 from core.jobs.status import TERMINAL, JobStatus
 from core.store.db import Session
 from core.store.tables import CheckpointRecord, JobRecord
@@ -24,6 +25,7 @@ class RequestedAction(Enum):
     PAUSE = auto()
 
 
+NOT_FOUND: Final = {JobKind.FINE_TUNING: JobNotFound, JobKind.EVALUATION: EvaluationNotFound}
 REQUEST_COLUMNS: Final = (JobRecord.cancel_requested_at, JobRecord.pause_requested_at)
 
 
@@ -40,13 +42,13 @@ def is_pausing(job: JobRecord) -> bool:
     return job.status is JobStatus.RUNNING and action is RequestedAction.PAUSE
 
 
-def cancel(session: Session, job_id: str, now: int) -> JobRecord:
+def cancel(session: Session, job_id: str, now: int, kind: JobKind = JobKind.FINE_TUNING) -> JobRecord:
     """Cancel a queued or paused job at once, ask for it where the job runs, and leave an ended one as it is.
 
     Raises:
-        JobNotFound: there is none.
+        JobNotFound, EvaluationNotFound: there is none of this kind.
     """
-    job = _lock(session, job_id)
+    job = _lock(session, job_id, kind)
     if job.status is JobStatus.QUEUED or job.status is JobStatus.PAUSED:
         when = "before it started" if job.status is JobStatus.QUEUED else "while it was paused"
         event = JobEvent(f"The job was cancelled {when}")
@@ -58,7 +60,7 @@ def cancel(session: Session, job_id: str, now: int) -> JobRecord:
 
 
 def pause(session: Session, job_id: str, now: int) -> JobRecord:
-    """Pause a queued job at once, ask for it where the job runs, and leave a paused one as it is.
+    """Pause a queued training at once, ask for it where it runs, and leave a paused one as it is.
 
     Raises:
         JobNotFound: there is none.
@@ -76,7 +78,7 @@ def pause(session: Session, job_id: str, now: int) -> JobRecord:
 
 
 def resume(session: Session, job_id: str, now: int) -> JobRecord:
-    """Queue a paused job again, withdraw a pause that did not take effect yet, and leave any other job as it is.
+    """Queue a paused training again, withdraw a pause that did not take effect yet, and leave any other job as it is.
 
     The job has its old place in the queue, by its age. Whoever calls this notifies the workers after the commit.
 
@@ -109,13 +111,16 @@ def _event_with_step(session: Session, job_id: str, message: str) -> JobEvent:
     return JobEvent(f"{message}; its newest checkpoint is of step {step}", data={"step": step})
 
 
-def _lock(session: Session, job_id: str) -> JobRecord:
+def _lock(session: Session, job_id: str, kind: JobKind = JobKind.FINE_TUNING) -> JobRecord:
     """Give the job's row, whose status then stays as it is to the end of the transaction."""
     job = session.scalar(
-        select(JobRecord).where(JobRecord.id == job_id).with_for_update().execution_options(populate_existing=True)
+        select(JobRecord)
+        .where(JobRecord.id == job_id, JobRecord.kind == kind)
+        .with_for_update()
+        .execution_options(populate_existing=True)
     )
     if job is None:
-        raise JobNotFound(job_id)
+        raise NOT_FOUND[kind](job_id)
     return job
 
 

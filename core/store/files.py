@@ -21,6 +21,7 @@ from core.text.files.csv import CSV
 
 RESULTS_PURPOSE: Final = "fine-tune-results"  # of a finished job's file of metrics; both names are OpenAI's
 RESULTS_FILENAME: Final = "step_metrics.csv"
+SCORES_FILENAME: Final = "scores.csv"  # of an ended evaluation
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,12 @@ def create(session: Session, new: NewFile, now: int) -> FileRecord:
     return file
 
 
-def create_results(session: Session, job_id: str, blob: Blob, columns: Sequence[str], now: int) -> FileRecord:
+def create_results(
+    session: Session, job_id: str, blob: Blob, columns: Sequence[str], now: int, *, filename: str = RESULTS_FILENAME
+) -> FileRecord:
     """Record a job's result file, whose bytes are stored already, for the job's caller."""
     caller = session.scalars(select(JobRecord.caller).where(JobRecord.id == job_id)).one()
-    return create(session, NewFile(caller, RESULTS_FILENAME, RESULTS_PURPOSE, blob, CSV.name, columns=columns), now)
+    return create(session, NewFile(caller, filename, RESULTS_PURPOSE, blob, CSV.name, columns=columns), now)
 
 
 def get(session: Session, file_id: str) -> FileRecord:

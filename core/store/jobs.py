@@ -14,22 +14,33 @@ from sqlalchemy import ColumnElement, and_, exists, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import aliased, load_only
 
-from core.errors import FileNotStored, IdempotencyInProgress, JobNotFound
+from core.errors import FileNotStored, IdempotencyInProgress
 from core.estimates.estimate import Estimate
+from core.evaluations.spec import EvaluationSpec
 from core.ids import new_id
-from core.jobs.spec import JobSpec
+from core.jobs.kind import JobKind
+from core.jobs.spec import AdapterRef, FileRef, JobSpec
 from core.jobs.status import TERMINAL, JobStatus
 from core.store import adapters
+from core.store.control import NOT_FOUND
 from core.store.db import Session
-from core.store.tables import FileRecord, IdempotencyRecord, JobMetadataRecord, JobRecord
+from core.store.tables import (
+    EvaluationAdapterRecord,
+    FileRecord,
+    IdempotencyRecord,
+    JobMetadataRecord,
+    JobRecord,
+)
+
+_ID_PREFIXES = {JobKind.FINE_TUNING: "ftjob-", JobKind.EVALUATION: "eval-"}
 
 
 @dataclass(frozen=True)
 class NewJob:
-    """A job that is asked for."""
+    """A job that is asked for; its specification says of which kind."""
 
     caller: str
-    spec: JobSpec
+    spec: JobSpec | EvaluationSpec
     requested: dict[str, Any]  # the request's fields as they were sent
     request_sha256: str
     suffix: str | None = None  # of the model's name
@@ -46,25 +57,34 @@ class IdempotencyKey:
     key: str
 
 
-def create(session: Session, new: NewJob, now: int) -> JobRecord:
-    """Record a queued job. The files it names cannot be deleted until it ends; the adapter can, but not its bytes.
+def new_job_id(kind: JobKind) -> str:
+    """Give the id of a job that is yet to be made."""
+    return new_id(_ID_PREFIXES[kind])
+
+
+def create(session: Session, new: NewJob, now: int, *, job_id: str | None = None) -> JobRecord:
+    """Record a queued job. The files it names cannot be deleted until it ends; adapters can, but not their bytes.
+
+    Args:
+        job_id: of `new_job_id`, where something had to name the job before; None: a new one.
 
     Raises:
         FileNotStored: a file of the specification was deleted meanwhile.
-        InvalidParameter: the adapter to go on from was deleted meanwhile.
+        InvalidParameter: an adapter of the specification was deleted meanwhile.
     """
-    spec, validation_file = new.spec, new.spec.validation_file
-    for file in filter(None, (spec.training_file, validation_file)):
+    spec, inputs = new.spec, _inputs_of(new.spec)
+    for file in filter(None, (inputs.file, inputs.validation_file)):
         # FOR SHARE: a deletion under way is waited for, and seen
         stored = session.scalar(select(FileRecord.id).where(FileRecord.id == file.id).with_for_update(read=True))
         if stored is None:
             raise FileNotStored(file.id)
-    if spec.continue_from is not None:
-        adapters.keep_served(session, spec.continue_from)
+    for param, adapter in inputs.adapters:
+        adapters.keep_served(session, adapter, param)
     dumped = spec.model_dump(mode="json")
     canonical = json.dumps(dumped, sort_keys=True, separators=(",", ":"))
     job = JobRecord(
-        id=new_id("ftjob-"),
+        id=job_id or new_job_id(inputs.kind),
+        kind=inputs.kind,
         caller=new.caller,
         status=JobStatus.QUEUED,
         spec=dumped,
@@ -75,36 +95,66 @@ def create(session: Session, new: NewJob, now: int) -> JobRecord:
         estimate=None if new.estimate is None else new.estimate.model_dump(mode="json"),
         estimate_seconds=None if new.estimate is None or new.estimate.seconds is None else new.estimate.seconds.total,
         job_metadata=new.metadata,
-        training_file_id=spec.training_file.id,
-        validation_file_id=None if validation_file is None else validation_file.id,
+        training_file_id=inputs.file.id,
+        validation_file_id=None if inputs.validation_file is None else inputs.validation_file.id,
         base_model=spec.base_model,
-        continue_from_sha256=None if spec.continue_from is None else spec.continue_from.adapter_sha256,
+        continue_from_sha256=None if inputs.continue_from is None else inputs.continue_from.adapter_sha256,
         created_at=now,
     )
     session.add(job)
     session.flush()
     pairs = (new.metadata or {}).items()
     session.add_all(JobMetadataRecord(job_id=job.id, key=key, value=value) for key, value in pairs)
+    if inputs.kind is JobKind.EVALUATION:
+        asked = sorted({adapter.adapter_sha256 for _, adapter in inputs.adapters})
+        session.add_all(EvaluationAdapterRecord(job_id=job.id, adapter_sha256=sha256) for sha256 in asked)
     session.flush()
     return job
 
 
-def get(session: Session, job_id: str) -> JobRecord:
-    """Give a job's row.
+@dataclass(frozen=True)
+class _Inputs:
+    """What a job of either kind needs until it ends; an adapter beside the request's field that names it."""
+
+    kind: JobKind
+    file: FileRef
+    validation_file: FileRef | None
+    adapters: tuple[tuple[str, AdapterRef], ...]
+    continue_from: AdapterRef | None
+
+
+def _inputs_of(spec: JobSpec | EvaluationSpec) -> _Inputs:
+    if isinstance(spec, EvaluationSpec):
+        named = tuple(
+            (f"models[{place}]", model.adapter) for place, model in enumerate(spec.models) if model.adapter is not None
+        )
+        return _Inputs(JobKind.EVALUATION, spec.file, None, named, None)
+    earlier = spec.continue_from
+    named = () if earlier is None else (("continue_from", earlier),)
+    return _Inputs(JobKind.FINE_TUNING, spec.training_file, spec.validation_file, named, earlier)
+
+
+def get(session: Session, job_id: str, kind: JobKind = JobKind.FINE_TUNING) -> JobRecord:
+    """Give the row of a job of a kind.
 
     Raises:
-        JobNotFound: there is none.
+        JobNotFound, EvaluationNotFound: there is none.
     """
     job = session.get(JobRecord, job_id)
-    if job is None:
-        raise JobNotFound(job_id)
+    if job is None or job.kind is not kind:
+        raise NOT_FOUND[kind](job_id)
     return job
 
 
 def list_page(
-    session: Session, *, after: str | None, limit: int, metadata: Mapping[str, str] | None = None
+    session: Session,
+    *,
+    after: str | None,
+    limit: int,
+    metadata: Mapping[str, str] | None = None,
+    kind: JobKind = JobKind.FINE_TUNING,
 ) -> tuple[Sequence[JobRecord], bool]:
-    """List jobs newest first, and tell whether there are older ones.
+    """List jobs of a kind newest first, and tell whether there are older ones.
 
     Args:
         after: id of the last job already seen; None starts with the newest.
@@ -112,11 +162,12 @@ def list_page(
     """
     first, *others = (metadata or {}).items() or (None,)
     if first is None:
-        query, newest_first = select(JobRecord), JobRecord.id
+        query, newest_first = select(JobRecord).where(JobRecord.kind == kind), JobRecord.id
     else:
         # walked in the index of the pair, so that a rare one is found without reading every job
         query = select(JobRecord).join(JobMetadataRecord, JobMetadataRecord.job_id == JobRecord.id)
-        query, newest_first = query.where(_is_pair(JobMetadataRecord, *first)), JobMetadataRecord.job_id
+        query = query.where(_is_pair(JobMetadataRecord, *first), JobRecord.kind == kind)
+        newest_first = JobMetadataRecord.job_id
     for pair in others:
         other = aliased(JobMetadataRecord)
         query = query.where(exists().where(other.job_id == JobRecord.id, _is_pair(other, *pair)))
@@ -131,8 +182,12 @@ def _is_pair(record: type[JobMetadataRecord], key: str, value: str) -> ColumnEle
 
 
 def list_succeeded(session: Session, base_model: str, *, limit: int) -> Sequence[JobRecord]:
-    """List a base model's newest jobs that succeeded, newest first, with no more than their specs and results read."""
-    succeeded = (JobRecord.status == JobStatus.SUCCEEDED, JobRecord.base_model == base_model)
+    """List a base model's newest trainings that succeeded, newest first; only their specs and results are read."""
+    succeeded = (
+        JobRecord.status == JobStatus.SUCCEEDED,
+        JobRecord.kind == JobKind.FINE_TUNING,
+        JobRecord.base_model == base_model,
+    )
     read = load_only(JobRecord.spec, JobRecord.result)
     newest = select(JobRecord).where(*succeeded).order_by(JobRecord.id.desc()).limit(limit)
     return session.scalars(newest.options(read)).all()
@@ -143,8 +198,10 @@ def list_ended(session: Session, ids: Sequence[str]) -> Sequence[str]:
     return session.scalars(select(JobRecord.id).where(JobRecord.id.in_(ids), JobRecord.status.in_(TERMINAL))).all()
 
 
-def find_recent_duplicate(session: Session, caller: str, request_sha256: str, since: int) -> JobRecord | None:
-    """Find the caller's newest job made of the same request at ``since`` or later.
+def find_recent_duplicate(
+    session: Session, caller: str, request_sha256: str, since: int, kind: JobKind = JobKind.FINE_TUNING
+) -> JobRecord | None:
+    """Find the caller's newest job of a kind made of the same request at ``since`` or later.
 
     Jobs that failed or were cancelled do not count: posting those again means to try again.
     """
@@ -153,6 +210,7 @@ def find_recent_duplicate(session: Session, caller: str, request_sha256: str, si
         .where(
             JobRecord.caller == caller,
             JobRecord.request_sha256 == request_sha256,
+            JobRecord.kind == kind,
             JobRecord.created_at >= since,
             JobRecord.status.not_in((JobStatus.FAILED, JobStatus.CANCELLED)),
         )

@@ -5,7 +5,7 @@ nothing once the job was given to another. No clock takes part: a heartbeat is a
 watches it decides by a clock of its own how long it may stand still. ``now`` is only recorded.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from core.errors import WorkerLost
 from core.ids import new_id
 from core.jobs.attempt import AttemptEnd, JobError, Publication
 from core.jobs.events import EventLevel, JobEvent
+from core.jobs.kind import JobKind
 from core.jobs.status import JobStatus
 from core.store import unfit_hosts
 from core.store.control import REQUEST_COLUMNS, RequestedAction, pause_event, requested_action
@@ -65,9 +66,15 @@ class ObservedLease:
 
 
 def claim(
-    session: Session, worker: WorkerIdentity, base_models: Sequence[str], now: int, *, given_back_last: bool = False
+    session: Session,
+    worker: WorkerIdentity,
+    base_models: Sequence[str],
+    now: int,
+    *,
+    kind: JobKind = JobKind.FINE_TUNING,
+    given_back_last: bool = False,
 ) -> JobRecord | None:
-    """Take the oldest queued job of these base models; None when there is none.
+    """Take the oldest queued job of a kind and of these base models; None when there is none.
 
     Jobs that the worker's host could not run a short while ago are passed over (``core.store.unfit_hosts``).
     Of any number of callers at once exactly one gets a job.
@@ -75,9 +82,9 @@ def claim(
     Args:
         given_back_last: a job that this host has given back is taken only where there is no other.
     """
-    names = _by_age(session, worker, base_models, now)
+    names = _by_age(session, worker, base_models, now, kind)
     passes = [~unfit_hosts.given_back(worker.host)] if given_back_last else []
-    jobs = (_claim_oldest(session, worker, name, now, only) for only in (*passes, true()) for name in names)
+    jobs = (_claim_oldest(session, worker, name, now, kind, only) for only in (*passes, true()) for name in names)
     job = next(filter(None, jobs), None)
     if job is None:
         return None
@@ -90,12 +97,14 @@ def claim(
     return job
 
 
-def _by_age(session: Session, worker: WorkerIdentity, base_models: Sequence[str], now: int) -> Sequence[str]:
+def _by_age(
+    session: Session, worker: WorkerIdentity, base_models: Sequence[str], now: int, kind: JobKind
+) -> Sequence[str]:
     """Give those of the base models that jobs wait for which this worker may take, the one with the oldest first."""
     if len(base_models) == 1:
         return base_models
     # one lookup in an index each, where one for all of them would read and sort every waiting job
-    waits = (JobRecord.status == JobStatus.QUEUED, ~unfit_hosts.left_alone(worker.host, now))
+    waits = (JobRecord.status == JobStatus.QUEUED, JobRecord.kind == kind, ~unfit_hosts.left_alone(worker.host, now))
     oldest = {
         name: session.scalar(
             select(JobRecord.id).where(*waits, JobRecord.base_model == name).order_by(JobRecord.id).limit(1)
@@ -106,11 +115,11 @@ def _by_age(session: Session, worker: WorkerIdentity, base_models: Sequence[str]
 
 
 def _claim_oldest(
-    session: Session, worker: WorkerIdentity, base_model: str, now: int, only: ColumnElement[bool]
+    session: Session, worker: WorkerIdentity, base_model: str, now: int, kind: JobKind, only: ColumnElement[bool]
 ) -> JobRecord | None:
     oldest = (
         select(JobRecord.id)
-        .where(JobRecord.status == JobStatus.QUEUED, JobRecord.base_model == base_model, only)
+        .where(JobRecord.status == JobStatus.QUEUED, JobRecord.kind == kind, JobRecord.base_model == base_model, only)
         .where(~unfit_hosts.left_alone(worker.host, now))
         .order_by(JobRecord.id)
         .limit(1)
@@ -240,6 +249,18 @@ def fail(session: Session, lease: Lease, error: JobError, end: AttemptEnd, now: 
     """
     _move_held(session, lease, JobStatus.FAILED, _failure(error), now, **_error_columns(error))
     _end_attempt(session, lease, JobStatus.FAILED.value, end, now)
+
+
+def conclude(
+    session: Session, lease: Lease, event: JobEvent, result: Mapping[str, Any], end: AttemptEnd, now: int
+) -> None:
+    """End a job that publishes nothing as succeeded, with its last event and its result; see `publish`.
+
+    Raises:
+        LeaseLost: the job is no longer this worker's.
+    """
+    _move_held(session, lease, JobStatus.SUCCEEDED, event, now, result=dict(result))
+    _end_attempt(session, lease, JobStatus.SUCCEEDED.value, end, now)
 
 
 def publish(session: Session, lease: Lease, publication: Publication, end: AttemptEnd, now: int) -> None:

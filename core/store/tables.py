@@ -10,6 +10,7 @@ from typing import Any, Final
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Double,
     Enum,
     ForeignKey,
@@ -25,6 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from core.jobs.events import EventLevel, EventType
+from core.jobs.kind import JobKind
 from core.jobs.status import JobStatus
 
 
@@ -45,13 +47,13 @@ class BlobState(StrEnum):
     DELETING = "deleting"  # a collector has decided; whoever wants the same bytes waits until the row is gone
 
 
-def _as_text(values: type[StrEnum], name: str) -> Enum:
+def _as_text(values: type[StrEnum], name: str, *, is_checked: bool = True) -> Enum:
     """Store an enum as its text, with a CHECK of that name."""
     return Enum(
         values,
         name=name,
         native_enum=False,
-        create_constraint=True,
+        create_constraint=is_checked,
         length=16,
         values_callable=lambda enum: [member.value for member in enum],
     )
@@ -75,6 +77,7 @@ class Record(DeclarativeBase):
         JobStatus: _as_text(JobStatus, "status"),
         AdapterState: _as_text(AdapterState, "state"),
         BlobState: _as_text(BlobState, "state"),
+        JobKind: _as_text(JobKind, "kind", is_checked=False),  # came later: SQLite adds no CHECK to a table
         EventLevel: _as_text(EventLevel, "level"),
         EventType: _as_text(EventType, "type"),
     }
@@ -106,21 +109,24 @@ class FileRecord(Record):
 
 
 class JobRecord(Record):
-    """A fine-tune job. Once its status is terminal, a trigger refuses every change of the row."""
+    """A job of any kind. Once its status is terminal, a trigger refuses every change of the row."""
 
     __tablename__ = "jobs"
     __table_args__ = (
         Index("ix_jobs_status_id", "status", "id"),
-        Index("ix_jobs_status_base_model_id", "status", "base_model", "id"),
+        Index("ix_jobs_kind_id", "kind", "id"),
+        Index("ix_jobs_status_kind_id", "status", "kind", "id"),
+        Index("ix_jobs_status_kind_base_model_id", "status", "kind", "base_model", "id"),
         Index("ix_jobs_training_file_id_status", "training_file_id", "status"),
         Index("ix_jobs_validation_file_id_status", "validation_file_id", "status"),
         Index("ix_jobs_caller_request_sha256_id", "caller", "request_sha256", "id"),
     )
 
-    id: Mapped[str] = mapped_column(_Id, primary_key=True)  # ftjob-…
+    id: Mapped[str] = mapped_column(_Id, primary_key=True)  # ftjob-…, eval-…
+    kind: Mapped[JobKind] = mapped_column(default=JobKind.FINE_TUNING)
     caller: Mapped[str]
     status: Mapped[JobStatus]
-    spec: Mapped[dict[str, Any]]  # JobSpec.model_dump(mode="json")
+    spec: Mapped[dict[str, Any]]  # of its kind: JobSpec or EvaluationSpec, as JSON
     requested: Mapped[dict[str, Any]]  # the request's fields as they were sent
     spec_sha256: Mapped[str] = mapped_column(_Digest)
     request_sha256: Mapped[str] = mapped_column(_Digest)
@@ -130,7 +136,7 @@ class JobRecord(Record):
         Double
     )  # all of its estimate's; kept apart so that a queue's can be added up
     job_metadata: Mapped[dict[str, Any] | None]
-    training_file_id: Mapped[str] = mapped_column(_Id)
+    training_file_id: Mapped[str] = mapped_column(_Id)  # of an evaluation: the file whose rows are judged
     validation_file_id: Mapped[str | None] = mapped_column(_Id)
     base_model: Mapped[str]
     continue_from_sha256: Mapped[str | None] = mapped_column(_Digest, index=True)  # of the manifest; also in the spec
@@ -238,6 +244,42 @@ class AdapterRecord(Record):
     bytes: Mapped[int] = mapped_column(BigInteger)
     state: Mapped[AdapterState]
     created_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class EvaluationAdapterRecord(Record):
+    """An adapter that an evaluation asks; its bytes stay as long as the evaluation has not ended."""
+
+    __tablename__ = "evaluation_adapters"
+
+    job_id: Mapped[str] = mapped_column(_Id, ForeignKey("jobs.id"), primary_key=True)
+    adapter_sha256: Mapped[str] = mapped_column(_Digest, primary_key=True, index=True)  # of its manifest
+
+
+class EvaluationExampleRecord(Record):
+    """A row that an evaluation asks its models, numbered from 0 in the order of the file's lines."""
+
+    __tablename__ = "evaluation_examples"
+
+    job_id: Mapped[str] = mapped_column(_Id, ForeignKey("jobs.id"), primary_key=True)
+    row: Mapped[int] = mapped_column(primary_key=True)
+    line: Mapped[int]
+    cluster: Mapped[str] = mapped_column(String(16))  # equal for rows of one normalised prompt
+    prompt: Mapped[str]
+    reference: Mapped[str]
+
+
+class EvaluationRowRecord(Record):
+    """What one model made of one row. Its key is why no row is scored twice, however often a worker dies."""
+
+    __tablename__ = "evaluation_rows"
+
+    job_id: Mapped[str] = mapped_column(_Id, ForeignKey("jobs.id"), primary_key=True)
+    model_index: Mapped[int] = mapped_column(primary_key=True)  # its place among the evaluation's models, from 0
+    row: Mapped[int] = mapped_column(primary_key=True)
+    answer: Mapped[str | None]  # None: no metric needs one
+    stopped: Mapped[bool | None] = mapped_column(Boolean)  # the model closed its answer itself
+    tokens: Mapped[int]  # of the reference, that the model was scored on
+    scores: Mapped[dict[str, Any]]  # a number or null by metric
 
 
 class IdempotencyRecord(Record):

@@ -10,6 +10,7 @@ from typing import Final
 
 from sqlalchemy import ColumnElement, and_, exists, func, or_, select
 
+from core.jobs.kind import JobKind
 from core.store.db import Session
 from core.store.tables import AttemptRecord, EventRecord, JobRecord
 
@@ -75,13 +76,16 @@ def is_news(session: Session, job_id: str, message: str, now: int) -> bool:
 
 
 def list_unfit_in_a_row(session: Session, host: str) -> list[EndedAttempt]:
-    """List the newest attempts on a host, newest first, up to one that it could carry out; at most sixteen.
+    """List the newest attempts to train on a host, newest first, up to one that it could carry out; at most sixteen.
 
-    Those to which it was unsuited are passed over: of the host they say neither.
+    Those to which it was unsuited are passed over: of the host they say neither. So are evaluations, which no trainer
+    carries out.
     """
     newest = session.execute(
         select(AttemptRecord.job_id, AttemptRecord.token, AttemptRecord.outcome)
+        .join(JobRecord, JobRecord.id == AttemptRecord.job_id)
         .where(AttemptRecord.host == host, AttemptRecord.ended_at.is_not(None), AttemptRecord.outcome != UNSUITED)
+        .where(JobRecord.kind == JobKind.FINE_TUNING)
         .order_by(AttemptRecord.ended_at.desc(), AttemptRecord.started_at.desc())
         .limit(_MOST_SEEN)
     )

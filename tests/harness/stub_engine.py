@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 from core.errors import InvalidParameter, PromptTooLong, ServiceError
+from core.serving.admission import Load
 from core.serving.generation import (
     Alternative,
     Constraint,
@@ -127,6 +128,22 @@ class StubEngine:
             prefill_tokens_per_s=None,
             decode_tokens_per_s=None,
         )
+
+
+class ServedStub(StubEngine):
+    """A scripted engine as the engine process's own server holds it."""
+
+    is_alive = True
+
+    @property
+    def waiting_by_adapter(self) -> dict[str | None, Load]:
+        return {}
+
+    def start(self) -> None:
+        return
+
+    async def close(self) -> None:
+        return
 
 
 def _words(reply: str, constraint: Constraint | None) -> list[str]:

@@ -1,4 +1,4 @@
-"""The two threads of a worker's main process: its own look for queued jobs, and the sweeper.
+"""The threads of a worker's main process: its own looks for queued jobs, one of each kind, and the sweeper.
 
 They know no Celery and need no broker, so jobs run while it is away.
 """
@@ -12,9 +12,11 @@ from core.dispatch.doorbell import Doorbell
 from core.dispatch.sweeper import Sweeper
 from core.process.signs_of_life import show_signs_of_life
 from core.settings import Settings
+from worker.evaluating.runner import evaluations
+from worker.jobs.duty import Duty, run_queued
 from worker.jobs.host_gate import HostGate
 from worker.jobs.run_folder_gc import free_ended_run_folders
-from worker.jobs.runner import run_queued
+from worker.jobs.runner import trainings
 from worker.jobs.runtime import WorkerRuntime, open_runtime
 from worker.jobs.slot import WorkerSlot, slot_path
 from worker.trainer_process.stop import StopFlag
@@ -23,16 +25,22 @@ _log = structlog.stdlib.get_logger(__name__)
 
 
 class Background:
-    """Both threads, from their start to their end."""
+    """All threads, from their start to their end."""
 
     def __init__(self, settings: Settings) -> None:
         runtime = open_runtime(settings)
         sweeper = Sweeper(runtime.database, runtime.blobs, Doorbell(settings), settings)
         self._stop = StopFlag()
         self._sweeping_ends = threading.Event()
-        self._slot_path = slot_path(settings.runs_folder, os.getpid())
+        duties = (trainings(HostGate(runtime)), evaluations(runtime.settings))
+        self._slot_paths = [slot_path(settings.runs_folder, os.getpid(), duty.kind) for duty in duties]
         self._threads = (
-            threading.Thread(target=poll, args=(runtime, WorkerSlot(self._slot_path), self._stop), name="poll"),
+            *(
+                threading.Thread(
+                    target=poll, args=(runtime, WorkerSlot(path), self._stop, duty), name=f"poll {duty.kind.value}"
+                )
+                for path, duty in zip(self._slot_paths, duties, strict=True)
+            ),
             threading.Thread(target=sweeper.run, args=(self._sweeping_ends,), name="sweeper"),
         )
 
@@ -47,20 +55,20 @@ class Background:
         self._stop.request()
 
     def stop(self) -> None:
-        """Stop both threads and wait for them, which takes as long as the trainer's last checkpoint."""
+        """Stop the threads and wait for them, which takes as long as the trainer's last checkpoint."""
         self._stop.request()
         self._sweeping_ends.set()
         for thread in self._threads:
             thread.join()
-        self._slot_path.unlink(missing_ok=True)
+        for path in self._slot_paths:
+            path.unlink(missing_ok=True)
 
 
-def poll(runtime: WorkerRuntime, slot: WorkerSlot, stop: StopFlag) -> None:
-    """Look for queued jobs now and every ``poll_s``, and free the disk from ended ones, until stopped."""
-    gate = HostGate(runtime)
+def poll(runtime: WorkerRuntime, slot: WorkerSlot, stop: StopFlag, duty: Duty) -> None:
+    """Look for queued jobs of a kind now and every ``poll_s``, and free the disk from ended ones, until stopped."""
     while not stop.requested:
         try:
-            run_queued(runtime, slot, stop, gate)
+            run_queued(runtime, slot, stop, duty)
             free_ended_run_folders(runtime)
         except Exception:
             # A worker that no longer looks would be of no use while the broker is away.

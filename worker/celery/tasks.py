@@ -13,8 +13,10 @@ import structlog
 from core.dispatch.doorbell import TASK_NAME
 from core.process.signs_of_life import show_signs_of_life
 from worker.celery.app import app, settings
+from worker.evaluating.runner import evaluations
+from worker.jobs.duty import run_queued
 from worker.jobs.host_gate import HostGate
-from worker.jobs.runner import run_queued
+from worker.jobs.runner import trainings
 from worker.jobs.runtime import WorkerRuntime, open_runtime
 from worker.jobs.slot import WorkerSlot, slot_path
 from worker.trainer_process.stop import StopFlag
@@ -39,10 +41,12 @@ def _look(job_id: str) -> None:
     before = signal.signal(signal.SIGQUIT, stop_later)
     try:
         _log.debug("notified of a job", job_id=job_id)
-        # a pool process's parent is the worker's main process
-        slot = WorkerSlot(slot_path(settings.runs_folder, os.getppid()))
-        # the main process looks after a host that is unfit
-        run_queued(_runtime(), slot, stop, HostGate(_runtime(), checks=False))
+        # Evaluations first, which are short; meanwhile a training is found by the main process' own look. That process
+        # looks after a host that is unfit, too.
+        for duty in (evaluations(settings), trainings(HostGate(_runtime(), checks=False))):
+            # a pool process's parent is the worker's main process
+            slot = WorkerSlot(slot_path(settings.runs_folder, os.getppid(), duty.kind))
+            run_queued(_runtime(), slot, stop, duty)
     finally:
         signal.signal(signal.SIGQUIT, before)
 

@@ -1,7 +1,7 @@
 """A job while this process runs it: every write carries the claim's lease, so a stale one changes nothing.
 
-The methods are short transactions; what leads to them is ``worker.jobs.supervision`` and
-``worker.jobs.runner``. Here a worker's sentences leave for clients, so here they lose this machine's paths.
+The methods are short transactions; what leads to them is the attempts' matter: ``worker.jobs.attempt`` and those of
+each kind. Here a worker's sentences leave for clients, so here they lose this machine's paths.
 """
 
 import threading
@@ -13,10 +13,12 @@ from typing import Any, Final
 from core.errors.host_paths import without_host_paths
 from core.jobs.attempt import AttemptEnd, JobError, Publication, StoredAdapter, StoredCheckpoint
 from core.jobs.events import JobEvent
-from core.store import adapters, events, files, leases
+from core.jobs.kind import JobKind
+from core.store import adapters, events, files, jobs, leases
 from core.store.blobs import BlobStore
 from core.store.control import RequestedAction
 from core.store.db import Database, Session
+from core.store.jobs import NewJob
 from core.store.leases import Lease, LeaseLost
 from core.store.references.rows import hold
 from worker.jobs.blob_transfer import StoredResults
@@ -94,8 +96,40 @@ class Claim:
                 adapters.add_checkpoint(session, self._lease, checkpoint, self._now())
         self._confirm(began_s)
 
-    def publish(self, publication: Publication, results: StoredResults, end: AttemptEnd) -> None:
+    def write(self, change: Callable[[Session], None], progress: dict[str, Any] | None = None) -> None:
+        """Write a heartbeat with progress and a change of the job's own rows; learn what is asked of the job."""
+        began_s = self._clock()
+        with self._database.write() as session:
+            self.requested_action = leases.heartbeat(session, self._lease, progress)
+            change(session)
+        self._confirm(began_s)
+
+    def conclude(self, event: JobEvent, result: dict[str, Any], scores: StoredResults, end: AttemptEnd) -> None:
+        """End an evaluation as succeeded: its result, scores file, last event and status become visible together.
+
+        Raises:
+            BlobFreed: the file's bytes are no longer stored, so nothing was written; store them again.
+        """
+        with self._database.write() as session:
+            self._hold(session, others=(scores.blob.sha256,))
+            file = files.create_results(
+                session,
+                self._lease.job_id,
+                scores.blob,
+                scores.columns,
+                self._now(),
+                filename=files.SCORES_FILENAME,
+            )
+            result = {**result, "result_files": [file.id]}
+            leases.conclude(session, self._lease, event, result, end, self._now())
+
+    def publish(
+        self, publication: Publication, results: StoredResults, end: AttemptEnd, follow_up: NewJob | None = None
+    ) -> None:
         """End the job as succeeded: its adapter, result file, last event and status become visible together.
+
+        Args:
+            follow_up: an evaluation of the adapter, that is queued with it.
 
         Raises:
             BlobFreed: some of the bytes are no longer stored, so nothing was written; store them again.
@@ -104,7 +138,12 @@ class Claim:
             self._hold(session, publication.adapter, others=(results.blob.sha256,))
             file = files.create_results(session, self._lease.job_id, results.blob, results.columns, self._now())
             result = {**publication.result, "result_files": [file.id]}
+            evaluation_id = None if follow_up is None else jobs.new_job_id(JobKind.EVALUATION)
+            if evaluation_id is not None:
+                result["evaluation_id"] = evaluation_id
             leases.publish(session, self._lease, replace(publication, result=result), end, self._now())
+            if follow_up is not None:
+                jobs.create(session, follow_up, self._now(), job_id=evaluation_id)
 
     def cancel(self, end: AttemptEnd) -> None:
         """End the job as cancelled."""

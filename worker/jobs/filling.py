@@ -33,7 +33,7 @@ def fill_run_folder(
         AdapterInvalid: the adapter to go on from has a malformed manifest.
     """
     entry, imported = require_base_model(settings.base_models_folder, spec.base_model)
-    _require_pinned(spec, imported)
+    require_pinned(spec.base_model, spec.base_model_fingerprint, imported)
     with host_faults("make the run folder"):
         folder = make_run_folder(settings.runs_folder, lease.job_id, lease.token)
     try:
@@ -76,11 +76,18 @@ def require_base_model(base_models_folder: Path, name: str) -> tuple[BaseModelEn
     return entry, imported
 
 
-def _require_pinned(spec: JobSpec, imported: ImportedModel) -> None:
-    pinned = spec.base_model_fingerprint
-    if pinned not in (None, imported.fingerprint):
+def require_pinned(name: str, pinned: str | None, imported: ImportedModel) -> None:
+    """Make sure that a base model is the one that a job was made for.
+
+    Args:
+        pinned: its fingerprint then; None: whatever has the name will do.
+
+    Raises:
+        BaseModelDiffers: it is another one.
+    """
+    if pinned is not None and pinned != imported.fingerprint:
         raise BaseModelDiffers(
-            f"the job was made for {spec.base_model} with the fingerprint {pinned[:12]}, and here it has "
+            f"the job was made for {name} with the fingerprint {pinned[:12]}, and here it has "
             f"{imported.fingerprint[:12]}; import the same base model, or cancel the job and make it anew"
         )
 

@@ -1,7 +1,7 @@
 """Whether this host may claim jobs: after two different ones in a row that it could not run, only once it is sound.
 
 The attempts in the database say so, so the processes of a worker, and one that was started anew, agree. Whose fault
-an attempt's end was is ``worker.jobs.runner``'s to say; what a host does with one such job is
+an attempt's end was is ``worker.jobs.attempt``'s to say; what a host does with one such job is
 ``core.store.unfit_hosts``'.
 """
 

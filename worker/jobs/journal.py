@@ -78,6 +78,7 @@ class Journal:
         }
         if evaluated.exact_match is not None and evaluated.stop_rate is not None:
             scores |= {"exact_match": evaluated.exact_match, "stop_rate": evaluated.stop_rate}
+        scores |= evaluated.named_scores
         self.progress |= scores
         counts = {"step": evaluated.step, "valid_tokens": evaluated.tokens, "valid_examples": evaluated.examples}
         self.pending.append(

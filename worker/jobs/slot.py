@@ -1,4 +1,4 @@
-"""The right to run a job on this worker, held by one thread of one process at a time.
+"""The right to run a job of a kind on this worker, held by one thread of one process at a time.
 
 A worker learns of jobs in two ways, by the doorbell (in a pool process) and by its own polling (a thread of
 the main process). The kernel frees the slot when its holder dies, however it dies.
@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from core.jobs.kind import JobKind
 
-def slot_path(runs_folder: Path, worker_pid: int) -> Path:
+
+def slot_path(runs_folder: Path, worker_pid: int, kind: JobKind) -> Path:
     """Give the file of the worker with this main process; several workers may share a folder."""
-    return runs_folder / "slots" / f"{socket.gethostname()}-{worker_pid}"
+    return runs_folder / "slots" / f"{socket.gethostname()}-{worker_pid}-{kind.value}"
 
 
 class WorkerSlot:

@@ -1,6 +1,6 @@
 """Tells what a machine refuses from what a job does wrong. Torch-free; worker and trainer both ask.
 
-What becomes of a job whose host is at fault is ``worker.jobs.runner``'s.
+What becomes of a job whose host is at fault is ``worker.jobs.attempt``'s.
 """
 
 import errno

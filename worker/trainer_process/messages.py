@@ -4,7 +4,7 @@ Torch-free, because the worker reads it. How often a message becomes a job event
 """
 
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, TypeAdapter
 
@@ -12,6 +12,8 @@ from core.estimates.estimate import Measured
 from core.jobs.events import EventLevel
 from core.ratio import ratio
 from core.values import Frozen
+
+SCORE_PREFIX: Final = "eval_"  # as transformers names what an evaluation finds
 
 
 class PhaseStarted(Frozen):
@@ -81,6 +83,12 @@ class Evaluated(Frozen):
     examples: int
     exact_match: float | None = None  # answered with the completion itself and nothing behind it
     stop_rate: float | None = None  # ended by the model itself, not by the limit of new tokens
+    scores: dict[str, float | None] = Field(default_factory=dict)  # means by the metrics that the job asks for
+
+    @property
+    def named_scores(self) -> dict[str, float | None]:
+        """The scores by the names that they have in events, checkpoints and the result file."""
+        return {f"{SCORE_PREFIX}{name}": score for name, score in self.scores.items()}
 
 
 class HeldOutAnswer(Frozen):

@@ -7,11 +7,13 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from core.errors import LossNotFinite
 from worker.trainer_process.messages import CheckpointWritten
 from worker.training.data.examples import RunData
 from worker.training.data.plan import TrainingPlan
+from worker.training.measure.answer_scores import mean_scores
 from worker.training.measure.evaluation import evaluate
 from worker.training.measure.generation_eval import GenerationEvaluator
 from worker.training.measure.result_file import ResultRows
@@ -44,6 +46,8 @@ class TrainingLoop:
     meter: Meter
     generation_evaluator: GenerationEvaluator
     results: ResultRows
+    metrics: tuple[str, ...] = ()  # by which the answers are scored
+    best_by: str | None = None  # the metric by which an evaluation is the best; None: the loss
     patience: int | None = None  # evaluations without improvement that end the run; None: it trains to its last step
     ranks: Ranks = ALONE
     evaluated_tokens: int = 0  # that went through the model to be scored, of this process
@@ -100,10 +104,11 @@ class TrainingLoop:
             answers = self.ranks.run_on_leader(
                 lambda: self.generation_evaluator.evaluate(self.progress.step, self.check_stop)
             )
+        scores: dict[str, Any] = {"scores": mean_scores(self.metrics, evaluation, answers)}
         if answers is not None:
-            shares = {"exact_match": answers.exact_match, "stop_rate": answers.stop_rate}
-            evaluation = evaluation.model_copy(update=shares)
+            scores |= {"exact_match": answers.exact_match, "stop_rate": answers.stop_rate}
             self.reporter.send(answers)
+        evaluation = evaluation.model_copy(update=scores)
         self.evaluated_tokens += len(self.data.held_out.ids)
         self.progress.evaluation = evaluation
         if evaluation.loss is not None:
@@ -111,7 +116,7 @@ class TrainingLoop:
             self.results.add_evaluation(evaluation)
             self.reporter.send(evaluation)
             if self.progress.step:
-                self.progress.standing = self.progress.standing.after(evaluation)
+                self.progress.standing = self.progress.standing.after(evaluation, self.best_by)
 
     def _require_equal_ranks(self) -> None:
         self.ranks.require_equal(self.progress.step, self.model.parameters.values())

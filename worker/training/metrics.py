@@ -62,7 +62,7 @@ def metrics_of(evaluation: Evaluated) -> dict[str, float | None]:
     for prefix in ("valid", "full_valid"):
         metrics[f"{prefix}_loss"] = evaluation.loss
         metrics[f"{prefix}_mean_token_accuracy"] = evaluation.token_accuracy
-    return metrics
+    return metrics | evaluation.named_scores
 
 
 @dataclass

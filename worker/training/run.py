@@ -21,7 +21,12 @@ from worker.training.data.examples import RunData
 from worker.training.data.plan import TrainingPlan
 from worker.training.loop import TrainingLoop
 from worker.training.measure.early_stopping import describe_ending
-from worker.training.measure.generation_eval import GenerationEvaluator, choose_questions
+from worker.training.measure.generation_eval import (
+    MAX_QUESTIONS,
+    MAX_SCORED_QUESTIONS,
+    GenerationEvaluator,
+    choose_questions,
+)
 from worker.training.measure.result_file import ResultRows
 from worker.training.measure.stopwatch import Stopwatch
 from worker.training.metrics import Meter, Progress, metrics_of
@@ -98,7 +103,7 @@ def _train(context: _RunContext, data: RunData, base: LoadedModel) -> None:
     optimizer = AdapterOptimizer(model.parameters, job, plan.total_steps)
     writer = AdapterWriter(spec, base, model, data, context.run_folder)
     checkpoints = CheckpointFolder(
-        context.run_folder / CHECKPOINTS, keeps_best=job.load_best_model_at_end, read_only=not ranks.leads
+        context.run_folder / CHECKPOINTS, keeps_best=bool(job.load_best_model_at_end), read_only=not ranks.leads
     )
     identity, environment = identity_of(spec, data, base), environment_of(base, model.kernels, ranks)
     earlier = [*checkpoints.list_newest_first(), *map(Path, spec.resume_from)]
@@ -125,7 +130,9 @@ def _train(context: _RunContext, data: RunData, base: LoadedModel) -> None:
         )
         return str(checkpoints.commit(incoming, state, optimizer.tensors()))
 
-    questions = choose_questions(data.held_out, base.tokenizer, base.context_tokens)
+    metrics = () if job.evaluation is None else job.evaluation.metrics
+    most = MAX_SCORED_QUESTIONS if metrics else MAX_QUESTIONS
+    questions = choose_questions(data.held_out, base.tokenizer, base.context_tokens, most)
     context.stopwatch.enter("training")
     reporter.send(PhaseStarted(name="training"))
     loop = TrainingLoop(
@@ -142,6 +149,8 @@ def _train(context: _RunContext, data: RunData, base: LoadedModel) -> None:
         Meter.of(model, data.training, plan, token_budget, ranks),
         GenerationEvaluator(model, base.tokenizer, questions, token_budget),
         results,
+        metrics=metrics,
+        best_by=job.best_by,
         patience=job.early_stopping_patience,
         ranks=ranks,
     )
@@ -191,7 +200,11 @@ def _finish(
     """Publish the adapter, the last one or the best, and say what the run came to."""
     progress, reporter = loop.progress, context.reporter
     for sentence in describe_ending(
-        progress.standing, progress.step, loop.plan.total_steps, publishes_best=context.spec.job.load_best_model_at_end
+        progress.standing,
+        progress.step,
+        loop.plan.total_steps,
+        publishes_best=bool(context.spec.job.load_best_model_at_end),
+        by=context.spec.job.best_by,
     ):
         note(reporter, EventLevel.INFO, sentence)
     context.stopwatch.enter("saving")

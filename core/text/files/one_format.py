@@ -1,5 +1,8 @@
 """Holds a file to the format of its first example, wherever it is read: uploaded, linted or previewed."""
 
+from collections.abc import Iterable, Iterator
+
+from core.errors import ExampleInvalid
 from core.text.files.examples import Example, ExampleFormat, LineProblem, format_of
 
 
@@ -19,3 +22,15 @@ class OneFormat:
             return example
         reason = f'its format is "{own}", but the file began with "{self.format}"; use one in a file'
         return LineProblem(example.line, reason, "mixed_formats")
+
+
+def checked(found: Iterable[Example | LineProblem]) -> Iterator[Example]:
+    """Pass examples on.
+
+    Raises:
+        ExampleInvalid: at a line that is none, or has another format than the first one.
+    """
+    for example in map(OneFormat().check, found):
+        if isinstance(example, LineProblem):
+            raise ExampleInvalid(str(example), (example.line,)) from example
+        yield example

@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from app.engines.http import HttpEngine
 from app.engines.routing import Engines
 from app.engines.vllm.engine import VllmEngine
 from core.errors import EngineUnavailable
+from core.serving.http_engine import HttpEngine
 from tests.app.engines.conftest import BASE, Deployment
 
 

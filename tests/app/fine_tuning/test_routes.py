@@ -62,6 +62,8 @@ def test_a_job_echoes_what_every_auto_became(client: TestClient, file_id: str) -
         "n_evals": 4,
         "early_stopping_patience": None,
         "load_best_model_at_end": False,
+        "evaluation": None,
+        "evaluation_id": None,
         "base_model_fingerprint": "0" * 64,
         "continue_from": None,
         "quantization": None,

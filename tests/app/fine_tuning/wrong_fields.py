@@ -40,6 +40,12 @@ WRONG_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"early_stopping_patience": 0}, "early_stopping_patience"),
     ({"early_stopping_patience": 3, "n_evals": 4}, "early_stopping_patience"),
     ({"load_best_model_at_end": "sometimes"}, "load_best_model_at_end"),
+    ({"load_best_model_at_end": "chrf"}, "load_best_model_at_end"),
+    ({"evaluation": {"metrics": ["exact"]}}, "evaluation.metrics[0]"),
+    ({"evaluation": {"metrics": []}}, "evaluation.metrics"),
+    ({"evaluation": {"metrics": ["chrf"], "max_rows": 1}}, "evaluation.max_rows"),
+    ({"evaluation": {"metrics": ["chrf"], "rows": 9}}, "evaluation.rows"),
+    ({"evaluation": {"metrics": ["chrf"]}}, "evaluation"),  # no engine answers for the base model
     ({"continue_from": "ft:nothing"}, "continue_from"),
     ({"quantization": "int8"}, "quantization"),
     ({"prompt_loss_weight": 1.5}, "prompt_loss_weight"),

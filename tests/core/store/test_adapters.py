@@ -120,7 +120,7 @@ def test_a_checkpoint_of_a_job_that_ended_without_an_adapter_is_served_until_it_
     with database.write() as session:
         trained = adapters.find_trained(session, name)
         assert trained is not None  # so that another job can go on from it
-        adapters.keep_served(session, trained.ref)
+        adapters.keep_served(session, trained.ref, "continue_from")
         assert CHECKPOINT in session.scalars(select(BLOB_REFERENCES.c.sha256)).all()
         assert adapters.delete(session, name) == DeletedAdapters("tiny", [CHECKPOINT])
         assert CHECKPOINT not in session.scalars(select(BLOB_REFERENCES.c.sha256)).all()

@@ -9,13 +9,13 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, inspect, text
+from sqlalchemy import Engine, inspect, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from core.errors import DatabaseUnavailable, SchemaMismatch
 from core.store import db, migrate, revisions
 from core.store.db import Database, create_db_engine, migrating, writing
-from core.store.tables import Record
+from core.store.tables import MANIFEST_REFERENCES, Record
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -117,6 +117,24 @@ class TestJobsOfEarlierRevisions:
         apart.dispose()
         with db_engine.connect() as connection:
             assert connection.scalar(text("SELECT status FROM jobs WHERE id = 'ftjob-goes-on'")) == "queued"
+
+
+def test_evaluations_go_where_a_version_knows_none_and_trainings_stay(empty_url: str, db_engine: Engine) -> None:
+    migrate.upgrade(empty_url)
+    with db_engine.begin() as connection:
+        for job_id in ("ftjob-1", "eval-1"):
+            connection.execute(text(_OLD_JOB), {"id": job_id, "status": "queued"})
+        connection.execute(text("UPDATE jobs SET kind = 'evaluation' WHERE id LIKE 'eval-%'"))
+        connection.execute(text("INSERT INTO evaluation_adapters VALUES ('eval-1', :sha256)"), {"sha256": "a" * 64})
+        connection.execute(text("INSERT INTO events VALUES ('e', 'eval-1', 1, 'info', 'message', 'm', NULL, 1)"))
+        referenced = select(MANIFEST_REFERENCES.c.sha256)
+        assert connection.scalars(referenced).all() == ["a" * 64]
+    apart = create_db_engine(empty_url)
+    _move(migrating(apart), "0005", command.downgrade)
+    apart.dispose()
+    with db_engine.connect() as connection:
+        assert connection.scalars(text("SELECT id FROM jobs")).all() == ["ftjob-1"]
+        assert connection.scalars(referenced).all() == []
 
 
 class TestStoredBytesOfEarlierRevisions:

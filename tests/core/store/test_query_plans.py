@@ -9,8 +9,10 @@ import pytest
 from sqlalchemy import Engine, event, text
 
 from core.errors import ModelNotFound
-from core.store import adapters, control, events, files, jobs, leases, queue
+from core.jobs.kind import JobKind
+from core.store import adapters, control, evaluations, events, files, jobs, leases, queue
 from core.store.db import Database, Session
+from core.store.references.rows import _is_referred_to
 from core.store.tables import Record
 from tests.core.store.conftest import MakeFile, MakeJob
 
@@ -29,6 +31,11 @@ QUESTIONS: dict[str, Callable[[Session], object]] = {
     "jobs to notify of": lambda s: jobs.list_to_notify(s, before=1000, limit=8),
     "jobs succeeded": lambda s: jobs.list_succeeded(s, "tiny", limit=5),
     "a duplicate": lambda s: jobs.find_recent_duplicate(s, "someone", "0" * 64, since=0),
+    "evaluations": lambda s: jobs.list_page(s, after="eval-z", limit=20, kind=JobKind.EVALUATION),
+    "rows scored": lambda s: evaluations.list_scored(s, "eval-z"),
+    "scores": lambda s: evaluations.list_scores(s, "eval-z", ["tiny"], range(9)),
+    "rows answered": lambda s: evaluations.list_answered(s, "eval-z", [1, 2], 2),
+    "who refers to a blob": lambda s: _is_referred_to(s, "a" * 64),
     "events": lambda s: events.list_page(s, jobs.list_page(s, after=None, limit=1)[0][0].id, after=None, limit=20),
     "checkpoints": lambda s: adapters.list_checkpoints(s, "ftjob-z", None, 20),
     "files": lambda s: files.list_page(s, after=None, limit=20),
@@ -47,6 +54,7 @@ def _delete_no_model(session: Session) -> None:
 CHANGES: dict[str, Callable[[Session], object]] = {
     "an empty claim": lambda s: leases.claim(s, WORKER, ("other",), 200),
     "an empty claim for many": lambda s: leases.claim(s, WORKER, ("other", "third"), 200),
+    "a claim of an evaluation": lambda s: leases.claim(s, WORKER, ("tiny",), 200, kind=JobKind.EVALUATION),
     "a claim": lambda s: leases.claim(s, WORKER, ("tiny",), 200),
     "a claim for many": lambda s: leases.claim(s, WORKER, ("other", "tiny"), 200),
     "a cancellation": lambda s: control.cancel(s, jobs.list_page(s, after=None, limit=1)[0][0].id, 200),

@@ -34,6 +34,16 @@ QUICK = {
 }
 
 
+# the stack's processes, by a piece of their name and command line
+VICTIMS = {
+    "trainer": ("-m", "worker.training"),
+    "worker": ("--app=worker.celery.app",),
+    "api": ("-m", "app", "api"),
+    "broker": ("valkey-server",),
+    "engine": ("-m", "worker.inference"),
+}
+
+
 @dataclass(frozen=True)
 class Stack:
     """A running stack, seen from outside."""

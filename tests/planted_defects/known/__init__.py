@@ -1,6 +1,7 @@
 """All known defects."""
 
 from tests.planted_defects.known import (
+    in_evaluating,
     in_hyperparameters,
     in_operation,
     in_optimization,
@@ -15,6 +16,7 @@ from tests.planted_defects.known import (
 )
 
 DEFECTS = (
+    *in_evaluating.DEFECTS,
     *in_hyperparameters.DEFECTS,
     *in_operation.DEFECTS,
     *in_optimization.DEFECTS,

@@ -20,7 +20,7 @@ DEFECTS = (
     ),
     Defect(
         name="a job fails by a fault of its host that the trainer found",
-        in_="worker.jobs.runner:Attempt._conclude",
+        in_="worker.jobs.runner:TrainingAttempt._conclude",
         replace="$journal.failed is not None and $journal.failed.of_host",
         by="False",
         tests=(f"{FAULTS}::TestTrainer::test_that_finds_its_host_at_fault_goes_on_later_from_its_checkpoint",),
@@ -28,13 +28,13 @@ DEFECTS = (
     Defect(
         name="a job is trained on whatever base model has the name",
         in_="worker.jobs.filling:fill_run_folder",
-        replace="_require_pinned($$$arguments)",
+        replace="require_pinned($$$arguments)",
         by="pass",
         tests=(f"{FAULTS}::TestAnotherBaseModelOfTheName",),
     ),
     Defect(
         name="jobs of another base model close a sound host to its own",
-        in_="worker.jobs.runner:Attempt._give_back",
+        in_="worker.jobs.attempt:Attempt._give_back",
         replace="UNSUITED if isinstance($fault, HostUnsuited) else UNFIT",
         by="UNFIT",
         tests=(

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from core.dispatch.doorbell import Doorbell
+from core.jobs.kind import JobKind
 from core.jobs.status import JobStatus
 from core.process.bound import bound
 from core.settings import Settings
@@ -66,7 +67,7 @@ class Worker:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self._slot_path = slot_path(settings.runs_folder, self.process.pid)
+        self._slot_path = slot_path(settings.runs_folder, self.process.pid, JobKind.FINE_TUNING)
 
     def wait_until_ready(self) -> None:
         """Wait for Celery, and for the end of the poll's first look, which would take a job queued meanwhile."""

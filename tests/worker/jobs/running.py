@@ -7,8 +7,9 @@ from collections.abc import Callable
 from core.settings import Settings
 from core.store.tables import EventRecord
 from tests.worker.conftest import Home
+from worker.jobs.duty import run_next
 from worker.jobs.host_gate import HostGate
-from worker.jobs.runner import run_next
+from worker.jobs.runner import trainings
 from worker.jobs.runtime import WorkerRuntime
 from worker.trainer_process.stop import StopFlag
 
@@ -19,7 +20,7 @@ def run(home: Home, settings: Settings | None = None, stop: StopFlag | None = No
 
 def run_on(runtime: WorkerRuntime, stop: StopFlag | None = None) -> bool:
     """Run the next job that this worker may claim."""
-    return run_next(runtime, stop or StopFlag(), HostGate(runtime))
+    return run_next(runtime, stop or StopFlag(), trainings(HostGate(runtime)))
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

@@ -22,8 +22,9 @@ from tests.harness.fake_clock import FakeClock
 from tests.harness.faulty_store import FaultyStore
 from tests.worker.conftest import BASE_MODEL, NOW, Home, import_base_model
 from tests.worker.jobs.running import run_on
+from worker.jobs.duty import run_next
 from worker.jobs.host_gate import HostGate
-from worker.jobs.runner import run_next
+from worker.jobs.runner import trainings
 from worker.jobs.runtime import WorkerRuntime
 from worker.trainer_process.run_folder import ADAPTER
 from worker.trainer_process.stop import StopFlag
@@ -43,7 +44,7 @@ def on_host(home: Home, clock: FakeClock, host: str = HOST, **fields: Any) -> Wo
 
 def work(runtime: WorkerRuntime, gate: HostGate) -> None:
     """Run what the worker takes at one look, as its poll does."""
-    while run_next(runtime, StopFlag(), gate):
+    while run_next(runtime, StopFlag(), trainings(gate)):
         pass
 
 

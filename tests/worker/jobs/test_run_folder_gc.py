@@ -8,7 +8,9 @@ from core.jobs.status import JobStatus
 from tests.worker.conftest import Home
 from tests.worker.jobs.running import pause_in_the_middle, wait_for
 from worker.celery.background import poll
+from worker.jobs.host_gate import HostGate
 from worker.jobs.run_folder_gc import free_ended_run_folders
+from worker.jobs.runner import trainings
 from worker.jobs.slot import WorkerSlot
 from worker.trainer_process.run_folder import LOG, SPEC
 from worker.trainer_process.stop import StopFlag
@@ -41,7 +43,9 @@ def test_a_worker_does_so_while_it_looks_for_jobs(home: Home, tmp_path: Path) ->
     pause_in_the_middle(home, job_id)
     home.cancel(job_id)
     stop = StopFlag()
-    looking = threading.Thread(target=poll, args=(home.runtime(), WorkerSlot(tmp_path / "slot"), stop))
+    runtime = home.runtime()
+    duty = trainings(HostGate(runtime))
+    looking = threading.Thread(target=poll, args=(runtime, WorkerSlot(tmp_path / "slot"), stop, duty))
     looking.start()
     wait_for(lambda: not large_files(home, job_id))
     stop.request()

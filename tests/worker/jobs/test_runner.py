@@ -23,8 +23,9 @@ from tests.harness import fake_trainer
 from tests.harness.fake_trainer import MEASURED
 from tests.worker.conftest import BASE_MODEL, NOW, Home
 from tests.worker.jobs.running import in_background, run, wait_for
+from worker.jobs.duty import run_queued
 from worker.jobs.host_gate import HostGate
-from worker.jobs.runner import run_queued
+from worker.jobs.runner import trainings
 from worker.jobs.slot import WorkerSlot
 from worker.trainer_process.run_folder import CONTINUE_FROM, LOG, SPEC, read_spec
 from worker.trainer_process.stop import StopFlag
@@ -256,7 +257,9 @@ class TestSlot:
         path = tmp_path / "slots" / "one"
         runtime = home.runtime()
         threads = [
-            threading.Thread(target=run_queued, args=(runtime, WorkerSlot(path), StopFlag(), HostGate(runtime)))
+            threading.Thread(
+                target=run_queued, args=(runtime, WorkerSlot(path), StopFlag(), trainings(HostGate(runtime)))
+            )
             for _ in range(2)
         ]
         for thread in threads:
@@ -330,7 +333,8 @@ class TestBytesFreedBeforeTheirRecord:
         job_id = home.queue(steps=3, checkpoint_every=2)  # the first manifest is the checkpoint's
         store = CollectedOnce(home, nth)
         runtime = replace(home.runtime(), blobs=store)
-        run_queued(runtime, WorkerSlot(home.settings.home / "slot"), StopFlag(), HostGate(runtime, checks=False))
+        duty = trainings(HostGate(runtime, checks=False))
+        run_queued(runtime, WorkerSlot(home.settings.home / "slot"), StopFlag(), duty)
         assert store.freed > 0
         assert home.job(job_id).status is JobStatus.SUCCEEDED
         assert [row.step for row in home.checkpoints(job_id)] == [2]

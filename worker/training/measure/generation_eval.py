@@ -19,6 +19,7 @@ from worker.training.model.lora import LoraModel
 from worker.training.process.stopping import CheckStop
 
 MAX_QUESTIONS: Final = 8
+MAX_SCORED_QUESTIONS: Final = 32  # where the job asks for scores of the answers
 MAX_NEW_TOKENS: Final = 64
 MARGIN_TOKENS: Final = 8  # beyond the completion's own, in which a model may still stop by itself
 _SHOWN_PROMPT_CHARS: Final = 500
@@ -121,8 +122,10 @@ class GenerationEvaluator:
         )
 
 
-def choose_questions(examples: ExampleSet, tokenizer: TextTokenizer, context_tokens: int) -> list[Question]:
-    """Make questions of the first examples that can be asked, always the same ones.
+def choose_questions(
+    examples: ExampleSet, tokenizer: TextTokenizer, context_tokens: int, most: int = MAX_QUESTIONS
+) -> list[Question]:
+    """Make questions of the first examples that can be asked, ``most`` at most, and always the same ones.
 
     Left out are those whose prompt leaves no room for the answer, whose first completion is masked in
     part or has no closing token, and repetitions of an earlier prompt.
@@ -132,7 +135,7 @@ def choose_questions(examples: ExampleSet, tokenizer: TextTokenizer, context_tok
         question = _question_of(examples[index], tokenizer.end_ids)
         if question is not None and len(question.prompt_ids) + question.limit <= context_tokens:
             chosen.setdefault(question.prompt_ids, question)
-        if len(chosen) == MAX_QUESTIONS:
+        if len(chosen) == most:
             break
     return list(chosen.values())
 

@@ -8,7 +8,7 @@ import csv
 from pathlib import Path
 from typing import Final
 
-from worker.trainer_process.messages import Evaluated, StepDone
+from worker.trainer_process.messages import SCORE_PREFIX, Evaluated, StepDone
 
 # As OpenAI's guide to fine-tuning names them; its accuracies are shares of completion tokens, its losses nats per one.
 OPENAI_COLUMNS: Final = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
@@ -67,12 +67,14 @@ class ResultRows:
             valid_mean_token_accuracy=evaluation.token_accuracy,
             exact_match=evaluation.exact_match,
             stop_rate=evaluation.stop_rate,
+            **evaluation.named_scores,
         )
 
     def write(self, path: Path) -> None:
-        """Write all rows; floats so that they are read back as they are."""
+        """Write all rows; floats so that they are read back as they are. Scores have the last columns."""
+        scores = dict.fromkeys(name for row in self._rows for name in row if name.startswith(SCORE_PREFIX))
         with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
+            writer = csv.DictWriter(file, (*COLUMNS, *scores), restval="", lineterminator="\n")
             writer.writeheader()
             writer.writerows(self._rows)
 

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import Engine, delete, event, text, update
 
 from core.errors import BlobFreed, CollectionRuns, InvalidParameter, PartsUnknown
+from core.evaluations.spec import JudgedModel
 from core.jobs.attempt import AttemptEnd, StoredAdapter, StoredCheckpoint
 from core.jobs.spec import AdapterRef, FileRef
 from core.jobs.status import JobStatus
@@ -22,6 +23,7 @@ from core.store.references.recorded import RowFirst
 from core.store.references.rows import hold, touch
 from core.store.tables import BlobPartRecord, BlobRecord, BlobState
 from tests.core.store.references.deployment import NOW, SHARED_CONFIG, StoreInUse, write_adapter
+from tests.harness.evaluation_specs import make_evaluation_spec
 from tests.harness.job_specs import make_job_spec
 from worker.jobs.blob_transfer import store_adapter
 from worker.jobs.claim import Claim
@@ -164,6 +166,29 @@ def test_bytes_of_an_unfinished_job_stay_although_its_model_was_deleted(deployme
 
     with deployment.database.write() as session:
         session.execute(text("UPDATE jobs SET status = 'cancelled' WHERE id = :id"), {"id": later.id})
+    collect(deployment)
+    assert not deployment.blobs.exists(digest_of(b"weights"))
+
+
+def test_bytes_of_an_unfinished_evaluation_stay_although_its_model_was_deleted(
+    deployment: StoreInUse, tmp_path: Path
+) -> None:
+    lease = deployment.claimed()
+    name = deployment.publish(lease, write_adapter(tmp_path / "adapter", b"weights"))
+    [adapter_sha256] = [sha256 for sha256 in deployment.referenced() if sha256 in manifests(deployment)]
+    with deployment.database.write() as session:
+        file = files.get(session, jobs.get(session, lease.job_id).training_file_id)
+        asked = JudgedModel(name=name, adapter=AdapterRef(name=name, adapter_sha256=adapter_sha256))
+        ref = FileRef(id=file.id, sha256=file.sha256, examples=1, file_type="jsonl")
+        spec = make_evaluation_spec(ref, models=(JudgedModel(name="tiny"), asked))
+        evaluation = jobs.create(session, NewJob("someone", spec, {}, "0" * 64), NOW)
+    assert deployment.delete_model(name) == 0
+    collect(deployment)
+    assert deployment.lost() == set()
+    assert deployment.blobs.exists(digest_of(b"weights"))
+
+    with deployment.database.write() as session:
+        session.execute(text("UPDATE jobs SET status = 'succeeded' WHERE id = :id"), {"id": evaluation.id})
     collect(deployment)
     assert not deployment.blobs.exists(digest_of(b"weights"))
 

@@ -61,6 +61,17 @@ class TestStanding:
         assert Standing().after(nothing) == Standing()
         assert _standing([3.0]).after(nothing) == _standing([3.0])
 
+    @pytest.mark.parametrize(("metric", "best", "since"), [("chrf", 2, 1), ("repetition", 3, 0)])
+    def test_a_metric_that_is_named_decides_by_its_own_better_way(self, metric: str, best: int, since: int) -> None:
+        standing = Standing()
+        for step, score in enumerate([0.5, 0.75, 0.25], start=1):
+            scored = _evaluated(step, loss=float(step)).model_copy(update={"scores": {metric: score}})
+            standing = standing.after(scored, metric)
+        assert standing.best is not None
+        assert (standing.best.step, standing.without_improvement) == (best, since)
+        told = " ".join(describe_ending(standing, 4, 9, publishes_best=True, by=metric))
+        assert f"its {metric}, {standing.best.scores[metric]:.4f}, is the" in told
+
     def test_nothing_evaluated_is_no_reason_to_stop(self) -> None:
         assert not Standing().is_exhausted(1)
         assert list(describe_ending(Standing(), 3, 3, publishes_best=True)) == []

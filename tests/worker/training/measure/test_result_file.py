@@ -43,6 +43,18 @@ class TestRows:
         assert (row["train_loss"], row["valid_loss"]) == ("0.3333333333333333", "0.25")
         assert (row["valid_mean_token_accuracy"], row["exact_match"], row["stop_rate"]) == ("0.75", "0.5", "1.0")
 
+    def test_scores_by_the_jobs_metrics_have_the_last_columns(self, tmp_path: Path) -> None:
+        rows = ResultRows()
+        rows.add_evaluation(EVALUATED.model_copy(update={"step": 0, "scores": {"chrf": 0.5, "rouge_l": None}}))
+        rows.add_step(_step(1))
+        rows.write(tmp_path / RESULTS)
+        header = (tmp_path / RESULTS).read_text().splitlines()[0].split(",")
+        assert header == [*COLUMNS, "eval_chrf"]
+        again = ResultRows.read(tmp_path / RESULTS)
+        again.write(tmp_path / "again.csv")
+        assert (tmp_path / "again.csv").read_bytes() == (tmp_path / RESULTS).read_bytes()
+        assert [row["eval_chrf"] for row in _read(tmp_path / RESULTS)] == ["0.5", ""]
+
     def test_before_the_first_step_there_is_only_the_evaluation(self, tmp_path: Path) -> None:
         rows = ResultRows()
         rows.add_evaluation(EVALUATED.model_copy(update={"step": 0}))

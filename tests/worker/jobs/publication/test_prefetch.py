@@ -16,7 +16,7 @@ from core.jobs.status import JobStatus
 from tests.worker.conftest import BASE_MODEL, Home
 from tests.worker.jobs import running
 from worker.jobs import runner
-from worker.jobs.prefetch import prefetch_in_background
+from worker.jobs.publication.prefetch import prefetch_in_background
 
 DIGEST = "d" * 64
 

@@ -16,7 +16,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from app.engines.http import HttpEngine
 from core.errors import (
     AdapterInvalid,
     AdapterMismatch,
@@ -28,7 +27,6 @@ from core.errors import (
     PromptTooLong,
     ServiceError,
 )
-from core.serving.admission import Load
 from core.serving.generation import (
     Conversation,
     Delta,
@@ -42,8 +40,9 @@ from core.serving.generation import (
     Usage,
     Variables,
 )
+from core.serving.http_engine import HttpEngine
 from tests.app.conftest import serving
-from tests.harness.stub_engine import StubEngine
+from tests.harness.stub_engine import ServedStub, StubEngine
 from worker.inference.late_engine import LateEngine
 from worker.inference.metrics.engine_metrics import EngineMetrics
 from worker.inference.server import create_app as create_engine_app
@@ -238,22 +237,6 @@ def ask(url: str, question: Ask[Told]) -> Told:
 def test_warming_and_unloading_raise_what_the_engine_says(url: str, question: Ask[None]) -> None:
     with pytest.raises(AdapterInvalid, match="damaged"):
         ask(url, question)
-
-
-class ServedStub(StubEngine):
-    """A scripted engine as the engine process's own server holds it."""
-
-    is_alive = True
-
-    @property
-    def waiting_by_adapter(self) -> dict[str | None, Load]:
-        return {}
-
-    def start(self) -> None:
-        return
-
-    async def close(self) -> None:
-        return
 
 
 def test_the_engine_process_tells_its_numbers() -> None:

@@ -1,0 +1,109 @@
+"""A training that asks for it is followed by an evaluation of what it published, made with the publication."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.errors import BaseModelInvalid
+from core.evaluations.spec import EvaluationSpec
+from core.jobs.attempt import AttemptEnd, Publication, StoredAdapter
+from core.jobs.kind import JobKind
+from core.jobs.spec import FileRef, JobEvaluation
+from core.jobs.status import JobStatus
+from core.store import jobs, leases
+from core.store.jobs import NewJob
+from core.store.leases import Lease, WorkerIdentity
+from core.store.tables import JobRecord
+from core.text.held_out import draw, hash_of
+from tests.harness.job_specs import make_job_spec
+from tests.worker.evaluating.deployment import BASE, NOW, EvaluationHome
+from worker.jobs.blob_transfer import StoredResults
+from worker.jobs.claim import Claim
+from worker.jobs.publication.follow_up import evaluation_after
+
+ASKED = JobEvaluation(metrics=("exact_match", "nats_per_token"), max_rows=4)
+ANSWERS = ["yes", "no"] * 30
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[EvaluationHome]:
+    home = EvaluationHome.make(tmp_path / "home")
+    yield home
+    home.database.dispose()
+
+
+@pytest.fixture
+def file(home: EvaluationHome) -> FileRef:
+    return home.store_rows(ANSWERS)
+
+
+def running(home: EvaluationHome, file: FileRef, **fields: Any) -> JobRecord:
+    with home.database.write() as session:
+        spec = make_job_spec(file, max_length=256, **{"evaluation": ASKED} | fields)
+        jobs.create(session, NewJob("someone", spec, {}, "0" * 64), NOW)
+        job = leases.claim(session, WorkerIdentity("w", "h", 1), (BASE,), NOW)
+        assert job is not None
+        return job
+
+
+def publication(home: EvaluationHome) -> Publication:
+    part, manifest = home.blobs.put_bytes(b"weights"), home.blobs.put_bytes(b"manifest")
+    return Publication(StoredAdapter(manifest.sha256, 9, (part.sha256,)), "ft:x", "", trained_tokens=1, result={})
+
+
+def test_it_asks_what_the_job_held_out_by_hash(home: EvaluationHome, file: FileRef) -> None:
+    job = running(home, file)
+    new = evaluation_after(job, publication(home), home.settings, home.blobs, is_chat=False)
+    assert new is not None
+    assert isinstance(new.spec, EvaluationSpec)
+    prompts = [f"p{line}" for line in range(1, 61)]
+    held_out = draw(prompts)
+    lowest = sorted(
+        (hash_of(prompt), line) for line, prompt in enumerate(prompts, start=1) if hash_of(prompt) in held_out
+    )
+    assert list(new.spec.lines) == sorted(line for _, line in lowest[:4])
+    assert [model.name for model in new.spec.models] == [BASE, "ft:x"]
+    assert (new.caller, new.spec.job, new.spec.metrics) == ("someone", job.id, ASKED.metrics)
+
+
+def test_it_asks_a_validation_file_whole(home: EvaluationHome, file: FileRef) -> None:
+    other = home.store_rows(["a", "b", "c"])
+    job = running(home, file, validation_file=other)
+    new = evaluation_after(job, publication(home), home.settings, home.blobs, is_chat=False)
+    assert new is not None
+    assert isinstance(new.spec, EvaluationSpec)
+    assert (new.spec.file.id, new.spec.lines) == (other.id, (1, 2, 3))
+
+
+def test_there_is_none_where_none_is_asked_or_too_little_is_held_out(home: EvaluationHome, file: FileRef) -> None:
+    job = running(home, file, evaluation=None)
+    assert evaluation_after(job, publication(home), home.settings, home.blobs, is_chat=False) is None
+    job = running(home, home.store_rows(["a", "b", "c"]))
+    assert evaluation_after(job, publication(home), home.settings, home.blobs, is_chat=False) is None
+
+
+def test_a_base_model_that_cannot_be_read_is_the_hosts_fault(home: EvaluationHome, file: FileRef) -> None:
+    job = running(home, file)
+    (home.settings.base_models_folder / BASE / "tokenizer.json").write_text("{")
+    with pytest.raises(BaseModelInvalid):
+        evaluation_after(job, publication(home), home.settings, home.blobs, is_chat=False)
+
+
+def test_it_is_queued_in_the_transaction_that_publishes(home: EvaluationHome, file: FileRef) -> None:
+    job = running(home, file)
+    published = publication(home)
+    new = evaluation_after(job, published, home.settings, home.blobs, is_chat=False)
+    claim = Claim(home.database, home.blobs, Lease(job.id, job.token), lease_ttl_s=30)
+    results = StoredResults(home.blobs.put_bytes(b"step\n"), ("step",))
+    claim.publish(published, results, AttemptEnd(), new)
+    with home.database.read() as session:
+        ended = jobs.get(session, job.id)
+        assert ended.status is JobStatus.SUCCEEDED
+        assert ended.result is not None
+        evaluation = jobs.get(session, ended.result["evaluation_id"], JobKind.EVALUATION)
+        assert evaluation.status is JobStatus.QUEUED
+    with home.serving_engine() as url:
+        assert home.run(url)
+    assert home.job(evaluation.id).status is JobStatus.SUCCEEDED

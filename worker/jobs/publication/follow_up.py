@@ -1,0 +1,97 @@
+"""The evaluation that a training ends with, where it asks for one: base model and adapter on what it held out.
+
+By the engine, as every evaluation, so that what is scored is what is served; a trainer only scores a few answers on its
+way. That there can be none is no reason against the adapter.
+"""
+
+import hashlib
+import json
+from typing import BinaryIO
+
+from core.base_models.registry import folder_of
+from core.evaluations.choosing import Asked, choose_rows
+from core.evaluations.spec import EvaluationSpec, JudgedModel
+from core.jobs.attempt import Publication
+from core.jobs.resolve import rendering_of
+from core.jobs.spec import AdapterRef, JobEvaluation, JobSpec
+from core.serving.generation import SamplingParams
+from core.settings import Settings
+from core.store.blobs import BlobStore, said_of
+from core.store.jobs import NewJob
+from core.store.tables import JobRecord
+from core.text.render_settings import RenderFields
+from core.text.rendering import Renderer
+from core.text.tokenizer import TextTokenizer
+from worker.jobs.filling import require_base_model
+from worker.trainer_process.host_faults import host_faults
+
+
+def evaluation_after(
+    job: JobRecord, publication: Publication, settings: Settings, blobs: BlobStore, *, is_chat: bool
+) -> NewJob | None:
+    """Give the evaluation to be made with the publication; None where too few rows are held out, or none is asked for.
+
+    Args:
+        is_chat: the rows are conversations, of which the last answer is asked.
+
+    Raises:
+        HostUnfit: the base model or the file cannot be read here.
+        ExampleInvalid: a row cannot be rendered otherwise than it was trained on.
+    """
+    spec = JobSpec.model_validate(job.spec)
+    if spec.evaluation is None:
+        return None
+    _, imported = require_base_model(settings.base_models_folder, spec.base_model)
+    fields = RenderFields(
+        prompt_format=spec.prompt_format,
+        max_length=min(spec.max_length, imported.context_tokens),
+        train_on="last_assistant" if is_chat else "all_assistant",
+    )
+    rendering = rendering_of(fields, spec.base_model, imported.context_tokens)
+    tokenizer = TextTokenizer.from_folder(folder_of(settings.base_models_folder, spec.base_model))
+    file = spec.validation_file or spec.training_file
+    asked = Asked(file, rendering, spec if spec.validation_file is None else None)
+
+    def opened() -> BinaryIO:
+        with said_of(f"file {file.id}"):
+            return blobs.open(file.sha256)
+
+    with host_faults("read the rows to be evaluated"):
+        chosen = choose_rows(
+            asked,
+            Renderer(tokenizer, rendering),
+            opened,
+            spec.evaluation.max_rows,
+            wants_labels="label_accuracy" in spec.evaluation.metrics,
+        )
+    if len(chosen.rows) < 2:
+        return None
+    adapter = AdapterRef(name=publication.name, adapter_sha256=publication.adapter.sha256)
+    evaluation = EvaluationSpec(
+        **dict(rendering),
+        base_model=spec.base_model,
+        base_model_fingerprint=imported.fingerprint,
+        context_tokens=imported.context_tokens,
+        file=file,
+        job=job.id,
+        lines=tuple(row.line for row in chosen.rows),
+        too_long=chosen.too_long,
+        models=(JudgedModel(name=spec.base_model), JudgedModel(name=publication.name, adapter=adapter)),
+        metrics=spec.evaluation.metrics,
+        normalization="strip",
+        labels=chosen.labels,
+        sampling=SamplingParams(max_tokens=min(chosen.max_tokens, imported.context_tokens)),
+        gates=(),
+    )
+    return _new_job(job, evaluation, spec.evaluation)
+
+
+def _new_job(job: JobRecord, evaluation: EvaluationSpec, asked: JobEvaluation) -> NewJob:
+    requested = {
+        "job": job.id,
+        "models": [model.name for model in evaluation.models],
+        "metrics": list(asked.metrics),
+        "max_rows": asked.max_rows,
+    }
+    digest = hashlib.sha256(json.dumps(requested, sort_keys=True).encode()).hexdigest()
+    return NewJob(job.caller, evaluation, requested, digest)

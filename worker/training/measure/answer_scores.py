@@ -1,0 +1,31 @@
+"""What held-out answers are worth by a job's metrics: means over those that can be judged.
+
+A trainer answers few prompts, so that a run is not spent on them; what the adapter is worth in the end, an evaluation
+says. What a metric is, is ``core.scoring``'s.
+"""
+
+from collections.abc import Sequence
+
+from core.ratio import ratio
+from core.scoring.registry import METRICS, SCORED_IN_TRAINING
+from core.scoring.sample import Sample
+from worker.trainer_process.messages import Evaluated, HeldOutAnswers
+
+
+def mean_scores(names: Sequence[str], evaluation: Evaluated, answers: HeldOutAnswers | None) -> dict[str, float | None]:
+    """Give each metric's mean; None where nothing can be judged by it.
+
+    Those of likelihood are the evaluation's own, over all held-out examples. Metrics that no trainer can score by are
+    left out.
+    """
+    of_all = {"nats_per_token": evaluation.loss, "token_accuracy": evaluation.token_accuracy}
+    judged = [answer for answer in (answers.answers if answers is not None else ()) if answer.stopped is not None]
+    samples = [Sample(answer=each.got, reference=each.expected, stopped=each.stopped) for each in judged]
+    return {
+        name: of_all[name] if name in of_all else _mean(name, samples) for name in names if name in SCORED_IN_TRAINING
+    }
+
+
+def _mean(name: str, samples: Sequence[Sample]) -> float | None:
+    scores = [score for sample in samples if (score := METRICS[name].score(sample)) is not None]
+    return ratio(sum(scores), len(scores))
