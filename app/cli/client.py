@@ -1,10 +1,11 @@
-"""The little of Loramill's HTTP interface that the demo speaks, over plain HTTP."""
+"""The little of Loramill's HTTP interface that commands speak, over plain HTTP."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from urllib.parse import quote
 
 import httpx2
 
@@ -52,6 +53,40 @@ class Client:
         body = {"model": model, "prompt": list(prompts), "max_tokens": max_tokens, "temperature": 0}
         choices = self._call("POST", "/v1/completions", json=body)["choices"]
         return [choice["text"] for choice in sorted(choices, key=lambda choice: choice["index"])]
+
+    def complete_ids(self, model: str, ids: Sequence[int], max_tokens: int) -> str:
+        """Give the model's greedy completion of token ids."""
+        body = {"model": model, "prompt": list(ids), "max_tokens": max_tokens, "temperature": 0}
+        return str(self._call("POST", "/v1/completions", json=body)["choices"][0]["text"])
+
+    def logprobs_of(self, model: str, ids: Sequence[int]) -> list[float]:
+        """Give the natural logarithm of each id's probability behind those before it; of the first it is 0."""
+        body = {"model": model, "prompt": list(ids), "max_tokens": 0, "echo": True, "logprobs": 0, "temperature": 0}
+        told = self._call("POST", "/v1/completions", json=body)["choices"][0]["logprobs"]["token_logprobs"]
+        return [0.0 if logprob is None else float(logprob) for logprob in told]
+
+    def tokens_of(self, base_model: str, prompt: str, completion: str) -> list[dict[str, Any]]:
+        """Give the tokens that training has for a prompt and its completion."""
+        examples = [{"prompt": prompt, "completion": completion}]
+        preview = self._call("POST", "/v1/fine_tuning/preview", json={"model": base_model, "examples": examples})
+        return list(preview["examples"][0]["tokens"])
+
+    def base_model_of(self, model: str) -> str:
+        """Give the base model of a model; a base model is its own."""
+        name = model.split(":ckpt-step-")[0]  # a checkpoint is of its job's model, and no model of the list
+        return str(self._call("GET", f"/v1/models/{quote(name, safe='')}")["parent"] or name)
+
+    def create_evaluation(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Post an evaluation and give it."""
+        return self._call("POST", "/v1/evaluations", json=body)
+
+    def evaluation(self, evaluation_id: str) -> dict[str, Any]:
+        """Give the evaluation as the API shows it."""
+        return self._call("GET", f"/v1/evaluations/{evaluation_id}")
+
+    def cancel_evaluation(self, evaluation_id: str) -> dict[str, Any]:
+        """Cancel the evaluation, and give it; one that has ended stays as it is."""
+        return self._call("POST", f"/v1/evaluations/{evaluation_id}/cancel")
 
     def _call(self, method: str, path: str, **request: Any) -> dict[str, Any]:
         try:

@@ -8,15 +8,19 @@ import errno
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from app.cli.render_options import RenderingCommand, asked_rendering
 from core.errors import ServiceError, SettingsInvalid
 
+if TYPE_CHECKING:
+    from app.cli.client import Client
+
 EXIT_FAILED = 1
 EXIT_MISUSE = 2
+EXIT_CANCELLED = 3
 REFUSALS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EIO})
 
 app = typer.Typer(
@@ -29,6 +33,7 @@ app = typer.Typer(
 base_models = typer.Typer(help="The base models of this machine.", no_args_is_help=True)
 app.add_typer(base_models, name="base-models")
 
+Url = Annotated[str | None, typer.Option(help="Address of the API; left out: that of this machine's settings.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 ExamplesFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="File of examples.")]
@@ -161,6 +166,51 @@ def preview(
     run_preview(current, base_model, asked, file, limit=limit, after_line=after_line, html=html, as_json=as_json)
 
 
+@app.command(no_args_is_help=True)
+def evaluate(
+    arguments: Annotated[list[str], typer.Argument(metavar="MODEL... [FILE]", help="Models; a file of rows.")],
+    job: Annotated[str | None, typer.Option(help="Ask what this job held out, in the place of a file.")] = None,
+    metric: Annotated[list[str] | None, typer.Option(help="Name of a metric; several times for several.")] = None,
+    gate: Annotated[list[str] | None, typer.Option(help='As "exact_match >= 0.9"; exit 1 where it fails.')] = None,
+    max_rows: Annotated[int | None, typer.Option(min=2, help="Of the rows, chosen by their prompts.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Of an answer.")] = None,
+    prompt_format: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, metavar="JSON_FILE", help="What columns become.")
+    ] = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Have models answer the rows of a file, and compare each with the first; Ctrl-C cancels, with exit 3."""
+    from app.cli.evaluate import Outcome, body_of, run_evaluation
+
+    models, file = (arguments, None) if job is not None else (arguments[:-1], Path(arguments[-1]))
+    if file is not None and not file.is_file():
+        raise typer.BadParameter(f"{file} is no file; name the models, then a file, or a job with --job")
+    if not models:
+        raise typer.BadParameter("name at least one model before the file")
+    body = body_of(models, job, metric, gate, max_rows=max_rows, max_tokens=max_tokens, prompt_format=prompt_format)
+    with _client(url) as client:
+        outcome = run_evaluation(client, body, file, as_json=as_json)
+    if outcome is not Outcome.PASSED:
+        raise typer.Exit(EXIT_CANCELLED if outcome is Outcome.CANCELLED else EXIT_FAILED)
+
+
+@app.command(no_args_is_help=True)
+def compare(
+    models: Annotated[list[str], typer.Argument(help="Names of models.")],
+    prompt: Annotated[str, typer.Option(help="What they are to answer.")],
+    reference: Annotated[str | None, typer.Option(help="An answer of which each says how likely it is.")] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Of an answer.")] = 128,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Show what models answer to one prompt, greedily and side by side, and how likely each holds a reference."""
+    from app.cli.compare import run_comparison
+
+    with _client(url) as client:
+        run_comparison(client, models, prompt, reference, max_tokens=max_tokens, as_json=as_json)
+
+
 @app.command()
 def doctor(
     as_json: Json = False,
@@ -259,6 +309,16 @@ def verify_base_models(
 
     if not verify(read_settings(), names or [], as_json):
         raise typer.Exit(EXIT_FAILED)
+
+
+def _client(url: str | None) -> "Client":
+    from app.cli.client import Client
+    from app.cli.config import read_settings
+    from app.cli.stack.address import openable_url
+
+    current = read_settings()
+    key = current.api_key.get_secret_value() if current.api_key else None
+    return Client(url or openable_url(current), key)
 
 
 def become(*arguments: str) -> NoReturn:

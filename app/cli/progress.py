@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -124,3 +124,27 @@ def waiting(console: Console, what: str) -> Iterator[None]:
     else:
         console.print(f"{what} …", highlight=False)
         yield
+
+
+Show = Callable[[int, int | None, str], None]  # how many are done, of how many where that is known, and the facts
+
+
+@contextlib.contextmanager
+def counting(console: Console, what: str) -> Iterator[Show]:
+    """Show how many of how many are done: a bar on a terminal, else a line every ten seconds."""
+    if console.is_terminal:
+        columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+        with Progress(*columns, console=console, transient=True) as progress:
+            task = progress.add_task("", total=None)
+            yield lambda done, total, facts: progress.update(task, completed=done, total=total, description=facts)
+        return
+    next_line_at = 0.0
+
+    def show(done: int, total: int | None, facts: str) -> None:
+        nonlocal next_line_at
+        if time.monotonic() >= next_line_at:
+            next_line_at = time.monotonic() + LINE_EVERY_S
+            of = "" if total is None else f" of {total:,}"
+            console.print(f"{what}: {done:,}{of}, {facts}", highlight=False)
+
+    yield show
