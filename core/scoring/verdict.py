@@ -139,7 +139,7 @@ def _needed(comparison: PairedComparison) -> str:
     if more_rows is None or more_seeds is None:
         return f" No number of rows and seeds that anyone has would find {what}."
     lacking = [
-        f"about {_count(number, noun)}"
+        f"about {_count(_rough(number), noun)}"
         for number, noun in ((more_rows, "more row"), (more_seeds, "more seed"))
         if number
     ]
@@ -176,6 +176,12 @@ def _shown(value: float, resolution: float) -> str:
     decimals = 1 - math.floor(math.log10(resolution)) if resolution > 0 else 3
     shown = f"{value:,.{min(max(decimals, 0), 9)}f}"
     return shown.removeprefix("-") if not float(shown.replace(",", "")) else shown
+
+
+def _rough(number: int) -> int:
+    """Round up to two digits, as it is an estimate."""
+    unit = int(f"1{'0' * (len(str(number)) - 2)}")
+    return -(-number // unit) * unit
 
 
 def _count(number: int, noun: str) -> str:

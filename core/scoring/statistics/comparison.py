@@ -22,6 +22,7 @@ from core.scoring.statistics.bootstrap import (
     Numbers,
     draw_beside,
 )
+from core.scoring.statistics.over_seeds import interval_of_mean
 from core.scoring.statistics.p_values import apart_p, mcnemar_mid_p, sign_flip_p
 from core.scoring.statistics.pairs import ScoresByRow, pair
 from core.values import Frozen
@@ -114,7 +115,10 @@ def compare(
     differences_C, weights_C = scores.differences.mean(axis=0), scores.ours.weights_C
     bootstrap = None
     if len(weights_C) > 1:
-        bootstrap = draw_beside(ONE_EACH_WAY, metric.kind, differences_C, weights_C, resamples, seed)
+        span = metric.largest - metric.smallest
+        bootstrap = draw_beside(
+            ONE_EACH_WAY, metric.kind, differences_C, weights_C, resamples, seed, within=(-span, span)
+        )
     difference = float(differences_C.sum() / weights_C.sum()) if len(weights_C) else None
     rows_per_cluster = scores.ours.rows / max(1, len(weights_C))
     over_seeds = None
@@ -154,15 +158,9 @@ def _over_rows(
 
 def _over_seeds(differences: list[float], margin: float | None) -> Evidence:
     mean, deviation, seeds = fmean(differences), stdev(differences), len(differences)
-    error = deviation / math.sqrt(seeds)
-
-    def interval(level: float) -> Interval:
-        half = student.quantile((1 + level) / 2, seeds - 1) * error
-        return Interval(low=mean - half, high=mean + half)
-
     return Evidence(
-        interval=interval(LEVEL),
-        inner=interval(INNER_LEVEL),
+        interval=interval_of_mean(differences, LEVEL),
+        inner=interval_of_mean(differences, INNER_LEVEL),
         detectable=_detectable(deviation, seeds),
         more=_more(deviation, seeds, margin, mean),
     )

@@ -39,8 +39,8 @@ def mean_score(
     summed = cluster(scores_SN, clusters_N, weights_N)
     interval = None
     if summed.count > 1:
-        sums_C = summed.sums_SC.mean(axis=0)
-        bootstrap = draw_beside(TWO_RIGHT_TWO_WRONG, metric.kind, sums_C, summed.weights_C, resamples, seed)
+        sums_C, within = summed.sums_SC.mean(axis=0), (metric.smallest, metric.largest)
+        bootstrap = draw_beside(TWO_RIGHT_TWO_WRONG, metric.kind, sums_C, summed.weights_C, resamples, seed, within)
         interval = bootstrap.interval(LEVEL)
     return MeanScore(
         metric=metric.name,

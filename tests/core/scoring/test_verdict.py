@@ -121,7 +121,7 @@ GOLDEN = {
     "undecided, and a margin was stated": (
         "w = 0 and w = 1 cannot be told apart on exact_match: a difference of +0.010, 95 % interval "
         "-0.010 to +0.030 over 1,240 rows, in this one run. Finding a difference of 0.02 would need about "
-        "1,190 more rows. Means: 0.921 and 0.911; more is better."
+        "1,200 more rows. Means: 0.921 and 0.911; more is better."
     ),
     "undecided though there are enough rows": (
         "w = 0 and w = 1 cannot be told apart on exact_match: a difference of +0.010, 95 % interval "

@@ -15,7 +15,6 @@ from tests.core.scoring.statistics.made_up import KINDS, World
 
 FEW, MANY = 150, 10_000
 PROMISED = 0.05
-LEAST_HELD = {"binary": 0.945, "bounded": 0.935, "real": 0.92}  # of what is said to be 0.95
 
 
 def count(world: World, trials: int, counts: Callable[[PairedComparison], bool], margin: float | None = None) -> float:
@@ -60,9 +59,9 @@ def test_models_as_far_apart_as_the_margin_are_called_the_same_in_a_twentieth_at
 @TRIALS
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_interval_holds_the_truth(kind: str, trials: int, slack: float) -> None:
-    """Somewhat less often than it says, by BCa, where differences have heavy tails as those of ``real`` have."""
+    """BCa's alone would in 0.928 of the trials with heavy tails, as those of ``real`` have."""
     share = count(World(kind), trials, lambda found: found.over_rows is not None and found.over_rows.interval.holds(0))
-    assert share >= LEAST_HELD[kind] - slack
+    assert share >= 1 - PROMISED - slack
 
 
 @TRIALS
