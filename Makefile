@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up check test test-slow chaos defects bench-train bench-serve lint format clean
+.PHONY: help setup demo up check test test-slow chaos defects experiment bench-train bench-serve lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -63,6 +63,9 @@ chaos: setup $(READY)  ## make faults happen to real processes, and count what w
 
 defects: setup $(READY)  ## put known defects back, one at a time, and see that the tests catch each (minutes)
 	$(BIN)/python -m tests.planted_defects
+
+experiment: setup $(READY)  ## which labels are right, on the example data and on E2E (over an hour on 2 cores; goes on where it was stopped; EXPERIMENT='--train 100 --seeds 2')
+	$(BIN)/python -m benchmarks.label_experiment $(EXPERIMENT)
 
 bench-train: setup $(READY)  ## our trainer against HF Trainer and TRL (half an hour on 2 cores)
 	$(BIN)/python -m benchmarks.train

@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from app.evaluations import routes as evaluations
+from app.experiments import routes as experiments
 from app.files import report_routes
 from app.files import routes as files
 from app.fine_tuning import estimate_routes, preview_routes
@@ -78,6 +79,7 @@ def create_app(settings: Settings, opener: Opener = open_runtime) -> FastAPI:
         estimate_routes,
         preview_routes,
         evaluations,
+        experiments,
         models,
         completions_routes,
         chat_routes,

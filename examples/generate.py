@@ -119,11 +119,11 @@ def make_example(rng: random.Random) -> dict[str, str]:
     return {"prompt": PROMPT.format(message=message), "completion": completion}
 
 
-def make_examples(seed: int) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+def make_examples(seed: int, held_out: int = HELDOUT_EXAMPLES) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     """Give training and held-out examples; no record, and so no message, is in both or twice."""
     rng = random.Random(seed)
     examples: dict[str, dict[str, str]] = {}
-    while len(examples) < TRAIN_EXAMPLES + HELDOUT_EXAMPLES:
+    while len(examples) < TRAIN_EXAMPLES + held_out:
         example = make_example(rng)
         examples.setdefault(example["completion"], example)
     both = list(examples.values())

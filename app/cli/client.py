@@ -88,6 +88,22 @@ class Client:
         """Cancel the evaluation, and give it; one that has ended stays as it is."""
         return self._call("POST", f"/v1/evaluations/{evaluation_id}/cancel")
 
+    def estimate_experiment(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Give what an experiment would do and take."""
+        return self._call("POST", "/v1/experiments/estimates", json=body)
+
+    def create_experiment(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Post an experiment and give it as the API shows it."""
+        return self._call("POST", "/v1/experiments", json=body)
+
+    def experiment(self, experiment_id: str) -> dict[str, Any]:
+        """Give the experiment as the API shows it."""
+        return self._call("GET", f"/v1/experiments/{experiment_id}")
+
+    def experiment_report(self, experiment_id: str) -> dict[str, Any]:
+        """Give what an experiment found."""
+        return self._call("GET", f"/v1/experiments/{experiment_id}/report")
+
     def _call(self, method: str, path: str, **request: Any) -> dict[str, Any]:
         try:
             response = self._http.request(method, path, **request)

@@ -212,6 +212,48 @@ def compare(
 
 
 @app.command()
+def experiment(
+    file: ExamplesFile,
+    model: BaseModelName = None,
+    weights: Annotated[str, typer.Option(help="Weights of the prompt's tokens to compare.")] = "0,0.1,1",
+    seeds: Annotated[int, typer.Option(min=1, max=20, help="Trainings of each.")] = 3,
+    judge: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Rows to be judged by.")] = None,
+    metric: Annotated[str | None, typer.Option(help="That verdicts go by; left out: nats_per_token.")] = None,
+    margin: Annotated[float | None, typer.Option(help="A smaller difference does not matter.")] = None,
+    tune: Annotated[bool, typer.Option("--tune", help="Also compare at each weight's best learning rate.")] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="Train only what may still be the best further.")] = False,
+    budget: Annotated[int | None, typer.Option(min=1, help="Seconds of training.")] = None,
+    fields: Annotated[list[str] | None, typer.Option("--set", help="A field of the job, as lora.rank=8.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and do nothing.")] = False,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Ask which labels are right for a file: train it in several ways and compare them; Ctrl-C only stops watching."""
+    from app.cli.config import read_settings
+    from app.cli.experiment import ExperimentOptions, read_fields, run_experiment
+
+    try:
+        parsed = tuple(float(weight) for weight in weights.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(f"{weights} is no list of numbers, as 0,0.1,1", param_hint="--weights") from error
+    options = ExperimentOptions(
+        file=file,
+        model=model or read_settings().base_models[0],
+        weights=parsed,
+        seeds=seeds,
+        judge=judge,
+        metric=metric,
+        margin=margin,
+        tune=tune,
+        prune=prune,
+        budget_s=budget,
+        fields=read_fields(fields or []),
+    )
+    with _client(url) as client:
+        run_experiment(client, options, dry_run=dry_run, as_json=as_json)
+
+
+@app.command()
 def doctor(
     as_json: Json = False,
     deep: Annotated[bool, typer.Option("--deep", help="Also read all stored bytes and the whole database.")] = False,

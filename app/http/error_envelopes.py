@@ -16,13 +16,13 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from app.http.wire import refusal_of
 from core.errors import (
     AuthenticationFailed,
     EngineBusy,
     InvalidInput,
     InvalidParameter,
     ServiceError,
-    UnsupportedParameter,
 )
 from core.errors.host_paths import without_host_paths
 
@@ -135,12 +135,7 @@ def _from_validation(error: RequestValidationError) -> ServiceError:
         return InvalidInput(first["msg"])
     if not names:
         return InvalidInput(f"the {place} must be a JSON object, sent as Content-Type: application/json")
-    param = ".".join(str(name) for name in names if name != "[key]")  # pydantic's mark that a key is at fault
-    if first["type"] == "extra_forbidden":
-        return UnsupportedParameter(param)
-    if first["type"] == "unsupported_parameter":
-        return UnsupportedParameter(param, first["msg"])
-    return InvalidParameter(param, first["msg"][:1].lower() + first["msg"][1:])
+    return refusal_of(first["type"], names, first["msg"])
 
 
 def _from_http(error: HTTPException) -> Problem:

@@ -3,12 +3,14 @@
 What an input's own fields are read as is `app.http.field_types`' matter.
 """
 
+from collections.abc import Iterable
 from typing import Any, Final, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.http.field_types import whole
+from core.errors import InvalidParameter, UnsupportedParameter
 
 T = TypeVar("T")
 
@@ -46,6 +48,16 @@ class Body(Query):
         if not isinstance(fields, dict):
             return fields
         return {name: whole(value) for name, value in fields.items()}
+
+
+def refusal_of(kind: str, place: Iterable[str | int], message: str) -> InvalidParameter:
+    """Make an error for people of the type, the place and the message of one of pydantic's."""
+    param = ".".join(str(name) for name in place if name != "[key]")  # pydantic's mark that a key is at fault
+    if kind == "extra_forbidden":
+        return UnsupportedParameter(param)
+    if kind == "unsupported_parameter":
+        return UnsupportedParameter(param, message)
+    return InvalidParameter(param, message[:1].lower() + message[1:])
 
 
 class Out(BaseModel):

@@ -1,4 +1,5 @@
-"""Takes jobs back from workers that died, notifies again of jobs that nobody came for, frees what nobody refers to.
+"""Takes jobs back from workers that died, has experiments go on, notifies again of jobs that nobody came for, frees
+what nobody refers to.
 
 Runs as a thread in every API process and every worker; any number may sweep at once, because each
 write repeats the condition it was decided on. How long a lease went unchanged is measured by this
@@ -19,6 +20,8 @@ from core.settings import Settings
 from core.store import jobs, leases
 from core.store.blobs import BlobStore
 from core.store.db import Database
+from core.store.experiments.advancing import advance
+from core.store.experiments.records import list_running
 from core.store.leases import ObservedLease
 from core.store.references.collector import COLLECT_EVERY_S, Collector
 
@@ -70,7 +73,8 @@ class Sweeper:
     def sweep_once(self) -> None:
         """Reclaim each lease that was seen unchanged for ``lease_ttl_s``, then notify workers of waiting jobs.
 
-        Last, free the disk from writes that were abandoned, and hourly from bytes that nothing refers to.
+        Between the two, take the next step of each experiment, which may queue some. Last, free the disk from writes
+        that were abandoned, and hourly from bytes that nothing refers to.
 
         Raises:
             DatabaseUnavailable: the database cannot be reached; the next sweep starts observing anew.
@@ -83,6 +87,7 @@ class Sweeper:
             # Workers could not write their heartbeats either, so what was seen before proves nothing.
             self._sightings.clear()
             raise
+        self._advance_experiments()
         self._notify_of_waiting()
         self._free_abandoned_writes()
         self._free_unreferenced()
@@ -114,6 +119,12 @@ class Sweeper:
         if status is not None:
             lease = observed.lease
             _log.warning("job taken from a lost worker", job_id=lease.job_id, token=lease.token, status=status.value)
+
+    def _advance_experiments(self) -> None:
+        with self._database.read() as session:
+            running = list_running(session)
+        for experiment_id in running:
+            advance(self._database, experiment_id, now=_now())
 
     def _notify_of_waiting(self) -> None:
         with self._database.read() as session:

@@ -20,6 +20,7 @@ not say, its nearest ancestor does. Envelopes and headers are their wires' matte
 they keep all in ``args`` and pickle.
 """
 
+from core.errors.experiments import ExperimentNotFound, ReportNotReady
 from core.errors.files import FileInUse, FileNotStored, FileTooLarge, FileTypeUnclear, ParquetNotInstalled
 from core.errors.jobs import EvaluationNotFound, JobDoesNotFit, JobHasEnded, JobNotFound
 from core.errors.models import (
@@ -116,6 +117,7 @@ __all__ = [
     "EvaluationNotFound",
     "ExampleInvalid",
     "ExampleOverLength",
+    "ExperimentNotFound",
     "FileInUse",
     "FileNotStored",
     "FileTooLarge",
@@ -144,6 +146,7 @@ __all__ = [
     "PromptTooLong",
     "QuantizationUnavailable",
     "RanksDiffer",
+    "ReportNotReady",
     "RequestTooSlow",
     "SchemaMismatch",
     "ServiceError",

@@ -60,12 +60,12 @@ class FileNotStored(NotFound):
 
 
 class FileInUse(Conflict):
-    """The file is used by a job that has not ended."""
+    """The file is used by a job or an experiment that has not ended."""
 
     code = "file_in_use"
 
-    def __init__(self, file_id: str, job_id: str) -> None:
-        super().__init__(file_id, job_id)
+    def __init__(self, file_id: str, user: str) -> None:
+        super().__init__(file_id, user)
 
     def __str__(self) -> str:
-        return f"file {self.args[0]} is used by job {self.args[1]}, which has not ended; cancel the job first"
+        return f"file {self.args[0]} is used by {self.args[1]}, which has not ended; cancel that first"

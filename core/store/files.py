@@ -11,12 +11,13 @@ from sqlalchemy import delete as sql_delete
 from sqlalchemy import select
 
 from core.errors import FileInUse, FileNotStored
+from core.experiments.status import ExperimentStatus
 from core.ids import new_id
 from core.jobs.status import TERMINAL, JobStatus
 from core.store.blobs import Blob
 from core.store.db import Session
 from core.store.references.rows import let_go
-from core.store.tables import FileRecord, FileStatus, JobRecord
+from core.store.tables import ExperimentFileRecord, ExperimentRecord, FileRecord, FileStatus, JobRecord
 from core.text.files.csv import CSV
 
 RESULTS_PURPOSE: Final = "fine-tune-results"  # of a finished job's file of metrics; both names are OpenAI's
@@ -115,7 +116,7 @@ def delete(session: Session, file_id: str) -> FileRecord:
 
     Raises:
         FileNotStored: there is no such file.
-        FileInUse: a job that has not ended trains on it.
+        FileInUse: a job or an experiment that has not ended needs it.
     """
     # The lock keeps a job from being made on the file between the check and the deletion.
     file = session.scalar(select(FileRecord).where(FileRecord.id == file_id).with_for_update())
@@ -130,10 +131,16 @@ def delete(session: Session, file_id: str) -> FileRecord:
 
 
 def _find_user(session: Session, file_id: str) -> str | None:
-    """Find a job that has not ended and names the file; by two lookups in indexes, as others wait for the lock."""
+    """Find what has not ended and needs the file; by lookups in indexes, as others wait for the lock."""
     unfinished = JobRecord.status.in_([status for status in JobStatus if status not in TERMINAL])
     for named in (JobRecord.training_file_id, JobRecord.validation_file_id):
         user = session.scalar(select(JobRecord.id).where(named == file_id, unfinished).limit(1))
         if user is not None:
-            return user
-    return None
+            return f"job {user}"
+    experiment = session.scalar(
+        select(ExperimentRecord.id)
+        .join(ExperimentFileRecord, ExperimentFileRecord.experiment_id == ExperimentRecord.id)
+        .where(ExperimentFileRecord.file_id == file_id, ExperimentRecord.status == ExperimentStatus.RUNNING)
+        .limit(1)
+    )
+    return None if experiment is None else f"experiment {experiment}"

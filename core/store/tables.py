@@ -25,6 +25,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from core.experiments.status import ExperimentStatus
 from core.jobs.events import EventLevel, EventType
 from core.jobs.kind import JobKind
 from core.jobs.status import JobStatus
@@ -73,11 +74,13 @@ class Record(DeclarativeBase):
         str: Text,
         dict[str, Any]: JSON(none_as_null=True),
         list[str]: JSON(none_as_null=True),
+        list[dict[str, Any]]: JSON(none_as_null=True),
         FileStatus: _as_text(FileStatus, "status"),
         JobStatus: _as_text(JobStatus, "status"),
         AdapterState: _as_text(AdapterState, "state"),
         BlobState: _as_text(BlobState, "state"),
         JobKind: _as_text(JobKind, "kind", is_checked=False),  # came later: SQLite adds no CHECK to a table
+        ExperimentStatus: _as_text(ExperimentStatus, "status"),
         EventLevel: _as_text(EventLevel, "level"),
         EventType: _as_text(EventType, "type"),
     }
@@ -280,6 +283,53 @@ class EvaluationRowRecord(Record):
     stopped: Mapped[bool | None] = mapped_column(Boolean)  # the model closed its answer itself
     tokens: Mapped[int]  # of the reference, that the model was scored on
     scores: Mapped[dict[str, Any]]  # a number or null by metric
+
+
+class ExperimentRecord(Record):
+    """Arms that are trained and compared. What is done next follows from its plan and from what became of its jobs."""
+
+    __tablename__ = "experiments"
+    __table_args__ = (
+        Index("ix_experiments_status_id", "status", "id"),
+        UniqueConstraint("caller", "idempotency_key"),
+    )
+
+    id: Mapped[str] = mapped_column(_Id, primary_key=True)  # exp-…
+    caller: Mapped[str]
+    idempotency_key: Mapped[str | None]
+    status: Mapped[ExperimentStatus]
+    requested: Mapped[dict[str, Any]]  # the request's fields as they were sent
+    request_sha256: Mapped[str] = mapped_column(_Digest)
+    plan: Mapped[dict[str, Any]]  # core.experiments.plan.ExperimentPlan
+    version: Mapped[int] = mapped_column(default=0)  # grows with each step; a step must name the one it was decided by
+    pruned: Mapped[list[dict[str, Any]] | None]  # core.experiments.pruning.PrunedArm; None: nothing is decided yet
+    stopped: Mapped[str | None]  # why not all seeds were trained
+    choosing_id: Mapped[str | None] = mapped_column(_Id)  # the evaluation by which arms are pruned
+    judging_id: Mapped[str | None] = mapped_column(_Id)  # the one that verdicts go by
+    error: Mapped[str | None]  # a sentence
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    finished_at: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class ExperimentRunRecord(Record):
+    """A job that an experiment made. Its key is why no run is made twice."""
+
+    __tablename__ = "experiment_runs"
+
+    experiment_id: Mapped[str] = mapped_column(_Id, ForeignKey("experiments.id"), primary_key=True)
+    arm: Mapped[int] = mapped_column(primary_key=True)  # its place in the plan
+    seed: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    rate_factor: Mapped[float] = mapped_column(Double, primary_key=True)  # of the arm's learning rate
+    job_id: Mapped[str] = mapped_column(_Id, ForeignKey("jobs.id"), unique=True)
+
+
+class ExperimentFileRecord(Record):
+    """A file that an experiment needs as long as it runs."""
+
+    __tablename__ = "experiment_files"
+
+    file_id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    experiment_id: Mapped[str] = mapped_column(_Id, ForeignKey("experiments.id"), primary_key=True)
 
 
 class IdempotencyRecord(Record):

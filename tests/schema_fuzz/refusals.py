@@ -35,6 +35,13 @@ REFUSALS: Final[dict[str, tuple[str, ...]]] = {
         r"learning_rate: given together with learning_rate_multiplier",
         r"early_stopping_patience: \d+ evaluations without improvement cannot come before",
         r"the job needs at least \S+ GB of memory",
+        r"arms: give exactly one of arms, grid, random and question",
+        r"weights: these are the arms of",
+        r"(arms|weights)(\[\d+\])?: (there is nothing to compare with|.* is the name of )",
+        r"seeds: (there must be from|one stands twice)",
+        r"(seed: seeds are the experiment's|metadata: \w+ is what tells a job's place)",
+        r"random\.fields\.\S+: (there is nothing to draw from|low must be less than high)",
+        r"budget_s: one seed of all arms",
     ),
     "what is stored is no matter of a schema": (
         r"(training_file|validation_file): no such file",
@@ -55,7 +62,13 @@ REFUSALS: Final[dict[str, tuple[str, ...]]] = {
         r"models: .* is served by vLLM|models: no engine answers for",
         r"metrics\[\d+\]: (there is no metric|\w+ is not defined for any of the rows)",
         r"this Idempotency-Key was used with another request body",
+        r"(judge|validation_file): (its lines|has \d+ rows|no such file|\S+ cannot be judged by|the held-out part)",
+        r"(judge|prune): an evaluation needs at least two rows",
+        r"training_file: has too few prompts",
+        r"(primary_metric|metrics): \w+ is not defined for any of the rows",
+        r"(metric|rates): (there is no .* in this report|no arm of this experiment)",
     ),
+    "an arm's fields are a job's, whichever it is to change": (r"(arms\[\d+\]|grid|random\.fields)(\.\S+)?: ",),
     "only the model tells, its tokenizer or its context": (
         r"the (prompt|text) has (at least )?\d+ tokens",
         r"\w+: has [\d,]+ bytes, and this model takes at most",
@@ -80,5 +93,6 @@ REFUSALS: Final[dict[str, tuple[str, ...]]] = {
 
 
 def is_allowed(message: str) -> bool:
-    """Tell whether this is the sentence of a refusal that no schema can forbid."""
-    return any(re.match(says, message, re.DOTALL) for kind in REFUSALS.values() for says in kind)
+    """Tell whether this is the sentence of a refusal that no schema can forbid; of an experiment's job, as of a job."""
+    said = message.removeprefix("job.")
+    return any(re.match(says, said, re.DOTALL) for kind in REFUSALS.values() for says in kind)

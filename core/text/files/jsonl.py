@@ -5,7 +5,7 @@ What the object on the line means is ``core.text.files.examples``'.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Any, BinaryIO, Final
 
@@ -13,8 +13,13 @@ import orjson
 
 from core.text.files.examples import (
     MAX_DEPTH,
+    Chat,
+    Columns,
     Example,
     LineProblem,
+    MaskSpan,
+    Message,
+    PromptCompletion,
     example_of,
     kind_of,
     refuse_deep,
@@ -79,6 +84,30 @@ def read_line(raw: bytes, line: int) -> Example | LineProblem | None:
         return parse_line(content, line) if content else None
     except LineProblem as problem:
         return problem
+
+
+def line_of(example: Example) -> bytes:
+    """Write an example, of whatever file, as the line that `parse_line` reads it from, with its line end."""
+    value: Any
+    match example:
+        case PromptCompletion(prompt=prompt, completion=completion):
+            value = {"prompt": prompt, "completion": completion} | _written_spans(example.mask_spans)
+        case Chat(messages=messages):
+            value = {"messages": [_written_message(message) for message in messages]}
+        case Columns(values=values):
+            value = values
+    return orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _written_message(message: Message) -> dict[str, Any]:
+    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.role == "assistant":
+        turn |= {"weight": message.weight} | _written_spans(message.mask_spans)
+    return turn
+
+
+def _written_spans(spans: Sequence[MaskSpan]) -> dict[str, Any]:
+    return {"mask_spans": spans} if spans else {}
 
 
 def too_long(line: int, max_line_bytes: int, hint: str = "") -> LineProblem:

@@ -12,6 +12,8 @@ from core.errors import ModelNotFound
 from core.jobs.kind import JobKind
 from core.store import adapters, control, evaluations, events, files, jobs, leases, queue
 from core.store.db import Database, Session
+from core.store.experiments import records
+from core.store.experiments.advancing import list_outcomes
 from core.store.references.rows import _is_referred_to
 from core.store.tables import Record
 from tests.core.store.conftest import MakeFile, MakeJob
@@ -42,6 +44,11 @@ QUESTIONS: dict[str, Callable[[Session], object]] = {
     "files of a purpose": lambda s: files.list_page(s, after="file-z", limit=20, purpose="fine-tune"),
     "models": lambda s: adapters.list_page(s, after=None, limit=20),
     "a model": lambda s: adapters.find_served(s, "ft:x"),
+    "experiments": lambda s: records.list_page(s, after=None, limit=20),
+    "older experiments": lambda s: records.list_page(s, after="exp-z", limit=20),
+    "experiments running": records.list_running,
+    "an experiment's runs": lambda s: list_outcomes(s, "exp-z"),
+    "an experiment's key": lambda s: records.find_idempotent(s, "someone", "k"),
     "a model's training": lambda s: adapters.find_trained(s, "ft:x"),
 }
 

@@ -2,6 +2,7 @@
 
 from tests.planted_defects.known import (
     in_evaluating,
+    in_experiments,
     in_hyperparameters,
     in_operation,
     in_optimization,
@@ -17,6 +18,7 @@ from tests.planted_defects.known import (
 
 DEFECTS = (
     *in_evaluating.DEFECTS,
+    *in_experiments.DEFECTS,
     *in_hyperparameters.DEFECTS,
     *in_operation.DEFECTS,
     *in_optimization.DEFECTS,

@@ -4,9 +4,20 @@ import io
 
 import orjson
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
-from core.text.files.examples import MAX_COLUMNS, MAX_DEPTH, Columns, LineProblem, PromptCompletion
-from core.text.files.jsonl import parse_line, read_jsonl
+from core.text.files.examples import (
+    MAX_COLUMNS,
+    MAX_DEPTH,
+    Chat,
+    Columns,
+    Example,
+    LineProblem,
+    Message,
+    PromptCompletion,
+)
+from core.text.files.jsonl import line_of, parse_line, read_jsonl, read_line
 
 GOOD = b'{"prompt": "a", "completion": "b"}'
 
@@ -140,3 +151,33 @@ def test_reading_goes_on_behind_an_over_long_line() -> None:
 def test_a_line_of_exactly_the_limit_is_read(end: bytes) -> None:
     assert [type(item) for item in read_jsonl(io.BytesIO(GOOD + end), len(GOOD))] == [PromptCompletion]
     assert [type(item) for item in read_jsonl(io.BytesIO(GOOD + end), len(GOOD) - 1)] == [LineProblem]
+
+
+_TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
+_ANSWER = _TEXT.filter(str.strip)
+_NUMBER = st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+_VALUE = st.none() | st.booleans() | _NUMBER | _TEXT
+_SPANS = st.sampled_from([(), ((0, 1),)])
+
+
+@given(
+    _ANSWER.flatmap(
+        lambda answer: st.one_of(
+            st.builds(lambda prompt, spans: PromptCompletion(3, prompt, answer, spans), _TEXT, _SPANS),
+            st.builds(
+                lambda said, weight: Chat(
+                    3, (Message("system", said), Message("user", said), Message("assistant", answer, weight, ((0, 1),)))
+                ),
+                _TEXT,
+                st.floats(0, 1),
+            ),
+            st.builds(Columns, st.just(3), st.dictionaries(_ANSWER, _VALUE | st.lists(_VALUE), min_size=1)),
+        )
+    )
+)
+def test_an_example_that_is_written_is_read_as_the_same(example: Example) -> None:
+    if isinstance(example, Columns):
+        assume(not {"messages", "prompt", "completion"} & set(example.values))
+    line = line_of(example)
+    assert line.count(b"\n") == 1
+    assert read_line(line, 3) == example

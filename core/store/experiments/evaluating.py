@@ -1,0 +1,70 @@
+"""An experiment's evaluations: ordinary jobs of their kind, and the scores that they leave."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from core.errors import ModelNotFound
+from core.evaluations.spec import EvaluationSpec, JudgedModel
+from core.experiments.progress import RunOutcome
+from core.experiments.scores import RunScores, ScoreTable
+from core.jobs.kind import JobKind
+from core.jobs.spec import AdapterRef
+from core.store import adapters, evaluations, jobs
+from core.store.db import Session
+from core.store.experiments.records import METADATA_KEYS, digest_of
+from core.store.jobs import NewJob
+from core.store.tables import ExperimentRecord
+
+
+def evaluate(
+    session: Session,
+    record: ExperimentRecord,
+    spec: EvaluationSpec,
+    runs: Sequence[RunOutcome],
+    now: int,
+    *,
+    base: bool,
+) -> str:
+    """Queue the evaluation of what runs made, and of the base model as it is; give its id.
+
+    Raises:
+        ModelNotFound: a model was deleted.
+        FileNotStored: the file was.
+    """
+    models = [_judged(session, run.model) for run in runs if run.model is not None]
+    if base:
+        models.append(JudgedModel(name=spec.base_model))
+    requested: dict[str, Any] = {"file": spec.file.id, "models": [model.name for model in models]}
+    new = NewJob(
+        caller=record.caller,
+        spec=spec.model_copy(update={"models": tuple(models)}),
+        requested=requested,
+        request_sha256=digest_of(requested),
+        metadata={METADATA_KEYS[0]: record.id},
+    )
+    return jobs.create(session, new, now).id
+
+
+def read_scores(session: Session, evaluation_id: str, runs: Sequence[RunOutcome]) -> ScoreTable:
+    """Read an ended evaluation's scores of what these runs made, and of the base model where it was asked."""
+    spec = EvaluationSpec.model_validate(jobs.get(session, evaluation_id, JobKind.EVALUATION).spec)
+    of_model = {run.model: run.run for run in runs}
+    scored = evaluations.list_scores(session, evaluation_id, [model.name for model in spec.models], spec.judged_rows)
+    first = scored[0].rows
+    return ScoreTable(
+        lines_N=[row.line for row in first],
+        clusters_N=[row.cluster for row in first],
+        tokens_N=[row.tokens for row in first],
+        models=[
+            RunScores(of_model.get(model.model), {metric.name: model.scores_by(metric) for metric in spec.scoring})
+            for model in scored
+            if model.model in of_model or model.model == spec.base_model
+        ],
+    )
+
+
+def _judged(session: Session, name: str) -> JudgedModel:
+    served = adapters.find_served(session, name)
+    if served is None:
+        raise ModelNotFound(name)
+    return JudgedModel(name=name, adapter=AdapterRef(name=name, adapter_sha256=served.adapter_sha256))

@@ -1,0 +1,124 @@
+"""Experiments as one user sees them: real processes, among them killed ones, and a report at the end."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from core.settings import Settings
+from core.store.db import Database
+from tests.harness.servers.stack import TINY, VICTIMS, Stack, eventually, running_stack
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+JUDGED = 120
+ANSWERS = ("ja", "nein", "doch")
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with running_stack(tmp_path_factory.mktemp("stack")) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def body(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """An experiment of two arms that are wholly identical and one that is not, on rows that can be learnt."""
+    folder = tmp_path_factory.mktemp("data")
+    train, judge = (upload(stack, write_rows(folder / f"{name}.jsonl", *rows)) for name, rows in ROWS.items())
+    return {
+        "job": {"model": TINY, "training_file": train, "hyperparameters": {"n_epochs": 4, "batch_size": 4}},
+        "judge": judge,
+        "arms": [{"name": "one"}, {"name": "the same"}, {"name": "full", "prompt_loss_weight": 1}],
+        "seeds": 2,
+        "metrics": ["exact_match", "stop_rate"],
+        "sampling": {"max_tokens": 12},
+    }
+
+
+ROWS = {"train": (0, 60), "judge": (1000, 1000 + JUDGED)}
+
+
+def write_rows(path: Path, first: int, last: int) -> Path:
+    lines = [{"prompt": f"Urteil {n}: ", "completion": ANSWERS[n % 3]} for n in range(first, last)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def upload(stack: Stack, path: Path) -> str:
+    with stack.client() as client, path.open("rb") as content:
+        return client.files.create(file=content, purpose="fine-tune").id
+
+
+def told(answer: tuple[int, bytes]) -> dict[str, Any]:
+    status, content = answer
+    assert status == 200, content
+    found: dict[str, Any] = json.loads(content)
+    return found
+
+
+def get(stack: Stack, experiment: str, what: str = "") -> dict[str, Any]:
+    return told(stack.get(f"/v1/experiments/{experiment}{what}"))
+
+
+def wait_for_end(stack: Stack, experiment: str) -> dict[str, Any]:
+    def has_ended() -> bool:
+        return stack.is_ready() and get(stack, experiment)["status"] != "running"
+
+    eventually(has_ended, f"the end of {experiment}", 600)
+    return get(stack, experiment)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(stack: Stack, body: dict[str, Any]) -> dict[str, Any]:
+    experiment = told(stack.post("/v1/experiments", body))["id"]
+    ended = wait_for_end(stack, experiment)
+    assert (ended["status"], ended["error"]) == ("succeeded", None)
+    return get(stack, experiment, "/report")
+
+
+def test_identical_arms_differ_by_exactly_0_and_any_is_better_than_the_base_model(undisturbed: dict[str, Any]) -> None:
+    for metric in undisturbed["equal_rates"]["metrics"]:
+        differences = {one["ours"]: one["difference"] for one in metric["comparisons"]}
+        assert differences["the same"] == 0
+    words = {one["comparison"]["ours"]: one["word"] for one in undisturbed["equal_rates"]["verdicts"]}
+    assert (words["the same"], words["base"]) == ("undecided", "worse")
+    assert {curve["arm"] for curve in undisturbed["curves"]} == {"one", "the same", "full"}
+    assert all(curve["loss"][-1] < curve["loss"][0] for curve in undisturbed["curves"])
+
+
+@pytest.mark.parametrize("stage", ["training", "judging"])
+def test_whoever_is_killed_it_ends_once_and_with_the_same_report(
+    stack: Stack, body: dict[str, Any], undisturbed: dict[str, Any], stage: str
+) -> None:
+    experiment = told(stack.post("/v1/experiments", body))["id"]
+    for victim in ("worker", "api", "trainer" if stage == "training" else "engine"):
+        eventually(lambda: stack.is_ready() and get(stack, experiment)["stage"] in (stage, None), f"its {stage}", 600)
+        for process in stack.processes(*VICTIMS[victim]):
+            process.kill()
+    ended = wait_for_end(stack, experiment)
+    assert (ended["status"], ended["error"]) == ("succeeded", None)
+    assert len(ended["runs"]) == 6
+    assert count(stack, "jobs JOIN job_metadata ON id = job_id", experiment) == 7  # with the evaluation
+    report = get(stack, experiment, "/report")
+    assert report["equal_rates"] == undisturbed["equal_rates"]
+
+
+def test_its_rerun_gives_the_same_bit_for_bit(stack: Stack, undisturbed: dict[str, Any]) -> None:
+    again = told(stack.post("/v1/experiments", undisturbed["rerun"]))["id"]
+    assert wait_for_end(stack, again)["status"] == "succeeded"
+    report = get(stack, again, "/report")
+    assert report["equal_rates"] == undisturbed["equal_rates"]
+    assert report["curves"] == undisturbed["curves"]
+
+
+def count(stack: Stack, jobs: str, experiment: str) -> int:
+    database = Database(Settings(home=stack.home).database)
+    with database.read() as session:
+        where = "key = 'experiment' AND value = :id"
+        found = session.scalar(text(f"SELECT count(*) FROM {jobs} WHERE {where}"), {"id": experiment})
+    database.dispose()
+    return int(found or 0)
