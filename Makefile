@@ -69,6 +69,7 @@ experiment: setup $(READY)  ## which labels are right, on the example data and o
 
 bench-train: setup $(READY)  ## our trainer against HF Trainer and TRL (half an hour on 2 cores)
 	$(BIN)/python -m benchmarks.train
+	$(BIN)/python -m benchmarks.train_together
 
 bench-serve: setup $(READY)  ## our engine against its peers (over half an hour on 2 cores; VLLM=path of a Python that has vLLM)
 	$(BIN)/python -m benchmarks.serve $(if $(VLLM),--vllm $(VLLM))

@@ -28,7 +28,7 @@ from worker.trainer_process.run_folder import (
     write_spec,
 )
 from worker.training.process.onednn import keep_few_kernels
-from worker.training.run import run
+from worker.training.together import run
 
 
 class FinetuneSettings(TrainingFields, HyperparameterFields):

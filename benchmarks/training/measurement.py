@@ -137,6 +137,42 @@ class Measurement(_Json):
         return {one.name: getattr(self, one.name) for one in fields(self)} | {n: getattr(self, n) for n in derived}
 
 
+@dataclass(frozen=True)
+class TogetherRequest(_Json):
+    """Train so many adapters in one process, each for one epoch of the first rows."""
+
+    base: str
+    rows: str
+    targets: tuple[str, ...]
+    arms: int
+    examples: int
+    rows_per_step: int
+    began_unix_s: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True)
+class TrainedTogether(_Json):
+    """What one process of several adapters found.
+
+    Attributes:
+        tokens: of all adapters' rows, padding not counted.
+        startup_s: from the process's start to the first step, the base's loading among it.
+        seconds: of all steps of all of them.
+    """
+
+    arms: int
+    tokens: int
+    startup_s: float
+    seconds: float
+    peak_memory_bytes: int
+    dtype: str
+    load: float
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self.tokens / self.seconds
+
+
 class StepClock:
     """Times optimizer steps from the end of one to the end of the next, whatever lies between.
 

@@ -35,6 +35,7 @@ class PhiShape:
 SHAPES: Final = {
     "phi-8x1024": PhiShape(layers=8, width=1024, heads=16, rotary_share=0.5),
     "phi-2": PhiShape(layers=32, width=2560, heads=32, rotary_share=0.4),
+    "phi-2-widths": PhiShape(layers=2, width=2560, heads=32, rotary_share=0.4),  # where Phi-2 itself is too large
     "phi-tiny": PhiShape(layers=2, width=64, heads=2, rotary_share=0.5, vocabulary=512),  # to try the benchmark itself
 }
 

@@ -57,7 +57,7 @@ def train(
     request: MeasurementRequest, rows: Sequence[TokenRow], clock: StepClock, adapter: Path
 ) -> Callable[[], Roofline]:
     """Train one epoch, leave the adapter in a folder, and give what finds out how fast this could have been."""
-    job = _job(request, len(rows))
+    job = make_job(request.base, request.targets, request.rows_per_step, request.learning_rate, request.seed, len(rows))
     base = load_base_model(request.base_folder, dtype=request.dtype)
     techniques = choose_techniques(request)
     kernels = load(Settings().kernels_folder, base.device, base.dtype) if techniques.own_kernels else None
@@ -77,22 +77,24 @@ def train(
     return partial(Roofline.measure, model, examples, plan, probe_number_types())
 
 
-def _job(request: MeasurementRequest, n_examples: int) -> JobSpec:
+def make_job(
+    base: str, targets: Sequence[str], rows_per_step: int, learning_rate: float, seed: int, n_examples: int
+) -> JobSpec:
     """Describe the run as a job does. Of the rate's course: linear to 0 without warm-up, as the rivals have it."""
     return JobSpec(
-        base_model=request.base_folder.name,
+        base_model=Path(base).name,
         training_file=FileRef(id="rows", sha256="0" * 64, examples=n_examples, file_type="jsonl"),
         validation_file=None,
         n_epochs=1,
-        batch_size=request.rows_per_step,
-        learning_rate=request.learning_rate,
+        batch_size=rows_per_step,
+        learning_rate=learning_rate,
         learning_rate_multiplier=1.0,
-        lora=LoraSpec(rank=RANK, alpha=ALPHA, target_modules=tuple(request.targets)),
+        lora=LoraSpec(rank=RANK, alpha=ALPHA, target_modules=tuple(targets)),
         prompt_loss_weight=0.0,
         train_on="all_assistant",
         prompt_format=None,
         max_length=2048,
         over_length="error",
-        seed=request.seed,
+        seed=seed,
         warmup_ratio=0.0,
     )

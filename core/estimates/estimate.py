@@ -61,7 +61,8 @@ class Machine(Frozen):
 class Measured(Frozen):
     """What a run took. Of a resumed one, seconds and evaluated tokens are of its last attempt only.
 
-    ``peak_memory_bytes`` is of the whole process on a CPU, of torch's tensors on a GPU.
+    Of runs that were trained ``together``, seconds and memory are of all of them. ``peak_memory_bytes`` is of the whole
+    process on a CPU, of torch's tensors on a GPU.
     """
 
     examples: int
@@ -75,6 +76,7 @@ class Measured(Frozen):
     token_budget: int
     machine: Machine
     resumed_from_step: int | None
+    together: int = 1  # runs that shared the trainer, this one among them
 
     @classmethod
     def of_result(cls, result: Mapping[str, Any] | None) -> "Measured | None":
@@ -219,10 +221,11 @@ def work_of(
 def speed_of_jobs(shape: ModelShape, runs: Sequence[PastRun]) -> RunSpeed | None:
     """Learn from finished runs, the median of each figure; None where there is none.
 
-    A resumed run tells nothing, because its clock saw only a part. Where none evaluated, or none had held-out prompts
+    A resumed run tells nothing, because its clock saw only a part, nor does one that was trained together with others,
+    because its clock saw all of them. Where none evaluated, or none had held-out prompts
     to answer, the one's speed is taken from training and the other's time assumed.
     """
-    whole = [run for run in runs if run.measured.resumed_from_step is None]
+    whole = [run for run in runs if run.measured.resumed_from_step is None and run.measured.together == 1]
     if not whole:
         return None
     took = [run.measured.seconds for run in whole]

@@ -5,8 +5,10 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -18,6 +20,7 @@ from worker.trainer_process.messages import (
     CheckpointWritten,
     Failed,
     Finished,
+    Interrupted,
     Message,
     Note,
     PhaseStarted,
@@ -33,6 +36,7 @@ from worker.trainer_process.run_folder import (
     EXIT_DONE,
     EXIT_FAILED,
     RESULTS,
+    STOP,
     RunSpec,
     read_spec,
     write_finished,
@@ -56,7 +60,10 @@ MEASURED = Measured(
 
 
 class Behaviour(BaseModel):
-    """What a fake run does. ``end`` happens before ``end_at_step``, in attempts up to ``end_until_token``."""
+    """What a fake run does. ``end`` happens before ``end_at_step``, in attempts up to ``end_until_token``.
+
+    ``by_seed`` holds what is otherwise in jobs of that seed, which have the same training file.
+    """
 
     steps: int = 4
     step_s: float = 0.02
@@ -67,33 +74,60 @@ class Behaviour(BaseModel):
     says: str = ""  # written to stdout
     deaf: bool = False  # ignores SIGTERM
     damages_adapter: bool = False  # changes a byte after the manifest was written
+    by_seed: dict[int, dict[str, Any]] = {}
 
 
 def main() -> int:
     arguments = argparse.ArgumentParser()
-    arguments.add_argument("folder", type=Path)
+    arguments.add_argument("folder", type=Path, nargs="+")
     arguments.add_argument("--events-fd", type=int)
     given = arguments.parse_args()
-    spec = read_spec(given.folder)
-    first_line = (given.folder / spec.training_file).read_text().splitlines()[0]
-    fake = FakeRun(given.folder, given.events_fd, spec, Behaviour.model_validate(json.loads(first_line)))
-    try:
-        return fake.run()
-    except OSError as error:  # the disk's refusals are told as the real trainer tells them
-        fault = find_host_fault(error, "go on with the run")
-        if fault is None:
-            raise
-        fake.say(Failed(code=fault.code, message=str(fault), of_host=True))
-        return EXIT_FAILED
+    runs = [FakeRun(number, folder, given.events_fd) for number, folder in enumerate(given.folder)]
+    for run in runs:
+        run.listen()
+    codes = [EXIT_FAILED] * len(runs)
+
+    def go(number: int) -> None:
+        codes[number] = runs[number].run_or_tell()
+
+    if len(runs) == 1:
+        return runs[0].run_or_tell()
+    threads = [threading.Thread(target=go, args=(number,)) for number in range(len(runs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return max(codes)
 
 
 class FakeRun:
-    def __init__(self, folder: Path, events_fd: int, spec: RunSpec, behaviour: Behaviour) -> None:
-        self._folder, self._events_fd, self._spec, self._behaviour = folder, events_fd, spec, behaviour
-        self._told_to_stop = False
+    def __init__(self, number: int, folder: Path, events_fd: int) -> None:
+        self._number, self._folder, self._events_fd = number, folder, events_fd
+        self._spec: RunSpec = read_spec(folder)
+        first_line = json.loads((folder / self._spec.training_file).read_text().splitlines()[0])
+        behaviour = Behaviour.model_validate(first_line)
+        own = behaviour.by_seed.get(self._spec.job.seed, {})
+        self._behaviour = Behaviour.model_validate(first_line | own)
+        self._has_signal = False
+
+    @property
+    def _told_to_stop(self) -> bool:
+        return self._has_signal or ((self._folder / STOP).exists() and not self._behaviour.deaf)
+
+    def listen(self) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if self._behaviour.deaf else self._on_sigterm)
+
+    def run_or_tell(self) -> int:
+        try:
+            return self.run()
+        except OSError as error:  # the disk's refusals are told as the real trainer tells them
+            fault = find_host_fault(error, "go on with the run")
+            if fault is None:
+                raise
+            self.say(Failed(code=fault.code, message=str(fault), of_host=True))
+            return EXIT_FAILED
 
     def run(self) -> int:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN if self._behaviour.deaf else self._on_sigterm)
         print(self._behaviour.says, flush=True)
         self.say(PhaseStarted(name="training"))
         self.say(Note(level=EventLevel.INFO, message=f"environment: {sorted(os.environ)}"))
@@ -103,6 +137,7 @@ class FakeRun:
                 self._end_early()
             if self._told_to_stop:
                 self._checkpoint(step)
+                self.say(Interrupted())
                 return EXIT_AGAIN
             time.sleep(self._behaviour.step_s)
             step += 1
@@ -125,7 +160,7 @@ class FakeRun:
         return EXIT_DONE
 
     def _on_sigterm(self, *_details: object) -> None:
-        self._told_to_stop = True
+        self._has_signal = True
 
     def _end_early(self) -> None:
         match self._behaviour.end:
@@ -208,7 +243,7 @@ class FakeRun:
         )
 
     def say(self, message: Message) -> None:
-        os.write(self._events_fd, format_line(message))
+        os.write(self._events_fd, format_line(message, self._number))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from worker.trainer_process.messages import (
     Failed,
     Finished,
     HeldOutAnswers,
+    Interrupted,
     KeepAlive,
     Message,
     Note,
@@ -33,7 +34,7 @@ class Journal:
     def take(self, message: Message) -> None:
         """Note one message of the trainer."""
         match message:
-            case KeepAlive():
+            case KeepAlive() | Interrupted():
                 return
             case PhaseStarted(name=name):
                 self.progress["phase"] = name

@@ -1,4 +1,4 @@
-"""What the trainer says on its pipe: one JSON object a line, told apart by ``type``.
+"""What the trainer says on its pipe: one JSON object a line, a message of one of its runs, told apart by ``type``.
 
 Torch-free, because the worker reads it. How often a message becomes a job event is the worker's matter.
 """
@@ -6,7 +6,7 @@ Torch-free, because the worker reads it. How often a message becomes a job event
 from collections.abc import Iterable
 from typing import Annotated, Final, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field
 
 from core.estimates.estimate import Measured
 from core.jobs.events import EventLevel
@@ -166,8 +166,14 @@ class Failed(Frozen):
     unsuited: bool = False
 
 
+class Interrupted(Frozen):
+    """The run was told to stop and can be gone on with; nothing follows."""
+
+    type: Literal["interrupted"] = "interrupted"
+
+
 class KeepAlive(Frozen):
-    """The trainer's work goes on, though there is nothing else to report yet."""
+    """The trainer's work goes on, of all its runs, though there is nothing else to report yet."""
 
     type: Literal["alive"] = "alive"
 
@@ -182,11 +188,17 @@ Message = Annotated[
     | Resumed
     | Finished
     | Failed
+    | Interrupted
     | KeepAlive,
     Field(discriminator="type"),
 ]
 
-_ADAPTER: TypeAdapter[Message] = TypeAdapter(Message)
+
+class Said(Frozen):
+    """A line of the pipe."""
+
+    run: int  # whose message it is: a place among the run folders that the trainer was started with
+    message: Message
 
 
 def _share(judged: Iterable[bool | None]) -> float | None:
@@ -194,15 +206,15 @@ def _share(judged: Iterable[bool | None]) -> float | None:
     return ratio(sum(verdicts), len(verdicts))
 
 
-def parse(line: bytes) -> Message:
+def parse(line: bytes) -> Said:
     """Read one line.
 
     Raises:
         pydantic.ValidationError: it is not a message.
     """
-    return _ADAPTER.validate_json(line)
+    return Said.model_validate_json(line)
 
 
-def format_line(message: Message) -> bytes:
+def format_line(message: Message, run: int = 0) -> bytes:
     """Give the message as one line, newline included."""
-    return message.model_dump_json().encode() + b"\n"
+    return Said(run=run, message=message).model_dump_json().encode() + b"\n"

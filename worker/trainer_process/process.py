@@ -12,13 +12,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Final, Protocol
 
 from core.process.bound import bound
 from core.process.threads import IDLE_THREADS_SLEEP
 from worker.trainer_process import run_folder
 from worker.trainer_process.log import TrainerLog
-from worker.trainer_process.messages import Message, parse
+from worker.trainer_process.messages import Message, Said, parse
 from worker.trainer_process.stop import StopFlag
 
 COMMAND: Final = (sys.executable, "-m", "worker.training")
@@ -55,15 +55,39 @@ def trainer_environment(environ: dict[str, str]) -> dict[str, str]:
     return {**IDLE_THREADS_SLEEP, **passed}
 
 
-class TrainerProcess:
-    """One running trainer. It is killed with the thread that made this object, and when the context ends."""
+def takes_several_runs(command: tuple[str, ...]) -> bool:
+    """Tell whether a trainer with this command can have several run folders; on several GPUs it has one."""
+    return command[: len(LAUNCHER)] != LAUNCHER
 
-    def __init__(self, folder: Path, *, niceness: int, command: tuple[str, ...]) -> None:
-        self._log = TrainerLog(folder / run_folder.LOG)
+
+class Trainer(Protocol):
+    """A run's trainer as its watcher knows it: a process, or a seat in a shared one."""
+
+    @property
+    def exit_code(self) -> int | None: ...
+    def listen(self, timeout_s: float, stop: StopFlag | None = None) -> list[Message]: ...
+    def drain(self) -> list[Message]: ...
+    def ask_to_stop(self) -> None: ...
+    def kill(self) -> None: ...
+    def last_lines(self, count: int) -> list[str]: ...
+
+
+class TrainerProcess:
+    """One running trainer. It is killed with the thread that made this object, and when the context ends.
+
+    Args:
+        folders: of its runs; the log lies in each of them.
+    """
+
+    def __init__(self, *folders: Path, niceness: int, command: tuple[str, ...]) -> None:
+        first, *others = folders
+        self._log = TrainerLog(first / run_folder.LOG)
+        for folder in others:
+            os.link(first / run_folder.LOG, folder / run_folder.LOG)
         events_fd, trainers_end = os.pipe()
         try:
             self._process = subprocess.Popen(
-                bound([*command, str(folder), "--events-fd", str(trainers_end)]),
+                bound([*command, *map(str, folders), "--events-fd", str(trainers_end)]),
                 env=trainer_environment(dict(os.environ)),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -76,7 +100,7 @@ class TrainerProcess:
         # threads that the trainer starts later inherit it
         os.setpriority(os.PRIO_PROCESS, self._process.pid, max(niceness, os.getpriority(os.PRIO_PROCESS, 0)))
         self._unfinished_line = b""
-        self._messages: list[Message] = []
+        self._messages: list[Said] = []
         self._selector = selectors.DefaultSelector()
         assert self._process.stdout is not None
         self._events = os.fdopen(events_fd, "rb", buffering=0)
@@ -98,6 +122,10 @@ class TrainerProcess:
         Raises:
             pydantic.ValidationError: the trainer broke the protocol.
         """
+        return [said.message for said in self.listen_to_all(timeout_s, stop)]
+
+    def listen_to_all(self, timeout_s: float, stop: StopFlag | None = None) -> list[Said]:
+        """Do as `listen` does, and say of which run each message is."""
         if not self._selector.get_map():
             # Both pipes are closed, so the trainer is ending or already a zombie.
             self._wait(timeout_s)
@@ -113,6 +141,10 @@ class TrainerProcess:
 
     def drain(self) -> list[Message]:
         """Give what is left in the pipes of a trainer that has ended."""
+        return [said.message for said in self.drain_all()]
+
+    def drain_all(self) -> list[Said]:
+        """Do as `drain` does, and say of which run each message is."""
         while self._selector.get_map() and self._read_ready(0):
             pass
         return self._take_messages()
@@ -164,7 +196,7 @@ class TrainerProcess:
         *lines, self._unfinished_line = (self._unfinished_line + chunk).split(b"\n")
         self._messages += [parse(line) for line in lines]
 
-    def _take_messages(self) -> list[Message]:
+    def _take_messages(self) -> list[Said]:
         messages, self._messages = self._messages, []
         return messages
 

@@ -24,11 +24,12 @@ RESULTS = "results.csv"
 FINISHED = "finished.json"  # what the trainer said last; written when adapter and results are whole
 TRAINING_FILE: Literal["training_file"] = "training_file"  # of which type, the job says
 VALIDATION_FILE = "validation_file"
+STOP = "stop"  # made by the worker: this run ends with a checkpoint, whatever other runs its trainer has
 CONTINUE_FROM = "continue_from"  # folder of the adapter that a job goes on from, where it names one
 
 EXIT_DONE = 0
-EXIT_FAILED = 1  # the trainer said why in a Failed message
-EXIT_AGAIN = 75  # told to stop: it wrote a checkpoint and can be started again (EX_TEMPFAIL of sysexits.h)
+EXIT_FAILED = 1  # the trainer said why in a Failed message, of at least one of its runs
+EXIT_AGAIN = 75  # told to stop: it wrote checkpoints and can be started again (EX_TEMPFAIL of sysexits.h)
 EXIT_PEER_LOST = 76  # one of several trainers of a run: another one ended, and that one's code says why
 
 

@@ -13,6 +13,7 @@ from core.errors import LossNotFinite
 from worker.trainer_process.messages import CheckpointWritten
 from worker.training.data.examples import RunData
 from worker.training.data.plan import TrainingPlan
+from worker.training.lockstep import SharedWork
 from worker.training.measure.answer_scores import mean_scores
 from worker.training.measure.evaluation import evaluate
 from worker.training.measure.generation_eval import GenerationEvaluator
@@ -52,8 +53,8 @@ class TrainingLoop:
     ranks: Ranks = ALONE
     evaluated_tokens: int = 0  # that went through the model to be scored, of this process
 
-    def run(self) -> None:
-        """Train to the end.
+    def run(self) -> SharedWork[None]:
+        """Train to the end, each micro-batch as part of a pass that others may share.
 
         Raises:
             Stopped: the trainer was told to stop; a checkpoint of the last whole step is written.
@@ -72,7 +73,7 @@ class TrainingLoop:
                         saved_step, saved_at_s = self.progress.step, time.monotonic()
                 if self._is_over():
                     return
-                self._take_step()
+                yield from self._take_step()
                 is_late = self.ranks.any(time.monotonic() - saved_at_s >= CHECKPOINT_INTERVAL_S)
                 if is_late and not self._evaluation_is_due():
                     self._checkpoint()
@@ -129,8 +130,8 @@ class TrainingLoop:
             folder = self.write_checkpoint(self.progress)
         self.reporter.send(CheckpointWritten(step=self.progress.step, folder=folder, metrics=self.progress.metrics()))
 
-    def _take_step(self) -> None:
-        sums = self.gradient.accumulate(self.progress.step)
+    def _take_step(self) -> SharedWork[None]:
+        sums = yield from self.gradient.shares(self.progress.step)
         with sums.times.within("optimizer"):
             grad_norm = self.optimizer.clip()
             assert sums.loss.loss is not None  # a step without a weight is refused before its gradient

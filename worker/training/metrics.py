@@ -3,6 +3,7 @@
 How losses are summed is ``worker.training.model.loss``; what becomes of a report is its reader's matter.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -13,7 +14,6 @@ from worker.training.data.examples import ExampleSet
 from worker.training.data.plan import TrainingPlan
 from worker.training.measure.early_stopping import Standing
 from worker.training.measure.flops import Amounts, TrainingFlops, count_flops
-from worker.training.measure.gemm_probe import probe_flops_per_s
 from worker.training.model.lora import LoraModel
 from worker.training.model.memory import peak_memory_bytes
 from worker.training.process.ranks import ALONE, Ranks
@@ -106,11 +106,16 @@ class Meter:
 
     @classmethod
     def of(
-        cls, model: LoraModel, training: ExampleSet, plan: TrainingPlan, token_budget: int, ranks: Ranks = ALONE
+        cls,
+        model: LoraModel,
+        training: ExampleSet,
+        plan: TrainingPlan,
+        probe: Callable[[], float],
+        ranks: Ranks = ALONE,
     ) -> "Meter":
-        """Count the model's operations and probe the machine, which takes a moment."""
+        """Count the model's operations; ``probe`` gives how many of them a second this machine has, if need be."""
         flops = count_flops(model)
-        peak_flops_per_s = 0.0 if flops is None else ranks.size * probe_flops_per_s(model, token_budget)
+        peak_flops_per_s = 0.0 if flops is None else ranks.size * probe()
         return cls(training, plan, flops, peak_flops_per_s, model.device)
 
     def measure(self, progress: Progress, sums: StepSums, *, grad_norm: float, learning_rate: float) -> StepDone:

@@ -6,7 +6,6 @@ Which examples a step has is ``worker.training.data.plan``'s; what is done with 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from core.errors import NoTrainedTokens
@@ -15,11 +14,12 @@ from worker.training.data.batches import MicroBatch
 from worker.training.data.examples import ExampleSet
 from worker.training.data.label_check import require_labels
 from worker.training.data.plan import TrainingPlan, mix
+from worker.training.lockstep import PassTooLarge, SharedWork, complete
 from worker.training.measure.step_times import StepTimes
 from worker.training.model.lora import LoraModel
-from worker.training.model.loss import weighted_loss
 from worker.training.model.memory import is_out_of_memory
 from worker.training.model.noise import draw_noise
+from worker.training.passes import Share
 from worker.training.process.loss_sums import LossSums
 from worker.training.process.ranks import ALONE, Ranks
 from worker.training.process.stopping import CheckStop
@@ -49,7 +49,11 @@ class GradientAccumulator:
     on_halved: Callable[[int], None] = lambda token_budget: None  # told when memory did not suffice
 
     def accumulate(self, step: int) -> StepSums:
-        """Add up the gradient of the step that follows ``step`` steps.
+        """Add up the gradient of the step that follows ``step`` steps, alone; see `shares`."""
+        return complete(self.shares(step))
+
+    def shares(self, step: int) -> SharedWork[StepSums]:
+        """Ask for the micro-batches of the step that follows ``step`` steps, one by one; give what they add up to.
 
         Where a micro-batch does not fit after all, the budget is halved and the step begun anew. Of several ranks
         none can do so alone.
@@ -61,16 +65,18 @@ class GradientAccumulator:
         """
         while True:
             try:
-                return self._accumulate(step)
+                return (yield from self._shares(step))
+            except PassTooLarge:
+                pass
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or self.token_budget <= MIN_TOKENS or self.ranks.size > 1:
                     raise
+                self.token_budget = max(MIN_TOKENS, self.token_budget // 2)
+                self.on_halved(self.token_budget)
             for parameter in self.model.parameters.values():
                 parameter.grad = None
-            self.token_budget = max(MIN_TOKENS, self.token_budget // 2)
-            self.on_halved(self.token_budget)
 
-    def _accumulate(self, step: int) -> StepSums:
+    def _shares(self, step: int) -> SharedWork[StepSums]:
         times = StepTimes()
         with times.within("data"):
             members = self.plan.members_of(step)
@@ -81,21 +87,13 @@ class GradientAccumulator:
             batches = self.model.pack(lengths, self.token_budget, ranks=self.ranks.size)
         sums, tokens, inputs = LossSums(), 0, 0
         for number, positions in self.ranks.share(batches, self.check_stop):
-            # LoRA dropout draws from the global generator; seeded here, a resumed run draws the same.
-            torch.manual_seed(mix(self.plan.seed, step, number))
             with times.within("data"):
                 chosen = [examples[position] for position in positions]
                 batch = self.model.collate(chosen)
                 require_labels(batch, chosen, [int(self.training.lines[members[at]]) for at in positions])
                 noise_NH = self._noise(batch, step, positions)
-            with times.within("forward"):
-                hidden_KH = self.model.hidden_states(batch, noise_NH)
-                loss, part = weighted_loss(
-                    hidden_KH, self.model.head, batch, total_weight, self.model.techniques, self.model.kernels
-                )
-            with times.within("backward"):
-                loss.backward()
-            sums.add(part)
+            seed = mix(self.plan.seed, step, number)
+            sums.add((yield Share(self.model, batch, noise_NH, total_weight, self.token_budget, seed, times)))
             tokens += batch.tokens
             inputs += sum(batch.lengths)
         with times.within("backward"):

@@ -16,6 +16,7 @@ from tests.app.cli.command import loramill
 from tests.app.conftest import BASE, ApiHarness, upload
 from tests.worker.training.run_folders import RecordingReporter, make_job, never_stop, write_run
 from worker.trainer_process.run_folder import read_spec
+from worker.training.data.shared_examples import SharedExamples
 from worker.training.preparation import load_run_data
 
 PAIRS = [{"prompt": f"question {n}", "completion": " A"} for n in range(20)]
@@ -82,5 +83,5 @@ def test_the_trainer_renders_by_it(tmp_path: Path, harness: ApiHarness) -> None:
     base = harness.settings.base_models_folder / BASE
     assert make_job(shout=SHOUT).model_dump()["shout"] == SHOUT
     folder = write_run(tmp_path / "run", base, PAIRS, shout=SHOUT)
-    data = load_run_data(folder, read_spec(folder), RecordingReporter(), never_stop)
+    data = load_run_data(folder, read_spec(folder), RecordingReporter(), never_stop, SharedExamples())
     assert bytes(data.training[0].ids_T[-(SHOUT + 1) : -1].tolist()) == b"!!!"

@@ -16,7 +16,7 @@ from tests.harness.models.tiny_models import write_tiny_phi
 from tests.worker.training.run_folders import SUMS, RecordingReporter, never_stop
 from worker.trainer_process.messages import Finished
 from worker.trainer_process.run_folder import TRAINING_FILE, VALIDATION_FILE, RunSpec, write_spec
-from worker.training.run import run
+from worker.training.together import run
 
 FOLDED = [line | {"completion": line["completion"] + "!" * 60} for line in SUMS[:3]]  # over max_length
 EXAMPLES = "".join(json.dumps(line) + "\n" for line in (*SUMS, *FOLDED)).encode()

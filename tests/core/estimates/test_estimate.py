@@ -83,6 +83,12 @@ def test_one_slow_run_among_three_does_not_count(shape: ModelShape) -> None:
     assert speed.basis.jobs == ("ftjob-1", "ftjob-2", "ftjob-3")
 
 
+def test_runs_that_shared_their_trainer_teach_nothing(shape: ModelShape) -> None:
+    together = past("ftjob-2", {"training": 0.001}, together=3)
+    assert speed_of_jobs(shape, [together]) is None
+    assert speed_of_jobs(shape, [together, past("ftjob-1")]) == speed_of_jobs(shape, [past("ftjob-1")])
+
+
 def test_resumed_runs_teach_nothing(shape: ModelShape) -> None:
     resumed = past("ftjob-2", {"training": 0.001}, resumed_from_step=3)
     assert speed_of_jobs(shape, [resumed]) is None

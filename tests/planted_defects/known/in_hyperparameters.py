@@ -98,7 +98,7 @@ DEFECTS = (
     ),
     Defect(
         name="a run that goes by the loss of nothing goes on",
-        in_="worker.training.data.examples:load_data",
+        in_="worker.training.data.examples:require_scores",
         replace="$job.field_that_needs_scores is not None and not $data.scored_tokens",
         by="False",
         tests=(

@@ -58,9 +58,9 @@ DEFECTS = (
     ),
     Defect(
         name="23 a step's loss is the mean of its micro-batches' means",
-        in_="worker.training.step:GradientAccumulator._accumulate",
-        replace="weighted_loss($hidden_KH, $head, $batch, $total, $$$rest)",
-        by="weighted_loss($hidden_KH, $head, $batch, float($batch.weights_K.sum()) * len(batches), $$$rest)",
+        in_="worker.training.step:GradientAccumulator._shares",
+        replace="Share($model, $batch, $noise_NH, $total, $$$rest)",
+        by="Share($model, $batch, $noise_NH, float($batch.weights_K.sum()) * len(batches), $$$rest)",
         tests=(
             f"{OBJECTIVE}::test_trap_23_the_gradient_is_the_steps_whatever_its_micro_batches",
             f"{ORACLE}::test_every_steps_loss_and_gradient_are_theirs",
@@ -68,7 +68,7 @@ DEFECTS = (
     ),
     Defect(
         name="25 a step is divided by its trained tokens, whatever they weigh",
-        in_="worker.training.step:GradientAccumulator._accumulate",
+        in_="worker.training.step:GradientAccumulator._shares",
         replace='float(sum($one.weights_T.sum(dtype="float64") for $one in $examples))',
         by="float(sum(($one.weights_T > 0).sum() for $one in $examples))",
         tests=(f"{OBJECTIVE}::test_trap_25_no_loss_option_goes_past_the_steps_normaliser",),

@@ -9,8 +9,8 @@ DEFECTS = (
     Defect(
         name="33 a resumed run begins with the first epoch's first examples again",
         in_="worker.training.loop:TrainingLoop._take_step",
-        replace="$gradient.accumulate($step)",
-        by="$gradient.accumulate($step if self.meter.throughput.steps else 0)",
+        replace="$gradient.shares($step)",
+        by="$gradient.shares($step if self.meter.throughput.steps else 0)",
         tests=(f"{RESUME}::TestTrap33",),
     ),
     Defect(
@@ -29,14 +29,14 @@ DEFECTS = (
     ),
     Defect(
         name="33 dropout is drawn from wherever the generator stands",
-        in_="worker.training.step:GradientAccumulator._accumulate",
+        in_="worker.training.passes:compute",
         replace="torch.manual_seed($seed)",
         by="pass",
         tests=(f"{RESUME}::TestTrap33",),
     ),
     Defect(
         name="33 each process of a run chooses the number type by itself",
-        in_="worker.training.preparation:load_run_base",
+        in_="worker.training.preparation:number_type_of",
         replace='$dtype == "auto"',
         by="False",
         tests=(f"{RESUME}::test_trap_33_a_resumed_run_keeps_its_number_type_whatever_the_probe_says_now",),
@@ -64,14 +64,14 @@ DEFECTS = (
         replace="save_file($tensors, $folder / WEIGHTS, $$$rest)",
         by=(
             "save_file($tensors, $folder / WEIGHTS, $$$rest)\n"
-            'model.peft.peft_config[PEFT_NAME].base_model_name_or_path = "owner/base"\n'
+            'model.peft.peft_config[model.adapter].base_model_name_or_path = "owner/base"\n'
             "model.peft.save_pretrained($folder)"
         ),
         tests=(f"{RESUME}::test_trap_35_training_and_saving_look_for_no_network",),
     ),
     Defect(
         name="36 a base model's name is enough",
-        in_="worker.training.preparation:load_run_base",
+        in_="worker.training.preparation:load_shared_base",
         replace="$base.fingerprint != $spec.base_model_fingerprint",
         by="False",
         tests=(f"{RESUME}::TestTrap36::test_trap_36_a_job_does_not_train_on_other_weights_under_the_same_name",),

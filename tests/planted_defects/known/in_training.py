@@ -83,7 +83,7 @@ DEFECTS = (
     ),
     Defect(
         name="09 the trainer does not check labels",
-        in_="worker.training.step:GradientAccumulator._accumulate",
+        in_="worker.training.step:GradientAccumulator._shares",
         replace="require_labels($$$given)",
         by="pass",
         tests=(f"{TRAPS}::TestTrap09::test_trap_09_a_run_with_such_labels_fails_before_it_learns",),
@@ -142,7 +142,7 @@ DEFECTS = (
     ),
     Defect(
         name="each micro-batch is divided by its own weight: a mean of means",
-        in_="worker.training.model.loss:weighted_loss",
+        in_="worker.training.model.loss:weighted_losses",
         replace="$batch.weights_K / $total_weight",
         by="$batch.weights_K / $batch.weights_K.sum()",
         tests=(
@@ -187,7 +187,7 @@ DEFECTS = (
     ),
     Defect(
         name="a resumed run's result file begins where it was resumed",
-        in_="worker.training.run:_train",
+        in_="worker.training.run:PreparedRun._resume",
         replace="ResultRows.read($file)",
         by="ResultRows()",
         tests=(

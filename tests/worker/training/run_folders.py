@@ -15,7 +15,7 @@ from worker.trainer_process.run_folder import TRAINING_FILE, VALIDATION_FILE, Ru
 from worker.training.data.examples import RunData, load_data
 from worker.training.preparation import rendering_of
 from worker.training.process.stopping import Stopped
-from worker.training.run import run
+from worker.training.together import run
 
 M = TypeVar("M", bound=Message)
 Line = dict[str, Any]

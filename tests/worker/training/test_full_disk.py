@@ -30,7 +30,7 @@ def _train(folder: Path, *, fill_after_checkpoint: bool, leaving_bytes: int = 0)
     messages: list[Message] = []
     with started(folder, TRAINER) as (process, pipe):
         for line in pipe:
-            messages.append(parse(line))
+            messages.append(parse(line).message)
             if fill_after_checkpoint and isinstance(messages[-1], CheckpointWritten):
                 fill_after_checkpoint = False
                 fill(folder, leaving_bytes)

@@ -21,7 +21,7 @@ from tests.worker.training.run_folders import Killed, RecordingReporter, write_r
 from worker.trainer_process.messages import CheckpointWritten, Evaluated, Finished, Message, StepDone
 from worker.trainer_process.run_folder import ADAPTER, RESULTS
 from worker.training import run as run_module
-from worker.training.run import run
+from worker.training.together import run
 
 TOKEN_BUDGET = 96  # of a micro-batch, so that a step has several
 JOBS: dict[str, dict[str, Any]] = {

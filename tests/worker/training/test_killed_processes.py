@@ -45,7 +45,7 @@ def _start(folder: Path, rng: Random | None, start_s: float) -> tuple[int, list[
             process.send_signal(SIGKILL)
         lines += pipe
         # a line without an end was cut by the kill
-        return process.wait(), [parse(line) for line in lines if line.endswith(b"\n")]
+        return process.wait(), [parse(line).message for line in lines if line.endswith(b"\n")]
 
 
 @pytest.mark.slow

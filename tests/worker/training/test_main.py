@@ -18,9 +18,19 @@ from core.errors import HostUnfit, LossNotFinite, QuantizationUnavailable
 from core.serving.adapter_format import WEIGHTS
 from tests.worker.training.process.ranked import ForkedTrainer
 from tests.worker.training.run_folders import train, write_run
-from worker.trainer_process.messages import Failed, Finished, Message, Resumed, StepDone, parse
-from worker.trainer_process.run_folder import ADAPTER, EXIT_AGAIN, EXIT_DONE, EXIT_FAILED
-from worker.training.__main__ import failure_of
+from worker.trainer_process.messages import Failed, Finished, Interrupted, Message, Resumed, StepDone, parse
+from worker.trainer_process.run_folder import (
+    ADAPTER,
+    EXIT_AGAIN,
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_PEER_LOST,
+    STOP,
+    TRAINING_FILE,
+)
+from worker.training.__main__ import exit_code_of, failure_of
+from worker.training.process.ranks import PeerLost
+from worker.training.process.stopping import Stopped
 
 ROOT = Path(__file__).resolve().parents[3]
 EPOCHS = 8  # long enough to be still running when a signal arrives
@@ -58,9 +68,9 @@ def started(
 
 
 @contextmanager
-def forked(folder: Path) -> Iterator[tuple[ForkedTrainer, IO[bytes]]]:
+def forked(*folders: Path) -> Iterator[tuple[ForkedTrainer, IO[bytes]]]:
     """Start the trainer without the seconds of its imports; gives the process and the reading end of its pipe."""
-    process = ForkedTrainer(folder)
+    process = ForkedTrainer(*folders)
     with process.pipe as pipe:
         try:
             yield process, pipe
@@ -72,7 +82,7 @@ def _listen(process: Process, pipe: IO[bytes], step: int, number: signal.Signals
     """Hear all that a trainer says, and send it a signal at a step."""
     messages: list[Message] = []
     for line in pipe:
-        messages.append(parse(line))
+        messages.append(parse(line).message)
         if isinstance(messages[-1], StepDone) and messages[-1].step == step:
             process.send_signal(number)
     return process.wait(), messages
@@ -80,7 +90,7 @@ def _listen(process: Process, pipe: IO[bytes], step: int, number: signal.Signals
 
 def _run(folder: Path) -> tuple[int, list[Message]]:
     with forked(folder) as (process, pipe):
-        messages = [parse(line) for line in pipe]
+        messages = [parse(line).message for line in pipe]
         return process.wait(), messages
 
 
@@ -129,6 +139,57 @@ def test_it_ends_when_nobody_reads_any_more(tmp_path: Path, tiny_phi: Path) -> N
         pipe.close()
         assert process.wait() == EXIT_AGAIN
     assert not (folder / ADAPTER).exists()
+
+
+def _hear_together(folders: Sequence[Path], stops: dict[int, int] | None = None) -> tuple[int, list[list[Message]]]:
+    """Train folders together, and stop some of them after a step; give the exit code and what was said of each."""
+    said: list[list[Message]] = [[] for _ in folders]
+    with forked(*folders) as (process, pipe):
+        for line in pipe:
+            one = parse(line)
+            said[one.run].append(one.message)
+            if isinstance(one.message, StepDone) and one.message.step == (stops or {}).get(one.run):
+                (folders[one.run] / STOP).touch()
+        return process.wait(), said
+
+
+def test_each_of_several_runs_says_how_it_ended(tmp_path: Path, tiny_phi: Path) -> None:
+    whole, broken, stopped = (
+        write_run(tmp_path / name, tiny_phi, n_epochs=4) for name in ("whole", "broken", "stopped")
+    )
+    (broken / TRAINING_FILE).write_text("no JSON\n")
+    exit_code, said = _hear_together([whole, broken, stopped], stops={2: 3})
+    assert exit_code == EXIT_FAILED
+    assert [type(messages[-1]) for messages in said] == [Finished, Failed, Interrupted]
+    assert (whole / ADAPTER / WEIGHTS).is_file()
+    steps = [message.step for message in said[2] if isinstance(message, StepDone)]
+    assert steps[-1] in (3, 4)  # the one under way when it was told may be its last
+
+
+def test_a_signal_stops_all_of_them(tmp_path: Path, tiny_phi: Path) -> None:
+    folders = [write_run(tmp_path / str(n), tiny_phi, n_epochs=1000, seed=n) for n in range(2)]
+    said: list[list[Message]] = [[], []]
+    with forked(*folders) as (process, pipe):
+        for line in pipe:
+            one = parse(line)
+            said[one.run].append(one.message)
+            if isinstance(one.message, StepDone) and one.message.step == 2:
+                process.send_signal(signal.SIGTERM)
+        assert process.wait() == EXIT_AGAIN
+    assert [messages[-1] for messages in said] == [Interrupted(), Interrupted()]
+
+
+@pytest.mark.parametrize(
+    ("endings", "code"),
+    [
+        ([None, None], EXIT_DONE),
+        ([None, Stopped()], EXIT_AGAIN),
+        ([Stopped(), LossNotFinite("nan")], EXIT_FAILED),
+        ([PeerLost()], EXIT_PEER_LOST),
+    ],
+)
+def test_one_exit_code_stands_for_all(endings: list[Exception | None], code: int) -> None:
+    assert exit_code_of(endings) == code
 
 
 @pytest.mark.parametrize(

@@ -27,10 +27,11 @@ from worker.trainer_process.messages import CheckpointWritten, Finished, Message
 from worker.trainer_process.run_folder import ADAPTER, CHECKPOINTS
 from worker.training import loop as loop_module
 from worker.training import run as run_module
+from worker.training.lockstep import SharedWork
 from worker.training.loop import TrainingLoop
 from worker.training.model.lora import restore_adapter, save_adapter
 from worker.training.output import resuming
-from worker.training.run import run
+from worker.training.together import run
 
 DROPOUT = {"rank": 4, "alpha": 8, "dropout": 0.3}
 STEPS_PER_EPOCH = 5  # of a run over SUMS with the defaults of make_job, which has two epochs
@@ -134,9 +135,9 @@ def at_start_of_training(monkeypatch: pytest.MonkeyPatch, look: Callable[[Traini
     """Let a test look at a run when it is put together, before its first step in this process."""
 
     class Looked(TrainingLoop):
-        def run(self) -> None:
+        def run(self) -> SharedWork[None]:
             look(self)
-            super().run()
+            return super().run()
 
     monkeypatch.setattr(run_module, "TrainingLoop", Looked)
 

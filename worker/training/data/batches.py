@@ -3,8 +3,9 @@
 Axes: N inputs of all examples, one example behind the other; K scored positions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -15,6 +16,16 @@ from worker.training.data.examples import TokenizedExample
 PADDING_ID = 0  # any valid id: padding stands behind all inputs, and attention only looks back
 # Few different sizes: a CPU's matrix library keeps compiled kernels per size, and a GPU's tiles are that wide.
 ROWS_MULTIPLE = 16
+ONLY_ADAPTER = "default"  # PEFT's name for a model's only one
+
+
+@dataclass(frozen=True)
+class Owned:
+    """How much of a micro-batch is one adapter's: its next inputs and scored positions."""
+
+    adapter: str  # by PEFT's name
+    inputs: int
+    scored: int
 
 
 @dataclass(frozen=True)
@@ -34,6 +45,7 @@ class MicroBatch:
     weights_K: Tensor  # float32
     is_completion_K: Tensor  # bool
     tokens: int  # of the examples, padding not counted
+    owned: tuple[Owned, ...]  # in order
 
 
 def collate(
@@ -43,6 +55,7 @@ def collate(
     completion_only: bool = False,
     padded: bool = False,
     all_rows: bool = False,
+    adapter: str = ONLY_ADAPTER,
 ) -> MicroBatch:
     """Lay examples out for one forward pass.
 
@@ -53,6 +66,7 @@ def collate(
         completion_only: score completion tokens alone, weight 1 each.
         padded: give every example the longest one's number of inputs; otherwise only the last is padded, a little.
         all_rows: score every input, those without a weight with weight 0.
+        adapter: PEFT's name of the one that it is computed with.
     """
     weights = [
         example.is_completion_T.astype(np.float32) if completion_only else example.weights_T for example in examples
@@ -80,6 +94,30 @@ def collate(
         weights_K=flat([weights_T[at] for weights_T, at in zip(weights, scored, strict=True)]),
         is_completion_K=flat([example.is_completion_T[at] for example, at in zip(examples, scored, strict=True)]),
         tokens=sum(len(example.ids_T) for example in examples),
+        owned=(Owned(adapter, inputs=len(ids_N), scored=sum(map(len, scored))),),
+    )
+
+
+def join(batches: Sequence[MicroBatch]) -> MicroBatch:
+    """Lay micro-batches of several adapters one behind the other, for one forward pass."""
+    if len(batches) == 1:
+        return batches[0]
+    begins = np.cumsum([0, *(len(batch.input_ids_N) for batch in batches)]).tolist()
+
+    def joined(values: Iterable[Tensor]) -> Tensor:
+        return torch.cat(list(values))
+
+    return MicroBatch(
+        input_ids_N=joined(batch.input_ids_N for batch in batches),
+        places_N=joined(batch.places_N for batch in batches),
+        lengths=tuple(chain.from_iterable(batch.lengths for batch in batches)),
+        inputs=tuple(chain.from_iterable(batch.inputs for batch in batches)),
+        positions_K=joined(begin + batch.positions_K for begin, batch in zip(begins, batches, strict=False)),
+        targets_K=joined(batch.targets_K for batch in batches),
+        weights_K=joined(batch.weights_K for batch in batches),
+        is_completion_K=joined(batch.is_completion_K for batch in batches),
+        tokens=sum(batch.tokens for batch in batches),
+        owned=tuple(chain.from_iterable(batch.owned for batch in batches)),
     )
 
 

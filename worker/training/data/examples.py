@@ -74,6 +74,7 @@ class RunData:
     summary: DataSummary
     example_format: ExampleFormat
     prompts: tuple[TrainedPrompt, ...]  # for the adapter's manifest
+    every_answer_counts: bool  # no answer's token has weight 0, so a token without is the prompt's
     unscored_lines: tuple[int, ...] = ()  # of the validation file, over max_length
 
     @property
@@ -102,7 +103,6 @@ def load_data(
         AllExamplesDropped: the length policy left nothing to train on.
         NoTrainedTokens: every weight is zero.
         EndNeverTrained: no closing token has a weight.
-        NothingToScore: the job goes by a held-out loss, and no held-out token has a weight.
         ParquetNotInstalled: a file is Parquet, and the package that reads it is missing.
         Stopped: the trainer was told to stop.
     """
@@ -126,17 +126,26 @@ def load_data(
                 parts.held_out.add(fitted)
     example_format = parts.trained.prompts.example_format
     assert example_format is not None
-    data = RunData(
+    masked = parts.trained.summary.untrained_answer_tokens + parts.held_out.summary.untrained_answer_tokens
+    return RunData(
         parts.trained.finish(),
         parts.held_out.finish(),
         summary,
         example_format=example_format,
         prompts=parts.trained.prompts.prompts,
+        every_answer_counts=not masked and not parts.untrained_lines,
         unscored_lines=tuple(unscored_lines),
     )
+
+
+def require_scores(data: RunData, job: JobSpec) -> None:
+    """Refuse a job that goes by what it is scored by, where there is nothing.
+
+    Raises:
+        NothingToScore: no held-out token has a weight.
+    """
     if job.field_that_needs_scores is not None and not data.scored_tokens:
         raise NothingToScore(f"{job.field_that_needs_scores} {NOTHING_TO_SCORE}")
-    return data
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,7 @@ class GenerationEvaluator:
         if not self.questions:
             return None
         answers: dict[Question, list[int]] = {}
+        self.model.activate()
         self.model.peft.eval()
         try:
             for batch in _batches(self.questions, self.token_budget):

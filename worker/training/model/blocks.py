@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from core.base_models.architectures.architecture import Architecture
 from worker.training.model.ablations import Techniques
 from worker.training.model.attention import Attention
+from worker.training.model.frozen_linear import Stretch
 from worker.training.model.lora_linear import project
 from worker.training.model.rotary import rotate
 from worker.training.native.kernels import TrainerKernels
@@ -29,6 +30,8 @@ class BlockInputs:
     attention: Attention
     cos_NE: Tensor
     sin_NE: Tensor
+    stretches_N: Sequence[Stretch]  # whose adapter each row is computed with
+    stretches_K: Sequence[Stretch]  # the same of the rows that a last block gives
     techniques: Techniques
     kernels: TrainerKernels | None  # None: torch's own operations
     keeps_less: bool  # norms and activations, which kernels compute in no time, are computed again backwards
@@ -43,27 +46,33 @@ def run_block(layer: nn.Module, states_NH: Tensor, inputs: BlockInputs, rows_K: 
     mlp_layers = [layer.get_submodule(name) for name in block.mlp_in]
     query_layers = [layer.get_submodule(block.query), *(mlp_layers if block.is_parallel else ())]
     key_value_layers = [layer.get_submodule(name) for name in (block.key, block.value)]
+    all_rows = inputs.stretches_N
     if rows_K is None:
-        query, *mlp_inner, key, value = _project(normed_NH, [*query_layers, *key_value_layers], inputs, again)
+        given = all_rows
+        query, *mlp_inner, key, value = _project(normed_NH, [*query_layers, *key_value_layers], all_rows, inputs, again)
     else:
-        query, *mlp_inner = _project(normed_NH.index_select(0, rows_K), query_layers, inputs)
-        key, value = _project(normed_NH, key_value_layers, inputs, again)
+        given = inputs.stretches_K
+        query, *mlp_inner = _project(normed_NH.index_select(0, rows_K), query_layers, given, inputs)
+        key, value = _project(normed_NH, key_value_layers, all_rows, inputs, again)
     attended = _attend(layer.self_attn, query, key, value, inputs, rows_K)
-    [attention_output] = _project(attended, [layer.get_submodule(block.attention_out)], inputs)
+    [attention_output] = _project(attended, [layer.get_submodule(block.attention_out)], given, inputs)
     states = _select(states_NH, rows_K)
     if block.mlp_norm is None:
-        return attention_output + _end_mlp(layer, mlp_inner, inputs) + states
+        return attention_output + _end_mlp(layer, mlp_inner, given, inputs) + states
     states = states + attention_output
     norm = partial(_normed, block, layer.get_submodule(block.mlp_norm), kernels=inputs.kernels)
-    mlp_inner = _project(norm(states), mlp_layers, inputs, partial(norm, states.detach()))
-    return states + _end_mlp(layer, mlp_inner, inputs)
+    mlp_inner = _project(norm(states), mlp_layers, given, inputs, partial(norm, states.detach()))
+    return states + _end_mlp(layer, mlp_inner, given, inputs)
 
 
-def _end_mlp(layer: nn.Module, mlp_inner: Sequence[Tensor], inputs: BlockInputs) -> Tensor:
+def _end_mlp(
+    layer: nn.Module, mlp_inner: Sequence[Tensor], stretches: Sequence[Stretch], inputs: BlockInputs
+) -> Tensor:
     block = inputs.architecture
     activate = partial(_activate, block, layer, kernels=inputs.kernels)
     again = partial(activate, [inner.detach() for inner in mlp_inner])
-    [mlp_output] = _project(activate(mlp_inner), [layer.get_submodule(block.mlp_out)], inputs, again)
+    out = [layer.get_submodule(block.mlp_out)]
+    [mlp_output] = _project(activate(mlp_inner), out, stretches, inputs, again)
     return mlp_output
 
 
@@ -74,11 +83,15 @@ def rms_norm(states_NH: Tensor, weight_H: Tensor, epsilon: float, kernels: Train
 
 
 def _project(
-    input_NI: Tensor, layers: Sequence[nn.Module], inputs: BlockInputs, again: Callable[[], Tensor] | None = None
+    input_NI: Tensor,
+    layers: Sequence[nn.Module],
+    stretches: Sequence[Stretch],
+    inputs: BlockInputs,
+    again: Callable[[], Tensor] | None = None,
 ) -> list[Tensor]:
     """Give each layer's output; with ``again``, which computes the input, backward may do so instead of keeping it."""
     if again is None or not inputs.keeps_less:
-        return project(input_NI, layers, inputs.techniques, inputs.kernels)
+        return project(input_NI, layers, stretches, inputs.techniques, inputs.kernels)
     place, shape = input_NI.data_ptr(), input_NI.shape
 
     def keep(tensor: Tensor) -> Tensor | Callable[[], Tensor]:
@@ -88,7 +101,7 @@ def _project(
         return kept if isinstance(kept, Tensor) else kept()
 
     with torch.autograd.graph.saved_tensors_hooks(keep, give):
-        return project(input_NI, layers, inputs.techniques, inputs.kernels)
+        return project(input_NI, layers, stretches, inputs.techniques, inputs.kernels)
 
 
 def _normed(block: Architecture, norm: Any, states_NH: Tensor, kernels: TrainerKernels | None) -> Tensor:

@@ -4,7 +4,7 @@ Our own blocks where the architecture has a descriptor, transformers' modules wi
 it, and right-padded rows where they do not. Which of them is right for a model is not assumed but tried, on a few ids.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -22,6 +22,7 @@ from worker.training.data.examples import TokenizedExample
 from worker.training.model import attention
 from worker.training.model.ablations import Techniques
 from worker.training.model.blocks import BlockInputs, run_block
+from worker.training.model.frozen_linear import Stretch
 from worker.training.native.kernels import TrainerKernels
 
 # Two segments of unequal length; a pass that lets one see the other is far off on the second.
@@ -36,6 +37,7 @@ class DecoderPass(Protocol):
     """One way to compute hidden states; at the batch's scored positions."""
 
     padded: bool  # the way needs right-padded examples
+    joins: bool  # one pass may be over rows of several adapters
     checkpointed_blocks: int  # the first blocks, which keep only their input and are computed again backwards
 
     def __call__(self, batch: MicroBatch, noise_NH: Tensor | None = None) -> Tensor:
@@ -73,6 +75,7 @@ class OwnPass:
     """Our blocks, over transformers' weights."""
 
     padded = False
+    joins = True
 
     def __init__(
         self,
@@ -114,6 +117,8 @@ class OwnPass:
             prepared,
             cos_1NE[0],
             sin_1NE[0],
+            _stretches((one.adapter, one.inputs) for one in batch.owned),
+            _stretches((one.adapter, one.scored) for one in batch.owned),
             self._techniques,
             self._kernels,
             keeps_less=self._kernels is not None,
@@ -125,6 +130,8 @@ class _ModulesPass:
 
     ``around`` gives the context in which a layer is computed the second time, when the forward pass is long over.
     """
+
+    joins = False
 
     def __init__(self, decoder: Any, around: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
         self._decoder = decoder
@@ -197,6 +204,15 @@ def _first_blocks(config: Any) -> Iterator[None]:
         yield
     finally:
         config.num_hidden_layers = usual
+
+
+def _stretches(owned: Iterable[tuple[str, int]]) -> list[Stretch]:
+    """Give each adapter's rows, so many one behind the other."""
+    stretches: list[Stretch] = []
+    for adapter, rows in owned:
+        begin = stretches[-1].rows.stop if stretches else 0
+        stretches.append(Stretch(adapter, slice(begin, begin + rows)))
+    return stretches
 
 
 def _layers(decoder: Any) -> Any:

@@ -1,11 +1,13 @@
 """A base model with LoRA layers to train: which layers, their start values, their number types.
 
-Injection and file format are PEFT's; loading the base is ``worker.models.loading``.
+Several adapters may lie side by side in one base, each a model to train of its own. Injection and file format are
+PEFT's; loading the base is ``worker.models.loading``.
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -20,14 +22,13 @@ from core.errors import BaseModelUntrainable
 from core.jobs.spec import LoraSpec
 from core.serving.adapter_format import CONFIG, WEIGHTS
 from worker.models.loading import LoadedModel
-from worker.training.data.batches import MicroBatch, collate
+from worker.training.data.batches import ONLY_ADAPTER, MicroBatch, collate
 from worker.training.data.examples import TokenizedExample
 from worker.training.data.plan import pack, pack_padded
 from worker.training.model.ablations import ALL, Techniques
 from worker.training.model.decoder import DecoderPass, choose_pass
+from worker.training.model.frozen_linear import find_own_layer
 from worker.training.native.kernels import TrainerKernels
-
-PEFT_NAME = "default"  # PEFT's name for a model's only adapter; its files leave it out
 
 PROBE_IDS = (1, 2, 3, 5, 8)
 PROBE_TOLERANCE = 1e-3  # of the largest logit; a head that scales or caps its logits is off by far more
@@ -47,6 +48,21 @@ class LoraModel:
     decoder_pass: DecoderPass
     techniques: Techniques
     kernels: TrainerKernels | None = None  # None: torch's own operations
+    adapter: str = ONLY_ADAPTER  # PEFT's name for it, which its files leave out
+
+    @cached_property
+    def joins(self) -> bool:
+        """Whether one pass may be over rows of this adapter and of others: PEFT's modules have no part in it."""
+        if not (self.decoder_pass.joins and self.techniques.own_lora):
+            return False
+        layers = (module for module in self.decoder.modules() if isinstance(module, LoraLayer | nn.Linear))
+        return all(find_own_layer(layer, [self.adapter]) is not None for layer in layers)
+
+    def activate(self) -> None:
+        """Have PEFT's modules compute with this adapter, wherever it is they that compute."""
+        if self.peft.active_adapter != self.adapter:
+            self.peft.set_adapter(self.adapter)
+            _train_all(self.peft)
 
     def pack(self, lengths: Sequence[int], token_budget: int, *, ranks: int = 1) -> list[list[int]]:
         """Share examples out over micro-batches as this model's pass needs them; see ``worker.training.data.plan``."""
@@ -62,10 +78,16 @@ class LoraModel:
             completion_only=completion_only,
             padded=self.decoder_pass.padded,
             all_rows=not self.techniques.scored_rows,
+            adapter=self.adapter,
         )
 
     def hidden_states(self, batch: MicroBatch, noise_NH: Tensor | None = None) -> Tensor:
-        """Run the decoder, to (K, H) at the batch's scored positions; ``noise`` is added to the embeddings."""
+        """Run the decoder, to (K, H) at the batch's scored positions; ``noise`` is added to the embeddings.
+
+        A batch may hold rows of several adapters that `joins` is true of; any of their models runs it.
+        """
+        if not self.joins:
+            self.activate()
         with _autocast(self.device, self.dtype):
             return self.decoder_pass(batch, noise_NH)
 
@@ -90,18 +112,8 @@ def add_lora(
         raise BaseModelUntrainable(f"{type(causal).__name__} has no linear head, so it cannot be trained")
     _check_head(base, head)
     targets = resolve_targets(_linear_names(causal, head), spec.target_modules)
-    config = LoraConfig(
-        r=spec.rank,
-        lora_alpha=spec.alpha,  # type: ignore[arg-type]  # PEFT says int, and only divides it
-        lora_dropout=spec.dropout,
-        use_rslora=spec.use_rslora,
-        use_dora=spec.use_dora,
-        target_modules=list(targets),
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
     torch.manual_seed(seed)  # A is drawn in the order of the base's layers, on the CPU
-    peft = get_peft_model(causal, config)
+    peft = get_peft_model(causal, _config_of(spec, targets))
     peft.train()
     if base.dtype == torch.bfloat16 and techniques.no_input_cast:
         _trust_autocast(peft)
@@ -111,14 +123,61 @@ def add_lora(
     decoder_pass = choose_pass(decoder, base.device, lambda: _autocast(base.device, base.dtype), techniques, kernels)
     if not techniques.no_checkpointing:
         decoder_pass.checkpointed_blocks = len(decoder.layers)
-    parameters = {
-        _name_in_file(name): parameter for name, parameter in peft.named_parameters() if parameter.requires_grad
-    }
-    assert all(parameter.dtype == torch.float32 for parameter in parameters.values())
+    parameters = _parameters_of(peft, ONLY_ADAPTER)
     resolved = spec.model_copy(update={"target_modules": targets})
     return LoraModel(
         peft, decoder, head, parameters, resolved, base.device, base.dtype, decoder_pass, techniques, kernels
     )
+
+
+def add_beside(model: LoraModel, spec: LoraSpec, seed: int) -> LoraModel:
+    """Put one more adapter into a model's base, with the start values that `add_lora` would give it.
+
+    Raises:
+        TargetModulesUnmatched: a name matches no linear layer, or means the head.
+    """
+    peft = model.peft
+    targets = resolve_targets(_linear_names(peft.get_base_model(), model.head), spec.target_modules)
+    adapter = f"arm{len(peft.peft_config)}"
+    torch.manual_seed(seed)
+    peft.add_adapter(adapter, _config_of(spec, targets))
+    peft.train()
+    if model.dtype == torch.bfloat16 and model.techniques.no_input_cast:
+        _trust_autocast(peft)
+    _train_all(peft)
+    resolved = spec.model_copy(update={"target_modules": targets})
+    return replace(model, parameters=_parameters_of(peft, adapter), lora=resolved, adapter=adapter)
+
+
+def _config_of(spec: LoraSpec, targets: Sequence[str]) -> LoraConfig:
+    return LoraConfig(
+        r=spec.rank,
+        lora_alpha=spec.alpha,  # type: ignore[arg-type]  # PEFT says int, and only divides it
+        lora_dropout=spec.dropout,
+        use_rslora=spec.use_rslora,
+        use_dora=spec.use_dora,
+        target_modules=list(targets),
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+
+
+def _parameters_of(peft: PeftModel, adapter: str) -> dict[str, nn.Parameter]:
+    """Give what is trained of an adapter, under the names of PEFT's file."""
+    parameters = {
+        _name_in_file(name, adapter): parameter
+        for name, parameter in peft.named_parameters()
+        if parameter.requires_grad and f".{adapter}." in name
+    }
+    assert all(parameter.dtype == torch.float32 for parameter in parameters.values())
+    return parameters
+
+
+def _train_all(peft: PeftModel) -> None:
+    """Have all adapters trained: PEFT itself trains the active one alone."""
+    for module in peft.modules():
+        if isinstance(module, LoraLayer):
+            module.set_requires_grad(list(peft.peft_config))
 
 
 def save_adapter(model: LoraModel, folder: Path) -> None:
@@ -126,7 +185,7 @@ def save_adapter(model: LoraModel, folder: Path) -> None:
     tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in model.parameters.items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     # Where the base lies on this machine means nothing elsewhere; the manifest names the base.
-    config = model.peft.peft_config[PEFT_NAME].to_dict() | {"base_model_name_or_path": None, "inference_mode": True}
+    config = model.peft.peft_config[model.adapter].to_dict() | {"base_model_name_or_path": None, "inference_mode": True}
     listed = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
     (folder / CONFIG).write_text(json.dumps(listed, indent=1, sort_keys=True), encoding="utf-8")
 
@@ -155,14 +214,20 @@ def is_unchanged(model: LoraModel, started_from: Path | None = None) -> bool:
     )
 
 
-def _name_in_file(name: str) -> str:
+def _name_in_file(name: str, adapter: str) -> str:
     """Give PEFT's name of a parameter in its file, where DoRA's lengths lie without the module around them."""
-    in_file = name.replace(f".{PEFT_NAME}.", ".")
+    in_file = name.replace(f".{adapter}.", ".")
     return in_file.removesuffix(".weight") if in_file.endswith(".lora_magnitude_vector.weight") else in_file
 
 
 def _linear_names(causal: nn.Module, head: nn.Linear) -> list[str]:
-    return [name for name, module in causal.named_modules() if isinstance(module, nn.Linear) and module is not head]
+    """Give the base's own names of its linear layers, whatever adapters lie in it."""
+    return [
+        name.removesuffix(".base_layer")
+        for name, module in causal.named_modules()
+        if ".lora_" not in name
+        if isinstance(module, nn.Linear) and module is not head
+    ]
 
 
 def _unfuse_gelu(decoder: nn.Module) -> None:

@@ -2,8 +2,9 @@
 
 LoRA (Hu 2021, 2106.09685): y = x W' + b + s (x A') B'. PEFT's modules keep x once per layer and once per type, add
 the input's gradients of all layers one by one, and convert A and B at each use. Here x is kept once, the A of
-all layers are one product, and every gradient is added inside a product. Knows no
-architecture; with kernels it is ``native_functions``'s, which this one is the reference of.
+all layers are one product, and every gradient is added inside a product. Rows of several adapters may lie behind each
+other: the frozen product is over all of them, and each stretch of rows has its own A and B. Knows no architecture;
+with kernels it is ``native_functions``'s, which this one is the reference of.
 """
 
 from collections.abc import Sequence
@@ -13,80 +14,113 @@ import torch
 from torch import Tensor, nn
 
 from worker.training.model.ablations import Techniques
-from worker.training.model.frozen_linear import FrozenLinear, find_own_layer
+from worker.training.model.frozen_linear import FrozenLinear, Stretch, find_own_layer
 from worker.training.model.native_functions import NativeLinears
 from worker.training.native.kernels import TrainerKernels
 
 
 def project(
-    input_NI: Tensor, layers: Sequence[nn.Module], techniques: Techniques, kernels: TrainerKernels | None = None
+    input_NI: Tensor,
+    layers: Sequence[nn.Module],
+    stretches: Sequence[Stretch],
+    techniques: Techniques,
+    kernels: TrainerKernels | None = None,
 ) -> list[Tensor]:
-    """Give each layer's output for the same input.
+    """Give each layer's output for the same input, whose rows are the stretches', in order.
 
-    Layers with dropout or with a magnitude (DoRA) are computed by PEFT's own modules.
+    Layers with dropout or with a magnitude (DoRA) are computed by PEFT's own modules, for one adapter at a time.
     """
-    own = [find_own_layer(layer) for layer in layers] if techniques.own_lora else []
+    own = [find_own_layer(layer, [one.adapter for one in stretches]) for layer in layers] if techniques.own_lora else []
     known = [layer for layer in own if layer is not None]
     if not known or len(known) < len(layers):
+        assert len(stretches) == 1, "PEFT's modules do not know whose row is whose"
         return [layer(input_NI) for layer in layers]
-    adapters = [tensor for layer in known if layer.adapter is not None for tensor in layer.adapter]
+    rows = [one.rows for one in stretches]
+    adapters = [
+        tensor
+        for place in range(len(rows))
+        for layer in known
+        if (factors := layer.factors[place]) is not None
+        for tensor in (factors.a_RI, factors.b_OR)
+    ]
     outputs: tuple[Tensor, ...]
     with torch.autocast(input_NI.device.type, enabled=False):
         if kernels is None:
-            outputs = _LoraLinears.apply(input_NI, known, *adapters)  # type: ignore[no-untyped-call]
+            outputs = _LoraLinears.apply(input_NI, known, rows, *adapters)  # type: ignore[no-untyped-call]
         else:
-            outputs = NativeLinears.apply(input_NI, known, kernels, *adapters)  # type: ignore[no-untyped-call]
+            outputs = NativeLinears.apply(input_NI, known, rows, kernels, *adapters)  # type: ignore[no-untyped-call]
     return list(outputs)
 
 
 class _LoraLinears(torch.autograd.Function):
-    """R are the ranks of all adapters of one input together, and a constant behind those of each."""
+    """R are the ranks of all adapters of one input and one stretch together, and a constant behind those of each.
+
+    Takes the input, the layers, each stretch's rows, and stretch by stretch A and B of each layer that it adapts.
+    """
 
     @staticmethod
-    def forward(ctx: Any, input_NI: Tensor, layers: Sequence[FrozenLinear], *adapters: Tensor) -> tuple[Tensor, ...]:
-        dtype = input_NI.dtype
-        all_a, all_b = adapters[::2], adapters[1::2]
-        a_RI = _with_constants(all_a, input_NI)
-        lora_a_NR = input_NI @ a_RI.t()
-        adapted = iter(range(len(all_b)))
-        outputs, scaled_b, ranks = [], [], _slices(all_a)
-        for layer in layers:
-            if layer.adapter is None:
-                outputs.append(nn.functional.linear(input_NI, layer.weight_OI, layer.bias_O))
-                continue
-            number = next(adapted)
-            lora_a_NR[:, ranks[number].stop - 1] = 1.0
-            scaled_b.append(_with_bias(all_b[number] * layer.scale, layer.bias_O).to(dtype))
-            output_NO = nn.functional.linear(input_NI, layer.weight_OI)
-            outputs.append(output_NO.addmm_(lora_a_NR[:, ranks[number]], scaled_b[-1].t()))
+    def forward(
+        ctx: Any, input_NI: Tensor, layers: Sequence[FrozenLinear], rows: Sequence[slice], *adapters: Tensor
+    ) -> tuple[Tensor, ...]:
+        outputs = [_frozen_output(input_NI, layer) for layer in layers]
+        kept: list[Tensor] = []
+        for place, own in enumerate(rows):
+            all_a, all_b = _factors_at(layers, place)
+            a_RI = _with_constants(all_a, input_NI)
+            lora_a_NR = input_NI[own] @ a_RI.t()
+            kept += [lora_a_NR, a_RI]
+            adapted = iter(zip(all_b, _slices(all_a), strict=True))
+            for layer, output_NO in zip(layers, outputs, strict=True):
+                if (factors := layer.factors[place]) is not None:
+                    b_OR, ranks = next(adapted)
+                    lora_a_NR[:, ranks.stop - 1] = 1.0
+                    kept.append(_with_bias(b_OR * factors.scale, layer.bias_O).to(input_NI.dtype))
+                    output_NO[own].addmm_(lora_a_NR[:, ranks], kept[-1].t())
+                elif layer.bias_O is not None and any(layer.factors):
+                    output_NO[own] += layer.bias_O
         # without an adapter nobody needs the input again
-        ctx.save_for_backward(input_NI if all_a else None, lora_a_NR, a_RI, *scaled_b)
-        ctx.layers, ctx.ranks = layers, ranks
+        ctx.save_for_backward(input_NI if adapters else None, *kept)
+        ctx.layers, ctx.rows = layers, rows
         return tuple(outputs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        input_NI, lora_a_NR, a_RI, *scaled_b = ctx.saved_tensors
+        input_NI, *kept = ctx.saved_tensors
         input_grad = None
-        lora_a_grad_NR = torch.empty_like(lora_a_NR)
-        adapted = iter(range(len(scaled_b)))
-        adapter_grads: list[Tensor] = []
-        for layer, grad_NO in zip(ctx.layers, grads, strict=True):
-            if ctx.needs_input_grad[0]:
+        if ctx.needs_input_grad[0]:
+            for layer, grad_NO in zip(ctx.layers, grads, strict=True):
                 input_grad = _add_product(input_grad, grad_NO, layer.weight_OI)
-            if layer.adapter is not None:
-                number = next(adapted)
-                ranks = ctx.ranks[number]
-                lora_a_grad_NR[:, ranks] = grad_NO @ scaled_b[number]
+        adapter_grads: list[Tensor] = []
+        saved = iter(kept)
+        for place, own in enumerate(ctx.rows):
+            lora_a_NR, a_RI = next(saved), next(saved)
+            adapted = [(layer, grad) for layer, grad in zip(ctx.layers, grads, strict=True) if layer.factors[place]]
+            if not adapted:
+                continue
+            all_ranks = _slices(_factors_at(ctx.layers, place)[0])
+            lora_a_grad_NR, b_grads = torch.empty_like(lora_a_NR), []
+            for (layer, grad_NO), ranks in zip(adapted, all_ranks, strict=True):
+                lora_a_grad_NR[:, ranks] = grad_NO[own] @ next(saved)
                 # this way round the product's rows are few, which is twice as fast on a CPU
-                b_grad_OR = (lora_a_NR[:, ranks].t() @ grad_NO)[:-1].t().float() * layer.scale
-                adapter_grads += [torch.empty(0), b_grad_OR]
-        if adapter_grads:
-            a_grad_RI = (lora_a_grad_NR.t() @ input_NI).float()
-            adapter_grads[::2] = [a_grad_RI[ranks][:-1] for ranks in ctx.ranks]
+                b_grad_RO = (lora_a_NR[:, ranks].t() @ grad_NO[own])[:-1]
+                b_grads.append(b_grad_RO.t().float() * layer.factors[place].scale)
+            a_grad_RI = (lora_a_grad_NR.t() @ input_NI[own]).float()
+            for ranks, b_grad_OR in zip(all_ranks, b_grads, strict=True):
+                adapter_grads += [a_grad_RI[ranks][:-1], b_grad_OR]
             if input_grad is not None:
-                input_grad.addmm_(lora_a_grad_NR, a_RI)
-        return input_grad, None, *adapter_grads
+                input_grad[own].addmm_(lora_a_grad_NR, a_RI)
+        return input_grad, None, None, *adapter_grads
+
+
+def _frozen_output(input_NI: Tensor, layer: FrozenLinear) -> Tensor:
+    """Give the frozen product; the bias comes with the adapters where there are any."""
+    return nn.functional.linear(input_NI, layer.weight_OI, None if any(layer.factors) else layer.bias_O)
+
+
+def _factors_at(layers: Sequence[FrozenLinear], place: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Give all A and all B of one stretch."""
+    there = [factors for layer in layers if (factors := layer.factors[place]) is not None]
+    return [factors.a_RI for factors in there], [factors.b_OR for factors in there]
 
 
 def _with_constants(all_a: Sequence[Tensor], input_NI: Tensor) -> Tensor:

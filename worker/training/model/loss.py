@@ -4,7 +4,7 @@ Shifting is done in ``worker.training.data.batches``.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -113,18 +113,38 @@ def weighted_loss(
     techniques: Techniques = ALL,
     kernels: TrainerKernels | None = None,
 ) -> tuple[Tensor, LossSums]:
-    """Give this micro-batch's part of the step's loss, and its sums for reports.
+    """Give this micro-batch's part of the step's loss, and its sums for reports; see `weighted_losses`."""
+    loss, [sums] = weighted_losses(hidden_KH, head, [(batch, total_weight)], techniques, kernels)
+    return loss, sums
+
+
+def weighted_losses(
+    hidden_KH: Tensor,
+    head: nn.Linear,
+    parts: Sequence[tuple[MicroBatch, float]],
+    techniques: Techniques = ALL,
+    kernels: TrainerKernels | None = None,
+) -> tuple[Tensor, list[LossSums]]:
+    """Give the sum of some micro-batches' parts of their steps' losses, and the sums of each for reports.
 
     The loss of a step is sum(weight * nll) / sum(weight) over all its positions. Dividing each
-    micro-batch by the step's ``total_weight`` makes the parts add up to it, however the step was cut.
+    micro-batch by its step's total weight makes the parts add up to it, however the step was cut. What runs of
+    different adapters add to the sum has a gradient at their own positions alone.
+
+    Args:
+        hidden_KH: at the scored positions of the first, then of the next.
+        parts: micro-batches, and the total weight of the step of each.
     """
-    scale_K = batch.weights_K / total_weight
+    scales = [batch.weights_K / total_weight for batch, total_weight in parts]
+    scale_K, targets_K = torch.cat(scales), torch.cat([batch.targets_K for batch, _ in parts])
     compute = _WeightedNll.apply if techniques.gradient_in_forward else _plain_nll
     with torch.autocast(hidden_KH.device.type, enabled=False):
         loss, nll_K, hit_K = compute(
-            hidden_KH.to(head.weight.dtype), head.weight, head.bias, batch.targets_K, scale_K, kernels
+            hidden_KH.to(head.weight.dtype), head.weight, head.bias, targets_K, scale_K, kernels
         )
-    return loss, _sums(nll_K.double(), hit_K, batch)
+    sizes = [len(own_K) for own_K in scales]
+    each = zip(nll_K.double().split(sizes), hit_K.split(sizes), parts, strict=True)
+    return loss, [_sums(own_nll_K, own_hit_K, batch) for own_nll_K, own_hit_K, (batch, _) in each]
 
 
 def _sums(nll_K: Tensor, hit_K: Tensor, batch: MicroBatch) -> LossSums:

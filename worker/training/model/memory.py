@@ -42,20 +42,24 @@ def choose_token_budget(model: LoraModel) -> int:
     return token_budget(_free_bytes(model), activation_bytes_per_token(model), is_gpu=model.device.type == "cuda")
 
 
-def checkpoint_what_does_not_fit(model: LoraModel, longest_tokens: int) -> int:
+def checkpoint_what_does_not_fit(model: LoraModel, longest_tokens: int, at_least: int = 0) -> int:
     """Have as many blocks as needed computed twice, so that the longest example fits; give their number.
 
     The gradients are the same bits, so a resumed run need not choose the same.
+
+    Args:
+        at_least: what another adapter in the same base needs.
     """
     config: Any = model.decoder.config
     model.decoder_pass.checkpointed_blocks = 0  # what all of them keep is measured
-    model.decoder_pass.checkpointed_blocks = checkpointed_blocks(
+    needed = checkpointed_blocks(
         _free_bytes(model),
         activation_bytes_per_token(model),
         max(longest_tokens, MIN_TOKENS),
         blocks=config.num_hidden_layers,
         input_bytes=model.head.in_features * model.dtype.itemsize,
     )
+    model.decoder_pass.checkpointed_blocks = max(at_least, needed)
     return model.decoder_pass.checkpointed_blocks
 
 

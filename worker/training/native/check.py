@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, rms_norm, scaled_dot_product_attention, silu
 
-from worker.training.native.kernels import Term, TrainerKernels
+from worker.training.native.kernels import OwnTerm, Term, TrainerKernels
 
 TOLERANCE: Final = 1e-5  # of the largest number: sums differ by their order
 ROWS, WIDTH = 37, 83  # neither is a multiple of what the CPU reads at once
@@ -47,12 +47,17 @@ def _draw(generator: torch.Generator, *shape: int) -> Tensor:
 
 
 def _product(kernels: TrainerKernels, generator: torch.Generator) -> _Pairs:
-    """Two terms of unequal depth, the first deeper than a block, and one whose factors and result lie turned round."""
+    """Two terms of unequal depth, the first deeper than a block; factors that lie turned round; rows of their own."""
     left, right = _draw(generator, ROWS, 700).detach(), _draw(generator, WIDTH, 700).detach()
     low, high = _draw(generator, ROWS, 5).detach(), _draw(generator, 5, WIDTH).detach()
     got = kernels.product(left.new_empty(ROWS, WIDTH), Term(left, right.t()), Term(low, high, 0.5))
     turned = kernels.product(left.new_empty(700, WIDTH).t(), Term(high.t(), left[:5]))
-    return [(got, left @ right.t() + 0.5 * low @ high), (turned, high.t() @ left[:5])]
+    own = [OwnTerm(slice(0, 8), Term(low[:8], high, 0.5)), OwnTerm(slice(8, 10), None)]
+    own.append(OwnTerm(slice(10, ROWS), Term(low[10:, :3], high[:3])))
+    stretched = kernels.product(left.new_empty(ROWS, WIDTH), Term(left, right.t()), own=own)
+    wanted = left @ right.t()
+    added = torch.cat([0.5 * low[:8] @ high, torch.zeros(2, WIDTH), low[10:, :3] @ high[:3]])
+    return [(got, wanted + 0.5 * low @ high), (turned, high.t() @ left[:5]), (stretched, wanted + added)]
 
 
 def _rms_norm(kernels: TrainerKernels, generator: torch.Generator) -> _Pairs:

@@ -5,6 +5,7 @@ strides. E are the numbers of a head that are rotated, K scored positions.
 """
 
 import ctypes
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 _POINTER, _NUMBER, _REAL, _COUNT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
 _SIGNATURES: Final = {
-    "product": (_POINTER, _NUMBER, _NUMBER, _POINTER, _NUMBER, _COUNT),
+    "product": (_POINTER, _NUMBER, _NUMBER, _POINTER, _NUMBER, _POINTER, _NUMBER, _COUNT),
     "rms_norm": (*[_POINTER] * 4, _REAL, _NUMBER, _NUMBER, _COUNT),
     "rms_norm_back": (*[_POINTER] * 5, _NUMBER, _NUMBER, _COUNT),
     "gated_silu": (*[_POINTER] * 3, _NUMBER, _NUMBER, _COUNT),
@@ -32,12 +33,23 @@ class _Term(ctypes.Structure):
     _fields_ = (("left", _Matrix), ("right", _Matrix), ("depth", _NUMBER), ("scale", _REAL))
 
 
+class _Stretch(ctypes.Structure):
+    _fields_ = (("begin", _NUMBER), ("end", _NUMBER), ("own", _Term))
+
+
 class Term(NamedTuple):
     """What a product adds up: scale * left @ right."""
 
     left: Tensor
     right: Tensor
     scale: float = 1.0
+
+
+class OwnTerm(NamedTuple):
+    """What is added to some rows alone; ``term`` None: nothing."""
+
+    rows: slice
+    term: Term | None
 
 
 class TrainerKernels:
@@ -55,27 +67,26 @@ class TrainerKernels:
             function.argtypes, function.restype = arguments, None
             self._functions[kernel] = function
 
-    def product(self, out: Tensor, *terms: Term) -> Tensor:
-        """Give the sum of the terms, in ``out``."""
+    def product(self, out: Tensor, *terms: Term, own: Sequence[OwnTerm] = ()) -> Tensor:
+        """Give the sum of the terms, in ``out``; ``own`` are all rows in order, or none.
+
+        What a row becomes does not depend on which other rows there are, to the bit: neither on their number, where
+        there are terms of their own or more columns than rows, nor on what they hold.
+        """
         rows, columns = out.shape
         assert out.dtype == torch.float32
-        for left, right, _ in terms:
-            assert left.shape == (rows, right.shape[0])
-            assert right.shape[1] == columns
-            assert left.dtype == right.dtype == torch.float32
-            assert len(right) > 0
-        listed = (_Term * len(terms))(
-            *[_Term(_matrix(left), _matrix(right), right.shape[0], scale) for left, right, scale in terms]
-        )
-        self._call("product", ctypes.byref(_matrix(out)), rows, columns, listed, len(terms))
+        listed = (_Term * len(terms))(*[_term(term, rows, columns) for term in terms])
+        stretches = (_Stretch * len(own))(*[_stretch(one, columns) for one in own])
+        assert [one.begin for one in stretches] + [rows] * bool(own) == [0] * bool(own) + [one.end for one in stretches]
+        self._call("product", ctypes.byref(_matrix(out)), rows, columns, listed, len(terms), stretches, len(stretches))
         return out
 
-    def linear(self, input_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None, *terms: Term) -> Tensor:
-        """Give a layer's output, with further terms added to it."""
+    def linear(self, input_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None, own: Sequence[OwnTerm] = ()) -> Tensor:
+        """Give a layer's output, with what rows have of their own added to it."""
+        terms = [Term(input_NI, weight_OI.t())]
         if bias_O is not None:
-            terms = *terms, Term(input_NI.new_ones(1, 1).expand(len(input_NI), 1), bias_O[None])
-        out_NO = input_NI.new_empty(len(input_NI), len(weight_OI))
-        return self.product(out_NO, Term(input_NI, weight_OI.t()), *terms)
+            terms.append(Term(input_NI.new_ones(1, 1).expand(len(input_NI), 1), bias_O[None]))
+        return self.product(input_NI.new_empty(len(input_NI), len(weight_OI)), *terms, own=own)
 
     def rms_norm(self, states_NH: Tensor, weight_H: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
         """Give the normed rows, and what each was multiplied by, (N)."""
@@ -152,6 +163,20 @@ class TrainerKernels:
 
 def _matrix(tensor: Tensor) -> _Matrix:
     return _Matrix(tensor.data_ptr(), tensor.stride(0), tensor.stride(1))
+
+
+def _term(term: Term, rows: int, columns: int) -> _Term:
+    left, right, scale = term
+    assert left.shape == (rows, right.shape[0])
+    assert right.shape[1] == columns
+    assert left.dtype == right.dtype == torch.float32
+    assert len(right) > 0
+    return _Term(_matrix(left), _matrix(right), right.shape[0], scale)
+
+
+def _stretch(one: OwnTerm, columns: int) -> _Stretch:
+    begin, end = one.rows.start, one.rows.stop
+    return _Stretch(begin, end, _Term() if one.term is None else _term(one.term, end - begin, columns))
 
 
 def _pointers(*tensors: Tensor) -> list[int]:

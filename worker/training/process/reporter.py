@@ -51,15 +51,19 @@ class PipeReporter:
         self._clock = clock
         self._sent_s = clock()
 
-    def send(self, message: Message) -> None:
+    def send(self, message: Message, run: int = 0) -> None:
         self._sent_s = self._clock()
-        line = memoryview(format_line(message))
+        line = memoryview(format_line(message, run))
         try:
             while line:
                 line = line[os.write(self._descriptor, line) :]
         except OSError as error:
             logger.error("the worker's pipe is gone (%s); ending", error)
             os._exit(EXIT_AGAIN)
+
+    def of_run(self, run: int) -> "RunReporter":
+        """Give the reporter of one of the trainer's runs."""
+        return RunReporter(self, run)
 
     def keep_alive(self) -> None:
         """Send `KeepAlive` unless something was sent within the last seconds.
@@ -68,3 +72,13 @@ class PipeReporter:
         """
         if self._clock() - self._sent_s >= ALIVE_INTERVAL_S:
             self.send(KeepAlive())
+
+
+class RunReporter:
+    """Writes the messages of one of several runs, by its place."""
+
+    def __init__(self, pipe: PipeReporter, run: int) -> None:
+        self._pipe, self._run = pipe, run
+
+    def send(self, message: Message) -> None:
+        self._pipe.send(message, self._run)

@@ -4,7 +4,7 @@ import torch
 
 from tests.harness.models.byte_tokenizer import END_OF_TEXT
 from tests.worker.training.run_folders import render
-from worker.training.data.batches import PADDING_ID, MicroBatch, collate
+from worker.training.data.batches import PADDING_ID, MicroBatch, Owned, collate, join
 
 CPU = torch.device("cpu")
 LINES = [{"prompt": "ab", "completion": "c"}, {"prompt": "d", "completion": "efg"}]
@@ -59,3 +59,15 @@ def test_the_closing_token_stays_a_target_when_padding_has_its_id(tmp_path: Path
     """tiny_llama's config names the closing token as the pad token, as many published ones do."""
     batch = _batch(tmp_path, tiny_llama)
     assert batch.targets_K.tolist().count(END_OF_TEXT) == 2
+
+
+def test_batches_of_several_adapters_lie_one_behind_the_other(tmp_path: Path, tiny_phi: Path) -> None:
+    training = render(tmp_path, tiny_phi, LINES, validation=[]).training
+    first, second = (collate([training[n]], CPU, adapter=name) for n, name in enumerate("ab"))
+    both = join([first, second])
+    assert both.owned == (Owned("a", inputs=16, scored=2), Owned("b", inputs=16, scored=4))
+    assert (both.lengths, both.inputs, both.tokens) == ((16, 16), (3, 4), first.tokens + second.tokens)
+    assert both.input_ids_N[both.positions_K].tolist() == [*b"bc", *b"defg"]
+    assert both.places_N.tolist() == [*range(16)] * 2
+    assert both.targets_K.tolist() == [*first.targets_K.tolist(), *second.targets_K.tolist()]
+    assert join([first]) is first

@@ -17,7 +17,15 @@ from worker.models.loading import load_base_model
 from worker.training.data.batches import collate
 from worker.training.data.examples import TokenizedExample
 from worker.training.model.ablations import ALL
-from worker.training.model.lora import LoraModel, add_lora, is_finite, is_unchanged, restore_adapter, save_adapter
+from worker.training.model.lora import (
+    LoraModel,
+    add_beside,
+    add_lora,
+    is_finite,
+    is_unchanged,
+    restore_adapter,
+    save_adapter,
+)
 
 IDS_BT = torch.tensor([[5, 9, 65, 66, 67, 200]])
 
@@ -26,7 +34,7 @@ def _hidden_states(model: LoraModel) -> torch.Tensor:
     """Give the hidden states of all these ids."""
     ids_T = np.array([*IDS_BT[0].tolist(), 0], dtype=np.int32)  # the last is only a target
     example = TokenizedExample(ids_T, np.ones(len(ids_T), dtype=np.float32), np.ones(len(ids_T), bool))
-    return model.hidden_states(collate([example], model.device, all_rows=True))
+    return model.hidden_states(collate([example], model.device, all_rows=True, adapter=model.adapter))
 
 
 class TestTargets:
@@ -97,6 +105,34 @@ class TestStart:
         base.model.forward = capped
         with pytest.raises(BaseModelUntrainable, match="logits"):
             add_lora(base, LoraSpec(), seed=0)
+
+
+class TestBeside:
+    SPECS = (LoraSpec(rank=4), LoraSpec(rank=2, target_modules=("q_proj",)), LoraSpec(rank=3, use_dora=True))
+
+    def test_each_starts_as_it_would_alone(self, tiny_phi: Path) -> None:
+        model = add_lora(load_base_model(tiny_phi, dtype="float32"), self.SPECS[0], seed=0)
+        models = [model, *(add_beside(model, spec, seed) for seed, spec in enumerate(self.SPECS[1:], start=1))]
+        for seed, (spec, one) in enumerate(zip(self.SPECS, models, strict=True)):
+            alone = add_lora(load_base_model(tiny_phi, dtype="float32"), spec, seed)
+            assert list(one.parameters) == list(alone.parameters)
+            assert all(torch.equal(one.parameters[name], start) for name, start in alone.parameters.items())
+            assert one.lora == alone.lora
+            assert all(parameter.requires_grad for parameter in one.parameters.values())
+        assert [one.joins for one in models] == [True, True, False]
+
+    def test_each_answers_by_itself_alone(self, tiny_phi: Path, make_model: MakeModel) -> None:
+        first = make_model(tiny_phi)
+        second = add_beside(first, LoraSpec(rank=3, use_dora=True), seed=1)  # PEFT's modules compute it
+        with torch.no_grad():
+            before = _hidden_states(first)
+            alone = add_lora(load_base_model(tiny_phi, dtype="float32"), LoraSpec(rank=3, use_dora=True), seed=1)
+            assert torch.equal(_hidden_states(second), _hidden_states(alone))
+            assert torch.equal(_hidden_states(first), before)
+            first.activate()
+            theirs = first.peft(input_ids=IDS_BT).logits
+            assert torch.equal(theirs, make_model(tiny_phi).peft(input_ids=IDS_BT).logits)
+        assert all(parameter.requires_grad for one in (first, second) for parameter in one.parameters.values())
 
 
 class TestFiles:

@@ -7,8 +7,10 @@ from torch import Tensor, nn
 
 from core.jobs.spec import LoraSpec
 from tests.worker.training.conftest import MakeModel
+from worker.training.data.batches import ONLY_ADAPTER
 from worker.training.model.ablations import ALL
-from worker.training.model.lora import LoraModel
+from worker.training.model.frozen_linear import Stretch
+from worker.training.model.lora import LoraModel, add_beside
 from worker.training.model.lora_linear import project
 from worker.training.native.kernels import TrainerKernels
 
@@ -21,10 +23,14 @@ def _layers(model: LoraModel) -> list[nn.Module]:
     return [layer.self_attn.q_proj, layer.self_attn.k_proj, layer.mlp.fc1]
 
 
+def _whole(input_NI: Tensor) -> list[Stretch]:
+    return [Stretch(ONLY_ADAPTER, slice(0, len(input_NI)))]
+
+
 def _run(model: LoraModel, input_NI: Tensor, *, is_own: bool, kernels: TrainerKernels | None = None) -> Run:
     input_NI = input_NI.clone().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16, enabled=model.dtype == torch.bfloat16):
-        outputs = project(input_NI, _layers(model), ALL if is_own else OFF, kernels)
+        outputs = project(input_NI, _layers(model), _whole(input_NI), ALL if is_own else OFF, kernels)
     generator = torch.Generator().manual_seed(3)
     grads = [torch.randn(output.shape, generator=generator).to(output.dtype) for output in outputs]
     torch.autograd.backward(outputs, grads)
@@ -69,7 +75,46 @@ def test_dropout_is_left_to_peft(tiny_phi: Path, make_model: MakeModel) -> None:
     model = make_model(tiny_phi, LoraSpec(rank=4, alpha=8, dropout=0.5))
     input_NI = torch.randn(7, 80)
     torch.manual_seed(0)
-    ours = project(input_NI, _layers(model), ALL)
+    ours = project(input_NI, _layers(model), _whole(input_NI), ALL)
     torch.manual_seed(0)
     assert all(torch.equal(one, layer(input_NI)) for one, layer in zip(ours, _layers(model), strict=True))
-    assert not torch.equal(ours[0], project(input_NI, _layers(model), ALL)[0])
+    assert not torch.equal(ours[0], project(input_NI, _layers(model), _whole(input_NI), ALL)[0])
+
+
+TARGETS = (None, ("q_proj", "fc1"), ("fc2",))  # all of the layers, some, and none
+
+
+@pytest.mark.parametrize("has_kernels", [False, True], ids=["torch", "kernels"])
+def test_each_stretch_is_computed_with_its_own_adapter(
+    tiny_phi: Path, make_model: MakeModel, kernels: TrainerKernels, has_kernels: bool
+) -> None:
+    first = make_model(tiny_phi, LoraSpec(rank=4, alpha=8, target_modules=TARGETS[0]))
+    models = [first, *(add_beside(first, LoraSpec(rank=3, target_modules=names), seed=1) for names in TARGETS[1:])]
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in (parameter for model in models for parameter in model.parameters.values()):
+            parameter.normal_(std=0.05, generator=generator)
+    input_NI, ends = torch.randn(24, 80, generator=generator), (0, 7, 15, 24)
+    grads = [torch.randn(24, width, generator=generator) for width in (80, 80, 160)]
+    stretches = [Stretch(one.adapter, slice(*ends[n : n + 2])) for n, one in enumerate(models)]
+    joined = input_NI.clone().requires_grad_()
+    outputs = project(joined, _layers(first), stretches, ALL, kernels if has_kernels else None)
+    torch.autograd.backward(outputs, grads)
+    found = [_taken(model) for model in models]
+    for model, stretch, gradients in zip(models, stretches, found, strict=True):
+        model.activate()
+        alone = input_NI[stretch.rows].clone().requires_grad_()
+        theirs = [layer(alone) for layer in _layers(model)]
+        torch.autograd.backward(theirs, [grad[stretch.rows] for grad in grads])
+        ours = [output[stretch.rows] for output in outputs]
+        assert joined.grad is not None
+        assert alone.grad is not None
+        _assert_same((ours, joined.grad[stretch.rows], gradients), (theirs, alone.grad, _taken(model)), atol=1e-5)
+
+
+def _taken(model: LoraModel) -> dict[str, Tensor]:
+    """Give the gradients, and leave none behind."""
+    gradients = {name: p.grad for name, p in model.parameters.items() if p.grad is not None}
+    for parameter in model.parameters.values():
+        parameter.grad = None
+    return gradients

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from worker.training.native.check import find_difference
-from worker.training.native.kernels import Term, TrainerKernels
+from worker.training.native.kernels import OwnTerm, Term, TrainerKernels
 
 
 @pytest.fixture(params=[1, 2], ids=["one thread", "two threads"], autouse=True)
@@ -99,3 +99,51 @@ def test_logits_far_apart_overflow_nothing(kernels: TrainerKernels) -> None:
     assert nll.item() == 2e4
     assert not hit.item()
     torch.testing.assert_close(logits, torch.tensor([[-1.0, 1.0, 0.0]]))
+
+
+def _stretched(seed: int, lengths: tuple[int, ...], depths: tuple[int, ...]) -> tuple[torch.Tensor, list[OwnTerm]]:
+    """Draw the rows of some stretches, and a term of each one's own; of depth 0 it has none."""
+    generator = torch.Generator().manual_seed(seed)
+    own, end = [], 0
+    for length, depth in zip(lengths, depths, strict=True):
+        rows = slice(end, end + length)
+        left, right = (torch.randn(size, generator=generator) for size in ((length, depth), (depth, COLUMNS)))
+        own.append(OwnTerm(rows, Term(left, right, 0.3) if depth else None))
+        end = rows.stop
+    return torch.randn(end, DEPTH, generator=generator), own
+
+
+COLUMNS, DEPTH = 70, 1500  # more than one block of either
+
+
+@pytest.mark.parametrize("lengths", [(1,), (16, 48), (7, 1, 130, 90)])
+def test_each_stretch_of_rows_has_its_own_term_added(kernels: TrainerKernels, lengths: tuple[int, ...]) -> None:
+    left, own = _stretched(0, lengths, (3, 0, 40, 330)[: len(lengths)])
+    right = torch.randn(COLUMNS, DEPTH, generator=torch.Generator().manual_seed(1))
+    found = kernels.product(left.new_full((len(left), COLUMNS), torch.nan), Term(left, right.t()), own=own)
+    added = [
+        torch.zeros(n, COLUMNS) if one.term is None else 0.3 * one.term.left @ one.term.right
+        for n, one in zip(lengths, own, strict=True)
+    ]
+    torch.testing.assert_close(found, left @ right.t() + torch.cat(added), rtol=1e-5, atol=1e-3)
+
+
+def test_a_row_is_the_same_to_the_bit_whatever_stands_beside_it(kernels: TrainerKernels) -> None:
+    lengths = (20, 33, 200)
+    left, own = _stretched(0, lengths, (8, 0, 16))
+    right = torch.randn(COLUMNS, DEPTH, generator=torch.Generator().manual_seed(1))
+    together = kernels.product(left.new_empty(len(left), COLUMNS), Term(left, right.t()), own=own)
+    for one in own:
+        rows = left[one.rows]
+        alone = kernels.product(
+            rows.new_empty(len(rows), COLUMNS), Term(rows, right.t()), own=[OwnTerm(slice(0, len(rows)), one.term)]
+        )
+        assert torch.equal(together[one.rows], alone)
+
+
+def test_what_is_no_number_stays_in_its_own_stretch(kernels: TrainerKernels) -> None:
+    left, own = _stretched(0, (9, 10, 9), (4, 4, 4))
+    left[own[1].rows], own[1].term.left[:] = torch.nan, torch.inf  # type: ignore[union-attr]
+    right = torch.randn(COLUMNS, DEPTH, generator=torch.Generator().manual_seed(1))
+    found = kernels.product(left.new_empty(len(left), COLUMNS), Term(left, right.t()), own=own)
+    assert found.isfinite().all(dim=1).tolist() == [True] * 9 + [False] * 10 + [True] * 9

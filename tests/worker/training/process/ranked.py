@@ -52,7 +52,7 @@ def run_ranks(folder: Path, *acts: Act, size: int = 2) -> Ended:
         process.join(PATIENCE_S)
         process.kill()
         process.join()
-    said = [[parse(line) for line in _events(folder, rank).read_bytes().splitlines()] for rank in range(size)]
+    said = [[parse(line).message for line in _events(folder, rank).read_bytes().splitlines()] for rank in range(size)]
     return Ended([process.exitcode for process in processes], said)
 
 
@@ -81,15 +81,15 @@ def _be_rank(rank: int, size: int, store: socket.socket, folder: Path, acts: Seq
 
 
 class ForkedTrainer:
-    """The trainer of a run folder, alone; its log is where ``tests.worker.training.test_main.started`` puts it.
+    """The trainer of some run folders; its log is where ``tests.worker.training.test_main.started`` puts it.
 
     Attributes:
         pipe: what it says.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, *folders: Path) -> None:
         reading, writing = multiprocessing.Pipe(duplex=False)
-        self._process = _FORKS.Process(target=_be_alone, args=(folder, writing))
+        self._process = _FORKS.Process(target=_be_trainer, args=(folders, writing))
         self._process.start()
         writing.close()
         self.pipe = os.fdopen(os.dup(reading.fileno()), "rb")
@@ -108,12 +108,12 @@ class ForkedTrainer:
         self._process.join()
 
 
-def _be_alone(folder: Path, events: Connection) -> None:
+def _be_trainer(folders: Sequence[Path], events: Connection) -> None:
     torch.set_num_threads(1)
-    with (folder / "log").open("wb") as log:
+    with (folders[0] / "log").open("wb") as log:
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
-        sys.argv = ["trainer", str(folder), "--events-fd", str(events.fileno())]
+        sys.argv = ["trainer", *map(str, folders), "--events-fd", str(events.fileno())]
         sys.exit(trainer.main())
 
 

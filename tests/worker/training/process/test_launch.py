@@ -58,11 +58,11 @@ def _launch(
     """Launch fake ranks, and send the launcher a signal when the first one is there; give its status too."""
     monkeypatch.setenv("FAKE_RANKS", json.dumps(ranks))
     with started(folder, (*PROGRAM, "--ranks", str(len(ranks)))) as (process, pipe):
-        said = [parse(pipe.readline())]
+        said = [parse(pipe.readline()).message]
         if number is not None:
             _wait_for_ranks(folder, len(ranks))
             process.send_signal(number)
-        said += map(parse, pipe)
+        said += [parse(line).message for line in pipe]
         return process.wait(), said
 
 

@@ -22,7 +22,7 @@ def test_work_without_news_says_alive_now_and_then() -> None:
         reporter.keep_alive()
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
-        assert [parse(line) for line in pipe] == [KeepAlive()]
+        assert [parse(line).message for line in pipe] == [KeepAlive()]
 
 
 def test_news_stands_for_being_alive() -> None:
@@ -34,7 +34,7 @@ def test_news_stands_for_being_alive() -> None:
     reporter.keep_alive()
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
-        assert [parse(line) for line in pipe] == [PhaseStarted(name="training")]
+        assert [parse(line).message for line in pipe] == [PhaseStarted(name="training")]
 
 
 def test_a_note_carries_its_numbers() -> None:

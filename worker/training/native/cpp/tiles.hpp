@@ -38,7 +38,7 @@ struct Term {
 // Memory that a thread packs into; it grows, and is used again. It begins a line of the cache, as each strip then does.
 inline float* own_memory(int which, int64_t numbers) {
     constexpr int64_t LINE = 64;
-    static thread_local std::vector<float> memory[2];
+    static thread_local std::vector<float> memory[3];
     int64_t needed = numbers + LINE / sizeof(float);
     if (static_cast<int64_t>(memory[which].size()) < needed) memory[which].resize(needed);
     float* begin = memory[which].data();
@@ -94,17 +94,28 @@ inline void pack(float* to, Matrix from, int64_t width, int64_t depth) {
         for (int64_t k = 0; k < depth; ++k) to[k * WIDTH + w] = *from.at(w, k);
 }
 
-// The tile whose sums stay in registers. `adds`: to what stands there.
-inline void multiply_tile(float* to, int64_t stride, const float* left, const float* right, int64_t depth, bool adds) {
+// Factors as they are packed for one tile: `depth` numbers of each row, and of each column.
+struct Strips {
+    const float *left, *right;
+    int64_t depth;
+};
+
+// The tile whose sums stay in registers: those of the shared factors, then of the rows' own. `adds`: to what stands
+// there.
+inline void multiply_tile(float* to, int64_t stride, Strips shared, Strips own, bool adds) {
     Floats sums[ROWS][PARTS] = {};
-    for (int64_t k = 0; k < depth; ++k) {
-        Floats columns[PARTS];
-        for (int part = 0; part < PARTS; ++part) columns[part] = load(right + k * COLUMNS + part * LANES);
-        for (int row = 0; row < ROWS; ++row) {
-            float number = left[k * ROWS + row];
-            for (int part = 0; part < PARTS; ++part) sums[row][part] += number * columns[part];
+    auto add = [&](Strips strips) {
+        for (int64_t k = 0; k < strips.depth; ++k) {
+            Floats columns[PARTS];
+            for (int part = 0; part < PARTS; ++part) columns[part] = load(strips.right + k * COLUMNS + part * LANES);
+            for (int row = 0; row < ROWS; ++row) {
+                float number = strips.left[k * ROWS + row];
+                for (int part = 0; part < PARTS; ++part) sums[row][part] += number * columns[part];
+            }
         }
-    }
+    };
+    add(shared);
+    add(own);
     for (int row = 0; row < ROWS; ++row)
         for (int part = 0; part < PARTS; ++part) {
             float* at = to + row * stride + part * LANES;
@@ -113,10 +124,9 @@ inline void multiply_tile(float* to, int64_t stride, const float* left, const fl
 }
 
 // The same where less than a tile is wanted, or the numbers of a row lie apart.
-inline void multiply_part(Matrix to, int64_t rows, int64_t columns, const float* left, const float* right,
-                          int64_t depth, bool adds) {
+inline void multiply_part(Matrix to, int64_t rows, int64_t columns, Strips shared, Strips own, bool adds) {
     float tile[ROWS * COLUMNS];
-    multiply_tile(tile, COLUMNS, left, right, depth, false);
+    multiply_tile(tile, COLUMNS, shared, own, false);
     for (int64_t r = 0; r < rows; ++r)
         for (int64_t c = 0; c < columns; ++c) *to.at(r, c) = tile[r * COLUMNS + c] + (adds ? *to.at(r, c) : 0);
 }
@@ -145,15 +155,28 @@ struct Span {
     int64_t depth() const { return end - begin; }
 };
 
-inline int64_t packed_size(int64_t rows, int64_t depth) {
-    return (rows + ROWS - 1) / ROWS * ROWS * std::min(depth, PACKED_DEPTH);
-}
+// Some rows of the result, at most as many as a tile has.
+struct Tile {
+    int64_t row, tall;
+};
 
-// The left factors of one tile's rows, to their place among those of all.
-inline void pack_left(float* packed, const Term* terms, int64_t count, int64_t row, int64_t rows, Span span) {
+constexpr int64_t BLOCK_TILES = BLOCK_ROWS / ROWS;
+
+inline int64_t count_tiles(int64_t rows) { return (rows + ROWS - 1) / ROWS; }
+
+// Rows cut into tiles from the first one on.
+struct EvenTiles {
+    int64_t rows;
+
+    Tile operator[](int64_t number) const { return {number * ROWS, std::min<int64_t>(ROWS, rows - number * ROWS)}; }
+};
+
+inline int64_t packed_size(int64_t tiles, int64_t depth) { return tiles * ROWS * std::min(depth, PACKED_DEPTH); }
+
+// The left factors of a tile's rows.
+inline void pack_left(float* packed, const Term* terms, int64_t count, Tile tile, Span span) {
     for_parts(terms, count, span.begin, span.end, [=](const Term& term, int64_t from, int64_t depth, int64_t place) {
-        pack<ROWS>(packed + row * span.depth() + place * ROWS, term.left.from(row, from),
-                   std::min<int64_t>(ROWS, rows - row), depth);
+        pack<ROWS>(packed + place * ROWS, term.left.from(tile.row, from), tile.tall, depth);
     });
 }
 
@@ -167,43 +190,76 @@ inline void pack_right(float* strip, const Term* terms, int64_t count, int64_t c
     });
 }
 
-// The result's rows from `top` to `bottom` and columns from `first` to `last`, which are no more than a group, as far
-// as the span gives it, whose left factors are packed. `top` begins a tile. `adds`: to what stands there.
-inline void multiply_group(Matrix to, const float* packed, const Term* terms, int64_t count, Span span, int64_t top,
-                           int64_t bottom, int64_t first, int64_t last, bool adds) {
-    float* strips = own_memory(1, GROUP * DEPTH);
+// The right factors of columns that are no more than a group, each strip behind the one before.
+inline float* pack_group(int which, const Term* terms, int64_t count, int64_t first, int64_t last, int64_t begin,
+                         int64_t end) {
+    float* strips = own_memory(which, GROUP * std::max(DEPTH, end - begin));
+    for (int64_t column = first; column < last; column += COLUMNS)
+        pack_right(strips + (column - first) * (end - begin), terms, count, column,
+                   std::min<int64_t>(COLUMNS, last - column), begin, end);
+    return strips;
+}
+
+// Neighbouring tiles with a term of their own, whose left factors are packed behind each other; without any it has no
+// depth.
+struct OwnTerm {
+    int64_t begin, end;  // tiles
+    const Term* term;
+    float* packed;
+
+    Span span() const { return {0, term ? term->depth : 0}; }
+};
+
+// The result's tiles from `begin` to `end` and columns from `first` to `last`, which are no more than a group, as far as
+// the span gives it, whose left factors are packed; and, once, what stretches of rows have of their own. `adds`: to
+// what stands there.
+template <class Tiles>
+inline void multiply_group(Matrix to, Tiles tiles, const float* packed, const Term* terms, int64_t count, Span span,
+                           const OwnTerm* owners, int64_t owned, int64_t begin, int64_t end, int64_t first,
+                           int64_t last, bool adds) {
     int64_t pieces = (span.depth() + DEPTH - 1) / DEPTH, piece = (span.depth() + pieces - 1) / pieces;
-    for (int64_t begin = span.begin; begin < span.end; begin += piece) {
-        int64_t end = std::min(span.end, begin + piece), depth = end - begin;
-        bool has_sums = adds || begin > span.begin;
-        for (int64_t column = first; column < last; column += COLUMNS)
-            pack_right(strips + (column - first) * depth, terms, count, column,
-                       std::min<int64_t>(COLUMNS, last - column), begin, end);
-        for (int64_t block = top; block < bottom; block += BLOCK_ROWS)
-            for (int64_t column = first; column < last; column += COLUMNS)
-                for (int64_t row = block; row < std::min(bottom, block + BLOCK_ROWS); row += ROWS) {
-                    const float* left = packed + row * span.depth() + (begin - span.begin) * ROWS;
-                    const float* right = strips + (column - first) * depth;
-                    int64_t tall = std::min<int64_t>(ROWS, bottom - row);
-                    int64_t wide = std::min<int64_t>(COLUMNS, last - column);
-                    Matrix tile = to.from(row, column);
-                    if (to.column == 1 && wide == COLUMNS && tall == ROWS)
-                        multiply_tile(tile.data, to.row, left, right, depth, has_sums);
-                    else multiply_part(tile, tall, wide, left, right, depth, has_sums);
-                }
+    for (int64_t from = span.begin; from < span.end; from += piece) {
+        int64_t until = std::min(span.end, from + piece), depth = until - from;
+        bool has_sums = adds || from > span.begin;
+        const float* strips = pack_group(1, terms, count, first, last, from, until);
+        auto multiply_tiles = [&](int64_t top, int64_t bottom, OwnTerm own) {
+            Span of_own = own.span();
+            const float* own_strips = of_own.end ? pack_group(2, own.term, 1, first, last, 0, of_own.end) : nullptr;
+            for (int64_t block = top; block < bottom; block += BLOCK_TILES)
+                for (int64_t column = first; column < last; column += COLUMNS)
+                    for (int64_t number = block; number < std::min(bottom, block + BLOCK_TILES); ++number) {
+                        Tile tile = tiles[number];
+                        Strips shared{packed + (number * span.depth() + from - span.begin) * ROWS,
+                                      strips + (column - first) * depth, depth};
+                        Strips added{own.packed + (number - own.begin) * of_own.end * ROWS,
+                                     own_strips + (column - first) * of_own.end, of_own.end};
+                        int64_t wide = std::min<int64_t>(COLUMNS, last - column);
+                        Matrix at = to.from(tile.row, column);
+                        if (to.column == 1 && wide == COLUMNS && tile.tall == ROWS)
+                            multiply_tile(at.data, to.row, shared, added, has_sums);
+                        else multiply_part(at, tile.tall, wide, shared, added, has_sums);
+                    }
+        };
+        if (until < span.end || owned == 0) multiply_tiles(begin, end, OwnTerm{});
+        else
+            for (const OwnTerm* own = owners; own < owners + owned; ++own)
+                if (own->begin < end && begin < own->end)
+                    multiply_tiles(std::max(begin, own->begin), std::min(end, own->end), *own);
     }
 }
 
 // to = the sum of the terms, of `rows` x `columns` numbers each, by this thread alone.
 inline void multiply(Matrix to, int64_t rows, int64_t columns, const Term* terms, int64_t count, bool adds) {
-    int64_t all = depth_of(terms, count);
-    float* packed = own_memory(0, packed_size(rows, all));
+    int64_t all = depth_of(terms, count), tiles = count_tiles(rows);
+    EvenTiles even{rows};
+    float* packed = own_memory(0, packed_size(tiles, all));
     for (int64_t begin = 0; begin < all; begin += PACKED_DEPTH) {
         Span span{begin, std::min(all, begin + PACKED_DEPTH)};
-        for (int64_t row = 0; row < rows; row += ROWS) pack_left(packed, terms, count, row, rows, span);
+        for (int64_t tile = 0; tile < tiles; ++tile)
+            pack_left(packed + tile * span.depth() * ROWS, terms, count, even[tile], span);
         for (int64_t first = 0; first < columns; first += GROUP)
-            multiply_group(to, packed, terms, count, span, 0, rows, first, std::min(columns, first + GROUP),
-                           adds || begin > 0);
+            multiply_group(to, even, packed, terms, count, span, nullptr, 0, 0, tiles, first,
+                           std::min(columns, first + GROUP), adds || begin > 0);
     }
 }
 
