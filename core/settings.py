@@ -76,6 +76,13 @@ class Settings(BaseSettings):
         2**20, gt=0, description="Longest line of an uploaded file, record of CSV, or row of Parquet."
     )
 
+    train_together: int = Field(
+        1,
+        ge=1,
+        le=32,
+        description="Waiting jobs of one base model and training file that a worker trains together, in one trainer, "
+        "at most; 1: each by itself. On several GPUs each is.",
+    )
     heartbeat_s: float = Field(2.0, gt=0, description="Seconds between a worker's heartbeats for its job.")
     lease_ttl_s: float = Field(
         30.0, gt=0, description="Seconds without a heartbeat after which a job is taken from its worker."

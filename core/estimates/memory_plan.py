@@ -5,6 +5,7 @@ The trainer takes its limits from here; what a token leaves behind it measures o
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -182,6 +183,14 @@ def _weights_bytes(shape: ModelShape, dtype: ComputeType, quantization: Quantiza
         return shape.parameters * VALUE_BYTES[dtype]
     others = shape.parameters - shape.linear_parameters
     return round(shape.linear_parameters * NF4_VALUE_BYTES) + others * VALUE_BYTES[dtype]
+
+
+def peak_bytes_together(memories: Sequence[Memory]) -> int:
+    """Give what runs of one base take at most in one trainer: as much as the largest, and the others' adapters.
+
+    A pass over rows of several has no more of them than a pass of one may have.
+    """
+    return max(one.peak_bytes - one.adapter_bytes for one in memories) + sum(one.adapter_bytes for one in memories)
 
 
 def token_budget(free_bytes: int, bytes_per_token: int, *, is_gpu: bool) -> int:

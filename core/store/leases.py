@@ -5,7 +5,7 @@ nothing once the job was given to another. No clock takes part: a heartbeat is a
 watches it decides by a clock of its own how long it may stand still. ``now`` is only recorded.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -28,6 +28,7 @@ RELEASED = "released"  # the attempt's outcome when its worker shut down: it doe
 PAUSED = "paused"  # the attempt's outcome when it was stopped for a pause: it does not count either
 LOST = "lost"  # the attempt's outcome when its worker fell silent
 
+_LOOKED_AT: Final = 64  # jobs that could be trained together with another one
 _UNCOUNTED: Final = (RELEASED, PAUSED, *unfit_hosts.OUTCOMES)
 _WAITS_AGAIN: Final = {
     RELEASED: "The worker was stopped; the job waits for the next one",
@@ -86,15 +87,52 @@ def claim(
     passes = [~unfit_hosts.given_back(worker.host)] if given_back_last else []
     jobs = (_claim_oldest(session, worker, name, now, kind, only) for only in (*passes, true()) for name in names)
     job = next(filter(None, jobs), None)
-    if job is None:
-        return None
+    if job is not None:
+        _begin_attempt(session, worker, job, now)
+    return job
+
+
+def claim_beside(
+    session: Session,
+    worker: WorkerIdentity,
+    job: JobRecord,
+    now: int,
+    *,
+    at_most: int,
+    fit: Callable[[Sequence[JobRecord]], bool],
+) -> list[JobRecord]:
+    """Take queued jobs of a claimed job's base model and training file too, the oldest first.
+
+    Those of which an attempt counts already are passed over.
+
+    Args:
+        fit: tells whether jobs may be taken together, ``job`` and those taken so far among them.
+    """
+    waiting = (
+        select(JobRecord.id)
+        .where(JobRecord.training_file_id == job.training_file_id, JobRecord.status == JobStatus.QUEUED)
+        .where(JobRecord.base_model == job.base_model, JobRecord.kind == job.kind, JobRecord.attempts == 0)
+        .where(~unfit_hosts.left_alone(worker.host, now))
+    )
+    # sorted here: no index has them in the order of their ages
+    oldest = sorted(session.scalars(waiting))[:_LOOKED_AT]
+    taken: list[JobRecord] = []
+    for job_id in oldest:
+        if len(taken) < at_most and fit([job, *taken, session.get_one(JobRecord, job_id)]):
+            found = _claim_where(session, worker, JobRecord.id == job_id, now)
+            if found is not None:
+                _begin_attempt(session, worker, found, now)
+                taken.append(found)
+    return taken
+
+
+def _begin_attempt(session: Session, worker: WorkerIdentity, job: JobRecord, now: int) -> None:
     session.add(
         AttemptRecord(
             job_id=job.id, token=job.token, owner=worker.owner, host=worker.host, pid=worker.pid, started_at=now
         )
     )
     session.flush()
-    return job
 
 
 def _by_age(
@@ -126,9 +164,15 @@ def _claim_oldest(
         .with_for_update(skip_locked=True)
         .scalar_subquery()
     )
+    return _claim_where(session, worker, JobRecord.id == oldest, now)
+
+
+def _claim_where(
+    session: Session, worker: WorkerIdentity, is_wanted: ColumnElement[bool], now: int
+) -> JobRecord | None:
     return session.scalar(
         update(JobRecord)
-        .where(JobRecord.id == oldest, JobRecord.status == JobStatus.QUEUED)
+        .where(is_wanted, JobRecord.status == JobStatus.QUEUED)
         .values(
             status=JobStatus.RUNNING,
             token=JobRecord.token + 1,

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import select
 
 from core.base_models.registry import IMPORTED_FILE, Folder, ImportedModel, compute_fingerprint
+from core.estimates.estimate import Estimate
 from core.jobs.spec import AdapterRef, FileRef, JobSpec
 from core.settings import Settings
 from core.store import control, files, jobs, migrate
@@ -77,15 +78,25 @@ class Home:
         **behaviour: Any,
     ) -> str:
         """Queue a job whose fake trainer behaves like this; give its id."""
+        ref = self.upload(**behaviour)
+        spec = make_spec(ref, continue_from).model_copy(update={"base_model_fingerprint": base_model_fingerprint})
+        return self.queue_spec(spec)
+
+    def queue_spec(self, spec: JobSpec, estimate: Estimate | None = None) -> str:
+        """Queue a job, and give its id."""
+        with self.database.write() as session:
+            new = NewJob("tests", spec, {}, "0" * 64, suffix="test", estimate=estimate)
+            return jobs.create(session, new, NOW).id
+
+    def upload(self, **behaviour: Any) -> FileRef:
+        """Store a training file that has fake trainers behave like this."""
         blob = self.blobs.put_bytes(json.dumps(behaviour).encode())
         with self.database.write() as session:
             new = NewFile(
                 "tests", "examples.jsonl", "fine-tune", blob, "jsonl", example_format="prompt_completion", examples=1
             )
             file = files.create(session, new, NOW)
-            ref = FileRef(id=file.id, sha256=blob.sha256, examples=1, file_type="jsonl")
-            spec = make_spec(ref, continue_from).model_copy(update={"base_model_fingerprint": base_model_fingerprint})
-            return jobs.create(session, NewJob("tests", spec, {}, "0" * 64, suffix="test"), NOW).id
+            return FileRef(id=file.id, sha256=blob.sha256, examples=1, file_type="jsonl")
 
     def job(self, job_id: str) -> JobRecord:
         with self.database.read() as session:

@@ -4,7 +4,7 @@ Each kind has a waiting line of its own, and a worker runs one job of each at a 
 engine, does not wait for a training that takes hours.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,6 +13,7 @@ import structlog
 from core.errors import DatabaseUnavailable, StorageFull
 from core.jobs.kind import JobKind
 from core.store import leases
+from core.store.db import Session
 from core.store.tables import JobRecord
 from worker.jobs.attempt import Attempt
 from worker.jobs.runtime import WorkerRuntime
@@ -41,11 +42,18 @@ class Gate(Protocol):
 
 @dataclass(frozen=True)
 class Duty:
-    """The jobs of one kind, as a worker sees them."""
+    """The jobs of one kind, as a worker sees them.
+
+    Attributes:
+        claim_beside: claims further jobs, to be done together with one that was just claimed.
+        attempt_together: makes the attempts at all of them, to the end of each.
+    """
 
     kind: JobKind
     gate: Gate
     attempt: Callable[[WorkerRuntime, JobRecord, StopFlag], Attempt]
+    claim_beside: Callable[[Session, WorkerRuntime, JobRecord, int], list[JobRecord]] | None = None
+    attempt_together: Callable[[WorkerRuntime, Sequence[JobRecord], StopFlag], None] | None = None
 
 
 def run_queued(runtime: WorkerRuntime, slot: WorkerSlot, stop: StopFlag, duty: Duty) -> None:
@@ -63,19 +71,19 @@ def run_next(runtime: WorkerRuntime, stop: StopFlag, duty: Duty) -> bool:
         if not base_models:
             return False
         with runtime.database.write() as session:
+            now = int(runtime.wall_clock())
             job = leases.claim(
-                session,
-                runtime.identity,
-                base_models,
-                int(runtime.wall_clock()),
-                kind=duty.kind,
-                given_back_last=duty.gate.is_on_trial,
+                session, runtime.identity, base_models, now, kind=duty.kind, given_back_last=duty.gate.is_on_trial
             )
+            others = [] if job is None or duty.claim_beside is None else duty.claim_beside(session, runtime, job, now)
     except (DatabaseUnavailable, StorageFull) as problem:
         _log.warning("no look for jobs", kind=duty.kind.value, reason=str(problem))
         return False
     if job is None:
         return False
+    if others and duty.attempt_together is not None:
+        duty.attempt_together(runtime, [job, *others], stop)
+        return True
     with structlog.contextvars.bound_contextvars(job_id=job.id, token=job.token):
         _log.info("job claimed", attempt=job.attempts)
         duty.attempt(runtime, job, stop).run()

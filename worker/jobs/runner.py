@@ -1,7 +1,8 @@
 """Runs trainings: lets a trainer train a claimed job, and gives the job the ending it earned."""
 
 import signal
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,7 @@ from core.jobs.kind import JobKind
 from core.jobs.spec import JobSpec, model_name
 from core.store import files, leases
 from core.store.jobs import NewJob
+from core.store.tables import JobRecord
 from core.store.unfit_hosts import UNPUBLISHED
 from worker.jobs.attempt import Attempt
 from worker.jobs.duty import Duty, Gate
@@ -22,11 +24,14 @@ from worker.jobs.publication.follow_up import evaluation_after
 from worker.jobs.publication.prefetch import prefetch_in_background
 from worker.jobs.publication.publishing import find_finished, store_result
 from worker.jobs.run_folders import drop_inputs, drop_large_files
+from worker.jobs.runtime import WorkerRuntime
 from worker.jobs.supervision import StopReason, Supervision
+from worker.jobs.together import StartTrainer, claim_beside, run_together, start_trainer
 from worker.trainer_process.host_faults import host_faults
 from worker.trainer_process.messages import Failed, Finished
 from worker.trainer_process.process import TrainerProcess
 from worker.trainer_process.run_folder import EXIT_DONE
+from worker.trainer_process.stop import StopFlag
 
 _LOG_LINES: Final = 12
 _LINES_NAMED: Final = 20
@@ -35,12 +40,31 @@ _log = structlog.stdlib.get_logger(__name__)
 
 
 def trainings(gate: Gate) -> Duty:
-    """Give the duty to train."""
-    return Duty(JobKind.FINE_TUNING, gate, TrainingAttempt)
+    """Give the duty to train, jobs that may be together."""
+    return Duty(JobKind.FINE_TUNING, gate, TrainingAttempt, claim_beside, _train_together)
+
+
+def _train_together(runtime: WorkerRuntime, jobs: Sequence[JobRecord], stop: StopFlag) -> None:
+    def attempt(job: JobRecord, start: StartTrainer) -> None:
+        with structlog.contextvars.bound_contextvars(job_id=job.id, token=job.token):
+            _log.info("job claimed, to be trained together with others", others=len(jobs) - 1)
+            TrainingAttempt(runtime, job, stop, start).run()
+
+    run_together(runtime, [partial(attempt, job) for job in jobs])
 
 
 class TrainingAttempt(Attempt):
-    """One attempt at one training."""
+    """One attempt at one training.
+
+    Args:
+        start: starts its trainer; None: a process of its own.
+    """
+
+    def __init__(
+        self, runtime: WorkerRuntime, job: JobRecord, stop: StopFlag, start: StartTrainer | None = None
+    ) -> None:
+        super().__init__(runtime, job, stop)
+        self._start = start or self._start_own
 
     @cached_property
     def _spec(self) -> JobSpec:
@@ -65,15 +89,16 @@ class TrainingAttempt(Attempt):
             self._settings, self._runtime.blobs, self._lease, self._spec, self._model, self._heartbeat
         )
         with host_faults("start the trainer"):
-            trainer = TrainerProcess(
-                folder, niceness=self._settings.trainer_niceness, command=self._runtime.trainer_command
-            )
+            trainer = self._start(folder, self._heartbeat.sign)
         with trainer, self._heartbeat.guarding(trainer.kill):
             watch = Supervision(
                 trainer, self._claim, self._heartbeat, self._runtime.blobs, self._settings, self._stop, self._model
             )
             watch.run()
         self._conclude(watch, folder)
+
+    def _start_own(self, folder: Path, _: Callable[[], None]) -> TrainerProcess:
+        return start_trainer(self._runtime, [folder])
 
     def _conclude(self, watch: Supervision, folder: Path) -> None:
         """Give the attempt the one ending that fits how its trainer ended."""

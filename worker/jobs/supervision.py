@@ -28,7 +28,7 @@ from worker.jobs.journal import Journal
 from worker.trainer_process import run_folder
 from worker.trainer_process.host_faults import host_faults
 from worker.trainer_process.messages import CheckpointWritten, Message
-from worker.trainer_process.process import TrainerProcess
+from worker.trainer_process.process import Trainer
 from worker.trainer_process.stop import StopFlag
 
 _TICK_S: Final = 0.2  # longest wait between two looks at the deadlines
@@ -51,7 +51,7 @@ class StopReason(Enum):
 class Supervision:
     """One trainer being watched. ``model`` is the name that the job's adapter will have."""
 
-    trainer: TrainerProcess
+    trainer: Trainer
     claim: Claim
     heartbeat: LeaseHeartbeat
     blobs: BlobStore

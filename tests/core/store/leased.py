@@ -1,6 +1,6 @@
 """What tests of leases do and look at: claims, publications, attempts, and all rows at once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlalchemy import select, text
@@ -18,6 +18,19 @@ DIGEST = "a" * 64
 def claim(database: Database, now: int = 200, base_models: tuple[str, ...] = ("tiny",)) -> JobRecord | None:
     with database.write() as session:
         return leases.claim(session, leases.WorkerIdentity("owner", "host", 1), base_models, now)
+
+
+def claim_beside(
+    database: Database,
+    job: JobRecord | None,
+    *,
+    at_most: int,
+    fit: Callable[[Sequence[JobRecord]], bool] = lambda _: True,
+) -> list[JobRecord]:
+    assert job is not None
+    with database.write() as session:
+        worker = leases.WorkerIdentity("owner", "host", 1)
+        return leases.claim_beside(session, worker, job, 200, at_most=at_most, fit=fit)
 
 
 def get(database: Database, job_id: str) -> JobRecord:

@@ -3,6 +3,7 @@
 import multiprocessing
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.queues import Queue
 
@@ -18,8 +19,8 @@ from core.store.control import RequestedAction
 from core.store.db import Database
 from core.store.leases import Lease, LeaseLost
 from core.store.tables import AdapterRecord, AttemptRecord, EventRecord, JobRecord
-from tests.core.store.conftest import MakeJob
-from tests.core.store.leased import DIGEST, attempt_of, claim, everything, get, messages_of, publish
+from tests.core.store.conftest import MakeFile, MakeJob
+from tests.core.store.leased import DIGEST, attempt_of, claim, claim_beside, everything, get, messages_of, publish
 
 
 class TestClaim:
@@ -38,6 +39,40 @@ class TestClaim:
         make_job(base_model="another")
         assert claim(database) is None
         assert claim(database, base_models=()) is None
+
+    def test_takes_others_of_the_same_file_with_it_the_oldest_first(
+        self, database: Database, make_job: MakeJob, make_file: MakeFile
+    ) -> None:
+        _, *others = (make_job() for _ in range(4))
+        elsewhere = [make_job(file=make_file()), make_job(base_model="another")]
+        taken = claim_beside(database, claim(database), at_most=2)
+        assert [job.id for job in taken] == [job.id for job in others[:2]]
+        for job in taken:
+            assert (job.status, job.token, job.attempts, job.owner) == (JobStatus.RUNNING, 1, 1, "owner")
+            assert attempt_of(database, job.id, 1).started_at == 200
+        assert {get(database, job.id).status for job in (others[2], *elsewhere)} == {JobStatus.QUEUED}
+
+    def test_takes_no_others_that_do_not_fit_or_of_which_an_attempt_counts(
+        self, database: Database, make_job: MakeJob
+    ) -> None:
+        make_job()
+        job = claim(database)
+        tried = make_job()
+        again = claim(database)
+        assert job is not None
+        assert again is not None
+        with database.write() as session:
+            leases.release(session, Lease(tried.id, again.token), "trainer died", AttemptEnd(), 200)
+        too_large, last = make_job(), make_job()
+        seen: list[list[str]] = []
+
+        def fit(jobs: Sequence[JobRecord]) -> bool:
+            seen.append([job.id for job in jobs])
+            return jobs[-1].id != too_large.id
+
+        taken = claim_beside(database, job, at_most=3, fit=fit)
+        assert [one.id for one in taken] == [last.id]
+        assert seen == [[job.id, too_large.id], [job.id, last.id]]
 
     def test_gives_none_when_nothing_is_queued(self, database: Database, running: JobRecord) -> None:
         assert claim(database) is None

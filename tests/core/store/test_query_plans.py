@@ -64,6 +64,9 @@ CHANGES: dict[str, Callable[[Session], object]] = {
     "a claim of an evaluation": lambda s: leases.claim(s, WORKER, ("tiny",), 200, kind=JobKind.EVALUATION),
     "a claim": lambda s: leases.claim(s, WORKER, ("tiny",), 200),
     "a claim for many": lambda s: leases.claim(s, WORKER, ("other", "tiny"), 200),
+    "a claim of others beside": lambda s: leases.claim_beside(
+        s, WORKER, jobs.list_page(s, after=None, limit=1)[0][0], 200, at_most=4, fit=lambda _: True
+    ),
     "a cancellation": lambda s: control.cancel(s, jobs.list_page(s, after=None, limit=1)[0][0].id, 200),
     "a deletion of a model": _delete_no_model,
     "a deletion of a file": lambda s: files.delete(s, files.list_page(s, after=None, limit=1)[0][0].id),
