@@ -186,11 +186,17 @@ def _weights_bytes(shape: ModelShape, dtype: ComputeType, quantization: Quantiza
 
 
 def peak_bytes_together(memories: Sequence[Memory]) -> int:
-    """Give what runs of one base take at most in one trainer: as much as the largest, and the others' adapters.
+    """Give what runs of one base take at most in one trainer: the base once, and each one's adapter.
 
-    A pass over rows of several has no more of them than a pass of one may have.
+    A pass may be over the micro-batches of all, as far as they have no more tokens than one of a single run may have.
     """
-    return max(one.peak_bytes - one.adapter_bytes for one in memories) + sum(one.adapter_bytes for one in memories)
+    largest_pass = max(
+        max(one.activations_bytes, one.token_budget * one.activation_bytes_per_token) for one in memories
+    )
+    activations = min(sum(one.activations_bytes for one in memories), largest_pass)
+    added = activations - max(one.activations_bytes for one in memories)
+    rest = max(one.peak_bytes - one.adapter_bytes for one in memories)
+    return rest + round((1 + _BACKWARD_SHARE) * added) + sum(one.adapter_bytes for one in memories)
 
 
 def token_budget(free_bytes: int, bytes_per_token: int, *, is_gpu: bool) -> int:

@@ -14,6 +14,7 @@ from core.estimates.memory_plan import (
     Memory,
     StepSizes,
     activation_bytes_per_token,
+    peak_bytes_together,
     plan_memory,
     token_budget,
 )
@@ -120,3 +121,21 @@ def test_weights_that_are_converted_are_in_memory_twice(llama: ModelShape) -> No
     assert llama.stored_bytes == 2 * llama.parameters
     converted, activations = plan(llama), 0.1 * plan(llama).activations_bytes
     assert converted.workspace_bytes == pytest.approx(llama.stored_bytes + activations, abs=1)
+
+
+class TestTogether:
+    def test_one_takes_what_it_takes_alone(self, llama: ModelShape) -> None:
+        assert peak_bytes_together([plan(llama)]) == plan(llama).peak_bytes
+
+    def test_several_have_the_base_once_and_an_adapter_each(self, llama: ModelShape) -> None:
+        one, other = plan(llama), plan(llama, LoraSpec(rank=64))
+        both = peak_bytes_together([one, other])
+        assert both < one.peak_bytes + other.peak_bytes - one.base_weights_bytes
+        assert both > max(
+            one.peak_bytes + other.adapter_bytes, other.peak_bytes + one.adapter_bytes
+        )  # a pass is of both
+
+    def test_their_passes_are_no_larger_than_the_budget_of_one(self, llama: ModelShape) -> None:
+        full = plan(llama, batch_size=1000)  # its micro-batches fill the budget
+        assert full.activations_bytes == full.token_budget * full.activation_bytes_per_token
+        assert peak_bytes_together([full] * 8) == full.peak_bytes + 7 * full.adapter_bytes
