@@ -5,18 +5,19 @@ All is refused before anything is queued; what is asked of the engine, and how, 
 
 import secrets
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from app.engines.routing import require_own_engine
 from app.evaluations.rows_asked import choose_from, find_asked
 from app.evaluations.schemas import EvaluationCreate
-from app.evaluations.trained_rows import find_all_learnt, require_unlearnt, rows_learnt
 from app.fine_tuning.renderers import renderer_of
 from app.fine_tuning.repetition import RequestOrigin, find_earlier, remember, requested_of
 from app.models.service import find_served
 from app.tokenizers import imported_of
 from core.errors import InvalidParameter, ModelNotFound
 from core.evaluations.general_text import GENERAL_TEXT_VERSION
+from core.evaluations.learnt import find_all_learnt, require_unlearnt, rows_learnt
 from core.evaluations.rows import EvaluationRow
 from core.evaluations.spec import EvaluationSpec, JudgedModel, metric_of
 from core.jobs.spec import AdapterRef
@@ -24,7 +25,7 @@ from core.scoring.registry import METRICS, Metric, require_metrics
 from core.scoring.sample import Sample
 from core.serving.generation import SamplingParams
 from core.settings import Settings
-from core.store import jobs
+from core.store import adapters, jobs
 from core.store.blobs import BlobStore
 from core.store.db import Session
 from core.store.jobs import NewJob
@@ -53,7 +54,9 @@ def specify(session: Session, request: EvaluationCreate, *, settings: Settings, 
     _check_gates(request, models)
     has_memory = _wants_memory(request, models)
     imported = imported_of(settings, base_model)
-    learnt = find_all_learnt(session, settings, blobs, models, base_model, renderer)
+    learnt = find_all_learnt(
+        models, renderer, partial(adapters.find_spec, session), lambda file: blobs.open(file.sha256)
+    )
     require_unlearnt(learnt, chosen.rows, param)
     return EvaluationSpec(
         **dict(asked.rendering),

@@ -58,8 +58,19 @@ class Chosen:
         return min(max(int(_ROOM * longest), _FEWEST_NEW_TOKENS), _MOST_NEW_TOKENS)
 
 
-def choose_rows(asked: Asked, renderer: Renderer, opened: Opener, most: int, *, wants_labels: bool) -> Chosen:
+def choose_rows(
+    asked: Asked,
+    renderer: Renderer,
+    opened: Opener,
+    most: int,
+    *,
+    wants_labels: bool,
+    learnt: frozenset[int] = frozenset(),
+) -> Chosen:
     """Choose rows by the hashes of their prompts, and render them.
+
+    Args:
+        learnt: hashes of prompts that are left out.
 
     Raises:
         ExampleInvalid: a line is no example, or cannot be rendered.
@@ -77,7 +88,8 @@ def choose_rows(asked: Asked, renderer: Renderer, opened: Opener, most: int, *, 
             if wants_labels and len(labels) <= _MAX_LABELS:
                 labels.add(answer_of(example, renderer).strip())
     are_labels = wants_labels and len(labels) <= min(_MAX_LABELS, len(ranked) // _ROWS_PER_LABEL)
-    lines = choose_lines(ranked if draws is None else _held_out(ranked, drawn_by), most)
+    there = ranked if draws is None else _held_out(ranked, drawn_by)
+    lines = choose_lines((row for row in there if row[0] not in learnt), most)
     with opened() as content:
         read = read_rows(checked(file_type.read(content)), lines, renderer)
     return Chosen(read.rows, read.too_long, tuple(sorted(labels)) if are_labels else None)

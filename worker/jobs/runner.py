@@ -13,7 +13,7 @@ from core.jobs.attempt import AttemptEnd, JobError, Publication
 from core.jobs.events import EventLevel, JobEvent
 from core.jobs.kind import JobKind
 from core.jobs.spec import JobSpec, model_name
-from core.store import files, leases
+from core.store import adapters, files, leases
 from core.store.jobs import NewJob
 from core.store.tables import JobRecord
 from core.store.unfit_hosts import UNPUBLISHED
@@ -167,7 +167,14 @@ class TrainingAttempt(Attempt):
         with self._runtime.database.read() as session:
             is_chat = files.get(session, file.id).example_format == "messages"
         try:
-            asked = evaluation_after(self._job, publication, self._settings, self._runtime.blobs, is_chat=is_chat)
+            asked = evaluation_after(
+                self._job,
+                publication,
+                self._settings,
+                self._runtime.blobs,
+                is_chat=is_chat,
+                earlier_spec=self._find_spec,
+            )
             reason = "fewer than two rows are held out that can be asked"
         except ServiceError as problem:
             asked, reason = None, str(problem)
@@ -175,6 +182,10 @@ class TrainingAttempt(Attempt):
             told = JobEvent(f"The adapter is not evaluated: {reason}", EventLevel.WARN)
             self._claim.report([told])
         return asked
+
+    def _find_spec(self, model: str) -> JobSpec | None:
+        with self._runtime.database.read() as session:
+            return adapters.find_spec(session, model)
 
     def _try_again(self, watch: Supervision) -> None:
         """Put a job whose trainer died back into the queue; it goes on from its newest checkpoint."""

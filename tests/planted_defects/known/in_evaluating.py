@@ -10,14 +10,14 @@ ROWS = "tests/core/evaluations/test_rows.py"
 DEFECTS = (
     Defect(
         name="a model is judged by rows that it was trained on",
-        in_="app.evaluations.trained_rows:require_unlearnt",
+        in_="core.evaluations.learnt:require_unlearnt",
         replace="int($row.cluster, 16) in $known.prompts",
         by="False",
         tests=(f"{ROUTES}::TestRefused::test_are_rows_that_a_model_was_trained_on",),
     ),
     Defect(
         name="what an earlier adapter was trained on counts as unseen",
-        in_="app.evaluations.trained_rows:_find_learnt",
+        in_="core.evaluations.learnt:_find_learnt",
         replace="None if $spec.continue_from is None else $spec.continue_from.name",
         by="None",
         tests=(f"{ROUTES}::TestRefused::test_are_rows_that_an_earlier_adapter_of_a_model_was_trained_on",),

@@ -66,14 +66,18 @@ class EvaluationHome:
 
     def queue(self, rows: int = 4, **fields: Any) -> str:
         """Queue an evaluation of so many rows; ``fields`` are its specification's."""
-        ref = self.store_rows([REFERENCES[n % 2] for n in range(rows)])
-        spec = make_evaluation_spec(ref, **{"lines": tuple(range(1, rows + 1))} | fields)
+        return self.queue_answers([REFERENCES[n % 2] for n in range(rows)], **fields)
+
+    def queue_answers(self, answers: Sequence[str], **fields: Any) -> str:
+        """Queue an evaluation of rows with these references."""
+        ref = self.store_rows(answers)
+        spec = make_evaluation_spec(ref, **{"lines": tuple(range(1, len(answers) + 1))} | fields)
         with self.database.write() as session:
             return jobs.create(session, NewJob("tests", spec, {}, "0" * 64), NOW).id
 
-    def store_rows(self, answers: Sequence[str]) -> FileRef:
+    def store_rows(self, answers: Sequence[str], prompt: str = "p") -> FileRef:
         """Store a file of the prompts ``p1``, ``p2``, … with these answers."""
-        lines = [{"prompt": f"p{n + 1}", "completion": answer} for n, answer in enumerate(answers)]
+        lines = [{"prompt": f"{prompt}{n + 1}", "completion": answer} for n, answer in enumerate(answers)]
         blob = self.blobs.put_bytes("".join(json.dumps(line) + "\n" for line in lines).encode())
         new = NewFile(
             "tests", "rows.jsonl", "fine-tune", blob, "jsonl", example_format="prompt_completion", examples=len(lines)

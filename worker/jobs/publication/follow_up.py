@@ -1,7 +1,8 @@
 """The evaluation that a training ends with, where it asks for one: base model and adapter on what it held out.
 
 By the engine, as every evaluation, so that what is scored is what is served; a trainer only scores a few answers on its
-way. That there can be none is no reason against the adapter.
+way. Rows of a validation file that were trained on as well are left out. That there can be no evaluation is no reason
+against the adapter.
 """
 
 import hashlib
@@ -10,10 +11,11 @@ from typing import BinaryIO
 
 from core.base_models.registry import folder_of
 from core.evaluations.choosing import Asked, choose_rows
+from core.evaluations.learnt import SpecFinder, find_all_learnt
 from core.evaluations.spec import EvaluationSpec, JudgedModel
 from core.jobs.attempt import Publication
 from core.jobs.resolve import rendering_of
-from core.jobs.spec import AdapterRef, JobEvaluation, JobSpec
+from core.jobs.spec import AdapterRef, FileRef, JobEvaluation, JobSpec
 from core.serving.generation import SamplingParams
 from core.settings import Settings
 from core.store.blobs import BlobStore, said_of
@@ -27,12 +29,19 @@ from worker.trainer_process.host_faults import host_faults
 
 
 def evaluation_after(
-    job: JobRecord, publication: Publication, settings: Settings, blobs: BlobStore, *, is_chat: bool
+    job: JobRecord,
+    publication: Publication,
+    settings: Settings,
+    blobs: BlobStore,
+    *,
+    is_chat: bool,
+    earlier_spec: SpecFinder,
 ) -> NewJob | None:
     """Give the evaluation to be made with the publication; None where too few rows are held out, or none is asked for.
 
     Args:
         is_chat: the rows are conversations, of which the last answer is asked.
+        earlier_spec: finds what an adapter was trained as that the job went on from.
 
     Raises:
         HostUnfit: the base model or the file cannot be read here.
@@ -42,48 +51,61 @@ def evaluation_after(
     if spec.evaluation is None:
         return None
     _, imported = require_base_model(settings.base_models_folder, spec.base_model)
-    fields = RenderFields(
-        prompt_format=spec.prompt_format,
-        max_length=min(spec.max_length, imported.context_tokens),
-        train_on="last_assistant" if is_chat else "all_assistant",
-    )
-    rendering = rendering_of(fields, spec.base_model, imported.context_tokens)
+    asked = _asked_after(spec, imported.context_tokens, is_chat=is_chat)
     tokenizer = TextTokenizer.from_folder(folder_of(settings.base_models_folder, spec.base_model))
-    file = spec.validation_file or spec.training_file
-    asked = Asked(file, rendering, spec if spec.validation_file is None else None)
+    renderer = Renderer(tokenizer, asked.rendering)
+    adapter = AdapterRef(name=publication.name, adapter_sha256=publication.adapter.sha256)
+    models = (JudgedModel(name=spec.base_model), JudgedModel(name=publication.name, adapter=adapter))
 
-    def opened() -> BinaryIO:
+    def opened(file: FileRef) -> BinaryIO:
         with said_of(f"file {file.id}"):
             return blobs.open(file.sha256)
 
+    def spec_of(name: str) -> JobSpec | None:
+        return spec if name == publication.name else earlier_spec(name)
+
     with host_faults("read the rows to be evaluated"):
+        learnt = find_all_learnt(models, renderer, spec_of, opened)[publication.name]
         chosen = choose_rows(
             asked,
-            Renderer(tokenizer, rendering),
-            opened,
+            renderer,
+            lambda: opened(asked.file),
             spec.evaluation.max_rows,
             wants_labels="label_accuracy" in spec.evaluation.metrics,
+            learnt=frozenset() if learnt is None else learnt.prompts,
         )
     if len(chosen.rows) < 2:
         return None
-    adapter = AdapterRef(name=publication.name, adapter_sha256=publication.adapter.sha256)
     evaluation = EvaluationSpec(
-        **dict(rendering),
+        **dict(asked.rendering),
         base_model=spec.base_model,
         base_model_fingerprint=imported.fingerprint,
         context_tokens=imported.context_tokens,
-        file=file,
+        file=asked.file,
         job=job.id,
         lines=tuple(row.line for row in chosen.rows),
         too_long=chosen.too_long,
-        models=(JudgedModel(name=spec.base_model), JudgedModel(name=publication.name, adapter=adapter)),
+        models=models,
         metrics=spec.evaluation.metrics,
         normalization="strip",
         labels=chosen.labels,
         sampling=SamplingParams(max_tokens=min(chosen.max_tokens, imported.context_tokens)),
         gates=(),
+        unchecked_models=() if learnt is not None else (publication.name,),
     )
     return _new_job(job, evaluation, spec.evaluation)
+
+
+def _asked_after(spec: JobSpec, context_tokens: int, *, is_chat: bool) -> Asked:
+    """Say of which file rows are asked, rendered as they were trained on; of a conversation the last answer is."""
+    fields = RenderFields(
+        prompt_format=spec.prompt_format,
+        max_length=min(spec.max_length, context_tokens),
+        train_on="last_assistant" if is_chat else "all_assistant",
+    )
+    rendering = rendering_of(fields, spec.base_model, context_tokens)
+    file = spec.validation_file or spec.training_file
+    return Asked(file, rendering, spec if spec.validation_file is None else None)
 
 
 def _new_job(job: JobRecord, evaluation: EvaluationSpec, asked: JobEvaluation) -> NewJob:

@@ -1,6 +1,7 @@
 """A training that asks for it is followed by an evaluation of what it published, made with the publication."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ from core.errors import BaseModelInvalid
 from core.evaluations.spec import EvaluationSpec
 from core.jobs.attempt import AttemptEnd, Publication, StoredAdapter
 from core.jobs.kind import JobKind
-from core.jobs.spec import FileRef, JobEvaluation
+from core.jobs.spec import AdapterRef, FileRef, JobEvaluation, JobSpec
 from core.jobs.status import JobStatus
-from core.store import jobs, leases
+from core.store import adapters, jobs, leases
 from core.store.jobs import NewJob
 from core.store.leases import Lease, WorkerIdentity
 from core.store.tables import JobRecord
@@ -53,9 +54,32 @@ def publication(home: EvaluationHome) -> Publication:
     return Publication(StoredAdapter(manifest.sha256, 9, (part.sha256,)), "ft:x", "", trained_tokens=1, result={})
 
 
+def train_earlier(home: EvaluationHome, file: FileRef) -> AdapterRef:
+    """Put an adapter into the deployment that a job on this file made."""
+    job = running(home, file, evaluation=None, validation_file=home.store_rows(["a"], prompt="a"))  # all is trained on
+    made = replace(publication(home), name="ft:earlier")
+    with home.database.write() as session:
+        leases.publish(session, Lease(job.id, job.token), made, AttemptEnd(), NOW)
+    return AdapterRef(name=made.name, adapter_sha256=made.adapter.sha256)
+
+
+def follow_up(home: EvaluationHome, job: JobRecord, published: Publication) -> NewJob | None:
+    def find_spec(name: str) -> JobSpec | None:
+        with home.database.read() as session:
+            return adapters.find_spec(session, name)
+
+    return evaluation_after(job, published, home.settings, home.blobs, is_chat=False, earlier_spec=find_spec)
+
+
+def specification(new: NewJob | None) -> EvaluationSpec:
+    assert new is not None
+    assert isinstance(new.spec, EvaluationSpec)
+    return new.spec
+
+
 def test_it_asks_what_the_job_held_out_by_hash(home: EvaluationHome, file: FileRef) -> None:
     job = running(home, file)
-    new = evaluation_after(job, publication(home), home.settings, home.blobs, is_chat=False)
+    new = follow_up(home, job, publication(home))
     assert new is not None
     assert isinstance(new.spec, EvaluationSpec)
     prompts = [f"p{line}" for line in range(1, 61)]
@@ -69,32 +93,52 @@ def test_it_asks_what_the_job_held_out_by_hash(home: EvaluationHome, file: FileR
 
 
 def test_it_asks_a_validation_file_whole(home: EvaluationHome, file: FileRef) -> None:
-    other = home.store_rows(["a", "b", "c"])
+    other = home.store_rows(["a", "b", "c"], prompt="other")
     job = running(home, file, validation_file=other)
-    new = evaluation_after(job, publication(home), home.settings, home.blobs, is_chat=False)
-    assert new is not None
-    assert isinstance(new.spec, EvaluationSpec)
-    assert (new.spec.file.id, new.spec.lines) == (other.id, (1, 2, 3))
+    spec = specification(follow_up(home, job, publication(home)))
+    assert (spec.file.id, spec.lines, spec.unchecked_models) == (other.id, (1, 2, 3), ())
+
+
+def test_it_leaves_out_rows_of_a_validation_file_that_were_trained_on(home: EvaluationHome, file: FileRef) -> None:
+    other = home.store_rows(["a"] * 63)  # the prompts of the first 60 are the file's
+    job = running(home, file, validation_file=other)
+    assert specification(follow_up(home, job, publication(home))).lines == (61, 62, 63)
+    job = running(home, file, validation_file=home.store_rows(["a"] * 61))
+    assert follow_up(home, job, publication(home)) is None
+
+
+def test_it_leaves_out_rows_that_an_earlier_adapter_was_trained_on(home: EvaluationHome, file: FileRef) -> None:
+    earlier = train_earlier(home, home.store_rows(["a"] * 60, prompt="other"))
+    judging = home.store_rows(["a"] * 70, prompt="other")
+    job = running(home, file, validation_file=judging, continue_from=earlier)
+    assert min(specification(follow_up(home, job, publication(home))).lines) > 60
+
+
+def test_it_says_where_nobody_knows_what_an_earlier_adapter_was_trained_on(home: EvaluationHome, file: FileRef) -> None:
+    gone = home.store_rows(["a"] * 60, prompt="other")
+    job = running(home, file, continue_from=train_earlier(home, gone))
+    home.lose(gone.sha256)
+    assert specification(follow_up(home, job, publication(home))).unchecked_models == ("ft:x",)
 
 
 def test_there_is_none_where_none_is_asked_or_too_little_is_held_out(home: EvaluationHome, file: FileRef) -> None:
     job = running(home, file, evaluation=None)
-    assert evaluation_after(job, publication(home), home.settings, home.blobs, is_chat=False) is None
+    assert follow_up(home, job, publication(home)) is None
     job = running(home, home.store_rows(["a", "b", "c"]))
-    assert evaluation_after(job, publication(home), home.settings, home.blobs, is_chat=False) is None
+    assert follow_up(home, job, publication(home)) is None
 
 
 def test_a_base_model_that_cannot_be_read_is_the_hosts_fault(home: EvaluationHome, file: FileRef) -> None:
     job = running(home, file)
     (home.settings.base_models_folder / BASE / "tokenizer.json").write_text("{")
     with pytest.raises(BaseModelInvalid):
-        evaluation_after(job, publication(home), home.settings, home.blobs, is_chat=False)
+        follow_up(home, job, publication(home))
 
 
 def test_it_is_queued_in_the_transaction_that_publishes(home: EvaluationHome, file: FileRef) -> None:
     job = running(home, file)
     published = publication(home)
-    new = evaluation_after(job, published, home.settings, home.blobs, is_chat=False)
+    new = follow_up(home, job, published)
     claim = Claim(home.database, home.blobs, Lease(job.id, job.token), lease_ttl_s=30)
     results = StoredResults(home.blobs.put_bytes(b"step\n"), ("step",))
     claim.publish(published, results, AttemptEnd(), new)

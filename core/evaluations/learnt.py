@@ -1,29 +1,28 @@
 """Which prompts an adapter was trained on, so that no model is judged by what it has learnt.
 
 By the files of its job, and of the jobs whose adapters that one went on from, as long as their bytes are stored.
+Whoever asks says what was trained how, and where the bytes are.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Final
+from typing import BinaryIO, Final
 
-from app.tokenizers import tokenizer_of
 from core.errors import BlobDamaged, BlobNotFound, ExampleInvalid, InvalidParameter
 from core.evaluations.rows import EvaluationRow, choose_lines
 from core.evaluations.spec import LINES_NAMED, JudgedModel, TrainedRows
 from core.jobs.spec import FileRef, JobSpec
-from core.settings import Settings
-from core.store import adapters
-from core.store.blobs import BlobStore
-from core.store.db import Session
 from core.text.files.examples import Example
 from core.text.files.one_format import checked
 from core.text.files.read import FILE_TYPES
 from core.text.held_out import draw, hash_of
 from core.text.rendering import Renderer
-from core.text.tokenizer import TextTokenizer
 
 LINES: Final = 50  # of a model's training, by which it is asked what it learnt by heart
+
+SpecFinder = Callable[[str], JobSpec | None]  # what a model of this name was trained as; None: nobody knows
+FileOpener = Callable[[FileRef], AbstractContextManager[BinaryIO]]
 
 
 @dataclass(frozen=True)
@@ -42,17 +41,15 @@ class Learnt:
 
 
 def find_all_learnt(
-    session: Session,
-    settings: Settings,
-    blobs: BlobStore,
-    models: Sequence[JudgedModel],
-    base_model: str,
-    asked: Renderer,
+    models: Sequence[JudgedModel], asked: Renderer, spec_of: SpecFinder, opened: FileOpener
 ) -> dict[str, Learnt | None]:
-    """Give what each adapter learnt from, by its name; None where that cannot be known any more."""
-    tokenizer = tokenizer_of(settings, base_model)
+    """Give what each adapter learnt from, by its name; None where that cannot be known any more.
+
+    Args:
+        asked: the renderer by which the rows are asked, whose prompts these are to be held against.
+    """
     names = [model.name for model in models if model.adapter is not None]
-    return {name: _find_learnt(session, blobs, name, asked, tokenizer) for name in names}
+    return {name: _find_learnt(name, asked, spec_of, opened) for name in names}
 
 
 def require_unlearnt(learnt: Mapping[str, Learnt | None], rows: Sequence[EvaluationRow], param: str) -> None:
@@ -87,20 +84,12 @@ def rows_learnt(learnt: Mapping[str, Learnt | None], context_tokens: int) -> tup
     return tuple(trained)
 
 
-def _find_learnt(
-    session: Session, blobs: BlobStore, model: str, asked: Renderer, tokenizer: TextTokenizer
-) -> Learnt | None:
-    """Give what a model learnt from; None where that cannot be known any more.
-
-    Args:
-        asked: the renderer by which the rows are asked, whose prompts these are to be held against.
-        tokenizer: of the base model.
-    """
+def _find_learnt(model: str, asked: Renderer, spec_of: SpecFinder, opened: FileOpener) -> Learnt | None:
     name: str | None = model
     seen: dict[str, tuple[JobSpec, dict[int, int]]] = {}
     while name is not None and name not in seen:
-        spec = adapters.find_spec(session, name)
-        trained = None if spec is None else _trained_by(blobs, spec, asked, tokenizer)
+        spec = spec_of(name)
+        trained = None if spec is None else _trained_by(spec, asked, opened)
         if spec is None or trained is None:
             return None
         seen[name] = spec, trained
@@ -110,13 +99,13 @@ def _find_learnt(
     return Learnt(prompts, spec, tuple(choose_lines(((prompt, line) for line, prompt in trained.items()), LINES)))
 
 
-def _trained_by(blobs: BlobStore, spec: JobSpec, asked: Renderer, tokenizer: TextTokenizer) -> dict[int, int] | None:
+def _trained_by(spec: JobSpec, asked: Renderer, opened: FileOpener) -> dict[int, int] | None:
     """Give the lines that a job trained on, each with the hash of its prompt; None where the file is gone."""
-    trained_as = Renderer(tokenizer, spec)
+    trained_as = Renderer(asked.tokenizer, spec)
     is_alike = (spec.prompt_format, spec.train_on) == (asked.settings.prompt_format, asked.settings.train_on)
     prompts: list[tuple[int, str, str]] = []  # by line, as the job rendered them, and as they are asked
     try:
-        for example in _examples(blobs, spec.training_file):
+        for example in _examples(spec.training_file, opened):
             own = trained_as.prompt_text(example)
             prompts.append((example.line, own, own if is_alike else _prompt_text(asked, example, own)))
     except (BlobNotFound, BlobDamaged, ExampleInvalid):
@@ -132,6 +121,6 @@ def _prompt_text(asked: Renderer, example: Example, own: str) -> str:
         return own
 
 
-def _examples(blobs: BlobStore, file: FileRef) -> Iterator[Example]:
-    with blobs.open(file.sha256) as content:
+def _examples(file: FileRef, opened: FileOpener) -> Iterator[Example]:
+    with opened(file) as content:
         yield from checked(FILE_TYPES[file.file_type].read(content))
