@@ -54,7 +54,10 @@ def _lines_of(row: AnsweredRow, spec: EvaluationSpec) -> list[Sequence[object]]:
 
 
 def _lines(lines: Sequence[Sequence[object]]) -> bytes:
-    """Write lines of CSV; what is not defined is an empty field."""
+    """Write lines of CSV; what is not defined is an empty field.
+
+    All texts are quoted: before Python 3.13 a carriage return alone is no reason to, and without quotes it ends a line.
+    """
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
+    csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC).writerows(lines)
     return text.getvalue().encode()
