@@ -50,6 +50,7 @@ class StubEngine:
         self.fails_after: tuple[int, ServiceError | Exception] | None = None  # deltas, then the error
         self.holds: asyncio.Event | None = None  # where set, awaited after the first delta
         self.info_error: ServiceError | None = None
+        self.fingerprint = "0" * 64
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         self.requests.append(request)
@@ -112,7 +113,7 @@ class StubEngine:
             raise self.info_error
         return EngineInfo(
             base_model="tiny",
-            fingerprint="0" * 64,
+            fingerprint=self.fingerprint,
             context_tokens=CONTEXT_TOKENS,
             device="cpu",
             dtype="float32",

@@ -285,6 +285,16 @@ class TestEngineAway:
 
 
 def test_an_engine_with_another_base_model_of_the_name_is_not_asked(home: EvaluationHome, url: str) -> None:
+    home.engine.fingerprint = "1" * 64
+    job_id = home.queue()
+    home.run(url)
+    assert home.engine.requests == []
+    job = home.job(job_id)
+    assert job.status is JobStatus.QUEUED
+    assert "the engine for tiny serves the fingerprint 111111111111" in (job.waiting_reason or "")
+
+
+def test_a_host_with_another_base_model_of_the_name_asks_nothing(home: EvaluationHome, url: str) -> None:
     job_id = home.queue(base_model_fingerprint="1" * 64)
     home.run(url)
     assert home.engine.requests == []
