@@ -65,8 +65,13 @@ def before_call(context: HookContext, case: Case[Any], kwargs: dict[str, Any]) -
     elif case.path == "/v1/chat/completions" and body.get("max_completion_tokens") is None:
         set_limit(body, "max_tokens")
     shorten(body)
-    if body.get("training_file") == FILE:
-        body["training_file"] = upload()
+    for name in ("training_file", "file"):
+        if body.get(name) == FILE:
+            body[name] = upload()
+    for name in ("models", "metrics"):
+        named = body.get(name)
+        if isinstance(named, list) and all(isinstance(each, str) for each in named):
+            body[name] = list(dict.fromkeys(map(str, named)))  # of a few, and none may be named twice
 
 
 def upload() -> str:

@@ -31,6 +31,7 @@ REFUSALS: Final[dict[str, tuple[str, ...]]] = {
         r"(n|best_of): \d+ answers to each of \d+ prompts are",
         r"top_logprobs: is told with logprobs only",
         r"max_tokens: max_completion_tokens says something else",
+        r"max_tokens: 0 generates nothing",
         r"hyperparameters: given here and in method\.supervised",
         r"learning_rate: given together with learning_rate_multiplier",
         r"early_stopping_patience: \d+ evaluations without improvement cannot come before",
@@ -74,6 +75,7 @@ REFUSALS: Final[dict[str, tuple[str, ...]]] = {
         r"\w+: has [\d,]+ bytes, and this model takes at most",
         r"(prompt|logit_bias|stop_token_ids): \d+ is not a token of this model",
         r"variables: this model has no prompt format",
+        r"messages: the base model's chat template is not prefix-stable",  # SmolLM2's, where an assistant begins
         r"max_tokens: the prompt.s \d+ tokens and these \d+ need",
         r"max_length: the context of ",
         r"lora\.target_modules: ",

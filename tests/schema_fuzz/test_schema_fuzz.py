@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 BASE: Final = "smollm2-135m-instruct"
 KEY: Final = "a-key-of-sixteen-characters"
 CONFIG: Final = Path(__file__).with_name("schemathesis.toml")
+Told = dict[str, Any]
 ROOT: Final = Path(__file__).resolve().parents[2]
 
 
@@ -35,13 +36,20 @@ def test_no_answer_contradicts_the_description(tmp_path: Path, smollm2_folder: P
 
 
 def train_one(stack: Stack, folder: Path, key: str) -> None:
-    """Have the stack hold a file, a job with events and checkpoints, and a fine-tuned model."""
-    path = write_examples(folder / "train.jsonl", count=8)
+    """Have the stack hold a file, a job with events and checkpoints, a fine-tuned model, and an evaluation of it."""
+    path = write_examples(folder / "train.jsonl", count=40)
     with stack.client(key) as client:
         with path.open("rb") as content:
             file = client.files.create(file=content, purpose="fine-tune")
-        job = client.fine_tuning.jobs.create(model=BASE, training_file=file.id, hyperparameters={"n_epochs": 1})
+        job = client.fine_tuning.jobs.create(
+            model=BASE,
+            training_file=file.id,
+            hyperparameters={"n_epochs": 1},
+            extra_body={"evaluation": {"metrics": ["nats_per_token", "exact_match"]}},
+        )
         eventually(lambda: client.fine_tuning.jobs.retrieve(job.id).status == "succeeded", "a trained model", 300)
+        evaluation = f"/evaluations/{client.fine_tuning.jobs.retrieve(job.id).to_dict()['evaluation_id']}"
+        eventually(lambda: client.get(evaluation, cast_to=Told)["status"] == "succeeded", "an evaluation", 300)
 
 
 def fuzz(stack: Stack, folder: Path, key: str | None) -> dict[str, Any]:
