@@ -49,7 +49,7 @@ def attempted(work: Callable[[], T]) -> T | str:
     """Do something with a database that may be damaged; give what it says of itself where it cannot."""
     try:
         return work()
-    except (DBAPIError, ServiceError) as error:
+    except (DBAPIError, ServiceError, UnicodeDecodeError) as error:  # SQLite's driver meets damaged text by the last
         return _said(error)
 
 
@@ -64,7 +64,9 @@ def _found(database: Database, look: Callable[[Session], Iterator[str]]) -> list
     return found if ended_by is None else [*found, ended_by]
 
 
-def _said(error: DBAPIError | ServiceError) -> str:
+def _said(error: DBAPIError | ServiceError | UnicodeDecodeError) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return f"a text in it is no UTF-8: {error}"
     return str(error.orig) if isinstance(error, DBAPIError) else str(error)
 
 

@@ -14,7 +14,7 @@ def test_a_file_that_needs_only_what_is_in_its_process_is_quick(file: str) -> No
     "file",
     [
         "worker/models/test_loading.py",  # imports torch itself
-        "app/engines/test_http.py",  # by way of the engine's server
+        "core/serving/test_http_engine.py",  # by way of the engine's server
         "worker/training/data/test_plan.py",  # by way of the conftest beside it
     ],
 )

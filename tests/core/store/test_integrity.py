@@ -3,7 +3,7 @@
 from sqlalchemy import text
 
 from core.store.db import Database
-from core.store.integrity import check_integrity
+from core.store.integrity import attempted, check_integrity
 from core.store.tables import JobRecord
 from tests.core.store.conftest import MakeJob
 
@@ -48,3 +48,9 @@ def test_a_table_that_is_gone_is_a_problem_and_no_error(database: Database, url:
     finally:
         with database.write() as session:
             session.execute(text("ALTER TABLE vanished RENAME TO events"))
+
+
+def test_what_sqlite_says_in_damaged_text_is_told_and_not_raised() -> None:
+    told = attempted(b"malformed: \xf3".decode)
+    assert isinstance(told, str)
+    assert told.startswith("a text in it is no UTF-8: ")

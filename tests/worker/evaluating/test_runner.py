@@ -3,6 +3,7 @@
 import asyncio
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,8 @@ class TestScores:
         tuned = JudgedModel(name="ft:x", adapter=AdapterRef(name="ft:x", adapter_sha256=digest))
         job_id = home.queue(rows=2, models=(JudgedModel(name=BASE), tuned))
         home.run(url)
-        assert [request.adapter for request in home.engine.requests] == [None, None, digest, digest]
+        # those in flight together come in any order
+        assert Counter(request.adapter for request in home.engine.requests) == {None: 2, digest: 2}
         assert home.scored(job_id) == {(0, 0), (0, 1), (1, 0), (1, 1)}
         result = EvaluationResult.model_validate(_result_of(home, job_id))
         [verdict] = result.verdicts
