@@ -21,6 +21,7 @@ class RunOutcome:
         choosing_loss: nats per answer token on the held-out rows of its last evaluation, which are the choosing part
             where there is one; None where nothing was measured.
         model: what it made; None where it made nothing.
+        judged_as: the model whose scores are this one's, once it was asked to be judged.
     """
 
     run: PlannedRun
@@ -29,6 +30,7 @@ class RunOutcome:
     seconds: float | None
     choosing_loss: float | None
     model: str | None
+    judged_as: str | None = None
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ class ExperimentReport(Frozen):
         equal_rates: each arm at its own learning rate, which is the same one where no arm says otherwise.
         tuned: each at the best of three; None where that was not asked for, or no arm has another best.
         notes: what whoever reads the verdicts must know beside them.
-        rerun: the request that repeats it, bit for bit on the same machine.
+        rerun: the request that repeats it; on the same machine its adapters are the same to the bit.
     """
 
     primary_metric: str

@@ -321,6 +321,7 @@ class ExperimentRunRecord(Record):
     seed: Mapped[int] = mapped_column(BigInteger, primary_key=True)
     rate_factor: Mapped[float] = mapped_column(Double, primary_key=True)  # of the arm's learning rate
     job_id: Mapped[str] = mapped_column(_Id, ForeignKey("jobs.id"), unique=True)
+    judged_as: Mapped[str | None]  # the model whose scores count for this run's, as it has the same bytes
 
 
 class ExperimentFileRecord(Record):

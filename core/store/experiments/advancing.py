@@ -112,6 +112,7 @@ def _outcome(run: ExperimentRunRecord, job: JobRecord) -> RunOutcome:
         seconds=seconds,
         choosing_loss=((job.result or {}).get("metrics") or {}).get("full_valid_loss"),
         model=job.fine_tuned_model,
+        judged_as=run.judged_as,
     )
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from sqlalchemy import update
+
 from core.errors import ModelNotFound
 from core.evaluations.spec import EvaluationSpec, JudgedModel
 from core.experiments.progress import RunOutcome
@@ -13,7 +15,8 @@ from core.store import adapters, evaluations, jobs
 from core.store.db import Session
 from core.store.experiments.records import METADATA_KEYS, digest_of
 from core.store.jobs import NewJob
-from core.store.tables import ExperimentRecord
+from core.store.references.rows import list_parts
+from core.store.tables import ExperimentRecord, ExperimentRunRecord
 
 
 def evaluate(
@@ -27,11 +30,27 @@ def evaluate(
 ) -> str:
     """Queue the evaluation of what runs made, and of the base model as it is; give its id.
 
+    Runs that made the same bytes are asked as one model: asked twice, an engine may round otherwise.
+
     Raises:
         ModelNotFound: a model was deleted.
         FileNotStored: the file was.
     """
-    models = [_judged(session, run.model) for run in runs if run.model is not None]
+    models: list[JudgedModel] = []
+    asked: dict[frozenset[str], str] = {}  # by the digests of an adapter's files
+    for run in runs:
+        if run.model is None:
+            continue
+        judged = _judged(session, run.model)
+        assert judged.adapter is not None
+        digest = judged.adapter.adapter_sha256
+        # of an adapter from before its files were noted, its manifest is all that is known
+        same = asked.setdefault(frozenset(list_parts(session, digest) or [digest]), judged.name)
+        if same == judged.name:
+            models.append(judged)
+        session.execute(
+            update(ExperimentRunRecord).where(ExperimentRunRecord.job_id == run.job_id).values(judged_as=same)
+        )
     if base:
         models.append(JudgedModel(name=spec.base_model))
     requested: dict[str, Any] = {"file": spec.file.id, "models": [model.name for model in models]}
@@ -48,18 +67,15 @@ def evaluate(
 def read_scores(session: Session, evaluation_id: str, runs: Sequence[RunOutcome]) -> ScoreTable:
     """Read an ended evaluation's scores of what these runs made, and of the base model where it was asked."""
     spec = EvaluationSpec.model_validate(jobs.get(session, evaluation_id, JobKind.EVALUATION).spec)
-    of_model = {run.model: run.run for run in runs}
     scored = evaluations.list_scores(session, evaluation_id, [model.name for model in spec.models], spec.judged_rows)
     first = scored[0].rows
+    found = {model.model: {metric.name: model.scores_by(metric) for metric in spec.scoring} for model in scored}
+    judged = [RunScores(run.run, found[run.judged_as]) for run in runs if run.judged_as in found]
     return ScoreTable(
         lines_N=[row.line for row in first],
         clusters_N=[row.cluster for row in first],
         tokens_N=[row.tokens for row in first],
-        models=[
-            RunScores(of_model.get(model.model), {metric.name: model.scores_by(metric) for metric in spec.scoring})
-            for model in scored
-            if model.model in of_model or model.model == spec.base_model
-        ],
+        models=[*judged, *(RunScores(None, found[name]) for name in found if name == spec.base_model)],
     )
 
 

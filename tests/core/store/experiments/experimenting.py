@@ -1,5 +1,6 @@
 """What tests of experiments in the database do: ask for one, end its jobs, score its models."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -52,8 +53,18 @@ def jobs_of(database: Database, experiment_id: str) -> list[JobRecord]:
         return [jobs.get(session, one.job_id) for one in list_outcomes(session, experiment_id)]
 
 
-def end_runs(database: Database, *, fails: Callable[[JobRecord], bool] = lambda job: False, seconds: int = 50) -> int:
-    """Claim and end all trainings that wait, and say how many there were."""
+def digest_of(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def end_runs(
+    database: Database,
+    *,
+    fails: Callable[[JobRecord], bool] = lambda job: False,
+    seconds: int = 50,
+    parts: Callable[[JobRecord], tuple[str, ...]] = lambda job: (digest_of(job.id),),
+) -> int:
+    """Claim and end all trainings that wait, and say how many there were; ``parts`` gives an adapter's files."""
     ended = 0
     while (job := _claim(database, JobKind.FINE_TUNING)) is not None:
         lease, end = Lease(job.id, job.token), AttemptEnd(last_step=9)
@@ -62,7 +73,7 @@ def end_runs(database: Database, *, fails: Callable[[JobRecord], bool] = lambda 
                 leases.fail(session, lease, JobError("out_of_memory", "no memory"), end, 200 + seconds)
             else:
                 result = {"metrics": {"train_loss": 0.25, "full_valid_loss": 0.5}}
-                adapter = StoredAdapter("a" * 64, 10, ())
+                adapter = StoredAdapter(digest_of(f"{job.id}'s manifest"), 10, parts(job))
                 publication = Publication(adapter, f"ft:{job.id}", "completions", trained_tokens=5, result=result)
                 leases.publish(session, lease, publication, end, 200 + seconds)
         ended += 1

@@ -21,6 +21,7 @@ from tests.core.store.conftest import MakeFile
 from tests.core.store.experiments.experimenting import (
     ROWS,
     create,
+    digest_of,
     end_evaluation,
     end_runs,
     get,
@@ -79,6 +80,37 @@ def test_its_scores_are_told_by_arm_and_seed(database: Database, make_file: Make
     assert table.of_arm(None, 1.0, "nats_per_token")[0][:3] == [1.0, 2.0, 3.0]
     assert table.of_arm(None, 1.0, "exact_match")[0][:2] == [None, None]
     assert table.weights("nats_per_token") == [3.0] * ROWS
+
+
+def test_runs_that_made_the_same_bytes_are_asked_once_and_score_the_same(
+    database: Database, make_file: MakeFile
+) -> None:
+    record = create(database, plan_on(make_file()))  # of two arms that are wholly identical
+    end_runs(database, parts=lambda job: (digest_of(job.spec_sha256),))
+    evaluation_id = step(database, record.id).judging_id
+    assert evaluation_id is not None
+    first, _, second, _ = (f"ft:{job.id}" for job in jobs_of(database, record.id))
+    drawn = random.Random(3)
+    assert [model.name for model in end_evaluation(database, lambda *_: drawn.random()).models] == [
+        first,
+        second,
+        "tiny",
+    ]
+    with database.read() as session:
+        table = read_scores(session, evaluation_id, list_outcomes(session, record.id))
+    for seed in (1, 2):
+        one, other = (table.of_arm(arm, 1.0, "nats_per_token")[seed] for arm in (0, 1))
+        assert one == other
+    assert table.of_arm(0, 1.0, "nats_per_token")[1] != table.of_arm(0, 1.0, "nats_per_token")[2]
+
+
+def test_adapters_of_which_no_files_are_known_are_not_held_to_be_the_same(
+    database: Database, make_file: MakeFile
+) -> None:
+    record = create(database, plan_on(make_file()))
+    end_runs(database, parts=lambda job: ())
+    step(database, record.id)
+    assert len(end_evaluation(database).models) == 5
 
 
 def test_an_evaluation_that_failed_fails_it_with_its_own_words(database: Database, make_file: MakeFile) -> None:
