@@ -26,13 +26,14 @@ from benchmarks.serving.results import stamp
 from benchmarks.training.machine import result_file, write_result
 from core.base_models.registry import Registry
 from core.settings import Settings
-from core.store import files, leases, migrate
+from core.store import files, migrate
 from core.store.db import Database
+from core.store.queue import claims
 from core.store.references.recorded import open_recorded
 from tests.app.conftest import BASE, EXAMPLES, ApiHarness, import_base
 from tests.harness.servers.postgres import running_postgres
 
-WORKER: Final = leases.WorkerIdentity("benchmark", "localhost", 1)
+WORKER: Final = claims.WorkerIdentity("benchmark", "localhost", 1)
 
 Question = Callable[[], object]
 
@@ -63,7 +64,7 @@ def questions(client: TestClient, database: Database, file_id: str, middle: str)
     def claim(*base_models: str) -> Question:
         def ask() -> None:
             with database.write() as session:
-                leases.claim(session, WORKER, base_models, int(time.time()))
+                claims.claim(session, WORKER, base_models, int(time.time()))
                 session.rollback()
 
         return ask

@@ -12,16 +12,16 @@ import pytest
 from openai import OpenAI
 from sqlalchemy import text
 
+from core.jobs.status import TERMINAL
 from core.settings import Settings
 from core.store.db import Database
 from tests.harness.models.tiny_models import VOCAB_ROWS
-from tests.harness.servers.stack import TINY, VICTIMS, Stack, eventually, running_stack, write_examples
+from tests.harness.servers.stack import TINY, VICTIMS, Stack, eventually, running_stack, upload, write_examples
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROWS = 300
 METRICS = ["exact_match", "nats_per_token", "token_accuracy", "stop_rate"]
-TERMINAL = {"succeeded", "failed", "cancelled"}
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +57,6 @@ def judge_file(client: OpenAI, tmp_path_factory: pytest.TempPathFactory) -> str:
     lines = [{"prompt": f"Urteil {n}: ", "completion": ("ja", "nein", "doch")[n % 3]} for n in range(ROWS)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return upload(client, path)
-
-
-def upload(client: OpenAI, path: Path) -> str:
-    with path.open("rb") as content:
-        return client.files.create(file=content, purpose="fine-tune").id
 
 
 def post(stack: Stack, path: str, body: dict[str, Any]) -> dict[str, Any]:

@@ -10,15 +10,14 @@ import pytest
 from core.scoring.registry import METRICS
 from core.scoring.statistics.comparison import Arm, compare
 from core.scoring.verdict import judge
-from tests.harness.servers.stack import TINY, Stack, running_stack
-from tests.test_experiments_on_stack import told, upload, wait_for_end, write_rows
+from tests.harness.servers.stack import TINY, Stack, running_stack, upload
+from tests.test_experiments_on_stack import told, wait_for_end, write_rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 EXPERIMENTS, SEEDS, OF_AN_ARM = 7, 18, 3  # so that there are 21 comparisons of three seeds with three others
-MOST_WRONG = (
-    1  # of 21: with 5 % each it would be more in 28 % of all trials, so the seeds are fixed, and looked at once
-)
+# of 21: with 5 % each it would be more in 28 % of all trials, so the seeds are fixed, and looked at once
+MOST_WRONG = 1
 METRIC = METRICS["nats_per_token"]
 
 
@@ -29,8 +28,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 def test_of_twenty_comparisons_of_equal_trainings_at_most_one_finds_a_difference(stack: Stack, tmp_path: Path) -> None:
-    judged_by = upload(stack, write_rows(tmp_path / "judge.jsonl", 1000, 1120))
-    trained_on = upload(stack, write_rows(tmp_path / "train.jsonl", 0, 40))
+    with stack.client() as client:
+        judged_by = upload(client, write_rows(tmp_path / "judge.jsonl", 1000, 1120))
+        trained_on = upload(client, write_rows(tmp_path / "train.jsonl", 0, 40))
     words = [word for number in range(EXPERIMENTS) for word in compare_seeds(stack, trained_on, judged_by, number)]
     assert len(words) == EXPERIMENTS * SEEDS // (2 * OF_AN_ARM)
     assert sum(word != "undecided" for word in words) <= MOST_WRONG, words

@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from core.settings import Settings
 from core.store.db import Database
-from tests.harness.servers.stack import TINY, VICTIMS, Stack, eventually, running_stack
+from tests.harness.servers.stack import TINY, VICTIMS, Stack, eventually, running_stack, upload
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -28,7 +28,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 def body(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """An experiment of two arms that are wholly identical and one that is not, on rows that can be learnt."""
     folder = tmp_path_factory.mktemp("data")
-    train, judge = (upload(stack, write_rows(folder / f"{name}.jsonl", *rows)) for name, rows in ROWS.items())
+    with stack.client() as client:
+        train, judge = (upload(client, write_rows(folder / f"{name}.jsonl", *rows)) for name, rows in ROWS.items())
     return {
         "job": {"model": TINY, "training_file": train, "hyperparameters": {"n_epochs": 4, "batch_size": 4}},
         "judge": judge,
@@ -46,11 +47,6 @@ def write_rows(path: Path, first: int, last: int) -> Path:
     lines = [{"prompt": f"Urteil {n}: ", "completion": ANSWERS[n % 3]} for n in range(first, last)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
-
-
-def upload(stack: Stack, path: Path) -> str:
-    with stack.client() as client, path.open("rb") as content:
-        return client.files.create(file=content, purpose="fine-tune").id
 
 
 def told(answer: tuple[int, bytes]) -> dict[str, Any]:

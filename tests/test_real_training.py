@@ -6,14 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
-from openai import OpenAI
 
-from tests.harness.servers.stack import eventually, running_stack
+from core.jobs.status import TERMINAL
+from tests.harness.servers.stack import eventually, running_stack, upload
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 BASE = "smollm2-135m-instruct"
-TERMINAL = {"succeeded", "failed", "cancelled"}
 
 
 def every_nth(path: Path, count: int, target: Path) -> Path:
@@ -22,13 +21,6 @@ def every_nth(path: Path, count: int, target: Path) -> Path:
     step = len(lines) // count
     target.write_text("".join(itertools.islice(lines[::step], count)), encoding="utf-8")
     return target
-
-
-def upload(client: OpenAI, path: Path) -> str:
-    with path.open("rb") as content:
-        file = client.files.create(file=content, purpose="fine-tune")
-    assert file.status == "processed", file.status_details
-    return file.id
 
 
 def test_one_epoch_on_restaurants_lowers_the_loss_and_answers_stop(

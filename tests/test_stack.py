@@ -15,6 +15,7 @@ import pytest
 from openai import APIError, AuthenticationError, NotFoundError, OpenAI
 from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 
+from core.jobs.status import TERMINAL
 from core.serving.adapter_format import parse_manifest
 from core.settings import Settings
 from core.store import adapters
@@ -29,12 +30,11 @@ from tests.harness.servers.stack import (
     eventually,
     free_port,
     running_stack,
+    upload,
     write_examples,
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-TERMINAL = {"succeeded", "failed", "cancelled"}
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +51,7 @@ def client(stack: Stack) -> Iterator[OpenAI]:
 
 @pytest.fixture(scope="module")
 def training_file(client: OpenAI, tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = write_examples(tmp_path_factory.mktemp("data") / "train.jsonl")
-    with path.open("rb") as content:
-        file = client.files.create(file=content, purpose="fine-tune")
-    assert file.status == "processed"
-    return file.id
+    return upload(client, write_examples(tmp_path_factory.mktemp("data") / "train.jsonl"))
 
 
 @pytest.mark.parametrize("file_type", ["csv", "parquet"])

@@ -259,8 +259,8 @@ def doctor(
     deep: Annotated[bool, typer.Option("--deep", help="Also read all stored bytes and the whole database.")] = False,
 ) -> None:
     """Check this machine and its set-up; exit 1 when something must be mended."""
+    from app.cli.checks.doctor import report
     from app.cli.config import read_settings
-    from app.cli.doctor import report
 
     if not report(read_settings(), as_json, deep=deep):
         raise typer.Exit(EXIT_FAILED)

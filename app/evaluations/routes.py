@@ -28,8 +28,9 @@ from core.errors import (
 )
 from core.evaluations.spec import EvaluationSpec
 from core.jobs.kind import JobKind
-from core.store import control, events, jobs, queue
+from core.store import events, jobs
 from core.store.db import Session
+from core.store.queue import control, waiting_line
 from core.store.tables import JobRecord
 
 router = APIRouter(
@@ -43,7 +44,7 @@ _KIND = JobKind.EVALUATION
 
 
 def _out(session: Session, job: JobRecord) -> EvaluationOut:
-    return EvaluationOut.of(job, queue_position=queue.places(session, [job]).get(job.id))
+    return EvaluationOut.of(job, queue_position=waiting_line.places(session, [job]).get(job.id))
 
 
 @router.post(
@@ -104,7 +105,7 @@ def list_evaluations(
 ) -> Page[EvaluationOut]:
     """List evaluations, newest first."""
     rows, has_more = jobs.list_page(session, after=after, limit=limit, kind=_KIND)
-    places = queue.places(session, rows)
+    places = waiting_line.places(session, rows)
     told = [EvaluationOut.of(row, queue_position=places.get(row.id)) for row in rows]
     return page(told, [row.id for row in rows], has_more)
 

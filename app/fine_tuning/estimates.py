@@ -37,10 +37,11 @@ from core.estimates.estimate import (
 from core.estimates.memory_plan import Memory, StepSizes, plan_memory
 from core.jobs.spec import NOTHING_TO_SCORE, FileRef, JobSpec
 from core.settings import Settings
-from core.store import files, jobs, queue
+from core.store import files, jobs
 from core.store.blobs import BlobStore
-from core.store.control import is_pausing
 from core.store.db import Session
+from core.store.queue import waiting_line
+from core.store.queue.control import is_pausing
 from core.store.tables import JobRecord
 from core.text.files.read import FILE_TYPES
 
@@ -171,8 +172,8 @@ def _choose(
 
 def queue_end(session: Session, now: int) -> QueuePlace:
     """Give the place that the next job gets, and the seconds until its turn; see `QueuePlace` for what it assumes."""
-    waiting = queue.sum_waiting(session)
-    running = [_remaining_s(job, now) for job in queue.list_running(session)]
+    waiting = waiting_line.sum_waiting(session)
+    running = [_remaining_s(job, now) for job in waiting_line.list_running(session)]
     known = [seconds for seconds in running if seconds is not None]
     is_known = not waiting.without_estimate and len(known) == len(running)
     return QueuePlace(

@@ -31,8 +31,9 @@ from core.errors import (
 )
 from core.jobs.status import JobStatus
 from core.settings import Settings
-from core.store import adapters, control, events, jobs, queue
+from core.store import adapters, events, jobs
 from core.store.db import Session
+from core.store.queue import control, waiting_line
 from core.store.tables import JobRecord
 
 router = APIRouter(
@@ -59,7 +60,7 @@ _METADATA_FILTER: Final = {
 
 
 def _jobs_out(session: Session, settings: Settings, rows: Sequence[JobRecord]) -> list[JobOut]:
-    places, now = queue.places(session, rows), int(time.time())
+    places, now = waiting_line.places(session, rows), int(time.time())
     organization = settings.organization
     return [JobOut.of(job, organization=organization, queue_position=places.get(job.id), now=now) for job in rows]
 

@@ -10,7 +10,7 @@ from core.estimates.estimate import Estimate, Measured
 from core.jobs.requested import HyperparameterFields, LoraFields, TrainingFields
 from core.jobs.spec import JobEvaluation, JobSpec, TrainingSettings
 from core.jobs.status import JobStatus
-from core.store.control import is_pausing
+from core.store.queue.control import is_pausing
 from core.store.tables import CheckpointRecord, EventRecord, JobRecord
 
 MAX_METADATA: Final = 16  # pairs of a job

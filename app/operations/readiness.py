@@ -6,7 +6,7 @@ from app.http.runtime import ApiRuntime
 from app.operations.health_schemas import Dependency, Readiness
 from core.errors import DatabaseUnavailable, ServiceError
 from core.errors.host_paths import without_host_paths
-from core.store import leases
+from core.store.queue import leases
 
 
 async def look(runtime: ApiRuntime) -> Readiness:

@@ -17,12 +17,13 @@ import structlog
 from core.dispatch.doorbell import Notifier
 from core.errors import CollectionRuns, DatabaseDamaged, DatabaseUnavailable, PartsUnknown, StorageFull
 from core.settings import Settings
-from core.store import jobs, leases
+from core.store import jobs
 from core.store.blobs import BlobStore
 from core.store.db import Database
 from core.store.experiments.advancing import advance
 from core.store.experiments.records import list_running
-from core.store.leases import ObservedLease
+from core.store.queue import leases
+from core.store.queue.leases import ObservedLease
 from core.store.references.collector import COLLECT_EVERY_S, Collector
 
 NOTIFY_AGAIN_S: Final = 30

@@ -1,6 +1,6 @@
 """What an attempt at a job hands to the store: its checkpoints, how it ended, and what the job ends with.
 
-Values only: a worker makes them, and ``core.store.leases`` writes them for whoever holds the job.
+Values only: a worker makes them, and ``core.store.queue.leases`` writes them for whoever holds the job.
 """
 
 from collections.abc import Mapping

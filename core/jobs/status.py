@@ -1,4 +1,4 @@
-"""The statuses of a job, and which may follow which. Knows no database: ``core.store.transitions`` writes them."""
+"""A job's statuses, and which may follow which. Knows no database: ``core.store.queue.transitions`` writes them."""
 
 from collections.abc import Mapping
 from enum import StrEnum

@@ -13,9 +13,9 @@ from core.ids import new_id
 from core.jobs.attempt import StoredCheckpoint
 from core.jobs.spec import AdapterRef, JobSpec, TrainedAdapter
 from core.jobs.status import TERMINAL
-from core.store import leases
 from core.store.db import Session
-from core.store.leases import Lease
+from core.store.queue import leases
+from core.store.queue.leases import Lease
 from core.store.references.rows import add_parts
 from core.store.tables import AdapterRecord, AdapterState, CheckpointRecord, JobRecord
 

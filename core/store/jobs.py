@@ -1,7 +1,7 @@
 """Jobs in the database, which is their queue: made and found.
 
-How people cancel, pause and resume them is in `core.store.control`, how workers take and end them in
-`core.store.leases`, which place they have in `core.store.queue`. ``now`` is only ever recorded.
+How people cancel, pause and resume them is in `core.store.queue.control`, how workers take and end them in
+`core.store.queue.leases`, which place they have in `core.store.queue.waiting_line`. ``now`` is only ever recorded.
 """
 
 import hashlib
@@ -22,8 +22,8 @@ from core.jobs.kind import JobKind
 from core.jobs.spec import AdapterRef, FileRef, JobSpec
 from core.jobs.status import TERMINAL, JobStatus
 from core.store import adapters
-from core.store.control import NOT_FOUND
 from core.store.db import Session
+from core.store.queue.control import NOT_FOUND
 from core.store.tables import (
     EvaluationAdapterRecord,
     FileRecord,

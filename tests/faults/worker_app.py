@@ -1,6 +1,6 @@
 """The worker's Celery application with the fake trainer and with failpoints; pool processes import it too."""
 
-from core.store import unfit_hosts
+from core.store.queue import unfit_hosts
 from tests.faults.failpoints import freeze_before_commit
 from tests.worker.celery.fake_app import app as app
 from worker.celery.app import settings

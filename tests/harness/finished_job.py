@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from core.jobs.attempt import AttemptEnd, Publication, StoredAdapter
-from core.store import leases
+from core.store.queue import leases
 
 
 def finish(session: Session, job_id: str, *, now: int, result: dict[str, Any] | None = None) -> None:

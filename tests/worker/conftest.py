@@ -12,10 +12,11 @@ from core.base_models.registry import IMPORTED_FILE, Folder, ImportedModel, comp
 from core.estimates.estimate import Estimate
 from core.jobs.spec import AdapterRef, FileRef, JobSpec
 from core.settings import Settings
-from core.store import control, files, jobs, migrate
+from core.store import files, jobs, migrate
 from core.store.db import Database
 from core.store.files import NewFile
 from core.store.jobs import NewJob
+from core.store.queue import control
 from core.store.references.recorded import open_recorded
 from core.store.tables import AdapterRecord, AttemptRecord, CheckpointRecord, EventRecord, JobRecord
 from tests.harness import fake_trainer

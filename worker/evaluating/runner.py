@@ -23,9 +23,9 @@ from core.jobs.kind import JobKind
 from core.serving.http_engine import HttpEngine
 from core.settings import Settings
 from core.store import evaluations as store
-from core.store import leases
-from core.store.control import RequestedAction
-from core.store.leases import LeaseLost
+from core.store.queue import leases
+from core.store.queue.control import RequestedAction
+from core.store.queue.leases import LeaseLost
 from worker.evaluating.asking import RowAsker
 from worker.evaluating.questions import AskedRow, Questions, list_questions
 from worker.evaluating.scores_file import store_scores

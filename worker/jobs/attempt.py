@@ -14,9 +14,9 @@ import structlog
 from core.errors import BlobFreed, DatabaseUnavailable, HostUnfit, HostUnsuited, ServiceError, StorageFull
 from core.jobs.attempt import AttemptEnd, JobError
 from core.jobs.events import EventLevel, JobEvent
-from core.store.leases import Lease, LeaseLost
+from core.store.queue.leases import Lease, LeaseLost
+from core.store.queue.unfit_hosts import UNFIT, UNSUITED
 from core.store.tables import JobRecord
-from core.store.unfit_hosts import UNFIT, UNSUITED
 from worker.jobs.claim import Claim
 from worker.jobs.heartbeat import LeaseHeartbeat
 from worker.jobs.runtime import WorkerRuntime

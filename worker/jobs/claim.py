@@ -14,12 +14,13 @@ from core.errors.host_paths import without_host_paths
 from core.jobs.attempt import AttemptEnd, JobError, Publication, StoredAdapter, StoredCheckpoint
 from core.jobs.events import JobEvent
 from core.jobs.kind import JobKind
-from core.store import adapters, events, files, jobs, leases
+from core.store import adapters, events, files, jobs
 from core.store.blobs import BlobStore
-from core.store.control import RequestedAction
 from core.store.db import Database, Session
 from core.store.jobs import NewJob
-from core.store.leases import Lease, LeaseLost
+from core.store.queue import leases
+from core.store.queue.control import RequestedAction
+from core.store.queue.leases import Lease, LeaseLost
 from core.store.references.rows import hold
 from worker.jobs.blob_transfer import StoredResults
 

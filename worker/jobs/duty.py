@@ -12,8 +12,8 @@ import structlog
 
 from core.errors import DatabaseUnavailable, StorageFull
 from core.jobs.kind import JobKind
-from core.store import leases
 from core.store.db import Session
+from core.store.queue import claims
 from core.store.tables import JobRecord
 from worker.jobs.attempt import Attempt
 from worker.jobs.runtime import WorkerRuntime
@@ -72,7 +72,7 @@ def run_next(runtime: WorkerRuntime, stop: StopFlag, duty: Duty) -> bool:
             return False
         with runtime.database.write() as session:
             now = int(runtime.wall_clock())
-            job = leases.claim(
+            job = claims.claim(
                 session, runtime.identity, base_models, now, kind=duty.kind, given_back_last=duty.gate.is_on_trial
             )
             others = [] if job is None or duty.claim_beside is None else duty.claim_beside(session, runtime, job, now)

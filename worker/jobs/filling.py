@@ -12,7 +12,7 @@ from core.errors import BaseModelDiffers, HostUnfit, ModelNotFound
 from core.jobs.spec import JobSpec
 from core.settings import Settings
 from core.store.blobs import BlobStore, said_of
-from core.store.leases import Lease
+from core.store.queue.leases import Lease
 from worker.jobs.blob_transfer import fetch_adapter
 from worker.jobs.heartbeat import LeaseHeartbeat
 from worker.jobs.run_folders import earlier_checkpoints, make_run_folder

@@ -1,7 +1,7 @@
 """Heartbeats for one attempt from its claim to its end, in a thread of its own, whatever else its work waits for.
 
 A lease must not outlive the work it stands for: the work gives a sign now and then, and without one for too long
-no more heartbeats are written. What a heartbeat is, is ``core.store.leases``' matter.
+no more heartbeats are written. What a heartbeat is, is ``core.store.queue.leases``' matter.
 """
 
 import threading
@@ -13,7 +13,7 @@ from types import TracebackType
 import structlog
 
 from core.errors import DatabaseUnavailable, StorageFull
-from core.store.leases import LeaseLost
+from core.store.queue.leases import LeaseLost
 from worker.jobs.claim import Claim
 
 _log = structlog.stdlib.get_logger(__name__)

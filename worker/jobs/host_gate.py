@@ -2,7 +2,7 @@
 
 The attempts in the database say so, so the processes of a worker, and one that was started anew, agree. Whose fault
 an attempt's end was is ``worker.jobs.attempt``'s to say; what a host does with one such job is
-``core.store.unfit_hosts``'.
+``core.store.queue.unfit_hosts``'.
 """
 
 import time
@@ -13,8 +13,8 @@ import structlog
 
 from core.base_models.registry import compute_fingerprint, folder_of
 from core.errors import BaseModelInvalid, HostUnfit
-from core.store import unfit_hosts
-from core.store.unfit_hosts import EndedAttempt
+from core.store.queue import unfit_hosts
+from core.store.queue.unfit_hosts import EndedAttempt
 from worker.jobs.filling import require_base_model
 from worker.jobs.runtime import WorkerRuntime
 from worker.trainer_process.host_faults import host_faults

@@ -13,10 +13,11 @@ from core.jobs.attempt import AttemptEnd, JobError, Publication
 from core.jobs.events import EventLevel, JobEvent
 from core.jobs.kind import JobKind
 from core.jobs.spec import JobSpec, model_name
-from core.store import adapters, files, leases
+from core.store import adapters, files
 from core.store.jobs import NewJob
+from core.store.queue import leases
+from core.store.queue.unfit_hosts import UNPUBLISHED
 from core.store.tables import JobRecord
-from core.store.unfit_hosts import UNPUBLISHED
 from worker.jobs.attempt import Attempt
 from worker.jobs.duty import Duty, Gate
 from worker.jobs.filling import fill_run_folder

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from core.settings import Settings
 from core.store.blobs import BlobStore
 from core.store.db import Database
-from core.store.leases import WorkerIdentity
+from core.store.queue.claims import WorkerIdentity
 from core.store.references.recorded import open_recorded
 from worker.trainer_process import process
 from worker.trainer_process.gpus import count_gpus

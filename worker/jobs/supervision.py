@@ -19,8 +19,8 @@ from core.jobs.events import EventLevel, JobEvent
 from core.jobs.spec import checkpoint_name
 from core.settings import Settings
 from core.store.blobs import BlobStore
-from core.store.control import RequestedAction
-from core.store.leases import LeaseLost
+from core.store.queue.control import RequestedAction
+from core.store.queue.leases import LeaseLost
 from worker.jobs.blob_transfer import store_adapter
 from worker.jobs.claim import Claim
 from worker.jobs.heartbeat import LeaseHeartbeat

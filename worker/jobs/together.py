@@ -14,8 +14,8 @@ import psutil
 from core.estimates.estimate import Estimate
 from core.estimates.memory_plan import peak_bytes_together
 from core.jobs.spec import JobSpec
-from core.store import leases
 from core.store.db import Session
+from core.store.queue import claims
 from core.store.tables import JobRecord
 from worker.jobs.runtime import WorkerRuntime
 from worker.trainer_process.process import TrainerProcess, takes_several_runs
@@ -31,7 +31,7 @@ def claim_beside(session: Session, runtime: WorkerRuntime, job: JobRecord, now: 
     if at_most < 1 or job.attempts > 1 or not takes_several_runs(runtime.trainer_command):
         return []
     fit = partial(_fit_together, available_bytes=psutil.virtual_memory().available)
-    return leases.claim_beside(session, runtime.identity, job, now, at_most=at_most, fit=fit)
+    return claims.claim_beside(session, runtime.identity, job, now, at_most=at_most, fit=fit)
 
 
 def _fit_together(jobs: Sequence[JobRecord], available_bytes: int) -> bool:

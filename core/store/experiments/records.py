@@ -17,9 +17,10 @@ from core.experiments.plan import ExperimentPlan, PlannedRun
 from core.experiments.status import ExperimentStatus
 from core.ids import new_id
 from core.jobs.kind import JobKind
-from core.store import control, jobs
+from core.store import jobs
 from core.store.db import Session
 from core.store.jobs import NewJob
+from core.store.queue import control
 from core.store.tables import ExperimentFileRecord, ExperimentRecord, ExperimentRunRecord, FileRecord
 
 # A job's metadata that tell its place in an experiment.

@@ -9,7 +9,8 @@ from pydantic import SecretStr
 
 from core.errors import EngineBusy, EngineUnavailable, GenerationFailed
 from core.jobs.attempt import StoredAdapter, StoredCheckpoint
-from core.store import adapters, files, leases
+from core.store import adapters, files
+from core.store.queue import claims, leases
 from tests.app.conftest import BASE, EXAMPLES, ApiHarness, serving
 from tests.harness.finished_job import finish
 from tests.harness.models.published_model import publish
@@ -82,7 +83,7 @@ def test_result_files(client: openai.OpenAI, harness: ApiHarness, file_id: str) 
     content = b"step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy\n1,1.5,0.5,,\n"
     blob = harness.blobs.put_bytes(content)
     with harness.database.write() as session:
-        assert leases.claim(session, leases.WorkerIdentity("w", "h", 1), (BASE,), 1)
+        assert claims.claim(session, claims.WorkerIdentity("w", "h", 1), (BASE,), 1)
         file = files.create_results(session, job_id, blob, ("step", "train_loss"), 2)
         finish(session, job_id, now=2, result={"result_files": [file.id]})
     [result_file] = client.fine_tuning.jobs.retrieve(job_id).result_files
@@ -98,7 +99,7 @@ def test_result_files(client: openai.OpenAI, harness: ApiHarness, file_id: str) 
 def test_checkpoints_page_by_page(client: openai.OpenAI, harness: ApiHarness, file_id: str) -> None:
     job_id = client.fine_tuning.jobs.create(model=BASE, training_file=file_id).id
     with harness.database.write() as session:
-        assert leases.claim(session, leases.WorkerIdentity("w", "h", 1), (BASE,), 1)
+        assert claims.claim(session, claims.WorkerIdentity("w", "h", 1), (BASE,), 1)
         for step in (1, 2, 3):
             adapters.add_checkpoint(
                 session,

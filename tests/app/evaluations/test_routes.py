@@ -15,9 +15,11 @@ from core.jobs.attempt import AttemptEnd, Publication, StoredAdapter
 from core.jobs.events import JobEvent
 from core.jobs.kind import JobKind
 from core.jobs.spec import FileRef
-from core.store import evaluations, files, jobs, leases
+from core.store import evaluations, files, jobs
 from core.store.jobs import NewJob
-from core.store.leases import Lease, WorkerIdentity
+from core.store.queue import claims, leases
+from core.store.queue.claims import WorkerIdentity
+from core.store.queue.leases import Lease
 from core.text.held_out import draw, hash_of
 from tests.app.conftest import BASE, COLUMNS, EXAMPLES, LOCAL, ApiHarness, upload
 from tests.harness.job_specs import make_job_spec
@@ -51,7 +53,7 @@ def train(harness: ApiHarness, file_id: str, name: str = TUNED, digest: str = "b
         file = files.get(session, file_id)
         ref = FileRef(id=file.id, sha256=file.sha256, examples=file.examples, file_type=file.file_type)
         job = jobs.create(session, NewJob("someone", make_job_spec(ref, **spec), {}, "d" * 64), 1)
-        claimed = leases.claim(session, WorkerIdentity("w", "h", 1), ("tiny",), 2)
+        claimed = claims.claim(session, WorkerIdentity("w", "h", 1), ("tiny",), 2)
         assert claimed is not None
         publication = Publication(StoredAdapter(digest, 1, ()), name, "", trained_tokens=1, result={})
         leases.publish(session, Lease(job.id, claimed.token), publication, AttemptEnd(), 3)
@@ -396,7 +398,7 @@ def test_an_ended_evaluation_tells_its_result_and_its_file(
 ) -> None:
     evaluation = ask(client, file=file_id).json()["id"]
     with harness.database.write() as session:
-        claimed = leases.claim(session, WorkerIdentity("w", "h", 1), (BASE,), 2, kind=JobKind.EVALUATION)
+        claimed = claims.claim(session, WorkerIdentity("w", "h", 1), (BASE,), 2, kind=JobKind.EVALUATION)
         assert claimed is not None
         result = {"rows": 100, "result_files": ["file-x"]}
         leases.conclude(session, Lease(evaluation, claimed.token), JobEvent("done"), result, AttemptEnd(), 3)

@@ -11,8 +11,9 @@ from starlette.testclient import TestClient
 from app.fine_tuning import machines, token_counts
 from core.jobs.attempt import AttemptEnd, Publication, StoredAdapter
 from core.jobs.status import JobStatus
-from core.store import jobs, leases
+from core.store import jobs
 from core.store.db import Session
+from core.store.queue import claims, leases
 from tests.app.conftest import BASE, LOCAL, ApiHarness, upload
 from tests.harness.fake_trainer import MEASURED
 from tests.harness.models.tiny_shapes import TINY_LLAMA, write_shapes
@@ -46,7 +47,7 @@ def lines(*examples: dict[str, Any]) -> bytes:
 def finish(harness: ApiHarness, job_id: str, measured: Any = MEASURED) -> None:
     """End a queued job as a worker would."""
     with harness.database.write() as session:
-        job = leases.claim(session, leases.WorkerIdentity("w", "h", 1), (BASE,), NOW)
+        job = claims.claim(session, claims.WorkerIdentity("w", "h", 1), (BASE,), NOW)
         assert job is not None
         assert job.id == job_id
         publish(session, job_id, job.token, measured)
@@ -125,7 +126,7 @@ class TestEstimate:
     def test_adds_up_the_jobs_ahead(self, client: TestClient, harness: ApiHarness, file_id: str) -> None:
         first, second = (client.post(JOBS, json=body(file_id)).json() for _ in range(2))
         with harness.database.write() as session:
-            job = leases.claim(session, leases.WorkerIdentity("w", "h", 1), (BASE,), NOW)
+            job = claims.claim(session, claims.WorkerIdentity("w", "h", 1), (BASE,), NOW)
             assert job is not None
             assert job.id == first["id"]
             leases.heartbeat(session, leases.Lease(job.id, job.token), {"eta_s": 12.5})
@@ -139,7 +140,7 @@ class TestEstimate:
         made = [client.post(JOBS, json=body(file_id)).json() for _ in range(3)]
         with harness.database.write() as session:
             for number, eta_s in enumerate((12.5, 4.0)):
-                job = leases.claim(session, leases.WorkerIdentity(f"w{number}", "h", number), (BASE,), NOW)
+                job = claims.claim(session, claims.WorkerIdentity(f"w{number}", "h", number), (BASE,), NOW)
                 assert job is not None
                 leases.heartbeat(session, leases.Lease(job.id, job.token), {"eta_s": eta_s})
         takes_s = made[2]["estimate"]["seconds"]["total"]
@@ -172,7 +173,7 @@ class TestEstimate:
     ) -> None:
         running, waiting = (client.post(JOBS, json=body(file_id)).json()["id"] for _ in range(2))
         with harness.database.write() as session:
-            job = leases.claim(session, leases.WorkerIdentity("w", "h", 1), (BASE,), NOW)
+            job = claims.claim(session, claims.WorkerIdentity("w", "h", 1), (BASE,), NOW)
             assert job is not None
             leases.heartbeat(session, leases.Lease(running, job.token), {"eta_s": 12.5})
         for job_id in (running, waiting):
@@ -311,7 +312,7 @@ class TestJob:
         assert job["estimated_finish"] is None
         later = 2 * 10**9
         with harness.database.write() as session:
-            claimed = leases.claim(session, leases.WorkerIdentity("w", "h", 1), (BASE,), later)
+            claimed = claims.claim(session, claims.WorkerIdentity("w", "h", 1), (BASE,), later)
             assert claimed is not None
             assert claimed.status is JobStatus.RUNNING
         running = client.get(f"{JOBS}/{job['id']}").json()

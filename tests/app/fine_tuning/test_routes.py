@@ -10,9 +10,11 @@ from core.jobs.attempt import AttemptEnd
 from core.jobs.events import EventLevel, JobEvent
 from core.jobs.spec import JobSpec
 from core.settings import Settings
-from core.store import jobs, leases
-from core.store.leases import Lease, WorkerIdentity
-from core.store.unfit_hosts import UNFIT
+from core.store import jobs
+from core.store.queue import claims, leases
+from core.store.queue.claims import WorkerIdentity
+from core.store.queue.leases import Lease
+from core.store.queue.unfit_hosts import UNFIT
 from tests.app.conftest import BASE, COLUMNS, LEARNING_RATE, LOCAL, ApiHarness, upload
 from tests.app.fine_tuning.created import create
 from tests.app.fine_tuning.wrong_fields import FORMAT, WRONG_FIELDS
@@ -170,7 +172,7 @@ def test_a_job_that_its_host_could_not_run_says_why_while_it_waits(
 
     def claim(host: str) -> Lease:
         with harness.database.write() as session:
-            job = leases.claim(session, WorkerIdentity("owner", host, 1), (BASE,), now=1000)
+            job = claims.claim(session, WorkerIdentity("owner", host, 1), (BASE,), now=1000)
         assert job is not None
         return Lease(job.id, job.token)
 

@@ -6,7 +6,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from core.jobs.attempt import AttemptEnd
-from core.store import leases
+from core.store.queue import claims, leases
 from tests.app.conftest import BASE, ApiHarness
 from tests.app.fine_tuning.created import create
 
@@ -115,6 +115,6 @@ def control(client: TestClient, job_id: str, verb: str) -> Any:
 def claim(harness: ApiHarness) -> int:
     """Take the oldest queued job as a worker does; give its token."""
     with harness.database.write() as session:
-        job = leases.claim(session, leases.WorkerIdentity("w", "h", 1), (BASE,), 10)
+        job = claims.claim(session, claims.WorkerIdentity("w", "h", 1), (BASE,), 10)
     assert job is not None
     return job.token

@@ -8,7 +8,8 @@ from starlette.testclient import TestClient
 from core.jobs.attempt import StoredAdapter, StoredCheckpoint
 from core.jobs.events import EventType, JobEvent
 from core.jobs.spec import AdapterRef, JobSpec
-from core.store import adapters, events, jobs, leases
+from core.store import adapters, events, jobs
+from core.store.queue import claims, leases
 from tests.app.conftest import BASE, ApiHarness
 from tests.app.fine_tuning.created import create
 from tests.harness.finished_job import finish
@@ -30,7 +31,7 @@ def finished_job(client: TestClient, harness: ApiHarness, file_id: str) -> str:
     """Id of a job that a worker has run, with one checkpoint and a published adapter."""
     job_id = str(create(client, file_id).json()["id"])
     with harness.database.write() as session:
-        job = leases.claim(session, leases.WorkerIdentity("w", "h", 1), (BASE,), 10)
+        job = claims.claim(session, claims.WorkerIdentity("w", "h", 1), (BASE,), 10)
         assert job is not None
         leases.heartbeat(session, leases.Lease(job_id, job.token), {"step": 5, "eta_s": 30.0})
     assert client.get(f"/v1/fine_tuning/jobs/{job_id}").json()["estimated_finish"] is not None
@@ -123,7 +124,7 @@ class TestContinuing:
         lora = {"rank": 8, "alpha": 4, "use_rslora": True, "target_modules": ["q_proj", "v_proj"], "dropout": 0.1}
         job_id = str(create(client, file_id, lora=lora).json()["id"])
         with harness.database.write() as session:
-            assert leases.claim(session, leases.WorkerIdentity("w", "h", 1), (BASE,), 10) is not None
+            assert claims.claim(session, claims.WorkerIdentity("w", "h", 1), (BASE,), 10) is not None
             adapters.add_checkpoint(
                 session,
                 leases.Lease(job_id, 1),

@@ -14,8 +14,9 @@ from core.dispatch.sweeper import ABANDONED_WRITE_S, Sweeper
 from core.errors import DatabaseUnavailable, StorageFull
 from core.jobs.status import JobStatus
 from core.settings import Settings
-from core.store import jobs, leases
+from core.store import jobs
 from core.store.db import Session
+from core.store.queue import claims, leases
 from core.store.references.collector import COLLECT_EVERY_S
 from tests.harness.fake_clock import FakeClock
 from tests.worker.conftest import BASE_MODEL, NOW, Home
@@ -63,7 +64,7 @@ def sweep(sweeper: Sweeper, clock: FakeClock, times: int) -> None:
 
 def claim(home: Home) -> int:
     with home.database.write() as session:
-        job = leases.claim(session, leases.WorkerIdentity("me", "here", 1), [BASE_MODEL], NOW)
+        job = claims.claim(session, claims.WorkerIdentity("me", "here", 1), [BASE_MODEL], NOW)
     assert job is not None
     return job.token
 

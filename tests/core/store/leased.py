@@ -7,9 +7,10 @@ from sqlalchemy import select, text
 
 from core.jobs.attempt import AttemptEnd, Publication, StoredAdapter
 from core.jobs.events import EventLevel
-from core.store import jobs, leases
+from core.store import jobs
 from core.store.db import Database, Session
-from core.store.leases import Lease
+from core.store.queue import claims, leases
+from core.store.queue.leases import Lease
 from core.store.tables import AttemptRecord, EventRecord, JobRecord
 
 DIGEST = "a" * 64
@@ -17,7 +18,7 @@ DIGEST = "a" * 64
 
 def claim(database: Database, now: int = 200, base_models: tuple[str, ...] = ("tiny",)) -> JobRecord | None:
     with database.write() as session:
-        return leases.claim(session, leases.WorkerIdentity("owner", "host", 1), base_models, now)
+        return claims.claim(session, claims.WorkerIdentity("owner", "host", 1), base_models, now)
 
 
 def claim_beside(
@@ -29,8 +30,8 @@ def claim_beside(
 ) -> list[JobRecord]:
     assert job is not None
     with database.write() as session:
-        worker = leases.WorkerIdentity("owner", "host", 1)
-        return leases.claim_beside(session, worker, job, 200, at_most=at_most, fit=fit)
+        worker = claims.WorkerIdentity("owner", "host", 1)
+        return claims.claim_beside(session, worker, job, 200, at_most=at_most, fit=fit)
 
 
 def get(database: Database, job_id: str) -> JobRecord:

@@ -4,10 +4,11 @@ from sqlalchemy import select
 from core.errors import CheckpointInUse, InvalidParameter, ModelNotFound
 from core.jobs.attempt import AttemptEnd, JobError, Publication, StoredAdapter, StoredCheckpoint
 from core.jobs.spec import AdapterRef, JobSpec
-from core.store import adapters, jobs, leases
+from core.store import adapters, jobs
 from core.store.adapters import DeletedAdapters, ServedAdapter
 from core.store.db import Database, Session
-from core.store.leases import Lease
+from core.store.queue import claims, leases
+from core.store.queue.leases import Lease
 from core.store.tables import BLOB_REFERENCES, CheckpointRecord, JobRecord
 from tests.core.store.conftest import MakeJob
 
@@ -19,7 +20,7 @@ ADAPTER, CHECKPOINT = "a" * 64, "c" * 64
 def running(database: Database, make_job: MakeJob) -> JobRecord:
     make_job()
     with database.write() as session:
-        job = leases.claim(session, leases.WorkerIdentity("owner", "host", 1), ("tiny",), 200)
+        job = claims.claim(session, claims.WorkerIdentity("owner", "host", 1), ("tiny",), 200)
     assert job is not None
     return job
 

@@ -12,10 +12,12 @@ from core.jobs.events import JobEvent
 from core.jobs.kind import JobKind
 from core.jobs.spec import AdapterRef, FileRef
 from core.jobs.status import JobStatus
-from core.store import control, evaluations, files, jobs, leases, queue
+from core.store import evaluations, files, jobs
 from core.store.db import Database
 from core.store.jobs import NewJob
-from core.store.leases import Lease, WorkerIdentity
+from core.store.queue import claims, control, leases, waiting_line
+from core.store.queue.claims import WorkerIdentity
+from core.store.queue.leases import Lease
 from core.store.tables import FileRecord, JobRecord
 from tests.core.store.conftest import MakeFile, MakeJob
 from tests.harness.evaluation_specs import make_evaluation_spec
@@ -33,7 +35,7 @@ def make_evaluation(database: Database, file: FileRecord, *models: JudgedModel) 
 
 def claim(database: Database, kind: JobKind) -> JobRecord | None:
     with database.write() as session:
-        return leases.claim(session, WORKER, ("tiny",), 200, kind=kind)
+        return claims.claim(session, WORKER, ("tiny",), 200, kind=kind)
 
 
 def scored(row: int, score: float | None = 1.0, model_index: int = 0, answer: str = "a") -> ScoredRow:
@@ -47,9 +49,9 @@ class TestLines:
         training, evaluation = make_job(), make_evaluation(database, make_file())
         assert evaluation.id.startswith("eval-")
         with database.read() as session:
-            assert queue.places(session, [evaluation]) == {evaluation.id: 1}
-            assert queue.places(session, [training]) == {training.id: 1}
-            assert queue.sum_waiting(session).jobs == 1
+            assert waiting_line.places(session, [evaluation]) == {evaluation.id: 1}
+            assert waiting_line.places(session, [training]) == {training.id: 1}
+            assert waiting_line.sum_waiting(session).jobs == 1
             assert [job.id for job in jobs.list_page(session, after=None, limit=9)[0]] == [training.id]
             listed, _ = jobs.list_page(session, after=None, limit=9, kind=JobKind.EVALUATION)
             assert [job.id for job in listed] == [evaluation.id]

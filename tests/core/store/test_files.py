@@ -4,8 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from core.errors import FileInUse, FileNotStored
-from core.store import control, files
+from core.store import files
 from core.store.db import Database
+from core.store.queue import control
 from tests.core.store.conftest import MakeFile, MakeJob
 
 

@@ -1,4 +1,4 @@
-"""What a look at a whole database finds on each; flips within a file are tried in `tests/app/cli/test_deep_checks`."""
+"""What a look at a whole database finds on each; flips within a file are `tests/app/cli/checks/test_deep_checks`'."""
 
 from sqlalchemy import text
 

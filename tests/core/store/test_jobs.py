@@ -7,16 +7,17 @@ from sqlalchemy import func, select
 from core.errors import FileNotStored, IdempotencyInProgress, JobNotFound
 from core.jobs.spec import JobSpec
 from core.jobs.status import JobStatus
-from core.store import control, files, jobs, leases
+from core.store import files, jobs
 from core.store.db import Database
 from core.store.jobs import IdempotencyKey, NewJob
+from core.store.queue import claims, control
 from core.store.tables import JobRecord
 from tests.core.store.conftest import MakeFile, MakeJob, job_spec
 
 
 def _claim(database: Database) -> JobRecord:
     with database.write() as session:
-        job = leases.claim(session, leases.WorkerIdentity("owner", "host", 1), ("tiny",), 200)
+        job = claims.claim(session, claims.WorkerIdentity("owner", "host", 1), ("tiny",), 200)
     assert job is not None
     return job
 

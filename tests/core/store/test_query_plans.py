@@ -10,15 +10,16 @@ from sqlalchemy import Engine, event, text
 
 from core.errors import ModelNotFound
 from core.jobs.kind import JobKind
-from core.store import adapters, control, evaluations, events, files, jobs, leases, queue
+from core.store import adapters, evaluations, events, files, jobs
 from core.store.db import Database, Session
 from core.store.experiments import records
 from core.store.experiments.advancing import list_outcomes
+from core.store.queue import claims, control, leases, waiting_line
 from core.store.references.rows import _is_referred_to
 from core.store.tables import Record
 from tests.core.store.conftest import MakeFile, MakeJob
 
-WORKER = leases.WorkerIdentity("owner", "host", 1)
+WORKER = claims.WorkerIdentity("owner", "host", 1)
 PAIRS = {"team": "a", "run": "1"}
 
 QUESTIONS: dict[str, Callable[[Session], object]] = {
@@ -26,9 +27,9 @@ QUESTIONS: dict[str, Callable[[Session], object]] = {
     "older jobs": lambda s: jobs.list_page(s, after="ftjob-z", limit=20),
     "jobs by a pair": lambda s: jobs.list_page(s, after=None, limit=20, metadata={"team": "a"}),
     "older jobs by pairs": lambda s: jobs.list_page(s, after="ftjob-z", limit=20, metadata=PAIRS),
-    "places of a page": lambda s: queue.places(s, jobs.list_page(s, after=None, limit=20)[0]),
-    "work waiting": queue.sum_waiting,
-    "jobs running": queue.list_running,
+    "places of a page": lambda s: waiting_line.places(s, jobs.list_page(s, after=None, limit=20)[0]),
+    "work waiting": waiting_line.sum_waiting,
+    "jobs running": waiting_line.list_running,
     "leases running": leases.list_running,
     "jobs to notify of": lambda s: jobs.list_to_notify(s, before=1000, limit=8),
     "jobs succeeded": lambda s: jobs.list_succeeded(s, "tiny", limit=5),
@@ -59,12 +60,12 @@ def _delete_no_model(session: Session) -> None:
 
 
 CHANGES: dict[str, Callable[[Session], object]] = {
-    "an empty claim": lambda s: leases.claim(s, WORKER, ("other",), 200),
-    "an empty claim for many": lambda s: leases.claim(s, WORKER, ("other", "third"), 200),
-    "a claim of an evaluation": lambda s: leases.claim(s, WORKER, ("tiny",), 200, kind=JobKind.EVALUATION),
-    "a claim": lambda s: leases.claim(s, WORKER, ("tiny",), 200),
-    "a claim for many": lambda s: leases.claim(s, WORKER, ("other", "tiny"), 200),
-    "a claim of others beside": lambda s: leases.claim_beside(
+    "an empty claim": lambda s: claims.claim(s, WORKER, ("other",), 200),
+    "an empty claim for many": lambda s: claims.claim(s, WORKER, ("other", "third"), 200),
+    "a claim of an evaluation": lambda s: claims.claim(s, WORKER, ("tiny",), 200, kind=JobKind.EVALUATION),
+    "a claim": lambda s: claims.claim(s, WORKER, ("tiny",), 200),
+    "a claim for many": lambda s: claims.claim(s, WORKER, ("other", "tiny"), 200),
+    "a claim of others beside": lambda s: claims.claim_beside(
         s, WORKER, jobs.list_page(s, after=None, limit=1)[0][0], 200, at_most=4, fit=lambda _: True
     ),
     "a cancellation": lambda s: control.cancel(s, jobs.list_page(s, after=None, limit=1)[0][0].id, 200),

@@ -164,6 +164,14 @@ def tail(path: Path, lines: int = 40) -> str:
     return "\n".join(path.read_text("utf-8", "replace").splitlines()[-lines:])
 
 
+def upload(client: OpenAI, path: Path) -> str:
+    """Upload a file that can be trained on; give its id."""
+    with path.open("rb") as content:
+        file = client.files.create(file=content, purpose="fine-tune")
+    assert file.status == "processed", file.status_details
+    return file.id
+
+
 def write_examples(path: Path, answers: Sequence[str] = ("ja", "nein", "doch"), count: int = 48) -> Path:
     """Write prompt and completion lines, a few dozen bytes each."""
     lines = [{"prompt": f"Frage {i}: ", "completion": answers[i % len(answers)]} for i in range(count)]

@@ -45,7 +45,7 @@ DEFECTS = (
     ),
     Defect(
         name="trainings and evaluations wait for each other",
-        in_="core.store.leases:_claim_oldest",
+        in_="core.store.queue.claims:_claim_oldest",
         replace="JobRecord.kind == $kind",
         by="JobRecord.id != ''",
         tests=(f"{STORE}::TestLines::test_of_the_kinds_are_apart",),

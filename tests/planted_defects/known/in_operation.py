@@ -3,7 +3,7 @@
 from tests.planted_defects.defect import Defect
 
 FAULTS = "tests/worker/jobs/test_host_faults.py"
-UNFIT = "tests/core/store/test_unfit_hosts.py"
+UNFIT = "tests/core/store/queue/test_unfit_hosts.py"
 GUARD = "tests/core/listening/test_origin_guard.py"
 LIVENESS = "tests/app/cli/stack/test_liveness.py"
 LOCK = "tests/app/cli/stack/test_sqlite_lock.py"
@@ -13,7 +13,7 @@ BOUND = "tests/core/text/test_text_bound.py"
 DEFECTS = (
     Defect(
         name="an attempt that its host could not run counts against the job",
-        in_="core.store.leases:release",
+        in_="core.store.queue.leases:release",
         replace="1 if $outcome in _UNCOUNTED else 0",
         by="1 if $outcome in (RELEASED, PAUSED) else 0",
         tests=(f"{UNFIT}::test_it_waits_uncounted_and_says_why", f"{FAULTS}::TestBeforeTheTrainerSpeaks"),

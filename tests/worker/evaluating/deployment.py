@@ -16,12 +16,13 @@ from core.evaluations.spec import EvaluationSpec
 from core.jobs.kind import JobKind
 from core.jobs.spec import FileRef
 from core.settings import Settings
-from core.store import control, files, jobs, migrate
 from core.store import evaluations as store
+from core.store import files, jobs, migrate
 from core.store.blobs import BlobStore
 from core.store.db import Database
 from core.store.files import NewFile
 from core.store.jobs import NewJob
+from core.store.queue import control
 from core.store.references.recorded import open_recorded
 from core.store.tables import EventRecord, JobRecord
 from tests.app.conftest import serving

@@ -17,7 +17,8 @@ from core.evaluations.spec import EvaluationSpec, JudgedModel, TrainedRows
 from core.jobs.spec import AdapterRef
 from core.jobs.status import JobStatus
 from core.serving.generation import SamplingParams
-from core.store import files, leases
+from core.store import files
+from core.store.queue import leases
 from core.text.render_settings import RenderSettings
 from tests.harness.models.published_model import publish
 from tests.harness.servers.stack import free_port

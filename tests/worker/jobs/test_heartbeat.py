@@ -8,8 +8,8 @@ import pytest
 
 from core.dispatch.sweeper import Sweeper
 from core.jobs.status import JobStatus
-from core.store import leases
-from core.store.leases import Lease
+from core.store.queue import claims
+from core.store.queue.leases import Lease
 from tests.harness.fake_clock import FakeClock
 from tests.harness.faulty_store import SlowStore
 from tests.worker.conftest import BASE_MODEL, NOW, Home
@@ -105,7 +105,7 @@ class TestHungWork:
     def test_is_given_no_more_heartbeats_and_its_trainer_is_killed(self, home: Home) -> None:
         job_id = home.queue()
         with home.database.write() as session:
-            job = leases.claim(session, leases.WorkerIdentity("me", "here", 1), [BASE_MODEL], NOW)
+            job = claims.claim(session, claims.WorkerIdentity("me", "here", 1), [BASE_MODEL], NOW)
         assert job is not None
         clock, killed = FakeClock(), threading.Event()
         claim = Claim(home.database, home.blobs, Lease(job_id, job.token), lease_ttl_s=60)

@@ -16,8 +16,8 @@ from core.base_models.registry import IMPORTED_FILE, compute_fingerprint, read_i
 from core.jobs.spec import AdapterRef
 from core.jobs.status import JobStatus
 from core.settings import Settings
-from core.store.leases import WorkerIdentity
-from core.store.unfit_hosts import UNFIT, UNPUBLISHED, UNSUITED
+from core.store.queue.claims import WorkerIdentity
+from core.store.queue.unfit_hosts import UNFIT, UNPUBLISHED, UNSUITED
 from tests.harness.fake_clock import FakeClock
 from tests.harness.faulty_store import FaultyStore
 from tests.worker.conftest import BASE_MODEL, NOW, Home, import_base_model

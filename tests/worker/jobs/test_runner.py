@@ -13,9 +13,10 @@ from core.errors import DatabaseUnavailable
 from core.jobs.spec import AdapterRef, JobSpec
 from core.jobs.status import JobStatus
 from core.serving.adapter_format import MANIFEST, WEIGHTS, digest_file, parse_manifest
-from core.store import files, leases
+from core.store import files
 from core.store.blobs import Blob, LocalBlobStore
-from core.store.control import RequestedAction
+from core.store.queue import leases
+from core.store.queue.control import RequestedAction
 from core.store.references.collector import Collector
 from core.store.references.recorded import RowFirst
 from core.store.tables import FileStatus

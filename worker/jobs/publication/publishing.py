@@ -1,7 +1,7 @@
 """From a run folder whose training is over to what makes its job succeed; also from one that an earlier attempt left.
 
 An attempt that could not store its result leaves it in its run folder, where the next one on this host finds it and
-need not train again. Who may write the result down is ``core.store.leases``' matter.
+need not train again. Who may write the result down is ``core.store.queue.leases``' matter.
 """
 
 from pathlib import Path

@@ -12,12 +12,14 @@ from core.jobs.attempt import AttemptEnd, JobError, Publication, StoredAdapter
 from core.jobs.events import JobEvent
 from core.jobs.kind import JobKind
 from core.jobs.spec import FileRef
-from core.store import evaluations, jobs, leases
+from core.store import evaluations, jobs
 from core.store.db import Database
 from core.store.experiments import records
 from core.store.experiments.advancing import advance, list_outcomes
 from core.store.experiments.records import NewExperiment
-from core.store.leases import Lease, WorkerIdentity
+from core.store.queue import claims, leases
+from core.store.queue.claims import WorkerIdentity
+from core.store.queue.leases import Lease
 from core.store.tables import ExperimentRecord, FileRecord, JobRecord
 from tests.core.experiments.made_up import arm, evaluation, plan
 
@@ -106,7 +108,7 @@ def step(database: Database, experiment_id: str) -> ExperimentRecord:
 
 def _claim(database: Database, kind: JobKind) -> JobRecord | None:
     with database.write() as session:
-        return leases.claim(session, WORKER, ("tiny",), 200, kind=kind)
+        return claims.claim(session, WORKER, ("tiny",), 200, kind=kind)
 
 
 def _row(number: int) -> EvaluationRow:

@@ -10,11 +10,13 @@ from core.jobs.attempt import AttemptEnd, Publication
 from core.jobs.spec import FileRef, LoraSpec
 from core.serving.adapter_format import CONFIG, WEIGHTS, AdapterOrigin, write_manifest
 from core.settings import Settings
-from core.store import adapters, files, jobs, leases
+from core.store import adapters, files, jobs
 from core.store.blobs import BlobStore
 from core.store.db import Database
 from core.store.jobs import NewJob
-from core.store.leases import Lease, WorkerIdentity
+from core.store.queue import claims
+from core.store.queue.claims import WorkerIdentity
+from core.store.queue.leases import Lease
 from core.store.references.rows import let_go
 from core.store.tables import (
     BLOB_REFERENCES,
@@ -83,7 +85,7 @@ class StoreInUse:
             file = files.get(session, file_id)
             spec = make_job_spec(FileRef(id=file.id, sha256=file.sha256, examples=1, file_type="jsonl"))
             jobs.create(session, NewJob("someone", spec, {}, "0" * 64), NOW)
-            job = leases.claim(session, WorkerIdentity("w", "h", 1), (spec.base_model,), NOW)
+            job = claims.claim(session, WorkerIdentity("w", "h", 1), (spec.base_model,), NOW)
             assert job is not None
             return Lease(job.id, job.token)
 

@@ -13,11 +13,12 @@ from core.jobs.attempt import AttemptEnd, StoredAdapter, StoredCheckpoint
 from core.jobs.spec import AdapterRef, FileRef
 from core.jobs.status import JobStatus
 from core.serving.adapter_format import MANIFEST, WEIGHTS
-from core.store import adapters, files, jobs, leases
+from core.store import adapters, files, jobs
 from core.store.blobs import LocalBlobStore
 from core.store.db import Database
 from core.store.jobs import NewJob
-from core.store.leases import Lease
+from core.store.queue import leases
+from core.store.queue.leases import Lease
 from core.store.references.collector import Collector
 from core.store.references.recorded import RowFirst
 from core.store.references.rows import hold, touch

@@ -13,9 +13,11 @@ from core.jobs.attempt import AttemptEnd, Publication, StoredAdapter
 from core.jobs.kind import JobKind
 from core.jobs.spec import AdapterRef, FileRef, JobEvaluation, JobSpec
 from core.jobs.status import JobStatus
-from core.store import adapters, jobs, leases
+from core.store import adapters, jobs
 from core.store.jobs import NewJob
-from core.store.leases import Lease, WorkerIdentity
+from core.store.queue import claims, leases
+from core.store.queue.claims import WorkerIdentity
+from core.store.queue.leases import Lease
 from core.store.tables import JobRecord
 from core.text.held_out import draw, hash_of
 from tests.harness.job_specs import make_job_spec
@@ -44,7 +46,7 @@ def running(home: EvaluationHome, file: FileRef, **fields: Any) -> JobRecord:
     with home.database.write() as session:
         spec = make_job_spec(file, max_length=256, **{"evaluation": ASKED} | fields)
         jobs.create(session, NewJob("someone", spec, {}, "0" * 64), NOW)
-        job = leases.claim(session, WorkerIdentity("w", "h", 1), (BASE,), NOW)
+        job = claims.claim(session, WorkerIdentity("w", "h", 1), (BASE,), NOW)
         assert job is not None
         return job
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from app.cli.check_result import CheckResult, Status
+from app.cli.checks.check_result import CheckResult, Status
 from core.settings import Settings
 from core.store.blobs import LocalBlobStore
 from core.store.db import Database, sqlite_file

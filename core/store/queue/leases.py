@@ -5,30 +5,28 @@ nothing once the job was given to another. No clock takes part: a heartbeat is a
 watches it decides by a clock of its own how long it may stand still. ``now`` is only recorded.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, func, select, true, update
+from sqlalchemy import ColumnElement, select, update
 
 from core.errors import WorkerLost
 from core.ids import new_id
 from core.jobs.attempt import AttemptEnd, JobError, Publication
 from core.jobs.events import EventLevel, JobEvent
-from core.jobs.kind import JobKind
 from core.jobs.status import JobStatus
-from core.store import unfit_hosts
-from core.store.control import REQUEST_COLUMNS, RequestedAction, pause_event, requested_action
 from core.store.db import Session
+from core.store.queue import unfit_hosts
+from core.store.queue.control import REQUEST_COLUMNS, RequestedAction, pause_event, requested_action
+from core.store.queue.transitions import move
 from core.store.references.rows import add_parts
 from core.store.tables import AdapterRecord, AdapterState, AttemptRecord, JobRecord
-from core.store.transitions import move
 
 RELEASED = "released"  # the attempt's outcome when its worker shut down: it does not count
 PAUSED = "paused"  # the attempt's outcome when it was stopped for a pause: it does not count either
 LOST = "lost"  # the attempt's outcome when its worker fell silent
 
-_LOOKED_AT: Final = 64  # jobs that could be trained together with another one
 _UNCOUNTED: Final = (RELEASED, PAUSED, *unfit_hosts.OUTCOMES)
 _WAITS_AGAIN: Final = {
     RELEASED: "The worker was stopped; the job waits for the next one",
@@ -39,15 +37,6 @@ _CANCELLED: Final = JobEvent("The job was cancelled")
 
 class LeaseLost(Exception):
     """The job is no longer this worker's: nothing was written, and its work must stop quietly."""
-
-
-@dataclass(frozen=True)
-class WorkerIdentity:
-    """Who claims. ``owner`` names this worker process and none before or after it; never host or pid alone."""
-
-    owner: str
-    host: str
-    pid: int
 
 
 @dataclass(frozen=True)
@@ -64,127 +53,6 @@ class ObservedLease:
 
     lease: Lease
     hb_seq: int
-
-
-def claim(
-    session: Session,
-    worker: WorkerIdentity,
-    base_models: Sequence[str],
-    now: int,
-    *,
-    kind: JobKind = JobKind.FINE_TUNING,
-    given_back_last: bool = False,
-) -> JobRecord | None:
-    """Take the oldest queued job of a kind and of these base models; None when there is none.
-
-    Jobs that the worker's host could not run a short while ago are passed over (``core.store.unfit_hosts``).
-    Of any number of callers at once exactly one gets a job.
-
-    Args:
-        given_back_last: a job that this host has given back is taken only where there is no other.
-    """
-    names = _by_age(session, worker, base_models, now, kind)
-    passes = [~unfit_hosts.given_back(worker.host)] if given_back_last else []
-    jobs = (_claim_oldest(session, worker, name, now, kind, only) for only in (*passes, true()) for name in names)
-    job = next(filter(None, jobs), None)
-    if job is not None:
-        _begin_attempt(session, worker, job, now)
-    return job
-
-
-def claim_beside(
-    session: Session,
-    worker: WorkerIdentity,
-    job: JobRecord,
-    now: int,
-    *,
-    at_most: int,
-    fit: Callable[[Sequence[JobRecord]], bool],
-) -> list[JobRecord]:
-    """Take queued jobs of a claimed job's base model and training file too, the oldest first.
-
-    Those of which an attempt counts already are passed over.
-
-    Args:
-        fit: tells whether jobs may be taken together, ``job`` and those taken so far among them.
-    """
-    waiting = (
-        select(JobRecord.id)
-        .where(JobRecord.training_file_id == job.training_file_id, JobRecord.status == JobStatus.QUEUED)
-        .where(JobRecord.base_model == job.base_model, JobRecord.kind == job.kind, JobRecord.attempts == 0)
-        .where(~unfit_hosts.left_alone(worker.host, now))
-    )
-    # sorted here: no index has them in the order of their ages
-    oldest = sorted(session.scalars(waiting))[:_LOOKED_AT]
-    taken: list[JobRecord] = []
-    for job_id in oldest:
-        if len(taken) < at_most and fit([job, *taken, session.get_one(JobRecord, job_id)]):
-            found = _claim_where(session, worker, JobRecord.id == job_id, now)
-            if found is not None:
-                _begin_attempt(session, worker, found, now)
-                taken.append(found)
-    return taken
-
-
-def _begin_attempt(session: Session, worker: WorkerIdentity, job: JobRecord, now: int) -> None:
-    session.add(
-        AttemptRecord(
-            job_id=job.id, token=job.token, owner=worker.owner, host=worker.host, pid=worker.pid, started_at=now
-        )
-    )
-    session.flush()
-
-
-def _by_age(
-    session: Session, worker: WorkerIdentity, base_models: Sequence[str], now: int, kind: JobKind
-) -> Sequence[str]:
-    """Give those of the base models that jobs wait for which this worker may take, the one with the oldest first."""
-    if len(base_models) == 1:
-        return base_models
-    # one lookup in an index each, where one for all of them would read and sort every waiting job
-    waits = (JobRecord.status == JobStatus.QUEUED, JobRecord.kind == kind, ~unfit_hosts.left_alone(worker.host, now))
-    oldest = {
-        name: session.scalar(
-            select(JobRecord.id).where(*waits, JobRecord.base_model == name).order_by(JobRecord.id).limit(1)
-        )
-        for name in base_models
-    }
-    return [name for _, name in sorted((job_id, name) for name, job_id in oldest.items() if job_id is not None)]
-
-
-def _claim_oldest(
-    session: Session, worker: WorkerIdentity, base_model: str, now: int, kind: JobKind, only: ColumnElement[bool]
-) -> JobRecord | None:
-    oldest = (
-        select(JobRecord.id)
-        .where(JobRecord.status == JobStatus.QUEUED, JobRecord.kind == kind, JobRecord.base_model == base_model, only)
-        .where(~unfit_hosts.left_alone(worker.host, now))
-        .order_by(JobRecord.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-        .scalar_subquery()
-    )
-    return _claim_where(session, worker, JobRecord.id == oldest, now)
-
-
-def _claim_where(
-    session: Session, worker: WorkerIdentity, is_wanted: ColumnElement[bool], now: int
-) -> JobRecord | None:
-    return session.scalar(
-        update(JobRecord)
-        .where(is_wanted, JobRecord.status == JobStatus.QUEUED)
-        .values(
-            status=JobStatus.RUNNING,
-            token=JobRecord.token + 1,
-            attempts=JobRecord.attempts + 1,
-            hb_seq=JobRecord.hb_seq + 1,
-            owner=worker.owner,
-            started_at=func.coalesce(JobRecord.started_at, now),
-            waiting_reason=None,
-        )
-        .returning(JobRecord)
-        .execution_options(synchronize_session=False, populate_existing=True)
-    )
 
 
 def heartbeat(session: Session, lease: Lease, progress: dict[str, Any] | None) -> RequestedAction | None:

@@ -1,7 +1,8 @@
 from core.estimates.estimate import Basis, Estimate, EstimatedMachine, QueuePlace, Seconds
-from core.store import control, jobs, leases, queue
+from core.store import jobs
 from core.store.db import Database
-from core.store.queue import WaitingWork
+from core.store.queue import claims, control, waiting_line
+from core.store.queue.waiting_line import WaitingWork
 from tests.core.store.conftest import MakeJob
 
 
@@ -25,7 +26,7 @@ def _estimate(total_s: float) -> Estimate:
 
 def _claim(database: Database) -> str:
     with database.write() as session:
-        job = leases.claim(session, leases.WorkerIdentity("owner", "host", 1), ("tiny",), 200)
+        job = claims.claim(session, claims.WorkerIdentity("owner", "host", 1), ("tiny",), 200)
     assert job is not None
     return job.id
 
@@ -35,7 +36,7 @@ class TestPlaces:
         made = [make_job() for _ in range(6)]
         with database.read() as session:
             for page in (made, made[2:4], [made[1], made[4]], made[5:]):
-                assert queue.places(session, page) == {job.id: made.index(job) + 1 for job in page}
+                assert waiting_line.places(session, page) == {job.id: made.index(job) + 1 for job in page}
 
     def test_jobs_that_do_not_wait_have_none(self, database: Database, make_job: MakeJob) -> None:
         running, second, cancelled, fourth = (make_job().id for _ in range(4))
@@ -44,18 +45,18 @@ class TestPlaces:
             control.cancel(session, cancelled, 150)
         with database.read() as session:
             page = [jobs.get(session, job_id) for job_id in (fourth, cancelled, second, running)]
-            assert queue.places(session, page) == {second: 1, fourth: 2}
-            assert queue.places(session, [page[1], page[3]]) == {}
-            assert queue.places(session, []) == {}
+            assert waiting_line.places(session, page) == {second: 1, fourth: 2}
+            assert waiting_line.places(session, [page[1], page[3]]) == {}
+            assert waiting_line.places(session, []) == {}
 
 
 class TestSumWaiting:
     def test_adds_up_the_estimates_of_queued_jobs_alone(self, database: Database, make_job: MakeJob) -> None:
         with database.read() as session:
-            assert queue.sum_waiting(session) == WaitingWork(0, 0, 0.0)
+            assert waiting_line.sum_waiting(session) == WaitingWork(0, 0, 0.0)
         running = make_job(estimate=_estimate(1000)).id
         make_job(estimate=_estimate(1.5)), make_job(), make_job(estimate=_estimate(2))
         assert _claim(database) == running
         with database.read() as session:
-            assert queue.sum_waiting(session) == WaitingWork(3, without_estimate=1, seconds=3.5)
-            assert [job.id for job in queue.list_running(session)] == [running]
+            assert waiting_line.sum_waiting(session) == WaitingWork(3, without_estimate=1, seconds=3.5)
+            assert [job.id for job in waiting_line.list_running(session)] == [running]

@@ -19,10 +19,10 @@ import psutil
 import typer
 
 from app.cli.base_models import find_damage
-from app.cli.check_result import CheckResult, Status
+from app.cli.checks.check_result import CheckResult, Status
+from app.cli.checks.deep_checks import DEEP_CHECKS
+from app.cli.checks.engine_checks import check_engines
 from app.cli.columns import align
-from app.cli.deep_checks import DEEP_CHECKS
-from app.cli.engine_checks import check_engines
 from app.cli.stack.address import is_ready, openable_url
 from app.cli.stack.preparation import refuse_contradictions, refuse_taken_port
 from core.base_models.registry import Registry, folder_of
@@ -31,7 +31,7 @@ from core.process.gpu import VISIBLE, expects_gpu
 from core.settings import PREFIX, Settings
 from core.store.revisions import check_schema
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 OLDEST_PYTHON = (3, 11)
 GIB = 2**30
 _GPU_TIMEOUT_S = 120.0  # torch takes seconds to load, and the driver of an idle machine wakes slowly

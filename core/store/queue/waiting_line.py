@@ -1,7 +1,7 @@
 """The waiting lines as people see them, one for each kind of job: places, and how much work stands before the end.
 
 Answers from a few index entries or one sum however many jobs there are. How workers take jobs from it is in
-`core.store.leases`.
+`core.store.queue.leases`.
 """
 
 from collections.abc import Sequence

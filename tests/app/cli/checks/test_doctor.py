@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from app.cli import doctor
-from app.cli.check_result import CheckResult, Status
-from app.cli.doctor import CHECKS, report
+from app.cli.checks import doctor
+from app.cli.checks.check_result import CheckResult, Status
+from app.cli.checks.doctor import CHECKS, report
 from core.process import gpu
 from core.settings import Settings
 from core.store.migrate import upgrade

@@ -1,6 +1,6 @@
 """The one place that writes a job's status, and the event that tells of it.
 
-Who may move a job, and why, is decided by `core.store.control` and `core.store.leases`.
+Who may move a job, and why, is decided by `core.store.queue.control` and `core.store.queue.leases`.
 """
 
 from typing import Any

@@ -5,8 +5,8 @@ from core.jobs.events import JobEvent
 from core.jobs.status import NEXT, JobStatus
 from core.store import jobs
 from core.store.db import Database
+from core.store.queue.transitions import move
 from core.store.tables import JobRecord
-from core.store.transitions import move
 from tests.core.store.conftest import MakeJob
 from tests.core.store.leased import events_of
 

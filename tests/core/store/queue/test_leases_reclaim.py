@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from core.jobs.attempt import AttemptEnd
 from core.jobs.events import EventLevel
 from core.jobs.status import JobStatus
-from core.store import control, leases
 from core.store.db import Database
-from core.store.leases import Lease, ObservedLease
+from core.store.queue import control, leases
+from core.store.queue.leases import Lease, ObservedLease
 from core.store.tables import JobRecord
 from tests.core.store.conftest import MakeJob
 from tests.core.store.leased import attempt_of, claim, everything, get, messages_of, publish

@@ -1,7 +1,7 @@
 """Job control: jobs are cancelled, paused and resumed on a person's request.
 
 A job that no worker has obeys at once. Where one has it, the requested action stands beside the status until
-the worker reads it with a heartbeat; what it then does is `core.store.leases`' matter. ``now`` is only recorded.
+the worker reads it with a heartbeat; what it then does is `core.store.queue.leases`' matter. ``now`` is only recorded.
 """
 
 from enum import Enum, auto
@@ -14,8 +14,8 @@ from core.jobs.events import JobEvent
 from core.jobs.kind import JobKind
 from core.jobs.status import TERMINAL, JobStatus
 from core.store.db import Session
+from core.store.queue.transitions import move
 from core.store.tables import CheckpointRecord, JobRecord
-from core.store.transitions import move
 
 
 class RequestedAction(Enum):

@@ -4,8 +4,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from app.cli.check_result import Status
-from app.cli.engine_checks import MEMORY, WEIGHTS, check_engines
+from app.cli.checks.check_result import Status
+from app.cli.checks.engine_checks import MEMORY, WEIGHTS, check_engines
 from core.settings import Settings
 from tests.app.conftest import BASE, ApiHarness, serving
 from tests.harness.stub_engine import StubEngine

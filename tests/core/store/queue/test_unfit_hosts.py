@@ -5,11 +5,11 @@ import pytest
 from core.jobs.attempt import AttemptEnd
 from core.jobs.events import EventLevel, JobEvent
 from core.jobs.status import JobStatus
-from core.store import control, leases, unfit_hosts
 from core.store.db import Database
-from core.store.leases import Lease
+from core.store.queue import claims, control, leases, unfit_hosts
+from core.store.queue.leases import Lease
+from core.store.queue.unfit_hosts import UNFIT, UNPUBLISHED, UNSUITED
 from core.store.tables import JobRecord
-from core.store.unfit_hosts import UNFIT, UNPUBLISHED, UNSUITED
 from tests.core.store.conftest import MakeJob
 from tests.core.store.leased import attempt_of, get, messages_of
 
@@ -18,7 +18,7 @@ WHY = JobEvent("a cannot run the job now: no space is left", EventLevel.WARN)
 
 def claim(database: Database, host: str, now: int) -> JobRecord | None:
     with database.write() as session:
-        return leases.claim(session, leases.WorkerIdentity("owner", host, 1), ("tiny",), now)
+        return claims.claim(session, claims.WorkerIdentity("owner", host, 1), ("tiny",), now)
 
 
 def give_back(database: Database, job: JobRecord, now: int, outcome: str = UNFIT, why: JobEvent = WHY) -> JobStatus:

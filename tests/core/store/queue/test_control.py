@@ -7,11 +7,12 @@ import pytest
 from core.errors import FileInUse, JobHasEnded, JobNotFound
 from core.jobs.attempt import AttemptEnd, JobError, StoredAdapter, StoredCheckpoint
 from core.jobs.status import TERMINAL, JobStatus
-from core.store import adapters, control, files, jobs, leases, queue
+from core.store import adapters, files, jobs
 from core.store.adapters import ServedAdapter
-from core.store.control import RequestedAction
 from core.store.db import Database, Session
-from core.store.leases import Lease
+from core.store.queue import claims, control, leases, waiting_line
+from core.store.queue.control import RequestedAction
+from core.store.queue.leases import Lease
 from core.store.tables import JobRecord
 from tests.core.store.conftest import MakeJob
 from tests.core.store.leased import events_of
@@ -21,7 +22,7 @@ Act = Callable[[Session, str, int], JobRecord]
 
 def _claim(database: Database) -> JobRecord:
     with database.write() as session:
-        job = leases.claim(session, leases.WorkerIdentity("owner", "host", 1), ("tiny",), 200)
+        job = claims.claim(session, claims.WorkerIdentity("owner", "host", 1), ("tiny",), 200)
     assert job is not None
     return job
 
@@ -117,7 +118,7 @@ class TestCancel:
             def claim(together: threading.Barrier = together) -> JobRecord | None:
                 together.wait()
                 with database.write() as session:
-                    return leases.claim(session, leases.WorkerIdentity("o", "h", 1), ("tiny",), 200)
+                    return claims.claim(session, claims.WorkerIdentity("o", "h", 1), ("tiny",), 200)
 
             with ThreadPoolExecutor(2) as pool:
                 cancelled, claimed = pool.submit(cancel), pool.submit(claim)
@@ -137,7 +138,7 @@ class TestPause:
         assert (job.status, job.pause_requested_at, job.finished_at) == (JobStatus.PAUSED, 150, None)
         assert _messages(database, paused) == [("The job was paused; it has no checkpoint yet", {"step": 0})]
         with database.read() as session:
-            assert queue.places(session, [job, other]) == {other.id: 1}
+            assert waiting_line.places(session, [job, other]) == {other.id: 1}
             assert jobs.list_to_notify(session, before=1000, limit=9) == [other.id]
         assert _claim(database).id == other.id
 
@@ -176,7 +177,7 @@ class TestPause:
             def claim(together: threading.Barrier = together) -> JobRecord | None:
                 together.wait()
                 with database.write() as session:
-                    return leases.claim(session, leases.WorkerIdentity("o", "h", 1), ("tiny",), 200)
+                    return claims.claim(session, claims.WorkerIdentity("o", "h", 1), ("tiny",), 200)
 
             with ThreadPoolExecutor(2) as pool:
                 paused, claimed = pool.submit(pause), pool.submit(claim)
@@ -196,7 +197,7 @@ class TestResume:
         job = _do(database, control.resume, job_id, now=170)
         assert (job.status, job.pause_requested_at, job.notified_at) == (JobStatus.QUEUED, None, None)
         with database.read() as session:
-            assert queue.places(session, [job]) == {job.id: 1}
+            assert waiting_line.places(session, [job]) == {job.id: 1}
             assert jobs.list_to_notify(session, before=100, limit=9) == [job_id, other]
         assert _claim(database).id == job_id
 

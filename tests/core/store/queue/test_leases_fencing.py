@@ -8,9 +8,10 @@ import pytest
 from core.errors import JobNotFound
 from core.jobs.attempt import AttemptEnd, JobError, StoredAdapter, StoredCheckpoint
 from core.jobs.events import JobEvent
-from core.store import adapters, events, leases
+from core.store import adapters, events
 from core.store.db import Database, Session
-from core.store.leases import Lease, LeaseLost
+from core.store.queue import leases
+from core.store.queue.leases import Lease, LeaseLost
 from core.store.tables import JobRecord
 from tests.core.store.leased import DIGEST, claim, everything, publish
 

@@ -11,8 +11,8 @@ from random import Random
 import pytest
 from sqlalchemy import text
 
-from app.cli.check_result import CheckResult, Status
-from app.cli.deep_checks import DEEP_CHECKS
+from app.cli.checks.check_result import CheckResult, Status
+from app.cli.checks.deep_checks import DEEP_CHECKS
 from core.settings import Settings
 from core.store.db import Database
 from core.store.migrate import upgrade

@@ -5,7 +5,7 @@ from typing import Final
 import httpx2
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.cli.check_result import CheckResult, Status
+from app.cli.checks.check_result import CheckResult, Status
 from app.cli.stack.address import is_ready, openable_url
 from core.settings import Settings
 
