@@ -18,10 +18,11 @@ from worker.models.loading import load_base_model
 from worker.training.data.examples import ExampleSet
 from worker.training.data.plan import TrainingPlan
 from worker.training.model.ablations import ALL, Techniques
-from worker.training.model.lora import add_lora, save_adapter
+from worker.training.model.lora import add_lora
 from worker.training.model.memory import choose_token_budget
 from worker.training.model.optimizer import AdapterOptimizer
 from worker.training.native.build import load
+from worker.training.output.adapter_files import save_adapter
 from worker.training.step import GradientAccumulator
 
 

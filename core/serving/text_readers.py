@@ -25,6 +25,6 @@ class TextReaders:
             return await asyncio.to_thread(read)
         return await asyncio.get_running_loop().run_in_executor(self._long, read)
 
-    def close(self) -> None:
-        """Let what is being read end, and forget what waits."""
-        self._long.shutdown(wait=False, cancel_futures=True)
+    async def close(self) -> None:
+        """Forget what waits, and let what is being read end, and the thread with it."""
+        await asyncio.to_thread(self._long.shutdown, cancel_futures=True)

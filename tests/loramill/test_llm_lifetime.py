@@ -22,9 +22,6 @@ def test_a_closed_one_has_no_threads_and_says_that_it_is_closed(tiny_llama: Path
     assert set(threading.enumerate()) - before
     llm.close()
     llm.close()
-    for thread in set(threading.enumerate()) - before:
-        if thread.name == "huge pages":  # it ends by itself, in a moment unless the machine is busy
-            thread.join(timeout=30)
     assert set(threading.enumerate()) <= before
     with pytest.raises(RuntimeError, match="closed"):
         llm.generate("the cat")
@@ -45,3 +42,21 @@ def test_a_program_that_never_closes_it_ends(tiny_llama: Path) -> None:
     kept = code + f"llm = LLM({str(tiny_llama)!r}); print(len(llm.generate('the cat')))"
     done = subprocess.run([sys.executable, "-c", kept], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (0, "1\n1\n"), done.stderr
+
+
+def test_a_program_that_ends_in_the_middle_of_answers_ends(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORAMILL_ENGINE_NATIVE", "false")  # so that the engine is in torch's C++ nearly all the time
+    code = f"""
+import threading
+from loramill import LLM
+
+def ask():
+    while True:
+        llm.generate(["the cat"] * 8, max_tokens=32, ignore_end=True, temperature=1.0)
+
+llm = LLM({str(tiny_llama)!r})
+threading.Thread(target=ask, daemon=True).start()
+print([len(llm.generate("the cat")) for _ in range(3)])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "[1, 1, 1]\n"), done.stderr

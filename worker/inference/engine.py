@@ -164,7 +164,7 @@ class LocalEngine:
     async def close(self) -> None:
         """Stop the loop and the loads; requests under way get EngineUnavailable."""
         await asyncio.to_thread(self._loop.stop)
-        self._readers.close()
+        await self._readers.close()
         await self._adapters.close()
 
     async def _submit(self, request: GenerationRequest, queue: "asyncio.Queue[Delta | ServiceError]") -> Request:

@@ -116,7 +116,7 @@ class VllmEngine:
         if self._opened is not None:
             await self._opened.residence.close()
         await self._server.close()
-        self._readers.close()
+        await self._readers.close()
 
     async def _parts(self) -> _Parts:
         """Read the base model, which may be imported only after the API was started."""

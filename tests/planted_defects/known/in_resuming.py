@@ -50,7 +50,7 @@ DEFECTS = (
     ),
     Defect(
         name="34 a resumed adapter is rounded",
-        in_="worker.training.model.lora:restore_adapter",
+        in_="worker.training.output.adapter_files:restore_adapter",
         replace="$parameter.copy_($tensor)",
         by="$parameter.copy_($tensor.bfloat16())",
         tests=(
@@ -60,7 +60,7 @@ DEFECTS = (
     ),
     Defect(
         name="35 PEFT saves the adapter, and asks the hub for the base model's config",
-        in_="worker.training.model.lora:save_adapter",
+        in_="worker.training.output.adapter_files:save_adapter",
         replace="save_file($tensors, $folder / WEIGHTS, $$$rest)",
         by=(
             "save_file($tensors, $folder / WEIGHTS, $$$rest)\n"

@@ -27,8 +27,9 @@ from worker.trainer_process.messages import StepDone
 from worker.trainer_process.run_folder import ADAPTER
 from worker.training.data.examples import ExampleSet
 from worker.training.data.plan import TrainingPlan
-from worker.training.model.lora import add_lora, restore_adapter
+from worker.training.model.lora import add_lora
 from worker.training.native.build import load
+from worker.training.output.adapter_files import restore_adapter
 from worker.training.step import GradientAccumulator
 
 # An old name of transformers' that TRL still sets, in the first argument class made

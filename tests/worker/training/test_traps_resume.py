@@ -29,8 +29,8 @@ from worker.training import loop as loop_module
 from worker.training import run as run_module
 from worker.training.lockstep import SharedWork
 from worker.training.loop import TrainingLoop
-from worker.training.model.lora import restore_adapter, save_adapter
 from worker.training.output import resuming
+from worker.training.output.adapter_files import restore_adapter, save_adapter
 from worker.training.together import run
 
 DROPOUT = {"rank": 4, "alpha": 8, "dropout": 0.3}

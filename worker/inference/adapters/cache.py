@@ -144,12 +144,12 @@ class AdapterCache:
         return sum(entry.state is _State.FETCHING for entry in self._entries.values())
 
     async def close(self) -> None:
-        """End the loads that are under way."""
+        """End the loads that are under way, those that are being read when they have been, and the threads."""
         loading = [entry.loading for entry in self._entries.values() if not entry.loading.done()]
         for task in loading:
             task.cancel()
         await asyncio.gather(*loading, return_exceptions=True)
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
 
     def _release(self, digest: str, entry: _Entry) -> None:
         entry.pins -= 1

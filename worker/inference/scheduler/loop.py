@@ -5,6 +5,7 @@ Owns the waiting queue, admission, and what a failure may harm. What a step does
 computes ``step_plan``'s; tokenising, loading adapters and the asking side are ``engine``'s.
 """
 
+import atexit
 import logging
 import threading
 import time
@@ -86,6 +87,8 @@ class SchedulerLoop:
 
     def start(self) -> None:
         self._thread.start()
+        # an interpreter that ends would unwind the thread inside torch's C++, which aborts the process
+        atexit.register(self.stop)
 
     def use_budget(self, budget: StepBudget) -> None:
         """Give steps so many tokens; before the thread runs, or between its steps."""
@@ -100,6 +103,7 @@ class SchedulerLoop:
 
         A thread that hangs in its step is left behind; it ends with the process.
         """
+        atexit.unregister(self.stop)
         with self._wake:
             self._is_stopping = True
             self._wake.notify()

@@ -21,7 +21,7 @@ class SharedExamples:
     """Keeps what was rendered for one run, for those that follow."""
 
     def __init__(self) -> None:
-        self._kept: dict[_Key, tuple[float, RunData]] = {}
+        self._kept: dict[_Key, dict[float, RunData]] = {}  # by the weight of prompts
 
     def load(
         self,
@@ -33,18 +33,17 @@ class SharedExamples:
         check_stop: CheckStop,
     ) -> RunData:
         """Give what `load_data` does, and raise what it raises."""
-        key = _key_of(renderer, job, training_file, validation_file)
-        if key in self._kept:
-            weight, data = self._kept[key]
-            if weight == job.prompt_loss_weight:
-                return data
-            if data.every_answer_counts:
-                return reweighted(data, job.prompt_loss_weight)
-        data = load_data(
-            renderer, job, training_file=training_file, validation_file=validation_file, check_stop=check_stop
-        )
-        self._kept.setdefault(key, (job.prompt_loss_weight, data))
-        return data
+        kept = self._kept.setdefault(_key_of(renderer, job, training_file, validation_file), {})
+        weight = job.prompt_loss_weight
+        if weight not in kept:
+            alike = next((data for data in kept.values() if data.every_answer_counts), None)
+            if alike is not None:
+                kept[weight] = reweighted(alike, weight)
+            else:
+                kept[weight] = load_data(
+                    renderer, job, training_file=training_file, validation_file=validation_file, check_stop=check_stop
+                )
+        return kept[weight]
 
 
 def reweighted(data: RunData, prompt_loss_weight: float) -> RunData:

@@ -1,26 +1,22 @@
 """A base model with LoRA layers to train: which layers, their start values, their number types.
 
-Several adapters may lie side by side in one base, each a model to train of its own. Injection and file format are
-PEFT's; loading the base is ``worker.models.loading``.
+Several adapters may lie side by side in one base, each a model to train of its own. Injection and names are PEFT's;
+loading the base is ``worker.models.loading``, an adapter's files are ``worker.training.output.adapter_files``.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.activations import GELUTanh, NewGELUActivation
 
 from core.base_models.shape import resolve_targets
 from core.errors import BaseModelUntrainable
 from core.jobs.spec import LoraSpec
-from core.serving.adapter_format import CONFIG, WEIGHTS
 from worker.models.loading import LoadedModel
 from worker.training.data.batches import ONLY_ADAPTER, MicroBatch, collate
 from worker.training.data.examples import TokenizedExample
@@ -180,38 +176,9 @@ def _train_all(peft: PeftModel) -> None:
             module.set_requires_grad(list(peft.peft_config))
 
 
-def save_adapter(model: LoraModel, folder: Path) -> None:
-    """Write PEFT's two files into an existing folder; equal adapters give equal bytes."""
-    tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in model.parameters.items()}
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    # Where the base lies on this machine means nothing elsewhere; the manifest names the base.
-    config = model.peft.peft_config[model.adapter].to_dict() | {"base_model_name_or_path": None, "inference_mode": True}
-    listed = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
-    (folder / CONFIG).write_text(json.dumps(listed, indent=1, sort_keys=True), encoding="utf-8")
-
-
-def restore_adapter(model: LoraModel, folder: Path) -> None:
-    """Replace the adapter's values by those that `save_adapter` wrote for the same base and shape."""
-    tensors = load_file(folder / WEIGHTS, device="cpu")
-    assert set(tensors) == set(model.parameters)
-    with torch.no_grad():
-        for name, parameter in model.parameters.items():
-            parameter.copy_(tensors[name])
-
-
 def is_finite(model: LoraModel) -> bool:
     """Tell whether every value of the adapter is a finite number."""
     return all(bool(parameter.isfinite().all()) for parameter in model.parameters.values())
-
-
-def is_unchanged(model: LoraModel, started_from: Path | None = None) -> bool:
-    """Tell whether training left every value of B as it started: as zeros, or as in another adapter's folder."""
-    start = None if started_from is None else load_file(started_from / WEIGHTS, device="cpu")
-    return all(
-        torch.equal(parameter.detach().cpu(), torch.zeros(parameter.shape) if start is None else start[name])
-        for name, parameter in model.parameters.items()
-        if ".lora_B." in name
-    )
 
 
 def _name_in_file(name: str, adapter: str) -> str:

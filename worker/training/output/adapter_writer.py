@@ -13,7 +13,8 @@ from worker.models.loading import LoadedModel
 from worker.trainer_process.run_folder import ADAPTER, CONTINUE_FROM, RunSpec
 from worker.training.data.examples import RunData
 from worker.training.metrics import Progress
-from worker.training.model.lora import LoraModel, is_finite, is_unchanged, save_adapter
+from worker.training.model.lora import LoraModel, is_finite
+from worker.training.output.adapter_files import is_unchanged, save_adapter
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from pathlib import Path
 from core.errors import AdapterInvalid
 from core.jobs.spec import AdapterRef
 from core.serving.adapter_format import MANIFEST, digest_file, parse_manifest
-from worker.training.model.lora import LoraModel, restore_adapter
+from worker.training.model.lora import LoraModel
+from worker.training.output.adapter_files import restore_adapter
 
 
 def start_from(model: LoraModel, folder: Path, ref: AdapterRef, fingerprint: str) -> None:

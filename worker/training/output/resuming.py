@@ -17,9 +17,10 @@ from worker.trainer_process.run_folder import RunSpec
 from worker.training.data.examples import RunData
 from worker.training.data.plan import PLAN_VERSION
 from worker.training.metrics import Progress
-from worker.training.model.lora import LoraModel, restore_adapter
+from worker.training.model.lora import LoraModel
 from worker.training.model.optimizer import AdapterOptimizer
 from worker.training.native.kernels import TrainerKernels
+from worker.training.output.adapter_files import restore_adapter
 from worker.training.output.checkpoint import Checkpoint
 from worker.training.process.ranks import Ranks
 

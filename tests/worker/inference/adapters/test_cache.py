@@ -374,3 +374,22 @@ def test_a_caller_that_leaves_does_not_end_the_load_for_others(files: FakeFiles,
         return adapter
 
     assert run(work).digest == "a"
+
+
+def test_a_closed_cache_reads_nothing_any_more(files: FakeFiles, counts: LoadCounts) -> None:
+    async def run() -> None:
+        before = set(threading.enumerate())
+        cache = AdapterCache(files.open, 25, counts)
+        files.go.clear()
+        asked = asyncio.create_task(cache.pin("a"))
+        await until(lambda: files.reads == ["a"])
+        closing = asyncio.create_task(cache.close())
+        await until(asked.done)
+        await settle()
+        assert not closing.done(), "a file is being read"
+        files.go.set()
+        await closing
+        left = set(threading.enumerate()) - before
+        assert not [thread.name for thread in left if thread.name.startswith("adapters")]
+
+    asyncio.run(run())

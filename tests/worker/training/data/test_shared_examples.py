@@ -1,3 +1,5 @@
+"""Runs that are trained together share their examples, and none is given others than it would render by itself."""
+
 from pathlib import Path
 
 import pytest
@@ -31,10 +33,10 @@ def test_where_an_answers_token_has_no_weight_it_cannot_be_told_from_a_prompts(t
     assert not render(tmp_path, tiny_phi, MASKED).every_answer_counts
 
 
-def test_a_file_with_masked_answers_is_rendered_for_each_weight(tmp_path: Path, tiny_phi: Path) -> None:
+def test_a_file_with_masked_answers_is_rendered_once_for_each_weight(tmp_path: Path, tiny_phi: Path) -> None:
     write_lines(tmp_path / TRAINING_FILE, MASKED)
     shared, found = SharedExamples(), []
-    for weight in (0.0, 0.5, 0.0):
+    for weight in (0.0, 0.5, 0.0, 0.5):
         job = make_job(prompt_loss_weight=weight, training_file=file_ref())
         renderer = Renderer(TextTokenizer.from_folder(tiny_phi), rendering_of(job, tiny_phi))
         found.append(
@@ -43,6 +45,7 @@ def test_a_file_with_masked_answers_is_rendered_for_each_weight(tmp_path: Path, 
             )
         )
     assert found[0] is found[2]
+    assert found[1] is found[3]
     expected = render(tmp_path, tiny_phi, MASKED, prompt_loss_weight=0.5)
     assert found[1].digest == expected.digest
     assert 0.0 in found[1].training.weights[~found[1].training.is_completion][1:]

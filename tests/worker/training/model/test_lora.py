@@ -2,35 +2,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import peft
 import pytest
 import torch
 from peft.tuners.lora import LoraLayer
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
 
 from core.errors import BaseModelUntrainable, TargetModulesUnmatched
 from core.jobs.spec import LoraSpec
-from core.serving.adapter_format import CONFIG, WEIGHTS
 from tests.worker.training.conftest import MakeModel
 from worker.models.loading import load_base_model
 from worker.training.data.batches import collate
 from worker.training.data.examples import TokenizedExample
 from worker.training.model.ablations import ALL
-from worker.training.model.lora import (
-    LoraModel,
-    add_beside,
-    add_lora,
-    is_finite,
-    is_unchanged,
-    restore_adapter,
-    save_adapter,
-)
+from worker.training.model.lora import LoraModel, add_beside, add_lora, is_finite
+from worker.training.output.adapter_files import is_unchanged
 
 IDS_BT = torch.tensor([[5, 9, 65, 66, 67, 200]])
 
 
-def _hidden_states(model: LoraModel) -> torch.Tensor:
+def hidden_states_of(model: LoraModel) -> torch.Tensor:
     """Give the hidden states of all these ids."""
     ids_T = np.array([*IDS_BT[0].tolist(), 0], dtype=np.int32)  # the last is only a target
     example = TokenizedExample(ids_T, np.ones(len(ids_T), dtype=np.float32), np.ones(len(ids_T), bool))
@@ -86,12 +75,12 @@ class TestStart:
         model = make_model(tiny_phi)
         assert model.peft.training
         with torch.no_grad():
-            assert torch.equal(_hidden_states(model), _hidden_states(model))
+            assert torch.equal(hidden_states_of(model), hidden_states_of(model))
 
     def test_lora_dropout_is_on_while_training(self, tiny_phi: Path, make_model: MakeModel) -> None:
         model = make_model(tiny_phi, LoraSpec(rank=4, dropout=0.5))
         with torch.no_grad():
-            assert not torch.equal(_hidden_states(model), _hidden_states(model))
+            assert not torch.equal(hidden_states_of(model), hidden_states_of(model))
 
     def test_a_head_that_caps_its_logits_is_refused(self, tiny_phi: Path) -> None:
         base = load_base_model(tiny_phi, dtype="float32")
@@ -125,50 +114,14 @@ class TestBeside:
         first = make_model(tiny_phi)
         second = add_beside(first, LoraSpec(rank=3, use_dora=True), seed=1)  # PEFT's modules compute it
         with torch.no_grad():
-            before = _hidden_states(first)
+            before = hidden_states_of(first)
             alone = add_lora(load_base_model(tiny_phi, dtype="float32"), LoraSpec(rank=3, use_dora=True), seed=1)
-            assert torch.equal(_hidden_states(second), _hidden_states(alone))
-            assert torch.equal(_hidden_states(first), before)
+            assert torch.equal(hidden_states_of(second), hidden_states_of(alone))
+            assert torch.equal(hidden_states_of(first), before)
             first.activate()
             theirs = first.peft(input_ids=IDS_BT).logits
             assert torch.equal(theirs, make_model(tiny_phi).peft(input_ids=IDS_BT).logits)
         assert all(parameter.requires_grad for one in (first, second) for parameter in one.parameters.values())
-
-
-class TestFiles:
-    def test_peft_loads_them_and_computes_the_same(self, tmp_path: Path, tiny_phi: Path, make_model: MakeModel) -> None:
-        model = make_model(tiny_phi)
-        save_adapter(model, tmp_path)
-        theirs = peft.PeftModel.from_pretrained(
-            AutoModelForCausalLM.from_pretrained(tiny_phi, dtype=torch.float32), tmp_path
-        ).eval()
-        with torch.no_grad():
-            ours = model.head(_hidden_states(model))
-            assert torch.allclose(theirs(input_ids=IDS_BT).logits[0], ours, atol=1e-5)
-
-    def test_names_and_types_are_pefts(self, tmp_path: Path, tiny_phi: Path, make_model: MakeModel) -> None:
-        save_adapter(make_model(tiny_phi), tmp_path)
-        tensors = load_file(tmp_path / WEIGHTS)
-        assert tensors["base_model.model.model.layers.0.mlp.fc1.lora_A.weight"].shape == (4, 80)
-        assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
-
-    def test_equal_adapters_give_equal_bytes(self, tmp_path: Path, tiny_phi: Path, make_model: MakeModel) -> None:
-        for name in ("one", "two"):
-            (tmp_path / name).mkdir()
-            save_adapter(make_model(tiny_phi), tmp_path / name)
-        for name in (WEIGHTS, CONFIG):
-            assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-
-    def test_say_nothing_of_this_machine(self, tmp_path: Path, tiny_phi: Path, make_model: MakeModel) -> None:
-        save_adapter(make_model(tiny_phi), tmp_path)
-        assert str(tiny_phi.parent) not in (tmp_path / CONFIG).read_text()
-
-    def test_restoring_gives_the_same_bits(self, tmp_path: Path, tiny_phi: Path, make_model: MakeModel) -> None:
-        model, fresh = make_model(tiny_phi), make_model(tiny_phi, random_b=False)
-        save_adapter(model, tmp_path)
-        restore_adapter(fresh, tmp_path)
-        assert all(torch.equal(fresh.parameters[name], tensor) for name, tensor in model.parameters.items())
-        assert all(parameter.requires_grad for parameter in fresh.parameters.values())
 
 
 def test_trap_28_bfloat16_gradients_do_not_need_pefts_float32_copies(tiny_phi: Path) -> None:
@@ -184,7 +137,7 @@ def test_trap_28_bfloat16_gradients_do_not_need_pefts_float32_copies(tiny_phi: P
             for name, parameter in model.parameters.items():
                 if "lora_B" in name:
                     parameter.fill_(0.01)
-        hidden_BTH = _hidden_states(model)
+        hidden_BTH = hidden_states_of(model)
         hidden_BTH.float().square().sum().backward()
         found = [parameter.grad for parameter in model.parameters.values()]
         assert all(gradient is not None for gradient in found)

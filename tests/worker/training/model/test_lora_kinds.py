@@ -20,7 +20,8 @@ from worker.trainer_process.messages import Finished, StepDone
 from worker.trainer_process.run_folder import ADAPTER
 from worker.training.data.batches import MicroBatch
 from worker.training.data.examples import TokenizedExample
-from worker.training.model.lora import LoraModel, add_lora, is_finite, restore_adapter, save_adapter
+from worker.training.model.lora import LoraModel, add_lora, is_finite
+from worker.training.output.adapter_files import restore_adapter, save_adapter
 
 KINDS: dict[str, dict[str, Any]] = {
     "rslora": {"use_rslora": True},
