@@ -23,9 +23,8 @@ def rows_page(session: Session, job_id: str, spec: EvaluationSpec, query: Evalua
             raise InvalidParameter("after", f"the evaluation has no row {query.after}")
         order = order[order.index(query.after) + 1 :]
     rows = evaluations.list_answered(session, job_id, order[: query.limit], len(names))
-    return EvaluationRowsOut(
-        object="list", data=[EvaluationRowOut.of(row, names) for row in rows], has_more=len(order) > query.limit
-    )
+    has_more = bool(rows) and len(order) > query.limit  # all are there as soon as a worker has begun, and none before
+    return EvaluationRowsOut(object="list", data=[EvaluationRowOut.of(row, names) for row in rows], has_more=has_more)
 
 
 def _order(session: Session, job_id: str, spec: EvaluationSpec, query: EvaluationRowsQuery) -> list[int]:

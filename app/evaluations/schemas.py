@@ -96,6 +96,7 @@ class EvaluationOut(Out):
     job: str | None  # whose held-out part of the file is asked; null: all of it is
     rows: int
     too_long: int  # rows that were chosen and are too long to be asked
+    learnt: int  # rows that were left out because a model was trained on them; only where a training asks
     metrics: list[str]
     normalization: str
     sampling: dict[str, Any]
@@ -129,6 +130,7 @@ class EvaluationOut(Out):
             job=spec.job,
             rows=len(spec.lines),
             too_long=spec.too_long,
+            learnt=spec.learnt,
             metrics=list(spec.metrics),
             normalization=spec.normalization,
             sampling=_sampling_of(spec),

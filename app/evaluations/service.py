@@ -6,7 +6,6 @@ All is refused before anything is queued; what is asked of the engine, and how, 
 import secrets
 from collections.abc import Sequence
 from functools import partial
-from typing import Final
 
 from app.engines.routing import require_own_engine
 from app.evaluations.rows_asked import choose_from, find_asked
@@ -19,10 +18,10 @@ from core.errors import InvalidParameter, ModelNotFound
 from core.evaluations.general_text import GENERAL_TEXT_VERSION
 from core.evaluations.learnt import find_all_learnt, require_unlearnt, rows_learnt
 from core.evaluations.rows import EvaluationRow
-from core.evaluations.spec import EvaluationSpec, JudgedModel, metric_of
+from core.evaluations.scores import NATS
+from core.evaluations.spec import EvaluationSpec, JudgedModel, can_report_memory, metric_of
 from core.jobs.spec import AdapterRef
-from core.scoring.registry import METRICS, Metric, require_metrics
-from core.scoring.sample import Sample
+from core.scoring.registry import METRICS, require_metrics
 from core.serving.generation import SamplingParams
 from core.settings import Settings
 from core.store import adapters, jobs
@@ -30,8 +29,6 @@ from core.store.blobs import BlobStore
 from core.store.db import Session
 from core.store.jobs import NewJob
 from core.store.tables import JobRecord
-
-NATS: Final = "nats_per_token"
 
 
 def specify(session: Session, request: EvaluationCreate, *, settings: Settings, blobs: BlobStore) -> EvaluationSpec:
@@ -125,23 +122,11 @@ def _models_of(session: Session, settings: Settings, names: Sequence[str]) -> tu
 
 def _check_defined(request: EvaluationCreate, rows: Sequence[EvaluationRow], labels: tuple[str, ...] | None) -> None:
     """Refuse a metric that not even a perfect answer to any of the rows has a score by."""
+    known = None if labels is None else frozenset(labels)
     for place, name in enumerate(request.metrics):
         metric = metric_of(name, request.normalization)
-        if not any(_is_defined(metric, row, labels) for row in rows):
+        if not any(metric.is_defined_for(row.reference, tokens=sum(row.counted), labels=known) for row in rows):
             raise InvalidParameter(f"metrics[{place}]", f"{name} is not defined for any of the rows: {_lack_of(name)}")
-
-
-def _is_defined(metric: Metric, row: EvaluationRow, labels: tuple[str, ...] | None) -> bool:
-    counted = sum(row.counted)
-    perfect = Sample(
-        answer=row.reference if metric.name != "repetition" else "one two three four",
-        reference=row.reference,
-        labels=None if labels is None else frozenset(labels),
-        stopped=True,
-        logprobs=(0.0,) * counted,
-        most_likely=(True,) * counted,
-    )
-    return metric.score(perfect) is not None
 
 
 def _lack_of(name: str) -> str:
@@ -187,9 +172,7 @@ def _sampling_of(request: EvaluationCreate, usual_tokens: int, context_tokens: i
 
 
 def _wants_memory(request: EvaluationCreate, models: Sequence[JudgedModel]) -> bool:
-    """Resolve whether there is a report on memory: base model and adapters are asked, and how surprised they are."""
-    is_base = [model.adapter is None for model in models]
-    can = any(is_base) and not all(is_base) and NATS in request.metrics
+    can = can_report_memory(models, request.metrics)
     if request.memory and not can:
         raise InvalidParameter(
             "memory",

@@ -26,7 +26,7 @@ class NoTrainedTokens(TrainingError):
 
 
 class NothingToScore(TrainingError):
-    """The job goes by the loss of held-out completions, and there is none to be had."""
+    """The job goes by the loss or a score of held-out completions, and there is none to be had."""
 
     code = "nothing_to_score"
 

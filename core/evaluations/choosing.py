@@ -44,11 +44,13 @@ class Chosen:
 
     Attributes:
         too_long: how many of those chosen are too long to be asked.
+        learnt: how many rows were left out because a model was trained on their prompts.
         labels: None: they are not wanted, or the file's answers are no labels.
     """
 
     rows: tuple[EvaluationRow, ...]
     too_long: int
+    learnt: int
     labels: tuple[str, ...] | None
 
     @property
@@ -89,10 +91,12 @@ def choose_rows(
                 labels.add(answer_of(example, renderer).strip())
     are_labels = wants_labels and len(labels) <= min(_MAX_LABELS, len(ranked) // _ROWS_PER_LABEL)
     there = ranked if draws is None else _held_out(ranked, drawn_by)
-    lines = choose_lines((row for row in there if row[0] not in learnt), most)
+    unlearnt = [row for row in there if row[0] not in learnt]
+    lines = choose_lines(unlearnt, most)
     with opened() as content:
         read = read_rows(checked(file_type.read(content)), lines, renderer)
-    return Chosen(read.rows, read.too_long, tuple(sorted(labels)) if are_labels else None)
+    left_out = len(there) - len(unlearnt)
+    return Chosen(read.rows, read.too_long, left_out, tuple(sorted(labels)) if are_labels else None)
 
 
 def _held_out(ranked: Sequence[tuple[int, int]], drawn_by: Sequence[str]) -> list[tuple[int, int]]:

@@ -7,17 +7,14 @@ A pure function of scores.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Final
 
 from core.evaluations.general_text import PASSAGES
-from core.evaluations.scores import EXTRACTED, ModelScores, RowScores
+from core.evaluations.scores import EXTRACTED, NATS, ModelScores, RowScores
 from core.evaluations.spec import EvaluationSpec
 from core.scoring.registry import METRICS
 from core.scoring.statistics.bootstrap import Interval
 from core.scoring.statistics.comparison import Arm, compare
 from core.values import Frozen
-
-NATS: Final = METRICS["nats_per_token"]
 
 
 class RegisterScore(Frozen):
@@ -93,17 +90,17 @@ def report_memory(spec: EvaluationSpec, scores_of: Callable[[range], Sequence[Mo
 
 def _forgetting(model: str, adapter: Sequence[RowScores], base: Sequence[RowScores]) -> Forgetting:
     ours, theirs = (
-        Arm(name=name, scores_SN=[[row.scores.get(NATS.name) for row in rows]])
+        Arm(name=name, scores_SN=[[row.scores.get(NATS) for row in rows]])
         for name, rows in ((model, adapter), ("base", base))
     )
-    found = compare(NATS, ours, theirs, list(range(len(adapter))), [float(row.tokens) for row in adapter])
+    found = compare(METRICS[NATS], ours, theirs, list(range(len(adapter))), [float(row.tokens) for row in adapter])
     return Forgetting(
         base=found.their_mean,
         adapter=found.our_mean,
         change=found.difference,
         interval=None if found.over_rows is None else found.over_rows.interval,
         registers=tuple(
-            RegisterScore(register_name=name, base=theirs.scores.get(NATS.name), adapter=ours.scores.get(NATS.name))
+            RegisterScore(register_name=name, base=theirs.scores.get(NATS), adapter=ours.scores.get(NATS))
             for (name, _), ours, theirs in zip(PASSAGES, adapter, base, strict=True)
         ),
     )
@@ -133,7 +130,7 @@ def _gap(held_out: Sequence[RowScores], trained: Sequence[RowScores]) -> float |
 
 def _nats(rows: Sequence[RowScores]) -> float | None:
     """Give the mean over tokens."""
-    scored = [(score, row.tokens) for row in rows if (score := row.scores.get(NATS.name)) is not None]
+    scored = [(score, row.tokens) for row in rows if (score := row.scores.get(NATS)) is not None]
     tokens = sum(count for _, count in scored)
     return sum(score * count for score, count in scored) / tokens if tokens else None
 

@@ -7,6 +7,7 @@ from typing import Final
 from core.scoring.registry import Metric
 from core.values import Frozen
 
+NATS: Final = "nats_per_token"  # by which it is told what an adapter forgot and learnt
 EXTRACTED: Final = "extracted"  # 1: a model goes on with the rest of a trained answer exactly, 0: it does not
 
 

@@ -4,9 +4,11 @@ Complete, as a job's specification is: which rows they are, and every "auto", wa
 Knows no database and no HTTP.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 from core.evaluations.general_text import PASSAGES
+from core.evaluations.scores import NATS
 from core.jobs.spec import AdapterRef, FileRef
 from core.scoring.exactness import Normalization
 from core.scoring.registry import METRICS, Metric, exact_match_by
@@ -43,6 +45,8 @@ class EvaluationSpec(RenderSettings):
         job: whose held-out part of it they are; None: they are the file's.
         lines: of the rows, ascending. Those that were chosen and are too long are not among them.
         too_long: how many those are.
+        learnt: how many rows were left out because a model was trained on their prompts. Only the evaluation that ends
+            a training leaves any out; a request for one is refused them.
         models: the others are compared with the first.
         metrics: names; verdicts on the first are the main ones.
         labels: the distinct answers of the whole file; None: no metric asks for them.
@@ -62,6 +66,7 @@ class EvaluationSpec(RenderSettings):
     job: str | None
     lines: tuple[int, ...]
     too_long: int
+    learnt: int = 0
     models: tuple[JudgedModel, ...]
     metrics: tuple[str, ...]
     normalization: Normalization
@@ -98,19 +103,20 @@ class EvaluationSpec(RenderSettings):
         return next(place for place, model in enumerate(self.models) if model.adapter is None)
 
     @property
-    def adapters(self) -> tuple[AdapterRef, ...]:
-        """The adapters that are asked."""
-        return tuple(model.adapter for model in self.models if model.adapter is not None)
-
-    @property
     def needs_answers(self) -> bool:
         """Whether the models have to write something; else they only judge the references."""
-        return any(metric.needs & {"answer", "stopped"} for metric in self.scoring)
+        return any(metric.needs_answer for metric in self.scoring)
 
     @property
     def needs_likelihoods(self) -> bool:
         """Whether the models have to say how likely the references are."""
         return any(metric.needs & {"logprobs", "most_likely"} for metric in self.scoring)
+
+
+def can_report_memory(models: Sequence[JudgedModel], metrics: Sequence[str]) -> bool:
+    """Tell whether there can be a report on memory: base model and adapters are asked, and how surprised they are."""
+    is_base = [model.adapter is None for model in models]
+    return any(is_base) and not all(is_base) and NATS in metrics
 
 
 def metric_of(name: str, normalization: Normalization) -> Metric:

@@ -47,9 +47,26 @@ class Metric:
         """Score one row; None where it is not defined, never 0 in its place."""
         return None if sample.lacks(self.needs) else self.compute(sample)
 
-    def weight(self, sample: Sample) -> float:
-        """Say how much the row counts in a mean over rows."""
-        return len(sample.logprobs or sample.most_likely or ()) if self.per == "token" else 1.0
+    @property
+    def needs_answer(self) -> bool:
+        """Whether a model has to write something; else it only judges the reference."""
+        return bool(self.needs & {"answer", "stopped"})
+
+    def is_defined_for(self, reference: str, *, tokens: int, labels: frozenset[str] | None = None) -> bool:
+        """Tell whether the perfect answer to a row has a score; where it has none, no answer's means anything.
+
+        Args:
+            tokens: of the reference, that count.
+        """
+        perfect = Sample(
+            answer=reference if "reference" in self.needs else "one two three four",
+            reference=reference,
+            labels=labels,
+            stopped=True,
+            logprobs=(0.0,) * tokens,
+            most_likely=(True,) * tokens,
+        )
+        return self.score(perfect) is not None
 
 
 def exact_match_by(normalization: Normalization) -> Metric:

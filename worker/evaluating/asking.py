@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from core.errors import EngineBusy, EngineStarting, EngineUnavailable, GenerationFailed, HostUnsuited
-from core.evaluations.scores import EXTRACTED, ScoredRow
+from core.evaluations.scores import EXTRACTED, NATS, ScoredRow
 from core.evaluations.spec import EvaluationSpec
 from core.scoring.registry import METRICS
 from core.scoring.sample import Sample
@@ -21,7 +21,6 @@ from worker.evaluating.questions import AskedRow
 _PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 10.0
 _FAILURES: Final = 5  # of the engine at one row, after which it is not asked again
-NATS: Final = "nats_per_token"
 _FEWEST_GIVEN, _MOST_GIVEN = 4, 8  # tokens of an answer that a model is to go on with, half of it at most
 
 

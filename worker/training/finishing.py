@@ -40,6 +40,9 @@ def finish(
         by=loop.best_by,
     ):
         note(reporter, EventLevel.INFO, sentence)
+    if loop.best_by is not None and progress.standing.best is None:
+        sentence = f"No evaluation had a score by {loop.best_by}, so the adapter of the last step is the result"
+        note(reporter, EventLevel.WARN, sentence)
     loop.stopwatch.enter("saving")
     reporter.send(PhaseStarted(name="saving"))
     folder = writer.publish(progress, best_adapter)

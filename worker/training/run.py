@@ -14,6 +14,7 @@ from worker.training.data.plan import TrainingPlan
 from worker.training.finishing import finish
 from worker.training.lockstep import SharedWork
 from worker.training.loop import TrainingLoop
+from worker.training.measure.answer_scores import require_scorable
 from worker.training.measure.generation_eval import (
     MAX_QUESTIONS,
     MAX_SCORED_QUESTIONS,
@@ -133,6 +134,8 @@ class PreparedRun:
         metrics = () if job.evaluation is None else job.evaluation.metrics
         most = MAX_SCORED_QUESTIONS if metrics else MAX_QUESTIONS
         questions = choose_questions(data.held_out, base.tokenizer, base.context_tokens, most)
+        judged = [base.tokenizer.decode(question.expected_ids) for question in questions if question.can_be_judged]
+        require_scorable(job.best_by, judged)
 
         def write_checkpoint(progress: Progress) -> str:
             return self._write_checkpoint(progress, gradient.token_budget)

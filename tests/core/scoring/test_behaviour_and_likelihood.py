@@ -60,14 +60,30 @@ def test_nats_accuracy_and_probability_say_the_same_of_a_reference(logprobs: lis
     assert nats is not None
     assert probability == pytest.approx(math.exp(-nats * len(logprobs)), rel=1e-9, abs=1e-300)
     assert METRICS["token_accuracy"].score(sample) == sum(one > -0.7 for one in logprobs) / len(logprobs)
-    assert METRICS["nats_per_token"].weight(sample) == len(logprobs)
 
 
 def test_of_no_token_there_is_no_mean() -> None:
     nothing = Sample(logprobs=(), most_likely=())
     for name in ("nats_per_token", "token_accuracy", "reference_probability"):
         assert METRICS[name].score(nothing) is None
-    assert METRICS["token_accuracy"].weight(nothing) == 0
+
+
+@pytest.mark.parametrize(
+    ("reference", "tokens", "undefined"),
+    [
+        ("no number", 3, {"json_field_f1", "numeric_match", "label_accuracy"}),
+        ("7", 1, {"label_accuracy"}),
+        ("?!", 2, {"token_f1", "rouge_l", "json_field_f1", "numeric_match", "label_accuracy"}),
+        ("7", 0, {"nats_per_token", "token_accuracy", "reference_probability", "label_accuracy"}),
+    ],
+)
+def test_a_metric_is_defined_for_a_row_where_the_perfect_answer_has_a_score(
+    reference: str, tokens: int, undefined: set[str]
+) -> None:
+    found = {name for name, metric in METRICS.items() if not metric.is_defined_for(reference, tokens=tokens)}
+    assert found == undefined
+    labels = frozenset({reference})
+    assert METRICS["label_accuracy"].is_defined_for(reference, tokens=tokens, labels=labels)
 
 
 def test_an_impossible_token_is_no_number_to_average_and_makes_the_whole_impossible() -> None:

@@ -2,7 +2,7 @@
 
 from tests.planted_defects.defect import Defect
 
-ROUTES = "tests/app/evaluations/test_routes.py"
+REFUSALS = "tests/app/evaluations/test_refusals.py"
 RUNNER = "tests/worker/evaluating/test_runner.py"
 STORE = "tests/core/store/test_evaluations.py"
 ROWS = "tests/core/evaluations/test_rows.py"
@@ -13,14 +13,14 @@ DEFECTS = (
         in_="core.evaluations.learnt:require_unlearnt",
         replace="int($row.cluster, 16) in $known.prompts",
         by="False",
-        tests=(f"{ROUTES}::TestRefused::test_are_rows_that_a_model_was_trained_on",),
+        tests=(f"{REFUSALS}::TestRefused::test_are_rows_that_a_model_was_trained_on",),
     ),
     Defect(
         name="what an earlier adapter was trained on counts as unseen",
         in_="core.evaluations.learnt:_find_learnt",
         replace="None if $spec.continue_from is None else $spec.continue_from.name",
         by="None",
-        tests=(f"{ROUTES}::TestRefused::test_are_rows_that_an_earlier_adapter_of_a_model_was_trained_on",),
+        tests=(f"{REFUSALS}::TestRefused::test_are_rows_that_an_earlier_adapter_of_a_model_was_trained_on",),
     ),
     Defect(
         name="the first rows of a file stand for all of it",

@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 
+from core.errors import NothingToScore
+from core.jobs.events import EventLevel
 from core.serving.adapter_format import MANIFEST, WEIGHTS, parse_manifest
 from tests.worker.training.run_folders import Killed, RecordingReporter, kill_after, train, write_run
-from worker.trainer_process.messages import CheckpointWritten, Evaluated, Finished, HeldOutAnswers, Note
+from worker.trainer_process.messages import CheckpointWritten, Evaluated, Finished, HeldOutAnswers, Note, StepDone
 from worker.trainer_process.run_folder import ADAPTER, RESULTS
+from worker.training import loop as loop_module
 
 METRICS = ("exact_match", "chrf", "nats_per_token")
 COLUMNS = [f"eval_{name}" for name in METRICS]
@@ -93,3 +96,29 @@ def test_a_killed_run_ends_with_the_same_scores_and_adapter(
     train(folder)
     for name in (RESULTS, f"{ADAPTER}/{WEIGHTS}"):
         assert (folder / name).read_bytes() == (run_folder / name).read_bytes()
+
+
+LONG = [{"prompt": "long:", "completion": " one" * 25}]  # more tokens than a trainer writes
+
+
+@pytest.mark.parametrize(("metric", "validation"), [("json_field_f1", LINES), ("exact_match", LONG)])
+def test_a_run_whose_best_can_have_no_score_ends_before_its_first_step(
+    tmp_path: Path, tiny_llama: Path, metric: str, validation: list[dict[str, str]]
+) -> None:
+    reporter = RecordingReporter()
+    fields = {"evaluation": {"metrics": (metric,)}, "load_best_model_at_end": metric}
+    with pytest.raises(NothingToScore, match=f"^load_best_model_at_end goes by {metric}, and none of the "):
+        train(write_run(tmp_path / "run", tiny_llama, LINES, validation=validation, **fields), reporter)
+    assert reporter.of(StepDone) == []
+
+
+def test_a_run_without_any_score_says_that_its_last_step_is_the_result(
+    tmp_path: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_module, "mean_scores", lambda *_: {"repetition": None})  # each answer has under four words
+    fields = {"evaluation": {"metrics": ("repetition",)}, "load_best_model_at_end": "repetition"}
+    reporter = train(write_run(tmp_path / "run", tiny_llama, LINES, validation=LINES, n_epochs=1, **fields))
+    (finished,) = reporter.of(Finished)
+    assert finished.adapter_step == finished.steps
+    told = "No evaluation had a score by repetition, so the adapter of the last step is the result"
+    assert (EventLevel.WARN, told) in [(note.level, note.message) for note in reporter.of(Note)]

@@ -7,12 +7,14 @@ against the adapter.
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import BinaryIO
 
 from core.base_models.registry import folder_of
-from core.evaluations.choosing import Asked, choose_rows
-from core.evaluations.learnt import SpecFinder, find_all_learnt
-from core.evaluations.spec import EvaluationSpec, JudgedModel
+from core.evaluations.choosing import Asked, Chosen, choose_rows
+from core.evaluations.general_text import GENERAL_TEXT_VERSION
+from core.evaluations.learnt import Learnt, SpecFinder, find_all_learnt, rows_learnt
+from core.evaluations.spec import EvaluationSpec, JudgedModel, can_report_memory
 from core.jobs.attempt import Publication
 from core.jobs.resolve import rendering_of
 from core.jobs.spec import AdapterRef, FileRef, JobEvaluation, JobSpec
@@ -53,29 +55,16 @@ def evaluation_after(
     _, imported = require_base_model(settings.base_models_folder, spec.base_model)
     asked = _asked_after(spec, imported.context_tokens, is_chat=is_chat)
     tokenizer = TextTokenizer.from_folder(folder_of(settings.base_models_folder, spec.base_model))
-    renderer = Renderer(tokenizer, asked.rendering)
     adapter = AdapterRef(name=publication.name, adapter_sha256=publication.adapter.sha256)
     models = (JudgedModel(name=spec.base_model), JudgedModel(name=publication.name, adapter=adapter))
-
-    def opened(file: FileRef) -> BinaryIO:
-        with said_of(f"file {file.id}"):
-            return blobs.open(file.sha256)
 
     def spec_of(name: str) -> JobSpec | None:
         return spec if name == publication.name else earlier_spec(name)
 
-    with host_faults("read the rows to be evaluated"):
-        learnt = find_all_learnt(models, renderer, spec_of, opened)[publication.name]
-        chosen = choose_rows(
-            asked,
-            renderer,
-            lambda: opened(asked.file),
-            spec.evaluation.max_rows,
-            wants_labels="label_accuracy" in spec.evaluation.metrics,
-            learnt=frozenset() if learnt is None else learnt.prompts,
-        )
+    learnt, chosen = _choose(asked, Renderer(tokenizer, asked.rendering), models, spec.evaluation, blobs, spec_of)
     if len(chosen.rows) < 2:
         return None
+    has_memory = can_report_memory(models, spec.evaluation.metrics)
     evaluation = EvaluationSpec(
         **dict(asked.rendering),
         base_model=spec.base_model,
@@ -85,15 +74,45 @@ def evaluation_after(
         job=job.id,
         lines=tuple(row.line for row in chosen.rows),
         too_long=chosen.too_long,
+        learnt=chosen.learnt,
         models=models,
         metrics=spec.evaluation.metrics,
         normalization="strip",
         labels=chosen.labels,
         sampling=SamplingParams(max_tokens=min(chosen.max_tokens, imported.context_tokens)),
         gates=(),
-        unchecked_models=() if learnt is not None else (publication.name,),
+        unchecked_models=tuple(name for name, known in learnt.items() if known is None),
+        general_text=GENERAL_TEXT_VERSION if has_memory else None,
+        trained=rows_learnt(learnt, imported.context_tokens) if has_memory else (),
     )
     return _new_job(job, evaluation, spec.evaluation)
+
+
+def _choose(
+    asked: Asked,
+    renderer: Renderer,
+    models: Sequence[JudgedModel],
+    evaluation: JobEvaluation,
+    blobs: BlobStore,
+    spec_of: SpecFinder,
+) -> tuple[dict[str, Learnt | None], Chosen]:
+    """Give what the models learnt from, and the rows that are asked: none of those that they were trained on."""
+
+    def opened(file: FileRef) -> BinaryIO:
+        with said_of(f"file {file.id}"):
+            return blobs.open(file.sha256)
+
+    with host_faults("read the rows to be evaluated"):
+        learnt = find_all_learnt(models, renderer, spec_of, opened)
+        chosen = choose_rows(
+            asked,
+            renderer,
+            lambda: opened(asked.file),
+            evaluation.max_rows,
+            wants_labels="label_accuracy" in evaluation.metrics,
+            learnt=frozenset().union(*(known.prompts for known in learnt.values() if known is not None)),
+        )
+    return learnt, chosen
 
 
 def _asked_after(spec: JobSpec, context_tokens: int, *, is_chat: bool) -> Asked:

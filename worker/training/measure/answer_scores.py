@@ -6,10 +6,30 @@ says. What a metric is, is ``core.scoring``'s.
 
 from collections.abc import Sequence
 
+from core.errors import NothingToScore
 from core.ratio import ratio
 from core.scoring.registry import METRICS, SCORED_IN_TRAINING
 from core.scoring.sample import Sample
 from worker.trainer_process.messages import Evaluated, HeldOutAnswers
+
+
+def require_scorable(by: str | None, references: Sequence[str]) -> None:
+    """Refuse a run whose best is chosen by a metric that nothing it asks for can be scored by.
+
+    Args:
+        by: the metric; None: the loss, of which `worker.training.data.examples` makes sure.
+        references: of the questions whose answers are judged.
+
+    Raises:
+        NothingToScore: not even a perfect answer has a score.
+    """
+    if by is None or not METRICS[by].needs_answer:
+        return
+    if not any(METRICS[by].is_defined_for(reference, tokens=0) for reference in references):
+        raise NothingToScore(
+            f"load_best_model_at_end goes by {by}, and none of the {len(references)} held-out answers that are short "
+            "enough to be judged while it trains can be scored by that; name another metric, or true"
+        )
 
 
 def mean_scores(names: Sequence[str], evaluation: Evaluated, answers: HeldOutAnswers | None) -> dict[str, float | None]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from core.errors import BaseModelInvalid
+from core.evaluations.general_text import GENERAL_TEXT_VERSION
 from core.evaluations.spec import EvaluationSpec
 from core.jobs.attempt import AttemptEnd, Publication, StoredAdapter
 from core.jobs.kind import JobKind
@@ -98,13 +99,26 @@ def test_it_asks_a_validation_file_whole(home: EvaluationHome, file: FileRef) ->
     other = home.store_rows(["a", "b", "c"], prompt="other")
     job = running(home, file, validation_file=other)
     spec = specification(follow_up(home, job, publication(home)))
-    assert (spec.file.id, spec.lines, spec.unchecked_models) == (other.id, (1, 2, 3), ())
+    assert (spec.file.id, spec.lines, spec.unchecked_models, spec.learnt) == (other.id, (1, 2, 3), (), 0)
+
+
+def test_it_asks_what_the_adapter_forgot_and_knows_by_heart(home: EvaluationHome, file: FileRef) -> None:
+    job = running(home, file)
+    spec = specification(follow_up(home, job, publication(home)))
+    assert spec.general_text == GENERAL_TEXT_VERSION
+    [trained] = spec.trained
+    assert (trained.model, trained.file, len(trained.lines)) == ("ft:x", file, 50)
+    assert not set(trained.lines) & set(spec.lines)
+    without = JobEvaluation(metrics=("exact_match",))  # by no metric that says how surprised a model is
+    spec = specification(follow_up(home, running(home, file, evaluation=without), publication(home)))
+    assert (spec.general_text, spec.trained) == (None, ())
 
 
 def test_it_leaves_out_rows_of_a_validation_file_that_were_trained_on(home: EvaluationHome, file: FileRef) -> None:
     other = home.store_rows(["a"] * 63)  # the prompts of the first 60 are the file's
     job = running(home, file, validation_file=other)
-    assert specification(follow_up(home, job, publication(home))).lines == (61, 62, 63)
+    spec = specification(follow_up(home, job, publication(home)))
+    assert (spec.lines, spec.learnt) == ((61, 62, 63), 60)
     job = running(home, file, validation_file=home.store_rows(["a"] * 61))
     assert follow_up(home, job, publication(home)) is None
 
@@ -153,3 +167,4 @@ def test_it_is_queued_in_the_transaction_that_publishes(home: EvaluationHome, fi
     with home.serving_engine() as url:
         assert home.run(url)
     assert home.job(evaluation.id).status is JobStatus.SUCCEEDED
+    assert [report["model"] for report in (home.job(evaluation.id).result or {})["memory"]] == ["ft:x"]
