@@ -25,6 +25,7 @@ from app.cli.stack.address import openable_url
 from app.cli.stack.preparation import refuse_contradictions, refuse_taken_port
 from benchmarks.train import E2E
 from benchmarks.training import machine
+from core.scoring.verdict import WORDS
 from core.settings import Settings
 from core.text.held_out import hash_of
 from examples.generate import SEED, make_examples
@@ -177,20 +178,11 @@ def table(results: Mapping[str, Any]) -> list[str]:
     for name, result in results.items():
         exact = {arm["arm"]: arm for arm in result["metrics"]["exact_match"]}
         for arm in result["metrics"]["nats_per_token"]:
-            word = WORDS[result["verdicts"].get(arm["arm"])]
+            verdict = result["verdicts"].get(arm["arm"])
+            word = "–" if verdict is None else WORDS[verdict]
             cells = (name, arm["arm"], _shown(arm, 3), _shown(exact[arm["arm"]], 2), word)
             lines.append(f"| {' | '.join(cells)} |")
     return lines
-
-
-WORDS: Final = {
-    None: "–",
-    "better": "better",
-    "worse": "worse",
-    "same": "the same",
-    "undecided": "cannot be told apart",
-    "too_few": "too few rows",
-}
 
 
 def paragraphs(results: Mapping[str, Any]) -> list[str]:

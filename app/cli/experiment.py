@@ -5,7 +5,7 @@ The API does all of it: this uploads, waits, and shows what came of it. Whoever 
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +16,7 @@ from app.cli.client import Client
 from app.cli.columns import align
 from app.cli.progress import counting, duration
 from core.errors import InvalidInput, StartRefused
+from core.experiments.arms import nested
 
 POLL_S: Final = 2.0
 RUNNING: Final = "running"
@@ -62,15 +63,14 @@ def run_experiment(client: Client, options: ExperimentOptions, *, dry_run: bool,
     print(json.dumps(report, indent=2) if as_json else report_text(report))
 
 
-def body_of(options: ExperimentOptions, *, upload: Any) -> dict[str, Any]:
-    """Give the request; ``upload`` takes a file and gives its id."""
-    job: dict[str, Any] = {"model": options.model, "training_file": upload(options.file)}
-    for path, value in options.fields.items():
-        *outer, last = path.split(".")
-        place = job
-        for name in outer:
-            place = place.setdefault(name, {})
-        place[last] = value
+def body_of(options: ExperimentOptions, *, upload: Callable[[Path], str]) -> dict[str, Any]:
+    """Give the request; ``upload`` takes a file and gives its id.
+
+    Raises:
+        InvalidParameter: a field is given as a whole, and a part of it too.
+    """
+    fields = nested(options.fields, "--set")
+    job = {"model": options.model, "training_file": upload(options.file)} | fields
     wanted = {
         "judge": None if options.judge is None else upload(options.judge),
         "primary_metric": options.metric,

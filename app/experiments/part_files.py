@@ -12,6 +12,7 @@ from pathlib import PurePath
 from app.fine_tuning.renderers import renderer_of
 from core.base_models.registry import Registry
 from core.errors import ExampleInvalid, InvalidParameter
+from core.evaluations.spec import EvaluationSpec
 from core.experiments.parts import RowPart, refuse_few, refuse_overlap, rows_of, split
 from core.jobs.spec import FileRef, JobSpec
 from core.settings import Settings
@@ -96,6 +97,14 @@ def make_parts(sources: NamedFiles, spec: JobSpec, place: Workplace, now: int, *
         judge=made[RowPart.JUDGE] if judge is None else judge.id,
         made=tuple(made.values()),
     )
+
+
+def count_prompts(spec: EvaluationSpec, place: Workplace, param: str) -> int:
+    """Say how many different prompts the rows have that an evaluation asks; raises as `make_parts`."""
+    renderer = renderer_of(place.settings, spec.base_model, spec)
+    rows = rows_of(_read_prompts(place.blobs, spec.file, renderer, param))
+    asked = frozenset(spec.lines)
+    return len({row.prompt for row in rows if row.line in asked})
 
 
 def drop_files(database: Database, ids: tuple[str, ...]) -> None:

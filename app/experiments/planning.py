@@ -3,7 +3,7 @@
 All is refused before anything is queued. Files that are made on the way are named, so that they can go again.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,15 +11,15 @@ from pydantic import ValidationError
 
 from app.evaluations import service as evaluations
 from app.evaluations.schemas import EvaluationCreate
-from app.experiments.part_files import NamedFiles, PartIds, Workplace, drop_files, make_parts
+from app.experiments.part_files import NamedFiles, PartIds, Workplace, count_prompts, drop_files, make_parts
 from app.experiments.schemas import ExperimentCreate
 from app.fine_tuning import service as fine_tuning
 from app.fine_tuning.schemas import JobCreate
 from app.http.wire import refusal_of
 from core.errors import InvalidParameter, JobDoesNotFit, ServiceError
-from core.evaluations.spec import EvaluationSpec
+from core.evaluations.spec import MAX_MODELS, EvaluationSpec
 from core.experiments.arms import AskedArm, job_of, list_arms, seeds_of
-from core.experiments.plan import ExperimentPlan, PlannedArm, RowCounts, notes_on
+from core.experiments.plan import ExperimentPlan, PlannedArm, RowCounts, notes_on, notes_on_rows
 from core.jobs.spec import JobSpec
 from core.store import files
 from core.store.db import Session
@@ -115,11 +115,13 @@ def _plan(
     # what is held out while a run trains is what may be chosen by; where nothing is, what it is judged by
     on_files = {"training_file": parts.train, "validation_file": parts.choose or parts.judge}
     arms = tuple(_planned(session, request, arm, on_files, place, now) for arm in asked)
-    judging = _evaluation(session, request, parts.judge, "judge", place)
+    judging = _evaluation(session, request, arms, parts.judge, "judge", place)
     choosing = None
     if request.prune:
         assert parts.choose is not None
-        choosing = _evaluation(session, request, parts.choose, "prune", place)
+        choosing = _evaluation(session, request, arms, parts.choose, "prune", place)
+        same_seed = choosing.sampling.model_copy(update={"seed": judging.sampling.seed})  # one that can be told again
+        choosing = choosing.model_copy(update={"sampling": same_seed})
     plan = ExperimentPlan(
         base_model=arms[0].spec.base_model,
         arms=arms,
@@ -135,10 +137,11 @@ def _plan(
             choose=None if parts.choose is None else files.get(session, parts.choose).examples,
             judge=len(judging.lines),
         ),
+        different_rows=count_prompts(judging, place, "judge"),
         tunes=request.tune is not None,
         prunes=request.prune,
         budget_s=request.budget_s,
-        notes=notes_on(arms),
+        notes=(*notes_on(arms), *notes_on_rows(judging)),
     )
     first_s = plan.estimated_s(plan.first_round())
     if request.budget_s is not None and first_s is not None and first_s > request.budget_s:
@@ -164,30 +167,38 @@ def _planned(
 
 
 def _evaluation(
-    session: Session, request: ExperimentCreate, file_id: str, param: str, place: Workplace
+    session: Session,
+    request: ExperimentCreate,
+    arms: Sequence[PlannedArm],
+    file_id: str,
+    param: str,
+    place: Workplace,
 ) -> EvaluationSpec:
-    """Specify an evaluation of models that do not exist yet, by having the base model judged in their place."""
+    """Specify an evaluation of models that do not exist yet, by having those judged that they go on from."""
     job = request.job
-    known = (job.model,) if job.continue_from is None else (job.model, job.continue_from)
     metrics = (request.primary_metric, *(name for name in request.metrics if name != request.primary_metric))
-    try:
-        spec = evaluations.specify(
-            session,
-            EvaluationCreate(
-                models=known,
-                file=file_id,
-                metrics=metrics,
-                normalization=request.normalization,
-                sampling=request.sampling,
-                max_rows=request.max_rows,
-                prompt_format=job.prompt_format,
-                max_length=job.max_length,
-                memory=False,
-            ),
-            settings=place.settings,
-            blobs=place.blobs,
-        )
-    except InvalidParameter as error:
-        named = {"file": param, "metrics[0]": "primary_metric"}.get(error.param, error.param.partition("[")[0])
-        raise type(error)(named, error.reason) from error
-    return spec.model_copy(update={"models": ()})
+    earlier = sorted({arm.spec.continue_from.name for arm in arms if arm.spec.continue_from is not None})
+    unchecked: list[str] = []
+    for begin in range(0, max(1, len(earlier)), MAX_MODELS - 1):
+        try:
+            spec = evaluations.specify(
+                session,
+                EvaluationCreate(
+                    models=(job.model, *earlier[begin : begin + MAX_MODELS - 1]),
+                    file=file_id,
+                    metrics=metrics,
+                    normalization=request.normalization,
+                    sampling=request.sampling,
+                    max_rows=request.max_rows,
+                    prompt_format=job.prompt_format,
+                    max_length=job.max_length,
+                    memory=False,
+                ),
+                settings=place.settings,
+                blobs=place.blobs,
+            )
+        except InvalidParameter as error:
+            named = {"file": param, "metrics[0]": "primary_metric"}.get(error.param, error.param.partition("[")[0])
+            raise type(error)(named, error.reason) from error
+        unchecked += spec.unchecked_models
+    return spec.model_copy(update={"models": (), "unchecked_models": tuple(unchecked)})

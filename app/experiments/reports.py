@@ -126,6 +126,8 @@ def _report(database: Database, experiment_id: str) -> "ExperimentReport":
         if outcome.model is None
     ]
     rerun = record.requested | {"seeds": list(plan.seeds)}
+    if plan.judging.sampling.seed is not None:  # where none was asked for, one was drawn
+        rerun["sampling"] = record.requested.get("sampling", {}) | {"seed": plan.judging.sampling.seed}
     factors = chosen_factors(plan, judged.recorded.runs)
     return make_report(plan, judged.scores, factors, notes, _curves(judged), rerun)
 

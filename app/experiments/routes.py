@@ -16,6 +16,7 @@ from app.http.description.links import FIRST_ID, leads_to
 from app.http.json_body import JsonRoute
 from app.http.route_errors import WRITING, raises
 from app.http.wire import Page, page
+from core.dispatch.doorbell import Notifier
 from core.errors import (
     BaseModelNotReady,
     BlobDamaged,
@@ -48,7 +49,24 @@ def _out(session: Session, record: ExperimentRecord) -> ExperimentOut:
     return ExperimentOut.of(record, recorded_of(session, record))
 
 
-@router.post("", responses=leads_to("experiment_id", "get_experiment", "cancel_experiment", "get_experiment_report"))
+def _notify(doorbell: Notifier, job_ids: list[str]) -> None:
+    for job_id in job_ids:
+        if not doorbell.notify(job_id):
+            return  # the broker is away, and each further attempt would wait for it; workers look by themselves
+
+
+@router.post(
+    "",
+    responses=leads_to(
+        "experiment_id",
+        "get_experiment",
+        "cancel_experiment",
+        "get_experiment_report",
+        "get_experiment_report_csv",
+        "get_experiment_scores",
+        "get_experiment_plot",
+    ),
+)
 @raises(*_REFUSALS, IdempotencyMismatch, IdempotencyInProgress)
 def create_experiment(
     request: ExperimentCreate,
@@ -76,8 +94,7 @@ def create_experiment(
     record = service.create(database, asked, plan, made, now)
     with database.read() as session:
         created = _out(session, record)
-    for run in created.runs:
-        background.add_task(doorbell.notify, run.job)
+    background.add_task(_notify, doorbell, [run.job for run in created.runs])
     return created
 
 

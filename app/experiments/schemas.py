@@ -103,7 +103,7 @@ class PlanOut(Out):
             "budget_s": plan.budget_s,
             "notes": list(plan.notes),
             "estimate": estimate_total(plan),
-            "detectable": smallest_detectable(plan.primary_metric, plan.rows.judge, len(plan.seeds)),
+            "detectable": smallest_detectable(plan.primary_metric, plan.different_rows, len(plan.seeds)),
         }
 
 

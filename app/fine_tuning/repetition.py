@@ -1,12 +1,11 @@
 """When a request for a job is one that was sent before: by its Idempotency-Key, or as a client's own retry."""
 
-import hashlib
-import json
 from dataclasses import dataclass
 from typing import Any, Final
 
 from app.http.wire import Body
 from core.errors import IdempotencyMismatch
+from core.ids import request_digest
 from core.jobs.kind import JobKind
 from core.store import jobs
 from core.store.db import Session
@@ -73,4 +72,4 @@ def remember(session: Session, origin: RequestOrigin, job: JobRecord, now: int) 
 def requested_of(request: Body) -> tuple[dict[str, Any], str]:
     """Give the fields that were sent, and the digest by which a repetition is known."""
     requested = request.model_dump(mode="json", exclude_unset=True)
-    return requested, hashlib.sha256(json.dumps(requested, sort_keys=True).encode()).hexdigest()
+    return requested, request_digest(requested)

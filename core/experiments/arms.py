@@ -86,6 +86,29 @@ def job_of(shared: Mapping[str, Any], arm: AskedArm) -> dict[str, Any]:
     return _over(shared, arm.fields)
 
 
+def nested(values: Mapping[str, Any], param: str) -> dict[str, Any]:
+    """Lay out fields that are given by their paths, as ``lora.rank``.
+
+    Args:
+        param: what gave them.
+
+    Raises:
+        InvalidParameter: one is given as a whole, and in part before or after.
+    """
+    fields: dict[str, Any] = {}
+    for path, value in values.items():
+        *outer, last = path.split(".")
+        place = fields
+        for name in outer:
+            place = place.setdefault(name, {})
+            if not isinstance(place, dict):
+                raise InvalidParameter(f"{param}.{path}", f"{name} is given as a whole, too; give it once")
+        if last in place:
+            raise InvalidParameter(f"{param}.{path}", "is given as a whole, too, beside a part of it; give it once")
+        place[last] = value
+    return fields
+
+
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(below)
     for name, value in above.items():
@@ -120,17 +143,7 @@ def _name(arm: Mapping[str, Any], fields: Mapping[str, Any], param: str) -> str:
 
 
 def _of_paths(values: Mapping[str, Any], param: str) -> AskedArm:
-    """Make an arm of fields by their paths, as ``lora.rank``."""
-    fields: dict[str, Any] = {}
-    for path, value in values.items():
-        *outer, last = path.split(".")
-        place = fields
-        for name in outer:
-            place = place.setdefault(name, {})
-            if not isinstance(place, dict):
-                raise InvalidParameter(f"{param}.{path}", f"{name} is given as a whole, too; give it once")
-        place[last] = value
-    return AskedArm(_named_by(values), fields, param)
+    return AskedArm(_named_by(values), nested(values, param), param)
 
 
 def _named_by(values: Mapping[str, Any]) -> str:

@@ -59,8 +59,8 @@ def _text(metric: str, rows: int, seeds: int, over_rows: float, over_seeds: floa
 
     if rows < MIN_ROWS:
         return (
-            f"{rows:,} rows are too few for a verdict, which takes {MIN_ROWS} with different prompts; "
-            "the numbers will be shown."
+            f"{rows:,} rows with different prompts are too few for a verdict, which takes {MIN_ROWS}; the numbers will "
+            "be shown."
         )
     text = (
         f"A true difference on {metric} shows four times in five from {over_rows:.2g} standard deviations of the "

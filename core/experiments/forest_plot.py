@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 from core.experiments.report import ComparedArms, MetricReport
 from core.scoring.statistics.comparison import PairedComparison
+from core.scoring.verdict import WORDS, Word
 
 Theme = Literal["light", "dark"]
 
@@ -131,7 +132,7 @@ def _frame(axis: _Axis, drawn: Sequence[PairedComparison], bottom: float, colour
     return parts
 
 
-def _row(one: PairedComparison, axis: _Axis, y: float, colours: _Colours, word: str | None) -> list[str]:
+def _row(one: PairedComparison, axis: _Axis, y: float, colours: _Colours, word: Word | None) -> list[str]:
     assert one.difference is not None
     parts = [_text(16, y + 4, _cut(one.ours), colours.ink)]
     if one.over_rows is not None:
@@ -143,17 +144,8 @@ def _row(one: PairedComparison, axis: _Axis, y: float, colours: _Colours, word: 
     parts.append(f'<circle cx="{axis.x(one.difference):.1f}" cy="{y:.1f}" r="5" fill="{colours.ink}"/>')
     parts.append(_text(_RIGHT + 14, y, _numbers(one), colours.ink))
     if word is not None:
-        parts.append(_text(_RIGHT + 14, y + 15, _WORDS[word], colours.muted))
+        parts.append(_text(_RIGHT + 14, y + 15, WORDS[word], colours.muted))
     return parts
-
-
-_WORDS: Final = {
-    "better": "better",
-    "worse": "worse",
-    "same": "the same within the margin",
-    "undecided": "cannot be told apart",
-    "too_few": "too few rows",
-}
 
 
 def _numbers(one: PairedComparison) -> str:

@@ -15,6 +15,7 @@ from core.values import Frozen
 # "Tuned": of its own rate, a third and three times. The loss is divided by the summed weight, so an arm that gives
 # weight to prompts moves less for each token of an answer, and equal rates alone would not be a fair comparison.
 RATE_FACTORS: Final = (1 / 3, 1.0, 3.0)
+_SHAPE: Final = {"rank", "target_modules", "use_dora"}  # of a LoRA, what decides which weights it has
 
 
 class PlannedArm(Frozen):
@@ -56,6 +57,7 @@ class ExperimentPlan(Frozen):
         base: whether the base model is judged beside the arms.
         judging: the evaluation that verdicts go by, but for its models; ``choosing``, the one by which arms are pruned
             before, None where none are.
+        different_rows: prompts among the rows that are judged by.
         notes: what does not keep the experiment from being made, and whoever reads its report must know.
     """
 
@@ -69,6 +71,7 @@ class ExperimentPlan(Frozen):
     judging: EvaluationSpec
     choosing: EvaluationSpec | None
     rows: RowCounts
+    different_rows: int
     tunes: bool
     prunes: bool
     budget_s: int | None
@@ -96,11 +99,22 @@ class ExperimentPlan(Frozen):
             for factor in factors
         )
 
+    def later_rounds(self) -> tuple[PlannedRun, ...]:
+        """Give the runs of the other seeds at most: of a tuned arm two, whose chosen rate is not known yet."""
+        begun = {run.seed for run in self.first_round()}
+        factors = (1.0, RATE_FACTORS[0]) if self.tunes else (1.0,)
+        return tuple(
+            PlannedRun(arm=arm, seed=seed, rate_factor=factor)
+            for seed in self.seeds
+            if seed not in begun
+            for arm in range(len(self.arms))
+            for factor in factors
+        )
+
     @property
     def most_runs(self) -> int:
-        """How many there can be at most: of a tuned arm two for each further seed."""
-        later = len(self.seeds) - len({run.seed for run in self.first_round()})
-        return len(self.first_round()) + later * len(self.arms) * (2 if self.tunes else 1)
+        """How many there can be at most."""
+        return len(self.first_round()) + len(self.later_rounds())
 
     def estimated_s(self, runs: Iterable[PlannedRun]) -> float | None:
         """Add up what runs are expected to take; None where it is not known of one of them."""
@@ -132,7 +146,7 @@ class TotalEstimate(Frozen):
 
 def estimate_total(plan: ExperimentPlan) -> TotalEstimate:
     """Add up what the plan's runs take, one after another."""
-    everything = [*plan.first_round(), *_later_runs(plan)]
+    everything = (*plan.first_round(), *plan.later_rounds())  # which rate is chosen does not change what it takes
     queues = [arm.estimate.queue for arm in plan.arms if arm.estimate is not None]
     tuned = len(plan.arms) * len(plan.seeds) if plan.tunes else 0
     return TotalEstimate(
@@ -144,27 +158,34 @@ def estimate_total(plan: ExperimentPlan) -> TotalEstimate:
     )
 
 
-def _later_runs(plan: ExperimentPlan) -> Sequence[PlannedRun]:
-    begun = {run.seed for run in plan.first_round()}
-    factors = (1.0, RATE_FACTORS[0]) if plan.tunes else (1.0,)  # which rate is chosen does not change what it takes
-    return [
-        PlannedRun(arm=arm, seed=seed, rate_factor=factor)
-        for seed in plan.seeds
-        if seed not in begun
-        for arm in range(len(plan.arms))
-        for factor in factors
-    ]
-
-
 def notes_on(arms: Sequence[PlannedArm]) -> tuple[str, ...]:
     """Say where arms do not see the same: they may be compared, and whoever reads the verdict should know."""
-    known = [arm for arm in arms if arm.estimate is not None and not arm.estimate.sampled]
+    known = {arm.name: arm.estimate for arm in arms if arm.estimate is not None}
+    about = "about " if any(estimate.sampled for estimate in known.values()) else ""
     notes = []
-    for name, what in (("examples", "examples"), ("steps", "steps")):
-        values = {arm.name: getattr(arm.estimate, name) for arm in known}
+    for what in ("examples", "steps"):
+        values = {name: getattr(estimate, what) for name, estimate in known.items()}
         if len(set(values.values())) > 1:
-            listed = ", ".join(f"{arm} {value:,}" for arm, value in values.items())
+            listed = ", ".join(f"{name} {about}{value:,}" for name, value in values.items())
             notes.append(f"The arms do not train on the same number of {what}: {listed}.")
-    if len({arm.spec.lora.model_dump_json() for arm in arms}) > 1:
+    if len({arm.spec.lora.model_dump_json(include=_SHAPE) for arm in arms}) > 1:
         notes.append("The arms' adapters differ in shape, so they do not start from the same weights.")
+    if len({arm.spec.continue_from for arm in arms}) > 1:
+        notes.append("The arms do not go on from the same adapter, so they do not start from the same weights.")
+    return tuple(notes)
+
+
+def notes_on_rows(judging: EvaluationSpec) -> tuple[str, ...]:
+    """Say which rows to be judged by are not asked, and of what nobody knows whether it was trained on them."""
+    notes = []
+    if judging.too_long:
+        notes.append(
+            f"{judging.too_long:,} rows to be judged by are left out, as they are longer than max_length, "
+            f"{judging.max_length:,}."
+        )
+    if judging.unchecked_models:
+        notes.append(
+            f"What {', '.join(judging.unchecked_models)} was trained on is not known any more, so rows to be judged by "
+            "may be among it."
+        )
     return tuple(notes)

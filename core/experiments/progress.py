@@ -153,11 +153,6 @@ def judged_runs(plan: ExperimentPlan, recorded: Recorded) -> tuple[RunOutcome, .
     )
 
 
-def spent_s(runs: Sequence[RunOutcome]) -> float:
-    """Add up the seconds that runs took."""
-    return sum(outcome.seconds or 0.0 for outcome in runs)
-
-
 def _end(evaluation: EvaluationOutcome, what: str) -> Step:
     if evaluation.status not in TERMINAL:
         return Wait()

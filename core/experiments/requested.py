@@ -6,7 +6,7 @@ the job, and what it becomes, is ``core.experiments.arms``'; how a job's own fie
 
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from core.scoring.registry import METRICS
@@ -37,8 +37,12 @@ def _deciding(name: str) -> str:
 T = TypeVar("T")
 Listed = Annotated[tuple[T, ...], Field(strict=False)]  # of a request in JSON, a list
 
-MetricName = Annotated[str, AfterValidator(_known)]
-DecidingMetric = Annotated[str, AfterValidator(_deciding)]
+MetricName = Annotated[str, AfterValidator(_known), WithJsonSchema({"type": "string", "enum": list(METRICS)})]
+DecidingMetric = Annotated[
+    str,
+    AfterValidator(_deciding),
+    WithJsonSchema({"type": "string", "enum": [name for name, one in METRICS.items() if one.better != "neither"]}),
+]
 TrainingSeed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
@@ -81,11 +85,10 @@ class ExperimentFields(Frozen):
     primary_metric: DecidingMetric = Field("nats_per_token", description="The one that verdicts go by.")
     metrics: Listed[MetricName] = Field(METRICS_BESIDE, max_length=len(METRICS), description="Others to show.")
     margin: float | None = Field(None, gt=0, description="δ: a smaller difference does not matter.")
-    judge: str | None = Field(
-        None, description="File of the rows to be judged by; null: the held-out part of the training file."
-    )
     tune: Literal["learning_rate"] | None = Field(
         None, description="Also compare the arms each at the best of three learning rates, by the choosing part."
     )
     prune: bool = Field(False, description="Train only arms further whose interval overlaps the best one's.")
-    budget_s: int | None = Field(None, ge=1, le=10**8, description="Seconds of training after which no run starts.")
+    budget_s: int | None = Field(
+        None, ge=1, le=10**8, description="Seconds of training; no seed is begun that would exceed them."
+    )

@@ -5,7 +5,7 @@ there are several. Never a star, and never "significant".
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 from core.scoring.statistics.bootstrap import LEVEL, Interval
@@ -16,6 +16,14 @@ from core.values import Frozen
 MIN_ROWS: Final = 100  # that are not repetitions of each other; below them there is no verdict
 
 Word = Literal["better", "worse", "same", "undecided", "too_few"]
+# as a table or a picture says them
+WORDS: Final[Mapping[Word, str]] = {
+    "better": "better",
+    "worse": "worse",
+    "same": "the same within the margin",
+    "undecided": "cannot be told apart",
+    "too_few": "too few rows",
+}
 
 
 class Verdict(Frozen):

@@ -18,6 +18,7 @@ MOST: Final = {"max_tokens": 8, "max_completion_tokens": 8, "max_new_tokens": 8,
 BEYOND: Final = 10_000
 # stands for a file that is there: schemathesis deletes those that it knows of
 FILE: Final = "file-of-examples"
+EXPERIMENT: Final = "exp-that-has-ended"  # stands for the one that has a report
 EXAMPLES: Final = b'{"prompt": "The sky is", "completion": " blue."}\n' * 8
 TGI_PATHS: Final = ("/", "/generate", "/generate_stream")
 
@@ -56,6 +57,8 @@ def message_of(response: Response) -> str:
 @schemathesis.hook
 def before_call(context: HookContext, case: Case[Any], kwargs: dict[str, Any]) -> None:
     """Ask for short answers and short trainings, whatever was made up, and name files that there are."""
+    if case.path_parameters.get("experiment_id") == EXPERIMENT:
+        case.path_parameters["experiment_id"] = os.environ["FUZZED_EXPERIMENT"]
     body = case.body
     if not isinstance(body, dict):
         return

@@ -27,16 +27,19 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 def test_no_answer_contradicts_the_description(tmp_path: Path, smollm2_folder: Path, key: str | None) -> None:
     environ = {} if key is None else {"LORAMILL_API_KEY": key}
     with running_stack(tmp_path / "home", LORAMILL_BASE_MODELS=BASE, **environ) as stack:
-        train_one(stack, tmp_path, key or "unused")
-        report = fuzz(stack, tmp_path, key)
+        experiment_id = train_some(stack, tmp_path, key or "unused")
+        report = fuzz(stack, tmp_path, key, experiment_id)
         assert stack.is_ready()
     assert report["failures"] == report["errors"] == []
     assert {phase["status"] for phase in report["phases"].values()} == {"success"}
     assert report["operations"]["tested"] == report["operations"]["total"] > 30
 
 
-def train_one(stack: Stack, folder: Path, key: str) -> None:
-    """Have the stack hold a file, a job with events and checkpoints, a fine-tuned model, and an evaluation of it."""
+def train_some(stack: Stack, folder: Path, key: str) -> str:
+    """Have the stack hold a file, a job with events and checkpoints, a fine-tuned model, and an evaluation of it.
+
+    And an experiment that has ended, whose id is given.
+    """
     path = write_examples(folder / "train.jsonl", count=40)
     with stack.client(key) as client:
         with path.open("rb") as content:
@@ -50,9 +53,18 @@ def train_one(stack: Stack, folder: Path, key: str) -> None:
         eventually(lambda: client.fine_tuning.jobs.retrieve(job.id).status == "succeeded", "a trained model", 300)
         evaluation = f"/evaluations/{client.fine_tuning.jobs.retrieve(job.id).to_dict()['evaluation_id']}"
         eventually(lambda: client.get(evaluation, cast_to=Told)["status"] == "succeeded", "an evaluation", 300)
+        asked = {
+            "job": {"model": BASE, "training_file": file.id},
+            "arms": [{"hyperparameters": {"n_epochs": 1}}],
+            "seeds": 1,
+        }
+        experiment_id = client.post("/experiments", cast_to=Told, body=asked)["id"]
+        experiment = f"/experiments/{experiment_id}"
+        eventually(lambda: client.get(experiment, cast_to=Told)["status"] == "succeeded", "an experiment", 600)
+        return str(experiment_id)
 
 
-def fuzz(stack: Stack, folder: Path, key: str | None) -> dict[str, Any]:
+def fuzz(stack: Stack, folder: Path, key: str | None, experiment_id: str) -> dict[str, Any]:
     """Run schemathesis, and give its report; a run that found something fails with all that it said."""
     report = folder / "report.json"
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG), "run"]
@@ -60,6 +72,7 @@ def fuzz(stack: Stack, folder: Path, key: str | None) -> dict[str, Any]:
     command += [] if key is None else ["--header", f"Authorization: Bearer {key}"]
     command += [f"{stack.url}/openapi.json"]
     environ = os.environ | {"COLUMNS": "200", "FUZZED_URL": stack.url, "FUZZED_KEY": key or "unused"}
+    environ["FUZZED_EXPERIMENT"] = experiment_id
     # in the project's folder, where the hooks are found
     done = subprocess.run(command, env=environ, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -14,6 +14,7 @@ from fastapi.routing import APIRoute
 
 from app.http.auth import describe_open
 from app.http.description.routes import described_routes
+from app.http.description.url_texts import describe_url_texts
 from app.http.error_envelopes import Wire, wire_of
 from app.http.field_types import whole
 from app.http.json_body import MAX_BODY_BYTES, JsonRoute
@@ -58,6 +59,7 @@ class DescribedApi(FastAPI):
         if self.openapi_schema is None:
             description = super().openapi()
             _describe_errors(description, described_routes(self))
+            describe_url_texts(description)
             if not self.has_key:
                 describe_open(description)
             self.openapi_schema = _with_whole_bounds(description)

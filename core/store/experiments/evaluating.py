@@ -9,11 +9,12 @@ from core.errors import ModelNotFound
 from core.evaluations.spec import EvaluationSpec, JudgedModel
 from core.experiments.progress import RunOutcome
 from core.experiments.scores import RunScores, ScoreTable
+from core.ids import request_digest
 from core.jobs.kind import JobKind
 from core.jobs.spec import AdapterRef
 from core.store import adapters, evaluations, jobs
 from core.store.db import Session
-from core.store.experiments.records import METADATA_KEYS, digest_of
+from core.store.experiments.records import METADATA_KEYS
 from core.store.jobs import NewJob
 from core.store.references.rows import list_parts
 from core.store.tables import ExperimentRecord, ExperimentRunRecord
@@ -58,7 +59,7 @@ def evaluate(
         caller=record.caller,
         spec=spec.model_copy(update={"models": tuple(models)}),
         requested=requested,
-        request_sha256=digest_of(requested),
+        request_sha256=request_digest(requested),
         metadata={METADATA_KEYS[0]: record.id},
     )
     return jobs.create(session, new, now).id

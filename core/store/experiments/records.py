@@ -3,8 +3,6 @@
 How one goes on is in `core.store.experiments.advancing`. ``now`` is only recorded.
 """
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from core.errors import ExperimentNotFound, FileNotStored, IdempotencyInProgress
 from core.experiments.plan import ExperimentPlan, PlannedRun
 from core.experiments.status import ExperimentStatus
-from core.ids import new_id
+from core.ids import new_id, request_digest
 from core.jobs.kind import JobKind
 from core.store import jobs
 from core.store.db import Session
@@ -150,11 +148,6 @@ def end(session: Session, experiment_id: str, status: ExperimentStatus, error: s
     return ended is not None
 
 
-def digest_of(requested: dict[str, Any]) -> str:
-    """Give the digest by which a request is known."""
-    return hashlib.sha256(json.dumps(requested, sort_keys=True).encode()).hexdigest()
-
-
 def _keep_files(session: Session, experiment_id: str, plan: ExperimentPlan) -> None:
     refs = [plan.judging.file, None if plan.choosing is None else plan.choosing.file]
     refs += [file for arm in plan.arms for file in (arm.spec.training_file, arm.spec.validation_file)]
@@ -174,7 +167,7 @@ def _job_of(record: ExperimentRecord, plan: ExperimentPlan, run: PlannedRun) -> 
         caller=record.caller,
         spec=plan.spec_of(run),
         requested=requested,
-        request_sha256=digest_of(requested),
+        request_sha256=request_digest(requested),
         suffix=arm.requested.get("suffix"),
         metadata=(arm.requested.get("metadata") or {}) | told,
         estimate=arm.estimate,

@@ -164,6 +164,15 @@ def test_options_become_the_request(options: ExperimentOptions) -> None:
     }
 
 
+def test_a_field_that_is_given_whole_and_in_part_is_refused_before_anything_is_uploaded(
+    options: ExperimentOptions,
+) -> None:
+    for pairs in (["lora=null", "lora.rank=8"], ["lora.rank=8", "lora=null"]):
+        asked = ExperimentOptions(**vars(options) | {"fields": read_fields(pairs)})
+        with pytest.raises(InvalidInput, match="is given as a whole, too"):
+            body_of(asked, upload=lambda path: pytest.fail(f"{path} was uploaded"))
+
+
 def test_a_field_without_a_value_is_refused() -> None:
     with pytest.raises(InvalidInput, match="write it as field=value"):
         read_fields(["lora.rank"])

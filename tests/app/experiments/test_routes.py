@@ -9,8 +9,8 @@ from starlette.testclient import TestClient
 
 from core.store.experiments.advancing import advance
 from core.text.held_out import draw
-from tests.app.conftest import BASE, LEARNING_RATE, ApiHarness
-from tests.app.experiments.conftest import Post
+from tests.app.conftest import BASE, LEARNING_RATE, ApiHarness, upload
+from tests.app.experiments.conftest import Post, rows
 from tests.core.store.experiments.experimenting import end_evaluation, end_runs
 
 
@@ -141,6 +141,54 @@ def test_a_report_is_also_numbers_and_a_picture(
         ElementTree.fromstring(picture.text)
     for wrong in ({"metric": "rouge_l"}, {"rates": "tuned"}):
         assert client.get(f"{path}/report.svg", params=wrong).status_code == 400
+
+
+def test_rows_that_an_arm_goes_on_from_are_not_judged_by(
+    client: TestClient, harness: ApiHarness, post: Post, judge_id: str
+) -> None:
+    job = client.post("/v1/fine_tuning/jobs", json={"model": BASE, "training_file": judge_id}).json()["id"]
+    end_runs(harness.database)
+    model = client.get(f"/v1/fine_tuning/jobs/{job}").json()["fine_tuned_model"]
+    error = post(judge=judge_id, arms=[{}, {"continue_from": model}]).json()["error"]
+    assert error["param"] == "judge"
+    assert f"{model} was trained on the prompts of line" in error["message"]
+
+
+def test_what_it_could_show_goes_by_different_prompts(client: TestClient, post: Post) -> None:
+    repeated = upload(client, rows(1000, 1050) * 4).json()["id"]
+    created = post("/estimates", judge=repeated).json()
+    assert created["rows"]["judge"] == 200
+    assert created["detectable"]["rows"] == 50
+    assert "too few for a verdict" in created["detectable"]["text"]
+
+
+def test_rows_that_are_too_long_to_be_judged_by_are_counted(client: TestClient, post: Post) -> None:
+    long = b'{"prompt": "%s", "completion": " c"}\n' % (b"x" * 600)
+    judge = upload(client, rows(1000, 1120) + long).json()["id"]
+    created = post("/estimates", judge=judge).json()
+    assert created["rows"]["judge"] == 120
+    [note] = created["notes"]
+    assert note.startswith("1 rows to be judged by are left out")
+
+
+def test_answers_that_were_drawn_can_be_drawn_again(
+    client: TestClient, harness: ApiHarness, post: Post, judge_id: str
+) -> None:
+    created = post(judge=judge_id, seeds=2, sampling={"temperature": 1.0, "top_p": 0.5}).json()
+    judged(harness, created["id"])
+    path = f"/v1/experiments/{created['id']}"
+    evaluation = client.get(f"/v1/evaluations/{client.get(path).json()['judging_evaluation']}").json()
+    assert client.get(f"{path}/report").json()["rerun"]["sampling"] == {
+        "temperature": 1.0,
+        "top_p": 0.5,
+        "seed": evaluation["sampling"]["seed"],
+    }
+
+
+def test_a_broker_that_is_away_is_tried_once(harness: ApiHarness, client: TestClient, post: Post) -> None:
+    harness.notifier.reaches = False
+    created = post().json()
+    assert harness.notifier.notified == [created["runs"][0]["job"]]
 
 
 def test_cancelling_cancels_every_job_of_it(client: TestClient, post: Post, judge_id: str) -> None:

@@ -9,8 +9,9 @@ from core.estimates.estimate import Estimate
 from core.evaluations.spec import EvaluationSpec
 from core.experiments.plan import ExperimentPlan, PlannedArm, PlannedRun, RowCounts
 from core.experiments.scores import RunScores, ScoreTable
-from core.jobs.spec import FileRef, JobSpec, LoraSpec
-from core.serving.generation import SamplingParams
+from core.jobs.spec import FileRef
+from tests.harness.evaluation_specs import make_evaluation_spec
+from tests.harness.job_specs import make_job_spec
 
 ROWS = 200
 
@@ -20,36 +21,14 @@ def file_ref(name: str, examples: int = ROWS) -> FileRef:
 
 
 def arm(name: str, estimate: Estimate | None = None, **spec: Any) -> PlannedArm:
-    fields: dict[str, Any] = {
-        "base_model": "base",
-        "training_file": file_ref("file-train"),
-        "validation_file": file_ref("file-judge"),
-        "n_epochs": 1,
-        "batch_size": 4,
-        "learning_rate": 1e-3,
-        "learning_rate_multiplier": 1.0,
-        "lora": LoraSpec(),
-        "seed": 1,
-    }
-    return PlannedArm(name=name, fields={}, spec=JobSpec.model_validate(fields | spec), requested={}, estimate=estimate)
+    usual = {"base_model": "base", "validation_file": file_ref("file-judge"), "batch_size": 4, "seed": 1}
+    fields: dict[str, Any] = {"training_file": file_ref("file-train")} | usual | spec
+    return PlannedArm(name=name, fields={}, spec=make_job_spec(**fields), requested={}, estimate=estimate)
 
 
 def evaluation(file: str) -> EvaluationSpec:
-    return EvaluationSpec(
-        base_model="base",
-        base_model_fingerprint="f" * 64,
-        context_tokens=512,
-        file=file_ref(file),
-        job=None,
-        lines=tuple(range(1, ROWS + 1)),
-        too_long=0,
-        models=(),
-        metrics=("nats_per_token", "exact_match"),
-        normalization="strip",
-        labels=None,
-        sampling=SamplingParams(max_tokens=8),
-        gates=(),
-    )
+    lines, metrics = tuple(range(1, ROWS + 1)), ("nats_per_token", "exact_match")
+    return make_evaluation_spec(file_ref(file), base_model="base", lines=lines, models=(), metrics=metrics)
 
 
 def plan(names: Sequence[str] = ("w = 0", "w = 0.1", "w = 1"), **others: Any) -> ExperimentPlan:
@@ -64,6 +43,7 @@ def plan(names: Sequence[str] = ("w = 0", "w = 0.1", "w = 1"), **others: Any) ->
         "judging": evaluation("file-judge"),
         "choosing": None,
         "rows": RowCounts(train=1000, choose=None, judge=ROWS),
+        "different_rows": ROWS,
         "tunes": False,
         "prunes": False,
         "budget_s": None,

@@ -7,6 +7,7 @@ import pytest
 from core.errors import InvalidParameter
 from core.experiments.arms import AskedArm, job_of, list_arms, seeds_of
 from core.experiments.requested import MAX_ARMS, ExperimentFields
+from core.scoring.registry import METRICS
 
 
 def arms_of(**fields: Any) -> list[AskedArm]:
@@ -82,6 +83,7 @@ def test_what_all_arms_share_is_no_arms_own_and_the_arm_is_named(field: str) -> 
         ({"arms": [{"name": "a\nb"}]}, "arms[0].name"),
         ({"grid": {"lora.rank": tuple(range(MAX_ARMS + 1))}}, "grid"),
         ({"grid": {"lora": (None,), "lora.rank": (8,)}}, "grid.lora.rank"),
+        ({"grid": {"lora.rank": (8,), "lora": (None,)}}, "grid.lora"),
         ({"random": {"n": 2, "fields": {"n_epochs": []}}}, "random.fields.n_epochs"),
         (
             {"random": {"n": 2, "fields": {"learning_rate": {"low": 0, "high": 1, "log": True}}}},
@@ -113,3 +115,9 @@ def test_no_verdict_can_go_by_a_metric_that_is_unknown_or_only_describes() -> No
             ExperimentFields.model_validate({"primary_metric": wrong})
     with pytest.raises(ValueError, match="there are exact_match"):
         ExperimentFields.model_validate({"metrics": ["bleu"]})
+
+
+def test_its_schema_names_the_metrics_that_there_are() -> None:
+    described = ExperimentFields.model_json_schema()["properties"]
+    assert described["metrics"]["items"]["enum"] == list(METRICS)
+    assert set(METRICS) - set(described["primary_metric"]["enum"]) == {"length_ratio"}

@@ -5,14 +5,15 @@ from xml.etree import ElementTree
 import pytest
 
 from core.experiments.forest_plot import forest_plot
-from core.experiments.plan import PlannedRun, notes_on
+from core.experiments.plan import PlannedRun, notes_on, notes_on_rows
 from core.experiments.pruning import prune
 from core.experiments.report import ExperimentReport, make_report
 from core.experiments.report_csv import scores_csv, summary_csv
 from core.experiments.scores import RunScores, ScoreTable
-from core.jobs.spec import LoraSpec
+from core.jobs.spec import AdapterRef, LoraSpec
 from core.scoring.statistics.bootstrap import Interval
-from tests.core.experiments.made_up import ROWS, arm, plan, scores
+from tests.core.experiments.made_up import ROWS, arm, evaluation, plan, scores
+from tests.harness.job_specs import make_estimate
 
 MEANS = {"w = 0": 0.2, "w = 0.1": 0.2, "w = 1": 0.6, "base": 2.0}
 
@@ -184,5 +185,30 @@ class TestForestPlot:
 
 def test_arms_that_do_not_see_the_same_are_named() -> None:
     assert notes_on([arm("a"), arm("b")]) == ()
-    [note] = notes_on([arm("a"), arm("b", lora=LoraSpec(rank=4))])
-    assert "do not start from the same weights" in note
+    earlier = AdapterRef(name="ft:earlier", adapter_sha256="a" * 64)
+    for other in ({"lora": LoraSpec(rank=4)}, {"lora": LoraSpec(use_dora=True)}, {"continue_from": earlier}):
+        [note] = notes_on([arm("a"), arm("b", **other)])
+        assert "do not start from the same weights" in note
+
+
+def test_an_adapter_that_only_counts_for_more_starts_from_the_same_weights() -> None:
+    scaled = LoraSpec(alpha=64.0, use_rslora=True, dropout=0.1)
+    assert notes_on([arm("a"), arm("b", lora=scaled)]) == ()
+
+
+def test_steps_that_are_only_estimated_are_compared_as_such() -> None:
+    assert notes_on([arm("a", make_estimate(steps=100)), arm("b", make_estimate(steps=100))]) == ()
+    [note] = notes_on([arm("a", make_estimate(steps=100)), arm("b", make_estimate(steps=1200))])
+    assert note == "The arms do not train on the same number of steps: a 100, b 1,200."
+    [note] = notes_on(
+        [arm("a", make_estimate(steps=100, sampled=True)), arm("b", make_estimate(steps=1200, sampled=True))]
+    )
+    assert note == "The arms do not train on the same number of steps: a about 100, b about 1,200."
+
+
+def test_rows_that_are_not_asked_and_models_of_unknown_training_are_named() -> None:
+    judging = evaluation("file-judge")
+    assert notes_on_rows(judging) == ()
+    too_long, unchecked = notes_on_rows(judging.model_copy(update={"too_long": 3, "unchecked_models": ("ft:x",)}))
+    assert too_long.startswith("3 rows to be judged by are left out")
+    assert unchecked.startswith("What ft:x was trained on is not known any more")

@@ -106,7 +106,7 @@ def test_a_run_whose_best_can_have_no_score_ends_before_its_first_step(
     tmp_path: Path, tiny_llama: Path, metric: str, validation: list[dict[str, str]]
 ) -> None:
     reporter = RecordingReporter()
-    fields = {"evaluation": {"metrics": (metric,)}, "load_best_model_at_end": metric}
+    fields: dict[str, Any] = {"evaluation": {"metrics": (metric,)}, "load_best_model_at_end": metric}
     with pytest.raises(NothingToScore, match=f"^load_best_model_at_end goes by {metric}, and none of the "):
         train(write_run(tmp_path / "run", tiny_llama, LINES, validation=validation, **fields), reporter)
     assert reporter.of(StepDone) == []
@@ -116,7 +116,7 @@ def test_a_run_without_any_score_says_that_its_last_step_is_the_result(
     tmp_path: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop_module, "mean_scores", lambda *_: {"repetition": None})  # each answer has under four words
-    fields = {"evaluation": {"metrics": ("repetition",)}, "load_best_model_at_end": "repetition"}
+    fields: dict[str, Any] = {"evaluation": {"metrics": ("repetition",)}, "load_best_model_at_end": "repetition"}
     reporter = train(write_run(tmp_path / "run", tiny_llama, LINES, validation=LINES, n_epochs=1, **fields))
     (finished,) = reporter.of(Finished)
     assert finished.adapter_step == finished.steps

@@ -5,8 +5,6 @@ way. Rows of a validation file that were trained on as well are left out. That t
 against the adapter.
 """
 
-import hashlib
-import json
 from collections.abc import Sequence
 from typing import BinaryIO
 
@@ -15,6 +13,7 @@ from core.evaluations.choosing import Asked, Chosen, choose_rows
 from core.evaluations.general_text import GENERAL_TEXT_VERSION
 from core.evaluations.learnt import Learnt, SpecFinder, find_all_learnt, rows_learnt
 from core.evaluations.spec import EvaluationSpec, JudgedModel, can_report_memory
+from core.ids import request_digest
 from core.jobs.attempt import Publication
 from core.jobs.resolve import rendering_of
 from core.jobs.spec import AdapterRef, FileRef, JobEvaluation, JobSpec
@@ -134,5 +133,4 @@ def _new_job(job: JobRecord, evaluation: EvaluationSpec, asked: JobEvaluation) -
         "metrics": list(asked.metrics),
         "max_rows": asked.max_rows,
     }
-    digest = hashlib.sha256(json.dumps(requested, sort_keys=True).encode()).hexdigest()
-    return NewJob(job.caller, evaluation, requested, digest)
+    return NewJob(job.caller, evaluation, requested, request_digest(requested))

@@ -30,7 +30,12 @@ def test_every_link_leads_to_a_route_by_a_parameter_of_it(client: TestClient) ->
 
 def test_what_is_made_leads_to_all_that_can_be_asked_of_it(client: TestClient) -> None:
     by_id = operations(client)
-    for made, parameter in (("upload_file", "file_id"), ("create_job", "job_id")):
+    for made, parameter in (
+        ("upload_file", "file_id"),
+        ("create_job", "job_id"),
+        ("create_evaluation", "evaluation_id"),
+        ("create_experiment", "experiment_id"),
+    ):
         leads_to = {link["operationId"] for link in links_of(by_id[made])}
         takes = {name for name, found in by_id.items() if parameter in {p["name"] for p in found.get("parameters", [])}}
         assert leads_to == takes

@@ -1,27 +1,9 @@
-from core.estimates.estimate import Basis, Estimate, EstimatedMachine, QueuePlace, Seconds
 from core.store import jobs
 from core.store.db import Database
 from core.store.queue import claims, control, waiting_line
 from core.store.queue.waiting_line import WaitingWork
 from tests.core.store.conftest import MakeJob
-
-
-def _estimate(total_s: float) -> Estimate:
-    seconds = dict.fromkeys(Seconds.model_fields, 0.0) | {"total": total_s}
-    return Estimate(
-        **dict.fromkeys(("examples", "held_out_examples", "dropped_examples", "untrained_examples"), 1),
-        **dict.fromkeys(("seen_tokens", "trained_tokens", "evaluated_tokens", "steps", "read_examples"), 1),
-        sampled=False,
-        seconds=Seconds(**seconds),
-        peak_memory_bytes=None,
-        token_budget=None,
-        memory=None,
-        fits=None,
-        machine=EstimatedMachine(device=None, memory_bytes=None, available_bytes=None, source="a test"),
-        basis=Basis(kind="unknown", jobs=(), flops_per_s=None, explanation=""),
-        queue=QueuePlace(place=1, seconds_ahead=None),
-        problems=(),
-    )
+from tests.harness.job_specs import make_estimate
 
 
 def _claim(database: Database) -> str:
@@ -54,8 +36,8 @@ class TestSumWaiting:
     def test_adds_up_the_estimates_of_queued_jobs_alone(self, database: Database, make_job: MakeJob) -> None:
         with database.read() as session:
             assert waiting_line.sum_waiting(session) == WaitingWork(0, 0, 0.0)
-        running = make_job(estimate=_estimate(1000)).id
-        make_job(estimate=_estimate(1.5)), make_job(), make_job(estimate=_estimate(2))
+        running = make_job(estimate=make_estimate(total_s=1000)).id
+        make_job(estimate=make_estimate(total_s=1.5)), make_job(), make_job(estimate=make_estimate(total_s=2))
         assert _claim(database) == running
         with database.read() as session:
             assert waiting_line.sum_waiting(session) == WaitingWork(3, without_estimate=1, seconds=3.5)
