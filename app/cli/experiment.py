@@ -122,13 +122,13 @@ def how_far(client: Client, experiment: Mapping[str, Any]) -> tuple[int, int | N
         runs = experiment["runs"]
         under_way = next((run for run in runs if run["status"] == "running"), None)
         if under_way is None:
-            return experiment["runs_ended"], len(runs), "runs have ended; none is running"
+            return experiment["runs_ended"], len(runs), "no run is under way"
         progress = client.job(under_way["job"])["progress"] or {}
         step = f", step {progress['step']} of {progress['total_steps']}" if "total_steps" in progress else ""
-        said = f"runs have ended; {under_way['arm']}, seed {under_way['seed']}{step}"
+        said = f"training {under_way['arm']}, seed {under_way['seed']}{step}"
         return experiment["runs_ended"], len(runs), said
     progress = client.evaluation(experiment[f"{experiment['stage']}_evaluation"])["progress"] or {}
-    return progress.get("answers", 0), progress.get("total_answers"), f"answers are scored: {experiment['stage']}"
+    return progress.get("answers", 0), progress.get("total_answers"), f"{experiment['stage']} by answers"
 
 
 def plan_text(plan: Mapping[str, Any]) -> str:
