@@ -39,13 +39,13 @@ Row = Mapping[str, str]
 
 @dataclass(frozen=True)
 class ExperimentSize:
-    """How much is trained and judged, alike for both data sets."""
+    """How much is trained and judged, alike for both data sets; the steps are those of `examples/job.json`."""
 
     train: int = 400
     judge: int = 200
     seeds: int = 3
-    n_epochs: int = 2
-    batch_size: int = 8
+    n_epochs: int = 1
+    batch_size: int = 4
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,12 @@ def _begin_or_go_on(
             for part, part_rows in zip(("train", "judge"), rows, strict=True)
         ]
     hyperparameters = {"n_epochs": size.n_epochs, "batch_size": size.batch_size}
-    job = {"model": settings.base_models[0], "training_file": ids[0], "hyperparameters": hyperparameters}
+    job = {
+        "model": settings.base_models[0],
+        "training_file": ids[0],
+        "n_evals": 1,  # a run is judged by what it made, not by how it came there
+        "hyperparameters": hyperparameters,
+    }
     body = {"job": job, "question": "labels", "judge": ids[1], "seeds": size.seeds, "metrics": list(METRICS)}
     experiment = client.create_experiment(body)
     begun.write_text(json.dumps(known | {key: experiment["id"]}), "utf-8")
