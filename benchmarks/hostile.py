@@ -23,11 +23,11 @@ import httpx2
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from benchmarks.host.machine import result_file, write_result
+from benchmarks.host.processes import ROOT
 from benchmarks.serving.home import build_home
+from benchmarks.serving.over_http.servers import HOST, running
 from benchmarks.serving.results import stamp
-from benchmarks.serving.servers import HOST, running
-from benchmarks.training.machine import result_file, write_result
-from benchmarks.training.processes import ROOT
 from core.base_models.registry import IMPORTED_FILE, Folder, ImportedModel, compute_fingerprint
 
 SMOLLM2: Final = ROOT / "var" / "base-models" / "smollm2-135m-instruct"

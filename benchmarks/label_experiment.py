@@ -23,8 +23,8 @@ from app.cli.demo import running_stack
 from app.cli.experiment import plan_text, report_text, watch
 from app.cli.stack.address import openable_url
 from app.cli.stack.preparation import refuse_contradictions, refuse_taken_port
+from benchmarks.host import machine
 from benchmarks.train import E2E
-from benchmarks.training import machine
 from core.scoring.verdict import WORDS
 from core.settings import Settings
 from core.text.held_out import hash_of

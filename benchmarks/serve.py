@@ -24,11 +24,12 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.serving import cold, load, starts, throughput
+from benchmarks.host import machine
+from benchmarks.host.number_types import ask_number_types
+from benchmarks.host.processes import ROOT, run_module
+from benchmarks.serving import cold, starts
+from benchmarks.serving.over_http import load, throughput
 from benchmarks.serving.results import merge, stamp
-from benchmarks.training import machine
-from benchmarks.training.number_types import ask_number_types
-from benchmarks.training.processes import ROOT, run_module
 
 SMOLLM2: Final = ROOT / "var" / "base-models" / "smollm2-135m-instruct"
 FILE_WIDTH: Final = 160  # of tables that go into a file

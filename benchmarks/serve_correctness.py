@@ -21,9 +21,9 @@ from benchmarks.correctness.contestants import ContinuousBatches, PeftBatch, Vll
 from benchmarks.correctness.field import Field, judge_all, make_field
 from benchmarks.correctness.mixes import Mix, Tally, power
 from benchmarks.correctness.ours import our_engine
+from benchmarks.host.processes import ROOT
 from benchmarks.peers.commands import find_vllm, vllm_server
-from benchmarks.serving.servers import ServerFailed, running
-from benchmarks.training.processes import ROOT
+from benchmarks.serving.over_http.servers import ServerFailed, running
 from tests.harness.models.tiny_models import store_in, write_tiny_llama, write_tiny_phi
 
 MIXES, SMOLLM2_MIXES, PEER_MIXES = 1000, 40, 60

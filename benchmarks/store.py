@@ -22,8 +22,8 @@ from rich.table import Table
 from starlette.testclient import TestClient
 
 from benchmarks.filled_database import DatabaseSize, fill
+from benchmarks.host.machine import result_file, write_result
 from benchmarks.serving.results import stamp
-from benchmarks.training.machine import result_file, write_result
 from core.base_models.registry import Registry
 from core.settings import Settings
 from core.store import files, migrate

@@ -19,11 +19,11 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from benchmarks.training import machine
+from benchmarks.host import machine
+from benchmarks.host.number_types import NumberTypes, ask_number_types
+from benchmarks.host.processes import ROOT, measure, run_module
 from benchmarks.training.cases import LLAMA_TARGETS, PHI_TARGETS, SEED, BenchmarkCase, choose_contestants
 from benchmarks.training.measurement import Measurement, MeasurementRequest
-from benchmarks.training.number_types import NumberTypes, ask_number_types
-from benchmarks.training.processes import ROOT, measure, run_module
 from benchmarks.training.report import print_ablations, print_case, print_products
 from benchmarks.training.rows import generate
 from benchmarks.training.summary import ablations, ratios, summarise, summarise_ablations

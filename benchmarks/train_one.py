@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.host.number_types import NumberType
 from benchmarks.training import hf_trainer, ours
 from benchmarks.training.adapters import score
 from benchmarks.training.measurement import Measurement, MeasurementRequest, StepClock
-from benchmarks.training.number_types import NumberType
 from benchmarks.training.roofline import Roofline
 from benchmarks.training.rows import Rows, TokenRow, sample
 from worker.models.precision import resolve_dtype

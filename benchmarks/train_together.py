@@ -22,11 +22,11 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.host import machine
+from benchmarks.host.processes import run_module
 from benchmarks.train import E2E, FILE_WIDTH, SMOLLM2
-from benchmarks.training import machine
 from benchmarks.training.cases import LLAMA_TARGETS, PHI_TARGETS, SEED
 from benchmarks.training.measurement import TogetherRequest, TrainedTogether
-from benchmarks.training.processes import run_module
 from benchmarks.training.rows import generate
 from benchmarks.training.text_rows import read_rows
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_check.parts import PartResult, Setting
-from benchmarks.training import machine
+from benchmarks.host import machine
 
 WIDTH = 118
 

@@ -12,10 +12,10 @@ import torch
 
 from benchmarks.gpu_check.models import large_base
 from benchmarks.gpu_check.parts import Note, Setting
+from benchmarks.host.number_types import probe_number_types
 from benchmarks.serving.decode import build, make_adapters, roofs, taxes, weight_bytes
 from benchmarks.serving.probe import BestOfProbes, probe
 from benchmarks.serving.steps import StepTimings, interleave, time_decode, time_prefill
-from benchmarks.training.number_types import probe_number_types
 from worker.inference.lora.adapter import Adapter
 from worker.inference.model.runner import ModelRunner
 

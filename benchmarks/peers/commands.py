@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from benchmarks.serving.servers import HOST, Server, command_of, free_port
-from benchmarks.training.number_types import NumberType
+from benchmarks.host.number_types import NumberType
+from benchmarks.serving.over_http.servers import HOST, Server, command_of, free_port
 
 VLLM_READY_WITHIN_S: Final = 600.0
 MAX_TOKENS: Final = 1024  # of a vLLM context

@@ -21,8 +21,8 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from transformers import AutoTokenizer, GenerationConfig
 
+from benchmarks.host.number_types import BOTH
 from benchmarks.peers.peft_models import BASE, load_adapters
-from benchmarks.training.number_types import BOTH
 from worker.models.precision import resolve_dtype
 
 MOST_ROWS: Final = 8

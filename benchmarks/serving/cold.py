@@ -12,10 +12,10 @@ from typing import Any, Final
 from rich.console import Console
 
 from benchmarks.serving.adapter_spec import AdapterSpec
-from benchmarks.serving.client import Answered, Ask, Plan, ask
 from benchmarks.serving.home import build_home
-from benchmarks.serving.requests import OURS_MORE, body
-from benchmarks.serving.servers import running
+from benchmarks.serving.over_http.client import Answered, Ask, Plan, ask
+from benchmarks.serving.over_http.requests import OURS_MORE, body
+from benchmarks.serving.over_http.servers import running
 
 ADAPTERS, RANK = 5, 128
 STREAMS, STREAM_TOKENS = 3, 1900

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 
 import torch
 
+from benchmarks.host.number_types import NumberTypes, probe_number_types
 from benchmarks.serving.adapter_spec import AdapterSpec
 from benchmarks.serving.adapters import factors, list_linears
 from benchmarks.serving.probe import BestOfProbes, probe, probe_read
@@ -31,7 +32,6 @@ from benchmarks.serving.steps import (
     time_prefill,
 )
 from benchmarks.training.adapters import load
-from benchmarks.training.number_types import NumberTypes, probe_number_types
 from core.base_models.registry import DType, weight_files
 from core.base_models.tensor_files import list_tensors
 from core.errors import BaseModelInvalid

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from benchmarks.host.processes import run_module
 from benchmarks.serving.adapter_spec import AdapterSpec
-from benchmarks.serving.servers import Server, free_port
-from benchmarks.training.processes import run_module
+from benchmarks.serving.over_http.servers import Server, free_port
 from core.base_models.registry import BaseModelEntry, Folder, Registry, read_imported
 from core.jobs.attempt import StoredAdapter
 from core.settings import Settings

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import torch
 
-from benchmarks.training.number_types import BOTH, NumberTypes, probe_number_types
+from benchmarks.host.number_types import BOTH, NumberTypes, probe_number_types
 from worker.inference.metrics import machine_probe as engine_probe
 from worker.inference.tuning.trial_timer import TrialTimer
 from worker.models.precision import resolve_dtype

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Final
 
-from benchmarks.training.processes import ROOT
+from benchmarks.host.processes import ROOT
 from core.text.tokenizer import TextTokenizer
 
 SOURCES: Final = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs", "examples")

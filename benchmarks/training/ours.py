@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.host.number_types import probe_number_types
 from benchmarks.training.adapters import ALPHA, RANK
 from benchmarks.training.measurement import MeasurementRequest, StepClock
-from benchmarks.training.number_types import probe_number_types
 from benchmarks.training.roofline import Roofline
 from benchmarks.training.rows import TokenRow
 from core.jobs.spec import FileRef, JobSpec, LoraSpec

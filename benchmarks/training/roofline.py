@@ -14,7 +14,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from benchmarks.training.number_types import NumberTypes
+from benchmarks.host.number_types import NumberTypes
 from worker.models.precision import resolve_dtype
 from worker.training.data.examples import ExampleSet
 from worker.training.data.plan import TrainingPlan

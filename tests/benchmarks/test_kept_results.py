@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import pytest
 
-from benchmarks.training.machine import RESULTS
-from benchmarks.training.processes import ROOT
+from benchmarks.host.machine import RESULTS
+from benchmarks.host.processes import ROOT
 
 FILES: Final = sorted(RESULTS.glob("*/*.json"))
 MACHINES: Final = ("avx512_bf16-2-cores", "avx2-2-cores")  # the table's columns

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.host.processes import ROOT
 from benchmarks.label_experiment import (
     DATA_SETS,
     NOT_MEASURED,
@@ -17,7 +18,6 @@ from benchmarks.label_experiment import (
     split_by_prompt,
     table,
 )
-from benchmarks.training.processes import ROOT
 from tests.core.experiments.test_report import report as made_report
 
 README = (ROOT / "README.md").read_text("utf-8")

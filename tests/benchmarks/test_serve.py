@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from benchmarks import serve
+from benchmarks.host.processes import ROOT
 from benchmarks.serve import SECTIONS, BenchmarkWork, run
-from benchmarks.training.processes import ROOT
 
 
 @pytest.fixture

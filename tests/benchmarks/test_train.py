@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from benchmarks.host.number_types import NumberTypes
 from benchmarks.train import QUICK, Amount, TrainingBenchmark, make_smollm2_case, run_case
 from benchmarks.training.cases import PHI_TARGETS, BenchmarkCase, choose_contestants
 from benchmarks.training.measurement import MeasurementRequest
-from benchmarks.training.number_types import NumberTypes
 from benchmarks.training.rows import generate
 from benchmarks.training.summary import ablations
 from tests.benchmarks.recording import RecordingProcesses
@@ -91,7 +91,7 @@ def test_missing_data_is_said_not_ignored(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_measured_process_trains_and_is_scored(case: BenchmarkCase, tmp_path: Path) -> None:
-    from benchmarks.training.processes import measure, run_module
+    from benchmarks.host.processes import measure, run_module
 
     base, rows_file = tmp_path / "base", tmp_path / "rows.json"
     run_module("benchmarks.training.models", "phi-tiny", str(base))

@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from benchmarks.host.processes import run_module
 from benchmarks.train_together import ARMS, StepSize, TogetherCase, gains, measure, run_benchmark, run_rounds
 from benchmarks.training.cases import PHI_TARGETS
 from benchmarks.training.measurement import TogetherRequest, TrainedTogether
-from benchmarks.training.processes import run_module
 from benchmarks.training.rows import generate
 
 GIB = 2**30

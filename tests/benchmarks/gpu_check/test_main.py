@@ -12,7 +12,7 @@ from benchmarks.gpu_check.__main__ import FAILED, HELD, NOT_TRIED, check
 from benchmarks.gpu_check.listing import PARTS
 from benchmarks.gpu_check.parts import Setting
 from benchmarks.gpu_check.requirements import NEEDED, find_missing, pip_command
-from benchmarks.training.processes import ROOT
+from benchmarks.host.processes import ROOT
 from tests.benchmarks.gpu_check.test_parts import part
 
 NO_GPU = {"CUDA_VISIBLE_DEVICES": "-1"}

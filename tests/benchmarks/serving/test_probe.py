@@ -1,7 +1,7 @@
 import torch
 
+from benchmarks.host.number_types import NumberTypes
 from benchmarks.serving.probe import probe
-from benchmarks.training.number_types import NumberTypes
 
 
 def test_a_probe_measures_memory_and_both_types_with_the_threads_that_there_are() -> None:

@@ -1,5 +1,5 @@
+from benchmarks.host.number_types import NumberTypes
 from benchmarks.training.cases import choose_contestants
-from benchmarks.training.number_types import NumberTypes
 
 
 def test_rivals_that_can_choose_take_part_in_both_types_and_less_in_the_slower_one() -> None:

@@ -1,7 +1,7 @@
 """One test for each known way of training on the wrong tokens that shows in text, ids and weights.
 
 What is right for an example stands in ``tests/golden``, from the raw tokenizers and from bytes;
-``tests/worker/training/test_traps.py`` has the ways that show in tensors.
+``tests/worker/training/traps/test_traps.py`` has the ways that show in tensors.
 """
 
 import json

@@ -3,7 +3,7 @@
 from tests.planted_defects.defect import Defect
 
 BASE = "tests/worker/models/test_traps.py"
-OBJECTIVE = "tests/worker/training/test_traps_objective.py"
+OBJECTIVE = "tests/worker/training/traps/test_traps_objective.py"
 ORACLE = "tests/worker/training/test_oracle.py"
 
 DEFECTS = (

@@ -2,8 +2,8 @@
 
 from tests.planted_defects.defect import Defect
 
-RESUME = "tests/worker/training/test_traps_resume.py"
-KILLS = "tests/worker/training/test_kill_points.py"
+RESUME = "tests/worker/training/traps/test_traps_resume.py"
+KILLS = "tests/worker/training/faults/test_kill_points.py"
 
 DEFECTS = (
     Defect(

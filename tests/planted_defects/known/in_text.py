@@ -73,7 +73,7 @@ DEFECTS = (
         by="$draft.add($ids, $spans, $text, 0.0, Reason.END)",
         tests=(
             f"{TRAPS}::test_trap_04_the_last_label_is_the_closing_token_and_it_stands_once",
-            "tests/worker/training/test_traps.py::test_trap_04_after_overfitting_eight_examples_every_answer_stops_by_itself",
+            "tests/worker/training/traps/test_traps.py::test_trap_04_after_overfitting_eight_examples_every_answer_stops_by_itself",
         ),
     ),
     Defect(

@@ -2,7 +2,7 @@
 
 from tests.planted_defects.defect import Defect
 
-TRAPS = "tests/worker/training/test_traps.py"
+TRAPS = "tests/worker/training/traps/test_traps.py"
 
 DEFECTS = (
     Defect(

@@ -13,9 +13,9 @@ from core.errors import ExampleInvalid, LossNotFinite
 from core.serving.adapter_format import WEIGHTS
 from core.settings import Settings
 from tests.harness.models.kernels import home_with_kernels
+from tests.worker.training.faults.test_kill_points import assert_same_log, log_of, result_of
 from tests.worker.training.reference_model import relative_error
 from tests.worker.training.run_folders import SUMS, Killed, RecordingReporter, never_stop, train, write_lines, write_run
-from tests.worker.training.test_kill_points import assert_same_log, log_of, result_of
 from worker.trainer_process.messages import Evaluated, Finished, Resumed, StepDone
 from worker.trainer_process.run_folder import ADAPTER, TRAINING_FILE
 from worker.training import lockstep, preparation

@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.worker.training.faults.test_kill_points import result_of
 from tests.worker.training.process.ranked import checkpoint_each_step, run_ranks
 from tests.worker.training.run_folders import write_run
-from tests.worker.training.test_kill_points import result_of
 from tests.worker.training.test_main import started
 from worker.trainer_process.messages import Failed, Finished, Message, Note, Resumed, StepDone, parse
 from worker.trainer_process.process import COMMAND, LAUNCHER, TrainerProcess, command_for

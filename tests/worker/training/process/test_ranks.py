@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from core.jobs.spec import LoraSpec
 from core.serving.adapter_format import WEIGHTS
+from tests.worker.training.faults.test_kill_points import assert_same_log, log_of, result_of
 from tests.worker.training.process.ranked import (
     after_step,
     checkpoint_each_step,
@@ -20,7 +21,6 @@ from tests.worker.training.process.ranked import (
     token_budgets,
 )
 from tests.worker.training.run_folders import SUMS, train, write_run
-from tests.worker.training.test_kill_points import assert_same_log, log_of, result_of
 from worker.trainer_process.messages import (
     CheckpointWritten,
     Evaluated,

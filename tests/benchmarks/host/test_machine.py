@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.host import machine
 from benchmarks.serving import results
-from benchmarks.training import machine
 from core.process.cpu_levels import Level
 from core.settings import CpuLevel
 

@@ -19,8 +19,8 @@ from core.serving.adapter_format import WEIGHTS
 from core.text.held_out import HELD_OUT_VERSION
 from tests.harness.models.tiny_models import write_tiny_phi
 from tests.worker.training.conftest import MakeModel
+from tests.worker.training.faults.test_kill_points import TOKEN_BUDGET, Log, Result, assert_same_log, log_of, result_of
 from tests.worker.training.run_folders import SUMS, Killed, RecordingReporter, stop_after, train, write_run
-from tests.worker.training.test_kill_points import TOKEN_BUDGET, Log, Result, assert_same_log, log_of, result_of
 from worker.models import precision
 from worker.models.loading import load_base_model
 from worker.trainer_process.messages import CheckpointWritten, Finished, Message, Resumed, StepDone

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.worker.training.faults.test_kill_points import JOBS, assert_same_log, log_of, result_of
 from tests.worker.training.run_folders import write_run
-from tests.worker.training.test_kill_points import JOBS, assert_same_log, log_of, result_of
 from tests.worker.training.test_main import started
 from worker.trainer_process.messages import Message, Resumed, parse
 from worker.trainer_process.run_folder import EXIT_DONE

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.faults.scenario import Impossible, fill, small_disk
+from tests.worker.training.faults.test_killed_processes import TRAINER
 from tests.worker.training.run_folders import write_run
-from tests.worker.training.test_killed_processes import TRAINER
 from tests.worker.training.test_main import started
 from worker.trainer_process.messages import CheckpointWritten, Failed, Finished, Message, Resumed, parse
 from worker.trainer_process.run_folder import ADAPTER, CHECKPOINTS, EXIT_DONE, EXIT_FAILED

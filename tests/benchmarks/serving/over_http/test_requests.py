@@ -1,9 +1,10 @@
 import pytest
 
-from benchmarks.serving import cold, load
-from benchmarks.serving.client import Answered
-from benchmarks.serving.requests import deal, jain, medians, percentile, summarise
-from benchmarks.serving.throughput import BASE, MIXED, ratios, written_speed
+from benchmarks.serving import cold
+from benchmarks.serving.over_http import load
+from benchmarks.serving.over_http.client import Answered
+from benchmarks.serving.over_http.requests import deal, jain, medians, percentile, summarise
+from benchmarks.serving.over_http.throughput import BASE, MIXED, ratios, written_speed
 
 
 def answered(

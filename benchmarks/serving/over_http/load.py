@@ -12,11 +12,11 @@ from typing import Any, Final
 from rich.console import Console
 
 from benchmarks.serving.adapter_spec import AdapterSpec
-from benchmarks.serving.client import Answered, Ask, Plan, ask
 from benchmarks.serving.home import ServedHome, build_home
+from benchmarks.serving.over_http.client import Answered, Ask, Plan, ask
+from benchmarks.serving.over_http.requests import OURS_MORE, body, deal, jain, summarise
+from benchmarks.serving.over_http.servers import running
 from benchmarks.serving.prompts import cut_texts
-from benchmarks.serving.requests import OURS_MORE, body, deal, jain, summarise
-from benchmarks.serving.servers import running
 
 ADAPTERS, CACHED = 512, 32
 CACHE_RANK, CACHE_TARGETS = 8, ("q_proj", "v_proj")

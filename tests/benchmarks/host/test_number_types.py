@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.training.number_types import NumberType, NumberTypes, probe_number_types
+from benchmarks.host.number_types import NumberType, NumberTypes, probe_number_types
 from worker.models import precision
 
 

@@ -2,14 +2,14 @@
 
 Decided by the product's own probe, which multiplies small matrices in both, and by a larger one where that leaves
 both: a type that is hopeless in them is not tried at full size, where it would take minutes.
-``python -m benchmarks.training.number_types`` prints the choice.
+``python -m benchmarks.host.number_types`` prints the choice.
 """
 
 import json
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
-from benchmarks.training.processes import run_module
+from benchmarks.host.processes import run_module
 
 NumberType = Literal["bfloat16", "float32"]
 BOTH: Final[tuple[NumberType, ...]] = ("bfloat16", "float32")
@@ -63,7 +63,7 @@ def probe_number_types() -> NumberTypes:
 
 def ask_number_types() -> NumberTypes:
     """Have a process of its own choose, so that this one stays without torch."""
-    found = json.loads(run_module("benchmarks.training.number_types").splitlines()[-1])
+    found = json.loads(run_module("benchmarks.host.number_types").splitlines()[-1])
     return NumberTypes(found["fastest"], found["bf16_speedup"])
 
 

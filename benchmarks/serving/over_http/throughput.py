@@ -19,14 +19,14 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.host.number_types import NumberType, NumberTypes
 from benchmarks.peers.commands import find_vllm, peft_server, transformers_serve, vllm_server, write_endless_base
 from benchmarks.serving.adapter_spec import AdapterSpec
-from benchmarks.serving.client import ask
 from benchmarks.serving.home import ServedHome, build_home
+from benchmarks.serving.over_http.client import ask
+from benchmarks.serving.over_http.requests import OURS_MORE, body, deal, medians, summarise
+from benchmarks.serving.over_http.servers import Server, ServerFailed, running
 from benchmarks.serving.prompts import cut_texts
-from benchmarks.serving.requests import OURS_MORE, body, deal, medians, summarise
-from benchmarks.serving.servers import Server, ServerFailed, running
-from benchmarks.training.number_types import NumberType, NumberTypes
 
 CLIENTS, REQUESTS = 8, 6
 PROMPT_TOKENS, NEW_TOKENS = 100, 48

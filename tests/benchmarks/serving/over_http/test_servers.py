@@ -6,8 +6,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks.serving.client import Ask, Plan, ask, carry_out
-from benchmarks.serving.servers import Server, ServerFailed, free_port, running
+from benchmarks.serving.over_http.client import Ask, Plan, ask, carry_out
+from benchmarks.serving.over_http.servers import Server, ServerFailed, free_port, running
 
 # Answers /health, streams two pieces to a prompt, and refuses the prompt "no".
 SCRIPT = """

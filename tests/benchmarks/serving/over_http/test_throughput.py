@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.host.number_types import BOTH, NumberType
 from benchmarks.serving.home import ServedHome
-from benchmarks.serving.throughput import contenders
-from benchmarks.training.number_types import BOTH, NumberType
+from benchmarks.serving.over_http.throughput import contenders
 
 
 @pytest.mark.parametrize("dtype", BOTH)

@@ -16,7 +16,7 @@ from typing import Final
 
 import httpx2
 
-from benchmarks.training.processes import ROOT
+from benchmarks.host.processes import ROOT
 from core.process.bound import bound
 
 HOST: Final = "127.0.0.1"

@@ -1,7 +1,8 @@
 """Clients of an OpenAI-style server, in a process of their own: what each request took, token by token.
 
-``python -m benchmarks.serving.client`` reads a `Plan` (JSON) from stdin and prints the `Answered` (a JSON list) as
-its last line. Knows no model: a prompt is text or ids, and a piece of a stream that holds text counts as a token's.
+``python -m benchmarks.serving.over_http.client`` reads a `Plan` (JSON) from stdin and prints the `Answered` (a JSON
+list) as its last line. Knows no model: a prompt is text or ids, and a piece of a stream that holds text counts as a
+token's.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from typing import Any, Final
 import httpx2
 from pydantic import TypeAdapter
 
-from benchmarks.training.processes import ROOT
+from benchmarks.host.processes import ROOT
 
 SILENCE_S: Final = 600.0
 
@@ -71,7 +72,7 @@ def ask(plan: Plan) -> list[Answered]:
     Raises:
         RuntimeError: the process failed; the message holds the end of what it wrote to stderr.
     """
-    command = [sys.executable, "-m", "benchmarks.serving.client"]
+    command = [sys.executable, "-m", "benchmarks.serving.over_http.client"]
     written = TypeAdapter(Plan).dump_json(plan).decode()
     ended = subprocess.run(command, cwd=ROOT, input=written, capture_output=True, text=True)
     if ended.returncode:

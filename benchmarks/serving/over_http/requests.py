@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.serving.client import Answered, Ask, Plan
+from benchmarks.serving.over_http.client import Answered, Ask, Plan
 from core.ratio import ratio
 
 OURS_MORE = {"ignore_eos": True, "stream_options": {"include_usage": True}}  # vLLM knows both as well
