@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Final, Protocol
 
 from core.process.bound import bound
+from core.process.priority import give_way
 from core.process.threads import IDLE_THREADS_SLEEP
 from worker.trainer_process import run_folder
 from worker.trainer_process.log import TrainerLog
@@ -97,8 +98,7 @@ class TrainerProcess:
             )
         finally:
             os.close(trainers_end)
-        # threads that the trainer starts later inherit it
-        os.setpriority(os.PRIO_PROCESS, self._process.pid, max(niceness, os.getpriority(os.PRIO_PROCESS, 0)))
+        give_way(self._process.pid, niceness)
         self._unfinished_line = b""
         self._messages: list[Said] = []
         self._selector = selectors.DefaultSelector()
