@@ -13,8 +13,9 @@ import torch
 from benchmarks.gpu_check.models import large_base
 from benchmarks.gpu_check.parts import Note, Setting
 from benchmarks.host.number_types import probe_number_types
-from benchmarks.serving.decode import build, make_adapters, roofs, taxes, weight_bytes
+from benchmarks.serving.decode import build, make_adapters, taxes
 from benchmarks.serving.probe import BestOfProbes, probe
+from benchmarks.serving.roof import roofs, weight_bytes
 from benchmarks.serving.steps import StepTimings, interleave, time_decode, time_prefill
 from worker.inference.lora.adapter import Adapter
 from worker.inference.model.runner import ModelRunner
@@ -101,7 +102,7 @@ def measure_steps(setting: Setting, note: Note) -> None:
         note("graphs_gain", gains(measured))
         note("first_token_ms", steps["first token"]["median_ms"])
         note("tax", taxes(dict(measured), tuple(runners)))
-        note("roof", roofs(steps, tuple(runners), read_bytes, read_gb_per_s))
+        note("roof", roofs(steps, tuple(runners), read_bytes, [read_gb_per_s] * len(steps["first token"]["ms"])))
 
     interleave(steps_of(runners, adapters, sizes), sizes.repeats, after_round=tell)
 

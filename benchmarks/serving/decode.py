@@ -8,7 +8,6 @@ transformers compute in the number type that is fastest on the machine.
 import argparse
 import gc
 import json
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,9 +18,10 @@ import torch
 from benchmarks.host.number_types import NumberTypes, probe_number_types
 from benchmarks.serving.adapter_spec import AdapterSpec
 from benchmarks.serving.adapters import factors, list_linears
-from benchmarks.serving.probe import BestOfProbes, probe, probe_read
+from benchmarks.serving.probe import probe, probe_read
 from benchmarks.serving.prompts import cut_ids
 from benchmarks.serving.results import tax
+from benchmarks.serving.roof import roofs, weight_bytes
 from benchmarks.serving.steps import (
     StepTimings,
     agreement,
@@ -32,8 +32,7 @@ from benchmarks.serving.steps import (
     time_prefill,
 )
 from benchmarks.training.adapters import load
-from core.base_models.registry import DType, weight_files
-from core.base_models.tensor_files import list_tensors
+from core.base_models.registry import DType
 from core.errors import BaseModelInvalid
 from core.settings import Settings
 from core.text.rendering import Renderer
@@ -43,13 +42,14 @@ from worker.inference.model.runner import ModelRunner
 from worker.inference.model.runner_building import build_runner
 from worker.inference.native.unused_memory import release_unused_memory
 from worker.models.precision import resolve_dtype
-from worker.models.serving import EMBEDDING, EngineModel, open_engine_model
+from worker.models.serving import EngineModel, open_engine_model
 
 PROMPT_TOKENS, STEPS, BATCH = 100, 32, 8
 PREFILL_TOKENS: Final = 256
 AGREEMENT_PROMPTS, AGREEMENT_TOKENS = 8, 64  # 512 positions
 RANKS: Final = (8, 16)
 REPEATS: Final = 7
+READ: Final = "read"  # beside the steps, what the machine's memory gives
 WEIGHTS: Final[tuple[Literal["model", "int8"], ...]] = ("model", "int8")
 VARIANTS: Final = {"plain": False, "with_compiler": True}  # by whether native kernels may be used
 
@@ -91,16 +91,6 @@ def make_adapters(base: Path, served: EngineModel, rank: int, count: int) -> lis
     return adapters
 
 
-def weight_bytes(base: Path) -> int:
-    """Give what a decode step must read of the weights: all but an embedding that it looks rows up in.
-
-    In 16 bits, as they are stored and as our kernels read them, whatever is computed in.
-    """
-    numbers = {tensor.name: math.prod(tensor.shape) for path in weight_files(base) for tensor in list_tensors(path)}
-    looked_up = numbers[EMBEDDING] if "lm_head.weight" in numbers else 0
-    return torch.bfloat16.itemsize * (sum(numbers.values()) - looked_up)
-
-
 def measure_taxes(
     runners: dict[str, Runner],
     adapters: dict[int, list[Adapter]],
@@ -108,9 +98,12 @@ def measure_taxes(
     long_prompt: Sequence[int],
     repeats: int,
 ) -> dict[str, Any]:
-    """Measure steps of base rows and of rows with an adapter each, and feeding a prompt; give all and the taxes."""
+    """Measure steps of base rows and of rows with an adapter each, and feeding a prompt; give all and the taxes.
+
+    And the seconds in which the machine reads a gigabyte, in each repeat.
+    """
     nobody: list[Adapter | None] = [None] * len(prompts)
-    work: dict[str, Any] = {}
+    work: dict[str, Any] = {READ: lambda: 1 / probe_read()}
     for name, runner in runners.items():
         work[f"{name} base 1"] = lambda r=runner: time_decode(r, prompts[:1], nobody[:1], STEPS)
         work[f"{name} base 8"] = lambda r=runner: time_decode(r, prompts, nobody, STEPS)
@@ -119,7 +112,9 @@ def measure_taxes(
         work[f"{name} prefill base"] = lambda r=runner: time_prefill(r, long_prompt, None)
         work[f"{name} prefill r16"] = lambda r=runner, a=adapters[16][0]: time_prefill(r, long_prompt, a)
     measured = interleave(work, repeats)
-    return {"steps": {name: one.as_dict() for name, one in measured.items()}, "tax": taxes(measured, tuple(runners))}
+    gb_per_s = [1 / seconds for seconds in measured.pop(READ).seconds]
+    steps = {name: one.as_dict() for name, one in measured.items()}
+    return {"steps": steps, "gb_per_s": gb_per_s, "tax": taxes(measured, tuple(runners))}
 
 
 def taxes(measured: dict[str, StepTimings], variants: Sequence[str]) -> dict[str, Any]:
@@ -135,17 +130,6 @@ def taxes(measured: dict[str, StepTimings], variants: Sequence[str]) -> dict[str
     return found
 
 
-def roofs(
-    measured: dict[str, Any], variants: Sequence[str], read_bytes: dict[int, int], gb_per_s: float
-) -> dict[str, Any]:
-    """Give the share of the memory's rate that base steps reach, of the fastest variant for each number of rows."""
-    shares = {}
-    for rows, count in read_bytes.items():
-        step_s = min(measured[f"{variant} base {rows}"]["median_ms"] for variant in variants) / 1e3
-        shares[str(rows)] = count / step_s / 1e9 / gb_per_s
-    return shares | {"worst": min(shares.values()), "read_bytes": read_bytes, "gb_per_s": gb_per_s}
-
-
 def run_phi(base: Path, repeats: int, types: NumberTypes) -> dict[str, Any]:
     """Measure the tax of adapters and the share of the roof."""
     generator = torch.Generator().manual_seed(0)
@@ -157,23 +141,18 @@ def run_phi(base: Path, repeats: int, types: NumberTypes) -> dict[str, Any]:
 def _run(
     base: Path, prompts: list[list[int]], long_prompt: list[int], repeats: int, types: NumberTypes
 ) -> dict[str, Any]:
-    """Measure taxes and roof; the probe is taken before and after, and its better reading is the roof."""
+    """Measure taxes and roof."""
     before = probe(types)
     built = {name: build(base, types.fastest, native=native) for name, native in VARIANTS.items()}
     runners: dict[str, Runner] = {name: runner for name, (runner, _) in built.items()}
     _, served = built["plain"]
     adapters = {rank: make_adapters(base, served, rank, BATCH) for rank in RANKS}
     taxes = measure_taxes(runners, adapters, prompts, long_prompt, repeats)
-    after_gb_per_s = probe_read()
+    read_bytes = _read_bytes(base, runners["plain"])
     return taxes | {
         "number_types": types.as_dict(),
-        "roof": roofs(
-            taxes["steps"],
-            tuple(runners),
-            _read_bytes(base, runners["plain"]),
-            max(before.read_gb_per_s, after_gb_per_s),
-        ),
-        "probe": _probes(before, after_gb_per_s),
+        "roof": roofs(taxes["steps"], tuple(runners), read_bytes, taxes.pop("gb_per_s")),
+        "probe": before.as_dict() | {"load": list(os.getloadavg())},
     }
 
 
@@ -181,10 +160,6 @@ def _read_bytes(base: Path, runner: Runner) -> dict[int, int]:
     weights = weight_bytes(base)
     cached = runner.kv.shape.bytes_per_token * (PROMPT_TOKENS + STEPS // 2)
     return {rows: weights + rows * cached for rows in (1, BATCH)}
-
-
-def _probes(before: BestOfProbes, after_gb_per_s: float) -> dict[str, Any]:
-    return before.as_dict() | {"read_gb_per_s_after": after_gb_per_s, "load": list(os.getloadavg())}
 
 
 def run_smollm2(base: Path, repeats: int, types: NumberTypes) -> dict[str, Any]:

@@ -8,7 +8,8 @@ import torch
 from benchmarks.correctness.oracle import PeftOracle
 from benchmarks.serving import decode
 from benchmarks.serving.adapters import list_linears
-from benchmarks.serving.decode import load_endless, make_adapters, roofs, taxes, weight_bytes
+from benchmarks.serving.decode import load_endless, make_adapters, taxes
+from benchmarks.serving.roof import roofs, weight_bytes
 from benchmarks.serving.steps import (
     StepTimings,
     agreement,
@@ -106,11 +107,17 @@ def test_the_tax_is_of_the_variant_that_is_fastest_with_adapters() -> None:
 
 
 def test_the_roofs_share_is_of_the_fastest_variant_and_the_worst_is_the_least() -> None:
-    steps = {"plain base 1": {"median_ms": 20.0}, "native base 1": {"median_ms": 10.0}}
-    steps |= {"plain base 8": {"median_ms": 20.0}, "native base 8": {"median_ms": 25.0}}
-    found = roofs(steps, ("plain", "native"), {1: 200_000_000, 8: 300_000_000}, 40.0)
+    times = {"plain base 1": [20.0], "native base 1": [10.0], "plain base 8": [20.0], "native base 8": [25.0]}
+    steps = {name: StepTimings([ms / 1e3 for ms in each]).as_dict() for name, each in times.items()}
+    found = roofs(steps, ("plain", "native"), {1: 200_000_000, 8: 300_000_000}, [40.0])
     assert found["1"] == pytest.approx(0.5)
     assert found["8"] == found["worst"] == pytest.approx(0.375)
+
+
+def test_a_repeats_steps_are_held_against_the_memory_of_that_repeat() -> None:
+    steps = {"plain base 1": StepTimings([0.010, 0.020, 0.040]).as_dict()}
+    found = roofs(steps, ("plain",), {1: 200_000_000}, [40.0, 20.0, 10.0])
+    assert found["1"] == pytest.approx(0.5)
 
 
 def test_an_untied_embedding_is_not_read_in_a_step(base: Path) -> None:
