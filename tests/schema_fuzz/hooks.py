@@ -19,7 +19,8 @@ BEYOND: Final = 10_000
 # stands for a file that is there: schemathesis deletes those that it knows of
 FILE: Final = "file-of-examples"
 EXPERIMENT: Final = "exp-that-has-ended"  # stands for the one that has a report
-EXAMPLES: Final = b'{"prompt": "The sky is", "completion": " blue."}\n' * 8
+EXAMPLES: Final = "".join(f'{{"prompt": "{n} and 1 is", "completion": " {n + 1}."}}\n' for n in range(40)).encode()
+WAYS_TO_ARMS: Final = ("question", "arms", "grid", "random")
 TGI_PATHS: Final = ("/", "/generate", "/generate_stream")
 
 
@@ -67,14 +68,29 @@ def before_call(context: HookContext, case: Case[Any], kwargs: dict[str, Any]) -
         set_limit(body["parameters"], "max_new_tokens")
     elif case.path == "/v1/chat/completions" and body.get("max_completion_tokens") is None:
         set_limit(body, "max_tokens")
+    elif case.path.startswith("/v1/experiments"):
+        fit_experiment(body)
     shorten(body)
-    for name in ("training_file", "file"):
-        if body.get(name) == FILE:
-            body[name] = upload()
+    for fields in (body, body.get("job")):
+        for name in ("training_file", "file"):
+            if isinstance(fields, dict) and fields.get(name) == FILE:
+                fields[name] = upload()
     for name in ("models", "metrics"):
         named = body.get(name)
         if isinstance(named, list) and all(isinstance(each, str) for each in named):
             body[name] = list(dict.fromkeys(map(str, named)))  # of a few, and none may be named twice
+
+
+def fit_experiment(body: dict[str, Any]) -> None:
+    """Leave one of the ways in which arms can be asked for, and leave seeds to the experiment, a few."""
+    first = next((name for name in WAYS_TO_ARMS if body.get(name) is not None), "question")
+    for name in (*WAYS_TO_ARMS, *(() if first == "question" else ("weights",))):
+        if name != first:
+            body.pop(name, None)
+    if isinstance(body.get("job"), dict):
+        body["job"].pop("seed", None)
+    if isinstance(body.get("seeds"), int):
+        body["seeds"] = min(body["seeds"], 2)
 
 
 def upload() -> str:

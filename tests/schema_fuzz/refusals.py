@@ -52,6 +52,7 @@ REFUSALS: Final[dict[str, tuple[str, ...]]] = {
         r"continue_from: no fine-tuned model or checkpoint is called",
         r"lora\.\w+: \S+, which continue_from names, has ",
         r"prompt_format: (examples|\S+ \(\w+\)) holds ",
+        r"prompt_format: the job has one of its own, or needs none",
         r'train_on: "last_assistant" chooses among',
         r"(early_stopping_patience|load_best_model_at_end): goes by the loss of held-out completions",
         r"training_file: no example is left to train on",

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+import httpx2
 import pytest
 
 from tests.harness.servers.stack import Stack, eventually, running_stack, write_examples
@@ -73,6 +74,8 @@ def fuzz(stack: Stack, folder: Path, key: str | None, experiment_id: str) -> dic
     command += [f"{stack.url}/openapi.json"]
     environ = os.environ | {"COLUMNS": "200", "FUZZED_URL": stack.url, "FUZZED_KEY": key or "unused"}
     environ["FUZZED_EXPERIMENT"] = experiment_id
+    # made when it is first asked for; the command waits 10 seconds for it
+    httpx2.get(f"{stack.url}/openapi.json", timeout=120)
     # in the project's folder, where the hooks are found
     done = subprocess.run(command, env=environ, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
