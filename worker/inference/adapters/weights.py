@@ -15,8 +15,11 @@ from core.errors import AdapterInvalid
 from core.serving.strict_json import shown
 from worker.inference.adapters.weights_file import TensorEntry, WeightsFile
 from worker.inference.lora.adapter import LoraPair, magnitude_scale
+from worker.inference.native.weight_memory import WeightMemory
 
 A, B, LENGTH = "lora_A", "lora_B", "lora_magnitude_vector"  # PEFT's names
+
+_HUGE_FROM_BYTES: Final = 2**24  # of an adapter; the end of its last huge page is then a small part of it
 
 _SUFFIX: Final = {A: ".weight", B: ".weight", LENGTH: ""}
 
@@ -58,6 +61,7 @@ class PairReader:
         self._weight_of = weight_of
         self._device = device
         self._dtype = dtype
+        self._memory = WeightMemory() if self._wants_huge_pages() else None
         self._taken: dict[tuple[str, str], Tensor] = {}
         self._stored: dict[str, dict[str, Tensor]] = {}  # as in the file, for layers whose scale is not derived yet
 
@@ -105,13 +109,25 @@ class PairReader:
         """Copy a tensor out of the file's buffer in the form that is kept."""
         match part:
             case "lora_A":
-                return tensor.to(self._dtype, copy=True)
+                return self._copy(tensor)
             case "lora_B":
-                # torch multiplies in float32, so it is rounded once; transposed last, as torch does in blocks
-                wide = tensor if tensor.dtype == self._dtype else tensor.to(torch.float32)
-                return wide.mul(scale).to(self._dtype).t().contiguous()
+                turned = tensor.t().contiguous()  # before it is widened, and by itself, as torch does in blocks
+                if self._dtype in (tensor.dtype, torch.float32):
+                    return self._copy(turned).mul_(scale)
+                return self._copy(turned.float().mul(scale))  # so that it is rounded once
             case _:
                 return tensor.to(torch.float32, copy=True)
+
+    def _copy(self, tensor: Tensor) -> Tensor:
+        """Copy a tensor in the type that is kept."""
+        if self._memory is None:
+            return tensor.to(self._dtype, copy=True)
+        return self._memory.copy(tensor, self._dtype)
+
+    def _wants_huge_pages(self) -> bool:
+        """Tell whether it is on a CPU and large: to take on tens of thousands of small pages is most of reading it."""
+        size_bytes = sum(pair.bytes(self._dtype) for pair in self._shapes.values())
+        return self._device.type == "cpu" and size_bytes >= _HUGE_FROM_BYTES
 
     def _keep(self, layer: str, part: str, tensor: Tensor) -> None:
         """Put DoRA's tensors by as they are stored, and derive their layer's scale from them once all are there.

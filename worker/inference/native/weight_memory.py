@@ -1,4 +1,4 @@
-"""Memory for a model's weights: a few large mappings on huge pages, in which tensors lie close together.
+"""Memory for weights, of a model or of a large adapter: mappings on huge pages, in which tensors lie close together.
 
 A layer's matrix can be smaller than a huge page. Among what else a process allocates it would lie on small ones, and
 what was freed around it would stay with the process. What the tensors mean is not known here.
@@ -25,10 +25,11 @@ class WeightMemory:
         self._mapping: mmap.mmap | None = None
         self._used_bytes = 0
 
-    def copy(self, tensor: Tensor) -> Tensor:
-        """Give a contiguous copy."""
-        mapping, begin = self._reserve(tensor.nbytes)
-        flat = torch.frombuffer(mapping, dtype=tensor.dtype, count=tensor.numel(), offset=begin)
+    def copy(self, tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Give a contiguous copy, in another type if one is named."""
+        dtype = dtype or tensor.dtype
+        mapping, begin = self._reserve(tensor.numel() * dtype.itemsize)
+        flat = torch.frombuffer(mapping, dtype=dtype, count=tensor.numel(), offset=begin)
         return flat.view(tensor.shape).copy_(tensor)
 
     def _reserve(self, size_bytes: int) -> tuple[mmap.mmap, int]:

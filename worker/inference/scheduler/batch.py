@@ -6,7 +6,7 @@ Axis letters: K positions whose logits are wanted, T tokens of a prompt, V vocab
 """
 
 import logging
-import sys
+import math
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -28,9 +28,10 @@ from worker.inference.scheduler.step_plan import RunningRow, ScheduledRow, StepP
 
 logger = logging.getLogger(__name__)
 
-# Factors copied between two steps while other rows decode: some per cent of a step's time at a memory's speed.
-COPIED_BYTES: Final = 3 * 2**23
-COPIED_BYTES_PER_S: Final = 200 * 2**20  # of the last step
+# Between two steps in which other rows decode, factors are copied, so many bytes at a time, for half as long as the
+# last step took: an adapter of some ten megabytes is there at the next step, and nobody waits for two of them.
+COPIED_BYTES: Final = 2**23
+COPIED_STEPS: Final = 0.5
 
 
 @dataclass(frozen=True)
@@ -145,15 +146,16 @@ class Batch:
         return row.request.adapter is None or self._runner.bank.is_ready(row.request.adapter)
 
     def _copy_factors(self) -> None:
-        """Copy factors of adapters that rows wait for: all at once where no other row waits for it."""
+        """Copy factors of adapters that rows wait for: all of them where no other row waits for that."""
         waiting = [row for row in self.rows if not self._is_ready(row)]
         now_s = time.monotonic()
         self._placing = {row.request.key.adapter: self._placing.get(row.request.key.adapter, now_s) for row in waiting}
         if not waiting:
             return
         are_alone = len(waiting) == len(self.rows)
-        limit = sys.maxsize if are_alone else max(COPIED_BYTES, int(COPIED_BYTES_PER_S * self._step_s))
-        self._runner.bank.copy_some(limit)
+        ends_s = math.inf if are_alone else now_s + COPIED_STEPS * self._step_s
+        while self._runner.bank.copy_some(COPIED_BYTES) and time.monotonic() < ends_s:
+            pass
         for digest in {row.request.key.adapter for row in waiting if self._is_ready(row)}:
             self._metrics.adapter_place_seconds.observe(time.monotonic() - self._placing[digest])
 

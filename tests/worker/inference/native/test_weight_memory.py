@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.worker.inference.huge_pages import gives_huge_pages, on_huge_pages
 from worker.inference.model.projections.projection import NativeProjection, maker
 from worker.inference.native.kernels import Kernels
 from worker.inference.native.weight_memory import MAPPING_BYTES, WeightMemory
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="it is asked of Linux' kernel")
-HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 # In a process of its own, so that nothing is free in it that new memory could be taken from.
 HELD = """
@@ -44,6 +44,11 @@ def test_copies_are_what_was_copied_in_its_order() -> None:
     memory, wanted = WeightMemory(), [numbers(1 + 37 * seed, seed).t() for seed in range(8)]
     copies = [memory.copy(tensor) for tensor in wanted]
     assert all(copy.equal(tensor) and copy.is_contiguous() for copy, tensor in zip(copies, wanted, strict=True))
+
+
+def test_a_copy_is_in_the_type_that_is_named() -> None:
+    tensor = numbers(40)
+    assert WeightMemory().copy(tensor, torch.bfloat16).equal(tensor.bfloat16())
 
 
 def test_threads_copy_beside_each_other() -> None:
@@ -78,11 +83,11 @@ def test_a_mapping_leaves_with_its_last_tensor() -> None:
 
 @linux
 def test_weights_are_on_huge_pages() -> None:
-    if not HUGE_PAGES.exists() or "[never]" in HUGE_PAGES.read_text():
+    if not gives_huge_pages():
         pytest.skip("this kernel gives none")
-    before = _on_huge_pages()
+    before = on_huge_pages()
     held = WeightMemory().copy(torch.ones(MAPPING_BYTES, dtype=torch.int8))
-    assert _on_huge_pages() - before > held.nbytes // 2
+    assert on_huge_pages() - before > held.nbytes // 2
 
 
 def test_projections_in_panels_keep_their_weights_there(kernels: Kernels) -> None:
@@ -101,8 +106,3 @@ def test_a_process_holds_weights_once(native_folder: Path) -> None:
     taken, weights = map(int, done.stdout.split())
     assert weights < taken + 2**22
     assert taken < 1.1 * weights
-
-
-def _on_huge_pages() -> int:
-    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("AnonHugePages"))

@@ -7,6 +7,7 @@ import pytest
 
 from core.errors import GenerationFailed
 from core.serving.generation import FinishReason
+from tests.harness.fake_clock import FakeClock
 from tests.worker.inference.scheduler.loop_harness import LoopHarness, TrackedRequest
 
 LONG = "the quick brown fox jumps over the lazy dog, twice. " * 3
@@ -248,7 +249,7 @@ def test_what_fails_in_one_request_ends_that_request_alone(tmp_path: Path, monke
 
 def test_an_adapter_is_copied_in_parts_while_others_decode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.inference.scheduler.batch.COPIED_BYTES", 1)
-    monkeypatch.setattr("worker.inference.scheduler.batch.COPIED_BYTES_PER_S", 0)
+    monkeypatch.setattr("worker.inference.scheduler.batch.COPIED_STEPS", 0)
     harness = LoopHarness(tmp_path, runner={"groups": 5})
     first = harness.submit("first", max_tokens=50)
     harness.step()
@@ -259,6 +260,28 @@ def test_an_adapter_is_copied_in_parts_while_others_decode(tmp_path: Path, monke
     assert len(first.ids) >= 5
     harness.step()
     assert len(cold.ids) == 1
+
+
+def test_others_wait_half_a_step_for_an_adapter_and_no_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, copied = FakeClock(), 0
+    harness = LoopHarness(tmp_path)
+    batch = harness.loop._batch
+    harness.submit("first", max_tokens=50)
+    harness.submit("cold", harness.adapter("cold"), caller="1")
+    harness.step()
+
+    def copy_some(_limit: int) -> bool:
+        nonlocal copied
+        copied += 1
+        clock.now_s += 0.02
+        return True
+
+    monkeypatch.setattr("worker.inference.scheduler.batch.time.monotonic", clock)
+    monkeypatch.setattr(harness.runner.bank, "copy_some", copy_some)
+    monkeypatch.setattr(batch, "_is_ready", lambda row: row.request.adapter is None)
+    monkeypatch.setattr(batch, "_step_s", 0.1)
+    batch._copy_factors()
+    assert copied == 3
 
 
 def test_an_adapter_that_nobody_else_waits_for_is_copied_at_once(tmp_path: Path) -> None:
@@ -272,7 +295,7 @@ def test_the_wait_for_an_adapters_columns_is_measured_once_for_all_that_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.inference.scheduler.batch.COPIED_BYTES", 1)
-    monkeypatch.setattr("worker.inference.scheduler.batch.COPIED_BYTES_PER_S", 0)
+    monkeypatch.setattr("worker.inference.scheduler.batch.COPIED_STEPS", 0)
     harness = LoopHarness(tmp_path, runner={"groups": 5})
     harness.submit("first", max_tokens=50)
     harness.step()
