@@ -171,13 +171,14 @@ def _score_of(scores: ScoreTable, arm: _ScoredArm, name: str) -> ArmScore:
     by_seed, weights_N = arm.by_metric[name], scores.weights(name)
     each = [cluster([one], scores.clusters_N, weights_N).mean for one in by_seed.values()]
     known = [mean for mean in each if mean is not None]
+    metric = METRICS[name]
     return ArmScore(
         arm=arm.name,
         learning_rate=arm.learning_rate,
         seeds=() if arm.is_base else tuple(by_seed),
-        mean=mean_score(METRICS[name], list(by_seed.values()), scores.clusters_N, weights_N),
+        mean=mean_score(metric, list(by_seed.values()), scores.clusters_N, weights_N),
         seed_means=tuple(each),
-        over_seeds=interval_of_mean(known, LEVEL) if len(known) > 1 else None,
+        over_seeds=interval_of_mean(known, LEVEL).cut(metric.smallest, metric.largest) if len(known) > 1 else None,
     )
 
 

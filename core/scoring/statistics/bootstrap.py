@@ -42,6 +42,10 @@ class Interval(Frozen):
         """Tell whether a value is within it, its ends included."""
         return self.low <= value <= self.high
 
+    def cut(self, smallest: float, largest: float) -> "Interval":
+        """Leave out what no value can be; it holds the true one as often as before."""
+        return Interval(low=max(self.low, smallest), high=min(self.high, largest))
+
     def is_within(self, margin: float) -> bool:
         """Tell whether all of it is nearer to 0 than a margin."""
         return -margin < self.low and self.high < margin

@@ -55,6 +55,20 @@ def test_a_mean_has_an_interval_over_rows_and_one_over_seeds_but_the_base_model_
     assert (base.arm, base.seeds, base.learning_rate, base.over_seeds) == ("base", (), None, None)
 
 
+def test_no_mean_is_said_to_lie_where_no_score_can_be() -> None:
+    made = plan(("a",), base=False, seeds=(1, 2))
+    runs = [PlannedRun(arm=0, seed=seed) for seed in made.seeds]
+    models = [
+        RunScores(run, {"nats_per_token": [nats] * 4, "exact_match": [right] * 4, "length_ratio": [None] * 4})
+        for run, nats, right in zip(runs, (0.1, 0.3), (0.7, 0.9), strict=True)
+    ]
+    table = ScoreTable(lines_N=range(1, 5), clusters_N=list("abcd"), tokens_N=[1] * 4, models=models)
+    nats, exact, _ = make_report(made, table, {}, [], [], {}).equal_rates.metrics
+    assert nats.arms[0].over_seeds is not None
+    assert nats.arms[0].over_seeds.low == 0 < nats.arms[0].over_seeds.high
+    assert exact.arms[0].over_seeds == Interval(low=0, high=1)
+
+
 def test_arms_that_are_wholly_identical_differ_by_exactly_0() -> None:
     made = plan(("a", "b"), base=False)
     one = scores(plan(("a",)), {"a": 0.4})
