@@ -175,17 +175,16 @@ def keep(out: Path, name: str, result: Mapping[str, Any]) -> None:
 
 
 def table(results: Mapping[str, Any]) -> list[str]:
-    """Write what the README says: a line for each data set and arm, and the verdicts' own words below."""
-    lines = [
-        "| data | trained | nats per answer token | exactly right | against w = 0 |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    """Write the README's table: a line for each data set and arm, each mean with its 95 % over rows and over seeds."""
+    heads = ("data", "trained", "nats per answer token", "over rows", "over seeds")
+    heads = (*heads, "exactly right", "over rows", "over seeds", "against w = 0")
+    lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
     for name, result in results.items():
         exact = {arm["arm"]: arm for arm in result["metrics"]["exact_match"]}
         for arm in result["metrics"]["nats_per_token"]:
             verdict = result["verdicts"].get(arm["arm"])
             word = "–" if verdict is None else WORDS[verdict]
-            cells = (name, arm["arm"], _shown(arm, 3), _shown(exact[arm["arm"]], 2), word)
+            cells = (name, arm["arm"], *_shown(arm, 3), *_shown(exact[arm["arm"]], 2), word)
             lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -208,12 +207,12 @@ def _kept_arm(arm: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _shown(arm: Mapping[str, Any], digits: int) -> str:
-    if arm["mean"] is None:
-        return "–"
-    if arm["low"] is None:
-        return f"{arm['mean']:.{digits}f}"
-    return f"{arm['mean']:.{digits}f} ({arm['low']:.{digits}f} to {arm['high']:.{digits}f})"
+def _shown(arm: Mapping[str, Any], digits: int) -> tuple[str, str, str]:
+    def between(low: float | None, high: float | None) -> str:
+        return "–" if low is None or high is None else f"{low:.{digits}f} to {high:.{digits}f}"
+
+    mean = "–" if arm["mean"] is None else f"{arm['mean']:.{digits}f}"
+    return mean, between(arm["low"], arm["high"]), between(arm["seeds_low"], arm["seeds_high"])
 
 
 def _lines(path: Path) -> list[str]:
