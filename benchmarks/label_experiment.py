@@ -176,8 +176,8 @@ def keep(out: Path, name: str, result: Mapping[str, Any]) -> None:
 
 def table(results: Mapping[str, Any]) -> list[str]:
     """Write the README's table: a line for each data set and arm, each mean with its 95 % over rows and over seeds."""
-    heads = ("data", "trained", "nats per answer token", "over rows", "over seeds")
-    heads = (*heads, "exactly right", "over rows", "over seeds", "against w = 0")
+    intervals = ("over rows", "over seeds")
+    heads = ("data", "trained", "nats per answer token", *intervals, "exactly right", *intervals, "against w = 0")
     lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
     for name, result in results.items():
         exact = {arm["arm"]: arm for arm in result["metrics"]["exact_match"]}
