@@ -11,7 +11,7 @@ from app.evaluations import routes as evaluations
 from app.experiments import routes as experiments
 from app.files import report_routes
 from app.files import routes as files
-from app.fine_tuning import estimate_routes, preview_routes
+from app.fine_tuning import estimate_routes, manifest_routes, preview_routes
 from app.fine_tuning import routes as fine_tuning
 from app.generation import render_routes
 from app.generation.openai import chat_routes, completions_routes
@@ -76,6 +76,7 @@ def create_app(settings: Settings, opener: Opener = open_runtime) -> FastAPI:
         files,
         report_routes,
         fine_tuning,
+        manifest_routes,
         estimate_routes,
         preview_routes,
         evaluations,

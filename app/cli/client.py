@@ -38,6 +38,18 @@ class Client:
         """Give the job as the API shows it."""
         return self._call("GET", f"/v1/fine_tuning/jobs/{job_id}")
 
+    def manifest(self, job_id: str) -> dict[str, Any]:
+        """Give the job's birth certificate."""
+        return self._call("GET", f"/v1/fine_tuning/jobs/{job_id}/manifest")
+
+    def rerun(self, job_id: str) -> dict[str, Any]:
+        """Make the job again, and give the new one as the API shows it."""
+        return self._call("POST", f"/v1/fine_tuning/jobs/{job_id}/rerun")
+
+    def card(self, model: str) -> str:
+        """Give the model's card, in Markdown."""
+        return self._ask("GET", f"/v1/models/{quote(model, safe='')}/card").text
+
     def cancel(self, job_id: str) -> None:
         """Cancel the job; one that has ended stays as it is."""
         self._call("POST", f"/v1/fine_tuning/jobs/{job_id}/cancel")
@@ -105,15 +117,18 @@ class Client:
         return self._call("GET", f"/v1/experiments/{experiment_id}/report")
 
     def _call(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        answer = self._ask(method, path, **request).json()
+        assert isinstance(answer, dict)
+        return answer
+
+    def _ask(self, method: str, path: str, **request: Any) -> httpx2.Response:
         try:
             response = self._http.request(method, path, **request)
         except httpx2.TransportError as error:
             raise StartRefused(f"{method} {path}: the API does not answer ({error})") from error
         if response.is_error:
             raise StartRefused(f"{method} {path}: {_message(response)}")
-        answer = response.json()
-        assert isinstance(answer, dict)
-        return answer
+        return response
 
     def __enter__(self) -> "Client":
         return self

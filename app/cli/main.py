@@ -36,6 +36,7 @@ app.add_typer(base_models, name="base-models")
 Url = Annotated[str | None, typer.Option(help="Address of the API; left out: that of this machine's settings.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
+JobId = Annotated[str, typer.Argument(help="Id of a fine-tuning job.")]
 ExamplesFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="File of examples.")]
 BaseModelName = Annotated[str | None, typer.Option(help="Base model; left out: the first that is served.")]
 
@@ -251,6 +252,34 @@ def experiment(
     )
     with _client(url) as client:
         run_experiment(client, options, dry_run=dry_run, as_json=as_json)
+
+
+@app.command()
+def manifest(job: JobId, url: Url = None, as_json: Json = False) -> None:
+    """Show a job's birth certificate: its data, settings and where each is from, base model, libraries, machines."""
+    from app.cli.manifest import run_manifest
+
+    with _client(url) as client:
+        run_manifest(client, job, as_json=as_json)
+
+
+@app.command()
+def rerun(job: JobId, url: Url = None, as_json: Json = False) -> None:
+    """Make a job again that has succeeded, and wait; exit 1 unless its adapter's weights are the same bits."""
+    from app.cli.rerun import RerunEnd, run_rerun
+
+    with _client(url) as client:
+        if run_rerun(client, job, as_json=as_json) is not RerunEnd.SAME:
+            raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def card(
+    model: Annotated[str, typer.Argument(help="Name of a fine-tuned model or of a checkpoint.")], url: Url = None
+) -> None:
+    """Print the card of a model, in Markdown: what it was trained on, how it scores, where it comes from."""
+    with _client(url) as client:
+        typer.echo(client.card(model), nl=False)
 
 
 @app.command()

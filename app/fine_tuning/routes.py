@@ -65,13 +65,25 @@ def _jobs_out(session: Session, settings: Settings, rows: Sequence[JobRecord]) -
     return [JobOut.of(job, organization=organization, queue_position=places.get(job.id), now=now) for job in rows]
 
 
-def _job_out(session: Session, settings: Settings, job: JobRecord) -> JobOut:
+def job_out(session: Session, settings: Settings, job: JobRecord) -> JobOut:
+    """Give a job as the API shows it."""
     return _jobs_out(session, settings, [job])[0]
 
 
 @router.post(
     "",
-    responses=leads_to("job_id", "get_job", "cancel_job", "pause_job", "resume_job", "list_events", "list_checkpoints"),
+    responses=leads_to(
+        "job_id",
+        "get_job",
+        "cancel_job",
+        "pause_job",
+        "resume_job",
+        "list_events",
+        "list_checkpoints",
+        "get_manifest",
+        "rerun_job",
+        "compare_jobs",
+    ),
 )
 @raises(
     *WRITING,
@@ -105,11 +117,11 @@ def create_job(
     with database.read() as session:
         job = find_earlier(session, request, origin, now)
         if job is not None:
-            return _job_out(session, settings, job)
+            return job_out(session, settings, job)
         draft = service.make_draft(session, request, settings=settings, registry=registry, blobs=blobs, now=now)
     with database.write() as session:  # apart, because counting tokens must not keep the workers' heartbeats waiting
         job = service.create(session, request, draft, origin, now=now)
-        created = _job_out(session, settings, job)
+        created = job_out(session, settings, job)
     background.add_task(doorbell.notify, created.id)
     return created
 
@@ -154,7 +166,7 @@ def get_job(job_id: str, database: DatabaseDep, settings: SettingsDep) -> JobOut
     """Look up a job."""
     # Clients poll this. A session of its own costs one change of threads; as a dependency it would cost three.
     with database.read() as session:
-        return _job_out(session, settings, jobs.get(session, job_id))
+        return job_out(session, settings, jobs.get(session, job_id))
 
 
 @router.post("/{job_id}/cancel")
@@ -163,7 +175,7 @@ def cancel_job(job_id: str, database: DatabaseDep, settings: SettingsDep) -> Job
     """Cancel a job: at once while it waits or is paused, within seconds while it runs. An ended job stays as it is."""
 
     def cancel(session: Session) -> JobOut:
-        return _job_out(session, settings, control.cancel(session, job_id, int(time.time())))
+        return job_out(session, settings, control.cancel(session, job_id, int(time.time())))
 
     return database.write_freeing(cancel)  # a job that no longer trains gives its disk back
 
@@ -176,7 +188,7 @@ def pause_job(job_id: str, session: WriteSession, settings: SettingsDep) -> JobO
     A running job writes a checkpoint first; until then it is still `running`, with `pausing` true. A paused job
     stays as it is; one that has ended is refused.
     """
-    return _job_out(session, settings, control.pause(session, job_id, int(time.time())))
+    return job_out(session, settings, control.pause(session, job_id, int(time.time())))
 
 
 @router.post("/{job_id}/resume")
@@ -192,7 +204,7 @@ def resume_job(
     job = control.resume(session, job_id, int(time.time()))
     if job.status is JobStatus.QUEUED:
         background.add_task(doorbell.notify, job_id)
-    return _job_out(session, settings, job)
+    return job_out(session, settings, job)
 
 
 @router.get("/{job_id}/events")

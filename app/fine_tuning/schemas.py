@@ -10,6 +10,7 @@ from core.estimates.estimate import Estimate, Measured
 from core.jobs.requested import HyperparameterFields, LoraFields, TrainingFields
 from core.jobs.spec import JobEvaluation, JobSpec, TrainingSettings
 from core.jobs.status import JobStatus
+from core.provenance.comparison import Difference, RerunVerdict
 from core.store.queue.control import is_pausing
 from core.store.tables import CheckpointRecord, EventRecord, JobRecord
 
@@ -99,6 +100,31 @@ class MethodOut(Out):
     supervised: SupervisedOut
 
 
+class RerunOut(Out):
+    """What a job that makes another one again has come to; see `GET …/{id}/compare` for all that differs.
+
+    ``same_weights`` null: it has not succeeded yet, or nothing is left to compare with. ``may_be_why``: of all that
+    can change a bit, what differs; ``this`` is this job's.
+    """
+
+    of: str
+    same_weights: bool | None
+    may_be_why: tuple[Difference, ...]
+
+    @classmethod
+    def of_job(cls, job: JobRecord) -> "RerunOut | None":
+        """Give it of a rerun; None for any other job."""
+        if job.rerun_of is None:
+            return None
+        found = (job.result or {}).get("rerun")
+        verdict = None if found is None else RerunVerdict.model_validate(found)
+        return cls(
+            of=job.rerun_of,
+            same_weights=None if verdict is None else verdict.same_weights,
+            may_be_why=() if verdict is None else verdict.may_be_why,
+        )
+
+
 class JobErrorOut(Out):
     code: str
     message: str
@@ -158,6 +184,7 @@ class JobOut(TrainingSettings, ProtocolJobOut):
     trained_on: str | None
     estimate: Estimate | None  # as it was when the job was made
     measured: Measured | None  # what it took, under the same names
+    rerun: RerunOut | None  # of a job that makes another one again
 
     @classmethod
     def of(cls, job: JobRecord, *, organization: str, queue_position: int | None, now: int) -> "JobOut":
@@ -201,6 +228,7 @@ class JobOut(TrainingSettings, ProtocolJobOut):
             trained_on=job.trained_on,
             estimate=estimate,
             measured=Measured.of_result(job.result),
+            rerun=RerunOut.of_job(job),
         )
 
 

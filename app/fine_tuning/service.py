@@ -55,7 +55,18 @@ def make_draft(
         BaseModelNotReady: the base model is not imported yet.
     """
     spec = specify(session, request, request.training_file, settings=settings, registry=registry)
-    entry = registry.get(spec.base_model)
+    return estimated(session, spec, registry.get(spec.base_model), settings=settings, blobs=blobs, now=now)
+
+
+def estimated(
+    session: Session, spec: JobSpec, entry: BaseModelEntry, *, settings: Settings, blobs: BlobStore, now: int
+) -> Draft:
+    """Estimate a job that is specified.
+
+    Raises:
+        InvalidParameter: a file, or how fields fit it, is at fault.
+        JobDoesNotFit: the machine has too little memory for it.
+    """
     try:
         estimate = estimates.estimate(session, spec, entry=entry, settings=settings, blobs=blobs, now=now)
     except (BaseModelNotReady, BlobNotFound) as error:

@@ -22,7 +22,7 @@ they keep all in ``args`` and pickle.
 
 from core.errors.experiments import ExperimentNotFound, ReportNotReady
 from core.errors.files import FileInUse, FileNotStored, FileTooLarge, FileTypeUnclear, ParquetNotInstalled
-from core.errors.jobs import EvaluationNotFound, JobDoesNotFit, JobHasEnded, JobNotFound
+from core.errors.jobs import EvaluationNotFound, JobDoesNotFit, JobHasEnded, JobNotFound, RerunImpossible
 from core.errors.models import (
     BaseModelNotReady,
     BaseModelNotServed,
@@ -148,6 +148,7 @@ __all__ = [
     "RanksDiffer",
     "ReportNotReady",
     "RequestTooSlow",
+    "RerunImpossible",
     "SchemaMismatch",
     "ServiceError",
     "SettingsInvalid",

@@ -35,6 +35,19 @@ class EvaluationNotFound(NotFound):
     kind = "evaluation"
 
 
+class RerunImpossible(Conflict):
+    """Something that decided a job's result is gone or has become another, so that it cannot be made again."""
+
+    code = "rerun_impossible"
+
+    def __init__(self, job_id: str, why: str) -> None:
+        super().__init__(job_id, why)
+
+    def __str__(self) -> str:
+        job_id, why = self.args
+        return f"job {job_id} cannot be made again: {why}"
+
+
 class JobHasEnded(Conflict):
     """A job that has ended can neither be paused nor resumed."""
 

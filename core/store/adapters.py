@@ -68,12 +68,17 @@ def find_trained(session: Session, name: str) -> TrainedAdapter | None:
 
 def find_spec(session: Session, name: str) -> JobSpec | None:
     """Find what a model, served or deleted, or a checkpoint was trained as; None: no job made one of this name."""
-    # by the name's own index: one query over both tables would read every job
-    job_id = session.scalar(select(AdapterRecord.job_id).where(AdapterRecord.name == name)) or session.scalar(
-        select(CheckpointRecord.job_id).where(CheckpointRecord.name == name)
-    )
+    job_id = find_job_id(session, name)
     spec = None if job_id is None else session.scalar(select(JobRecord.spec).where(JobRecord.id == job_id))
     return None if spec is None else JobSpec.model_validate(spec)
+
+
+def find_job_id(session: Session, name: str) -> str | None:
+    """Find the job that made a model, served or deleted, or a checkpoint; None: no job made one of this name."""
+    # by the name's own index: one query over both tables would read every job
+    return session.scalar(select(AdapterRecord.job_id).where(AdapterRecord.name == name)) or session.scalar(
+        select(CheckpointRecord.job_id).where(CheckpointRecord.name == name)
+    )
 
 
 def keep_served(session: Session, ref: AdapterRef, param: str) -> None:

@@ -46,6 +46,7 @@ class NewJob:
     suffix: str | None = None  # of the model's name
     metadata: dict[str, str] | None = None
     estimate: Estimate | None = None
+    rerun_of: str | None = None  # the job that it makes again
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ def create(session: Session, new: NewJob, now: int, *, job_id: str | None = None
         training_file_id=inputs.file.id,
         validation_file_id=None if inputs.validation_file is None else inputs.validation_file.id,
         base_model=spec.base_model,
+        rerun_of=new.rerun_of,
         continue_from_sha256=None if inputs.continue_from is None else inputs.continue_from.adapter_sha256,
         created_at=now,
     )

@@ -143,6 +143,7 @@ class JobRecord(Record):
     validation_file_id: Mapped[str | None] = mapped_column(_Id)
     base_model: Mapped[str]
     continue_from_sha256: Mapped[str | None] = mapped_column(_Digest, index=True)  # of the manifest; also in the spec
+    rerun_of: Mapped[str | None] = mapped_column(_Id)  # the job that this one makes again
 
     token: Mapped[int] = mapped_column(Integer, default=0)  # grows with each claim; a write of a worker must name it
     hb_seq: Mapped[int] = mapped_column(

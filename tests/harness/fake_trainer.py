@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from core.estimates.estimate import Machine, Measured, Seconds
 from core.jobs.events import EventLevel
+from core.provenance.record import Provenance, Rendered, Stint
 from core.serving.adapter_format import CONFIG, WEIGHTS, AdapterOrigin, write_manifest
 from worker.trainer_process.host_faults import find_host_fault
 from worker.trainer_process.messages import (
@@ -42,6 +43,7 @@ from worker.trainer_process.run_folder import (
     write_finished,
 )
 
+TORCH = "2.0"
 COMMAND = (sys.executable, "-m", "tests.harness.fake_trainer")
 RESULT_FILE = b"step,train_loss\n1,1.0\n"
 MEASURED = Measured(
@@ -57,6 +59,19 @@ MEASURED = Measured(
     machine=Machine(device="cpu", dtype="float32", memory_bytes=2**34),
     resumed_from_step=None,
 )
+
+
+def provenance_of(libraries: dict[str, str]) -> Provenance:
+    """Give the record of a run that one machine trained."""
+    return Provenance(
+        training=Rendered(sha256="1" * 64, examples=1, tokens=8),
+        held_out=Rendered(sha256="2" * 64, examples=0, tokens=0),
+        planner_version=2,
+        held_out_version=3,
+        tokenizer_sha256="3" * 64,
+        chat_template_sha256=None,
+        stints=(Stint(from_step=0, host="here", system="Linux", environment=libraries),),
+    )
 
 
 class Behaviour(BaseModel):
@@ -81,8 +96,9 @@ def main() -> int:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("folder", type=Path, nargs="+")
     arguments.add_argument("--events-fd", type=int)
+    arguments.add_argument("--torch", default=TORCH, help="Version that it says it has; another makes other weights.")
     given = arguments.parse_args()
-    runs = [FakeRun(number, folder, given.events_fd) for number, folder in enumerate(given.folder)]
+    runs = [FakeRun(number, folder, given.events_fd, given.torch) for number, folder in enumerate(given.folder)]
     for run in runs:
         run.listen()
     codes = [EXIT_FAILED] * len(runs)
@@ -101,8 +117,8 @@ def main() -> int:
 
 
 class FakeRun:
-    def __init__(self, number: int, folder: Path, events_fd: int) -> None:
-        self._number, self._folder, self._events_fd = number, folder, events_fd
+    def __init__(self, number: int, folder: Path, events_fd: int, torch: str) -> None:
+        self._number, self._folder, self._events_fd, self._torch = number, folder, events_fd, torch
         self._spec: RunSpec = read_spec(folder)
         first_line = json.loads((folder / self._spec.training_file).read_text().splitlines()[0])
         behaviour = Behaviour.model_validate(first_line)
@@ -154,6 +170,7 @@ class FakeRun:
             trained_tokens=4,
             metrics={"train_loss": 0.5},
             measured=MEASURED,
+            provenance=provenance_of({"torch": self._torch}),
         )
         write_finished(self._folder, finished)
         self.say(finished)
@@ -199,7 +216,8 @@ class FakeRun:
 
     def _write_adapter(self, folder: Path, step: int) -> None:
         folder.mkdir(parents=True)
-        (folder / WEIGHTS).write_bytes(f"weights of step {step}".encode())
+        weights = f"weights of step {step} by torch {self._torch}"
+        (folder / WEIGHTS).write_text(weights)
         (folder / CONFIG).write_text("{}")
         write_manifest(
             folder,
@@ -218,7 +236,7 @@ class FakeRun:
             ),
         )
         if self._behaviour.damages_adapter:
-            (folder / WEIGHTS).write_bytes(f"Weights of step {step}".encode())
+            (folder / WEIGHTS).write_text(weights.capitalize())
 
     def _step_done(self, step: int) -> StepDone:
         total = self._behaviour.steps

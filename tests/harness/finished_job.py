@@ -8,9 +8,9 @@ from core.jobs.attempt import AttemptEnd, Publication, StoredAdapter
 from core.store.queue import leases
 
 
-def finish(session: Session, job_id: str, *, now: int, result: dict[str, Any] | None = None) -> None:
-    """End a job's first attempt with a model named ``ft:x``, of a made-up adapter."""
-    publication = Publication(
-        StoredAdapter("b" * 64, 10, ()), "ft:x", "9 tokens", trained_tokens=9, result=result or {}
-    )
+def finish(
+    session: Session, job_id: str, *, now: int, result: dict[str, Any] | None = None, name: str = "ft:x"
+) -> None:
+    """End a job's first attempt with a model of this name, of a made-up adapter."""
+    publication = Publication(StoredAdapter("b" * 64, 10, ()), name, "9 tokens", trained_tokens=9, result=result or {})
     leases.publish(session, leases.Lease(job_id, 1), publication, AttemptEnd(), now)

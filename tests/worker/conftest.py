@@ -83,11 +83,15 @@ class Home:
         spec = make_spec(ref, continue_from).model_copy(update={"base_model_fingerprint": base_model_fingerprint})
         return self.queue_spec(spec)
 
-    def queue_spec(self, spec: JobSpec, estimate: Estimate | None = None) -> str:
+    def queue_spec(self, spec: JobSpec, estimate: Estimate | None = None, rerun_of: str | None = None) -> str:
         """Queue a job, and give its id."""
         with self.database.write() as session:
-            new = NewJob("tests", spec, {}, "0" * 64, suffix="test", estimate=estimate)
+            new = NewJob("tests", spec, {}, "0" * 64, suffix="test", estimate=estimate, rerun_of=rerun_of)
             return jobs.create(session, new, NOW).id
+
+    def queue_again(self, job_id: str) -> str:
+        """Queue a rerun of a job, and give its id."""
+        return self.queue_spec(JobSpec.model_validate(self.job(job_id).spec), rerun_of=job_id)
 
     def upload(self, **behaviour: Any) -> FileRef:
         """Store a training file that has fake trainers behave like this."""

@@ -125,12 +125,18 @@ class Claim:
             leases.conclude(session, self._lease, event, result, end, self._now())
 
     def publish(
-        self, publication: Publication, results: StoredResults, end: AttemptEnd, follow_up: NewJob | None = None
+        self,
+        publication: Publication,
+        results: StoredResults,
+        end: AttemptEnd,
+        follow_up: NewJob | None = None,
+        told: JobEvent | None = None,
     ) -> None:
         """End the job as succeeded: its adapter, result file, last event and status become visible together.
 
         Args:
             follow_up: an evaluation of the adapter, that is queued with it.
+            told: an event before the last one.
 
         Raises:
             BlobFreed: some of the bytes are no longer stored, so nothing was written; store them again.
@@ -142,6 +148,9 @@ class Claim:
             evaluation_id = None if follow_up is None else jobs.new_job_id(JobKind.EVALUATION)
             if evaluation_id is not None:
                 result["evaluation_id"] = evaluation_id
+            if told is not None:
+                leases.hold(session, self._lease)
+                events.append(session, self._lease.job_id, _told(told), self._now())
             leases.publish(session, self._lease, replace(publication, result=result), end, self._now())
             if follow_up is not None:
                 jobs.create(session, follow_up, self._now(), job_id=evaluation_id)

@@ -5,9 +5,10 @@ is ``worker.trainer_process.run_folder``'s.
 """
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
-from core.base_models.registry import BaseModelEntry, ImportedModel, Registry, folder_of, read_imported
+from core.base_models.registry import BaseModelEntry, DType, ImportedModel, Registry, folder_of, read_imported
 from core.errors import BaseModelDiffers, HostUnfit, ModelNotFound
 from core.jobs.spec import JobSpec
 from core.settings import Settings
@@ -20,10 +21,32 @@ from worker.trainer_process.host_faults import host_faults
 from worker.trainer_process.run_folder import CONTINUE_FROM, TRAINING_FILE, VALIDATION_FILE, RunSpec, write_spec
 
 
+@dataclass(frozen=True)
+class RunChoices:
+    """What a trainer chooses by the machine as it is, unless it is to repeat an earlier run.
+
+    Attributes:
+        dtype: number type of the base model; "auto": it chooses.
+        token_budget: of a micro-batch; it decides the order of sums. None: it chooses.
+    """
+
+    dtype: DType = "auto"
+    token_budget: int | None = None
+
+
 def fill_run_folder(
-    settings: Settings, blobs: BlobStore, lease: Lease, spec: JobSpec, model: str, heartbeat: LeaseHeartbeat
+    settings: Settings,
+    blobs: BlobStore,
+    lease: Lease,
+    spec: JobSpec,
+    model: str,
+    heartbeat: LeaseHeartbeat,
+    choices: RunChoices,
 ) -> Path:
     """Make the run folder of an attempt, ready to be trained in. ``model`` is the name of the adapter to come.
+
+    Args:
+        choices: what the run must not choose by itself.
 
     Raises:
         HostUnfit: there is no room, the base model is missing or damaged, or the store lacks something. No folder
@@ -47,11 +70,12 @@ def fill_run_folder(
                     job=spec,
                     base_model_folder=str(folder_of(settings.base_models_folder, spec.base_model)),
                     base_model_fingerprint=imported.fingerprint,
-                    base_model_dtype=entry.dtype,
+                    base_model_dtype=choices.dtype if entry.dtype == "auto" else entry.dtype,
                     training_file=TRAINING_FILE,
                     validation_file=None if spec.validation_file is None else VALIDATION_FILE,
                     resume_from=earlier_checkpoints(folder),
                     adapter_name=model,
+                    token_budget=choices.token_budget,
                     kernels_folder=str(settings.kernels_folder),
                 ),
             )

@@ -24,6 +24,7 @@ from worker.jobs.filling import fill_run_folder
 from worker.jobs.publication.follow_up import evaluation_after
 from worker.jobs.publication.prefetch import prefetch_in_background
 from worker.jobs.publication.publishing import find_finished, store_result
+from worker.jobs.publication.rerun import choices_to_repeat, judged
 from worker.jobs.run_folders import drop_inputs, drop_large_files
 from worker.jobs.runtime import WorkerRuntime
 from worker.jobs.supervision import StopReason, Supervision
@@ -86,8 +87,9 @@ class TrainingAttempt(Attempt):
             drop_large_files(folder)
 
     def _train(self) -> None:
+        choices = choices_to_repeat(self._runtime.database, self._job)
         folder = fill_run_folder(
-            self._settings, self._runtime.blobs, self._lease, self._spec, self._model, self._heartbeat
+            self._settings, self._runtime.blobs, self._lease, self._spec, self._model, self._heartbeat, choices
         )
         with host_faults("start the trainer"):
             trainer = self._start(folder, self._heartbeat.sign)
@@ -148,7 +150,8 @@ class TrainingAttempt(Attempt):
         def publish() -> str:
             # stored anew with each try: what nothing refers to yet may have been freed in between
             publication, results = store_result(self._runtime.blobs, folder, finished, self._model, self._heartbeat)
-            self._claim.publish(publication, results, end, self._follow_up(publication))
+            publication, told = judged(self._runtime.database, self._runtime.blobs, self._job, publication)
+            self._claim.publish(publication, results, end, self._follow_up(publication), told)
             return publication.adapter.sha256
 
         try:

@@ -1,7 +1,8 @@
 """Jobs that one trainer trains together: which may, and how the attempts at them share it, each in its own thread.
 
 They share a process and nothing else: each has its own lease, heartbeats, events, run folder and ending. Jobs of which
-an earlier attempt counts are trained by themselves, so that one which kills its trainer costs others one attempt.
+an earlier attempt counts are trained by themselves, so that one which kills its trainer costs others one attempt;
+reruns too, as torch's own products round by how many rows there are.
 """
 
 import threading
@@ -28,7 +29,7 @@ StartTrainer = Callable[[Path, Callable[[], None]], TrainerProcess | TrainerSeat
 def claim_beside(session: Session, runtime: WorkerRuntime, job: JobRecord, now: int) -> list[JobRecord]:
     """Claim further jobs to be trained together with one that was just claimed, as many as may be and fit."""
     at_most = runtime.settings.train_together - 1
-    if at_most < 1 or job.attempts > 1 or not takes_several_runs(runtime.trainer_command):
+    if at_most < 1 or job.attempts > 1 or job.rerun_of is not None or not takes_several_runs(runtime.trainer_command):
         return []
     fit = partial(_fit_together, available_bytes=psutil.virtual_memory().available)
     return claims.claim_beside(session, runtime.identity, job, now, at_most=at_most, fit=fit)

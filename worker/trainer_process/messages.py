@@ -10,6 +10,7 @@ from pydantic import Field
 
 from core.estimates.estimate import Measured
 from core.jobs.events import EventLevel
+from core.provenance.record import Provenance
 from core.ratio import ratio
 from core.values import Frozen
 
@@ -149,6 +150,7 @@ class Finished(Frozen):
     trained_tokens: int
     metrics: dict[str, float | None]
     measured: Measured
+    provenance: Provenance | None = None  # None: said by a trainer of an earlier version, in a folder that it left
 
 
 class Failed(Frozen):

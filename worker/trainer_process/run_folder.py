@@ -46,6 +46,7 @@ class RunSpec(Frozen):
     validation_file: str | None  # None: hold a tenth of the training file's prompts out
     resume_from: tuple[str, ...] = ()  # folders of earlier attempts' checkpoints, newest first
     adapter_name: str
+    token_budget: int | None = None  # of a micro-batch, at most: of the run that this one repeats; None: what fits
     kernels_folder: str | None = None  # where compiled kernels are kept; None: torch computes
 
 

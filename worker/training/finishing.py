@@ -4,6 +4,7 @@ from pathlib import Path
 
 from core.estimates.estimate import Measured
 from core.jobs.events import EventLevel
+from core.provenance.record import Provenance
 from worker.trainer_process.messages import Finished, PhaseStarted
 from worker.trainer_process.run_folder import RESULTS, write_finished
 from worker.training.loop import TrainingLoop
@@ -18,6 +19,7 @@ def finish(
     loop: TrainingLoop,
     writer: AdapterWriter,
     best_adapter: Path | None,
+    provenance: Provenance,
     *,
     resumed_from_step: int | None,
     together: int,
@@ -56,6 +58,7 @@ def finish(
         trained_tokens=progress.trained_tokens,
         metrics=progress.metrics() if best is None else metrics_of(best),
         measured=_measure(loop, resumed_from_step, together),
+        provenance=provenance,
     )
     write_finished(writer.run_folder, finished)
     reporter.send(finished)

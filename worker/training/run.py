@@ -30,7 +30,8 @@ from worker.training.model.optimizer import AdapterOptimizer
 from worker.training.output.adapter_writer import AdapterWriter
 from worker.training.output.checkpoint import Checkpoint, CheckpointFolder, CheckpointState, find_resumable
 from worker.training.output.earlier_adapter import start_from
-from worker.training.output.resuming import environment_of, identity_of, restore
+from worker.training.output.provenance import changes, environment_of, provenance_of, stints_of
+from worker.training.output.resuming import identity_of, restore
 from worker.training.preparation import SharedBase
 from worker.training.process.ranks import Ranks
 from worker.training.process.reporter import Reporter, note
@@ -80,8 +81,10 @@ class PreparedRun:
         self._environment = environment_of(base.base, self._model.kernels, ranks)
         self._progress, self._results = Progress(), ResultRows()
         self._checkpoint = self._find_checkpoint()
+        self._stints = stints_of(None if self._checkpoint is None else self._checkpoint.state, self._environment)
         if self._checkpoint is None:
-            self._token_budget = ranks.min(choose_token_budget(self._model))
+            affordable = ranks.min(choose_token_budget(self._model))
+            self._token_budget = min(affordable, spec.token_budget or affordable)
         else:
             self._token_budget = self._checkpoint.state.token_budget
             self._resume(self._checkpoint)
@@ -102,7 +105,9 @@ class PreparedRun:
             if self._ranks.leads:
                 resumed = None if self._checkpoint is None else self._checkpoint.state.step
                 best = self._checkpoints.best_adapter
-                finish(loop, self._writer, best, resumed_from_step=resumed, together=self._together)
+                scores_a_file = self._spec.validation_file is not None
+                told = provenance_of(self._base.base, self._data, self._stints, scores_a_file=scores_a_file)
+                finish(loop, self._writer, best, told, resumed_from_step=resumed, together=self._together)
 
     def _make_model(self) -> LoraModel:
         job = self._spec.job
@@ -123,8 +128,10 @@ class PreparedRun:
         self._checkpoints.go_on_from(checkpoint)
         self._results = ResultRows.read(checkpoint.folder / RESULTS)
         reporter.send(Resumed(step=self._progress.step, folder=str(checkpoint.folder)))
-        if checkpoint.state.environment != self._environment:
-            note(reporter, EventLevel.WARN, "the run goes on with other libraries or hardware: equal up to rounding")
+        if others := changes(checkpoint.state.environment, self._environment):
+            named = "; ".join(f"{name} was {before}, is {now}" for name, (before, now) in others.items())
+            sentence = f"the run goes on with other libraries or hardware: equal up to rounding ({named})"
+            note(reporter, EventLevel.WARN, sentence)
 
     def _make_loop(self) -> TrainingLoop:
         model, data, run, base = self._model, self._data, self._run, self._base.base
@@ -190,6 +197,10 @@ class PreparedRun:
         self._writer.write_adapter(incoming / ADAPTER, progress.step)
         self._results.write(incoming / RESULTS)
         state = CheckpointState(
-            identity=self._identity, environment=self._environment, token_budget=token_budget, **vars(progress)
+            identity=self._identity,
+            environment=self._environment,
+            stints=self._stints,
+            token_budget=token_budget,
+            **vars(progress),
         )
         return str(self._checkpoints.commit(incoming, state, self._optimizer.tensors()))

@@ -65,7 +65,7 @@ def claim_beside(
 ) -> list[JobRecord]:
     """Take queued jobs of a claimed job's base model and training file too, the oldest first.
 
-    Those of which an attempt counts already are passed over.
+    Those of which an attempt counts already are passed over, and so are reruns, which repeat one job and no other.
 
     Args:
         fit: tells whether jobs may be taken together, ``job`` and those taken so far among them.
@@ -74,7 +74,7 @@ def claim_beside(
         select(JobRecord.id)
         .where(JobRecord.training_file_id == job.training_file_id, JobRecord.status == JobStatus.QUEUED)
         .where(JobRecord.base_model == job.base_model, JobRecord.kind == job.kind, JobRecord.attempts == 0)
-        .where(~unfit_hosts.left_alone(worker.host, now))
+        .where(~unfit_hosts.left_alone(worker.host, now), JobRecord.rerun_of.is_(None))
     )
     # sorted here: no index has them in the order of their ages
     oldest = sorted(session.scalars(waiting))[:_LOOKED_AT]

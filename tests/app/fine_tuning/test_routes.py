@@ -78,6 +78,7 @@ def test_a_job_echoes_what_every_auto_became(client: TestClient, file_id: str) -
         "trained_on": None,
         "estimate": job["estimate"],
         "measured": None,
+        "rerun": None,
     }
     assert job["estimate"]["examples"] + job["estimate"]["held_out_examples"] == 100
     assert client.get(f"/v1/fine_tuning/jobs/{job['id']}").json() == job

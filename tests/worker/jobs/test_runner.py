@@ -49,8 +49,17 @@ class TestSuccess:
         measured = MEASURED.model_dump(mode="json")
         assert job.result is not None
         job.result.pop("result_files")
-        assert job.result == {"steps": 4, "adapter_step": 4, "metrics": {"train_loss": 0.5}, "measured": measured}
         [adapter] = home.adapters(job_id)
+        with home.blobs.open(adapter.adapter_sha256) as manifest:
+            weights = parse_manifest(manifest.read()).files[WEIGHTS]
+        assert job.result == {
+            "steps": 4,
+            "adapter_step": 4,
+            "metrics": {"train_loss": 0.5},
+            "measured": measured,
+            "weights_sha256": weights.sha256,
+            "provenance": fake_trainer.provenance_of({"torch": "2.0"}).model_dump(mode="json"),
+        }
         assert adapter.name == job.fine_tuned_model
         assert sum("successfully completed" in event.message for event in home.events(job_id)) == 1
         [attempt] = home.attempts(job_id)

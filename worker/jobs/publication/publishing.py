@@ -10,6 +10,8 @@ import structlog
 
 from core.errors import AdapterInvalid
 from core.jobs.attempt import Publication
+from core.provenance.record import PROVENANCE, WEIGHTS_SHA256
+from core.serving.adapter_format import MANIFEST, WEIGHTS, parse_manifest
 from core.store.blobs import BlobStore
 from worker.jobs.blob_transfer import StoredResults, require_whole, store_adapter, store_results
 from worker.jobs.heartbeat import LeaseHeartbeat
@@ -55,6 +57,7 @@ def store_result(
         adapter = store_adapter(blobs, folder / ADAPTER)
         heartbeat.sign()
         results = store_results(blobs, folder / RESULTS)
+        weights = parse_manifest((folder / ADAPTER / MANIFEST).read_bytes()).files[WEIGHTS]
     publication = Publication(
         adapter=adapter,
         name=model,
@@ -65,6 +68,8 @@ def store_result(
             "adapter_step": finished.adapter_step,
             "metrics": finished.metrics,
             "measured": finished.measured.model_dump(mode="json"),
+            WEIGHTS_SHA256: weights.sha256,
+            PROVENANCE: None if finished.provenance is None else finished.provenance.model_dump(mode="json"),
         },
     )
     return publication, results

@@ -18,6 +18,7 @@ from torch import Tensor
 from core.errors import CheckpointInvalid
 from core.jobs.events import EventLevel
 from core.process.durability import wait_for_disk
+from core.provenance.record import Stint
 from core.serving.adapter_format import FileDigest, canonical_json, digest_file, write_durably
 from core.values import Frozen
 from worker.trainer_process.messages import Evaluated
@@ -44,6 +45,7 @@ class CheckpointState(Frozen):
     step: int
     identity: dict[str, str]  # what the run is made of; another identity cannot resume it
     environment: dict[str, str]  # machine and libraries; others resume it too, equal up to rounding
+    stints: tuple[Stint, ...] = ()  # up to here; empty: of a version that did not keep them
     token_budget: int  # of a micro-batch: it decides the order of summation
     seen_tokens: int
     trained_tokens: int

@@ -5,11 +5,6 @@ Files and their verification are ``worker.training.output.checkpoint``'s.
 
 import hashlib
 
-import numpy
-import peft
-import torch
-import transformers
-
 from core.serving.adapter_format import canonical_json
 from core.text.held_out import HELD_OUT_VERSION
 from worker.models.loading import LoadedModel
@@ -19,10 +14,8 @@ from worker.training.data.plan import PLAN_VERSION
 from worker.training.metrics import Progress
 from worker.training.model.lora import LoraModel
 from worker.training.model.optimizer import AdapterOptimizer
-from worker.training.native.kernels import TrainerKernels
 from worker.training.output.adapter_files import restore_adapter
 from worker.training.output.checkpoint import Checkpoint
-from worker.training.process.ranks import Ranks
 
 
 def restore(checkpoint: Checkpoint, model: LoraModel, optimizer: AdapterOptimizer) -> Progress:
@@ -53,15 +46,3 @@ def identity_of(spec: RunSpec, data: RunData, base: LoadedModel) -> dict[str, st
     if spec.validation_file is None:
         identity["choice of held-out prompts"] = str(HELD_OUT_VERSION)
     return identity
-
-
-def environment_of(base: LoadedModel, kernels: TrainerKernels | None, ranks: Ranks) -> dict[str, str]:
-    """Name what changes a run's result by rounding alone."""
-    libraries = {module.__name__: module.__version__ for module in (numpy, peft, torch, transformers)}
-    return libraries | {
-        "device": str(base.device),
-        "dtype": str(base.dtype),
-        "kernels": "none" if kernels is None else kernels.name,
-        "threads": str(torch.get_num_threads()),
-        "ranks": str(ranks.size),
-    }
