@@ -1,8 +1,9 @@
 """/v1/models: the base models, and what was fine-tuned from them."""
 
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, BackgroundTasks, Depends, Query
+from fastapi.responses import Response
 
 from app.http.auth import require_caller
 from app.http.deps import DatabaseDep, EnginesDep, ReadSession, SettingsDep
@@ -12,11 +13,16 @@ from app.http.wire import Page
 from app.models import service
 from app.models.schemas import DeletedModel, ModelOut
 from core.errors import BaseModelProtected, CheckpointInUse, ModelNotFound
+from core.store import cards
+
+_MARKDOWN: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"content": {"text/markdown": {"schema": {"type": "string"}}}}
+}
 
 router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[Depends(require_caller)])
 
 
-@router.get("", responses=leads_to("name", "get_model", by=FIRST_ID))
+@router.get("", responses=leads_to("name", "get_model", "get_card", by=FIRST_ID))
 def list_models(
     session: ReadSession,
     settings: SettingsDep,
@@ -25,6 +31,18 @@ def list_models(
 ) -> Page[ModelOut]:
     """List the base models, then the fine-tuned ones, newest first; ``parent`` tells a fine-tuned model's base."""
     return service.list_page(session, settings, after=after, limit=limit)
+
+
+# before the next one, whose name would be all of this path
+@router.get("/{name:path}/card", response_class=Response, responses=_MARKDOWN)
+@raises(ModelNotFound)
+def get_card(name: str, session: ReadSession) -> Response:
+    """Give the card of a fine-tuned model, or of a checkpoint, in Markdown.
+
+    What it was trained on and how, with which scores on held-out rows, and where each part comes from. What it is
+    meant for is left for its owner to say.
+    """
+    return Response(cards.read(session, name), media_type="text/markdown; charset=utf-8")
 
 
 # A path, because clients send a "/" inside a name as %2F, which servers decode before routing.

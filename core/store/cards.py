@@ -1,0 +1,57 @@
+"""Reads what a model's card is made of: its job's manifest, and the newest evaluation that asked it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import select
+
+from core.errors import ModelNotFound
+from core.jobs.status import JobStatus
+from core.provenance.card import CardEvaluation, CardScore, model_card
+from core.store import adapters, manifests
+from core.store.adapters import ServedAdapter
+from core.store.db import Session
+from core.store.tables import CheckpointRecord, EvaluationAdapterRecord, JobRecord
+
+
+def read(session: Session, name: str) -> str:
+    """Give the card of a fine-tuned model or of a checkpoint, in Markdown.
+
+    Raises:
+        ModelNotFound: no job made a model of this name, or it was deleted.
+    """
+    served, job_id = adapters.find_served(session, name), adapters.find_job_id(session, name)
+    if served is None or job_id is None:
+        raise ModelNotFound(name)
+    step = session.scalar(select(CheckpointRecord.step).where(CheckpointRecord.name == name))
+    return model_card(
+        name, manifests.read(session, job_id), _find_evaluation(session, name, served), checkpoint_step=step
+    )
+
+
+def _find_evaluation(session: Session, name: str, served: ServedAdapter) -> CardEvaluation | None:
+    job = session.scalar(
+        select(JobRecord)
+        .join(EvaluationAdapterRecord, EvaluationAdapterRecord.job_id == JobRecord.id)
+        .where(EvaluationAdapterRecord.adapter_sha256 == served.adapter_sha256, JobRecord.status == JobStatus.SUCCEEDED)
+        .order_by(JobRecord.id.desc())
+        .limit(1)
+    )
+    if job is None or job.result is None:
+        return None
+    told = (served.base_model, name)
+    models = job.result["models"]
+    return CardEvaluation(
+        id=job.id,
+        rows=job.result["rows"],
+        # of other models a card says nothing
+        text=job.result["text"] if all(one["model"] in told for one in models) else "",
+        scores=tuple(_score(one["model"], score) for one in models if one["model"] in told for score in one["scores"]),
+    )
+
+
+def _score(model: str, score: Mapping[str, Any]) -> CardScore:
+    interval = score["interval"] or {}
+    return CardScore(
+        model=model, metric=score["metric"], mean=score["mean"], low=interval.get("low"), high=interval.get("high")
+    )
