@@ -87,7 +87,7 @@ class TrainingAttempt(Attempt):
             drop_large_files(folder)
 
     def _train(self) -> None:
-        choices = choices_to_repeat(self._runtime.database, self._job)
+        choices = self._persist(lambda: choices_to_repeat(self._runtime.database, self._job))
         folder = fill_run_folder(
             self._settings, self._runtime.blobs, self._lease, self._spec, self._model, self._heartbeat, choices
         )

@@ -53,6 +53,18 @@ def test_the_question_of_labels_becomes_a_job_for_each_weight_and_seed(
     assert jobs[0]["metadata"] == {"experiment": created["id"], "arm": "w = 0", "seed": "1"}
 
 
+def test_the_manifest_of_a_run_names_its_place_and_what_the_experiment_chose(client: TestClient, post: Post) -> None:
+    created = post(tune="learning_rate", seeds=2).json()
+    run = next(run for run in created["runs"] if run["arm"] == "w = 1" and run["learning_rate"] > LEARNING_RATE)
+    manifest = client.get(f"/v1/fine_tuning/jobs/{run['job']}/manifest").json()
+    place = {"id": created["id"], "arm": "w = 1", "seed": 1, "rate_factor": 3.0}
+    assert manifest["parents"]["experiment"] == place
+    rate, weight = manifest["settings"]["learning_rate"], manifest["settings"]["prompt_loss_weight"]
+    assert (rate["value"], rate["origin"]) == (run["learning_rate"], "auto")
+    assert created["id"] in rate["why"]
+    assert (manifest["settings"]["seed"]["origin"], weight["origin"]) == ("auto", "you")
+
+
 def test_without_a_file_to_be_judged_by_it_is_the_tenth_that_any_job_holds_out(client: TestClient, post: Post) -> None:
     created = post().json()
     assert created["rows"] == {"train": 360, "choose": None, "judge": 40}

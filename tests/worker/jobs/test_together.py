@@ -99,6 +99,19 @@ def test_by_default_each_is_trained_by_itself(home: Home) -> None:
     assert statuses(home, job_ids) == [JobStatus.SUCCEEDED, JobStatus.QUEUED]
 
 
+def test_a_rerun_is_trained_by_itself(home: Home) -> None:
+    ref = home.upload(steps=4)
+    spec = make_spec(ref)
+    first = home.queue_spec(spec, estimate())
+    run(home)
+    job_ids = [home.queue_spec(spec, estimate(), rerun_of=rerun_of) for rerun_of in (None, first, None)]
+    assert run(home)
+    assert statuses(home, job_ids) == [JobStatus.SUCCEEDED, JobStatus.QUEUED, JobStatus.SUCCEEDED]
+    later = home.queue_spec(spec, estimate())
+    assert run(home)
+    assert statuses(home, [job_ids[1], later]) == [JobStatus.SUCCEEDED, JobStatus.QUEUED]
+
+
 def test_on_several_gpus_each_is_trained_by_itself(home: Home) -> None:
     job_ids = queue_some(home, 2)
     run_on(home.runtime(trainer_command=(*LAUNCHER, "--ranks", "2", "--no-such-option")))

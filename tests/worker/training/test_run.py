@@ -31,7 +31,7 @@ from tests.worker.training.run_folders import (
     write_run,
 )
 from worker.trainer_process.messages import CheckpointWritten, Evaluated, Finished, Note, Resumed, StepDone
-from worker.trainer_process.run_folder import ADAPTER, CHECKPOINTS
+from worker.trainer_process.run_folder import ADAPTER, CHECKPOINTS, read_spec, write_spec
 from worker.training import loop as loop_module
 from worker.training import preparation
 from worker.training.model.lora import LoraModel
@@ -43,6 +43,13 @@ TOTAL_STEPS = 10  # of a run over SUMS with the defaults of make_job
 
 def _adapter(folder: Path) -> bytes:
     return (folder / ADAPTER / WEIGHTS).read_bytes()
+
+
+def test_a_run_that_repeats_another_has_micro_batches_no_larger_than_the_others(tmp_path: Path, tiny_phi: Path) -> None:
+    folder = write_run(tmp_path / "run", tiny_phi)
+    write_spec(folder, read_spec(folder).model_copy(update={"token_budget": 100}))
+    [finished] = train(folder).of(Finished)
+    assert finished.measured.token_budget == 100
 
 
 def _steps(*reporters: RecordingReporter) -> list[tuple[Any, ...]]:
