@@ -17,7 +17,7 @@ from tests.app.fine_tuning.succeeded import NEW, RESULT, succeed
 @pytest.fixture
 def job_id(client: TestClient, harness: ApiHarness, file_id: str) -> str:
     """Id of a job that has succeeded."""
-    fields = {"hyperparameters": {"n_epochs": 2}, "suffix": "mine", "metadata": {"k": "v"}}
+    fields: dict[str, Any] = {"hyperparameters": {"n_epochs": 2}, "suffix": "mine", "metadata": {"k": "v"}}
     return succeed(client, harness, file_id, NEW, **fields)
 
 
