@@ -24,6 +24,7 @@ from app.http.metrics import RequestMetrics
 from app.http.middleware import OriginGuardMiddleware, RequestEdge
 from app.http.runtime import ApiRuntime, open_runtime
 from app.models import routes as models
+from app.models.downloads import routes as downloads
 from app.operations import api_description, health, metrics
 from core.listening.origin_guard import OriginGuard
 from core.settings import Settings
@@ -81,6 +82,7 @@ def create_app(settings: Settings, opener: Opener = open_runtime) -> FastAPI:
         preview_routes,
         evaluations,
         experiments,
+        downloads,  # before models, whose names may be paths
         models,
         completions_routes,
         chat_routes,

@@ -1,7 +1,8 @@
 """The little of Loramill's HTTP interface that commands speak, over plain HTTP."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -9,7 +10,7 @@ from urllib.parse import quote
 
 import httpx2
 
-from core.errors import StartRefused
+from core.errors import RangeNotSatisfiable, StartRefused
 
 TIMEOUT_S = 600.0
 
@@ -115,6 +116,21 @@ class Client:
     def experiment_report(self, experiment_id: str) -> dict[str, Any]:
         """Give what an experiment found."""
         return self._call("GET", f"/v1/experiments/{experiment_id}/report")
+
+    @contextmanager
+    def downloading(self, model: str, etag: str | None, start: int) -> Iterator[httpx2.Response]:
+        """Begin to download a model; the caller reads the bytes, in which a connection may break.
+
+        Args:
+            etag: of what there are ``start`` bytes of already, to go on behind them; None: of nothing.
+        """
+        headers = {} if etag is None else {"Range": f"bytes={start}-", "If-Range": etag}
+        path = f"/v1/models/{quote(model, safe='')}/download"
+        with self._http.stream("GET", path, headers=headers) as response:
+            if response.is_error and response.status_code != RangeNotSatisfiable.status:
+                response.read()
+                raise StartRefused(f"GET {path}: {_message(response)}")
+            yield response
 
     def _call(self, method: str, path: str, **request: Any) -> dict[str, Any]:
         answer = self._ask(method, path, **request).json()

@@ -254,6 +254,19 @@ def experiment(
         run_experiment(client, options, dry_run=dry_run, as_json=as_json)
 
 
+@app.command("export-model", no_args_is_help=True)
+def export_model(
+    model: Annotated[str, typer.Argument(help="A fine-tuned model, or a checkpoint.")],
+    target: Annotated[Path, typer.Argument(help="Folder to make, or a file that ends in .tar.")],
+    url: Url = None,
+) -> None:
+    """Download a fine-tuned model as a folder that PEFT loads; goes on where an earlier try broke off."""
+    from app.cli.models.export_model import export_model as export
+
+    with _client(url) as client:
+        export(client, model, target)
+
+
 @app.command()
 def manifest(job: JobId, url: Url = None, as_json: Json = False) -> None:
     """Show a job's birth certificate: its data, settings and where each is from, base model, libraries, machines."""

@@ -22,6 +22,7 @@ from core.errors import (
     EngineBusy,
     InvalidInput,
     InvalidParameter,
+    RangeNotSatisfiable,
     ServiceError,
 )
 from core.errors.host_paths import without_host_paths
@@ -122,6 +123,8 @@ def _headers_of(error: ServiceError) -> dict[str, str]:
         headers["retry-after-ms"] = str(error.retry_after_s * 1000)  # what OpenAI's clients look for first
     if isinstance(error, AuthenticationFailed):
         headers["www-authenticate"] = "Bearer"
+    if isinstance(error, RangeNotSatisfiable):
+        headers["content-range"] = f"bytes */{error.size_bytes}"
     return headers
 
 

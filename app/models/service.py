@@ -104,7 +104,7 @@ def delete(session: Session, settings: Settings, name: str) -> Unserved:
         CheckpointInUse: it is a checkpoint that goes with its job or its model.
     """
     if name in settings.base_models:
-        raise BaseModelProtected(name)
+        raise BaseModelProtected(name, "deleted")
     deleted = adapters.delete(session, name)
     return Unserved(deleted.base_model, deleted.digests, let_go(session, deleted.digests))
 

@@ -65,6 +65,8 @@ class BaseModelEntry(Frozen):
     fingerprint: Sha256 | None = None
     learning_rate: float = Field(2e-4, gt=0, lt=1)  # what a job's "auto" becomes
     dtype: DType = "auto"
+    # SPDX's identifier of its licence, or the hub's; None: not known
+    license: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9.+-]{0,63}$")
 
     @field_validator("name")
     @classmethod
@@ -79,6 +81,7 @@ BUILT_IN: Final = (
         name="phi-2",
         source=Hub(id="microsoft/phi-2", revision="ef382358ec9e382308935a992d908de099b64c23"),
         learning_rate=2e-4,
+        license="mit",
     ),
     BaseModelEntry(
         name="smollm2-135m-instruct",
@@ -89,6 +92,7 @@ BUILT_IN: Final = (
         ),
         fingerprint="f017efcfc295580ac55071d0ec1c2d66d1a3b2efd6ade6e69f87ab6ec2730dba",
         learning_rate=1e-3,
+        license="apache-2.0",
     ),
 )
 

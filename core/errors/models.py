@@ -18,15 +18,16 @@ class ModelNotFound(NotFound):
 
 
 class BaseModelProtected(Conflict):
-    """A base model is to be deleted."""
+    """A base model is to be deleted, or downloaded as adapters are."""
 
     code = "base_model_protected"
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
+    def __init__(self, name: str, done: str) -> None:
+        super().__init__(name, done)
 
     def __str__(self) -> str:
-        return f"{self.args[0]} is a base model; only fine-tuned models can be deleted"
+        name, done = self.args
+        return f"{name} is a base model; only fine-tuned models can be {done}"
 
 
 class CheckpointInUse(Conflict):

@@ -95,6 +95,24 @@ class UnsupportedParameter(InvalidParameter):
         super().__init__(param, reason)
 
 
+class RangeNotSatisfiable(InvalidInput):
+    """The bytes that `Range` asks for begin behind the end."""
+
+    code = "range_not_satisfiable"
+    status = 416
+
+    def __init__(self, size_bytes: int) -> None:
+        super().__init__(size_bytes)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all that there is."""
+        return int(self.args[0])
+
+    def __str__(self) -> str:
+        return f"Range asks for bytes behind the end; there are {self.size_bytes:,}"
+
+
 class IdempotencyMismatch(InvalidInput):
     """An Idempotency-Key came again with another body."""
 

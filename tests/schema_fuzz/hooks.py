@@ -19,6 +19,7 @@ BEYOND: Final = 10_000
 # stands for a file that is there: schemathesis deletes those that it knows of
 FILE: Final = "file-of-examples"
 EXPERIMENT: Final = "exp-that-has-ended"  # stands for the one that has a report
+MODEL: Final = "model-that-was-trained"  # stands for one
 EXAMPLES: Final = "".join(f'{{"prompt": "{n} and 1 is", "completion": " {n + 1}."}}\n' for n in range(40)).encode()
 WAYS_TO_ARMS: Final = ("question", "arms", "grid", "random")
 TGI_PATHS: Final = ("/", "/generate", "/generate_stream")
@@ -60,6 +61,8 @@ def before_call(context: HookContext, case: Case[Any], kwargs: dict[str, Any]) -
     """Ask for short answers and short trainings, whatever was made up, and name files that there are."""
     if case.path_parameters.get("experiment_id") == EXPERIMENT:
         case.path_parameters["experiment_id"] = os.environ["FUZZED_EXPERIMENT"]
+    if case.path_parameters.get("name") == MODEL:
+        case.path_parameters["name"] = os.environ["FUZZED_MODEL"]
     body = case.body
     if not isinstance(body, dict):
         return

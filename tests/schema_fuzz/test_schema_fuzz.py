@@ -28,18 +28,18 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 def test_no_answer_contradicts_the_description(tmp_path: Path, smollm2_folder: Path, key: str | None) -> None:
     environ = {} if key is None else {"LORAMILL_API_KEY": key}
     with running_stack(tmp_path / "home", LORAMILL_BASE_MODELS=BASE, **environ) as stack:
-        experiment_id = train_some(stack, tmp_path, key or "unused")
-        report = fuzz(stack, tmp_path, key, experiment_id)
+        names = train_some(stack, tmp_path, key or "unused")
+        report = fuzz(stack, tmp_path, key, names)
         assert stack.is_ready()
     assert report["failures"] == report["errors"] == []
     assert {phase["status"] for phase in report["phases"].values()} == {"success"}
     assert report["operations"]["tested"] == report["operations"]["total"] > 30
 
 
-def train_some(stack: Stack, folder: Path, key: str) -> str:
+def train_some(stack: Stack, folder: Path, key: str) -> dict[str, str]:
     """Have the stack hold a file, a job with events and checkpoints, a fine-tuned model, and an evaluation of it.
 
-    And an experiment that has ended, whose id is given.
+    And an experiment that has ended. What of it the hooks have to name is given, by variables of the environment.
     """
     path = write_examples(folder / "train.jsonl", count=40)
     with stack.client(key) as client:
@@ -52,7 +52,8 @@ def train_some(stack: Stack, folder: Path, key: str) -> str:
             extra_body={"evaluation": {"metrics": ["nats_per_token", "exact_match"]}},
         )
         eventually(lambda: client.fine_tuning.jobs.retrieve(job.id).status == "succeeded", "a trained model", 300)
-        evaluation = f"/evaluations/{client.fine_tuning.jobs.retrieve(job.id).to_dict()['evaluation_id']}"
+        trained = client.fine_tuning.jobs.retrieve(job.id).to_dict()
+        evaluation = f"/evaluations/{trained['evaluation_id']}"
         eventually(lambda: client.get(evaluation, cast_to=Told)["status"] == "succeeded", "an evaluation", 300)
         asked = {
             "job": {"model": BASE, "training_file": file.id},
@@ -62,18 +63,17 @@ def train_some(stack: Stack, folder: Path, key: str) -> str:
         experiment_id = client.post("/experiments", cast_to=Told, body=asked)["id"]
         experiment = f"/experiments/{experiment_id}"
         eventually(lambda: client.get(experiment, cast_to=Told)["status"] == "succeeded", "an experiment", 600)
-        return str(experiment_id)
+        return {"FUZZED_EXPERIMENT": experiment_id, "FUZZED_MODEL": str(trained["fine_tuned_model"])}
 
 
-def fuzz(stack: Stack, folder: Path, key: str | None, experiment_id: str) -> dict[str, Any]:
+def fuzz(stack: Stack, folder: Path, key: str | None, names: dict[str, str]) -> dict[str, Any]:
     """Run schemathesis, and give its report; a run that found something fails with all that it said."""
     report = folder / "report.json"
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG), "run"]
     command += ["--report", "json", "--report-json-path", str(report)]
     command += [] if key is None else ["--header", f"Authorization: Bearer {key}"]
     command += [f"{stack.url}/openapi.json"]
-    environ = os.environ | {"COLUMNS": "200", "FUZZED_URL": stack.url, "FUZZED_KEY": key or "unused"}
-    environ["FUZZED_EXPERIMENT"] = experiment_id
+    environ = os.environ | {"COLUMNS": "200", "FUZZED_URL": stack.url, "FUZZED_KEY": key or "unused", **names}
     # made when it is first asked for; the command waits 10 seconds for it
     httpx2.get(f"{stack.url}/openapi.json", timeout=120)
     # in the project's folder, where the hooks are found
