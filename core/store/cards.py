@@ -25,11 +25,12 @@ def read(session: Session, name: str) -> str:
         raise ModelNotFound(name)
     step = session.scalar(select(CheckpointRecord.step).where(CheckpointRecord.name == name))
     return model_card(
-        name, manifests.read(session, job_id), _find_evaluation(session, name, served), checkpoint_step=step
+        name, manifests.read(session, job_id), find_evaluation(session, name, served), checkpoint_step=step
     )
 
 
-def _find_evaluation(session: Session, name: str, served: ServedAdapter) -> CardEvaluation | None:
+def find_evaluation(session: Session, name: str, served: ServedAdapter) -> CardEvaluation | None:
+    """Find what the newest evaluation that asked a model says of it and of its base model; None: none has."""
     job = session.scalar(
         select(JobRecord)
         .join(EvaluationAdapterRecord, EvaluationAdapterRecord.job_id == JobRecord.id)

@@ -84,13 +84,12 @@ def get(session: Session, file_id: str) -> FileRecord:
 
 
 def find_same(session: Session, sha256: str, file_type: str) -> FileRecord | None:
-    """Find a file of these bytes that can be trained on, the newest; None where there is none."""
+    """Find one of the files of these bytes that can be trained on; None where there is none."""
     return session.scalar(
         select(FileRecord)
         .where(
             FileRecord.sha256 == sha256, FileRecord.file_type == file_type, FileRecord.status == FileStatus.PROCESSED
         )
-        .order_by(FileRecord.id.desc())
         .limit(1)
     )
 

@@ -10,7 +10,8 @@ from sqlalchemy import Engine, event, text
 
 from core.errors import ModelNotFound
 from core.jobs.kind import JobKind
-from core.store import adapters, evaluations, events, files, jobs
+from core.store import adapters, cards, evaluations, events, files, jobs, manifests
+from core.store.adapters import ServedAdapter
 from core.store.db import Database, Session
 from core.store.experiments import records
 from core.store.experiments.advancing import list_outcomes
@@ -51,6 +52,9 @@ QUESTIONS: dict[str, Callable[[Session], object]] = {
     "an experiment's runs": lambda s: list_outcomes(s, "exp-z"),
     "an experiment's key": lambda s: records.find_idempotent(s, "someone", "k"),
     "a model's training": lambda s: adapters.find_trained(s, "ft:x"),
+    "a job's manifest": lambda s: manifests.read(s, jobs.list_page(s, after=None, limit=1)[0][0].id),
+    "a model's newest evaluation": lambda s: cards.find_evaluation(s, "ft:x", ServedAdapter("tiny", "a" * 64)),
+    "a file of the same bytes": lambda s: files.find_same(s, "a" * 64, "jsonl"),
 }
 
 
