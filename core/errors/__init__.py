@@ -20,6 +20,7 @@ not say, its nearest ancestor does. Envelopes and headers are their wires' matte
 they keep all in ``args`` and pickle.
 """
 
+from core.errors.aliases import AliasMoved, AliasNotFound, GateFailed, ModelInUse, NothingToRollBack
 from core.errors.experiments import ExperimentNotFound, ReportNotReady
 from core.errors.files import FileInUse, FileNotStored, FileTooLarge, FileTypeUnclear, ParquetNotInstalled
 from core.errors.jobs import EvaluationNotFound, JobDoesNotFit, JobHasEnded, JobNotFound, RerunImpossible
@@ -93,6 +94,8 @@ __all__ = [
     "AdapterInvalid",
     "AdapterMismatch",
     "AdapterUnchanged",
+    "AliasMoved",
+    "AliasNotFound",
     "AllExamplesDropped",
     "AuthenticationFailed",
     "BaseModelDiffers",
@@ -123,6 +126,7 @@ __all__ = [
     "FileNotStored",
     "FileTooLarge",
     "FileTypeUnclear",
+    "GateFailed",
     "GenerationFailed",
     "HostNotAllowed",
     "HostUnfit",
@@ -136,9 +140,11 @@ __all__ = [
     "JobNotFound",
     "LabelsMismatch",
     "LossNotFinite",
+    "ModelInUse",
     "ModelNotFound",
     "NoTrainedTokens",
     "NotFound",
+    "NothingToRollBack",
     "NothingToScore",
     "OriginNotAllowed",
     "OutOfMemory",

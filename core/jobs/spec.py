@@ -133,6 +133,11 @@ def model_name(base_model: str, organization: str, suffix: str | None, job_id: s
     return f"ft:{base_model}:{organization}:{suffix or ''}:{job_id[-10:]}"
 
 
+def organization_of(model: str) -> str:
+    """Give the organisation of a name that `model_name` made."""
+    return model.split(":")[2]
+
+
 def checkpoint_name(model: str, step: int) -> str:
     """Name the model that a job's checkpoint is."""
     return f"{model}:ckpt-step-{step}"

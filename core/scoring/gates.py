@@ -10,6 +10,7 @@ guessed why a gate failed, the answer tells what is below for certain from what 
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -74,6 +75,15 @@ def read_gate(text: str, param: str, main_metric: Metric) -> Gate:
     if words[1].group() == "better":
         return _better_than(text, param, metric, words[1:])
     return _threshold(text, param, metric, words[1:])
+
+
+def with_model(text: str, rename: Callable[[str], str]) -> str:
+    """Write a gate with the model that it names called otherwise; a text that names none is given back."""
+    words = text.split()
+    if words[-2:-1] != ["than"]:
+        return text
+    named = rename(words[-1])
+    return text if named == words[-1] else text.rstrip().removesuffix(words[-1]) + named
 
 
 def answer_threshold(gate: Threshold, found: MeanScore) -> GateAnswer:

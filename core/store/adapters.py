@@ -3,16 +3,17 @@
 A job's adapter comes into being in `leases.publish`, together with the job's success.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import or_, select, update
 
-from core.errors import CheckpointInUse, InvalidParameter, ModelNotFound
+from core.errors import CheckpointInUse, InvalidParameter, ModelInUse, ModelNotFound
 from core.ids import new_id
 from core.jobs.attempt import StoredCheckpoint
 from core.jobs.spec import AdapterRef, JobSpec, TrainedAdapter
 from core.jobs.status import TERMINAL
+from core.store.aliases import records as aliases
 from core.store.db import Session
 from core.store.queue import leases
 from core.store.queue.leases import Lease
@@ -122,6 +123,14 @@ def list_page(session: Session, *, after: str | None, limit: int) -> tuple[Seque
     return rows[:limit], len(rows) > limit
 
 
+def list_versions(session: Session, names: Collection[str]) -> dict[str, tuple[str, int]]:
+    """List suffix and version of those of the models, deleted ones too, that have them."""
+    rows = session.execute(
+        select(AdapterRecord.name, AdapterRecord.suffix, AdapterRecord.version).where(AdapterRecord.name.in_(names))
+    )
+    return {name: (suffix, version) for name, suffix, version in rows if suffix is not None and version is not None}
+
+
 def get(session: Session, name: str) -> AdapterRecord:
     """Give the live adapter of a model name.
 
@@ -152,6 +161,7 @@ def delete(session: Session, name: str) -> DeletedAdapters:
     Raises:
         ModelNotFound: there is no such live adapter, and no such checkpoint.
         CheckpointInUse: it is a checkpoint, and its job goes on or has an adapter.
+        ModelInUse: an alias stands for it, or for one of its checkpoints.
     """
     adapter = session.scalar(
         update(AdapterRecord)
@@ -162,10 +172,12 @@ def delete(session: Session, name: str) -> DeletedAdapters:
     )
     if adapter is None:
         return _delete_checkpoint(session, name)
-    checkpoints = session.scalars(
-        select(CheckpointRecord.adapter_sha256).where(CheckpointRecord.job_id == adapter.job_id)
-    )
-    return DeletedAdapters(adapter.base_model, _unserved(session, {adapter.adapter_sha256, *checkpoints}))
+    checkpoints = session.execute(
+        select(CheckpointRecord.name, CheckpointRecord.adapter_sha256).where(CheckpointRecord.job_id == adapter.job_id)
+    ).all()
+    _require_unnamed(session, {name, *(checkpoint.name for checkpoint in checkpoints)})
+    digests = {adapter.adapter_sha256, *(checkpoint.adapter_sha256 for checkpoint in checkpoints)}
+    return DeletedAdapters(adapter.base_model, _unserved(session, digests))
 
 
 def _delete_checkpoint(session: Session, name: str) -> DeletedAdapters:
@@ -179,9 +191,18 @@ def _delete_checkpoint(session: Session, name: str) -> DeletedAdapters:
         raise ModelNotFound(name)
     if adapter is not None or job.status not in TERMINAL:
         raise CheckpointInUse(name, job.id if adapter is None else adapter.name)
+    _require_unnamed(session, {name})
     session.delete(checkpoint)
     session.flush()
     return DeletedAdapters(job.base_model, _unserved(session, {checkpoint.adapter_sha256}))
+
+
+def _require_unnamed(session: Session, models: set[str]) -> None:
+    """Refuse to delete what an alias stands for. One that is set at this moment waits for the rows that are locked."""
+    found = aliases.find_standing_for(session, models)
+    if found is not None:
+        alias, model = found
+        raise ModelInUse(model, alias)
 
 
 def _unserved(session: Session, digests: set[str]) -> Sequence[str]:

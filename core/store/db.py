@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import DeclarativeBase, sessionmaker
 from sqlalchemy.orm import Session as Session
-from sqlalchemy.orm import sessionmaker
 
 from core.errors import DatabaseDamaged, DatabaseReadOnly, DatabaseUnavailable, ServiceError, StorageFull
 from core.store.reserve import Reserve
@@ -139,6 +140,12 @@ def create_db_engine(url: str) -> Engine:
             },
         )
     raise ValueError(f"database URLs of {backend} are not supported; use sqlite:///FILE or postgresql+psycopg://…")
+
+
+def insert_into(session: Session, record: type[DeclarativeBase]) -> Any:
+    """Give the database's own INSERT, which can say what to do on a conflict."""
+    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
+    return dialect.insert(record)
 
 
 def is_sqlite(url: str) -> bool:

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from core.evaluations.rows import EvaluationRow
 from core.evaluations.scores import ModelScores, RowScores, ScoredRow
-from core.store.db import Session
+from core.store.db import Session, insert_into
 from core.store.tables import EvaluationExampleRecord, EvaluationRowRecord, Record
 
 _AT_ONCE = 500  # rows of one statement
@@ -140,6 +139,5 @@ def _scored(record: EvaluationRowRecord) -> ScoredRow:
 
 
 def _insert(session: Session, record: type[Record], values: Sequence[dict[str, Any]]) -> None:
-    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
     for begin in range(0, len(values), _AT_ONCE):
-        session.execute(dialect.insert(record).on_conflict_do_nothing(), values[begin : begin + _AT_ONCE])
+        session.execute(insert_into(session, record).on_conflict_do_nothing(), values[begin : begin + _AT_ONCE])

@@ -15,8 +15,10 @@ from core.errors import WorkerLost
 from core.ids import new_id
 from core.jobs.attempt import AttemptEnd, JobError, Publication
 from core.jobs.events import EventLevel, JobEvent
+from core.jobs.spec import organization_of
 from core.jobs.status import JobStatus
 from core.store.db import Session
+from core.store.families import next_version
 from core.store.queue import unfit_hosts
 from core.store.queue.control import REQUEST_COLUMNS, RequestedAction, pause_event, requested_action
 from core.store.queue.transitions import move
@@ -195,7 +197,13 @@ def publish(session: Session, lease: Lease, publication: Publication, end: Attem
         trained_tokens=publication.trained_tokens,
         result=dict(publication.result),
     )
-    base_model = session.scalars(select(JobRecord.base_model).where(JobRecord.id == lease.job_id)).one()
+    base_model, suffix = session.execute(
+        select(JobRecord.base_model, JobRecord.suffix).where(JobRecord.id == lease.job_id)
+    ).one()
+    organization = version = None
+    if suffix is not None:
+        organization = organization_of(publication.name)
+        version = next_version(session, organization, suffix)
     session.add(
         AdapterRecord(
             id=new_id("adapter-"),
@@ -206,6 +214,9 @@ def publish(session: Session, lease: Lease, publication: Publication, end: Attem
             adapter_sha256=publication.adapter.sha256,
             bytes=publication.adapter.bytes,
             state=AdapterState.LIVE,
+            organization=organization,
+            suffix=suffix,
+            version=version,
             created_at=now,
         )
     )

@@ -10,8 +10,8 @@ from sqlalchemy import select, text
 
 from core.errors import BlobDamaged, BlobNotFound
 from core.store.blobs import BlobStore, StoredObject
-from core.store.db import Database, Session
-from core.store.references.rows import database_now, insert_into
+from core.store.db import Database, Session, insert_into
+from core.store.references.rows import database_now
 from core.store.tables import BLOB_REFERENCES, BlobRecord, BlobState
 
 # By what name people know the records that refer to a blob, in the order of `blob_references`.

@@ -14,9 +14,9 @@ from sqlalchemy import ColumnElement, CompoundSelect, delete, select, update
 
 from core.errors import CollectionRuns
 from core.store.blobs import BlobStore
-from core.store.db import Database, Session
+from core.store.db import Database, Session, insert_into
 from core.store.references.parts import learn_parts, require_parts
-from core.store.references.rows import database_now, insert_into
+from core.store.references.rows import database_now
 from core.store.tables import BLOB_REFERENCES, BlobPartRecord, BlobRecord, BlobState
 
 COLLECT_EVERY_S: Final = 60 * 60

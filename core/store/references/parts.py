@@ -11,8 +11,8 @@ from sqlalchemy import select, update
 from core.errors import AdapterInvalid, BlobDamaged, BlobNotFound, PartsUnknown
 from core.serving.adapter_format import MANIFEST_LIMIT_BYTES, Manifest, parse_manifest
 from core.store.blobs import BlobStore
-from core.store.db import Database, Session
-from core.store.references.rows import add_parts, database_now, insert_into
+from core.store.db import Database, Session, insert_into
+from core.store.references.rows import add_parts, database_now
 from core.store.tables import (
     MANIFEST_REFERENCES,
     AdapterRecord,

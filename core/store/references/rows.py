@@ -6,14 +6,13 @@ excludes `hold`. Who finds no live row at 3 begins again at 1. What refers to a 
 """
 
 from collections.abc import Callable, Collection, Iterable
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import ColumnElement, exists, literal_column, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from core.errors import BlobFreed
 from core.store.blobs import Blob
-from core.store.db import Session
+from core.store.db import Session, insert_into
 from core.store.tables import BLOB_REFERENCES, BlobPartRecord, BlobRecord, BlobState
 
 _UNIX_NOW: Final = {
@@ -25,12 +24,6 @@ _UNIX_NOW: Final = {
 def database_now(session: Session) -> ColumnElement[int]:
     """Give the database's clock in whole Unix seconds: the only one that all writers and collectors share."""
     return literal_column(_UNIX_NOW[session.get_bind().dialect.name])
-
-
-def insert_into(session: Session, record: type[BlobRecord | BlobPartRecord]) -> Any:
-    """Give the database's own INSERT, which can say what to do on a conflict."""
-    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
-    return dialect.insert(record)
 
 
 def touch(session: Session, blob: Blob) -> bool:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from core.errors import InvalidParameter
-from core.scoring.gates import BetterThan, Threshold, answer_better_than, answer_threshold, read_gate
+from core.scoring.gates import BetterThan, Threshold, answer_better_than, answer_threshold, read_gate, with_model
 from core.scoring.registry import METRICS
 from core.scoring.statistics.bootstrap import Interval
 from core.scoring.statistics.comparison import Arm, compare
@@ -117,3 +117,17 @@ def test_better_than_another_model_is_what_the_verdict_says() -> None:
         assert answer.passed == passed
         assert answer.text == f"{'Passed' if passed else 'Failed'}: {verdict.text}"
         assert answer.gate == "exact_match better than theirs"
+
+
+@pytest.mark.parametrize(
+    ("text", "renamed"),
+    [
+        ("exact_match better than bot@prod", "exact_match better than BOT@PROD"),
+        ("better  than   bot@prod ", "better  than   BOT@PROD"),
+        ("exact_match >= 0.9e0", "exact_match >= 0.9e0"),
+        ("better than", "better than"),
+        ("than", "than"),
+    ],
+)
+def test_only_the_model_of_a_gate_is_called_otherwise(text: str, renamed: str) -> None:
+    assert with_model(text, str.upper) == renamed

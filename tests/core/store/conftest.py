@@ -114,6 +114,7 @@ def make_job(database: Database, make_file: MakeFile) -> MakeJob:
         base_model: str = "tiny",
         caller: str = "someone",
         request_sha256: str = "0" * 64,
+        suffix: str | None = None,
         metadata: dict[str, str] | None = None,
         estimate: Estimate | None = None,
         now: int = 100,
@@ -121,7 +122,7 @@ def make_job(database: Database, make_file: MakeFile) -> MakeJob:
         requested: dict[str, Any] = {"model": base_model, "training_file": file.id}
         with database.write() as session:
             spec = job_spec(file, base_model)
-            new = NewJob(caller, spec, requested, request_sha256, metadata=metadata, estimate=estimate)
+            new = NewJob(caller, spec, requested, request_sha256, suffix, metadata, estimate)
             return jobs.create(session, new, now)
 
     return make

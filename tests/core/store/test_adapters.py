@@ -1,16 +1,22 @@
+import threading
+from collections.abc import Callable
+
 import pytest
 from sqlalchemy import select
 
-from core.errors import CheckpointInUse, InvalidParameter, ModelNotFound
+from core.errors import CheckpointInUse, InvalidParameter, ModelInUse, ModelNotFound, ServiceError
 from core.jobs.attempt import AttemptEnd, JobError, Publication, StoredAdapter, StoredCheckpoint
 from core.jobs.spec import AdapterRef, JobSpec
 from core.store import adapters, jobs
 from core.store.adapters import DeletedAdapters, ServedAdapter
+from core.store.aliases import records as aliases
+from core.store.aliases.records import AliasState, Why
 from core.store.db import Database, Session
 from core.store.queue import claims, leases
 from core.store.queue.leases import Lease
 from core.store.tables import BLOB_REFERENCES, CheckpointRecord, JobRecord
 from tests.core.store.conftest import MakeJob
+from tests.core.store.leased import publish
 
 NAME = "ft:tiny:local::1"
 ADAPTER, CHECKPOINT = "a" * 64, "c" * 64
@@ -170,3 +176,96 @@ def test_what_no_name_leads_to_is_unserved_with_the_jobs_checkpoints(database: D
     _publish(database, running)
     with database.write() as session:
         assert adapters.delete(session, NAME) == DeletedAdapters("tiny", [ADAPTER, CHECKPOINT])
+
+
+def _stand_for(database: Database, model: str, canary: str | None = None) -> None:
+    percent = None if canary is None else 10
+    with database.write() as session:
+        state = AliasState(model=model, canary=canary, percent=percent)
+        aliases.move(session, "bot@prod", state, Why("someone", None), 400)
+
+
+@pytest.mark.parametrize("named", [NAME, f"{NAME}:ckpt-step-5"])
+@pytest.mark.parametrize("is_canary", [False, True])
+def test_what_an_alias_stands_for_is_not_deleted(
+    database: Database, running: JobRecord, named: str, is_canary: bool
+) -> None:
+    _add_checkpoint(database, running, 5)
+    _publish(database, running)
+    _stand_for(database, *(("ft:other", named) if is_canary else (named,)))
+    with pytest.raises(ModelInUse, match=f"alias bot@prod stands for {named};"), database.write() as session:
+        adapters.delete(session, NAME)
+    assert _find(database, NAME) is not None
+    _stand_for(database, "ft:other")
+    with database.write() as session:
+        adapters.delete(session, NAME)
+
+
+def test_a_checkpoint_without_a_model_that_an_alias_stands_for_is_not_deleted(
+    database: Database, running: JobRecord
+) -> None:
+    checkpoint = _add_checkpoint(database, running, 5)
+    with database.write() as session:
+        leases.fail(session, Lease(running.id, running.token), JobError("x", "y"), AttemptEnd(), 300)
+    _stand_for(database, checkpoint.name)
+    with pytest.raises(ModelInUse), database.write() as session:
+        adapters.delete(session, checkpoint.name)
+    assert _find(database, checkpoint.name) is not None
+
+
+def test_a_model_is_deleted_or_an_alias_stands_for_it_and_never_both(database: Database, running: JobRecord) -> None:
+    """As both happen at the same time, on PostgreSQL in transactions that overlap."""
+    _publish(database, running)
+    begin = threading.Barrier(2)
+    outcomes: list[type[ServiceError] | None] = []
+
+    def attempt(change: Callable[[Session], object]) -> None:
+        begin.wait()
+        try:
+            with database.write() as session:
+                change(session)
+            outcomes.append(None)
+        except ServiceError as error:
+            outcomes.append(type(error))
+
+    def point(session: Session) -> None:
+        adapters.keep_served(session, AdapterRef(name=NAME, adapter_sha256=ADAPTER), "model")
+        aliases.move(session, "bot@prod", AliasState(model=NAME), Why("someone", None), 400)
+
+    threads = [
+        threading.Thread(target=attempt, args=(change,)) for change in (lambda s: adapters.delete(s, NAME), point)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes.count(None) == 1
+    assert set(outcomes) - {None} < {ModelInUse, InvalidParameter}
+    with database.read() as session:
+        assert (adapters.find_served(session, NAME) is None) == (aliases.find(session, "bot@prod") is None)
+
+
+def test_models_of_one_family_are_numbered_in_the_order_of_their_success(database: Database, make_job: MakeJob) -> None:
+    names = ["ft:tiny:a:bot:1", "ft:tiny:a:bot:2", "ft:tiny:b:bot:3", "ft:tiny:a:other:4", "ft:tiny:a::5"]
+    for name, suffix in zip(names, ["bot", "bot", "bot", "other", None], strict=True):
+        make_job(suffix=suffix)
+        with database.write() as session:
+            job = claims.claim(session, claims.WorkerIdentity("owner", "host", 1), ("tiny",), 200)
+            assert job is not None
+            publish(session, Lease(job.id, job.token), name)
+    with database.write() as session:
+        adapters.delete(session, names[1])  # whose number is given to no other
+    make_job(suffix="bot")
+    with database.write() as session:
+        job = claims.claim(session, claims.WorkerIdentity("owner", "host", 1), ("tiny",), 200)
+        assert job is not None
+        publish(session, Lease(job.id, job.token), "ft:tiny:a:bot:6")
+    with database.read() as session:
+        versions = adapters.list_versions(session, [*names, "ft:tiny:a:bot:6"])
+    assert versions == {
+        names[0]: ("bot", 1),
+        names[1]: ("bot", 2),
+        names[2]: ("bot", 1),
+        names[3]: ("other", 1),
+        "ft:tiny:a:bot:6": ("bot", 3),
+    }

@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from core.errors import DatabaseUnavailable, SchemaMismatch
 from core.store import db, migrate, revisions
 from core.store.db import Database, create_db_engine, migrating, writing
+from core.store.families import next_version
 from core.store.tables import MANIFEST_REFERENCES, Record
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -173,6 +174,40 @@ class TestStoredBytesOfEarlierRevisions:
             assert connection.scalar(young) == 2  # the grace begins with the migration
             referenced = connection.scalars(text("SELECT DISTINCT sha256 FROM blob_references ORDER BY sha256")).all()
             assert referenced == ["a" * 64, "f" * 64]  # the model was deleted, but the job goes on from it
+
+
+def test_models_of_earlier_revisions_get_versions_in_the_order_of_their_publication(
+    empty_url: str, db_engine: Engine
+) -> None:
+    _move(db_engine, "0008")
+    models = [("1", "bot", "deleted"), ("2", None, "live"), ("3", "other", "live"), ("4", "bot", "live")]
+    with db_engine.begin() as connection:
+        for number, suffix, state in models:
+            connection.execute(text(_OLD_JOB), {"id": f"ftjob-{number}", "status": "running"})
+            connection.execute(
+                text("UPDATE jobs SET suffix = :suffix WHERE id = :id"), {"id": f"ftjob-{number}", "suffix": suffix}
+            )
+            connection.execute(
+                text(
+                    "INSERT INTO adapters (id, job_id, token, name, base_model, adapter_sha256, bytes, state, "
+                    "created_at) VALUES (:id, :job_id, 1, :name, 'tiny', :sha256, 9, :state, 1)"
+                ),
+                {
+                    "id": f"adapter-{number}",
+                    "job_id": f"ftjob-{number}",
+                    "name": f"ft:tiny:local:{suffix or ''}:{number}",
+                    "sha256": number * 64,
+                    "state": state,
+                },
+            )
+    migrate.upgrade(empty_url)
+    with db_engine.begin() as connection:
+        numbered = connection.execute(text("SELECT organization, suffix, version FROM adapters ORDER BY id")).all()
+        assert numbered == [("local", "bot", 1), (None, None, None), ("local", "other", 1), ("local", "bot", 2)]
+    database = Database(empty_url)
+    with database.write() as session:
+        assert next_version(session, "local", "bot") == 3
+    database.dispose()
 
 
 _OLD_JOB = """

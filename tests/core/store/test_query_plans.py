@@ -12,6 +12,9 @@ from core.errors import ModelNotFound
 from core.jobs.kind import JobKind
 from core.store import adapters, cards, evaluations, events, files, jobs, manifests
 from core.store.adapters import ServedAdapter
+from core.store.aliases import records as aliases
+from core.store.aliases.answers import list_counts
+from core.store.aliases.records import AliasState, Why
 from core.store.db import Database, Session
 from core.store.experiments import records
 from core.store.experiments.advancing import list_outcomes
@@ -55,6 +58,12 @@ QUESTIONS: dict[str, Callable[[Session], object]] = {
     "a job's manifest": lambda s: manifests.read(s, jobs.list_page(s, after=None, limit=1)[0][0].id),
     "a model's newest evaluation": lambda s: cards.find_evaluation(s, "ft:x", ServedAdapter("tiny", "a" * 64)),
     "a file of the same bytes": lambda s: files.find_same(s, "a" * 64, "jsonl"),
+    "versions": lambda s: adapters.list_versions(s, ["ft:x", "ft:y"]),
+    "an alias": lambda s: aliases.find(s, "bot@prod"),
+    "aliases": lambda s: aliases.list_page(s, after="a", limit=20),
+    "an alias' moves": lambda s: aliases.list_moves(s, "bot@prod", after=9, limit=20),
+    "what was answered": lambda s: list_counts(s, "bot@prod", [1, 2]),
+    "who stands for a model": lambda s: aliases.find_standing_for(s, ["ft:x", "ft:y"]),
 }
 
 
@@ -74,6 +83,7 @@ CHANGES: dict[str, Callable[[Session], object]] = {
     ),
     "a cancellation": lambda s: control.cancel(s, jobs.list_page(s, after=None, limit=1)[0][0].id, 200),
     "a deletion of a model": _delete_no_model,
+    "a move of an alias": lambda s: aliases.move(s, "bot@prod", AliasState(model="ft:x"), Why("someone", None), 1),
     "a deletion of a file": lambda s: files.delete(s, files.list_page(s, after=None, limit=1)[0][0].id),
 }
 
