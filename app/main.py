@@ -7,6 +7,7 @@ from typing import Final
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
+from app.aliases import routes as aliases
 from app.evaluations import routes as evaluations
 from app.experiments import routes as experiments
 from app.files import report_routes
@@ -65,7 +66,7 @@ def create_app(settings: Settings, opener: Opener = open_runtime) -> FastAPI:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=tuple(map(str, guard.origins)),
-            allow_methods=("GET", "HEAD", "POST", "DELETE"),
+            allow_methods=("GET", "HEAD", "POST", "PUT", "DELETE"),
             allow_headers=("*",),  # clients of OpenAI's wire send many of their own
             expose_headers=_TOLD_TO_PAGES,
         )
@@ -82,6 +83,7 @@ def create_app(settings: Settings, opener: Opener = open_runtime) -> FastAPI:
         preview_routes,
         evaluations,
         experiments,
+        aliases,  # before models, of whose names the path of theirs is one
         downloads,  # before models, whose names may be paths
         models,
         completions_routes,

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+from app.http.alias_answers import AliasMetrics
 from app.http.metrics import RequestMetrics
 from worker.inference.metrics.engine_metrics import EngineMetrics
 
@@ -37,9 +38,13 @@ def exposed(registry: CollectorRegistry, beginning: str) -> dict[str, tuple[str,
 
 @pytest.mark.parametrize(
     ("beginning", "registry"),
-    [("loramill_engine_", EngineMetrics().registry), ("loramill_api_", RequestMetrics().registry)],
+    [
+        ("loramill_engine_", EngineMetrics().registry),
+        ("loramill_api_", RequestMetrics().registry),
+        ("loramill_alias_", AliasMetrics().registry),
+    ],
 )
 def test_the_guide_lists_each_metric_and_no_other(beginning: str, registry: CollectorRegistry) -> None:
     metrics = exposed(registry, beginning)
-    assert len(metrics) > 3
+    assert len(metrics) > 2
     assert documented(beginning) == metrics

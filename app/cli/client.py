@@ -132,6 +132,32 @@ class Client:
                 raise StartRefused(f"GET {path}: {_message(response)}")
             yield response
 
+    def set_alias(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Let a name stand for a model, and give the alias."""
+        return self._call("PUT", _alias(name), json=body)
+
+    def roll_back_alias(self, name: str, reason: str | None) -> dict[str, Any]:
+        """Let an alias stand for what it stood for before, and give it."""
+        return self._call("POST", f"{_alias(name)}/rollback", params=_reason(reason))
+
+    def alias(self, name: str) -> dict[str, Any]:
+        """Give an alias with its newest moves."""
+        return self._call("GET", _alias(name))
+
+    def aliases(self) -> list[dict[str, Any]]:
+        """Give all aliases, by name."""
+        found: list[dict[str, Any]] = []
+        page: dict[str, Any] = {"has_more": True, "last_id": None}
+        while page["has_more"]:
+            after = {} if page["last_id"] is None else {"after": page["last_id"]}
+            page = self._call("GET", "/v1/models/aliases", params=after)
+            found += page["data"]
+        return found
+
+    def delete_alias(self, name: str, reason: str | None) -> None:
+        """Let a name stand for nothing."""
+        self._call("DELETE", _alias(name), params=_reason(reason))
+
     def _call(self, method: str, path: str, **request: Any) -> dict[str, Any]:
         answer = self._ask(method, path, **request).json()
         assert isinstance(answer, dict)
@@ -153,6 +179,14 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._http.close()
+
+
+def _alias(name: str) -> str:
+    return f"/v1/models/aliases/{quote(name, safe='@')}"
+
+
+def _reason(reason: str | None) -> dict[str, str]:
+    return {} if reason is None else {"reason": reason}
 
 
 def _message(response: httpx2.Response) -> str:

@@ -32,12 +32,15 @@ app = typer.Typer(
 )
 base_models = typer.Typer(help="The base models of this machine.", no_args_is_help=True)
 app.add_typer(base_models, name="base-models")
+aliases = typer.Typer(help="Names that stand for models, and can be moved.", no_args_is_help=True)
+app.add_typer(aliases, name="alias")
 
 Url = Annotated[str | None, typer.Option(help="Address of the API; left out: that of this machine's settings.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 JobId = Annotated[str, typer.Argument(help="Id of a fine-tuning job.")]
 ExamplesFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="File of examples.")]
+Reason = Annotated[str | None, typer.Option(help="Why, for the history.")]
 BaseModelName = Annotated[str | None, typer.Option(help="Base model; left out: the first that is served.")]
 
 
@@ -343,6 +346,64 @@ def settings(
         typer.echo(settings_report.markdown(), nl=False)
     else:
         typer.echo(settings_report.show(read_settings(), as_json))
+
+
+@aliases.command("set", no_args_is_help=True)
+def set_alias(
+    name: Annotated[str, typer.Argument(help="As support-bot@prod.")],
+    model: Annotated[str, typer.Argument(help="That it is to stand for.")],
+    canary: Annotated[str | None, typer.Option(help="A second model, that answers some of the callers.")] = None,
+    percent: Annotated[int | None, typer.Option(min=1, max=99, help="Of the callers, with --canary.")] = None,
+    evaluation: Annotated[str | None, typer.Option(help="Move only if this ended one's gates are passed.")] = None,
+    gate: Annotated[list[str] | None, typer.Option(help="With --evaluation: these in the place of its own.")] = None,
+    reason: Reason = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Let a name stand for a model, or move it to another one; exit 1 where the gate fails."""
+    from app.cli.models.aliases import body_of, show_moved
+
+    if (canary is None) != (percent is None):
+        raise typer.BadParameter("--canary and --percent go together")
+    if gate and evaluation is None:
+        raise typer.BadParameter("--gate goes with --evaluation")
+    body = body_of(model, canary=canary, percent=percent, evaluation=evaluation, gates=gate or (), reason=reason)
+    with _client(url) as client:
+        show_moved(client.set_alias(name, body), as_json=as_json)
+
+
+@aliases.command("rollback", no_args_is_help=True)
+def roll_back_alias(name: str, reason: Reason = None, url: Url = None, as_json: Json = False) -> None:
+    """Let an alias stand again for what it stood for before; once more goes back one move further."""
+    from app.cli.models.aliases import show_moved
+
+    with _client(url) as client:
+        show_moved(client.roll_back_alias(name, reason), as_json=as_json)
+
+
+@aliases.command("list")
+def list_aliases(url: Url = None, as_json: Json = False) -> None:
+    """List all aliases, and what they stand for."""
+    from app.cli.models import aliases as commands
+
+    with _client(url) as client:
+        commands.list_aliases(client, as_json=as_json)
+
+
+@aliases.command("show", no_args_is_help=True)
+def show_alias(name: str, url: Url = None, as_json: Json = False) -> None:
+    """Show what an alias stands for, what its models answered, and who moved it when and why."""
+    from app.cli.models import aliases as commands
+
+    with _client(url) as client:
+        commands.show_alias(client, name, as_json=as_json)
+
+
+@aliases.command("delete", no_args_is_help=True)
+def delete_alias(name: str, reason: Reason = None, url: Url = None) -> None:
+    """Let a name stand for nothing."""
+    with _client(url) as client:
+        client.delete_alias(name, reason)
 
 
 @base_models.command("list")

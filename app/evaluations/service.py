@@ -25,6 +25,7 @@ from core.scoring.registry import METRICS, require_metrics
 from core.serving.generation import SamplingParams
 from core.settings import Settings
 from core.store import adapters, jobs
+from core.store.aliases.records import name_behind
 from core.store.blobs import BlobStore
 from core.store.db import Session
 from core.store.jobs import NewJob
@@ -40,6 +41,7 @@ def specify(session: Session, request: EvaluationCreate, *, settings: Settings, 
         JobNotFound: there is no such job.
         BlobNotFound, BlobDamaged: the file's bytes are gone or have changed on disk.
     """
+    request = _with_versions(session, request)
     base_model, models = _models_of(session, settings, request.models)
     require_own_engine(settings, base_model, "models")
     require_metrics(request.metrics, "metrics")
@@ -94,6 +96,17 @@ def create(
     job = jobs.create(session, NewJob(origin.caller, spec, requested, request_sha256), now)
     remember(session, origin, job, now)
     return job
+
+
+def _with_versions(session: Session, request: EvaluationCreate) -> EvaluationCreate:
+    """Name models where aliases are named: what an alias stands for when the result is read is another matter."""
+    behind = partial(name_behind, session)
+    models, gates = tuple(map(behind, request.models)), request.gate
+    if gates:
+        from core.scoring.gates import with_model  # as in `_check_gates`
+
+        gates = tuple(with_model(gate, behind) for gate in gates)
+    return request.model_copy(update={"models": models, "gate": gates})
 
 
 def _models_of(session: Session, settings: Settings, names: Sequence[str]) -> tuple[str, tuple[JudgedModel, ...]]:

@@ -11,6 +11,7 @@ from app.http.auth import require_caller
 from app.http.deps import BlobsDep, DatabaseDep, SettingsDep
 from app.http.route_errors import raises
 from core.errors import BaseModelNotReady, BlobNotFound, FileNotStored, ModelNotFound, ParquetNotInstalled
+from core.store.aliases.records import name_behind
 
 router = APIRouter(prefix="/v1/files/{file_id}/report", tags=["files"], dependencies=[Depends(require_caller)])
 
@@ -32,5 +33,6 @@ def get_file_report(
     with ExitStack() as opened:
         with database.read() as session:
             sources = opened.enter_context(report_service.open_files(session, blobs, file_id, query))
-        found = report_service.report(query.model, query, *sources, settings=settings)
-    return FileReportOut.of(found, file=file_id, model=query.model)
+            base_model = name_behind(session, query.model)
+        found = report_service.report(base_model, query, *sources, settings=settings)
+    return FileReportOut.of(found, file=file_id, model=base_model)

@@ -43,7 +43,7 @@ def find_source(session: Session, request: PreviewCreate, *, settings: Settings,
         InvalidParameter: an example or a file, or a field of the job, is at fault.
         BaseModelNotReady: the base model is not imported yet.
     """
-    service.find_base(settings, registry, request.model)
+    service.find_base(session, settings, registry, request.model)
     if (request.examples is None) == (request.training_file is None):
         raise InvalidParameter("training_file", "give either training_file or examples")
     examples: tuple[Example, ...] | None = None

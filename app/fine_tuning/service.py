@@ -25,6 +25,7 @@ from core.jobs.spec import FileRef, JobSpec, TrainedAdapter
 from core.scoring.registry import METRICS, SCORED_IN_TRAINING, require_metrics
 from core.settings import Settings
 from core.store import adapters, files, jobs
+from core.store.aliases.records import name_behind
 from core.store.blobs import BlobStore
 from core.store.db import Session
 from core.store.jobs import NewJob
@@ -115,7 +116,7 @@ def specify(
         InvalidParameter: a file, or how fields fit it, is at fault.
         BaseModelNotReady: the base model is not imported yet.
     """
-    base = find_base(settings, registry, request.model)
+    base = find_base(session, settings, registry, request.model)
     if isinstance(training, str):
         training = file_ref(session, training, "training_file", request)
     validation = request.validation_file
@@ -177,7 +178,7 @@ def hyperparameters_of(request: JobFields) -> HyperparametersCreate:
 
 
 def _find_trained(session: Session, name: str, base_model: str) -> TrainedAdapter:
-    trained = adapters.find_trained(session, name)
+    trained = adapters.find_trained(session, name_behind(session, name))
     if trained is None:
         raise InvalidParameter("continue_from", f"no fine-tuned model or checkpoint is called {name}")
     if trained.base_model != base_model:
@@ -189,15 +190,16 @@ def _find_trained(session: Session, name: str, base_model: str) -> TrainedAdapte
     return trained
 
 
-def find_base(settings: Settings, registry: Registry, name: str) -> BaseModelEntry:
-    """Give the entry of a base model that this deployment trains and serves.
+def find_base(session: Session, settings: Settings, registry: Registry, name: str) -> BaseModelEntry:
+    """Give the entry of a base model that this deployment trains and serves, by its name or an alias.
 
     Raises:
         ModelNotFound: there is no such base model here.
     """
-    if name not in settings.base_models:
-        raise ModelNotFound(name)
-    return registry.get(name)
+    behind = name if name in settings.base_models else name_behind(session, name)
+    if behind not in settings.base_models:
+        raise ModelNotFound(behind)
+    return registry.get(behind)
 
 
 def file_ref(session: Session, file_id: str, param: str, request: RenderFields, use: str = "trained on") -> FileRef:

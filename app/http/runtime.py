@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from app.engines.routing import Engines
+from app.http.alias_answers import AliasAnswers
 from app.http.write_probe import WriteProbe
 from core.base_models.registry import Registry
 from core.dispatch.doorbell import Doorbell, Notifier
@@ -30,12 +31,13 @@ class ApiRuntime:
     engines: Engines
     doorbell: Notifier
     writes: WriteProbe
+    alias_answers: AliasAnswers
     readers: TextReaders = field(default_factory=TextReaders)
 
 
 @asynccontextmanager
 async def open_runtime(settings: Settings) -> AsyncIterator[ApiRuntime]:
-    """Open everything a process needs, and sweep for lost jobs as long as it lives.
+    """Open everything a process needs; sweep for lost jobs, and write down what is counted, as long as it lives.
 
     Raises:
         DatabaseUnavailable: the database cannot be reached, or its schema is not this version's.
@@ -46,11 +48,15 @@ async def open_runtime(settings: Settings) -> AsyncIterator[ApiRuntime]:
     doorbell = Doorbell(settings)
     blobs = open_recorded(settings.store_folder, database)
     engines = Engines.connect(settings, blobs)
+    alias_answers = AliasAnswers(database)
     stop = threading.Event()
-    sweeping = threading.Thread(
-        target=Sweeper(database, blobs, doorbell, settings).run, args=(stop,), name="sweeper", daemon=True
-    )
-    sweeping.start()
+    sweeper = Sweeper(database, blobs, doorbell, settings)
+    threads = [
+        threading.Thread(target=work, args=(stop,), name=name, daemon=True)
+        for name, work in (("sweeper", sweeper.run), ("alias-answers", alias_answers.run))
+    ]
+    for thread in threads:
+        thread.start()
     try:
         yield ApiRuntime(
             settings=settings,
@@ -60,9 +66,11 @@ async def open_runtime(settings: Settings) -> AsyncIterator[ApiRuntime]:
             engines=engines,
             doorbell=doorbell,
             writes=WriteProbe(database),
+            alias_answers=alias_answers,
         )
     finally:
         stop.set()
-        await asyncio.to_thread(sweeping.join)
+        for thread in threads:
+            await asyncio.to_thread(thread.join)
         await engines.close()
         database.dispose()

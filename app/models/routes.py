@@ -12,7 +12,7 @@ from app.http.route_errors import WRITING, raises
 from app.http.wire import Page
 from app.models import service
 from app.models.schemas import DeletedModel, ModelOut
-from core.errors import BaseModelProtected, CheckpointInUse, ModelNotFound
+from core.errors import BaseModelProtected, CheckpointInUse, ModelInUse, ModelNotFound
 from core.store import cards
 
 _MARKDOWN: Final[dict[int | str, dict[str, Any]]] = {
@@ -29,7 +29,7 @@ def list_models(
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
 ) -> Page[ModelOut]:
-    """List the base models, then the fine-tuned ones, newest first; ``parent`` tells a fine-tuned model's base."""
+    """List the base models, then the fine-tuned ones, newest first, each with its base (``parent``) and version."""
     return service.list_page(session, settings, after=after, limit=limit)
 
 
@@ -49,12 +49,12 @@ def get_card(name: str, session: ReadSession) -> Response:
 @router.get("/{name:path}")
 @raises(ModelNotFound)
 def get_model(name: str, session: ReadSession, settings: SettingsDep) -> ModelOut:
-    """Look up a model."""
+    """Look up a model; under an alias' name, what it stands for."""
     return service.get(session, settings, name)
 
 
 @router.delete("/{name:path}")
-@raises(*WRITING, ModelNotFound, BaseModelProtected, CheckpointInUse)
+@raises(*WRITING, ModelNotFound, BaseModelProtected, CheckpointInUse, ModelInUse)
 def delete_model(
     name: str, database: DatabaseDep, settings: SettingsDep, engines: EnginesDep, afterwards: BackgroundTasks
 ) -> DeletedModel:

@@ -1,4 +1,4 @@
-"""OpenAI's wire type of a model, with ``parent`` telling a fine-tuned model's base."""
+"""OpenAI's wire type of a model, with ``parent`` telling a fine-tuned model's base, and which version it is of what."""
 
 from typing import Literal
 
@@ -11,6 +11,9 @@ class ModelOut(Out):
     created: int
     owned_by: str
     parent: str | None  # None: a base model
+    suffix: str | None  # of its family, which is its owner's; None: it has none
+    version: int | None  # of the family, from 1
+    model: str | None  # what an alias stands for; None: this is no alias
 
 
 class DeletedModel(Deleted):

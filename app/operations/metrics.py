@@ -7,7 +7,7 @@ from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from app.http.auth import require_caller
-from app.http.deps import EnginesDep, MetricsDep, SettingsDep
+from app.http.deps import EnginesDep, MetricsDep, RuntimeDep, SettingsDep
 from app.http.route_errors import raises
 from core.errors import EngineUnavailable, GenerationFailed, NotFound
 
@@ -23,9 +23,10 @@ class Counting(Protocol):
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
-async def tell_metrics(metrics: MetricsDep) -> Response:
-    """Give the requests, response times and open streams of this process in Prometheus' text format."""
-    return Response(metrics.exposition(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+async def tell_metrics(metrics: MetricsDep, runtime: RuntimeDep) -> Response:
+    """Give this process's requests, response times, open streams and answers for aliases in Prometheus' text format."""
+    exposition = metrics.exposition() + runtime.alias_answers.metrics.exposition()
+    return Response(exposition, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 @router.get("/metrics/{base_model}", response_class=PlainTextResponse)

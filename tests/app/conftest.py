@@ -17,6 +17,7 @@ from starlette.testclient import TestClient
 from starlette.types import ASGIApp
 
 from app.engines.routing import Engines
+from app.http.alias_answers import AliasAnswers
 from app.http.runtime import ApiRuntime
 from app.http.write_probe import WriteProbe
 from app.main import create_app
@@ -82,6 +83,7 @@ class ApiHarness:
                 engines=Engines({BASE: self.engine}),
                 doorbell=self.notifier,
                 writes=WriteProbe(self.database),
+                alias_answers=AliasAnswers(self.database),
             )
 
         app = create_app(self.settings, opener)

@@ -44,6 +44,7 @@ class StubEngine:
         self.cached_tokens = 0
         self.requests: list[GenerationRequest] = []
         self.renderings: list[RenderRequest] = []
+        self.warmed: list[str] = []
         self.unloaded: list[str] = []
         self.cancelled: list[str] = []
         self.fails_before: ServiceError | Exception | None = None
@@ -101,7 +102,9 @@ class StubEngine:
         return Rendering(text=text, ids=tuple(range(len(text.split()))), moved="")
 
     async def warm(self, adapter: str) -> None:
-        return
+        if self.fails_before is not None:
+            raise self.fails_before
+        self.warmed.append(adapter)
 
     async def unload(self, adapter: str) -> None:
         if self.fails_before is not None:

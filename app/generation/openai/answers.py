@@ -1,13 +1,9 @@
-"""What OpenAI's completions and chat completions tell alike: finish reasons, usage, and what answered."""
+"""What OpenAI's completions and chat completions tell alike: finish reasons and usage."""
 
-from importlib.metadata import version
 from typing import Final, Literal
 
 from app.generation.openai.shared_schemas import PromptTokensDetailsOut, UsageOut
 from core.serving.generation import FinishReason, Usage
-
-# Equal seeds can give other answers where this differs.
-FINGERPRINT: Final = f"loramill-{version('loramill')}"
 
 FINISH: Final[dict[FinishReason, Literal["stop", "length"]]] = {
     FinishReason.LENGTH: "length",

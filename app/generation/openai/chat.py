@@ -4,9 +4,10 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Final
 
+from app.generation.answered_by import fingerprint_of
 from app.generation.choices import Answer, Choices
 from app.generation.openai import logprobs
-from app.generation.openai.answers import FINGERPRINT, FINISH, usage_out
+from app.generation.openai.answers import FINISH, usage_out
 from app.generation.openai.chat_schemas import (
     ChatChoiceOut,
     ChatChunkChoiceOut,
@@ -73,7 +74,7 @@ class ServedChat:
             object="chat.completion",
             created=self._now,
             model=self._model.name,
-            system_fingerprint=FINGERPRINT,
+            system_fingerprint=fingerprint_of(self._model),
             choices=[self._choice(index, answer) for index, answer in enumerate(answers)],
             usage=usage_out(self._choices.usage),
         )
@@ -132,7 +133,7 @@ class ServedChat:
             object="chat.completion.chunk",
             created=self._now,
             model=self._model.name,
-            system_fingerprint=FINGERPRINT,
+            system_fingerprint=fingerprint_of(self._model),
             choices=choices,
             usage=usage_out(self._choices.usage) if is_last else None,
         )

@@ -4,9 +4,10 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Final
 
+from app.generation.answered_by import fingerprint_of
 from app.generation.choices import Choices, likeliest
 from app.generation.openai import logprobs
-from app.generation.openai.answers import FINGERPRINT, FINISH, usage_out
+from app.generation.openai.answers import FINISH, usage_out
 from app.generation.openai.completions_schemas import MAX_PROMPTS, ChoiceOut, CompletionCreate, CompletionOut
 from app.generation.openai.logprobs import Offsets
 from app.generation.openai.sampling import sampling_of, whose
@@ -112,7 +113,7 @@ class ServedCompletion:
             object="text_completion",
             created=self._now,
             model=self._model.name,
-            system_fingerprint=FINGERPRINT,
+            system_fingerprint=fingerprint_of(self._model),
             choices=choices,
             usage=usage_out(self._choices.usage) if is_last else None,
         )

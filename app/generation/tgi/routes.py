@@ -15,15 +15,15 @@ from app.http.deps import RuntimeDep
 from app.http.json_body import JsonRoute
 from app.http.route_errors import ASKING, raises
 from app.http.runtime import ApiRuntime
-from app.models.service import look_up
+from app.models.service import engine_for, look_up
 
 router = APIRouter(tags=["generation"], dependencies=[Depends(require_caller)], route_class=JsonRoute)
 
 
 async def _begin(body: GenerateCreate, runtime: ApiRuntime, caller: str) -> Generation:
     name = model_name(body, runtime.settings)
-    model = await run_in_threadpool(look_up, runtime.database, runtime.settings, name)
-    return Generation(body, model, runtime.engines.get(model.base_model), caller=caller)
+    model = await run_in_threadpool(look_up, runtime.database, runtime.settings, name, whose=caller)
+    return Generation(body, model, engine_for(runtime, model), caller=caller)
 
 
 async def _whole(

@@ -4,8 +4,8 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Final
-from urllib.parse import quote
 
+from app.generation.answered_by import headers_of
 from app.generation.choices import Answer, Choices, Prompt, likeliest
 from app.generation.tgi.parameters import best_of, prompt_of, refuse_in_stream, sampling_of
 from app.generation.tgi.schemas import (
@@ -54,10 +54,7 @@ class Generation:
     @property
     def headers(self) -> dict[str, str]:
         """Which model answers, and once the answer is whole, how much it took."""
-        names = {"x-model-id": self._model.base_model}
-        if self._model.adapter is not None:
-            names["x-adapter-id"] = self._model.name
-        told = {header: quote(name, safe="/:+@,= ") for header, name in names.items()}
+        told = headers_of(self._model)
         return told if self._usage is None else told | self._figures(self._usage)
 
     async def whole(self) -> GenerateOut:

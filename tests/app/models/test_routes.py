@@ -19,8 +19,30 @@ def test_base_models_come_first_and_tuned_ones_name_their_parent(client: TestCli
     assert listed["object"] == "list"
     base, tuned = listed["data"]
     assert (base["id"], base["object"], base["parent"]) == (BASE, "model", None)
-    assert tuned == {"id": "ft:tiny:local:x:1", "object": "model", "created": 3, "owned_by": "local", "parent": BASE}
+    assert tuned == {
+        "id": "ft:tiny:local:x:1",
+        "object": "model",
+        "created": 3,
+        "owned_by": "local",
+        "parent": BASE,
+        "suffix": None,
+        "version": None,
+        "model": None,
+    }
     assert client.get("/v1/models/ft:tiny:local:x:1").json() == tuned
+
+
+def test_models_of_one_suffix_are_its_versions(client: TestClient, harness: ApiHarness) -> None:
+    for number, suffix in enumerate(("bot", "other", "bot")):
+        with harness.database.write() as session:
+            publish(session, f"ft:tiny:acme:{suffix}:{number}", suffix=suffix)
+    listed = client.get("/v1/models").json()["data"]
+    assert [(model["id"], model["owned_by"], model["suffix"], model["version"]) for model in listed] == [
+        (BASE, "base-model", None, None),
+        ("ft:tiny:acme:bot:2", "acme", "bot", 2),
+        ("ft:tiny:acme:other:1", "acme", "other", 1),
+        ("ft:tiny:acme:bot:0", "acme", "bot", 1),
+    ]
 
 
 def test_pages_of_tuned_models_go_from_the_newest_to_the_oldest(client: TestClient, harness: ApiHarness) -> None:
