@@ -18,6 +18,7 @@ MOST: Final = {"max_tokens": 8, "max_completion_tokens": 8, "max_new_tokens": 8,
 BEYOND: Final = 10_000
 # stands for a file that is there: schemathesis deletes those that it knows of
 FILE: Final = "file-of-examples"
+ALIAS: Final = "bot@prod"  # stands for the fine-tuned model whenever it is asked for, and before for its base
 EXPERIMENT: Final = "exp-that-has-ended"  # stands for the one that has a report
 MODEL: Final = "model-that-was-trained"  # stands for one
 EXAMPLES: Final = "".join(f'{{"prompt": "{n} and 1 is", "completion": " {n + 1}."}}\n' for n in range(40)).encode()
@@ -63,6 +64,8 @@ def before_call(context: HookContext, case: Case[Any], kwargs: dict[str, Any]) -
         case.path_parameters["experiment_id"] = os.environ["FUZZED_EXPERIMENT"]
     if case.path_parameters.get("name") == MODEL:
         case.path_parameters["name"] = os.environ["FUZZED_MODEL"]
+    if case.path_parameters.get("name") == ALIAS:
+        move_alias()
     body = case.body
     if not isinstance(body, dict):
         return
@@ -96,9 +99,21 @@ def fit_experiment(body: dict[str, Any]) -> None:
         body["seeds"] = min(body["seeds"], 2)
 
 
+def api() -> OpenAI:
+    """Give a client of the deployment."""
+    return OpenAI(base_url=f"{os.environ['FUZZED_URL']}/v1", api_key=os.environ["FUZZED_KEY"])
+
+
+def move_alias() -> None:
+    """Have the alias stand where it can be rolled back from."""
+    with api() as client:
+        for model in (os.environ["FUZZED_BASE"], os.environ["FUZZED_MODEL"]):
+            client.put(f"/models/aliases/{ALIAS}", cast_to=object, body={"model": model})
+
+
 def upload() -> str:
     """Give the id of a file that can be trained on."""
-    with OpenAI(base_url=f"{os.environ['FUZZED_URL']}/v1", api_key=os.environ["FUZZED_KEY"]) as client:
+    with api() as client:
         return client.files.create(file=("examples.jsonl", EXAMPLES), purpose="fine-tune").id
 
 

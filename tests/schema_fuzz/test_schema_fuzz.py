@@ -63,7 +63,8 @@ def train_some(stack: Stack, folder: Path, key: str) -> dict[str, str]:
         experiment_id = client.post("/experiments", cast_to=Told, body=asked)["id"]
         experiment = f"/experiments/{experiment_id}"
         eventually(lambda: client.get(experiment, cast_to=Told)["status"] == "succeeded", "an experiment", 600)
-        return {"FUZZED_EXPERIMENT": experiment_id, "FUZZED_MODEL": str(trained["fine_tuned_model"])}
+        model = str(trained["fine_tuned_model"])
+        return {"FUZZED_EXPERIMENT": experiment_id, "FUZZED_BASE": BASE, "FUZZED_MODEL": model}
 
 
 def fuzz(stack: Stack, folder: Path, key: str | None, names: dict[str, str]) -> dict[str, Any]:

@@ -36,6 +36,23 @@ DEFECTS = (
         tests=(VERDICT,),
     ),
     Defect(
+        name="an alias moves before an engine has the new adapter",
+        in_="app.aliases.routes:_move",
+        replace="await service.warm($$$arguments)",
+        by="pass",
+        tests=("tests/app/aliases/test_routes.py::test_the_new_adapter_is_loaded_before_the_alias_moves",),
+    ),
+    Defect(
+        name="a model is deleted that an alias stands for",
+        in_="core.store.adapters:delete",
+        replace="_require_unnamed($$$arguments)",
+        by="pass",
+        tests=(
+            "tests/core/store/test_adapters.py::test_what_an_alias_stands_for_is_not_deleted",
+            "tests/app/aliases/test_routes.py::test_a_model_is_not_deleted_while_an_alias_stands_for_it",
+        ),
+    ),
+    Defect(
         name="an engine serves blocks that compute something else than transformers",
         in_="worker.inference.model.runner_building:_require_near",
         replace="not $error <= TOLERANCE",
