@@ -42,7 +42,7 @@ def make_draft(
     job = jobs.get(session, job_id)
     _require_weights(session, job, blobs)
     spec = JobSpec.model_validate(job.spec)
-    entry = service.find_base(settings, registry, spec.base_model)
+    entry = service.find_base(session, settings, registry, spec.base_model)
     _require_base(settings, job_id, spec)
     _require_start(session, job_id, spec)
     validation = spec.validation_file
