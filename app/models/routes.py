@@ -14,6 +14,7 @@ from app.models import service
 from app.models.schemas import DeletedModel, ModelOut
 from core.errors import BaseModelProtected, CheckpointInUse, ModelInUse, ModelNotFound
 from core.store import cards
+from core.store.aliases.records import name_behind
 
 _MARKDOWN: Final[dict[int | str, dict[str, Any]]] = {
     200: {"content": {"text/markdown": {"schema": {"type": "string"}}}}
@@ -42,7 +43,7 @@ def get_card(name: str, session: ReadSession) -> Response:
     What it was trained on and how, with which scores on held-out rows, and where each part comes from. What it is
     meant for is left for its owner to say.
     """
-    return Response(cards.read(session, name), media_type="text/markdown; charset=utf-8")
+    return Response(cards.read(session, name_behind(session, name)), media_type="text/markdown; charset=utf-8")
 
 
 # A path, because clients send a "/" inside a name as %2F, which servers decode before routing.

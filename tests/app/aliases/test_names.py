@@ -69,6 +69,11 @@ def test_a_rendering_is_the_versions(client: TestClient, harness: ApiHarness) ->
     assert harness.engine.renderings[-1].adapter == DIGESTS[SECOND]
 
 
+def test_a_card_is_the_versions(client: TestClient) -> None:
+    card = client.get(f"/v1/models/{NAME}/card")
+    assert (card.status_code, card.text) == (200, client.get(f"/v1/models/{FIRST}/card").text)
+
+
 def test_a_base_model_wins_over_an_alias_that_it_was_added_beside(client: TestClient, harness: ApiHarness) -> None:
     put(client, FIRST, "later")
     harness.settings = harness.settings.model_copy(update={"base_models": (BASE, "later")})
