@@ -26,6 +26,7 @@ from app.http.middleware import OriginGuardMiddleware, RequestEdge
 from app.http.runtime import ApiRuntime, open_runtime
 from app.models import routes as models
 from app.models.downloads import routes as downloads
+from app.models.imports import routes as model_imports
 from app.operations import api_description, health, metrics
 from core.listening.origin_guard import OriginGuard
 from core.settings import Settings
@@ -84,6 +85,7 @@ def create_app(settings: Settings, opener: Opener = open_runtime) -> FastAPI:
         evaluations,
         experiments,
         aliases,  # before models, of whose names the path of theirs is one
+        model_imports,
         downloads,  # before models, whose names may be paths
         models,
         completions_routes,

@@ -149,6 +149,8 @@ def _place_adapter(folder: Path, run_folder: Path) -> TrainedAdapter:
     except FileNotFoundError as error:
         raise AdapterInvalid("", f"{error.filename} is missing") from error
     manifest = parse_manifest(content)
+    if manifest.lora is None:
+        raise AdapterInvalid("", f"{folder} has a shape that cannot be trained further, such as ranks by patterns")
     (run_folder / CONTINUE_FROM).symlink_to(folder.resolve(), target_is_directory=True)
     ref = AdapterRef(name=str(folder), adapter_sha256=hashlib.sha256(content).hexdigest())
     return TrainedAdapter(manifest.base_model, ref, manifest.lora)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -157,6 +157,12 @@ class Client:
     def delete_alias(self, name: str, reason: str | None) -> None:
         """Let a name stand for nothing."""
         self._call("DELETE", _alias(name), params=_reason(reason))
+
+    def import_model(self, files: Sequence[Path], fields: dict[str, str]) -> dict[str, Any]:
+        """Send an adapter, as an archive or as its own files, and give the model that became of it."""
+        with ExitStack() as opened:
+            sent = [("file", (path.name, opened.enter_context(path.open("rb")))) for path in files]
+            return self._call("POST", "/v1/models/import", data=fields, files=sent)
 
     def _call(self, method: str, path: str, **request: Any) -> dict[str, Any]:
         answer = self._ask(method, path, **request).json()

@@ -270,6 +270,25 @@ def export_model(
         export(client, model, target)
 
 
+@app.command("import-model", no_args_is_help=True)
+def import_model(
+    source: Annotated[Path, typer.Argument(exists=True, help="Folder that PEFT saved, or a tar, tar.gz or zip of it.")],
+    base_model: Annotated[
+        str | None, typer.Option(help="That it was trained from; left out: its manifest tells.")
+    ] = None,
+    prompt_format: Annotated[
+        str | None, typer.Option(metavar="JSON_FILE|raw", help="How its prompts are written; left out: as above.")
+    ] = None,
+    suffix: Annotated[str | None, typer.Option(help="Part of the model's name.")] = None,
+    url: Url = None,
+) -> None:
+    """Make a model of a LoRA adapter that was trained elsewhere, verified as those that were trained here."""
+    from app.cli.models.import_model import import_model as send
+
+    with _client(url) as client:
+        send(client, source, base_model=base_model, prompt_format=prompt_format, suffix=suffix)
+
+
 @app.command()
 def manifest(job: JobId, url: Url = None, as_json: Json = False) -> None:
     """Show a job's birth certificate: its data, settings and where each is from, base model, libraries, machines."""

@@ -2,10 +2,9 @@
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, ConfigDict, ValidationError, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic import BeforeValidator, ConfigDict, WithJsonSchema
 
-from app.http.field_types import StoredText
+from app.http.field_types import StoredText, read_prompt_format
 from app.http.wire import Out, Query
 from core.text.lint.findings import FileRole
 from core.text.lint.kinds import Severity
@@ -15,17 +14,6 @@ from core.text.render_settings import PromptFormat, RenderFields
 _TEXT_OR_NULL: Final[dict[str, Any]] = {"anyOf": [{"type": "string"}, {"type": "null"}]}
 
 
-def _from_json(text: Any) -> Any:
-    """Read an object that travels as JSON in a query."""
-    try:
-        return PromptFormat.model_validate_json(text) if isinstance(text, str) else text
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"])) or "the text"
-        reason = f"must be the JSON of an object with prompt and completion; {place}: {first['msg']}"
-        raise PydanticCustomError("json", "{reason}", {"reason": reason}) from error
-
-
 class FileReportQuery(Query, RenderFields):
     """The fields of a job that decide what a file's examples become; ``prompt_format`` is its object as JSON."""
 
@@ -33,7 +21,7 @@ class FileReportQuery(Query, RenderFields):
     validation_file: StoredText | None = None
     prompt_format: Annotated[
         PromptFormat | None,
-        BeforeValidator(_from_json),
+        BeforeValidator(read_prompt_format),
         WithJsonSchema(_TEXT_OR_NULL),
     ] = None
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
 
-from app.http.field_types import ONLY_SUCH_KEYS, StoredText, described_by, only
+from app.http.field_types import ONLY_SUCH_KEYS, StoredText, Suffix, described_by, only
 from app.http.wire import Body, Out, Query
 from core.estimates.estimate import Estimate, Measured
 from core.jobs.requested import HyperparameterFields, LoraFields, TrainingFields
@@ -15,8 +15,6 @@ from core.store.queue.control import is_pausing
 from core.store.tables import CheckpointRecord, EventRecord, JobRecord
 
 MAX_METADATA: Final = 16  # pairs of a job
-# A part of the served model's name, between colons.
-Suffix = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 MetadataKey = Annotated[StoredText, StringConstraints(max_length=64)]
 MetadataValue = Annotated[StoredText, StringConstraints(max_length=512)]
 Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=MAX_METADATA), ONLY_SUCH_KEYS]

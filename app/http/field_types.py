@@ -6,10 +6,19 @@ A validator by itself changes what is taken, and pydantic goes on describing wha
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, TypeVar
 
-from pydantic import ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, StringConstraints
+from pydantic import (
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    StringConstraints,
+    ValidationError,
+)
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 from pydantic_core.core_schema import no_info_after_validator_function, no_info_before_validator_function
+
+from core.text.render_settings import PromptFormat
 
 T = TypeVar("T")
 
@@ -50,6 +59,17 @@ def described_by(example: dict[str, Any]) -> ConfigDict:
 def whole(value: Any) -> Any:
     """Read 2.0 as the integer that it is to JSON's schemas; anything else is given back."""
     return int(value) if type(value) is float and value.is_integer() else value
+
+
+def read_prompt_format(text: Any) -> Any:
+    """Read a prompt format that travels as JSON in a query or a form."""
+    try:
+        return PromptFormat.model_validate_json(text) if isinstance(text, str) else text
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"])) or "the text"
+        reason = f"must be the JSON of an object with prompt and completion; {place}: {first['msg']}"
+        raise PydanticCustomError("json", "{reason}", {"reason": reason}) from error
 
 
 def _is_same(value: Any, allowed: Any) -> bool:
@@ -103,5 +123,7 @@ ONE_OR_MANY: Final = _OneOrMany()
 ONLY_SUCH_KEYS: Final = _OnlySuchKeys()
 # An empty one would stop before anything.
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=MAX_STOP_CHARS)]
+# A part of a served model's name, between colons.
+Suffix = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 # A name, or another short text, that a database is asked for; PostgreSQL takes no NUL.
 StoredText = Annotated[str, StringConstraints(max_length=MAX_NAME_CHARS), _WithoutNul()]

@@ -1,4 +1,4 @@
-"""Reads a multipart form with one file while it arrives, without ever holding or spooling the file.
+"""Reads a multipart form with a file, or a few, while it arrives, without ever holding or spooling any.
 
 What the file's bytes are for is the sink's matter; framework form parsing would write the whole
 file to a temporary one before the route is called.
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks  # exists for type checkers only
 
 FRAMING_BYTES: Final = 64 * 2**10  # room for boundaries, headers and the fields beside the file
-_MAX_FIELD_BYTES: Final = 4 * 2**10
+MAX_FIELD_BYTES: Final = 4 * 2**10
 _MAX_FIELDS: Final = 16
 _DRAIN_S: Final = 30.0
 _BATCH_BYTES: Final = 2**18  # per hand-over to a thread, which costs more than parsing a few packets
@@ -36,18 +36,22 @@ class Sink(Protocol):
 class FormReader:
     """Parses what it is fed; ``fields`` are complete when `finish` returned."""
 
-    def __init__(self, content_type: str, sink: Sink) -> None:
-        """Begin a form.
+    def __init__(
+        self, content_type: str, sink: Sink, *, max_files: int = 1, max_field_bytes: int = MAX_FIELD_BYTES
+    ) -> None:
+        """Begin a form. All files are called ``file``.
 
         Raises:
             InvalidInput: the content type is not multipart/form-data with a boundary.
         """
         kind, options = parse_options_header(content_type)
         if kind != b"multipart/form-data" or not options.get(b"boundary"):
-            raise InvalidInput("the body must be multipart/form-data with the fields file and purpose")
+            raise InvalidInput("the body must be multipart/form-data")
         self.fields: dict[str, str] = {}
         self._sink = sink
-        self._has_file = False
+        self._max_files = max_files
+        self._max_field_bytes = max_field_bytes
+        self._files = 0
         self._is_ended = False
         self._header_name = b""
         self._header_value = b""
@@ -80,7 +84,7 @@ class FormReader:
         """
         if not self._is_ended:
             raise InvalidInput("the multipart form ends before its closing boundary")
-        if not self._has_file:
+        if not self._files:
             raise InvalidParameter("file", "the form has no file")
 
     def _callbacks(self) -> "MultipartCallbacks":
@@ -114,10 +118,11 @@ class FormReader:
         _, options = parse_options_header(self._disposition)
         self._name = options.get(b"name", b"").decode("utf-8", "replace")
         self._is_file = self._name == "file"
-        if self._is_file and self._has_file:
-            raise InvalidParameter("file", "the form has more than one file")
+        if self._is_file and self._files == self._max_files:
+            most = "one file" if self._max_files == 1 else f"{self._max_files} files"
+            raise InvalidParameter("file", f"the form has more than {most}")
         if self._is_file:
-            self._has_file = True
+            self._files += 1
             self._sink.begin(options.get(b"filename", b"").decode("utf-8", "replace"))
         elif not self._name:
             raise InvalidInput("a part of the multipart form has no name")
@@ -127,8 +132,8 @@ class FormReader:
             self._sink.write(data[start:end])
             return
         self._value += data[start:end]
-        if len(self._value) > _MAX_FIELD_BYTES:
-            raise InvalidParameter(self._name, f"the field is longer than {_MAX_FIELD_BYTES} bytes")
+        if len(self._value) > self._max_field_bytes:
+            raise InvalidParameter(self._name, f"the field is longer than {self._max_field_bytes} bytes")
 
     def _end_part(self) -> None:
         if not self._is_file:
@@ -140,12 +145,18 @@ class FormReader:
         self._is_ended = True
 
 
-async def read_form(request: Request, sink: Sink, *, limit_bytes: int) -> FormReader:
+async def read_form(
+    request: Request, sink: Sink, *, limit_bytes: int, max_files: int = 1, max_field_bytes: int = MAX_FIELD_BYTES
+) -> FormReader:
     """Read the request's form to its end, parsing in a worker thread.
 
     A client that is refused while it sends often cannot read the answer. So an error is raised only
     after the rest of the body was read and dropped, up to ``limit_bytes`` more; but at once where the
     client waits for leave to send (Expect: 100-continue).
+
+    Args:
+        limit_bytes: of all files together.
+        max_field_bytes: of each field beside them.
 
     Raises:
         FileTooLarge: by the request's own account; nothing was read of it.
@@ -155,27 +166,32 @@ async def read_form(request: Request, sink: Sink, *, limit_bytes: int) -> FormRe
     """
     body = request.stream()
     try:
-        return await _read(request, body, sink, limit_bytes)
+        _check_head(request, limit_bytes)
+        content_type = request.headers.get("content-type", "")
+        reader = FormReader(content_type, sink, max_files=max_files, max_field_bytes=max_field_bytes)
+        await _feed(reader, body)
+        return reader
     except ServiceError:
         if request.headers.get("expect", "").lower() != "100-continue":
             await _drain(body, limit_bytes + FRAMING_BYTES)
         raise
 
 
-async def _read(request: Request, body: AsyncGenerator[bytes, None], sink: Sink, limit_bytes: int) -> FormReader:
+def _check_head(request: Request, limit_bytes: int) -> None:
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limit_bytes + FRAMING_BYTES:
         raise FileTooLarge(limit_bytes)
     if "content-encoding" in request.headers:
         raise InvalidInput("the body must be sent as it is, without Content-Encoding")
-    reader = FormReader(request.headers.get("content-type", ""), sink)
+
+
+async def _feed(reader: FormReader, body: AsyncGenerator[bytes, None]) -> None:
     batch = bytearray()
     async for chunk in body:
         batch += chunk
         if len(batch) >= _BATCH_BYTES or not chunk:  # the last chunk is empty
             await run_in_threadpool(reader.feed, bytes(batch))
             batch.clear()
-    return reader
 
 
 async def _drain(body: AsyncGenerator[bytes, None], most_bytes: int) -> None:

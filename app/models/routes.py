@@ -12,7 +12,7 @@ from app.http.route_errors import WRITING, raises
 from app.http.wire import Page
 from app.models import service
 from app.models.schemas import DeletedModel, ModelOut
-from core.errors import BaseModelProtected, CheckpointInUse, ModelInUse, ModelNotFound
+from core.errors import BaseModelProtected, CheckpointInUse, ModelInUse, ModelNotFound, NotTrainedHere
 from core.store import cards
 from core.store.aliases.records import name_behind
 
@@ -36,7 +36,7 @@ def list_models(
 
 # before the next one, whose name would be all of this path
 @router.get("/{name:path}/card", response_class=Response, responses=_MARKDOWN)
-@raises(ModelNotFound)
+@raises(ModelNotFound, NotTrainedHere)
 def get_card(name: str, session: ReadSession) -> Response:
     """Give the card of a fine-tuned model, or of a checkpoint, in Markdown.
 

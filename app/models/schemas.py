@@ -3,6 +3,7 @@
 from typing import Literal
 
 from app.http.wire import Deleted, Out
+from core.jobs.imported import Checked
 
 
 class ModelOut(Out):
@@ -14,6 +15,7 @@ class ModelOut(Out):
     suffix: str | None  # of its family, which is its owner's; None: it has none
     version: int | None  # of the family, from 1
     model: str | None  # what an alias stands for; None: this is no alias
+    rendering: Checked | None  # of prompts as in training: by whom that is known, of a fine-tuned model
 
 
 class DeletedModel(Deleted):

@@ -20,7 +20,7 @@ from core.base_models.registry import IMPORTED_FILE, folder_of
 from core.errors import BaseModelNotServed, BaseModelProtected, InvalidParameter, ModelNotFound, ServiceError
 from core.serving.generation import Engine
 from core.settings import Settings
-from core.store import adapters
+from core.store import adapters, imports
 from core.store.aliases import records as aliases
 from core.store.aliases.answers import AnsweredFor
 from core.store.aliases.records import Alias
@@ -121,7 +121,7 @@ def list_page(session: Session, settings: Settings, *, after: str | None, limit:
     bases = [_describe_base(settings, name) for name in settings.base_models] if after is None else []
     newest = None if after in settings.base_models else after
     rows, has_more = adapters.list_page(session, after=newest, limit=limit)
-    tuned = [_describe_tuned(settings, row) for row in rows]
+    tuned = _describe_tuned(session, settings, rows)
     return page(bases + tuned, [model.id for model in bases + tuned], has_more)
 
 
@@ -136,7 +136,8 @@ def get(session: Session, settings: Settings, name: str) -> ModelOut:
     alias = aliases.find(session, name)
     if alias is not None:
         return _describe_alias(session, settings, alias)
-    return _describe_tuned(settings, adapters.get(session, name))
+    [described] = _describe_tuned(session, settings, [adapters.get(session, name)])
+    return described
 
 
 @dataclass(frozen=True)
@@ -189,6 +190,7 @@ def _describe_base(settings: Settings, name: str) -> ModelOut:
         created=created,
         owned_by="base-model",
         parent=None,
+        rendering=None,
         suffix=None,
         version=None,
         model=None,
@@ -197,7 +199,7 @@ def _describe_base(settings: Settings, name: str) -> ModelOut:
 
 def _describe_alias(session: Session, settings: Settings, alias: Alias) -> ModelOut:
     model = alias.state.model
-    served = adapters.find_served(session, model)
+    served, job_id = adapters.find_served(session, model), adapters.find_job_id(session, model)
     if served is None and model not in settings.base_models:
         raise ModelNotFound(model)
     suffix, version = adapters.list_versions(session, [model]).get(model, (None, None))
@@ -207,20 +209,26 @@ def _describe_alias(session: Session, settings: Settings, alias: Alias) -> Model
         created=alias.created_at,
         owned_by=settings.organization,
         parent=model if served is None else served.base_model,
+        rendering=None if job_id is None else imports.list_renderings(session, [job_id])[job_id],
         suffix=suffix,
         version=version,
         model=model,
     )
 
 
-def _describe_tuned(settings: Settings, adapter: AdapterRecord) -> ModelOut:
-    return ModelOut(
-        id=adapter.name,
-        object="model",
-        created=adapter.created_at,
-        owned_by=adapter.organization or settings.organization,
-        parent=adapter.base_model,
-        suffix=adapter.suffix,
-        version=adapter.version,
-        model=None,
-    )
+def _describe_tuned(session: Session, settings: Settings, rows: Sequence[AdapterRecord]) -> list[ModelOut]:
+    renderings = imports.list_renderings(session, [row.job_id for row in rows])
+    return [
+        ModelOut(
+            id=row.name,
+            object="model",
+            created=row.created_at,
+            owned_by=row.organization or settings.organization,
+            parent=row.base_model,
+            rendering=renderings[row.job_id],
+            suffix=row.suffix,
+            version=row.version,
+            model=None,
+        )
+        for row in rows
+    ]

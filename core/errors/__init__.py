@@ -29,7 +29,9 @@ from core.errors.models import (
     BaseModelNotServed,
     BaseModelProtected,
     CheckpointInUse,
+    ImportRefused,
     ModelNotFound,
+    NotTrainedHere,
 )
 from core.errors.requests import (
     AuthenticationFailed,
@@ -133,6 +135,7 @@ __all__ = [
     "HostUnsuited",
     "IdempotencyInProgress",
     "IdempotencyMismatch",
+    "ImportRefused",
     "InvalidInput",
     "InvalidParameter",
     "JobDoesNotFit",
@@ -144,6 +147,7 @@ __all__ = [
     "ModelNotFound",
     "NoTrainedTokens",
     "NotFound",
+    "NotTrainedHere",
     "NothingToRollBack",
     "NothingToScore",
     "OriginNotAllowed",

@@ -1,6 +1,6 @@
 """Errors of base models and fine-tuned ones as a client names them."""
 
-from core.errors.tree import Conflict, NotFound, Unavailable
+from core.errors.tree import Conflict, InvalidInput, NotFound, Unavailable
 
 
 class ModelNotFound(NotFound):
@@ -28,6 +28,18 @@ class BaseModelProtected(Conflict):
     def __str__(self) -> str:
         name, done = self.args
         return f"{name} is a base model; only fine-tuned models can be {done}"
+
+
+class NotTrainedHere(Conflict):
+    """What only its training tells is asked of a model that was imported."""
+
+    code = "not_trained_here"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+
+    def __str__(self) -> str:
+        return f"{self.args[0]} was imported, so nothing is known here of its training; its download has its manifest"
 
 
 class CheckpointInUse(Conflict):
@@ -81,3 +93,19 @@ class BaseModelNotReady(Unavailable):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class ImportRefused(InvalidInput):
+    """What is to be imported is unsafe, no adapter, not one of its base model, or of a kind that is not served."""
+
+    code = "import_refused"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+
+    @property
+    def param(self) -> str:
+        return "file"
+
+    def __str__(self) -> str:
+        return f"nothing was imported: {self.args[0]}"

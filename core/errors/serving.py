@@ -100,8 +100,12 @@ class AdapterInvalid(Unavailable):
     def __init__(self, digest: str, reason: str) -> None:
         super().__init__(digest, reason)
 
+    @property
+    def reason(self) -> str:
+        return str(self.args[1])
+
     def __str__(self) -> str:
-        return f"adapter {self.args[0][:12]} is refused: {self.args[1]}"
+        return f"adapter {self.args[0][:12]} is refused: {self.reason}"
 
 
 class AdapterMismatch(Conflict):
@@ -112,5 +116,9 @@ class AdapterMismatch(Conflict):
     def __init__(self, digest: str, reason: str) -> None:
         super().__init__(digest, reason)
 
+    @property
+    def reason(self) -> str:
+        return str(self.args[1])
+
     def __str__(self) -> str:
-        return f"adapter {self.args[0][:12]} does not fit this base model: {self.args[1]}"
+        return f"adapter {self.args[0][:12]} does not fit this base model: {self.reason}"

@@ -123,6 +123,11 @@ def _lora(asked: LoraFields) -> LoraSpec:
 def _continued_lora(asked: LoraFields, continued: TrainedAdapter) -> LoraSpec:
     """Take over an adapter's shape; what the request says of it must agree."""
     theirs = continued.lora
+    if theirs is None:
+        raise InvalidParameter(
+            "continue_from",
+            f"{continued.ref.name} has a shape that cannot be trained further, such as ranks by patterns",
+        )
     for field in sorted(asked.model_fields_set - {"dropout"}):
         wanted, has = getattr(asked, field), getattr(theirs, field)
         if field == "alpha" and wanted is None:

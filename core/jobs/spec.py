@@ -49,11 +49,14 @@ class AdapterRef(Frozen):
 
 @dataclass(frozen=True)
 class TrainedAdapter:
-    """An adapter as something to train further: of which base model, and with which shape."""
+    """An adapter as something to train further: of which base model, and with which shape.
+
+    ``lora`` None: it came from elsewhere and has a shape that no job trains, such as ranks by patterns.
+    """
 
     base_model: str
     ref: AdapterRef
-    lora: LoraSpec
+    lora: LoraSpec | None
 
 
 class JobEvaluation(Frozen):

@@ -51,7 +51,8 @@ class AdapterOrigin(Frozen):
     """What an adapter was trained from, and so what it fits.
 
     ``lora.target_modules`` is resolved: the names of the layers that were adapted. ``prompts`` are for
-    whoever serves the adapter to render again and compare.
+    whoever serves the adapter to render again and compare. ``lora`` None: it has a shape that no job here makes, which
+    its config tells, such as ranks by patterns.
     """
 
     base_model: str
@@ -64,7 +65,7 @@ class AdapterOrigin(Frozen):
     job_id: str
     step: int
     trained_on: str
-    lora: LoraSpec
+    lora: LoraSpec | None
 
 
 class Manifest(AdapterOrigin):

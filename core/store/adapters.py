@@ -1,6 +1,6 @@
 """Published adapters and servable checkpoints: which model name is which manifest digest.
 
-A job's adapter comes into being in `leases.publish`, together with the job's success.
+A job's adapter comes into being in `leases.publish`, together with the job's success; one from elsewhere in `imports`.
 """
 
 from collections.abc import Collection, Sequence
@@ -11,8 +11,10 @@ from sqlalchemy import or_, select, update
 from core.errors import CheckpointInUse, InvalidParameter, ModelInUse, ModelNotFound
 from core.ids import new_id
 from core.jobs.attempt import StoredCheckpoint
+from core.jobs.kind import JobKind
 from core.jobs.spec import AdapterRef, JobSpec, TrainedAdapter
 from core.jobs.status import TERMINAL
+from core.store import imports
 from core.store.aliases import records as aliases
 from core.store.db import Session
 from core.store.queue import leases
@@ -60,17 +62,18 @@ def find_served(session: Session, name: str) -> ServedAdapter | None:
 
 def find_trained(session: Session, name: str) -> TrainedAdapter | None:
     """Find the adapter that serves a model name, and what it was trained as."""
-    served, spec = find_served(session, name), find_spec(session, name)
+    served = find_served(session, name)
     if served is None:
         return None
-    assert spec is not None  # what is served was trained
-    return TrainedAdapter(served.base_model, AdapterRef(name=name, adapter_sha256=served.adapter_sha256), spec.lora)
+    origin = find_spec(session, name) or imports.get_spec(session, name)
+    return TrainedAdapter(served.base_model, AdapterRef(name=name, adapter_sha256=served.adapter_sha256), origin.lora)
 
 
 def find_spec(session: Session, name: str) -> JobSpec | None:
-    """Find what a model, served or deleted, or a checkpoint was trained as; None: no job made one of this name."""
+    """Find what a model, served or deleted, or a checkpoint was trained as; None: no job here trained one."""
     job_id = find_job_id(session, name)
-    spec = None if job_id is None else session.scalar(select(JobRecord.spec).where(JobRecord.id == job_id))
+    trained = JobRecord.id == job_id, JobRecord.kind == JobKind.FINE_TUNING
+    spec = None if job_id is None else session.scalar(select(JobRecord.spec).where(*trained))
     return None if spec is None else JobSpec.model_validate(spec)
 
 

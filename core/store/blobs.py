@@ -156,7 +156,7 @@ class LocalBlobStore:
 
     @contextmanager
     def write(self) -> Iterator[BlobWriter]:
-        with _storage_full():
+        with refusing_when_full():
             writer = _LocalBlobWriter(self._incoming / f"{uuid.uuid4().hex}.part", self._blobs, self._announce)
         try:
             yield writer
@@ -197,7 +197,7 @@ class LocalBlobStore:
         # A hard link would be quicker, but a reader that writes to it would change the store.
         part = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")
         digest = hashlib.sha256()
-        with self.open_unchecked(sha256) as source, _storage_full():
+        with self.open_unchecked(sha256) as source, refusing_when_full():
             try:
                 with part.open("xb") as copy:
                     for chunk in _chunks_of(source):
@@ -265,7 +265,7 @@ class _LocalBlobWriter:
 
     def write(self, data: bytes) -> None:
         rest = memoryview(data)
-        with _storage_full():
+        with refusing_when_full():
             while rest:  # a raw file may take less than it is given
                 rest = rest[self._file.write(rest) :]
         self._hash.update(data)
@@ -275,7 +275,7 @@ class _LocalBlobWriter:
         blob = Blob(self._hash.hexdigest(), self._bytes)
         self._announce(blob)
         folder = self._blobs / blob.sha256[:2]
-        with _storage_full():
+        with refusing_when_full():
             os.fsync(self._file.fileno())
             self._file.close()
             folder.mkdir(exist_ok=True)
@@ -297,6 +297,21 @@ def said_of(what: str) -> Iterator[None]:
         yield
     except BlobDamaged as error:
         raise BlobDamaged(error.sha256, what) from error
+
+
+@contextmanager
+def refusing_when_full() -> Iterator[None]:
+    """Tell a full disk by an error of ours.
+
+    Raises:
+        StorageFull: the disk did not take what was written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise StorageFull from error
+        raise
 
 
 def _tell_nobody(blob: Blob) -> None:
@@ -321,13 +336,3 @@ def _is_locked(part: Path) -> bool:
         except BlockingIOError:
             return True
     return False
-
-
-@contextmanager
-def _storage_full() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _NO_SPACE:
-            raise StorageFull from error
-        raise

@@ -5,10 +5,10 @@ from typing import Any
 
 from sqlalchemy import select
 
-from core.errors import ModelNotFound
+from core.errors import ModelNotFound, NotTrainedHere
 from core.jobs.status import JobStatus
 from core.provenance.card import CardEvaluation, CardScore, model_card
-from core.store import adapters, manifests
+from core.store import adapters, imports, manifests
 from core.store.adapters import ServedAdapter
 from core.store.db import Session
 from core.store.tables import CheckpointRecord, EvaluationAdapterRecord, JobRecord
@@ -19,10 +19,13 @@ def read(session: Session, name: str) -> str:
 
     Raises:
         ModelNotFound: no job made a model of this name, or it was deleted.
+        NotTrainedHere: it was imported.
     """
     served, job_id = adapters.find_served(session, name), adapters.find_job_id(session, name)
     if served is None or job_id is None:
         raise ModelNotFound(name)
+    if imports.find_specs(session, [job_id]):
+        raise NotTrainedHere(name)
     step = session.scalar(select(CheckpointRecord.step).where(CheckpointRecord.name == name))
     return model_card(
         name, manifests.read(session, job_id), find_evaluation(session, name, served), checkpoint_step=step

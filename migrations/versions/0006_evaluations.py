@@ -46,6 +46,8 @@ def downgrade() -> None:
         op.drop_table(table)
     for table in _OF_JOBS:  # a version without evaluations would try to train them
         op.execute(f"DELETE FROM {table} WHERE job_id IN (SELECT id FROM jobs WHERE kind <> 'fine_tuning')")
+    # those of a later version, that no job trained
+    op.execute("DELETE FROM adapters WHERE job_id IN (SELECT id FROM jobs WHERE kind <> 'fine_tuning')")
     op.execute("DELETE FROM jobs WHERE kind <> 'fine_tuning'")
     op.create_index(_name(_REPLACED), "jobs", list(_REPLACED))
     for columns in _INDEXES:

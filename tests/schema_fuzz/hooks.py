@@ -2,7 +2,10 @@
 
 import json
 import os
+from functools import cache
 from typing import Any, Final
+from urllib.parse import quote
+from urllib.request import Request, urlopen
 
 import schemathesis
 from openai import OpenAI
@@ -23,6 +26,7 @@ EXPERIMENT: Final = "exp-that-has-ended"  # stands for the one that has a report
 MODEL: Final = "model-that-was-trained"  # stands for one
 EXAMPLES: Final = "".join(f'{{"prompt": "{n} and 1 is", "completion": " {n + 1}."}}\n' for n in range(40)).encode()
 WAYS_TO_ARMS: Final = ("question", "arms", "grid", "random")
+IMPORT: Final = "/v1/models/import"
 TGI_PATHS: Final = ("/", "/generate", "/generate_stream")
 
 
@@ -68,6 +72,10 @@ def before_call(context: HookContext, case: Case[Any], kwargs: dict[str, Any]) -
         move_alias()
     body = case.body
     if not isinstance(body, dict):
+        return
+    if case.path == IMPORT and body.get("suffix") is None:
+        body.clear()
+        body["file"] = download()  # type: ignore[assignment]  # a form has bytes; what is made up is no adapter
         return
     if case.path in TGI_PATHS:
         body["parameters"] = {} if body.get("parameters") is None else body["parameters"]
@@ -115,6 +123,15 @@ def upload() -> str:
     """Give the id of a file that can be trained on."""
     with api() as client:
         return client.files.create(file=("examples.jsonl", EXAMPLES), purpose="fine-tune").id
+
+
+@cache
+def download() -> bytes:
+    """Give an adapter that can be imported, though the model may be deleted by now."""
+    url = f"{os.environ['FUZZED_URL']}/v1/models/{quote(os.environ['FUZZED_MODEL'], safe='')}/download"
+    headers = {"Authorization": f"Bearer {os.environ['FUZZED_KEY']}"}
+    with urlopen(Request(url, headers=headers)) as response:
+        return bytes(response.read())
 
 
 def set_limit(fields: object, name: str) -> None:

@@ -86,6 +86,7 @@ REFUSALS: Final[dict[str, tuple[str, ...]]] = {
         r"max_tokens: the prompt.s \d+ tokens and these \d+ need",
         r"max_length: the context of ",
         r"lora\.target_modules: ",
+        r"(base_model|prompt_format): (the adapter|its manifest)",
     ),
     "the text is in a language that is parsed": (
         r"prompt_format: must be the JSON of an object with prompt and completion",
@@ -96,6 +97,7 @@ REFUSALS: Final[dict[str, tuple[str, ...]]] = {
         r"(regex|(parameters\.)?(response_format|grammar)\S*): only an empty answer follows this",
         r"(parameters\.)?(response_format|grammar)\S*: (must not be empty|lists and objects are nested)",
         r".*: the file (is a|begins|does not begin)",
+        r"nothing was imported: ",
         r".*: the name ends in ",
     ),
 }

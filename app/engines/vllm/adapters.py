@@ -101,7 +101,12 @@ class AdapterFiles:
         trusted = trust_adapter(
             digest, self._blobs.open_unchecked, fingerprint=self._base.fingerprint, tokenizer=self._base.tokenizer
         )
-        if trusted.manifest.lora.use_dora:
+        lora = trusted.manifest.lora
+        if lora is None:
+            raise AdapterInvalid(
+                digest, "it has ranks or scales by patterns, or many target modules; serve it by Loramill's own engine"
+            )
+        if lora.use_dora:
             raise AdapterInvalid(
                 digest, "it was trained with DoRA, which vLLM does not compute; serve it by Loramill's own engine"
             )

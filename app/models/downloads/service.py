@@ -18,6 +18,7 @@ from core.serving.adapter_format import FILES, MANIFEST, MANIFEST_LIMIT_BYTES, F
 from core.serving.adapter_trust import wrong_size
 from core.settings import Settings
 from core.store import adapters
+from core.store.aliases.records import name_behind
 from core.store.blobs import BlobStore, said_of
 from core.store.db import Database
 
@@ -39,17 +40,18 @@ class Download:
 
 
 def find_download(database: Database, settings: Settings, registry: Registry, blobs: BlobStore, name: str) -> Download:
-    """Find the adapter that a model, or a checkpoint, is served by, and lay its download out.
+    """Find the adapter that a model, a checkpoint or an alias is served by, and lay its download out.
 
     Raises:
         BaseModelProtected: it is a base model.
         ModelNotFound: nothing has this name.
         BlobNotFound, BlobDamaged, AdapterInvalid: its manifest cannot be read.
     """
-    if name in settings.base_models:
-        raise BaseModelProtected(name, "downloaded")
     with database.read() as session:
-        served = adapters.find_served(session, name)
+        behind = name if name in settings.base_models else name_behind(session, name)
+        served = adapters.find_served(session, behind)
+    if behind in settings.base_models:
+        raise BaseModelProtected(behind, "downloaded")
     if served is None:
         raise ModelNotFound(name)
     digest = served.adapter_sha256

@@ -28,6 +28,7 @@ def test_base_models_come_first_and_tuned_ones_name_their_parent(client: TestCli
         "suffix": None,
         "version": None,
         "model": None,
+        "rendering": "verified",
     }
     assert client.get("/v1/models/ft:tiny:local:x:1").json() == tuned
 

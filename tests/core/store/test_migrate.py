@@ -120,12 +120,20 @@ class TestJobsOfEarlierRevisions:
             assert connection.scalar(text("SELECT status FROM jobs WHERE id = 'ftjob-goes-on'")) == "queued"
 
 
-def test_evaluations_go_where_a_version_knows_none_and_trainings_stay(empty_url: str, db_engine: Engine) -> None:
+def test_what_is_no_training_goes_where_a_version_knows_no_other_kind(empty_url: str, db_engine: Engine) -> None:
     migrate.upgrade(empty_url)
     with db_engine.begin() as connection:
-        for job_id in ("ftjob-1", "eval-1"):
+        for job_id in ("ftjob-1", "eval-1", "import-1"):
             connection.execute(text(_OLD_JOB), {"id": job_id, "status": "queued"})
         connection.execute(text("UPDATE jobs SET kind = 'evaluation' WHERE id LIKE 'eval-%'"))
+        connection.execute(text("UPDATE jobs SET kind = 'import' WHERE id LIKE 'import-%'"))
+        connection.execute(
+            text(
+                "INSERT INTO adapters (id, job_id, token, name, base_model, adapter_sha256, bytes, state, created_at) "
+                "VALUES ('adapter-1', 'import-1', 0, 'ft:x', 'tiny', :sha256, 1, 'deleted', 1)"
+            ),
+            {"sha256": "b" * 64},
+        )
         connection.execute(text("INSERT INTO evaluation_adapters VALUES ('eval-1', :sha256)"), {"sha256": "a" * 64})
         connection.execute(text("INSERT INTO events VALUES ('e', 'eval-1', 1, 'info', 'message', 'm', NULL, 1)"))
         referenced = select(MANIFEST_REFERENCES.c.sha256)

@@ -14,6 +14,7 @@ from tests.planted_defects.known import (
     in_store,
     in_text,
     in_training,
+    in_transfer,
 )
 
 DEFECTS = (
@@ -30,4 +31,5 @@ DEFECTS = (
     *in_store.DEFECTS,
     *in_text.DEFECTS,
     *in_training.DEFECTS,
+    *in_transfer.DEFECTS,
 )

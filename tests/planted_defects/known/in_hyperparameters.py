@@ -38,7 +38,7 @@ DEFECTS = (
     ),
     Defect(
         name="the engine scales rank-stabilised adapters as plain ones",
-        in_="worker.inference.adapters.peft_config:resolve_layers",
+        in_="core.serving.peft_config:resolve_layers",
         replace="math.sqrt($rank) if $is_stabilised else $rank",
         by="$rank",
         tests=(

@@ -14,17 +14,17 @@ from torch import Tensor
 
 from core.errors import AdapterInvalid
 from core.serving.adapter_format import CONFIG, WEIGHTS, FileDigest, Manifest
+from core.serving.adapter_tensors import PairShape, pair_shapes
 from core.serving.adapter_trust import read_stored, refusing, trust_adapter, wrong_size
+from core.serving.peft_config import CONFIG_LIMIT_BYTES, parse_config
+from core.serving.weights_reader import BYTES_OF_NUMBER, HEADER_LIMIT_BYTES
 from core.store.blobs import BlobStore
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
-from worker.inference.adapters.peft_config import parse_config, resolve_layers
-from worker.inference.adapters.weights import PairReader, PairShape
-from worker.inference.adapters.weights_file import HEADER_LIMIT_BYTES, WeightsFile
+from worker.inference.adapters.weights import PairReader
+from worker.inference.adapters.weights_file import WeightsFile
 from worker.inference.lora.adapter import Adapter
 from worker.inference.model.contract import TargetLayer
-
-CONFIG_LIMIT_BYTES = 2**16
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,10 @@ class _Opener:
         )
         manifest = trusted.manifest
         shapes = self._shapes(self._read_config(manifest))
-        size_bytes = sum(shape.bytes(fit.dtype) for shape in shapes.values())
+        size_bytes = sum(shape.bytes(fit.dtype.itemsize) for shape in shapes.values())
         weights = manifest.files[WEIGHTS]
         # A file may be in float32 although the model is in bfloat16, but in nothing wider.
-        numbers = sum(shape.bytes(torch.float32) for shape in shapes.values())
+        numbers = sum(shape.bytes(BYTES_OF_NUMBER["F32"]) for shape in shapes.values())
         self._check_size(WEIGHTS, weights, HEADER_LIMIT_BYTES + numbers)
         return OpenedAdapter(self._digest, size_bytes, trusted.renderer, shapes, weights, self._blobs, fit)
 
@@ -127,14 +127,6 @@ class _Opener:
 
     def _shapes(self, content: bytes) -> dict[str, PairShape]:
         """Give what each layer's pair must be like, by the config and the base model."""
+        layers = {name: (layer.in_features, layer.out_features) for name, layer in self._fit.layers.items()}
         config = parse_config(self._digest, content)
-        shapes = {}
-        for name, (rank, scale) in resolve_layers(self._digest, config, self._fit.layers).items():
-            if rank > self._fit.max_rank:
-                self._refuse(
-                    f"layer {name} has rank {rank}, and this engine has room for {self._fit.max_rank}; "
-                    "raise LORAMILL_ENGINE_LORA_COLUMNS"
-                )
-            layer = self._fit.layers[name]
-            shapes[name] = PairShape(layer.in_features, layer.out_features, rank, scale, config.use_dora)
-        return shapes
+        return pair_shapes(self._digest, config, layers, max_rank=self._fit.max_rank)

@@ -5,44 +5,19 @@ is trusted: every tensor that should be there is, none else, each of its shape, 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 import torch
 from torch import Tensor
 
 from core.errors import AdapterInvalid
+from core.serving.adapter_tensors import LENGTH, PARTS, A, B, PairShape, place_tensors
 from core.serving.strict_json import shown
-from worker.inference.adapters.weights_file import TensorEntry, WeightsFile
+from worker.inference.adapters.weights_file import WeightsFile
 from worker.inference.lora.adapter import LoraPair, magnitude_scale
 from worker.inference.native.weight_memory import WeightMemory
 
-A, B, LENGTH = "lora_A", "lora_B", "lora_magnitude_vector"  # PEFT's names
-
 _HUGE_FROM_BYTES: Final = 2**24  # of an adapter; the end of its last huge page is then a small part of it
-
-_SUFFIX: Final = {A: ".weight", B: ".weight", LENGTH: ""}
-
-
-@dataclass(frozen=True)
-class PairShape:
-    """What one layer's pair is to be like. ``has_length``: it is a DoRA, whose outputs have learnt lengths."""
-
-    inputs: int
-    outputs: int
-    rank: int
-    scale: float
-    has_length: bool
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Give the shape of each stored tensor, by PEFT's name of the part."""
-        factors: dict[str, tuple[int, ...]] = {A: (self.rank, self.inputs), B: (self.outputs, self.rank)}
-        return factors | {LENGTH: (self.outputs,)} if self.has_length else factors
-
-    def bytes(self, dtype: torch.dtype) -> int:
-        """Give what the pair takes in memory; ``LoraPair.bytes`` of the pair that is read."""
-        gain_bytes = self.outputs * torch.float32.itemsize if self.has_length else 0
-        return self.rank * (self.inputs + self.outputs) * dtype.itemsize + gain_bytes
 
 
 class PairReader:
@@ -71,7 +46,7 @@ class PairReader:
         Raises:
             AdapterInvalid: the file does not hold exactly these pairs; names the tensor.
         """
-        places = self._match(file.read_header())
+        places = place_tensors(self._digest, file.read_header(), self._shapes)
         for entry, (layer, part) in places:
             tensor = file.read_tensor(entry)
             taken = self._take(tensor, part, self._shapes[layer].scale)
@@ -84,26 +59,6 @@ class PairReader:
             layer: LoraPair(self._taken[layer, A], self._taken[layer, B], self._taken.get((layer, LENGTH)))
             for layer in self._shapes
         }
-
-    def _match(self, entries: list[TensorEntry]) -> list[tuple[TensorEntry, tuple[str, str]]]:
-        """Find each tensor's layer and part, before any of them is read."""
-        wanted = {
-            f"base_model.model.{layer}.{part}{_SUFFIX[part]}": (layer, part, shape)
-            for layer, pair in self._shapes.items()
-            for part, shape in pair.shapes().items()
-        }
-        placed = []
-        for entry in entries:
-            if entry.name not in wanted:
-                raise self._refusal(f"tensor {shown(entry.name)} belongs to no target module of the base model")
-            layer, part, shape = wanted.pop(entry.name)
-            if entry.shape != shape:
-                problem = f"has shape {list(entry.shape)}, the base model and the rank need {list(shape)}"
-                raise self._refusal(f"tensor {shown(entry.name)} {problem}")
-            placed.append((entry, (layer, part)))
-        for layer, part, _ in wanted.values():
-            raise self._refusal(f"layer {layer} has no {part} tensor")
-        return placed
 
     def _take(self, tensor: Tensor, part: str, scale: float) -> Tensor:
         """Copy a tensor out of the file's buffer in the form that is kept."""
@@ -126,7 +81,7 @@ class PairReader:
 
     def _wants_huge_pages(self) -> bool:
         """Tell whether it is on a CPU and large: to take on tens of thousands of small pages is most of reading it."""
-        size_bytes = sum(pair.bytes(self._dtype) for pair in self._shapes.values())
+        size_bytes = sum(pair.bytes(self._dtype.itemsize) for pair in self._shapes.values())
         return self._device.type == "cpu" and size_bytes >= _HUGE_FROM_BYTES
 
     def _keep(self, layer: str, part: str, tensor: Tensor) -> None:
@@ -136,7 +91,7 @@ class PairReader:
         """
         stored = self._stored.setdefault(layer, {})
         stored[part] = tensor.to(self._device, copy=True)
-        if len(stored) < len(_SUFFIX):
+        if len(stored) < len(PARTS):
             return
         weight_OI, scale = self._weight_of(layer), self._shapes[layer].scale
         magnitude_scale_O = magnitude_scale(stored[LENGTH], weight_OI, stored[A], stored[B], scale)

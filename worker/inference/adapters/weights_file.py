@@ -1,135 +1,39 @@
-"""An adapter's safetensors file, read once from front to back: each tensor into the same buffer, and all hashed.
+"""An adapter's stored safetensors file as torch's tensors, each of them in the same buffer.
 
-The container's rules (safetensors 0.7's description of its format) are held to strictly: each tensor begins where
-the one before ends. Which tensors there should be, and what they mean, is not known here.
+What the file must be like is ``core.serving.weights_reader``'s; which tensors there should be is not known here.
 """
 
-import hashlib
 import math
 import os
-import struct
-from dataclasses import dataclass
-from typing import Any, BinaryIO, Final
+from typing import BinaryIO, Final
 
 import torch
 from torch import Tensor
 
-from core.errors import AdapterInvalid
 from core.serving.adapter_format import WEIGHTS, FileDigest
 from core.serving.adapter_trust import damaged, wrong_size
-from core.serving.strict_json import parse_object, shown
+from core.serving.weights_reader import NumberType, TensorEntry, WeightsReader
 
-HEADER_LIMIT_BYTES: Final = 2**20  # a LoRA on every layer of a 7 B model needs about 100 kB
-
-_LENGTH_BYTES: Final = 8  # of the header's length, which comes first
-_CHUNK_BYTES: Final = 2**20
-_DTYPES: Final = {"F32": torch.float32, "BF16": torch.bfloat16}
+_DTYPES: Final[dict[NumberType, torch.dtype]] = {"F32": torch.float32, "BF16": torch.bfloat16}
 
 
-@dataclass(frozen=True)
-class TensorEntry:
-    """What the header says of one tensor."""
-
-    name: str
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-
-    @property
-    def bytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
-
-
-class WeightsFile:
-    """One pass over a file; ``check_digest`` ends it, and only then is what was read to be trusted.
-
-    Every method raises AdapterInvalid when the file is cut short or malformed, and OSError when it cannot be read.
-    """
+class WeightsFile(WeightsReader):
+    """One pass over a file; ``check_digest`` ends it, and only then is what was read to be trusted."""
 
     def __init__(self, digest: str, file: BinaryIO, listed: FileDigest) -> None:
-        self._digest = digest
-        self._file = file
-        self._listed = listed
-        self._hash = hashlib.sha256()
-        self._buffer = bytearray()
         size_bytes = file.seek(0, os.SEEK_END)
         file.seek(0)
         if size_bytes != listed.bytes:
             raise wrong_size(digest, WEIGHTS, size_bytes, listed)
-        self._left_bytes = size_bytes
-
-    def read_header(self) -> list[TensorEntry]:
-        """Read what the file holds, in the order of the tensors' bytes."""
-        if self._left_bytes < _LENGTH_BYTES:
-            raise self._refusal("is cut short")
-        (header_bytes,) = struct.unpack("<Q", self._read(_LENGTH_BYTES))
-        if header_bytes > min(HEADER_LIMIT_BYTES, self._left_bytes):
-            raise self._refusal(f"is no safetensors file, or its header is over {HEADER_LIMIT_BYTES:,} bytes")
-        try:
-            header = parse_object(bytes(self._read(header_bytes)))
-        except ValueError as error:
-            raise self._refusal(f"is no safetensors file: its header is no JSON: {error}") from error
-        header.pop("__metadata__", None)
-        return self._in_order(header)
+        super().__init__(digest, file, size_bytes)
+        self._listed = listed
 
     def read_tensor(self, entry: TensorEntry) -> Tensor:
         """Give the next tensor, on the CPU; the next call overwrites it."""
-        self._read(entry.bytes)
-        return torch.frombuffer(self._buffer, dtype=entry.dtype, count=math.prod(entry.shape)).view(entry.shape)
+        numbers = self.read_bytes(entry)
+        return torch.frombuffer(numbers, dtype=_DTYPES[entry.kind], count=math.prod(entry.shape)).view(entry.shape)
 
     def check_digest(self) -> None:
         """Read what is left, and refuse a file that is not the one its manifest names."""
-        while self._left_bytes:
-            self._read(min(_CHUNK_BYTES, self._left_bytes))
-        if self._hash.hexdigest() != self._listed.sha256:
+        if self.finish() != self._listed.sha256:
             raise damaged(self._digest, WEIGHTS, self._listed.sha256)
-
-    def _in_order(self, header: dict[str, Any]) -> list[TensorEntry]:
-        placed = sorted((self._entry(name, value) for name, value in header.items()), key=lambda pair: pair[1])
-        end = 0
-        for entry, begin in placed:
-            if begin != end:
-                raise self._refusal(f"has a hole before tensor {shown(entry.name)}, or it lies over another")
-            end += entry.bytes
-        if end != self._left_bytes:
-            raise self._refusal(f"has {self._left_bytes:,} bytes of tensors, its header tells of {end:,}")
-        return [entry for entry, _ in placed]
-
-    def _entry(self, name: str, value: Any) -> tuple[TensorEntry, int]:
-        """Read one entry of the header; give it with the place of its first byte."""
-        if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
-            raise self._refusal(f"says of tensor {shown(name)} something else than dtype, shape and data_offsets")
-        shape, offsets = value["shape"], value["data_offsets"]
-        if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
-            raise self._refusal(f"has a malformed shape or place of tensor {shown(name)}")
-        if value["dtype"] not in ("F32", "BF16"):
-            raise self._refusal(f"has tensor {shown(name)} as {shown(str(value['dtype']))}, not as F32 or BF16")
-        entry = TensorEntry(name, _DTYPES[value["dtype"]], tuple(shape))
-        begin, end = offsets
-        if end - begin != entry.bytes:
-            raise self._refusal(f"has another number of bytes for tensor {shown(name)} than its shape has")
-        return entry, begin
-
-    def _read(self, count: int) -> memoryview:
-        """Fill the buffer's beginning with the next bytes."""
-        if len(self._buffer) < count:
-            self._buffer = bytearray(count)
-        window = memoryview(self._buffer)[:count]
-        got = 0
-        while got < count:
-            step = self._file.readinto(window[got:])  # type: ignore[attr-defined]  # BinaryIO leaves it out
-            if not step:
-                raise self._refusal("was cut short while it was read")
-            got += step
-        self._hash.update(window)
-        self._left_bytes -= count
-        return window
-
-    def _refusal(self, reason: str) -> AdapterInvalid:
-        return AdapterInvalid(self._digest, f"{WEIGHTS} {reason}")
-
-
-def _are_sizes(values: Any) -> bool:
-    """Tell whether it is a list of counts that fit 48 bits, no more than a tensor can have axes."""
-    return (
-        isinstance(values, list) and len(values) <= 8 and all(type(one) is int and 0 <= one < 2**48 for one in values)
-    )

@@ -35,6 +35,6 @@ def start_from(model: LoraModel, folder: Path, ref: AdapterRef, fingerprint: str
             f"{ref.name} was trained on {manifest.base_model} with fingerprint {manifest.base_model_fingerprint[:12]}, "
             f"but the base model here has {fingerprint[:12]}; leave continue_from out to train anew",
         )
-    if manifest.lora.model_copy(update={"dropout": model.lora.dropout}) != model.lora:
+    if manifest.lora is None or manifest.lora.model_copy(update={"dropout": model.lora.dropout}) != model.lora:
         raise AdapterInvalid(ref.adapter_sha256, f"{ref.name} has another shape than the one this job was made for")
     restore_adapter(model, folder)

@@ -101,3 +101,9 @@ def test_a_folder_that_is_removed_is_gone_and_can_be_made_again(deployment: Depl
     assert names_in(folder.parent) == []
     files.remove(digest)
     assert files.place(digest) == folder
+
+
+def test_ranks_by_patterns_are_refused_as_vllm_has_one_for_all(deployment: Deployment, files: AdapterFiles) -> None:
+    digest = deployment.add_adapter(lora=None)
+    with pytest.raises(AdapterInvalid, match="by patterns"):
+        files.place(digest)

@@ -140,6 +140,13 @@ def test_a_checkpoint_is_downloaded_by_its_name(client: TestClient, harness: Api
     assert WEIGHT_BYTES in response.content
 
 
+def test_an_alias_is_downloaded_as_what_it_stands_for(client: TestClient, name: str, whole: bytes) -> None:
+    assert client.put("/v1/models/aliases/desk@prod", json={"model": name}).status_code == 200
+    assert client.get("/v1/models/desk@prod/download").content == whole
+    assert client.put("/v1/models/aliases/desk@base", json={"model": BASE}).status_code == 200
+    assert client.get("/v1/models/desk@base/download").json()["error"]["code"] == "base_model_protected"
+
+
 def test_base_models_and_unknown_names_are_refused(client: TestClient, name: str) -> None:
     client.delete(f"/v1/models/{name}")
     for asked, status, code in (

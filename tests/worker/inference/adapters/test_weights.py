@@ -10,8 +10,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from core.serving.adapter_format import FileDigest
+from core.serving.adapter_tensors import PairShape
 from tests.worker.inference.huge_pages import gives_huge_pages, on_huge_pages
-from worker.inference.adapters.weights import PairReader, PairShape
+from worker.inference.adapters.weights import PairReader
 from worker.inference.adapters.weights_file import WeightsFile
 from worker.inference.lora.adapter import LoraPair
 

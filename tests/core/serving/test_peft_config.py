@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from peft.utils.other import get_pattern_key
 
 from core.errors import AdapterInvalid
-from worker.inference.adapters.peft_config import LayerPattern, parse_config, resolve_layers
+from core.serving.peft_config import LayerPattern, parse_config, resolve_layers
 
 DIGEST = "d" * 64
 LAYERS = [f"model.layers.{number}.{name}" for number in (0, 1, 10) for name in ("self_attn.q_proj", "mlp.fc1")]

@@ -14,6 +14,7 @@ from core.errors import AdapterInvalid
 from core.serving.adapter_format import CONFIG
 from core.serving.strict_json import parse_object, shown
 
+CONFIG_LIMIT_BYTES: Final = 2**16
 MAX_RANK: Final = 256
 MAX_ALPHA: Final = 2.0**16
 MAX_PATTERNS: Final = 1024
