@@ -13,12 +13,14 @@ from tests.app.conftest import BASE, EXAMPLES, ApiHarness, upload
 from tests.app.fine_tuning.created import create
 from tests.app.fine_tuning.succeeded import NEW, RESULT, succeed
 
+MODEL = "ft:tiny:local:mine:1"
+
 
 @pytest.fixture
 def job_id(client: TestClient, harness: ApiHarness, file_id: str) -> str:
     """Id of a job that has succeeded."""
     fields: dict[str, Any] = {"hyperparameters": {"n_epochs": 2}, "suffix": "mine", "metadata": {"k": "v"}}
-    return succeed(client, harness, file_id, NEW, **fields)
+    return succeed(client, harness, file_id, NEW, name=MODEL, **fields)
 
 
 def rerun(client: TestClient, job_id: str, **headers: str) -> Any:
@@ -124,9 +126,9 @@ class TestRefusals:
         assert "an earlier version ran it" in refusal(client, succeed(client, harness, file_id, RESULT))
 
     def test_a_start_that_was_deleted(self, client: TestClient, harness: ApiHarness, file_id: str, job_id: str) -> None:
-        later = succeed(client, harness, file_id, NEW, name="ft:y", continue_from="ft:x")
-        client.delete("/v1/models/ft:x")
-        assert "ft:x, which it went on from, was deleted" in refusal(client, later)
+        later = succeed(client, harness, file_id, NEW, name="ft:y", continue_from=MODEL)
+        client.delete(f"/v1/models/{MODEL}")
+        assert f"{MODEL}, which it went on from, was deleted" in refusal(client, later)
 
 
 class TestComparing:
