@@ -20,7 +20,7 @@ from rich.console import Console
 from app.cli.client import Client
 from app.cli.config import read_settings
 from app.cli.demo import running_stack
-from app.cli.experiment import plan_text, report_text, watch
+from app.cli.scores.experiment import plan_text, report_text, watch
 from app.cli.stack.address import openable_url
 from app.cli.stack.preparation import refuse_contradictions, refuse_taken_port
 from benchmarks.host import machine

@@ -185,7 +185,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Have models answer the rows of a file, and compare each with the first; Ctrl-C cancels, with exit 3."""
-    from app.cli.evaluate import Outcome, body_of, run_evaluation
+    from app.cli.scores.evaluate import Outcome, body_of, run_evaluation
 
     models, file = (arguments, None) if job is not None else (arguments[:-1], Path(arguments[-1]))
     if file is not None and not file.is_file():
@@ -209,7 +209,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Show what models answer to one prompt, greedily and side by side, and how likely each holds a reference."""
-    from app.cli.compare import run_comparison
+    from app.cli.scores.compare import run_comparison
 
     with _client(url) as client:
         run_comparison(client, models, prompt, reference, max_tokens=max_tokens, as_json=as_json)
@@ -234,7 +234,7 @@ def experiment(
 ) -> None:
     """Ask which labels are right for a file: train it in several ways and compare them; Ctrl-C only stops watching."""
     from app.cli.config import read_settings
-    from app.cli.experiment import ExperimentOptions, read_fields, run_experiment
+    from app.cli.scores.experiment import ExperimentOptions, read_fields, run_experiment
 
     try:
         parsed = tuple(float(weight) for weight in weights.split(","))
@@ -292,7 +292,7 @@ def import_model(
 @app.command()
 def manifest(job: JobId, url: Url = None, as_json: Json = False) -> None:
     """Show a job's birth certificate: its data, settings and where each is from, base model, libraries, machines."""
-    from app.cli.manifest import run_manifest
+    from app.cli.jobs.manifest import run_manifest
 
     with _client(url) as client:
         run_manifest(client, job, as_json=as_json)
@@ -301,7 +301,7 @@ def manifest(job: JobId, url: Url = None, as_json: Json = False) -> None:
 @app.command()
 def rerun(job: JobId, url: Url = None, as_json: Json = False) -> None:
     """Make a job again that has succeeded, and wait; exit 1 unless its adapter's weights are the same bits."""
-    from app.cli.rerun import RerunEnd, run_rerun
+    from app.cli.jobs.rerun import RerunEnd, run_rerun
 
     with _client(url) as client:
         if run_rerun(client, job, as_json=as_json) is not RerunEnd.SAME:

@@ -1,4 +1,4 @@
-"""huggingface_hub's InferenceClient, unmodified: `tests.test_clients_on_stack` runs the same against a real engine."""
+"""huggingface_hub's InferenceClient, unmodified: `tests.on_stack.test_clients` runs the same against a real engine."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""lorax-client, unmodified: `tests.test_clients_on_stack` runs the same tests against a real engine."""
+"""lorax-client, unmodified: `tests.on_stack.test_clients` runs the same tests against a real engine."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The official client's completions and chat: `tests.test_clients_on_stack` runs the same on a real engine."""
+"""The official client's completions and chat: `tests.on_stack.test_clients` runs the same on a real engine."""
 
 import asyncio
 from collections.abc import Iterator

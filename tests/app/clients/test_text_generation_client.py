@@ -1,4 +1,4 @@
-"""text_generation 0.7, unmodified: `tests.test_clients_on_stack` runs the same tests against a real engine.
+"""text_generation 0.7, unmodified: `tests.on_stack.test_clients` runs the same tests against a real engine.
 
 Its stream of chat completions is not among them: it reads OpenAI's closing [DONE] as JSON and fails.
 """

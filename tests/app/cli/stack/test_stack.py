@@ -1,4 +1,4 @@
-"""What the embedded stack's processes are told; running stacks are ``tests.test_stack``."""
+"""What the embedded stack's processes are told; running stacks are ``tests.on_stack.test_stack``."""
 
 import json
 import stat

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from app.cli import experiment
 from app.cli.client import Client
-from app.cli.experiment import ExperimentOptions, body_of, read_fields, run_experiment
+from app.cli.scores import experiment
+from app.cli.scores.experiment import ExperimentOptions, body_of, read_fields, run_experiment
 from core.errors import InvalidInput, StartRefused
 from core.jobs.kind import JobKind
 from core.jobs.status import JobStatus

@@ -127,7 +127,7 @@ class TestEvaluate:
         def interrupt(_seconds: float) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("app.cli.evaluate.time.sleep", interrupt)
+        monkeypatch.setattr("app.cli.scores.evaluate.time.sleep", interrupt)
         done = served.run("evaluate", BASE, rows, *METRICS)
         assert done.returncode == 3
         with served.harness.database.read() as session:

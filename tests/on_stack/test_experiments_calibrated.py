@@ -11,7 +11,7 @@ from core.scoring.registry import METRICS
 from core.scoring.statistics.comparison import Arm, compare
 from core.scoring.verdict import judge
 from tests.harness.servers.stack import TINY, Stack, running_stack, upload
-from tests.test_experiments_on_stack import told, wait_for_end, write_rows
+from tests.on_stack.test_experiments import told, wait_for_end, write_rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
