@@ -82,6 +82,7 @@ def test_equal_seeds_train_equally(tiny_llama: Path, tmp_path: Path) -> None:
 def test_settings_mean_what_they_mean_to_a_job(tiny_llama: Path, tmp_path: Path) -> None:
     folder, _ = trained(tiny_llama, tmp_path / "out", settings={"lora": {"rank": 2, "target_modules": ["q_proj"]}})
     lora = parse_manifest((folder / MANIFEST).read_bytes()).lora
+    assert lora is not None
     assert (lora.rank, lora.alpha, lora.target_modules) == (2, 4, ("q_proj",))
 
 

@@ -132,6 +132,7 @@ class TestTraining:
         )
         assert finished.trained_tokens == 2 * (completion_tokens + 24)
         assert set(manifest.files) == {WEIGHTS, CONFIG}
+        assert manifest.lora is not None
         assert manifest.lora.target_modules == ("dense", "fc1", "fc2", "k_proj", "q_proj", "v_proj")
         assert manifest.tokenizer_sha256 == TextTokenizer.from_folder(tiny_phi).digest
 

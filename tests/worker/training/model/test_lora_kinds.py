@@ -113,7 +113,9 @@ def test_an_adapter_that_was_trained_so_is_served_as_peft_computes_it(
     prompt = b"Please add. 3+2="
     [answer] = harness.complete(make_request(list(prompt), adapter=digest, max_tokens=8))
     assert answer.ids == PeftReference(tiny_phi).greedy(folder / ADAPTER, prompt, 8)
-    assert parse_manifest((folder / ADAPTER / MANIFEST).read_bytes()).lora.use_dora == kind.get("use_dora", False)
+    lora = parse_manifest((folder / ADAPTER / MANIFEST).read_bytes()).lora
+    assert lora is not None
+    assert lora.use_dora == kind.get("use_dora", False)
 
 
 ALL_KNOBS: dict[str, Any] = {
