@@ -21,9 +21,8 @@ from worker.training.process.launch import choose_code
 
 KILLED = -signal.SIGKILL
 PROGRAM = (
-    "-c",
-    "import sys; from worker.training.process import launch; launch.GRACE_S = 0.5; "
-    "launch.TRAINER = (sys.executable, '-m', 'tests.worker.training.process.fake_rank'); sys.exit(launch.main())",
+    "import sys; from worker.training.process import launch; launch.GRACE_S = {grace_s}; "
+    "launch.TRAINER = (sys.executable, '-m', 'tests.worker.training.process.fake_rank'); sys.exit(launch.main())"
 )
 
 
@@ -53,11 +52,20 @@ def test_with_one_gpu_or_none_there_is_no_launcher() -> None:
 
 
 def _launch(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, *ranks: int | str, number: signal.Signals | None = None
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *ranks: int | str,
+    number: signal.Signals | None = None,
+    grace_s: float = 0.5,
 ) -> tuple[int, list[Message]]:
-    """Launch fake ranks, and send the launcher a signal when the first one is there; give its status too."""
+    """Launch fake ranks, and send the launcher a signal when the first one is there; give its status too.
+
+    Args:
+        grace_s: for the others once one has ended. Where none hangs it may be long: on a busy machine a rank whose word
+            is waited for may only begin then.
+    """
     monkeypatch.setenv("FAKE_RANKS", json.dumps(ranks))
-    with started(folder, (*PROGRAM, "--ranks", str(len(ranks)))) as (process, pipe):
+    with started(folder, ("-c", PROGRAM.format(grace_s=grace_s), "--ranks", str(len(ranks)))) as (process, pipe):
         said = [parse(pipe.readline()).message]
         if number is not None:
             _wait_for_ranks(folder, len(ranks))
@@ -108,12 +116,12 @@ class TestFakeRanks:
         assert not any(_is_alive(int(told["pid"])) for told in _told(tmp_path))
 
     def test_one_that_fails_alone_is_heard(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        status, said = _launch(tmp_path, monkeypatch, EXIT_PEER_LOST, EXIT_PEER_LOST, "fails")
+        status, said = _launch(tmp_path, monkeypatch, EXIT_PEER_LOST, EXIT_PEER_LOST, "fails", grace_s=60)
         assert status == EXIT_FAILED
         assert [failed.message for failed in said if isinstance(failed, Failed)] == ["rank 2"]
 
     def test_where_all_fail_only_the_first_is_heard(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        status, said = _launch(tmp_path, monkeypatch, "fails", "fails")
+        status, said = _launch(tmp_path, monkeypatch, "fails", "fails", grace_s=60)
         assert status == EXIT_FAILED
         assert [failed.message for failed in said if isinstance(failed, Failed)] == ["rank 0"]
 
