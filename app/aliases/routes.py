@@ -13,7 +13,7 @@ from app.http.auth import CallerDep, require_caller
 from app.http.deps import DatabaseDep, ReadSession, RuntimeDep
 from app.http.description.links import FIRST_ID, leads_to
 from app.http.field_types import MAX_NAME_CHARS
-from app.http.json_body import JsonRoute
+from app.http.json_body import JsonRoute, require_no_body
 from app.http.route_errors import WRITING, raises
 from app.http.runtime import ApiRuntime
 from app.http.wire import Deleted, Page, page
@@ -76,7 +76,7 @@ async def set_alias(
     return await _move(runtime, planned)
 
 
-@router.post("/{name}/rollback", responses=leads_to("name", "get_alias"))
+@router.post("/{name}/rollback", responses=leads_to("name", "get_alias"), dependencies=[Depends(require_no_body)])
 @raises(*_MOVING, AliasNotFound, AliasMoved, NothingToRollBack)
 async def roll_back_alias(name: str, runtime: RuntimeDep, caller: CallerDep, reason: Reason = None) -> AliasOut:
     """Let an alias stand again for what it stood for before; once more goes back one move further."""

@@ -12,7 +12,7 @@ from app.fine_tuning.schemas import JobOut
 from app.http.auth import CallerDep, require_caller
 from app.http.deps import BlobsDep, DatabaseDep, DoorbellDep, ReadSession, RegistryDep, SettingsDep
 from app.http.description.links import leads_to
-from app.http.json_body import JsonRoute
+from app.http.json_body import JsonRoute, require_no_body
 from app.http.route_errors import WRITING, raises
 from core.errors import (
     BaseModelNotReady,
@@ -57,7 +57,11 @@ def compare_jobs(
     return compare(manifests.read(session, job_id), manifests.read(session, other))
 
 
-@router.post("/{job_id}/rerun", responses=leads_to("job_id", "get_job", "cancel_job"))
+@router.post(
+    "/{job_id}/rerun",
+    responses=leads_to("job_id", "get_job", "cancel_job"),
+    dependencies=[Depends(require_no_body)],
+)
 @raises(
     *WRITING,
     JobNotFound,

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from app.http.auth import refuse_stranger, wants_key
 from app.http.json_shape import find_excess, find_excess_unread
+from core.errors import InvalidInput
 
 MAX_BODY_BYTES: Final = 8 * 2**20
 
@@ -50,6 +51,16 @@ class _JsonRequest(Request):
         body = orjson.loads(raw)
         _refuse(find_excess(body))
         return body
+
+
+async def require_no_body(request: Request) -> None:
+    """Refuse what is sent to a route that takes nothing, so that no field is taken for one that counts.
+
+    Raises:
+        InvalidInput: there is a body, and it is not an empty object.
+    """
+    if (await request.body()).strip() not in (b"", b"{}"):
+        raise InvalidInput("this request takes no body; leave it out")
 
 
 def _refuse(excess: str | None) -> None:

@@ -150,6 +150,17 @@ def test_a_model_is_not_deleted_by_an_alias_name(client: TestClient) -> None:
     assert client.get(f"/v1/models/{FIRST}").status_code == 200
 
 
+def test_a_rollback_says_why_in_its_address_and_takes_no_body(client: TestClient) -> None:
+    put(client, FIRST)
+    put(client, SECOND)
+    refused = client.post(f"{PATH}/{NAME}/rollback", json={"reason": "it was worse"})
+    assert (refused.status_code, refused.json()["error"]["message"]) == (
+        400,
+        "this request takes no body; leave it out",
+    )
+    assert client.get(f"{PATH}/{NAME}").json()["model"] == SECOND
+
+
 def test_nothing_to_go_back_to_is_said(client: TestClient) -> None:
     put(client, FIRST)
     refused = client.post(f"{PATH}/{NAME}/rollback")

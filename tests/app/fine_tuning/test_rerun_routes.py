@@ -69,6 +69,13 @@ def test_the_same_key_gives_the_same_rerun(client: TestClient, job_id: str) -> N
     assert rerun(client, job_id).json()["id"] != ids[0]
 
 
+def test_fields_that_are_sent_are_refused(client: TestClient, job_id: str) -> None:
+    refused = client.post(f"/v1/fine_tuning/jobs/{job_id}/rerun", json={"seed": 5})
+    assert refused.status_code == 400
+    assert "takes no body" in refused.json()["error"]["message"]
+    assert client.post(f"/v1/fine_tuning/jobs/{job_id}/rerun", json={}).status_code == 200
+
+
 def test_a_verdict_is_shown(client: TestClient, harness: ApiHarness, file_id: str) -> None:
     why = [{"name": "torch", "this": "2.1", "other": "2.0"}]
     first = succeed(client, harness, file_id, NEW)
