@@ -1,3 +1,4 @@
+import json
 import multiprocessing
 import threading
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from core.errors import DatabaseUnavailable, SchemaMismatch
 from core.store import db, migrate, revisions
 from core.store.db import Database, create_db_engine, migrating, writing
 from core.store.families import next_version
-from core.store.tables import MANIFEST_REFERENCES, Record
+from core.store.tables import MANIFEST_REFERENCES, ExperimentRecord, Record
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -182,6 +183,28 @@ class TestStoredBytesOfEarlierRevisions:
             assert connection.scalar(young) == 2  # the grace begins with the migration
             referenced = connection.scalars(text("SELECT DISTINCT sha256 FROM blob_references ORDER BY sha256")).all()
             assert referenced == ["a" * 64, "f" * 64]  # the model was deleted, but the job goes on from it
+
+
+def test_plans_of_earlier_revisions_know_as_many_different_prompts_as_rows(empty_url: str, db_engine: Engine) -> None:
+    _move(db_engine, "0011")
+    counted = {"earlier": {}, "later": {"different_rows": 7}}
+    with db_engine.begin() as connection:
+        for number, count in counted.items():
+            connection.execute(
+                text(
+                    "INSERT INTO experiments (id, caller, status, requested, request_sha256, plan, version, "
+                    "created_at) VALUES (:id, 'c', 'running', '{}', 'd', :plan, 0, 1)"
+                ),
+                {"id": f"exp-{number}", "plan": json.dumps({"rows": {"judge": 9}} | count)},
+            )
+    migrate.upgrade(empty_url)
+    with db_engine.begin() as connection:
+        plans = connection.scalars(select(ExperimentRecord.plan).order_by(ExperimentRecord.id)).all()
+        assert [plan["different_rows"] for plan in plans] == [9, 7]
+    _move(db_engine, "0011", command.downgrade)
+    with db_engine.begin() as connection:
+        plans = connection.scalars(select(ExperimentRecord.plan).order_by(ExperimentRecord.id)).all()
+        assert list(plans) == [{"rows": {"judge": 9}}] * 2
 
 
 def test_models_of_earlier_revisions_get_versions_in_the_order_of_their_publication(
