@@ -33,6 +33,29 @@ from core.settings import Settings
 
 _TOLD_TO_PAGES: Final = ("retry-after", "retry-after-ms", "x-request-id", "x-should-retry")
 
+_ROUTES: Final = (
+    files,
+    report_routes,
+    fine_tuning,
+    manifest_routes,
+    estimate_routes,
+    preview_routes,
+    evaluations,
+    experiments,
+    aliases,  # before models, of whose names the path of theirs is one
+    model_imports,
+    downloads,  # before models, whose names may be paths
+    models,
+    completions_routes,
+    chat_routes,
+    generate,
+    info_routes,
+    render_routes,
+    health,
+    metrics,
+    api_description,
+)
+
 Opener = Callable[[Settings], AbstractAsyncContextManager[ApiRuntime]]
 
 
@@ -75,27 +98,6 @@ def create_app(settings: Settings, opener: Opener = open_runtime) -> FastAPI:
     app.add_middleware(RequestEdge, metrics=requests)
     error_envelopes.install(app)
     allowed_methods.install(app)
-    for routes in (
-        files,
-        report_routes,
-        fine_tuning,
-        manifest_routes,
-        estimate_routes,
-        preview_routes,
-        evaluations,
-        experiments,
-        aliases,  # before models, of whose names the path of theirs is one
-        model_imports,
-        downloads,  # before models, whose names may be paths
-        models,
-        completions_routes,
-        chat_routes,
-        generate,
-        info_routes,
-        render_routes,
-        health,
-        metrics,
-        api_description,
-    ):
+    for routes in _ROUTES:
         app.include_router(routes.router)
     return app

@@ -8,19 +8,17 @@ import errno
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
+from app.cli.jobs.commands import commands as job_commands
+from app.cli.models.commands import commands as model_commands
+from app.cli.options import EXIT_FAILED, EXIT_MISUSE, BaseModelName, ExamplesFile, Json
 from app.cli.render_options import RenderingCommand, asked_rendering
+from app.cli.scores.commands import commands as score_commands
 from core.errors import ServiceError, SettingsInvalid
 
-if TYPE_CHECKING:
-    from app.cli.client import Client
-
-EXIT_FAILED = 1
-EXIT_MISUSE = 2
-EXIT_CANCELLED = 3
 REFUSALS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EIO})
 
 app = typer.Typer(
@@ -32,16 +30,8 @@ app = typer.Typer(
 )
 base_models = typer.Typer(help="The base models of this machine.", no_args_is_help=True)
 app.add_typer(base_models, name="base-models")
-aliases = typer.Typer(help="Names that stand for models, and can be moved.", no_args_is_help=True)
-app.add_typer(aliases, name="alias")
-
-Url = Annotated[str | None, typer.Option(help="Address of the API; left out: that of this machine's settings.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
-
-JobId = Annotated[str, typer.Argument(help="Id of a fine-tuning job.")]
-ExamplesFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="File of examples.")]
-Reason = Annotated[str | None, typer.Option(help="Why, for the history.")]
-BaseModelName = Annotated[str | None, typer.Option(help="Base model; left out: the first that is served.")]
+for commands in (score_commands, job_commands, model_commands):
+    app.add_typer(commands)
 
 
 def cli() -> None:
@@ -170,153 +160,6 @@ def preview(
     run_preview(current, base_model, asked, file, limit=limit, after_line=after_line, html=html, as_json=as_json)
 
 
-@app.command(no_args_is_help=True)
-def evaluate(
-    arguments: Annotated[list[str], typer.Argument(metavar="MODEL... [FILE]", help="Models; a file of rows.")],
-    job: Annotated[str | None, typer.Option(help="Ask what this job held out, in the place of a file.")] = None,
-    metric: Annotated[list[str] | None, typer.Option(help="Name of a metric; several times for several.")] = None,
-    gate: Annotated[list[str] | None, typer.Option(help='As "exact_match >= 0.9"; exit 1 where it fails.')] = None,
-    max_rows: Annotated[int | None, typer.Option(min=2, help="Of the rows, chosen by their prompts.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Of an answer.")] = None,
-    prompt_format: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, metavar="JSON_FILE", help="What columns become.")
-    ] = None,
-    url: Url = None,
-    as_json: Json = False,
-) -> None:
-    """Have models answer the rows of a file, and compare each with the first; Ctrl-C cancels, with exit 3."""
-    from app.cli.scores.evaluate import Outcome, body_of, run_evaluation
-
-    models, file = (arguments, None) if job is not None else (arguments[:-1], Path(arguments[-1]))
-    if file is not None and not file.is_file():
-        raise typer.BadParameter(f"{file} is no file; name the models, then a file, or a job with --job")
-    if not models:
-        raise typer.BadParameter("name at least one model before the file")
-    body = body_of(models, job, metric, gate, max_rows=max_rows, max_tokens=max_tokens, prompt_format=prompt_format)
-    with _client(url) as client:
-        outcome = run_evaluation(client, body, file, as_json=as_json)
-    if outcome is not Outcome.PASSED:
-        raise typer.Exit(EXIT_CANCELLED if outcome is Outcome.CANCELLED else EXIT_FAILED)
-
-
-@app.command(no_args_is_help=True)
-def compare(
-    models: Annotated[list[str], typer.Argument(help="Names of models.")],
-    prompt: Annotated[str, typer.Option(help="What they are to answer.")],
-    reference: Annotated[str | None, typer.Option(help="An answer of which each says how likely it is.")] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Of an answer.")] = 128,
-    url: Url = None,
-    as_json: Json = False,
-) -> None:
-    """Show what models answer to one prompt, greedily and side by side, and how likely each holds a reference."""
-    from app.cli.scores.compare import run_comparison
-
-    with _client(url) as client:
-        run_comparison(client, models, prompt, reference, max_tokens=max_tokens, as_json=as_json)
-
-
-@app.command()
-def experiment(
-    file: ExamplesFile,
-    model: BaseModelName = None,
-    weights: Annotated[str, typer.Option(help="Weights of the prompt's tokens to compare.")] = "0,0.1,1",
-    seeds: Annotated[int, typer.Option(min=1, max=20, help="Trainings of each.")] = 3,
-    judge: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Rows to be judged by.")] = None,
-    metric: Annotated[str | None, typer.Option(help="That verdicts go by; left out: nats_per_token.")] = None,
-    margin: Annotated[float | None, typer.Option(help="A smaller difference does not matter.")] = None,
-    tune: Annotated[bool, typer.Option("--tune", help="Also compare at each weight's best learning rate.")] = False,
-    prune: Annotated[bool, typer.Option("--prune", help="Train only what may still be the best further.")] = False,
-    budget: Annotated[int | None, typer.Option(min=1, help="Seconds of training.")] = None,
-    fields: Annotated[list[str] | None, typer.Option("--set", help="A field of the job, as lora.rank=8.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and do nothing.")] = False,
-    url: Url = None,
-    as_json: Json = False,
-) -> None:
-    """Ask which labels are right for a file: train it in several ways and compare them; Ctrl-C only stops watching."""
-    from app.cli.config import read_settings
-    from app.cli.scores.experiment import ExperimentOptions, read_fields, run_experiment
-
-    try:
-        parsed = tuple(float(weight) for weight in weights.split(","))
-    except ValueError as error:
-        raise typer.BadParameter(f"{weights} is no list of numbers, as 0,0.1,1", param_hint="--weights") from error
-    options = ExperimentOptions(
-        file=file,
-        model=model or read_settings().base_models[0],
-        weights=parsed,
-        seeds=seeds,
-        judge=judge,
-        metric=metric,
-        margin=margin,
-        tune=tune,
-        prune=prune,
-        budget_s=budget,
-        fields=read_fields(fields or []),
-    )
-    with _client(url) as client:
-        run_experiment(client, options, dry_run=dry_run, as_json=as_json)
-
-
-@app.command("export-model", no_args_is_help=True)
-def export_model(
-    model: Annotated[str, typer.Argument(help="A fine-tuned model, or a checkpoint.")],
-    target: Annotated[Path, typer.Argument(help="Folder to make, or a file that ends in .tar.")],
-    url: Url = None,
-) -> None:
-    """Download a fine-tuned model as a folder that PEFT loads; goes on where an earlier try broke off."""
-    from app.cli.models.export_model import export_model as export
-
-    with _client(url) as client:
-        export(client, model, target)
-
-
-@app.command("import-model", no_args_is_help=True)
-def import_model(
-    source: Annotated[Path, typer.Argument(exists=True, help="Folder that PEFT saved, or a tar, tar.gz or zip of it.")],
-    base_model: Annotated[
-        str | None, typer.Option(help="That it was trained from; left out: its manifest tells.")
-    ] = None,
-    prompt_format: Annotated[
-        str | None, typer.Option(metavar="JSON_FILE|raw", help="How its prompts are written; left out: as above.")
-    ] = None,
-    suffix: Annotated[str | None, typer.Option(help="Part of the model's name.")] = None,
-    url: Url = None,
-) -> None:
-    """Make a model of a LoRA adapter that was trained elsewhere, verified as those that were trained here."""
-    from app.cli.models.import_model import import_model as send
-
-    with _client(url) as client:
-        send(client, source, base_model=base_model, prompt_format=prompt_format, suffix=suffix)
-
-
-@app.command()
-def manifest(job: JobId, url: Url = None, as_json: Json = False) -> None:
-    """Show a job's birth certificate: its data, settings and where each is from, base model, libraries, machines."""
-    from app.cli.jobs.manifest import run_manifest
-
-    with _client(url) as client:
-        run_manifest(client, job, as_json=as_json)
-
-
-@app.command()
-def rerun(job: JobId, url: Url = None, as_json: Json = False) -> None:
-    """Make a job again that has succeeded, and wait; exit 1 unless its adapter's weights are the same bits."""
-    from app.cli.jobs.rerun import RerunEnd, run_rerun
-
-    with _client(url) as client:
-        if run_rerun(client, job, as_json=as_json) is not RerunEnd.SAME:
-            raise typer.Exit(EXIT_FAILED)
-
-
-@app.command()
-def card(
-    model: Annotated[str, typer.Argument(help="Name of a fine-tuned model or of a checkpoint.")], url: Url = None
-) -> None:
-    """Print the card of a model, in Markdown: what it was trained on, how it scores, where it comes from."""
-    with _client(url) as client:
-        typer.echo(client.card(model), nl=False)
-
-
 @app.command()
 def doctor(
     as_json: Json = False,
@@ -367,64 +210,6 @@ def settings(
         typer.echo(settings_report.show(read_settings(), as_json))
 
 
-@aliases.command("set", no_args_is_help=True)
-def set_alias(
-    name: Annotated[str, typer.Argument(help="As support-bot@prod.")],
-    model: Annotated[str, typer.Argument(help="That it is to stand for.")],
-    canary: Annotated[str | None, typer.Option(help="A second model, that answers some of the callers.")] = None,
-    percent: Annotated[int | None, typer.Option(min=1, max=99, help="Of the callers, with --canary.")] = None,
-    evaluation: Annotated[str | None, typer.Option(help="Move only if this ended one's gates are passed.")] = None,
-    gate: Annotated[list[str] | None, typer.Option(help="With --evaluation: these in the place of its own.")] = None,
-    reason: Reason = None,
-    url: Url = None,
-    as_json: Json = False,
-) -> None:
-    """Let a name stand for a model, or move it to another one; exit 1 where the gate fails."""
-    from app.cli.models.aliases import body_of, show_moved
-
-    if (canary is None) != (percent is None):
-        raise typer.BadParameter("--canary and --percent go together")
-    if gate and evaluation is None:
-        raise typer.BadParameter("--gate goes with --evaluation")
-    body = body_of(model, canary=canary, percent=percent, evaluation=evaluation, gates=gate or (), reason=reason)
-    with _client(url) as client:
-        show_moved(client.set_alias(name, body), as_json=as_json)
-
-
-@aliases.command("rollback", no_args_is_help=True)
-def roll_back_alias(name: str, reason: Reason = None, url: Url = None, as_json: Json = False) -> None:
-    """Let an alias stand again for what it stood for before; once more goes back one move further."""
-    from app.cli.models.aliases import show_moved
-
-    with _client(url) as client:
-        show_moved(client.roll_back_alias(name, reason), as_json=as_json)
-
-
-@aliases.command("list")
-def list_aliases(url: Url = None, as_json: Json = False) -> None:
-    """List all aliases, and what they stand for."""
-    from app.cli.models import aliases as commands
-
-    with _client(url) as client:
-        commands.list_aliases(client, as_json=as_json)
-
-
-@aliases.command("show", no_args_is_help=True)
-def show_alias(name: str, url: Url = None, as_json: Json = False) -> None:
-    """Show what an alias stands for, what its models answered, and who moved it when and why."""
-    from app.cli.models import aliases as commands
-
-    with _client(url) as client:
-        commands.show_alias(client, name, as_json=as_json)
-
-
-@aliases.command("delete", no_args_is_help=True)
-def delete_alias(name: str, reason: Reason = None, url: Url = None) -> None:
-    """Let a name stand for nothing."""
-    with _client(url) as client:
-        client.delete_alias(name, reason)
-
-
 @base_models.command("list")
 def list_base_models(as_json: Json = False) -> None:
     """List the base models of the registry, and which are imported."""
@@ -473,16 +258,6 @@ def verify_base_models(
 
     if not verify(read_settings(), names or [], as_json):
         raise typer.Exit(EXIT_FAILED)
-
-
-def _client(url: str | None) -> "Client":
-    from app.cli.client import Client
-    from app.cli.config import read_settings
-    from app.cli.stack.address import openable_url
-
-    current = read_settings()
-    key = current.api_key.get_secret_value() if current.api_key else None
-    return Client(url or openable_url(current), key)
 
 
 def become(*arguments: str) -> NoReturn:

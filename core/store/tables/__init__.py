@@ -1,0 +1,49 @@
+"""The tables: all are known once this is imported. Timestamps are whole Unix seconds (UTC), as the API serves them.
+
+How rows come to be, move and are found is in the modules beside this folder; `migrations/`
+makes the tables and holds what SQLAlchemy's metadata cannot say: the trigger on ended jobs, and the views.
+"""
+
+from core.store.tables.evaluations import EvaluationAdapterRecord, EvaluationExampleRecord, EvaluationRowRecord
+from core.store.tables.experiments import ExperimentFileRecord, ExperimentRecord, ExperimentRunRecord
+from core.store.tables.jobs import (
+    AttemptRecord,
+    CheckpointRecord,
+    EventRecord,
+    IdempotencyRecord,
+    JobMetadataRecord,
+    JobRecord,
+)
+from core.store.tables.models import AdapterRecord, AliasAnswersRecord, AliasMoveRecord, AliasRecord, ModelFamilyRecord
+from core.store.tables.record import AdapterState, AliasAction, BlobState, FileStatus, Record
+from core.store.tables.stored_bytes import BLOB_REFERENCES, MANIFEST_REFERENCES, BlobPartRecord, BlobRecord, FileRecord
+
+__all__ = [
+    "BLOB_REFERENCES",
+    "MANIFEST_REFERENCES",
+    "AdapterRecord",
+    "AdapterState",
+    "AliasAction",
+    "AliasAnswersRecord",
+    "AliasMoveRecord",
+    "AliasRecord",
+    "AttemptRecord",
+    "BlobPartRecord",
+    "BlobRecord",
+    "BlobState",
+    "CheckpointRecord",
+    "EvaluationAdapterRecord",
+    "EvaluationExampleRecord",
+    "EvaluationRowRecord",
+    "EventRecord",
+    "ExperimentFileRecord",
+    "ExperimentRecord",
+    "ExperimentRunRecord",
+    "FileRecord",
+    "FileStatus",
+    "IdempotencyRecord",
+    "JobMetadataRecord",
+    "JobRecord",
+    "ModelFamilyRecord",
+    "Record",
+]
