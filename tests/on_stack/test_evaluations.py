@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-from collections.abc import Iterator
 from math import log
 from pathlib import Path
 from typing import Any
@@ -16,24 +15,12 @@ from core.jobs.status import TERMINAL
 from core.settings import Settings
 from core.store.db import Database
 from tests.harness.models.tiny_models import VOCAB_ROWS
-from tests.harness.servers.stack import TINY, VICTIMS, Stack, eventually, running_stack, upload, write_examples
+from tests.harness.servers.stack import TINY, VICTIMS, Stack, eventually, upload, write_examples
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROWS = 300
 METRICS = ["exact_match", "nats_per_token", "token_accuracy", "stop_rate"]
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with running_stack(tmp_path_factory.mktemp("stack")) as stack:
-        yield stack
-
-
-@pytest.fixture(scope="module")
-def client(stack: Stack) -> Iterator[OpenAI]:
-    with stack.client() as client:
-        yield client
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Experiments as one user sees them: real processes, among them killed ones, and a report at the end."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +9,12 @@ from sqlalchemy import text
 
 from core.settings import Settings
 from core.store.db import Database
-from tests.harness.servers.stack import TINY, VICTIMS, Stack, eventually, running_stack, upload
+from tests.harness.servers.stack import TINY, VICTIMS, Stack, eventually, upload
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 JUDGED = 120
 ANSWERS = ("ja", "nein", "doch")
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with running_stack(tmp_path_factory.mktemp("stack")) as stack:
-        yield stack
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import csv
 import io
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ import pytest
 from core.scoring.registry import METRICS
 from core.scoring.statistics.comparison import Arm, compare
 from core.scoring.verdict import judge
-from tests.harness.servers.stack import TINY, Stack, running_stack, upload
+from tests.harness.servers.stack import TINY, Stack, upload
 from tests.on_stack.test_experiments import told, wait_for_end, write_rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -19,12 +18,6 @@ EXPERIMENTS, SEEDS, OF_AN_ARM = 7, 18, 3  # so that there are 21 comparisons of 
 # of 21: with 5 % each it would be more in 28 % of all trials, so the seeds are fixed, and looked at once
 MOST_WRONG = 1
 METRIC = METRICS["nats_per_token"]
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with running_stack(tmp_path_factory.mktemp("stack")) as stack:
-        yield stack
 
 
 def test_of_twenty_comparisons_of_equal_trainings_at_most_one_finds_a_difference(stack: Stack, tmp_path: Path) -> None:
