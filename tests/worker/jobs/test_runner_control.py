@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from core.jobs.events import EventType
 from core.jobs.status import JobStatus
 from tests.worker.conftest import Home
 from tests.worker.jobs.running import in_background, pause_in_the_middle, run, wait_for
@@ -16,7 +17,7 @@ class TestStop:
         job_id = home.queue(steps=1000, step_s=0.05)
         stop = StopFlag()
         thread = in_background(home, stop=stop)
-        wait_for(lambda: bool(home.events(job_id)))
+        wait_for(lambda: any(event.type is EventType.METRICS for event in home.events(job_id)))
         stop.request()
         thread.join()
 
