@@ -15,7 +15,7 @@ from app.experiments.part_files import NamedFiles, PartIds, Workplace, count_pro
 from app.experiments.schemas import ExperimentCreate
 from app.fine_tuning import service as fine_tuning
 from app.fine_tuning.schemas import JobCreate
-from app.http.wire import refusal_of
+from app.http.wire import refusal_of_first
 from core.errors import InvalidParameter, JobDoesNotFit, ServiceError
 from core.evaluations.spec import MAX_MODELS, EvaluationSpec
 from core.experiments.arms import AskedArm, job_of, list_arms, seeds_of
@@ -90,8 +90,7 @@ def _within(param: str, said: str = "") -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        refusal = refusal_of(first["type"], first["loc"], first["msg"])
+        refusal = refusal_of_first(error.errors(include_url=False))
         raise type(refusal)(_joined(param, refusal.param), f"{said}{refusal.reason}") from error
     except InvalidParameter as error:
         raise type(error)(_joined(param, error.param), f"{said}{error.reason}") from error

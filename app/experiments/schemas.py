@@ -1,19 +1,19 @@
 """Wire types of experiments, which are our own."""
 
 from collections import Counter
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from app.evaluations.schemas import DEFAULT_ROWS, EvaluationSampling
 from app.fine_tuning.schemas import JobCreate
-from app.http.field_types import StoredText, described_by
+from app.http.field_types import Many, StoredText, described_by, whole
 from app.http.wire import Body, Out, Query
 from core.evaluations.spec import MAX_ROWS
 from core.experiments.detectable import Detectable, smallest_detectable
 from core.experiments.plan import ExperimentPlan, RowCounts, TotalEstimate, estimate_total
 from core.experiments.progress import Recorded, RunOutcome, chosen_factors
-from core.experiments.requested import ExperimentFields
+from core.experiments.requested import MAX_SEEDS, SEEDS, ExperimentFields, TrainingSeed
 from core.jobs.status import TERMINAL
 from core.scoring.exactness import Normalization
 from core.store.tables import ExperimentRecord
@@ -32,6 +32,9 @@ class ExperimentCreate(Body, ExperimentFields):
     )
 
     job: JobCreate
+    seeds: int | Many[Annotated[TrainingSeed, BeforeValidator(whole)]] = Field(
+        SEEDS, description=f"How many, counted from 1, or which; at most {MAX_SEEDS}."
+    )
     judge: StoredText | None = Field(
         None, description="File of the rows to be judged by; null: the held-out part of the job's files."
     )

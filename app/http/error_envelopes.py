@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from app.http.wire import refusal_of
+from app.http.wire import refusal_of_first
 from core.errors import (
     AuthenticationFailed,
     EngineBusy,
@@ -129,8 +129,9 @@ def _headers_of(error: ServiceError) -> dict[str, str]:
 
 
 def _from_validation(error: RequestValidationError) -> ServiceError:
-    """Report the first complaint, under the field's own name; a body has at most one at a time to fix."""
-    first = error.errors()[0]
+    """Report the first complaint, under the field's own name."""
+    complaints = error.errors()
+    first = complaints[0]
     place, *names = first["loc"]
     if first["type"] == "json_invalid":
         return InvalidInput(f"the body is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}")
@@ -138,7 +139,7 @@ def _from_validation(error: RequestValidationError) -> ServiceError:
         return InvalidInput(first["msg"])
     if not names:
         return InvalidInput(f"the {place} must be a JSON object, sent as Content-Type: application/json")
-    return refusal_of(first["type"], names, first["msg"])
+    return refusal_of_first([{**one, "loc": one["loc"][1:]} for one in complaints])
 
 
 def _from_http(error: HTTPException) -> Problem:

@@ -3,7 +3,8 @@
 What an input's own fields are read as is `app.http.field_types`' matter.
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -15,6 +16,8 @@ from core.errors import InvalidParameter, UnsupportedParameter
 T = TypeVar("T")
 
 
+# as pydantic names the types that a field may have, among the names of fields
+_TYPE: Final = re.compile(r"bool|int|float|str|constrained-(int|float|str)|.*\[.*")
 _MAX_FIELDS: Final = 256  # more than any body has
 
 
@@ -48,6 +51,24 @@ class Body(Query):
         if not isinstance(fields, dict):
             return fields
         return {name: whole(value) for name, value in fields.items()}
+
+
+def refusal_of_first(complaints: Sequence[Mapping[str, Any]]) -> InvalidParameter:
+    """Make an error of the first of pydantic's complaints about a body; a body has at most one at a time to fix.
+
+    Of a field that may have several types each of them complains: what came furthest is told, and by its place in the
+    request, in which types have no names.
+    """
+    first = complaints[0]
+    depth = next((depth for depth, name in enumerate(first["loc"]) if _is_type(name)), None)
+    if depth is not None:
+        field = first["loc"][:depth]
+        first = max((one for one in complaints if one["loc"][:depth] == field), key=lambda one: len(one["loc"]))
+    return refusal_of(first["type"], (name for name in first["loc"] if not _is_type(name)), first["msg"])
+
+
+def _is_type(name: str | int) -> bool:
+    return isinstance(name, str) and _TYPE.fullmatch(name) is not None
 
 
 def refusal_of(kind: str, place: Iterable[str | int], message: str) -> InvalidParameter:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -51,6 +52,18 @@ def test_the_question_of_labels_becomes_a_job_for_each_weight_and_seed(
     assert {job["validation_file"] for job in jobs} == {judge_id}
     assert len({(job["training_file"], job["hyperparameters"]["batch_size"]) for job in jobs}) == 1
     assert jobs[0]["metadata"] == {"experiment": created["id"], "arm": "w = 0", "seed": "1"}
+
+
+def test_seeds_may_be_named_as_any_whole_numbers(post: Post, judge_id: str) -> None:
+    assert post(judge=judge_id, seeds=[7, 5.0]).json()["seeds"] == [7, 5]
+
+
+@pytest.mark.parametrize(("seeds", "param"), [("two", "seeds"), ([1, "two"], "seeds.1"), ([[1]], "seeds.0")])
+def test_a_field_of_several_types_is_refused_by_its_place_in_the_request(
+    post: Post, judge_id: str, seeds: Any, param: str
+) -> None:
+    refused = post(judge=judge_id, seeds=seeds)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
 
 
 def test_the_manifest_of_a_run_names_its_place_and_what_the_experiment_chose(client: TestClient, post: Post) -> None:
