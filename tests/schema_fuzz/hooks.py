@@ -10,7 +10,7 @@ from urllib.request import Request, urlopen
 import schemathesis
 from openai import OpenAI
 from schemathesis import Case, CheckContext, HookContext, Response
-from schemathesis.core.failures import Failure
+from schemathesis.core.failures import AcceptedNegativeData, Failure
 from schemathesis.openapi.checks import RejectedPositiveData
 
 from tests.schema_fuzz.refusals import is_allowed
@@ -23,7 +23,9 @@ BEYOND: Final = 10_000
 FILE: Final = "file-of-examples"
 ALIAS: Final = "bot@prod"  # stands for the fine-tuned model whenever it is asked for, and before for its base
 EXPERIMENT: Final = "exp-that-has-ended"  # stands for the one that has a report
-MODEL: Final = "model-that-was-trained"  # stands for one
+JOB: Final = "job-that-was-trained"  # stands for one
+MODEL: Final = "model-that-was-trained"  # stands for the one that it made
+UNKNOWN_HEADER: Final = "in header - object with unexpected properties"  # which HTTP has everybody pass over
 EXAMPLES: Final = "".join(f'{{"prompt": "{n} and 1 is", "completion": " {n + 1}."}}\n' for n in range(40)).encode()
 WAYS_TO_ARMS: Final = ("question", "arms", "grid", "random")
 IMPORT: Final = "/v1/models/import"
@@ -32,9 +34,17 @@ TGI_PATHS: Final = ("/", "/generate", "/generate_stream")
 
 @schemathesis.hook
 def filter_failure(context: HookContext, failure: Failure, case: Case[Any], response: Response) -> bool:
-    """Keep all failures but refusals of what no schema can forbid."""
+    """Keep all failures but refusals of what no schema can forbid, and answers to what only looks wrong."""
+    if isinstance(failure, AcceptedNegativeData):
+        return UNKNOWN_HEADER not in failure.message and not is_adapter(case)
     refused = isinstance(failure, RejectedPositiveData) and response.status_code in (400, 422)
     return not (refused and is_allowed(message_of(response)))
+
+
+def is_adapter(case: Case[Any]) -> bool:
+    """Tell whether this is the form of `before_call`, whose bytes are no string as the schema has it."""
+    form: Any = case.body
+    return case.path == IMPORT and isinstance(form, dict) and form.get("file") == download()
 
 
 @schemathesis.check
@@ -68,6 +78,9 @@ def before_call(context: HookContext, case: Case[Any], kwargs: dict[str, Any]) -
         case.path_parameters["experiment_id"] = os.environ["FUZZED_EXPERIMENT"]
     if case.path_parameters.get("name") == MODEL:
         case.path_parameters["name"] = os.environ["FUZZED_MODEL"]
+    for parameters, name in ((case.path_parameters, "job_id"), (case.query, "with")):
+        if parameters.get(name) == JOB:
+            parameters[name] = os.environ["FUZZED_JOB"]
     if case.path_parameters.get("name") == ALIAS:
         move_alias()
     body = case.body

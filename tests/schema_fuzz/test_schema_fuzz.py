@@ -64,7 +64,8 @@ def train_some(stack: Stack, folder: Path, key: str) -> dict[str, str]:
         experiment = f"/experiments/{experiment_id}"
         eventually(lambda: client.get(experiment, cast_to=Told)["status"] == "succeeded", "an experiment", 600)
         model = str(trained["fine_tuned_model"])
-        return {"FUZZED_EXPERIMENT": experiment_id, "FUZZED_BASE": BASE, "FUZZED_MODEL": model}
+        names = {"FUZZED_EXPERIMENT": experiment_id, "FUZZED_BASE": BASE}
+        return names | {"FUZZED_JOB": job.id, "FUZZED_MODEL": model}
 
 
 def fuzz(stack: Stack, folder: Path, key: str | None, names: dict[str, str]) -> dict[str, Any]:
