@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from functools import cache
 from typing import Any, Final
 from urllib.parse import quote
@@ -29,6 +30,7 @@ UNKNOWN_HEADER: Final = "in header - object with unexpected properties"  # which
 EXAMPLES: Final = "".join(f'{{"prompt": "{n} and 1 is", "completion": " {n + 1}."}}\n' for n in range(40)).encode()
 WAYS_TO_ARMS: Final = ("question", "arms", "grid", "random")
 IMPORT: Final = "/v1/models/import"
+SHOWN: Final = 300  # bytes of a refusal
 TGI_PATHS: Final = ("/", "/generate", "/generate_stream")
 
 
@@ -49,20 +51,22 @@ def is_adapter(case: Case[Any]) -> bool:
 
 @schemathesis.check
 class EveryRouteIsReached:
-    """Fails where a route answered nothing but refusals, so that nothing was seen of what it does."""
+    """Fails where a route answered nothing but refusals, so that nothing was seen of what it does; tells them."""
 
     def __init__(self) -> None:
-        self._asked: set[str] = set()
+        self._refusals: dict[str, Counter[str]] = {}
         self._reached: set[str] = set()
 
     def after_response(self, context: CheckContext, response: Response, case: Case[Any]) -> None:
-        self._asked.add(case.operation.label)
         if response.status_code == 200:
             self._reached.add(case.operation.label)
+        said = f"{response.status_code} {response.content[:SHOWN].decode(errors='replace')}"
+        self._refusals.setdefault(case.operation.label, Counter())[said] += 1
 
     def after_run(self, context: CheckContext) -> None:
-        unseen = sorted(self._asked - self._reached)
-        assert not unseen, f"never answered 200: {', '.join(unseen)}"
+        unseen = {label: said for label, said in self._refusals.items() if label not in self._reached}
+        told = (f"{label}: {dict(said.most_common(5))}" for label, said in sorted(unseen.items()))
+        assert not unseen, "never answered 200: " + "; ".join(told)
 
 
 def message_of(response: Response) -> str:

@@ -1,20 +1,19 @@
 """Generation during training: a few held-out prompts are answered greedily and held against the completions.
 
-Leaves the model and the random numbers of training as they were. Axis letters: B prompts, T tokens, V vocabulary.
+How a text goes on is ``continuation``'s. Leaves the model and the random numbers of training as they were. Axis
+letters: B prompts, T tokens, V vocabulary.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import torch
-from torch import Tensor
-from transformers import DynamicCache
 
 from core.text.tokenizer import TextTokenizer
 from worker.trainer_process.messages import HeldOutAnswer, HeldOutAnswers
 from worker.training.data.examples import ExampleSet, TokenizedExample
+from worker.training.measure.continuation import continue_texts
 from worker.training.model.lora import LoraModel
 from worker.training.process.stopping import CheckStop
 
@@ -23,7 +22,6 @@ MAX_SCORED_QUESTIONS: Final = 32  # where the job asks for scores of the answers
 MAX_NEW_TOKENS: Final = 64
 MARGIN_TOKENS: Final = 8  # beyond the completion's own, in which a model may still stop by itself
 _SHOWN_PROMPT_CHARS: Final = 500
-_PADDING_ID: Final = 0  # any valid id: padded places are masked
 
 
 @dataclass(frozen=True)
@@ -75,39 +73,25 @@ class GenerationEvaluator:
     def _answer(self, questions: Sequence[Question], check_stop: CheckStop) -> list[list[int]]:
         """Give each question's new ids, up to a closing token, which is the last of them, or the limit."""
         answers: list[list[int]] = [[] for _ in questions]
-        fed_BT, mask_BT = _left_padded(questions, self.model.device)
-        cache = DynamicCache()
-        while not all(map(self._is_complete, answers, questions)):
-            check_stop()
-            chosen_B = self._most_likely(fed_BT, mask_BT, cache)
+        prompts = [question.prompt_ids for question in questions]
+        texts = continue_texts(self.model, prompts, max(question.limit for question in questions))
+        check_stop()
+        logits_BV = texts.read_prompts()
+        while True:
+            chosen_B = logits_BV[:, : self.tokenizer.vocab_size].argmax(dim=-1)  # no id that no token has
             for answer, question, token_id in zip(answers, questions, chosen_B.tolist(), strict=True):
                 if not self._is_complete(answer, question):
                     answer.append(token_id)
-            fed_BT = chosen_B[:, None]
-            mask_BT = torch.cat([mask_BT, torch.ones_like(fed_BT)], dim=1)
-        return answers
+            if all(map(self._is_complete, answers, questions)):
+                return answers
+            check_stop()
+            logits_BV = texts.read(chosen_B)
 
     def _is_complete(self, answer: list[int], question: Question) -> bool:
         return len(answer) == question.limit or self._has_stopped(answer)
 
     def _has_stopped(self, answer: list[int]) -> bool:
         return bool(answer) and answer[-1] in self.tokenizer.end_ids
-
-    def _most_likely(self, fed_BT: Tensor, mask_BT: Tensor, cache: DynamicCache) -> Tensor:
-        """Feed the last tokens of each row, and give the ids that follow; ids that no token has are left out."""
-        places_BT = (mask_BT.cumsum(dim=1) - 1).clamp(min=0)[:, -fed_BT.shape[1] :]
-        is_bf16 = self.model.dtype == torch.bfloat16
-        causal: Any = self.model.peft
-        with torch.inference_mode(), torch.autocast(self.model.device.type, torch.bfloat16, enabled=is_bf16):
-            logits_BTV: Tensor = causal(
-                input_ids=fed_BT,
-                attention_mask=mask_BT,
-                position_ids=places_BT,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            ).logits
-        return logits_BTV[:, -1, : self.tokenizer.vocab_size].argmax(dim=-1)
 
     def _compare(self, question: Question, answer: list[int]) -> HeldOutAnswer:
         stopped = self._has_stopped(answer)
@@ -165,12 +149,3 @@ def _batches(questions: Sequence[Question], token_budget: int) -> Iterator[list[
             batch = []
         batch.append(question)
     yield batch
-
-
-def _left_padded(questions: Sequence[Question], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Give the prompts' ids and which of them are no padding, both (B, T): rows end where the answers begin."""
-    width = max(len(question.prompt_ids) for question in questions)
-    missing = [width - len(question.prompt_ids) for question in questions]
-    ids = [[_PADDING_ID] * gap + list(question.prompt_ids) for gap, question in zip(missing, questions, strict=True)]
-    mask = [[0] * gap + [1] * (width - gap) for gap in missing]
-    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)

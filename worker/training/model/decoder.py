@@ -4,7 +4,7 @@ Our own blocks where the architecture has a descriptor, transformers' modules wi
 it, and right-padded rows where they do not. Which of them is right for a model is not assumed but tried, on a few ids.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -90,31 +90,42 @@ class OwnPass:
         self._norm = decoder.get_submodule(architecture.final_norm)
         self.checkpointed_blocks = 0
 
+    @property
+    def blocks(self) -> int:
+        return len(_layers(self._decoder))
+
     def __call__(self, batch: MicroBatch, noise_NH: Tensor | None = None) -> Tensor:
+        prepared = attention.make_attention(
+            batch.lengths, self._device, self._decoder.dtype, self._techniques, self._kernels
+        )
+        return self.run(batch, [prepared] * self.blocks, noise_NH)
+
+    def run(
+        self, batch: MicroBatch, attentions: Sequence[attention.Attention], noise_NH: Tensor | None = None
+    ) -> Tensor:
+        """Give (K, H), with an attention for each block, which may know what the block has read before."""
         states = _embed(self._decoder, batch, noise_NH)
-        inputs = self._inputs(batch)
-        computed_twice = replace(inputs, keeps_less=False)  # whole, so nothing of it is kept anyway
+        inputs = self._inputs(batch, attentions[0])
         layers = _layers(self._decoder)
         has_last_rows_only = self._techniques.last_block_rows
-        for number, layer in enumerate(layers):
+        for number, (layer, own) in enumerate(zip(layers, attentions, strict=True)):
+            inputs = replace(inputs, attention=own)
             rows = batch.positions_K if has_last_rows_only and number == len(layers) - 1 else None
             if number < self.checkpointed_blocks and torch.is_grad_enabled():
+                computed_twice = replace(inputs, keeps_less=False)  # whole, so nothing of it is kept anyway
                 states = checkpoint(run_block, layer, states, computed_twice, rows, use_reentrant=False)
             else:
                 states = run_block(layer, states, inputs, rows)
         normed: Tensor = self._norm(states)
         return normed if has_last_rows_only else normed.index_select(0, batch.positions_K)
 
-    def _inputs(self, batch: MicroBatch) -> BlockInputs:
+    def _inputs(self, batch: MicroBatch, first: attention.Attention) -> BlockInputs:
         # float32, since transformers would give the angles' cosines in its input's type
         like = torch.empty(0, dtype=torch.float32, device=self._device)
         cos_1NE, sin_1NE = self._decoder.rotary_emb(like, batch.places_N[None])
-        prepared = attention.make_attention(
-            batch.lengths, self._device, self._decoder.dtype, self._techniques, self._kernels
-        )
         return BlockInputs(
             self._architecture,
-            prepared,
+            first,
             cos_1NE[0],
             sin_1NE[0],
             _stretches((one.adapter, one.inputs) for one in batch.owned),

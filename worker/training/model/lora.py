@@ -84,11 +84,11 @@ class LoraModel:
         """
         if not self.joins:
             self.activate()
-        with _autocast(self.device, self.dtype):
+        with autocast(self.device, self.dtype):
             return self.decoder_pass(batch, noise_NH)
 
 
-def _autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     """Give the context of every forward pass: bfloat16 products over float32 adapters, or nothing in float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
 
@@ -116,7 +116,7 @@ def add_lora(
     decoder = causal.get_decoder()
     if not techniques.fused_gelu:
         _unfuse_gelu(decoder)
-    decoder_pass = choose_pass(decoder, base.device, lambda: _autocast(base.device, base.dtype), techniques, kernels)
+    decoder_pass = choose_pass(decoder, base.device, lambda: autocast(base.device, base.dtype), techniques, kernels)
     if not techniques.no_checkpointing:
         decoder_pass.checkpointed_blocks = len(decoder.layers)
     parameters = _parameters_of(peft, ONLY_ADAPTER)
