@@ -6,7 +6,7 @@ which adapters are kept in memory ``cache``'s.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NoReturn
 
 import torch
@@ -25,6 +25,7 @@ from worker.inference.adapters.weights import PairReader
 from worker.inference.adapters.weights_file import WeightsFile
 from worker.inference.lora.adapter import Adapter
 from worker.inference.model.contract import TargetLayer
+from worker.inference.native.ready_memory import ReadyMemory
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Fit:
     """The base model that an adapter must fit.
 
     ``weight_of`` gives a layer's weight_OI in any dtype; ``max_rank`` is the widest adapter there is room for.
+    ``ready`` is where large adapters have their memory from.
     """
 
     fingerprint: str
@@ -41,6 +43,7 @@ class Fit:
     device: torch.device
     dtype: torch.dtype
     max_rank: int
+    ready: ReadyMemory = field(default_factory=ReadyMemory)
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ class OpenedAdapter:
         Raises:
             AdapterInvalid: the file is missing, damaged, or holds something else.
         """
-        reader = PairReader(self.digest, self.shapes, self.fit.weight_of, self.fit.device, self.fit.dtype)
+        fit = self.fit
+        reader = PairReader(self.digest, self.shapes, fit.weight_of, fit.device, fit.dtype, fit.ready)
         with refusing(self.digest, WEIGHTS), self.blobs.open_unchecked(self.weights.sha256) as stored:
             file = WeightsFile(self.digest, stored, self.weights)
             try:

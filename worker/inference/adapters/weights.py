@@ -15,7 +15,8 @@ from core.serving.adapter_tensors import LENGTH, PARTS, A, B, PairShape, place_t
 from core.serving.strict_json import shown
 from worker.inference.adapters.weights_file import WeightsFile
 from worker.inference.lora.adapter import LoraPair, magnitude_scale
-from worker.inference.native.weight_memory import WeightMemory
+from worker.inference.native.ready_memory import ReadyMemory
+from worker.inference.native.weight_memory import LINE_BYTES, WeightMemory
 
 _HUGE_FROM_BYTES: Final = 2**24  # of an adapter; the end of its last huge page is then a small part of it
 
@@ -30,13 +31,15 @@ class PairReader:
         weight_of: Callable[[str], Tensor],
         device: torch.device,
         dtype: torch.dtype,
+        ready: ReadyMemory,
     ) -> None:
         self._digest = digest
         self._shapes = shapes
         self._weight_of = weight_of
         self._device = device
         self._dtype = dtype
-        self._memory = WeightMemory() if self._wants_huge_pages() else None
+        self._ready = ready
+        self._memory = WeightMemory(ready.take(self._memory_bytes)) if self._wants_huge_pages() else None
         self._taken: dict[tuple[str, str], Tensor] = {}
         self._stored: dict[str, dict[str, Tensor]] = {}  # as in the file, for layers whose scale is not derived yet
 
@@ -55,6 +58,8 @@ class PairReader:
             self._taken[layer, part] = taken.to(self._device)
             if self._shapes[layer].has_length:
                 self._keep(layer, part, tensor)
+        if self._memory is not None:
+            self._ready.prepare(self._memory_bytes)  # the next one may well be of the same size
         return {
             layer: LoraPair(self._taken[layer, A], self._taken[layer, B], self._taken.get((layer, LENGTH)))
             for layer in self._shapes
@@ -81,8 +86,13 @@ class PairReader:
 
     def _wants_huge_pages(self) -> bool:
         """Tell whether it is on a CPU and large: to take on tens of thousands of small pages is most of reading it."""
-        size_bytes = sum(pair.bytes(self._dtype.itemsize) for pair in self._shapes.values())
-        return self._device.type == "cpu" and size_bytes >= _HUGE_FROM_BYTES
+        return self._device.type == "cpu" and self._memory_bytes >= _HUGE_FROM_BYTES
+
+    @property
+    def _memory_bytes(self) -> int:
+        """What its tensors take, each from the beginning of a line."""
+        numbers = sum(pair.bytes(self._dtype.itemsize) for pair in self._shapes.values())
+        return numbers + len(self._shapes) * len(PARTS) * LINE_BYTES
 
     def _keep(self, layer: str, part: str, tensor: Tensor) -> None:
         """Put DoRA's tensors by as they are stored, and derive their layer's scale from them once all are there.

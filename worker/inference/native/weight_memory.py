@@ -14,15 +14,16 @@ from torch import Tensor
 from worker.inference.native.mapped_memory import map_zeros
 
 MAPPING_BYTES: Final = 2**26  # what is not touched of one takes no memory
-_LINE_BYTES: Final = 64  # of the cache, at which a tensor begins
+LINE_BYTES: Final = 64  # of the cache, at which a tensor begins
 
 
 class WeightMemory:
     """Makes copies of tensors, from any thread; a mapping is given back when all tensors in it are gone."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: mmap.mmap | None = None) -> None:
+        """Use this mapping first; None: one of its own, of which what is not touched takes no memory."""
         self._lock = threading.Lock()  # guards the two below
-        self._mapping: mmap.mmap | None = None
+        self._mapping = first
         self._used_bytes = 0
 
     def copy(self, tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -37,5 +38,5 @@ class WeightMemory:
             if self._mapping is None or self._used_bytes + size_bytes > len(self._mapping):
                 self._mapping, self._used_bytes = map_zeros(max(MAPPING_BYTES, size_bytes), huge=True), 0
             begin = self._used_bytes
-            self._used_bytes += size_bytes + -size_bytes % _LINE_BYTES
+            self._used_bytes += size_bytes + -size_bytes % LINE_BYTES
             return self._mapping, begin

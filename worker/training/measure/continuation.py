@@ -5,7 +5,8 @@ own cache does, which the first way is held against. Chooses no token. Axis lett
 L places in a text, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -20,6 +21,9 @@ from worker.training.model.decoder import OwnPass
 from worker.training.model.lora import LoraModel, autocast
 
 _PADDING_ID: Final = 0  # any valid id: padded places are masked
+# A trainer's threads sleep while they wait (``core.process.threads``). To wake one takes a tenth of a millisecond or
+# more, and a token has hundreds of products: below so many bytes of weights, one core is done sooner.
+_WORTH_WAKING_BYTES: Final = 2**31
 
 
 class Continuation(Protocol):
@@ -80,7 +84,7 @@ class OwnContinuation:
     """Our own blocks over packed rows, each with its keys and values of all texts."""
 
     def __init__(self, model: LoraModel, way: OwnPass, prompts: Sequence[Sequence[int]], room: int) -> None:
-        self._model, self._way = model, way
+        self._model, self._prompt_pass, self._token_pass = model, way, way.for_few_rows()
         self._prompts = collate([_ending_behind(prompt) for prompt in prompts], model.device, adapter=model.adapter)
         self._lengths_B = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
         # the last prompt is padded a little, so that the pass has few different sizes
@@ -95,12 +99,13 @@ class OwnContinuation:
         texts_B = torch.arange(len(batch.lengths), device=self._model.device)
         text_N = texts_B.repeat_interleave(torch.tensor(batch.lengths, device=self._model.device))
         attentions = [_PromptAttention(cache, packed, text_N, batch.places_N) for cache in self._caches]
-        return self._logits(batch, attentions)
+        return self._logits(self._prompt_pass, batch, attentions)
 
     def read(self, ids_B: Tensor) -> Tensor:
         longest = int(self._lengths_B.max()) + 1
         attentions = [_TokenAttention(cache, self._lengths_B, longest) for cache in self._caches]
-        logits_BV = self._logits(self._next_rows(ids_B), attentions)
+        with _on_one_core(self._model):
+            logits_BV = self._logits(self._token_pass, self._next_rows(ids_B), attentions)
         self._lengths_B = self._lengths_B + 1
         return logits_BV
 
@@ -119,11 +124,24 @@ class OwnContinuation:
             owned=(Owned(self._model.adapter, inputs=texts, scored=texts),),
         )
 
-    def _logits(self, batch: MicroBatch, attentions: Sequence[Attention]) -> Tensor:
+    def _logits(self, way: OwnPass, batch: MicroBatch, attentions: Sequence[Attention]) -> Tensor:
         with torch.inference_mode(), autocast(self._model.device, self._model.dtype):
-            hidden_BH = self._way.run(batch, attentions)
+            hidden_BH = way.run(batch, attentions)
             logits_BV: Tensor = self._model.head(hidden_BH)
         return logits_BV
+
+
+@contextmanager
+def _on_one_core(model: LoraModel) -> Iterator[None]:
+    """Have a CPU's other cores sleep meanwhile, where a model is so small that waking them takes longer."""
+    threads = torch.get_num_threads()
+    weight_bytes = sum(parameter.nbytes for parameter in model.decoder.parameters())
+    if model.device.type == "cpu" and weight_bytes < _WORTH_WAKING_BYTES:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _ending_behind(prompt: Sequence[int]) -> TokenizedExample:

@@ -94,6 +94,10 @@ class OwnPass:
     def blocks(self) -> int:
         return len(_layers(self._decoder))
 
+    def for_few_rows(self) -> "OwnPass":
+        """Give one by torch's operations: kernels lay weights out for each product, which takes rows to be worth it."""
+        return OwnPass(self._decoder, self._architecture, self._device, self._techniques, None)
+
     def __call__(self, batch: MicroBatch, noise_NH: Tensor | None = None) -> Tensor:
         prepared = attention.make_attention(
             batch.lengths, self._device, self._decoder.dtype, self._techniques, self._kernels

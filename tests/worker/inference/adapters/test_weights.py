@@ -1,6 +1,7 @@
 """Factors are kept in the engine's type as they are stored, B turned and scaled, and rounded once."""
 
 import hashlib
+import mmap
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tests.worker.inference.huge_pages import gives_huge_pages, on_huge_pages
 from worker.inference.adapters.weights import PairReader
 from worker.inference.adapters.weights_file import WeightsFile
 from worker.inference.lora.adapter import LoraPair
+from worker.inference.native.ready_memory import ReadyMemory
 
 SCALE = 1.7
 TYPES = (torch.float32, torch.bfloat16)
@@ -28,12 +30,28 @@ def stored(rank: int, inputs: int, outputs: int, dtype: torch.dtype) -> dict[str
     }
 
 
-def read(folder: Path, tensors: dict[str, Tensor], dtype: torch.dtype) -> LoraPair:
+class RecordedMemory(ReadyMemory):
+    """Tells which sizes were taken and prepared, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[str, int]] = []
+
+    def take(self, size_bytes: int) -> mmap.mmap:
+        self.asked.append(("take", size_bytes))
+        return super().take(size_bytes)
+
+    def prepare(self, size_bytes: int) -> None:
+        self.asked.append(("prepare", size_bytes))
+        super().prepare(size_bytes)
+
+
+def read(folder: Path, tensors: dict[str, Tensor], dtype: torch.dtype, ready: ReadyMemory | None = None) -> LoraPair:
     path = folder / "adapter_model.safetensors"
     save_file({f"base_model.model.l.{part}.weight": tensor for part, tensor in tensors.items()}, path)
     (rank, inputs), outputs = tensors["lora_A"].shape, len(tensors["lora_B"])
     shapes = {"l": PairShape(inputs, outputs, rank, SCALE, has_length=False)}
-    reader = PairReader("digest", shapes, lambda _: torch.empty(0), torch.device("cpu"), dtype)
+    reader = PairReader("digest", shapes, lambda _: torch.empty(0), torch.device("cpu"), dtype, ready or ReadyMemory())
     listed = FileDigest(sha256=hashlib.sha256(path.read_bytes()).hexdigest(), bytes=path.stat().st_size)
     with path.open("rb") as content:
         file = WeightsFile("digest", content, listed)
@@ -66,3 +84,12 @@ def test_a_large_adapter_is_on_huge_pages_and_a_small_one_is_not(tmp_path: Path,
     assert pair.a_RI.equal(tensors["lora_A"].float())
     taken = on_huge_pages() - before
     assert taken > pair.bytes // 2 if is_huge else taken < 2**22
+
+
+def test_a_large_adapter_takes_what_the_last_one_had_prepared(tmp_path: Path) -> None:
+    tensors, ready = stored(256, 3 * 2**12, 2**12, torch.bfloat16), RecordedMemory()
+    pairs = [read(tmp_path, tensors, torch.float32, ready) for _ in range(2)]
+    [(_, size_bytes), *_] = ready.asked
+    assert ready.asked == [("take", size_bytes), ("prepare", size_bytes)] * 2
+    assert pairs[0].bytes <= size_bytes < 1.01 * pairs[0].bytes
+    assert all(pair.b_RO.equal((tensors["lora_B"].float() * SCALE).t()) for pair in pairs)
