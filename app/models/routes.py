@@ -6,13 +6,21 @@ from fastapi import APIRouter, BackgroundTasks, Depends, Query
 from fastapi.responses import Response
 
 from app.http.auth import require_caller
-from app.http.deps import DatabaseDep, EnginesDep, ReadSession, SettingsDep
+from app.http.deps import BlobsDep, DatabaseDep, EnginesDep, ReadSession, RegistryDep, SettingsDep
 from app.http.description.links import FIRST_ID, leads_to
 from app.http.route_errors import WRITING, raises
 from app.http.wire import Page
 from app.models import service
 from app.models.schemas import DeletedModel, ModelOut
-from core.errors import BaseModelProtected, CheckpointInUse, ModelInUse, ModelNotFound, NotTrainedHere
+from core.errors import (
+    AdapterInvalid,
+    BaseModelProtected,
+    BlobDamaged,
+    BlobNotFound,
+    CheckpointInUse,
+    ModelInUse,
+    ModelNotFound,
+)
 from core.store import cards
 from core.store.aliases.records import name_behind
 
@@ -36,14 +44,16 @@ def list_models(
 
 # before the next one, whose name would be all of this path
 @router.get("/{name:path}/card", response_class=Response, responses=_MARKDOWN)
-@raises(ModelNotFound, NotTrainedHere)
-def get_card(name: str, session: ReadSession) -> Response:
+@raises(ModelNotFound, BlobNotFound, BlobDamaged, AdapterInvalid)
+def get_card(name: str, session: ReadSession, registry: RegistryDep, blobs: BlobsDep) -> Response:
     """Give the card of a fine-tuned model, or of a checkpoint, in Markdown.
 
-    What it was trained on and how, with which scores on held-out rows, and where each part comes from. What it is
-    meant for is left for its owner to say.
+    What it was trained on and how, with which scores on held-out rows, and where each part comes from; of an imported
+    one, what was verified of it. What it is meant for is left for its owner to say. Downloads have it as README.md.
     """
-    return Response(cards.read(session, name_behind(session, name)), media_type="text/markdown; charset=utf-8")
+    return Response(
+        cards.read(session, registry, blobs, name_behind(session, name)), media_type="text/markdown; charset=utf-8"
+    )
 
 
 # A path, because clients send a "/" inside a name as %2F, which servers decode before routing.

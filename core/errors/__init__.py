@@ -31,7 +31,6 @@ from core.errors.models import (
     CheckpointInUse,
     ImportRefused,
     ModelNotFound,
-    NotTrainedHere,
 )
 from core.errors.requests import (
     AuthenticationFailed,
@@ -147,7 +146,6 @@ __all__ = [
     "ModelNotFound",
     "NoTrainedTokens",
     "NotFound",
-    "NotTrainedHere",
     "NothingToRollBack",
     "NothingToScore",
     "OriginNotAllowed",

@@ -30,18 +30,6 @@ class BaseModelProtected(Conflict):
         return f"{name} is a base model; only fine-tuned models can be {done}"
 
 
-class NotTrainedHere(Conflict):
-    """What only its training tells is asked of a model that was imported."""
-
-    code = "not_trained_here"
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-
-    def __str__(self) -> str:
-        return f"{self.args[0]} was imported, so nothing is known here of its training; its download has its manifest"
-
-
 class CheckpointInUse(Conflict):
     """A checkpoint is to be deleted by itself, and its job goes on or has a model."""
 

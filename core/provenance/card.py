@@ -5,57 +5,44 @@ travels with the model. What the model is for, only its owner can say.
 """
 
 import json
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from collections.abc import Iterator
 
+from core.base_models.registry import BaseModelEntry
+from core.provenance.card_parts import (
+    INTENDED_USE,
+    NOT_RECORDED,
+    USE,
+    CardEvaluation,
+    base_model_row,
+    escaped,
+    front_matter,
+    licences,
+    scores,
+    table,
+)
 from core.provenance.manifest import JobManifest
-from core.values import Frozen
-
-INTENDED_USE: Final = "*To be filled in by the owner of this model: what it is for, and what it must not be used for.*"
-_MARKUP: Final = re.compile(r"([\\`*_{}\[\]<>#|])")
-_NOT_RECORDED: Final = "not recorded"
-
-
-class CardScore(Frozen):
-    """A model's mean by a metric; ``mean`` None: it is defined for no row. Bounds are those of a 95 % interval."""
-
-    model: str
-    metric: str
-    mean: float | None
-    low: float | None
-    high: float | None
-
-
-class CardEvaluation(Frozen):
-    """An evaluation of the model beside its base model, on rows that it was not trained on.
-
-    Attributes:
-        text: its verdict, in words; "" where it is of other models too.
-    """
-
-    id: str
-    rows: int
-    text: str
-    scores: tuple[CardScore, ...]
 
 
 def model_card(
-    name: str, manifest: JobManifest, evaluation: CardEvaluation | None, *, checkpoint_step: int | None = None
+    name: str,
+    manifest: JobManifest,
+    base: BaseModelEntry | None,
+    evaluation: CardEvaluation | None,
+    *,
+    checkpoint_step: int | None = None,
 ) -> str:
     """Write the card of a model.
 
     Args:
+        base: what the registry says of the base model; None: it no longer has it.
         evaluation: None: there is none, so that the card says so.
         checkpoint_step: of a model that is a checkpoint of the job; None: it is the job's result.
     """
-    base = _text(manifest.base_model.name)
     of_what = "An adapter" if checkpoint_step is None else f"A checkpoint after step {checkpoint_step}: an adapter"
     rank, alpha = (manifest.settings[f"lora.{part}"].value for part in ("rank", "alpha"))
     parts = [
-        f"# {_text(name)}",
-        f"{of_what} (LoRA, rank {rank}, alpha {alpha:g}) of the base model {base}, to be loaded by PEFT or served by "
-        "Loramill.",
+        f"# {escaped(name)}",
+        f"{of_what} (LoRA, rank {rank}, alpha {alpha:g}) of the base model {escaped(manifest.base_model.name)}, {USE}",
         "## Intended use",
         INTENDED_USE,
         "## What it was trained on",
@@ -63,28 +50,23 @@ def model_card(
         "## Held-out scores",
         *_scores(manifest, evaluation, is_result=checkpoint_step is None),
         "## How it was trained",
-        _table(("setting", "value", "from", "why"), _settings(manifest)),
+        table(("setting", "value", "from", "why"), _settings(manifest)),
         "## What it was trained with",
         *_environment(manifest),
         "## Where it comes from",
-        _table(("", ""), _origins(manifest, is_result=checkpoint_step is None)),
+        table(("", ""), _origins(manifest, base, is_result=checkpoint_step is None)),
+        "## Licences",
+        *licences(manifest.base_model.name, base),
     ]
-    return f"{_front_matter(manifest)}\n" + "\n\n".join(parts) + "\n"
-
-
-def _front_matter(manifest: JobManifest) -> str:
-    # JSON is YAML
-    base = json.dumps(manifest.base_model.name)
-    lines = ("---", f"base_model: {base}", "library_name: peft", "pipeline_tag: text-generation", "tags:", "- lora")
-    return "\n".join((*lines, "---", ""))
+    return f"{front_matter(base)}\n" + "\n\n".join(parts) + "\n"
 
 
 def _trained_on(manifest: JobManifest) -> Iterator[str]:
     if manifest.results is not None:
-        yield f"{_text(manifest.results.trained_on)}."
+        yield f"{escaped(manifest.results.trained_on)}."
     files = {"training": manifest.data.training_file, "validation": manifest.data.validation_file}
     rows = [(role, file.id, f"{file.examples:,}", file.sha256) for role, file in files.items() if file is not None]
-    yield _table(("file", "id", "examples", "SHA-256"), rows)
+    yield table(("file", "id", "examples", "SHA-256"), rows)
     if manifest.data.rendered is not None:
         fed = manifest.data.rendered
         yield f"As fed: {fed.tokens:,} tokens of {fed.examples:,} examples, SHA-256 {fed.sha256}."
@@ -92,25 +74,14 @@ def _trained_on(manifest: JobManifest) -> Iterator[str]:
 
 def _scores(manifest: JobManifest, evaluation: CardEvaluation | None, *, is_result: bool) -> Iterator[str]:
     if evaluation is not None:
-        if evaluation.text:
-            yield _text(evaluation.text)
-        rows = [(one.model, one.metric, _mean(one)) for one in evaluation.scores]
-        yield _table(("model", "metric", "mean (95 % interval)"), rows)
-        yield f"Evaluation {evaluation.id}, {evaluation.rows:,} rows that were not trained on."
+        yield from scores(evaluation, "that were not trained on")
         return
     yield "No evaluation of this model is recorded."
     found = {} if manifest.results is None or not is_result else manifest.results.metrics
     held_out = [(name, f"{value:.4g}") for name, value in found.items() if "valid" in name and value is not None]
     if held_out:
         yield "What its training scored last on held-out examples, without intervals:"
-        yield _table(("metric", "mean"), held_out)
-
-
-def _mean(score: CardScore) -> str:
-    if score.mean is None:
-        return "–"
-    interval = "" if score.low is None or score.high is None else f" ({score.low:.3f} to {score.high:.3f})"
-    return f"{score.mean:.3f}{interval}"
+        yield table(("metric", "mean"), held_out)
 
 
 def _settings(manifest: JobManifest) -> Iterator[tuple[str, str, str, str]]:
@@ -120,24 +91,24 @@ def _settings(manifest: JobManifest) -> Iterator[tuple[str, str, str, str]]:
 
 def _environment(manifest: JobManifest) -> Iterator[str]:
     if manifest.stints is None:
-        yield f"Libraries and machine: {_NOT_RECORDED}."
+        yield f"Libraries and machine: {NOT_RECORDED}."
         return
     for stint in manifest.stints:
         if len(manifest.stints) > 1:
             yield f"From step {stint.from_step} on:"
-        yield _table(("", ""), stint.environment.items())
+        yield table(("", ""), stint.environment.items())
 
 
-def _origins(manifest: JobManifest, *, is_result: bool) -> Iterator[tuple[str, str]]:
+def _origins(manifest: JobManifest, base: BaseModelEntry | None, *, is_result: bool) -> Iterator[tuple[str, str]]:
     yield "job", manifest.id
-    base = manifest.base_model
-    yield "base model", f"{base.name}, fingerprint {base.fingerprint or _NOT_RECORDED}"
-    yield "tokenizer", f"SHA-256 {base.tokenizer_sha256 or _NOT_RECORDED}"
-    if base.chat_template_sha256 is not None:
-        yield "chat template", f"SHA-256 {base.chat_template_sha256}"
+    frozen = manifest.base_model
+    yield base_model_row(frozen.name, frozen.fingerprint, base)
+    yield "tokenizer", f"SHA-256 {frozen.tokenizer_sha256 or NOT_RECORDED}"
+    if frozen.chat_template_sha256 is not None:
+        yield "chat template", f"SHA-256 {frozen.chat_template_sha256}"
     if manifest.adapter is not None and is_result:
         yield "adapter", f"SHA-256 of its manifest {manifest.adapter.manifest_sha256}"
-        yield "weights", f"SHA-256 {manifest.adapter.weights_sha256 or _NOT_RECORDED}"
+        yield "weights", f"SHA-256 {manifest.adapter.weights_sha256 or NOT_RECORDED}"
     parents = manifest.parents
     if parents.continue_from is not None:
         yield "went on from", f"{parents.continue_from.name}, SHA-256 {parents.continue_from.adapter_sha256}"
@@ -146,13 +117,3 @@ def _origins(manifest: JobManifest, *, is_result: bool) -> Iterator[tuple[str, s
         yield "run of experiment", f"{place.id}, arm {place.arm}, seed {place.seed}"
     if parents.rerun_of is not None:
         yield "made again from", f"job {parents.rerun_of}"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *([_text(cell) for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _text(text: str) -> str:
-    """Write a text so that Markdown shows it as it is, on one line."""
-    return _MARKUP.sub(r"\\\1", " ".join(text.split()))

@@ -26,6 +26,8 @@ CONFIG: Final = "adapter_config.json"
 FILES: Final = (CONFIG, WEIGHTS)  # in the order in which they are checked
 MANIFEST: Final = "manifest.json"
 
+IMPORTED_JOB: Final = "imported"  # in the place of a job's id, where an adapter came without a manifest
+
 MANIFEST_LIMIT_BYTES = 2**20
 MAX_PROMPTS = 3
 

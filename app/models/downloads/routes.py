@@ -54,9 +54,10 @@ async def _open_range(
 
 @router.get("/{name:path}/download", response_class=StreamingResponse, responses=_ANSWERS)
 def download_model(opened: Annotated[OpenedRange, Depends(_open_range)]) -> StreamingResponse:
-    """Download a fine-tuned model, or a checkpoint: PEFT's two files, the manifest and a README.md, as a tar.
+    """Download a fine-tuned model, or a checkpoint: PEFT's two files, the manifest and the card, as a tar.
 
-    Its bytes are the same each time as long as the ETag is. Base models cannot be downloaded.
+    Its bytes are the same each time as long as the ETag is, which changes with the card, as by an evaluation. Base
+    models cannot be downloaded.
     """
     layout = opened.download.layout
     headers = {

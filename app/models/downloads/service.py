@@ -1,4 +1,4 @@
-"""An adapter as a download: its files as PEFT reads them, its manifest and a page about it, out of the store.
+"""An adapter as a download: its files as PEFT reads them, its manifest out of the store, and the model's card.
 
 No byte of it is kept anywhere else. How the bytes travel is the route's matter, what a tar is ``tar_layout``'s.
 """
@@ -10,14 +10,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
-from app.models.downloads.readme import write_readme
 from app.models.downloads.tar_layout import ArchivePart, TarLayout
 from core.base_models.registry import Registry
 from core.errors import BaseModelProtected, ModelNotFound
-from core.serving.adapter_format import FILES, MANIFEST, MANIFEST_LIMIT_BYTES, FileDigest, parse_manifest
+from core.serving.adapter_format import FILES, MANIFEST, FileDigest, parse_manifest
 from core.serving.adapter_trust import wrong_size
 from core.settings import Settings
-from core.store import adapters
+from core.store import adapters, cards
 from core.store.aliases.records import name_behind
 from core.store.blobs import BlobStore, said_of
 from core.store.db import Database
@@ -49,24 +48,18 @@ def find_download(database: Database, settings: Settings, registry: Registry, bl
     """
     with database.read() as session:
         behind = name if name in settings.base_models else name_behind(session, name)
+        if behind in settings.base_models:
+            raise BaseModelProtected(behind, "downloaded")
         served = adapters.find_served(session, behind)
-    if behind in settings.base_models:
-        raise BaseModelProtected(behind, "downloaded")
-    if served is None:
-        raise ModelNotFound(name)
-    digest = served.adapter_sha256
-    with said_of(f"the manifest of {name}"), blobs.open(digest) as file:
-        content = file.read(MANIFEST_LIMIT_BYTES)
+        if served is None:
+            raise ModelNotFound(name)
+        card = cards.read(session, registry, blobs, behind)
+    content = cards.read_adapter_manifest(blobs, name, served.adapter_sha256)
     manifest = parse_manifest(content)
-    base = registry.get(served.base_model) if served.base_model in registry.names else None
-    layout = TarLayout(
-        [
-            (MANIFEST, content),
-            (README, write_readme(manifest, base)),
-            *((file_name, manifest.files[file_name]) for file_name in FILES),
-        ]
-    )
-    return Download(name, digest, layout)
+    files = ((file_name, manifest.files[file_name]) for file_name in FILES)
+    # The card is last: it alone may change, and what was fetched of the others stays the beginning of the same archive.
+    layout = TarLayout([(MANIFEST, content), *files, (README, card.encode())])
+    return Download(name, served.adapter_sha256, layout)
 
 
 class OpenedRange:

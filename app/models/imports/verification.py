@@ -19,6 +19,7 @@ from core.jobs.imported import Checked
 from core.jobs.spec import LoraSpec
 from core.serving.adapter_format import (
     CONFIG,
+    IMPORTED_JOB,
     WEIGHTS,
     AdapterOrigin,
     FileDigest,
@@ -144,7 +145,7 @@ def _origin_of(base: KnownBase, said: ImportFields, config: LoraConfig) -> Adapt
         example_format="prompt_completion" if is_raw else "columns",
         prompt_format=None if said.prompt_format == "raw" else said.prompt_format,
         prompts=(),
-        job_id="imported",
+        job_id=IMPORTED_JOB,
         step=0,
         trained_on=_UNKNOWN,
         lora=_lora_of(config),

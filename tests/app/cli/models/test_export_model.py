@@ -74,7 +74,7 @@ def test_a_model_becomes_a_folder(harness: ApiHarness, name: str, folder: Path, 
     assert (done.returncode, done.stderr) == (0, "")
     assert files_of(target) == files_of(folder)
     assert [path.name for path in target.parent.iterdir()] == ["mine"]
-    assert "LoRA adapter" in (target / "README.md").read_text()
+    assert "An adapter (LoRA, rank" in (target / "README.md").read_text()
 
 
 def test_a_model_becomes_a_tar(harness: ApiHarness, name: str, folder: Path, tmp_path: Path) -> None:

@@ -19,6 +19,11 @@ from tests.core.store.references.deployment import StoreInUse, write_adapter
 from worker.jobs.blob_transfer import store_adapter
 
 
+def readme_of(archive: bytes) -> str:
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        return tar.extractfile("README.md").read().decode()  # type: ignore[union-attr]
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "adapter"
@@ -42,7 +47,7 @@ def test_a_download_is_the_adapters_folder_as_a_tar(client: TestClient, name: st
     assert int(response.headers["content-length"]) == len(response.content)
     assert response.headers["content-disposition"].endswith('.tar"')
     with tarfile.open(fileobj=io.BytesIO(response.content)) as tar:
-        assert tar.getnames() == [MANIFEST, "README.md", CONFIG, WEIGHTS]
+        assert tar.getnames() == [MANIFEST, CONFIG, WEIGHTS, "README.md"]
         told = {(one.mode, one.uid, one.gid, one.uname, one.gname, one.mtime) for one in tar}
     assert told == {(0o644, 0, 0, "", "", 0)}
 
@@ -50,11 +55,13 @@ def test_a_download_is_the_adapters_folder_as_a_tar(client: TestClient, name: st
 def test_its_files_are_those_that_were_published(whole: bytes, folder: Path) -> None:
     with tarfile.open(fileobj=io.BytesIO(whole)) as tar:
         contents = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
-    readme = contents.pop("README.md").decode()
+    del contents["README.md"]
     assert contents == files_of(folder)
-    assert readme.startswith("---\nlibrary_name: peft\n")
-    assert "# A LoRA adapter of tiny" in readme
-    assert "The licence of tiny is not known here" in readme
+
+
+def test_its_readme_is_the_models_card(client: TestClient, name: str, whole: bytes) -> None:
+    assert readme_of(whole) == client.get(f"/v1/models/{name}/card").text
+    assert f"# {name}\n" in readme_of(whole)
 
 
 def test_the_readme_names_the_bases_place_on_the_hub_and_its_licence(
@@ -64,7 +71,7 @@ def test_the_readme_names_the_bases_place_on_the_hub_and_its_licence(
     entry = harness.registry.get(BASE).model_copy(update={"source": hub, "license": "mit"})
     harness.registry._entries[BASE] = entry
     page = client.get(f"/v1/models/{name}/download").content
-    assert b"base_model: org/model\nlicense: mit\n" in page
+    assert b'base_model: org/model\nlicense: "mit"\n' in page
     assert b"tiny is licensed under mit" in page
 
 
@@ -84,6 +91,26 @@ def test_another_adapter_has_another_etag(client: TestClient, harness: ApiHarnes
     other = store.publish(store.claimed(), write_adapter(tmp_path / "other", WEIGHT_BYTES[::-1]))
     etags = {client.get(f"/v1/models/{each}/download").headers["etag"] for each in (name, other)}
     assert len(etags) == 2
+
+
+def test_a_card_that_changed_changes_the_etag_and_nothing_before_itself(
+    client: TestClient, harness: ApiHarness, name: str, whole: bytes
+) -> None:
+    url = f"/v1/models/{name}/download"
+    begun = client.get(url).headers["etag"]
+    harness.registry._entries[BASE] = harness.registry.get(BASE).model_copy(update={"license": "mit"})
+    now = client.get(url)
+    assert now.headers["etag"] != begun
+    assert "tiny is licensed under mit" in readme_of(now.content)
+    weights_end = whole.index(WEIGHT_BYTES) + len(WEIGHT_BYTES)
+    assert now.content[:weights_end] == whole[:weights_end]
+    headers = {"Range": f"bytes={weights_end}-", "If-Range": begun}
+    assert (client.get(url, headers=headers).status_code, client.get(url, headers=headers).content) == (
+        200,
+        now.content,
+    )
+    # who asks without If-Range has the archive as it is now, but for the card where it broke off within that
+    assert whole[:weights_end] + client.get(url, headers={"Range": f"bytes={weights_end}-"}).content == now.content
 
 
 def ranges(size: int) -> Iterator[tuple[str, int, int]]:

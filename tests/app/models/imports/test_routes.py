@@ -159,10 +159,14 @@ def test_no_list_of_jobs_has_an_import(client: TestClient) -> None:
     assert client.get("/v1/evaluations").json()["data"] == []
 
 
-def test_a_card_tells_of_a_training_and_it_has_none(client: TestClient) -> None:
+def test_its_card_says_what_was_verified_and_goes_with_its_download(client: TestClient) -> None:
     name = send(client, tar(adapter())).body["id"]
-    response = client.get(f"/v1/models/{name}/card")
-    assert (response.status_code, response.json()["error"]["code"]) == (409, "not_trained_here")
+    card = client.get(f"/v1/models/{name}/card").text
+    assert "It was not trained here" in card
+    assert "whoever imported it said so" in card
+    downloaded = client.get(f"/v1/models/{name}/download").content
+    with tarfile.open(fileobj=io.BytesIO(downloaded)) as archive:
+        assert archive.extractfile("README.md").read().decode() == card  # type: ignore[union-attr]
 
 
 def test_its_suffix_makes_it_the_next_version_of_a_family(client: TestClient) -> None:
