@@ -22,6 +22,7 @@ MOST: Final = {"max_tokens": 8, "max_completion_tokens": 8, "max_new_tokens": 8,
 BEYOND: Final = 10_000
 # stands for a file that is there: schemathesis deletes those that it knows of
 FILE: Final = "file-of-examples"
+FILE_OF_DESCRIPTION: Final = "file-06h2n5v3kl7q9"  # in its examples, which many cases are made of
 ALIAS: Final = "bot@prod"  # stands for the fine-tuned model whenever it is asked for, and before for its base
 EXPERIMENT: Final = "exp-that-has-ended"  # stands for the one that has a report
 JOB: Final = "job-that-was-trained"  # stands for one
@@ -104,7 +105,7 @@ def before_call(context: HookContext, case: Case[Any], kwargs: dict[str, Any]) -
     shorten(body)
     for fields in (body, body.get("job")):
         for name in ("training_file", "file"):
-            if isinstance(fields, dict) and fields.get(name) == FILE:
+            if isinstance(fields, dict) and fields.get(name) in (FILE, FILE_OF_DESCRIPTION):
                 fields[name] = upload()
     for name in ("models", "metrics"):
         named = body.get(name)
