@@ -102,6 +102,27 @@ class Settings(BaseSettings):
     gc_grace_h: float = Field(
         24.0, ge=0, description="Hours that stored bytes stay after the last record that refers to them is gone."
     )
+    retention_checkpoints_d: int | None = Field(
+        None,
+        ge=1,
+        description="Days after a job's end that its checkpoints stay, but for those that something needs and the last "
+        "one of a job without a model; unset: for ever.",
+    )
+    retention_events_d: int | None = Field(
+        None, ge=1, description="Days after a job's end that its events stay, but for the last; unset: for ever."
+    )
+    retention_failed_attempts_d: int | None = Field(
+        None,
+        ge=1,
+        description="Days after a job's end that rows and run folders stay of its attempts that failed; unset: for "
+        "ever.",
+    )
+    retention_idempotency_keys_d: int | None = Field(
+        None, ge=1, description="Days that jobs' idempotency keys are known; unset: for ever."
+    )
+    retention_result_files_d: int | None = Field(
+        None, ge=1, description="Days that files of jobs' results stay; unset: for ever."
+    )
     trainer_niceness: int = Field(
         10, ge=0, le=19, description="Niceness of trainer processes, so that the API stays quick beside them."
     )

@@ -17,6 +17,7 @@ from app.cli.models.commands import commands as model_commands
 from app.cli.options import EXIT_FAILED, EXIT_MISUSE, BaseModelName, ExamplesFile, Json
 from app.cli.render_options import RenderingCommand, asked_rendering
 from app.cli.scores.commands import commands as score_commands
+from app.cli.storage.commands import commands as storage_commands
 from core.errors import ServiceError, SettingsInvalid
 
 REFUSALS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EIO})
@@ -30,7 +31,7 @@ app = typer.Typer(
 )
 base_models = typer.Typer(help="The base models of this machine.", no_args_is_help=True)
 app.add_typer(base_models, name="base-models")
-for commands in (score_commands, job_commands, model_commands):
+for commands in (score_commands, job_commands, model_commands, storage_commands):
     app.add_typer(commands)
 
 
@@ -171,28 +172,6 @@ def doctor(
 
     if not report(read_settings(), as_json, deep=deep):
         raise typer.Exit(EXIT_FAILED)
-
-
-@app.command()
-def gc(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be freed, and free nothing.")] = False,
-    at_once: Annotated[bool, typer.Option("--now", help="Free without the grace, LORAMILL_GC_GRACE_H.")] = False,
-    audit: Annotated[bool, typer.Option("--audit", help="Compare store and database; exit 1 if they differ.")] = False,
-    repair: Annotated[bool, typer.Option("--repair", help="With --audit: mend what can be mended.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Free the stored bytes that no file, model or unfinished job refers to any more."""
-    from app.cli.config import read_settings
-    from app.cli.gc import StoreCleaner
-
-    if repair and not audit:
-        raise typer.BadParameter("--repair goes with --audit")
-    cleaner = StoreCleaner(read_settings(), at_once=at_once, as_json=as_json)
-    if audit:
-        if not cleaner.audit(repair=repair):
-            raise typer.Exit(EXIT_FAILED)
-        return
-    cleaner.free(dry_run=dry_run)
 
 
 @app.command()

@@ -3,12 +3,16 @@
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
+import structlog
+
 from app.engines.vllm.engine import VllmEngine
-from core.errors import EngineUnavailable, InvalidParameter
+from core.errors import EngineUnavailable, InvalidParameter, ServiceError
 from core.serving.generation import Engine
 from core.serving.http_engine import HttpEngine
 from core.settings import Settings
 from core.store.blobs import BlobStore
+
+_log = structlog.stdlib.get_logger(__name__)
 
 
 class Closable(Protocol):
@@ -40,6 +44,14 @@ class Engines:
         if base_model not in self._engines:
             raise EngineUnavailable(base_model, "neither LORAMILL_ENGINE_URLS nor LORAMILL_VLLM_URLS names one for it")
         return self._engines[base_model]
+
+    async def unload(self, base_model: str, adapters: Iterable[str]) -> None:
+        """Tell an engine what it can forget. One that does not hear it forgets what is least used anyway."""
+        try:
+            for digest in adapters:
+                await self.get(base_model).unload(digest)
+        except ServiceError as error:
+            _log.warning("an engine was not told of deleted adapters", adapters=adapters, reason=str(error))
 
     async def close(self) -> None:
         for engine in self._owned:

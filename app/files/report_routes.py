@@ -10,14 +10,14 @@ from app.files.report_schemas import FileReportOut, FileReportQuery
 from app.http.auth import require_caller
 from app.http.deps import BlobsDep, DatabaseDep, SettingsDep
 from app.http.route_errors import raises
-from core.errors import BaseModelNotReady, BlobNotFound, FileNotStored, ModelNotFound, ParquetNotInstalled
+from core.errors import BaseModelNotReady, BlobNotFound, FileExpired, FileNotStored, ModelNotFound, ParquetNotInstalled
 from core.store.aliases.records import name_behind
 
 router = APIRouter(prefix="/v1/files/{file_id}/report", tags=["files"], dependencies=[Depends(require_caller)])
 
 
 @router.get("")
-@raises(FileNotStored, BlobNotFound, ModelNotFound, BaseModelNotReady, ParquetNotInstalled)
+@raises(FileNotStored, FileExpired, BlobNotFound, ModelNotFound, BaseModelNotReady, ParquetNotInstalled)
 def get_file_report(
     file_id: str,
     query: Annotated[FileReportQuery, Query()],

@@ -18,10 +18,11 @@ from app.http.description.links import FIRST_ID, leads_to
 from app.http.multipart import read_form
 from app.http.route_errors import READING, WRITING, raises
 from app.http.runtime import ApiRuntime
-from app.http.wire import Deleted, Page, page
+from app.http.wire import Deletion, DryRun, Page, page
 from core.errors import (
     BlobDamaged,
     BlobNotFound,
+    FileExpired,
     FileInUse,
     FileNotStored,
     FileTooLarge,
@@ -110,21 +111,22 @@ def list_files(query: Annotated[FilesQuery, Query()], session: ReadSession) -> P
 
 
 @router.get("/{file_id}")
-@raises(FileNotStored)
+@raises(FileNotStored, FileExpired)
 def get_file(file_id: str, session: ReadSession) -> FileOut:
     """Look up a file."""
     return FileOut.of(files.get(session, file_id))
 
 
 @router.delete("/{file_id}")
-@raises(*WRITING, FileNotStored, FileInUse)
-def delete_file(file_id: str, database: DatabaseDep) -> Deleted:
-    """Delete a file that no unfinished job uses; its bytes are freed after the grace, LORAMILL_GC_GRACE_H."""
-    file = database.write_freeing(lambda session: files.delete(session, file_id))
-    return Deleted(id=file.id, object="file", deleted=True)
+@raises(*WRITING, FileNotStored, FileExpired, FileInUse)
+def delete_file(file_id: str, database: DatabaseDep, dry_run: DryRun = False) -> Deletion:
+    """Delete a file that no unfinished job uses; ``frees_bytes`` are freed after the grace, LORAMILL_GC_GRACE_H."""
+    carry_out = database.rehearse if dry_run else database.write_freeing
+    freed = carry_out(lambda session: files.delete(session, file_id))
+    return Deletion.of("file", file_id, freed.bytes, freed.keeps, dry_run=dry_run)
 
 
-@raises(FileNotStored, BlobNotFound, BlobDamaged, *READING)
+@raises(FileNotStored, FileExpired, BlobNotFound, BlobDamaged, *READING)
 async def _open_content(file_id: str, database: DatabaseDep, blobs: BlobsDep) -> AsyncGenerator[BinaryIO, None]:
     content = await run_in_threadpool(file_service.open_content, database, blobs, file_id)
     with content:  # until the response was sent; closing a file that was read takes no thread

@@ -1,4 +1,4 @@
-"""/v1/fine_tuning/jobs: create, list, look up, cancel, pause and resume jobs; read their events and checkpoints."""
+"""/v1/fine_tuning/jobs: create, list, look up, cancel, pause, resume, delete jobs; read their events, checkpoints."""
 
 import re
 import time
@@ -13,11 +13,20 @@ from app.fine_tuning import service
 from app.fine_tuning.repetition import RequestOrigin, find_earlier
 from app.fine_tuning.schemas import CheckpointOut, CheckpointsQuery, EventOut, EventsQuery, JobCreate, JobOut, Metadata
 from app.http.auth import CallerDep, require_caller
-from app.http.deps import BlobsDep, DatabaseDep, DoorbellDep, ReadSession, RegistryDep, SettingsDep, WriteSession
+from app.http.deps import (
+    BlobsDep,
+    DatabaseDep,
+    DoorbellDep,
+    EnginesDep,
+    ReadSession,
+    RegistryDep,
+    SettingsDep,
+    WriteSession,
+)
 from app.http.description.links import FIRST_ID, leads_to
 from app.http.json_body import JsonRoute
 from app.http.route_errors import WRITING, raises
-from app.http.wire import Page, page
+from app.http.wire import Deletion, DryRun, Page, page
 from core.errors import (
     BaseModelNotReady,
     FileNotStored,
@@ -25,6 +34,8 @@ from core.errors import (
     IdempotencyMismatch,
     JobDoesNotFit,
     JobHasEnded,
+    JobInUse,
+    JobNotEnded,
     JobNotFound,
     ModelNotFound,
     UnsupportedParameter,
@@ -34,6 +45,7 @@ from core.settings import Settings
 from core.store import adapters, events, jobs
 from core.store.db import Session
 from core.store.queue import control, waiting_line
+from core.store.retention import job_deletion
 from core.store.tables import JobRecord
 
 router = APIRouter(
@@ -83,6 +95,7 @@ def job_out(session: Session, settings: Settings, job: JobRecord) -> JobOut:
         "get_manifest",
         "rerun_job",
         "compare_jobs",
+        "delete_job",
     ),
 )
 @raises(
@@ -167,6 +180,23 @@ def get_job(job_id: str, database: DatabaseDep, settings: SettingsDep) -> JobOut
     # Clients poll this. A session of its own costs one change of threads; as a dependency it would cost three.
     with database.read() as session:
         return job_out(session, settings, jobs.get(session, job_id))
+
+
+@router.delete("/{job_id}")
+@raises(*WRITING, JobNotFound, JobNotEnded, JobInUse)
+def delete_job(
+    job_id: str, database: DatabaseDep, engines: EnginesDep, afterwards: BackgroundTasks, dry_run: DryRun = False
+) -> Deletion:
+    """Delete a job that has ended, with its events, checkpoints and result files.
+
+    It is refused where something that stays needs it: its model, an alias, an experiment, a job that goes on from it
+    or makes it again. ``frees_bytes`` are freed after the grace, LORAMILL_GC_GRACE_H.
+    """
+    carry_out = database.rehearse if dry_run else database.write_freeing
+    gone = carry_out(lambda session: job_deletion.delete(session, job_id))
+    if not dry_run:
+        afterwards.add_task(engines.unload, gone.base_model, gone.digests)  # after the commit
+    return Deletion.of("fine_tuning.job", job_id, gone.freed.bytes, gone.freed.keeps, dry_run=dry_run)
 
 
 @router.post("/{job_id}/cancel")

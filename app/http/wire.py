@@ -5,8 +5,9 @@ What an input's own fields are read as is `app.http.field_types`' matter.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, Generic, Literal, TypeVar
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
+from fastapi import Query as QueryField
 from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
 
@@ -101,6 +102,28 @@ class Deleted(Out):
     id: str
     object: str
     deleted: Literal[True]
+
+
+DryRun = Annotated[bool, QueryField(description="Delete nothing, and say what deleting would free.")]
+
+
+class Deletion(Out):
+    """OpenAI's answer to a deletion, and what it frees. ``deleted`` is false where it was only tried.
+
+    Attributes:
+        frees_bytes: what nothing else refers to, each of several equal files counted once.
+        keeps: a sentence for each other record because of which bytes stay.
+    """
+
+    id: str
+    object: str
+    deleted: bool
+    frees_bytes: int
+    keeps: list[str]
+
+    @classmethod
+    def of(cls, kind: str, name: str, frees_bytes: int, keeps: Iterable[str], *, dry_run: bool) -> "Deletion":
+        return cls(id=name, object=kind, deleted=not dry_run, frees_bytes=frees_bytes, keeps=list(keeps))
 
 
 def page(data: list[T], ids: list[str], has_more: bool) -> Page[T]:

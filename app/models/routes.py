@@ -9,9 +9,9 @@ from app.http.auth import require_caller
 from app.http.deps import BlobsDep, DatabaseDep, EnginesDep, ReadSession, RegistryDep, SettingsDep
 from app.http.description.links import FIRST_ID, leads_to
 from app.http.route_errors import WRITING, raises
-from app.http.wire import Page
+from app.http.wire import Deletion, DryRun, Page
 from app.models import service
-from app.models.schemas import DeletedModel, ModelOut
+from app.models.schemas import ModelOut
 from core.errors import (
     AdapterInvalid,
     BaseModelProtected,
@@ -67,13 +67,21 @@ def get_model(name: str, session: ReadSession, settings: SettingsDep) -> ModelOu
 @router.delete("/{name:path}")
 @raises(*WRITING, ModelNotFound, BaseModelProtected, CheckpointInUse, ModelInUse)
 def delete_model(
-    name: str, database: DatabaseDep, settings: SettingsDep, engines: EnginesDep, afterwards: BackgroundTasks
-) -> DeletedModel:
+    name: str,
+    database: DatabaseDep,
+    settings: SettingsDep,
+    engines: EnginesDep,
+    afterwards: BackgroundTasks,
+    dry_run: DryRun = False,
+) -> Deletion:
     """Delete a fine-tuned model; base models cannot be deleted.
 
     ``frees_bytes`` is what it and its checkpoints share with nothing else; the disk has it back after the grace,
-    LORAMILL_GC_GRACE_H.
+    LORAMILL_GC_GRACE_H. ``keeps`` says what stays, and because of what.
     """
-    unserved = database.write_freeing(lambda session: service.delete(session, settings, name))
-    afterwards.add_task(service.unload, unserved, engines)  # runs after the response, and so after the commit
-    return DeletedModel(id=name, object="model", deleted=True, frees_bytes=unserved.bytes)
+    carry_out = database.rehearse if dry_run else database.write_freeing
+    gone = carry_out(lambda session: service.delete(session, settings, name))
+    if not dry_run:
+        # runs after the response, and so after the commit
+        afterwards.add_task(engines.unload, gone.base_model, gone.digests)
+    return Deletion.of("model", name, gone.freed.bytes, gone.freed.keeps, dry_run=dry_run)

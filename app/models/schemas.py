@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from app.http.wire import Deleted, Out
+from app.http.wire import Out
 from core.jobs.imported import Checked
 
 
@@ -16,7 +16,3 @@ class ModelOut(Out):
     version: int | None  # of the family, from 1
     model: str | None  # what an alias stands for; None: this is no alias
     rendering: Checked | None  # of prompts as in training: by whom that is known, of a fine-tuned model
-
-
-class DeletedModel(Deleted):
-    frees_bytes: int

@@ -8,16 +8,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
-import structlog
-
 from app.engines.counted import CountedEngine
-from app.engines.routing import Engines
 from app.http.runtime import ApiRuntime
 from app.http.wire import Page, page
 from app.models.schemas import ModelOut
 from app.models.split import model_for
 from core.base_models.registry import IMPORTED_FILE, folder_of
-from core.errors import BaseModelNotServed, BaseModelProtected, InvalidParameter, ModelNotFound, ServiceError
+from core.errors import BaseModelNotServed, BaseModelProtected, InvalidParameter, ModelNotFound
 from core.serving.generation import Engine
 from core.settings import Settings
 from core.store import adapters, imports
@@ -25,13 +22,11 @@ from core.store.aliases import records as aliases
 from core.store.aliases.answers import AnsweredFor
 from core.store.aliases.records import Alias
 from core.store.db import Database, Session
-from core.store.references.rows import let_go
+from core.store.references.owners import Freed, let_go_and_tell
 from core.store.tables import AdapterRecord
 
 # What text-generation-inference's clients call the model of a server that has one.
 PLACEHOLDERS: Final = frozenset({"dummy", "tgi"})
-
-_log = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -146,7 +141,7 @@ class Unserved:
 
     base_model: str
     digests: Sequence[str]
-    bytes: int  # that are freed after the grace: what nothing else refers to, of manifests and their files
+    freed: Freed  # of manifests and their files
 
 
 def delete(session: Session, settings: Settings, name: str) -> Unserved:
@@ -169,16 +164,7 @@ def delete(session: Session, settings: Settings, name: str) -> Unserved:
     if aliases.find(session, name) is not None:
         raise InvalidParameter("model", f"{name} is an alias: DELETE /v1/models/aliases/{name}")
     deleted = adapters.delete(session, name)
-    return Unserved(deleted.base_model, deleted.digests, let_go(session, deleted.digests))
-
-
-async def unload(unserved: Unserved, engines: Engines) -> None:
-    """Tell an engine what it can forget. One that does not hear it forgets what is least used anyway."""
-    try:
-        for digest in unserved.digests:
-            await engines.get(unserved.base_model).unload(digest)
-    except ServiceError as error:
-        _log.warning("an engine was not told of deleted adapters", adapters=unserved.digests, reason=str(error))
+    return Unserved(deleted.base_model, deleted.digests, let_go_and_tell(session, deleted.digests))
 
 
 def _describe_base(settings: Settings, name: str) -> ModelOut:

@@ -1,5 +1,5 @@
-"""Takes jobs back from workers that died, has experiments go on, notifies again of jobs that nobody came for, frees
-what nobody refers to.
+"""Takes jobs back from workers that died, has experiments go on, notifies again of jobs that nobody came for, deletes
+what is older than it is kept, frees what nobody refers to.
 
 Runs as a thread in every API process and every worker; any number may sweep at once, because each
 write repeats the condition it was decided on. How long a lease went unchanged is measured by this
@@ -25,6 +25,7 @@ from core.store.experiments.records import list_running
 from core.store.queue import leases
 from core.store.queue.leases import ObservedLease
 from core.store.references.collector import COLLECT_EVERY_S, Collector
+from core.store.retention.expiry import EXPIRE_EVERY_S, Expiry, Retention
 
 NOTIFY_AGAIN_S: Final = 30
 # A write to the blob store that has not grown for so long is nobody's any more; an upload may be slow.
@@ -60,6 +61,8 @@ class Sweeper:
         self._last_sweep_s: float | None = None
         self._collector = Collector(database, blobs, settings.gc_grace_h * 3600)
         self._collected_s: float | None = None  # None: not since this process started
+        self._expiry = Expiry(database, Retention.of(settings))
+        self._expired_s: float | None = None  # as `_collected_s`
         self._longest_gap_s = settings.sweep_s + settings.lease_ttl_s / 2
 
     def run(self, stop: threading.Event) -> None:
@@ -74,8 +77,8 @@ class Sweeper:
     def sweep_once(self) -> None:
         """Reclaim each lease that was seen unchanged for ``lease_ttl_s``, then notify workers of waiting jobs.
 
-        Between the two, take the next step of each experiment, which may queue some. Last, free the disk from writes
-        that were abandoned, and hourly from bytes that nothing refers to.
+        Between the two, take the next step of each experiment, which may queue some. Last, each minute, delete some of
+        what is too old; free the disk from writes that were abandoned, and hourly from bytes that nothing refers to.
 
         Raises:
             DatabaseUnavailable: the database cannot be reached; the next sweep starts observing anew.
@@ -90,6 +93,7 @@ class Sweeper:
             raise
         self._advance_experiments()
         self._notify_of_waiting()
+        self._expire()
         self._free_abandoned_writes()
         self._free_unreferenced()
         self._database.keep_reserve()
@@ -138,6 +142,14 @@ class Sweeper:
         if notified:
             with self._database.write() as session:
                 jobs.mark_notified(session, notified, now=_now())
+
+    def _expire(self) -> None:
+        if self._expired_s is not None and self._clock() - self._expired_s < EXPIRE_EVERY_S:
+            return
+        self._expired_s = self._clock()
+        gone = self._expiry.expire()
+        if gone:
+            _log.info("what was kept for long enough deleted", rows=gone)
 
     def _free_abandoned_writes(self) -> None:
         try:

@@ -22,8 +22,23 @@ they keep all in ``args`` and pickle.
 
 from core.errors.aliases import AliasMoved, AliasNotFound, GateFailed, ModelInUse, NothingToRollBack
 from core.errors.experiments import ExperimentNotFound, ReportNotReady
-from core.errors.files import FileInUse, FileNotStored, FileTooLarge, FileTypeUnclear, ParquetNotInstalled
-from core.errors.jobs import EvaluationNotFound, JobDoesNotFit, JobHasEnded, JobNotFound, RerunImpossible
+from core.errors.files import (
+    FileExpired,
+    FileInUse,
+    FileNotStored,
+    FileTooLarge,
+    FileTypeUnclear,
+    ParquetNotInstalled,
+)
+from core.errors.jobs import (
+    EvaluationNotFound,
+    JobDoesNotFit,
+    JobHasEnded,
+    JobInUse,
+    JobNotEnded,
+    JobNotFound,
+    RerunImpossible,
+)
 from core.errors.models import (
     BaseModelNotReady,
     BaseModelNotServed,
@@ -123,6 +138,7 @@ __all__ = [
     "ExampleInvalid",
     "ExampleOverLength",
     "ExperimentNotFound",
+    "FileExpired",
     "FileInUse",
     "FileNotStored",
     "FileTooLarge",
@@ -139,6 +155,8 @@ __all__ = [
     "InvalidParameter",
     "JobDoesNotFit",
     "JobHasEnded",
+    "JobInUse",
+    "JobNotEnded",
     "JobNotFound",
     "LabelsMismatch",
     "LossNotFinite",

@@ -1,5 +1,7 @@
 """Errors of uploaded files."""
 
+from datetime import UTC, datetime
+
 from core.errors.tree import Conflict, InvalidInput, NotFound
 
 
@@ -57,6 +59,25 @@ class FileNotStored(NotFound):
 
     code = "file_not_found"
     kind = "file"
+
+
+class FileExpired(FileNotStored):
+    """A job's result file, which was kept for as long as the deployment keeps them."""
+
+    code = "file_expired"
+    status = 410
+
+    def __init__(self, file_id: str, expired_at: int) -> None:
+        super().__init__(file_id)
+        self.args = (file_id, expired_at)
+
+    def __str__(self) -> str:
+        file_id, expired_at = self.args
+        day = datetime.fromtimestamp(expired_at, UTC).date()
+        return (
+            f"file {file_id} held a job's results and is gone since {day}: this deployment keeps them for as long as "
+            "LORAMILL_RETENTION_RESULT_FILES_D says. The job's own figures are kept with it"
+        )
 
 
 class FileInUse(Conflict):

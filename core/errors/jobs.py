@@ -48,6 +48,32 @@ class RerunImpossible(Conflict):
         return f"job {job_id} cannot be made again: {why}"
 
 
+class JobNotEnded(Conflict):
+    """A job is to be deleted that waits, runs or is paused."""
+
+    code = "job_not_ended"
+
+    def __init__(self, job_id: str, status: str) -> None:
+        super().__init__(job_id, status)
+
+    def __str__(self) -> str:
+        job_id, status = self.args
+        return f"job {job_id} has not ended ({status}) and cannot be deleted; cancel it first"
+
+
+class JobInUse(Conflict):
+    """A job is to be deleted that something needs which stays."""
+
+    code = "job_in_use"
+
+    def __init__(self, job_id: str, user: str) -> None:
+        super().__init__(job_id, user)
+
+    def __str__(self) -> str:
+        job_id, user = self.args
+        return f"job {job_id} cannot be deleted: {user}"
+
+
 class JobHasEnded(Conflict):
     """A job that has ended can neither be paused nor resumed."""
 

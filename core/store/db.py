@@ -77,6 +77,17 @@ class Database:
         with self.write() as session:
             return work(session)
 
+    def rehearse(self, work: Callable[[Session], T]) -> T:
+        """Do something in one transaction that is then taken back, and give what it came to.
+
+        Raises:
+            DatabaseUnavailable, StorageFull: as `write`.
+        """
+        with self.write() as session:
+            done = work(session)
+            session.rollback()
+        return done
+
     @property
     def dialect(self) -> str:
         """Which database it is: ``sqlite`` or ``postgresql``."""

@@ -1,6 +1,7 @@
 """A job's events: appended with a number of their own, read newest first.
 
-Which events a job has is decided by those who append; an ended job takes no more of them.
+Which events a job has is decided by those who append; an ended job takes no more of them, and may lose its oldest to
+`core.store.retention.expiry`.
 """
 
 from collections.abc import Sequence
@@ -58,7 +59,8 @@ def list_page(session: Session, job_id: str, *, after: str | None, limit: int) -
     """List events newest first, and tell whether there are older ones.
 
     Args:
-        after: id of the last event already seen; None starts with the newest.
+        after: id of the last event already seen, which need not be there any more where older ones are not either;
+            None starts with the newest.
 
     Raises:
         InvalidParameter: ``after`` is no event of this job.
@@ -66,8 +68,15 @@ def list_page(session: Session, job_id: str, *, after: str | None, limit: int) -
     query = select(EventRecord).where(EventRecord.job_id == job_id)
     if after is not None:
         seen_seq = session.scalar(select(EventRecord.seq).where(EventRecord.job_id == job_id, EventRecord.id == after))
+        if seen_seq is None and _have_left(session, job_id):
+            return (), False  # events leave oldest first: where that one did, so did all before it
         if seen_seq is None:
             raise InvalidParameter("after", f"{after} is no event of {job_id}")
         query = query.where(EventRecord.seq < seen_seq)
     rows = session.scalars(query.order_by(EventRecord.seq.desc()).limit(limit + 1)).all()
     return rows[:limit], len(rows) > limit
+
+
+def _have_left(session: Session, job_id: str) -> bool:
+    oldest = select(EventRecord.seq).where(EventRecord.job_id == job_id).order_by(EventRecord.seq).limit(1)
+    return (session.scalar(oldest) or 1) > 1

@@ -10,14 +10,21 @@ from typing import Final, Literal
 from sqlalchemy import delete as sql_delete
 from sqlalchemy import select
 
-from core.errors import FileInUse, FileNotStored
+from core.errors import FileExpired, FileInUse, FileNotStored
 from core.experiments.status import ExperimentStatus
 from core.ids import new_id
 from core.jobs.status import TERMINAL, JobStatus
 from core.store.blobs import Blob
 from core.store.db import Session
-from core.store.references.rows import let_go
-from core.store.tables import ExperimentFileRecord, ExperimentRecord, FileRecord, FileStatus, JobRecord
+from core.store.references.owners import Freed, let_go_and_tell
+from core.store.tables import (
+    ExperimentFileRecord,
+    ExperimentRecord,
+    ExpiredFileRecord,
+    FileRecord,
+    FileStatus,
+    JobRecord,
+)
 from core.text.files.csv import CSV
 
 RESULTS_PURPOSE: Final = "fine-tune-results"  # of a finished job's file of metrics; both names are OpenAI's
@@ -75,11 +82,11 @@ def get(session: Session, file_id: str) -> FileRecord:
     """Give a file's record.
 
     Raises:
-        FileNotStored: there is none, or it was deleted.
+        FileNotStored: there is none, or it was deleted; FileExpired where it was a job's results and too old.
     """
     file = session.get(FileRecord, file_id)
     if file is None:
-        raise FileNotStored(file_id)
+        raise _not_stored(session, file_id)
     return file
 
 
@@ -122,23 +129,27 @@ def list_page(
     return rows[:limit], len(rows) > limit
 
 
-def delete(session: Session, file_id: str) -> FileRecord:
-    """Delete a file's record and give it back; the blob's grace begins where no other record shares it.
+def delete(session: Session, file_id: str) -> Freed:
+    """Delete a file's record; the blob's grace begins where no other record shares it.
 
     Raises:
-        FileNotStored: there is no such file.
+        FileNotStored: there is no such file, or none any more, as `get`.
         FileInUse: a job or an experiment that has not ended needs it.
     """
     # The lock keeps a job from being made on the file between the check and the deletion.
     file = session.scalar(select(FileRecord).where(FileRecord.id == file_id).with_for_update())
     if file is None:
-        raise FileNotStored(file_id)
+        raise _not_stored(session, file_id)
     user = _find_user(session, file_id)
     if user is not None:
         raise FileInUse(file_id, user)
     session.execute(sql_delete(FileRecord).where(FileRecord.id == file_id))
-    let_go(session, [file.sha256])
-    return file
+    return let_go_and_tell(session, [file.sha256])
+
+
+def _not_stored(session: Session, file_id: str) -> FileNotStored:
+    expired = session.get(ExpiredFileRecord, file_id)
+    return FileNotStored(file_id) if expired is None else FileExpired(file_id, expired.expired_at)
 
 
 def _find_user(session: Session, file_id: str) -> str | None:

@@ -5,6 +5,7 @@ They know no Celery and need no broker, so jobs run while it is away.
 
 import os
 import threading
+import time
 
 import structlog
 
@@ -15,7 +16,7 @@ from core.settings import Settings
 from worker.evaluating.runner import evaluations
 from worker.jobs.duty import Duty, run_queued
 from worker.jobs.host_gate import HostGate
-from worker.jobs.run_folder_gc import free_ended_run_folders
+from worker.jobs.run_folder_gc import FORGET_EVERY_S, drop_forgotten_run_folders, free_ended_run_folders
 from worker.jobs.runner import trainings
 from worker.jobs.runtime import WorkerRuntime, open_runtime
 from worker.jobs.slot import WorkerSlot, slot_path
@@ -66,10 +67,14 @@ class Background:
 
 def poll(runtime: WorkerRuntime, slot: WorkerSlot, stop: StopFlag, duty: Duty) -> None:
     """Look for queued jobs of a kind now and every ``poll_s``, and free the disk from ended ones, until stopped."""
+    forgot_s: float | None = None  # None: not since this thread started
     while not stop.requested:
         try:
             run_queued(runtime, slot, stop, duty)
             free_ended_run_folders(runtime)
+            if forgot_s is None or time.monotonic() - forgot_s >= FORGET_EVERY_S:
+                forgot_s = time.monotonic()
+                drop_forgotten_run_folders(runtime)
         except Exception:
             # A worker that no longer looks would be of no use while the broker is away.
             _log.exception("look for jobs failed")

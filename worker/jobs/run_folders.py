@@ -39,6 +39,11 @@ def attempt_folders(runs_folder: Path, job_id: str) -> list[Path]:
     return [path for _, path in sorted(numbered, reverse=True)]
 
 
+def jobs_with_folders(runs_folder: Path) -> set[str]:
+    """Give the ids of the jobs that have run folders on this machine."""
+    return {path.parent.name for path in runs_folder.glob("*/a*") if _ATTEMPT.fullmatch(path.name)}
+
+
 def earlier_checkpoints(folder: Path) -> tuple[str, ...]:
     """Give the checkpoint folders of the same job's earlier attempts, newest first.
 

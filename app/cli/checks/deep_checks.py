@@ -12,7 +12,8 @@ from core.settings import Settings
 from core.store.blobs import LocalBlobStore
 from core.store.db import Database, sqlite_file
 from core.store.integrity import attempted, check_integrity
-from core.store.references.audit import audit, list_damaged, owners_of
+from core.store.references.audit import audit, list_damaged
+from core.store.references.owners import owners_of
 
 _NAMED: Final = 10  # digests in one line
 _RESTORE: Final = "restore them from a backup, or upload the same files again"

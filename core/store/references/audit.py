@@ -6,24 +6,13 @@ Reads everything, mends only what it is told to, and deletes nothing by itself.
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from sqlalchemy import select, text
+from sqlalchemy import select
 
 from core.errors import BlobDamaged, BlobNotFound
 from core.store.blobs import BlobStore, StoredObject
 from core.store.db import Database, Session, insert_into
 from core.store.references.rows import database_now
 from core.store.tables import BLOB_REFERENCES, BlobRecord, BlobState
-
-# By what name people know the records that refer to a blob, in the order of `blob_references`.
-_OWNERS = text(
-    "SELECT sha256, 'file ' || id AS owner FROM files UNION ALL "
-    "SELECT adapter_sha256, 'the manifest of ' || name FROM adapters WHERE state = 'live' UNION ALL "
-    "SELECT adapter_sha256, 'the manifest of ' || name FROM checkpoints UNION ALL "
-    "SELECT parts.sha256, 'a file of ' || adapters.name FROM blob_parts AS parts JOIN adapters "
-    "ON adapters.adapter_sha256 = parts.manifest_sha256 WHERE adapters.state = 'live' UNION ALL "
-    "SELECT parts.sha256, 'a file of ' || checkpoints.name FROM blob_parts AS parts JOIN checkpoints "
-    "ON checkpoints.adapter_sha256 = parts.manifest_sha256"
-)
 
 
 @dataclass(frozen=True)
@@ -76,9 +65,3 @@ def list_damaged(blobs: BlobStore) -> Iterator[tuple[StoredObject, bool]]:
             continue
         else:
             yield found, False
-
-
-def owners_of(session: Session, digests: Collection[str]) -> dict[str, str]:
-    """Name one record that refers to each blob; those that none refers to are left out."""
-    wanted = set(digests)
-    return {sha256: str(owner) for sha256, owner in session.execute(_OWNERS) if sha256 in wanted}

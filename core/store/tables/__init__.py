@@ -16,7 +16,14 @@ from core.store.tables.jobs import (
 )
 from core.store.tables.models import AdapterRecord, AliasAnswersRecord, AliasMoveRecord, AliasRecord, ModelFamilyRecord
 from core.store.tables.record import AdapterState, AliasAction, BlobState, FileStatus, Record
-from core.store.tables.stored_bytes import BLOB_REFERENCES, MANIFEST_REFERENCES, BlobPartRecord, BlobRecord, FileRecord
+from core.store.tables.stored_bytes import (
+    BLOB_REFERENCES,
+    MANIFEST_REFERENCES,
+    BlobPartRecord,
+    BlobRecord,
+    ExpiredFileRecord,
+    FileRecord,
+)
 
 __all__ = [
     "BLOB_REFERENCES",
@@ -39,6 +46,7 @@ __all__ = [
     "ExperimentFileRecord",
     "ExperimentRecord",
     "ExperimentRunRecord",
+    "ExpiredFileRecord",
     "FileRecord",
     "FileStatus",
     "IdempotencyRecord",

@@ -23,6 +23,7 @@ class JobRecord(Record):
         Index("ix_jobs_training_file_id_status", "training_file_id", "status"),
         Index("ix_jobs_validation_file_id_status", "validation_file_id", "status"),
         Index("ix_jobs_caller_request_sha256_id", "caller", "request_sha256", "id"),
+        Index("ix_jobs_rerun_of", "rerun_of"),
     )
 
     id: Mapped[str] = mapped_column(ID, primary_key=True)  # ftjob-…, eval-…
@@ -103,7 +104,7 @@ class AttemptRecord(Record):
 
 
 class EventRecord(Record):
-    """One entry of a job's append-only list of events, numbered from 1 without gaps."""
+    """One entry of a job's list of events, numbered from 1 without gaps; the oldest may leave long after its end."""
 
     __tablename__ = "events"
     __table_args__ = (UniqueConstraint("job_id", "seq"),)
@@ -142,5 +143,5 @@ class IdempotencyRecord(Record):
     route: Mapped[str] = mapped_column(Text, primary_key=True)
     key: Mapped[str] = mapped_column(Text, primary_key=True)
     body_sha256: Mapped[str] = mapped_column(DIGEST)
-    job_id: Mapped[str] = mapped_column(ID, ForeignKey("jobs.id"))
-    created_at: Mapped[int] = mapped_column(BigInteger)
+    job_id: Mapped[str] = mapped_column(ID, ForeignKey("jobs.id"), index=True)
+    created_at: Mapped[int] = mapped_column(BigInteger, index=True)

@@ -29,6 +29,15 @@ class FileRecord(Record):
     created_at: Mapped[int] = mapped_column(BigInteger)
 
 
+class ExpiredFileRecord(Record):
+    """A job's result file that was deleted because it was old: its job names it for ever."""
+
+    __tablename__ = "expired_files"
+
+    id: Mapped[str] = mapped_column(ID, primary_key=True)  # the file's
+    expired_at: Mapped[int] = mapped_column(BigInteger)
+
+
 class BlobRecord(Record):
     """Stored content. The row comes before the bytes and leaves after them; who refers to it is `BLOB_REFERENCES`."""
 

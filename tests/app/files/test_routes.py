@@ -280,11 +280,15 @@ def test_an_unknown_query_parameter_is_refused(client: TestClient) -> None:
 
 def test_deleted_bytes_go_only_with_their_last_file(client: TestClient, harness: ApiHarness) -> None:
     first, second = (upload(client).json()["id"] for _ in range(2))
-    assert client.delete(f"/v1/files/{first}").json() == {"id": first, "object": "file", "deleted": True}
+    why = f"{len(EXAMPLES):,} bytes stay: file {second} needs them too"
+    told = {"id": first, "object": "file", "frees_bytes": 0, "keeps": [why]}
+    assert client.delete(f"/v1/files/{first}?dry_run=true").json() == told | {"deleted": False}
+    assert client.delete(f"/v1/files/{first}").json() == told | {"deleted": True}
     assert client.get(f"/v1/files/{second}/content").content == EXAMPLES
     collector = Collector(harness.database, harness.blobs, grace_s=0)
     assert collector.collect() == []
-    client.delete(f"/v1/files/{second}")
+    last = client.delete(f"/v1/files/{second}").json()
+    assert (last["frees_bytes"], last["keeps"]) == (len(EXAMPLES), [])
     assert client.get(f"/v1/files/{second}").status_code == 404
     assert len(harness.stored_bytes()) == 2  # the bytes, and the lock: a request only lets go of them
     collector.collect()

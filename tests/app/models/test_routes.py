@@ -8,7 +8,7 @@ from core.errors import EngineUnavailable
 from core.serving.adapter_format import MANIFEST, WEIGHTS
 from core.store.references.collector import Collector
 from tests.app.conftest import BASE, ApiHarness
-from tests.core.store.references.deployment import StoreInUse, write_adapter
+from tests.core.store.references.deployment import SHARED_CONFIG, StoreInUse, write_adapter
 from tests.harness.models.published_model import publish
 
 
@@ -91,6 +91,7 @@ def test_a_deleted_model_is_gone(client: TestClient, harness: ApiHarness) -> Non
         "object": "model",
         "deleted": True,
         "frees_bytes": 0,  # of this made-up adapter nothing is stored
+        "keeps": [],
     }
     for response in (
         client.get("/v1/models/ft:x"),
@@ -141,7 +142,13 @@ def test_a_deleted_model_says_what_it_frees_and_that_is_freed(
     folders = [write_adapter(tmp_path / f"adapter-{number}", b"weights %d" % number) for number in range(2)]
     names = [store.publish(store.claimed(), folder) for folder in folders]
     stored = store.objects()
-    frees = client.delete(f"/v1/models/{names[0]}").json()["frees_bytes"]
+    tried = client.delete(f"/v1/models/{names[0]}?dry_run=true").json()
+    assert client.get(f"/v1/models/{names[0]}").status_code == 200
+    done = client.delete(f"/v1/models/{names[0]}").json()
+    assert (tried["deleted"], done["deleted"]) == (False, True)
+    assert tried | {"deleted": True} == done
+    assert done["keeps"] == [f"{len(SHARED_CONFIG)} bytes stay: {names[1]} needs them too"]
+    frees = done["frees_bytes"]
     assert frees == sum((folders[0] / name).stat().st_size for name in (MANIFEST, WEIGHTS))  # not the shared config
     assert store.objects() == stored
 

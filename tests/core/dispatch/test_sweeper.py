@@ -17,7 +17,10 @@ from core.settings import Settings
 from core.store import jobs
 from core.store.db import Session
 from core.store.queue import claims, leases
+from core.store.references import rows
 from core.store.references.collector import COLLECT_EVERY_S
+from core.store.retention import expiry
+from core.store.retention.expiry import EXPIRE_EVERY_S
 from tests.harness.fake_clock import FakeClock
 from tests.worker.conftest import BASE_MODEL, NOW, Home
 from tests.worker.conftest import home as home
@@ -239,6 +242,40 @@ def test_a_full_disk_does_not_end_the_sweeping(home: Home, sweeper: Sweeper, mon
 
     monkeypatch.setattr(sweeper, "sweep_once", full)
     sweeper.run(stop)  # which would raise
+
+
+class TestWhatIsTooOld:
+    @pytest.fixture
+    def ended(self, home: Home, monkeypatch: pytest.MonkeyPatch) -> str:
+        """Give a job that ended more than a day ago, with three events."""
+        job_id = home.queue()
+        home.pause(job_id)
+        home.resume(job_id)
+        home.cancel(job_id)
+        now = rows.database_now
+        monkeypatch.setattr(expiry, "database_now", lambda session: now(session) - int(time.time()) + NOW + 100_000)
+        return job_id
+
+    def test_stays_for_ever_unless_a_setting_says_how_long(
+        self, home: Home, sweeper: Sweeper, clock: FakeClock, ended: str
+    ) -> None:
+        sweep(sweeper, clock, 30)
+        assert len(home.events(ended)) == 3
+
+    def test_leaves_at_the_start_and_then_each_minute(
+        self, home: Home, notifier: FailingNotifier, clock: FakeClock, ended: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(expiry, "_TRANSACTIONS", 1)
+        monkeypatch.setattr(expiry, "_ROWS", 1)
+        settings = home.settings.model_copy(update={"retention_events_d": 1, "sweep_s": STEP_S})
+        sweeper = Sweeper(home.database, home.blobs, notifier, settings, clock)
+        sweep(sweeper, clock, 1)
+        assert len(home.events(ended)) == 2
+        sweep(sweeper, clock, 1)
+        assert len(home.events(ended)) == 2
+        clock.now_s += EXPIRE_EVERY_S
+        sweep(sweeper, clock, 1)
+        assert len(home.events(ended)) == 1
 
 
 class TestAbandonedWrites:

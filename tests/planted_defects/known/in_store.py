@@ -4,6 +4,10 @@ from tests.planted_defects.defect import Defect
 
 COLLECTOR = "tests/core/store/references/test_collector.py"
 SHARED = f"{COLLECTOR}::TestPartsOfManifests::test_a_file_of_the_same_bytes_that_is_deleted_leaves_every_adapter_whole"
+SCHEDULES = "tests/core/store/references/test_schedules.py"
+ANY_ORDER = f"{SCHEDULES}::test_nothing_referred_to_is_ever_lost_in_any_order_of_steps"
+DELETION = "tests/core/store/retention/test_job_deletion.py"
+EXPIRY = "tests/core/store/retention/test_expiry.py"
 CHANGED = "tests/core/store/test_blobs.py::TestChangedBytes"
 
 DEFECTS = (
@@ -30,6 +34,41 @@ DEFECTS = (
         replace="sorted(set($locked) - set($kept))",
         by="sorted(set($locked))",
         tests=(f"{COLLECTOR}::test_what_is_referred_to_between_the_look_and_the_lock_is_kept",),
+    ),
+    Defect(
+        name="a collector frees what was stored or let go of within the grace",
+        in_="core.store.references.collector:Collector._is_old",
+        replace="database_now($session) - self._grace_s",
+        by="database_now($session)",
+        tests=(ANY_ORDER,),
+    ),
+    Defect(
+        name="two collectors delete at once",
+        in_="core.store.references.collector:Collector.finish_for_dead",
+        replace="with self._blobs.alone($$$wait): self._finish()",
+        by="self._finish()",
+        tests=(ANY_ORDER, f"{COLLECTOR}::TestDeadCollectors::test_that_live_are_left_alone"),
+    ),
+    Defect(
+        name="a job is deleted although a later one goes on from what it made",
+        in_="core.store.retention.job_deletion:_find_user",
+        replace="JobRecord.continue_from_sha256.in_($digests)",
+        by="JobRecord.continue_from_sha256.in_(())",
+        tests=(f"{DELETION}::TestNeeded::test_a_job_that_goes_on_from_it",),
+    ),
+    Defect(
+        name="checkpoints leave that an alias stands for",
+        in_="core.store.retention.expiry:_is_needed",
+        replace="aliases.find_standing_for($$$arguments) is not None",
+        by="False",
+        tests=(f"{EXPIRY}::TestCheckpoints::test_that_an_alias_stands_for_stay",),
+    ),
+    Defect(
+        name="a job's last event leaves with the others",
+        in_="core.store.retention.expiry:_due_events",
+        replace="EventRecord.seq < $newest",
+        by="EventRecord.seq <= $newest",
+        tests=(f"{EXPIRY}::TestEvents::test_leave_a_reader_in_the_middle_at_the_end_of_the_list",),
     ),
     Defect(
         name="files are fetched for training as they are, not as they were stored",

@@ -195,7 +195,7 @@ class TestGc:
     def test_waits_for_no_collection_without_end(
         self, home: Path, deployment: StoreInUse, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("app.cli.gc._WAIT_S", 0)
+        monkeypatch.setattr("app.cli.storage.gc._WAIT_S", 0)
         with deployment.blobs.alone(wait_s=0):
             done = loramill(home, "gc")
         assert done.returncode == 1

@@ -1,23 +1,25 @@
 """A database and a store with what writers and deleters do to them, each by the product's own steps."""
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from app.files import service as file_service
-from core.jobs.attempt import AttemptEnd, Publication
-from core.jobs.spec import FileRef, LoraSpec
+from core.jobs.attempt import AttemptEnd, JobError, Publication, StoredCheckpoint
+from core.jobs.spec import AdapterRef, FileRef, LoraSpec
 from core.serving.adapter_format import CONFIG, WEIGHTS, AdapterOrigin, write_manifest
 from core.settings import Settings
 from core.store import adapters, files, jobs
 from core.store.blobs import BlobStore
 from core.store.db import Database
 from core.store.jobs import NewJob
-from core.store.queue import claims
+from core.store.queue import claims, leases
 from core.store.queue.claims import WorkerIdentity
 from core.store.queue.leases import Lease
 from core.store.references.rows import let_go
+from core.store.retention import job_deletion
 from core.store.tables import (
     BLOB_REFERENCES,
     AdapterRecord,
@@ -25,6 +27,7 @@ from core.store.tables import (
     BlobRecord,
     BlobState,
     FileRecord,
+    JobRecord,
 )
 from tests.harness.job_specs import make_job_spec
 from worker.jobs.blob_transfer import StoredResults, store_adapter
@@ -98,9 +101,49 @@ class StoreInUse:
         Claim(self.database, self.blobs, lease, lease_ttl_s=30).publish(publication, results, AttemptEnd())
         return name
 
+    def checkpoint(self, lease: Lease, folder: Path, step: int) -> AdapterRef:
+        """Report an adapter's folder as a checkpoint, as the worker does."""
+        ref = AdapterRef(
+            name=f"ft:tiny:local::{lease.job_id}:ckpt-step-{step}",
+            adapter_sha256=(adapter := store_adapter(self.blobs, folder)).sha256,
+        )
+        checkpoint = StoredCheckpoint(step, ref.name, adapter, {})
+        Claim(self.database, self.blobs, lease, lease_ttl_s=30).report(checkpoints=[checkpoint])
+        return ref
+
+    def fail(self, lease: Lease) -> None:
+        """End a job without a model."""
+        with self.database.write() as session:
+            leases.fail(session, lease, JobError("loss_not_finite", "it is not finite"), AttemptEnd(), NOW)
+
+    def file_ref(self, lease: Lease) -> FileRef:
+        """Give the file that a job trains on."""
+        with self.database.read() as session:
+            file = files.get(session, jobs.get(session, lease.job_id).training_file_id)
+            return FileRef(id=file.id, sha256=file.sha256, examples=file.examples, file_type="jsonl")
+
     def delete_model(self, name: str) -> int:
         with self.database.write() as session:
             return let_go(session, adapters.delete(session, name).digests)
+
+    def delete_job(self, job_id: str) -> None:
+        with self.database.write() as session:
+            job_deletion.delete(session, job_id)
+
+    def age(self, seconds: int) -> None:
+        """Make all blobs as old as if so many seconds had gone by."""
+        with self.database.write() as session:
+            session.execute(update(BlobRecord).values(touched_at=BlobRecord.touched_at - seconds))
+
+    def freed_too_early(self, grace_s: int) -> set[str]:
+        """Give what is being freed although it was stored or let go of within the grace."""
+        young = BlobRecord.touched_at > int(time.time()) - grace_s
+        with self.database.read() as session:
+            return set(session.scalars(select(BlobRecord.sha256).where(BlobRecord.state == BlobState.DELETING, young)))
+
+    def job_ids(self) -> list[str]:
+        with self.database.read() as session:
+            return list(session.scalars(select(JobRecord.id).order_by(JobRecord.id)))
 
     def live_models(self) -> list[str]:
         with self.database.read() as session:

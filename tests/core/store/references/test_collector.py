@@ -40,12 +40,6 @@ def collect(deployment: StoreInUse, grace_s: float = 0) -> list[str]:
     return [freed.sha256 for freed in Collector(deployment.database, deployment.blobs, grace_s).collect()]
 
 
-def age(deployment: StoreInUse, seconds: int) -> None:
-    """Make all blobs as old as if so many seconds had gone by."""
-    with deployment.database.write() as session:
-        session.execute(update(BlobRecord).values(touched_at=BlobRecord.touched_at - seconds))
-
-
 class CollectorDied(BaseException):
     """What happens to a process that is killed, as far as its own code can tell."""
 
@@ -77,7 +71,7 @@ class TestPartsOfManifests:
             folder = write_adapter(tmp_path / f"adapter-{number}", b"weights %d" % number)
             deployment.publish(deployment.claimed(), folder)
         deployment.delete_file(deployment.upload(SHARED_CONFIG))
-        age(deployment, 2 * DAY_S)
+        deployment.age(2 * DAY_S)
 
         assert collect(deployment) == []
         assert deployment.blobs.exists(digest_of(SHARED_CONFIG))
@@ -107,25 +101,25 @@ class TestGrace:
     def test_begins_when_the_last_record_lets_go(self, deployment: StoreInUse) -> None:
         content = b"examples"
         file_id = deployment.upload(content)
-        age(deployment, 30 * DAY_S)
+        deployment.age(30 * DAY_S)
         deployment.delete_file(file_id)
 
         assert collect(deployment, DAY_S) == []
-        age(deployment, DAY_S - 60)
+        deployment.age(DAY_S - 60)
         assert collect(deployment, DAY_S) == []
-        age(deployment, 120)
+        deployment.age(120)
         assert collect(deployment, DAY_S) == [digest_of(content)]
         assert not deployment.blobs.exists(digest_of(content))
 
     def test_covers_what_is_stored_and_not_yet_referred_to(self, deployment: StoreInUse) -> None:
         deployment.blobs.put_bytes(b"of an upload under way")
         assert collect(deployment, DAY_S) == []
-        age(deployment, DAY_S + 60)
+        deployment.age(DAY_S + 60)
         assert collect(deployment, DAY_S) == [digest_of(b"of an upload under way")]
 
     def test_begins_anew_when_the_same_is_stored_again(self, deployment: StoreInUse) -> None:
         deployment.blobs.put_bytes(b"twice")
-        age(deployment, 2 * DAY_S)
+        deployment.age(2 * DAY_S)
         deployment.blobs.put_bytes(b"twice")
         assert collect(deployment, DAY_S) == []
 
