@@ -86,8 +86,7 @@ class Client:
 
     def base_model_of(self, model: str) -> str:
         """Give the base model of a model; a base model is its own."""
-        name = model.split(":ckpt-step-")[0]  # a checkpoint is of its job's model, and no model of the list
-        return str(self._call("GET", f"/v1/models/{quote(name, safe='')}")["parent"] or name)
+        return str(self._call("GET", f"/v1/models/{quote(model, safe='')}")["parent"] or model)
 
     def create_evaluation(self, body: dict[str, Any]) -> dict[str, Any]:
         """Post an evaluation and give it."""

@@ -60,7 +60,7 @@ def get_card(name: str, session: ReadSession, registry: RegistryDep, blobs: Blob
 @router.get("/{name:path}")
 @raises(ModelNotFound)
 def get_model(name: str, session: ReadSession, settings: SettingsDep) -> ModelOut:
-    """Look up a model; under an alias' name, what it stands for."""
+    """Look up a model or a checkpoint; under an alias' name, what it stands for."""
     return service.get(session, settings, name)
 
 

@@ -11,19 +11,17 @@ from typing import Final
 from app.engines.counted import CountedEngine
 from app.http.runtime import ApiRuntime
 from app.http.wire import Page, page
+from app.models.described import describe_alias, describe_base, describe_checkpoint, describe_tuned
 from app.models.schemas import ModelOut
 from app.models.split import model_for
-from core.base_models.registry import IMPORTED_FILE, folder_of
 from core.errors import BaseModelNotServed, BaseModelProtected, InvalidParameter, ModelNotFound
 from core.serving.generation import Engine
 from core.settings import Settings
-from core.store import adapters, imports
+from core.store import adapters
 from core.store.aliases import records as aliases
 from core.store.aliases.answers import AnsweredFor
-from core.store.aliases.records import Alias
 from core.store.db import Database, Session
 from core.store.references.owners import Freed, let_go_and_tell
-from core.store.tables import AdapterRecord
 
 # What text-generation-inference's clients call the model of a server that has one.
 PLACEHOLDERS: Final = frozenset({"dummy", "tgi"})
@@ -113,25 +111,28 @@ def list_page(session: Session, settings: Settings, *, after: str | None, limit:
     Raises:
         InvalidParameter: no model is called ``after``.
     """
-    bases = [_describe_base(settings, name) for name in settings.base_models] if after is None else []
+    bases = [describe_base(settings, name) for name in settings.base_models] if after is None else []
     newest = None if after in settings.base_models else after
     rows, has_more = adapters.list_page(session, after=newest, limit=limit)
-    tuned = _describe_tuned(session, settings, rows)
+    tuned = describe_tuned(session, settings, rows)
     return page(bases + tuned, [model.id for model in bases + tuned], has_more)
 
 
 def get(session: Session, settings: Settings, name: str) -> ModelOut:
-    """Describe a base model or a fine-tuned one, or under an alias' name what it stands for.
+    """Describe a base model, a fine-tuned one or a checkpoint, or under an alias' name what it stands for.
 
     Raises:
         ModelNotFound: there is no such model.
     """
     if name in settings.base_models:
-        return _describe_base(settings, name)
+        return describe_base(settings, name)
     alias = aliases.find(session, name)
     if alias is not None:
-        return _describe_alias(session, settings, alias)
-    [described] = _describe_tuned(session, settings, [adapters.get(session, name)])
+        return describe_alias(session, settings, alias)
+    checkpoint = adapters.find_checkpoint(session, name)
+    if checkpoint is not None:
+        return describe_checkpoint(session, settings, checkpoint)
+    [described] = describe_tuned(session, settings, [adapters.get(session, name)])
     return described
 
 
@@ -165,56 +166,3 @@ def delete(session: Session, settings: Settings, name: str) -> Unserved:
         raise InvalidParameter("model", f"{name} is an alias: DELETE /v1/models/aliases/{name}")
     deleted = adapters.delete(session, name)
     return Unserved(deleted.base_model, deleted.digests, let_go_and_tell(session, deleted.digests))
-
-
-def _describe_base(settings: Settings, name: str) -> ModelOut:
-    imported = folder_of(settings.base_models_folder, name) / IMPORTED_FILE
-    created = int(imported.stat().st_mtime) if imported.exists() else 0  # 0: not imported yet
-    return ModelOut(
-        id=name,
-        object="model",
-        created=created,
-        owned_by="base-model",
-        parent=None,
-        rendering=None,
-        suffix=None,
-        version=None,
-        model=None,
-    )
-
-
-def _describe_alias(session: Session, settings: Settings, alias: Alias) -> ModelOut:
-    model = alias.state.model
-    served, job_id = adapters.find_served(session, model), adapters.find_job_id(session, model)
-    if served is None and model not in settings.base_models:
-        raise ModelNotFound(model)
-    suffix, version = adapters.list_versions(session, [model]).get(model, (None, None))
-    return ModelOut(
-        id=alias.name,
-        object="model",
-        created=alias.created_at,
-        owned_by=settings.organization,
-        parent=model if served is None else served.base_model,
-        rendering=None if job_id is None else imports.list_renderings(session, [job_id])[job_id],
-        suffix=suffix,
-        version=version,
-        model=model,
-    )
-
-
-def _describe_tuned(session: Session, settings: Settings, rows: Sequence[AdapterRecord]) -> list[ModelOut]:
-    renderings = imports.list_renderings(session, [row.job_id for row in rows])
-    return [
-        ModelOut(
-            id=row.name,
-            object="model",
-            created=row.created_at,
-            owned_by=row.organization or settings.organization,
-            parent=row.base_model,
-            rendering=renderings[row.job_id],
-            suffix=row.suffix,
-            version=row.version,
-            model=None,
-        )
-        for row in rows
-    ]

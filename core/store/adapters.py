@@ -148,6 +148,13 @@ def get(session: Session, name: str) -> AdapterRecord:
     return adapter
 
 
+def find_checkpoint(session: Session, name: str) -> CheckpointRecord | None:
+    """Find the checkpoint of a model name that serves it; None: none does."""
+    if find_served(session, name) is None:
+        return None
+    return session.scalar(select(CheckpointRecord).where(CheckpointRecord.name == name))
+
+
 @dataclass(frozen=True)
 class DeletedAdapters:
     """A model that is served no more. ``digests``: of adapters and checkpoints that no model name leads to any more."""

@@ -107,8 +107,11 @@ def test_checkpoints_page_by_page(client: openai.OpenAI, harness: ApiHarness, fi
                 StoredCheckpoint(step, f"ft:c{step}", StoredAdapter("a" * 64, 10, ()), {}),
                 1,
             )
-    steps = [checkpoint.step_number for checkpoint in client.fine_tuning.jobs.checkpoints.list(job_id, limit=1)]
-    assert steps == [3, 2, 1]
+    found = list(client.fine_tuning.jobs.checkpoints.list(job_id, limit=1))
+    assert [checkpoint.step_number for checkpoint in found] == [3, 2, 1]
+    names = [client.models.retrieve(checkpoint.fine_tuned_model_checkpoint).id for checkpoint in found]
+    assert names == ["ft:c3", "ft:c2", "ft:c1"]
+    assert [model.id for model in client.models.list()] == [BASE]
 
 
 def test_models(client: openai.OpenAI, harness: ApiHarness) -> None:

@@ -108,6 +108,15 @@ def test_checkpoints_have_the_protocols_shape(client: TestClient, finished_job: 
     }
 
 
+def test_a_checkpoint_is_described_by_its_models_name(client: TestClient, finished_job: str) -> None:
+    told = client.get("/v1/models/ft:x:ckpt-step-5").json()
+    assert (told["id"], told["parent"], told["created"]) == ("ft:x:ckpt-step-5", BASE, 12)
+    assert (told["rendering"], told["suffix"], told["version"], told["model"]) == ("verified", None, None, None)
+    model = client.get(f"/v1/fine_tuning/jobs/{finished_job}").json()["fine_tuned_model"]
+    client.delete(f"/v1/models/{model}")
+    assert client.get("/v1/models/ft:x:ckpt-step-5").status_code == 404
+
+
 @pytest.mark.parametrize("path", ["", "/events", "/checkpoints"])
 def test_a_missing_job_is_404(client: TestClient, path: str) -> None:
     response = client.get(f"/v1/fine_tuning/jobs/ftjob-x{path}")
