@@ -1,4 +1,4 @@
-"""The commands for models: export-model, import-model, card, and alias with its own.
+"""The commands for models: export-model, import-model, push, card, and alias with its own.
 
 Each imports what it runs when it runs, as ``app.cli.main`` says.
 """
@@ -47,6 +47,21 @@ def import_model(
 
     with client_of(url) as client:
         send(client, source, base_model=base_model, prompt_format=prompt_format, suffix=suffix)
+
+
+@commands.command(no_args_is_help=True)
+def push(
+    model: Annotated[str, typer.Argument(help="A fine-tuned model, or a checkpoint.")],
+    repository: Annotated[str, typer.Argument(help="Of the hub, as owner/name; made where it is not there.")],
+    private: Annotated[bool, typer.Option("--private", help="Make it private; one that is public is refused.")] = False,
+    endpoint: Annotated[str | None, typer.Option(help="Address of the hub; left out: HF_ENDPOINT's.")] = None,
+    url: Url = None,
+) -> None:
+    """Upload a fine-tuned model with its card to a hub of models; HF_TOKEN has to be set."""
+    from app.cli.models.push import push as upload
+
+    with client_of(url) as client:
+        upload(client, model, repository, private=private, endpoint=endpoint)
 
 
 @commands.command()

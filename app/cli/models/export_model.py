@@ -24,7 +24,13 @@ _WAIT_S: Final = 1.0
 _MEMBERS: Final = frozenset({*FILES, MANIFEST, "README.md"})
 
 
-def export_model(client: Client, model: str, target: Path, *, wait: Callable[[float], None] = time.sleep) -> None:
+def export_model(client: Client, model: str, target: Path) -> None:
+    """Download a model as `fetch_model` does, and say so."""
+    fetch_model(client, model, target)
+    typer.echo(f"{model} is in {target}")
+
+
+def fetch_model(client: Client, model: str, target: Path, *, wait: Callable[[float], None] = time.sleep) -> None:
     """Download a model to a path, where nothing may be: as a tar where it ends in ``.tar``, else as a folder.
 
     Raises:
@@ -43,7 +49,6 @@ def export_model(client: Client, model: str, target: Path, *, wait: Callable[[fl
     finally:
         shutil.rmtree(incoming, ignore_errors=True)
         part.unlink(missing_ok=True)
-    typer.echo(f"{model} is in {target}")
 
 
 @dataclass(frozen=True)

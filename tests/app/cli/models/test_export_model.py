@@ -9,7 +9,7 @@ import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.cli.client import Client
-from app.cli.models.export_model import TRIES, export_model
+from app.cli.models.export_model import TRIES, fetch_model
 from core.errors import StartRefused
 from core.serving.adapter_format import MANIFEST, WEIGHTS
 from tests.app.cli.command import loramill
@@ -64,7 +64,7 @@ def client_of(app: ASGIApp) -> Iterator[Client]:
 
 
 def export(client: Client, name: str, target: Path) -> None:
-    export_model(client, name, target, wait=lambda _: None)
+    fetch_model(client, name, target, wait=lambda _: None)
 
 
 def test_a_model_becomes_a_folder(harness: ApiHarness, name: str, folder: Path, tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_the_command_goes_on_with_what_an_earlier_one_left(
     app = BreakingOff(harness.app(), answers=1, bytes_each=700)
     with client_of(app) as client:
         with pytest.raises(KeyboardInterrupt):
-            export_model(client, name, tmp_path / "mine", wait=interrupt)
+            fetch_model(client, name, tmp_path / "mine", wait=interrupt)
         export(client, name, tmp_path / "mine")
     assert app.asked == ["all", "bytes=700-"]
     assert files_of(tmp_path / "mine") == files_of(folder)
@@ -148,7 +148,7 @@ def test_bytes_that_were_damaged_on_the_way_are_refused_and_not_kept(
 def test_an_api_that_is_away_is_given_up_after_a_few_tries(name: str, tmp_path: Path) -> None:
     waits: list[float] = []
     with Client("http://127.0.0.1:9", None) as client, pytest.raises(StartRefused, match="goes on from there"):
-        export_model(client, name, tmp_path / "mine", wait=waits.append)
+        fetch_model(client, name, tmp_path / "mine", wait=waits.append)
     assert len(waits) == TRIES - 1
 
 
