@@ -14,6 +14,7 @@ import typer
 
 from app.cli.jobs.commands import commands as job_commands
 from app.cli.models.commands import commands as model_commands
+from app.cli.openai_import.commands import commands as openai_commands
 from app.cli.options import EXIT_FAILED, EXIT_MISUSE, BaseModelName, ExamplesFile, Json
 from app.cli.render_options import RenderingCommand, asked_rendering
 from app.cli.scores.commands import commands as score_commands
@@ -31,7 +32,7 @@ app = typer.Typer(
 )
 base_models = typer.Typer(help="The base models of this machine.", no_args_is_help=True)
 app.add_typer(base_models, name="base-models")
-for commands in (score_commands, job_commands, model_commands, storage_commands):
+for commands in (score_commands, job_commands, model_commands, storage_commands, openai_commands):
     app.add_typer(commands)
 
 

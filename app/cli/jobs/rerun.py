@@ -1,17 +1,13 @@
 """`loramill rerun`: makes a job again, waits for its end, and says whether the weights are the same bits."""
 
 import json
-import time
 from enum import Enum
-from typing import Any, Final
+from typing import Any
 
 import typer
 
 from app.cli.client import Client
-from core.errors import StartRefused
-
-POLL_S: Final = 1.0
-_ENDED: Final = ("succeeded", "failed", "cancelled")
+from app.cli.jobs.waiting import await_success
 
 
 class RerunEnd(Enum):
@@ -29,12 +25,7 @@ def run_rerun(client: Client, job_id: str, *, as_json: bool) -> RerunEnd:
     """
     again = client.rerun(job_id)
     typer.echo(f"job {again['id']} makes {job_id} again", err=True)
-    while again["status"] not in _ENDED:
-        time.sleep(POLL_S)
-        again = client.job(again["id"])
-    if again["status"] != "succeeded":
-        reason = (again["error"] or {}).get("message", "")
-        raise StartRefused(f"job {again['id']} {again['status']}{f': {reason}' if reason else ''}")
+    again = await_success(client, again)
     verdict = again["rerun"]
     if as_json:
         typer.echo(json.dumps({"job": again["id"], "model": again["fine_tuned_model"]} | verdict, indent=2))

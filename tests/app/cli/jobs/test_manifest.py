@@ -108,7 +108,7 @@ class TestRerun:
         code: int,
         sentence: str,
     ) -> None:
-        monkeypatch.setattr("app.cli.jobs.rerun.POLL_S", 0.05)
+        monkeypatch.setattr("app.cli.jobs.waiting.POLL_S", 0.05)
         job_id = succeed(client, harness, file_id, NEW)
         worker = self.end(harness, {"same_weights": same, "may_be_why": why, "unrecorded": False})
         done = served.run("rerun", job_id)
