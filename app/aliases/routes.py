@@ -1,4 +1,4 @@
-"""/v1/models/aliases: names that stand for models; set, move, roll back, look up with their history, delete."""
+"""/v1/models/aliases: names that stand for models: set, move, roll back, look up, delete; and ratings of answers."""
 
 import time
 from typing import Annotated, Final
@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Path, Query
 from fastapi.concurrency import run_in_threadpool
 
 from app.aliases import service
-from app.aliases.schemas import ALIAS_NAME, AliasOut, AliasPut, AliasWithHistoryOut
+from app.aliases.schemas import ALIAS_NAME, AliasOut, AliasPut, AliasWithHistoryOut, RatingCreate, RatingOut
 from app.aliases.service import PlannedMove
 from app.http.auth import CallerDep, require_caller
 from app.http.deps import DatabaseDep, ReadSession, RuntimeDep
@@ -22,6 +22,7 @@ from core.errors import (
     AdapterMismatch,
     AliasMoved,
     AliasNotFound,
+    AnswerNotFound,
     BaseModelNotReady,
     BaseModelNotServed,
     EngineBusy,
@@ -30,7 +31,7 @@ from core.errors import (
     GenerationFailed,
     NothingToRollBack,
 )
-from core.store.aliases import records
+from core.store.aliases import ratings, records
 from core.store.aliases.records import Why
 
 router = APIRouter(
@@ -82,6 +83,21 @@ async def roll_back_alias(name: str, runtime: RuntimeDep, caller: CallerDep, rea
     """Let an alias stand again for what it stood for before; once more goes back one move further."""
     planned = await run_in_threadpool(service.plan_rollback, runtime, name, caller, reason)
     return await _move(runtime, planned)
+
+
+@router.post("/{name}/ratings")
+@raises(*WRITING, AliasNotFound, AnswerNotFound)
+def rate_answer(name: str, body: RatingCreate, database: DatabaseDep) -> RatingOut:
+    """Say what somebody thought of an answer for the alias, by its id; another time takes the place of the first.
+
+    It is counted for the model that gave the answer, whatever the alias stands for by now. An answer can be rated for
+    30 days.
+    """
+    with database.write() as session:
+        answered = ratings.rate(session, name, body.id, body.rating, int(time.time()))
+    return RatingOut(
+        id=body.id, object="model.alias.rating", rating=body.rating, model=answered.model, move=answered.move
+    )
 
 
 @router.get("", responses=leads_to("name", "get_alias", "roll_back_alias", by=FIRST_ID))

@@ -10,6 +10,7 @@ from app.http.field_types import Many, StoredText, described_by
 from app.http.wire import Body, Out
 from core.ratio import ratio
 from core.store.aliases.answers import AnswerCounts
+from core.store.aliases.ratings import Rating
 from core.store.aliases.records import Alias, AliasState
 from core.store.tables import AliasMoveRecord
 
@@ -44,6 +45,25 @@ class AliasPut(Body):
     reason: StoredText | None = Field(None, description="Why, for the history.")
 
 
+class RatingCreate(Body):
+    """Says what somebody thought of an answer."""
+
+    model_config = described_by({"id": "cmpl-06h2n5v3kl7q906h2n5v3kl7q9-1-0123456789abcdef", "rating": "up"})
+
+    id: StoredText = Field(description="Of the answer, as a completion or a chat completion for the alias has it.")
+    rating: Rating
+
+
+class RatingOut(Out):
+    """What an answer is rated now, and which model gave it by which of the alias' moves."""
+
+    id: str
+    object: Literal["model.alias.rating"]
+    rating: Rating
+    model: str
+    move: int
+
+
 class CanaryOut(Out):
     model: str
     percent: int
@@ -74,6 +94,8 @@ class AnswersOut(Out):
     stop_rate: float | None  # of the whole ones, that ended by themselves and not at their greatest length
     mean_tokens: float | None
     mean_seconds: float | None
+    rated_up: int
+    rated_down: int
 
     @classmethod
     def of(cls, model: str, version: tuple[str, int] | None, counts: AnswerCounts) -> "AnswersOut":
@@ -86,6 +108,8 @@ class AnswersOut(Out):
             stop_rate=ratio(counts.stopped, counts.answers),
             mean_tokens=ratio(counts.tokens, counts.answers),
             mean_seconds=ratio(counts.seconds, counts.answers),
+            rated_up=counts.rated_up,
+            rated_down=counts.rated_down,
         )
 
 

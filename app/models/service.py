@@ -35,6 +35,7 @@ class ServedModel:
     base_model: str
     adapter: str | None  # digest of its manifest; None: the base model itself
     answers_for: AnsweredFor | None = None  # None: it was asked for by its own name
+    answer_key: str = ""  # of the alias that it answers for
 
 
 def find_served(session: Session, settings: Settings, name: str, *, whose: str | None = None) -> ServedModel:
@@ -78,7 +79,7 @@ def _find_for_alias(session: Session, settings: Settings, name: str, whose: str 
         model = model_for(alias, whose)
         served = find_by_own_name(session, settings, model)
         if served is not None:
-            return replace(served, answers_for=AnsweredFor(name, alias.move, model))
+            return replace(served, answers_for=AnsweredFor(name, alias.move, model), answer_key=alias.answer_key)
         # Moved and then deleted between the two questions, of which each sees the newest commit; or gone for good,
         # as a base model that the deployment has no more.
         seen, alias = alias, aliases.find(session, name)

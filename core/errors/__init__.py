@@ -20,7 +20,7 @@ not say, its nearest ancestor does. Envelopes and headers are their wires' matte
 they keep all in ``args`` and pickle.
 """
 
-from core.errors.aliases import AliasMoved, AliasNotFound, GateFailed, ModelInUse, NothingToRollBack
+from core.errors.aliases import AliasMoved, AliasNotFound, AnswerNotFound, GateFailed, ModelInUse, NothingToRollBack
 from core.errors.experiments import ExperimentNotFound, ReportNotReady
 from core.errors.files import (
     FileExpired,
@@ -113,6 +113,7 @@ __all__ = [
     "AliasMoved",
     "AliasNotFound",
     "AllExamplesDropped",
+    "AnswerNotFound",
     "AuthenticationFailed",
     "BaseModelDiffers",
     "BaseModelInvalid",

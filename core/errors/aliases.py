@@ -13,6 +13,16 @@ class AliasNotFound(NotFound):
         return f"no such alias: {self.args[0]}; GET /v1/models/aliases lists the ones there are"
 
 
+class AnswerNotFound(NotFound):
+    """No answer for an alias has this id, or it can be rated no longer."""
+
+    code = "answer_not_found"
+    kind = "answer"
+
+    def __str__(self) -> str:
+        return f"no answer for this alias has the id {self.args[0]}, or it is more than 30 days old"
+
+
 class AliasMoved(Conflict):
     """An alias was moved by somebody else while it was to be rolled back."""
 

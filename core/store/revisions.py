@@ -12,7 +12,21 @@ from core.store.db import Database, create_db_engine, reported_failures
 
 VERSION_TABLE: Final = "loramill_alembic_version"
 # of `migrations`, oldest first
-REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0011", "0012", "0014")
+REVISIONS: Final = (
+    "0001",
+    "0002",
+    "0003",
+    "0004",
+    "0005",
+    "0006",
+    "0007",
+    "0008",
+    "0009",
+    "0011",
+    "0012",
+    "0014",
+    "0015",
+)
 
 
 def check_schema(url: str) -> None:

@@ -63,13 +63,14 @@ def show_alias(client: Client, name: str, *, as_json: bool) -> None:
     print("\n\n".join(parts))
 
 
-_ANSWERS = ("", "answers", "failed", "stopped", "tokens", "seconds")
+_ANSWERS = ("", "answers", "failed", "stopped", "tokens", "seconds", "rated up", "rated down")
 
 
 def _answers(side: Mapping[str, Any]) -> tuple[str, ...]:
     version = "" if side["version"] is None else f" (version {side['version']})"
     means = [_figure(side[name]) for name in ("stop_rate", "mean_tokens", "mean_seconds")]
-    return (f"{side['model']}{version}", f"{side['answers']:,}", f"{side['failed']:,}", *means)
+    ratings = (f"{side['rated_up']:,}", f"{side['rated_down']:,}")
+    return (f"{side['model']}{version}", f"{side['answers']:,}", f"{side['failed']:,}", *means, *ratings)
 
 
 def _figure(value: float | None) -> str:

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Final
 
-from app.generation.answered_by import fingerprint_of
+from app.generation.answered_by import answer_id, fingerprint_of
 from app.generation.choices import Answer, Choices
 from app.generation.openai import logprobs
 from app.generation.openai.answers import FINISH, usage_out
@@ -24,7 +24,6 @@ from app.generation.openai.chat_schemas import (
 from app.generation.openai.sampling import sampling_of, whose
 from app.models.service import ServedModel
 from core.errors import InvalidParameter
-from core.ids import new_id
 from core.serving.generation import Conversation, Delta, Engine, FinishReason, Token, Turn
 
 # An answer without a limit of its own may be as long as the context leaves room for, and no longer than this:
@@ -42,7 +41,7 @@ class ServedChat:
     def __init__(self, request: ChatCreate, model: ServedModel, engine: Engine, *, caller: str, now: int) -> None:
         self._request = request
         self._model = model
-        self._id = new_id("chatcmpl-")
+        self._id = answer_id("chatcmpl-", model)
         self._now = now
         if request.top_logprobs is not None and not request.logprobs:
             raise InvalidParameter("top_logprobs", "is told with logprobs only; set logprobs to true")

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Final
 
-from app.generation.answered_by import fingerprint_of
+from app.generation.answered_by import answer_id, fingerprint_of
 from app.generation.choices import Choices, likeliest
 from app.generation.openai import logprobs
 from app.generation.openai.answers import FINISH, usage_out
@@ -13,7 +13,6 @@ from app.generation.openai.logprobs import Offsets
 from app.generation.openai.sampling import sampling_of, whose
 from app.models.service import ServedModel
 from core.errors import InvalidParameter, UnsupportedParameter
-from core.ids import new_id
 from core.serving.generation import Delta, Engine, FinishReason
 
 MAX_TOKENS: Final = 16  # OpenAI's default
@@ -29,7 +28,7 @@ class ServedCompletion:
     def __init__(self, request: CompletionCreate, model: ServedModel, engine: Engine, *, caller: str, now: int) -> None:
         self._request = request
         self._model = model
-        self._id = new_id("cmpl-")
+        self._id = answer_id("cmpl-", model)
         self._now = now
         self._n = 1 if request.n is None else request.n
         _check_length(request)

@@ -4,7 +4,7 @@ Of an alias and one of its moves, as what it stands for is another thing after t
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 from sqlalchemy import select
 
@@ -23,22 +23,19 @@ class AnsweredFor:
 
 @dataclass(frozen=True)
 class AnswerCounts:
-    """Whole answers, those of them that ended by themselves, their tokens and seconds; and answers that failed."""
+    """Whole answers, those of them that ended by themselves, their tokens and seconds; answers that failed; ratings."""
 
     answers: int = 0
     stopped: int = 0
     failed: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    rated_up: int = 0
+    rated_down: int = 0
 
     def __add__(self, other: "AnswerCounts") -> "AnswerCounts":
-        return AnswerCounts(
-            self.answers + other.answers,
-            self.stopped + other.stopped,
-            self.failed + other.failed,
-            self.tokens + other.tokens,
-            self.seconds + other.seconds,
-        )
+        theirs = asdict(other)
+        return AnswerCounts(**{name: value + theirs[name] for name, value in asdict(self).items()})
 
 
 def add(session: Session, counted: Mapping[AnsweredFor, AnswerCounts]) -> None:
@@ -56,7 +53,7 @@ def list_counts(session: Session, alias: str, moves: Collection[int]) -> dict[An
     )
     return {
         AnsweredFor(row.alias, row.move, row.model): AnswerCounts(
-            row.answers, row.stopped, row.failed, row.tokens, row.seconds
+            **{each.name: getattr(row, each.name) for each in fields(AnswerCounts)}
         )
         for row in rows
     }

@@ -5,12 +5,13 @@ and what a move has to wait for, is the API's matter.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import or_, select
 
 from core.errors import AliasMoved, AliasNotFound, NothingToRollBack
+from core.store.aliases.answer_ids import new_key
 from core.store.db import Session, insert_into
 from core.store.tables import AliasAction, AliasMoveRecord, AliasRecord
 from core.values import Frozen
@@ -39,13 +40,19 @@ class Why:
 
 @dataclass(frozen=True)
 class Alias:
-    """An alias as one question found it. ``move`` is the number of its newest move."""
+    """An alias as one question found it.
+
+    Attributes:
+        move: number of its newest move.
+        answer_key: by which ids of answers for it are known.
+    """
 
     name: str
     state: AliasState
     move: int
     created_at: int
     moved_at: int
+    answer_key: str = field(compare=False, repr=False)
 
 
 def find(session: Session, name: str) -> Alias | None:
@@ -108,7 +115,7 @@ def move(session: Session, name: str, to: AliasState, why: Why, now: int) -> Ali
     """Make an alias, or let it stand for something else. Where it stands there already, nothing is written."""
     session.execute(
         insert_into(session, AliasRecord)
-        .values(name=name, move=0, created_at=now, moved_at=now)
+        .values(name=name, move=0, created_at=now, moved_at=now, answer_key=new_key())
         .on_conflict_do_nothing()
     )
     row = _lock(session, name)
@@ -163,12 +170,13 @@ _COLUMNS = (
     AliasRecord.move,
     AliasRecord.created_at,
     AliasRecord.moved_at,
+    AliasRecord.answer_key,
 )
 
 
 def _alias(row: Any) -> Alias:
     state = AliasState(model=row.model, canary=row.canary, percent=row.percent)
-    return Alias(row.name, state, row.move, row.created_at, row.moved_at)
+    return Alias(row.name, state, row.move, row.created_at, row.moved_at, row.answer_key)
 
 
 def _state(row: AliasRecord) -> AliasState | None:

@@ -14,7 +14,14 @@ from core.store.tables.jobs import (
     JobMetadataRecord,
     JobRecord,
 )
-from core.store.tables.models import AdapterRecord, AliasAnswersRecord, AliasMoveRecord, AliasRecord, ModelFamilyRecord
+from core.store.tables.models import (
+    AdapterRecord,
+    AliasAnswersRecord,
+    AliasMoveRecord,
+    AliasRatingRecord,
+    AliasRecord,
+    ModelFamilyRecord,
+)
 from core.store.tables.record import AdapterState, AliasAction, BlobState, FileStatus, Record
 from core.store.tables.stored_bytes import (
     BLOB_REFERENCES,
@@ -33,6 +40,7 @@ __all__ = [
     "AliasAction",
     "AliasAnswersRecord",
     "AliasMoveRecord",
+    "AliasRatingRecord",
     "AliasRecord",
     "AttemptRecord",
     "BlobPartRecord",

@@ -53,6 +53,7 @@ class AliasRecord(Record):
     move: Mapped[int]  # number of its newest move
     created_at: Mapped[int] = mapped_column(BigInteger)  # since it was last deleted
     moved_at: Mapped[int] = mapped_column(BigInteger)
+    answer_key: Mapped[str] = mapped_column(Text)  # by which ids of answers for it are known
 
 
 class AliasMoveRecord(Record):
@@ -85,3 +86,15 @@ class AliasAnswersRecord(Record):
     failed: Mapped[int] = mapped_column(BigInteger)
     tokens: Mapped[int] = mapped_column(BigInteger)  # of whole answers, as `seconds` is
     seconds: Mapped[float] = mapped_column(Double)
+    rated_up: Mapped[int] = mapped_column(BigInteger)
+    rated_down: Mapped[int] = mapped_column(BigInteger)
+
+
+class AliasRatingRecord(Record):
+    """What somebody thought of an answer that was given for an alias, as long as it can be rated."""
+
+    __tablename__ = "alias_ratings"
+
+    answer_id: Mapped[str] = mapped_column(Text, primary_key=True)
+    is_up: Mapped[bool]
+    created_at: Mapped[int] = mapped_column(BigInteger, index=True)  # of the answer

@@ -9,7 +9,7 @@ CALLERS = [f"anonymous/user-{number}" for number in range(4000)]
 
 
 def split(percent: int, name: str = "bot@prod") -> Alias:
-    return Alias(name, AliasState(model="old", canary="new", percent=percent), 1, 0, 0)
+    return Alias(name, AliasState(model="old", canary="new", percent=percent), 1, 0, 0, "key")
 
 
 def of_the_canary(alias: Alias) -> set[str]:
@@ -40,5 +40,5 @@ def test_nobody_in_particular_is_answered_by_the_model() -> None:
 
 
 def test_without_a_canary_all_are_answered_by_the_model() -> None:
-    alias = Alias("bot@prod", AliasState(model="old"), 1, 0, 0)
+    alias = Alias("bot@prod", AliasState(model="old"), 1, 0, 0, "key")
     assert {model_for(alias, caller) for caller in CALLERS} == {"old"}

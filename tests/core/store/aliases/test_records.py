@@ -36,7 +36,7 @@ def test_a_move_is_one_line_that_says_who_when_from_to_and_why(database: Databas
     move(database, A)
     split = AliasState(model=B.model, canary=C.model, percent=10)
     alias = move(database, split, Why("other", None, {"evaluation": "eval-1", "answers": []}), now=11)
-    assert alias == Alias(NAME, split, move=2, created_at=10, moved_at=11)
+    assert alias == Alias(NAME, split, move=2, created_at=10, moved_at=11, answer_key="any")
     with database.read() as session:
         assert records.find(session, NAME) == alias
     second, first = history(database)
