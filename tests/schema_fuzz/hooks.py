@@ -5,11 +5,12 @@ import os
 from collections import Counter
 from functools import cache
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 from urllib.request import Request, urlopen
 
+import httpx2
 import schemathesis
-from openai import OpenAI
+from openai import NotFoundError, OpenAI
 from schemathesis import Case, CheckContext, HookContext, Response
 from schemathesis.core.failures import AcceptedNegativeData, Failure
 from schemathesis.openapi.checks import RejectedPositiveData
@@ -86,7 +87,7 @@ def before_call(context: HookContext, case: Case[Any], kwargs: dict[str, Any]) -
     for parameters, name in ((case.path_parameters, "job_id"), (case.query, "with")):
         if parameters.get(name) == JOB:
             parameters[name] = os.environ["FUZZED_JOB"]
-    if case.path_parameters.get("name") == ALIAS:
+    if unquote(str(case.path_parameters.get("name"))) == ALIAS:  # it stands there as in an address
         move_alias()
     body = case.body
     if not isinstance(body, dict):
@@ -133,8 +134,21 @@ def api() -> OpenAI:
 def move_alias() -> None:
     """Have the alias stand where it can be rolled back from."""
     with api() as client:
+        try:
+            client.models.retrieve(os.environ["FUZZED_MODEL"])
+        except NotFoundError:  # some case has deleted it
+            os.environ["FUZZED_MODEL"] = import_again()
         for model in (os.environ["FUZZED_BASE"], os.environ["FUZZED_MODEL"]):
             client.put(f"/models/aliases/{ALIAS}", cast_to=object, body={"model": model})
+
+
+def import_again() -> str:
+    """Give the model's name as an imported one."""
+    headers = {"Authorization": f"Bearer {os.environ['FUZZED_KEY']}"}
+    answered = httpx2.post(
+        f"{os.environ['FUZZED_URL']}{IMPORT}", files={"file": ("adapter.tar", download())}, headers=headers, timeout=120
+    )
+    return str(answered.raise_for_status().json()["id"])
 
 
 def upload() -> str:
