@@ -53,11 +53,11 @@ def get(stack: Stack, experiment: str, what: str = "") -> dict[str, Any]:
     return told(stack.get(f"/v1/experiments/{experiment}{what}"))
 
 
-def wait_for_end(stack: Stack, experiment: str) -> dict[str, Any]:
+def wait_for_end(stack: Stack, experiment: str, within_s: float = 600) -> dict[str, Any]:
     def has_ended() -> bool:
         return stack.is_ready() and get(stack, experiment)["status"] != "running"
 
-    eventually(has_ended, f"the end of {experiment}", 600)
+    eventually(has_ended, f"the end of {experiment}", within_s)
     return get(stack, experiment)
 
 
