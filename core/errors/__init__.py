@@ -22,6 +22,7 @@ they keep all in ``args`` and pickle.
 
 from core.errors.aliases import AliasMoved, AliasNotFound, AnswerNotFound, GateFailed, ModelInUse, NothingToRollBack
 from core.errors.experiments import ExperimentNotFound, ReportNotReady
+from core.errors.exports import ExportDiffers, ExportNotFound, ExportNotReady
 from core.errors.files import (
     FileExpired,
     FileInUse,
@@ -139,6 +140,9 @@ __all__ = [
     "ExampleInvalid",
     "ExampleOverLength",
     "ExperimentNotFound",
+    "ExportDiffers",
+    "ExportNotFound",
+    "ExportNotReady",
     "FileExpired",
     "FileInUse",
     "FileNotStored",

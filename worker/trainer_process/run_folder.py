@@ -52,12 +52,12 @@ class RunSpec(Frozen):
 
 def write_spec(run_folder: Path, spec: RunSpec) -> None:
     """Write ``spec.json`` so that a reader finds all of it or none."""
-    _write_whole(run_folder / SPEC, spec.model_dump_json(indent=1))
+    write_whole(run_folder / SPEC, spec.model_dump_json(indent=1))
 
 
 def write_finished(run_folder: Path, finished: Finished) -> None:
     """Write ``finished.json`` so that a reader finds all of it or none; a later attempt may publish by it."""
-    _write_whole(run_folder / FINISHED, finished.model_dump_json(indent=1))
+    write_whole(run_folder / FINISHED, finished.model_dump_json(indent=1))
 
 
 def read_finished(run_folder: Path) -> Finished | None:
@@ -68,7 +68,8 @@ def read_finished(run_folder: Path) -> Finished | None:
         return None
 
 
-def _write_whole(path: Path, content: str) -> None:
+def write_whole(path: Path, content: str) -> None:
+    """Write a file so that a reader finds all of it or none."""
     pending = path.with_name(f"{path.name}.incoming")
     with pending.open("w", encoding="utf-8") as file:
         file.write(content)

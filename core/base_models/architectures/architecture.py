@@ -32,6 +32,8 @@ class Architecture:
         final_norm: before the head, by its name in the decoder.
         mlp_in: the gate, then what it multiplies; or one layer, where there is no gate.
         activation_module: computes the activation of an MLP without a gate.
+        gguf: its name in GGUF.
+        gguf_pairs_rows: in GGUF the rows of queries and keys stand in the order in which neighbours are rotated.
         other_blocks: options of a config which, when set, mean a block that is not described here.
     """
 
@@ -47,6 +49,8 @@ class Architecture:
     mlp_in: tuple[str, ...]
     mlp_out: str
     activation: Activation
+    gguf: str
+    gguf_pairs_rows: bool = False
     activation_module: str | None = None
     other_blocks: tuple[str, ...] = ()
 

@@ -17,4 +17,6 @@ LLAMA: Final = Architecture(
     mlp_in=("mlp.gate_proj", "mlp.up_proj"),
     mlp_out="mlp.down_proj",
     activation="gated_silu",
+    gguf="llama",
+    gguf_pairs_rows=True,
 )

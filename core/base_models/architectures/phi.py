@@ -17,6 +17,7 @@ PHI: Final = Architecture(
     mlp_in=("mlp.fc1",),
     mlp_out="mlp.fc2",
     activation="gelu_tanh",
+    gguf="phi2",
     activation_module="mlp.activation_fn",
     other_blocks=("qk_layernorm",),
 )

@@ -5,4 +5,6 @@ from typing import Final
 
 from core.base_models.architectures.llama import LLAMA
 
-QWEN2: Final = replace(LLAMA, model_type="qwen2", other_blocks=("use_sliding_window",))
+QWEN2: Final = replace(
+    LLAMA, model_type="qwen2", gguf="qwen2", gguf_pairs_rows=False, other_blocks=("use_sliding_window",)
+)
