@@ -10,6 +10,7 @@ from starlette.middleware.cors import CORSMiddleware
 from app.aliases import routes as aliases
 from app.evaluations import routes as evaluations
 from app.experiments import routes as experiments
+from app.exports import routes as exports
 from app.files import report_routes
 from app.files import routes as files
 from app.fine_tuning import estimate_routes, manifest_routes, preview_routes
@@ -44,6 +45,7 @@ _ROUTES: Final = (
     experiments,
     aliases,  # before models, of whose names the path of theirs is one
     model_imports,
+    exports,  # before downloads, of whose names the path of theirs is one
     downloads,  # before models, whose names may be paths
     models,
     completions_routes,

@@ -14,7 +14,11 @@ from core.store.tables import JobRecord
 
 # The official client waits at most 8 s between two attempts, and sends no key of its own.
 RETRY_WINDOW_S: Final = 10
-_ROUTES: Final = {JobKind.FINE_TUNING: "POST /v1/fine_tuning/jobs", JobKind.EVALUATION: "POST /v1/evaluations"}
+_ROUTES: Final = {
+    JobKind.FINE_TUNING: "POST /v1/fine_tuning/jobs",
+    JobKind.EVALUATION: "POST /v1/evaluations",
+    JobKind.EXPORT: "POST /v1/models/{name}/exports",
+}
 
 
 @dataclass(frozen=True)

@@ -242,9 +242,12 @@ def _estimated_finish(job: JobRecord, estimate: Estimate | None, now: int) -> in
     return max(now, job.started_at + round(estimate.seconds.total))
 
 
+EventObject = Literal["fine_tuning.job.event", "evaluation.event", "model.export.event"]
+
+
 class EventOut(Out):
     id: str
-    object: Literal["fine_tuning.job.event", "evaluation.event"]
+    object: EventObject
     created_at: int
     level: str
     message: str
@@ -252,9 +255,7 @@ class EventOut(Out):
     data: dict[str, Any] | None
 
     @classmethod
-    def of(
-        cls, event: EventRecord, kind: Literal["fine_tuning.job.event", "evaluation.event"] = "fine_tuning.job.event"
-    ) -> "EventOut":
+    def of(cls, event: EventRecord, kind: EventObject = "fine_tuning.job.event") -> "EventOut":
         return cls(
             id=event.id,
             object=kind,

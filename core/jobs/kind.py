@@ -9,4 +9,5 @@ from enum import StrEnum
 class JobKind(StrEnum):
     FINE_TUNING = "fine_tuning"
     EVALUATION = "evaluation"
+    EXPORT = "export"
     IMPORT = "import"

@@ -7,6 +7,7 @@ from sqlalchemy import select
 
 from core.base_models.registry import Registry
 from core.errors import ModelNotFound
+from core.jobs.kind import JobKind
 from core.jobs.status import JobStatus
 from core.provenance.card import model_card
 from core.provenance.card_parts import CardEvaluation, CardScore
@@ -16,7 +17,7 @@ from core.store import adapters, imports, manifests
 from core.store.adapters import ServedAdapter
 from core.store.blobs import BlobStore, said_of
 from core.store.db import Session
-from core.store.tables import CheckpointRecord, EvaluationAdapterRecord, JobRecord
+from core.store.tables import CheckpointRecord, JobAdapterRecord, JobRecord
 
 
 def read(session: Session, registry: Registry, blobs: BlobStore, name: str) -> str:
@@ -54,8 +55,9 @@ def find_evaluation(session: Session, name: str, served: ServedAdapter) -> CardE
     """Find what the newest evaluation that asked a model says of it and of its base model; None: none has."""
     job = session.scalar(
         select(JobRecord)
-        .join(EvaluationAdapterRecord, EvaluationAdapterRecord.job_id == JobRecord.id)
-        .where(EvaluationAdapterRecord.adapter_sha256 == served.adapter_sha256, JobRecord.status == JobStatus.SUCCEEDED)
+        .join(JobAdapterRecord, JobAdapterRecord.job_id == JobRecord.id)
+        .where(JobAdapterRecord.adapter_sha256 == served.adapter_sha256, JobRecord.status == JobStatus.SUCCEEDED)
+        .where(JobRecord.kind == JobKind.EVALUATION)
         .order_by(JobRecord.id.desc())
         .limit(1)
     )

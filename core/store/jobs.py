@@ -17,6 +17,7 @@ from sqlalchemy.orm import aliased, load_only
 from core.errors import FileNotStored, IdempotencyInProgress
 from core.estimates.estimate import Estimate
 from core.evaluations.spec import EvaluationSpec
+from core.exports.spec import ExportSpec
 from core.ids import new_id
 from core.jobs.kind import JobKind
 from core.jobs.spec import AdapterRef, FileRef, JobSpec
@@ -25,14 +26,14 @@ from core.store import adapters
 from core.store.db import Session
 from core.store.queue.control import NOT_FOUND
 from core.store.tables import (
-    EvaluationAdapterRecord,
     FileRecord,
     IdempotencyRecord,
+    JobAdapterRecord,
     JobMetadataRecord,
     JobRecord,
 )
 
-_ID_PREFIXES = {JobKind.FINE_TUNING: "ftjob-", JobKind.EVALUATION: "eval-"}
+_ID_PREFIXES = {JobKind.FINE_TUNING: "ftjob-", JobKind.EVALUATION: "eval-", JobKind.EXPORT: "export-"}
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class NewJob:
     """A job that is asked for; its specification says of which kind."""
 
     caller: str
-    spec: JobSpec | EvaluationSpec
+    spec: JobSpec | EvaluationSpec | ExportSpec
     requested: dict[str, Any]  # the request's fields as they were sent
     request_sha256: str
     suffix: str | None = None  # of the model's name
@@ -96,7 +97,7 @@ def create(session: Session, new: NewJob, now: int, *, job_id: str | None = None
         estimate=None if new.estimate is None else new.estimate.model_dump(mode="json"),
         estimate_seconds=None if new.estimate is None or new.estimate.seconds is None else new.estimate.seconds.total,
         job_metadata=new.metadata,
-        training_file_id=inputs.file.id,
+        training_file_id="" if inputs.file is None else inputs.file.id,
         validation_file_id=None if inputs.validation_file is None else inputs.validation_file.id,
         base_model=spec.base_model,
         rerun_of=new.rerun_of,
@@ -107,25 +108,27 @@ def create(session: Session, new: NewJob, now: int, *, job_id: str | None = None
     session.flush()
     pairs = (new.metadata or {}).items()
     session.add_all(JobMetadataRecord(job_id=job.id, key=key, value=value) for key, value in pairs)
-    if inputs.kind is JobKind.EVALUATION:
+    if inputs.kind is not JobKind.FINE_TUNING:  # of which the job's own row names the adapter
         asked = sorted({adapter.adapter_sha256 for _, adapter in inputs.adapters})
-        session.add_all(EvaluationAdapterRecord(job_id=job.id, adapter_sha256=sha256) for sha256 in asked)
+        session.add_all(JobAdapterRecord(job_id=job.id, adapter_sha256=sha256) for sha256 in asked)
     session.flush()
     return job
 
 
 @dataclass(frozen=True)
 class _Inputs:
-    """What a job of either kind needs until it ends; an adapter beside the request's field that names it."""
+    """What a job needs until it ends; an adapter beside the request's field that names it."""
 
     kind: JobKind
-    file: FileRef
+    file: FileRef | None
     validation_file: FileRef | None
     adapters: tuple[tuple[str, AdapterRef], ...]
     continue_from: AdapterRef | None
 
 
-def _inputs_of(spec: JobSpec | EvaluationSpec) -> _Inputs:
+def _inputs_of(spec: JobSpec | EvaluationSpec | ExportSpec) -> _Inputs:
+    if isinstance(spec, ExportSpec):
+        return _Inputs(JobKind.EXPORT, None, None, (("model", spec.adapter),), None)
     if isinstance(spec, EvaluationSpec):
         named = tuple(
             (f"models[{place}]", model.adapter) for place, model in enumerate(spec.models) if model.adapter is not None
@@ -140,7 +143,7 @@ def get(session: Session, job_id: str, kind: JobKind = JobKind.FINE_TUNING) -> J
     """Give the row of a job of a kind.
 
     Raises:
-        JobNotFound, EvaluationNotFound: there is none.
+        JobNotFound, EvaluationNotFound, ExportNotFound: there is none.
     """
     job = session.get(JobRecord, job_id)
     if job is None or job.kind is not kind:

@@ -25,6 +25,7 @@ BEYOND: Final = 10_000
 FILE: Final = "file-of-examples"
 FILE_OF_DESCRIPTION: Final = "file-06h2n5v3kl7q9"  # in its examples, which many cases are made of
 ALIAS: Final = "bot@prod"  # stands for the fine-tuned model whenever it is asked for, and before for its base
+EXPORT: Final = "export-that-has-ended"  # stands for one that has files
 EXPERIMENT: Final = "exp-that-has-ended"  # stands for the one that has a report
 JOB: Final = "job-that-was-trained"  # stands for one
 MODEL: Final = "model-that-was-trained"  # stands for the one that it made
@@ -82,6 +83,8 @@ def before_call(context: HookContext, case: Case[Any], kwargs: dict[str, Any]) -
     """Ask for short answers and short trainings, whatever was made up, and name files that there are."""
     if case.path_parameters.get("experiment_id") == EXPERIMENT:
         case.path_parameters["experiment_id"] = os.environ["FUZZED_EXPERIMENT"]
+    if case.path_parameters.get("export_id") == EXPORT:
+        case.path_parameters["export_id"] = os.environ["FUZZED_EXPORT"]
     if case.path_parameters.get("name") == MODEL:
         case.path_parameters["name"] = os.environ["FUZZED_MODEL"]
     for parameters, name in ((case.path_parameters, "job_id"), (case.query, "with")):

@@ -45,6 +45,7 @@ REFUSALS: Final[dict[str, tuple[str, ...]]] = {
         r"random\.fields\.\S+: (there is nothing to draw from|low must be less than high)",
         r"canary\.model: is .* as the model is",
         r"budget_s: one seed of all arms",
+        r"(dtype|type): is of the format (merged|gguf)",
     ),
     "what is stored is no matter of a schema": (
         r"(training_file|validation_file): no such file",

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 import httpx2
 import pytest
@@ -39,7 +40,8 @@ def test_no_answer_contradicts_the_description(tmp_path: Path, smollm2_folder: P
 def train_some(stack: Stack, folder: Path, key: str) -> dict[str, str]:
     """Have the stack hold a file, a job with events and checkpoints, a fine-tuned model, and an evaluation of it.
 
-    And an experiment that has ended. What of it the hooks have to name is given, by variables of the environment.
+    And an export and an experiment that have ended. What the hooks have to name is given, by variables of the
+    environment.
     """
     path = write_examples(folder / "train.jsonl", count=40)
     with stack.client(key) as client:
@@ -64,7 +66,10 @@ def train_some(stack: Stack, folder: Path, key: str) -> dict[str, str]:
         experiment = f"/experiments/{experiment_id}"
         eventually(lambda: client.get(experiment, cast_to=Told)["status"] == "succeeded", "an experiment", 600)
         model = str(trained["fine_tuned_model"])
-        names = {"FUZZED_EXPERIMENT": experiment_id, "FUZZED_BASE": BASE}
+        export_id = client.post(f"/models/{quote(model, safe='')}/exports", cast_to=Told, body={"format": "peft"})["id"]
+        export = f"/models/exports/{export_id}"
+        eventually(lambda: client.get(export, cast_to=Told)["status"] == "succeeded", "an export", 300)
+        names = {"FUZZED_EXPERIMENT": experiment_id, "FUZZED_BASE": BASE, "FUZZED_EXPORT": export_id}
         return names | {"FUZZED_JOB": job.id, "FUZZED_MODEL": model}
 
 

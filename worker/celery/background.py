@@ -14,6 +14,7 @@ from core.dispatch.sweeper import Sweeper
 from core.process.signs_of_life import show_signs_of_life
 from core.settings import Settings
 from worker.evaluating.runner import evaluations
+from worker.exports.runner import exports
 from worker.jobs.duty import Duty, run_queued
 from worker.jobs.host_gate import HostGate
 from worker.jobs.run_folder_gc import FORGET_EVERY_S, drop_forgotten_run_folders, free_ended_run_folders
@@ -33,7 +34,7 @@ class Background:
         sweeper = Sweeper(runtime.database, runtime.blobs, Doorbell(settings), settings)
         self._stop = StopFlag()
         self._sweeping_ends = threading.Event()
-        duties = (trainings(HostGate(runtime)), evaluations(runtime.settings))
+        duties = (trainings(HostGate(runtime)), evaluations(runtime.settings), exports(runtime.settings))
         self._slot_paths = [slot_path(settings.runs_folder, os.getpid(), duty.kind) for duty in duties]
         self._threads = (
             *(

@@ -14,6 +14,7 @@ from core.dispatch.doorbell import TASK_NAME
 from core.process.signs_of_life import show_signs_of_life
 from worker.celery.app import app, settings
 from worker.evaluating.runner import evaluations
+from worker.exports.runner import exports
 from worker.jobs.duty import run_queued
 from worker.jobs.host_gate import HostGate
 from worker.jobs.runner import trainings
@@ -41,9 +42,9 @@ def _look(job_id: str) -> None:
     before = signal.signal(signal.SIGQUIT, stop_later)
     try:
         _log.debug("notified of a job", job_id=job_id)
-        # Evaluations first, which are short; meanwhile a training is found by the main process' own look. That process
-        # looks after a host that is unfit, too.
-        for duty in (evaluations(settings), trainings(HostGate(_runtime(), checks=False))):
+        # The short ones first; meanwhile a training is found by the main process' own look. That process looks after
+        # a host that is unfit, too.
+        for duty in (evaluations(settings), exports(settings), trainings(HostGate(_runtime(), checks=False))):
             # a pool process's parent is the worker's main process
             slot = WorkerSlot(slot_path(settings.runs_folder, os.getppid(), duty.kind))
             run_queued(_runtime(), slot, stop, duty)

@@ -30,7 +30,7 @@ from worker.evaluating.asking import RowAsker
 from worker.evaluating.questions import AskedRow, Questions, list_questions
 from worker.evaluating.scores_file import store_scores
 from worker.jobs.attempt import Attempt
-from worker.jobs.duty import Duty
+from worker.jobs.duty import Duty, EveryHost
 from worker.trainer_process.host_faults import host_faults
 
 _TICK_S: Final = 0.2  # longest wait between two looks at what is asked of the job
@@ -41,19 +41,7 @@ _log = structlog.stdlib.get_logger(__name__)
 
 def evaluations(settings: Settings) -> Duty:
     """Give the duty to evaluate. A host needs nothing for it but its engines, and those are waited for."""
-    return Duty(JobKind.EVALUATION, _EveryHost(settings.base_models), EvaluationAttempt)
-
-
-class _EveryHost:
-    """A gate that is always open."""
-
-    is_on_trial = False
-
-    def __init__(self, base_models: tuple[str, ...]) -> None:
-        self._base_models = base_models
-
-    def claimable(self) -> tuple[str, ...]:
-        return self._base_models
+    return Duty(JobKind.EVALUATION, EveryHost(settings.base_models), EvaluationAttempt)
 
 
 class _Stop(Enum):

@@ -6,7 +6,7 @@ each kind. Here a worker's sentences leave for clients, so here they lose this m
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -14,7 +14,8 @@ from core.errors.host_paths import without_host_paths
 from core.jobs.attempt import AttemptEnd, JobError, Publication, StoredAdapter, StoredCheckpoint
 from core.jobs.events import JobEvent
 from core.jobs.kind import JobKind
-from core.store import adapters, events, files, jobs
+from core.serving.adapter_format import FileDigest
+from core.store import adapters, events, exports, files, jobs
 from core.store.blobs import BlobStore
 from core.store.db import Database, Session
 from core.store.jobs import NewJob
@@ -122,6 +123,17 @@ class Claim:
                 filename=files.SCORES_FILENAME,
             )
             result = {**result, "result_files": [file.id]}
+            leases.conclude(session, self._lease, event, result, end, self._now())
+
+    def deliver(self, event: JobEvent, result: dict[str, Any], made: Mapping[str, FileDigest], end: AttemptEnd) -> None:
+        """End an export as succeeded: its files, result, last event and status become visible together.
+
+        Raises:
+            BlobFreed: some of the bytes are no longer stored, so nothing was written; store them again.
+        """
+        with self._database.write() as session:
+            self._hold(session, others=tuple(file.sha256 for file in made.values()))
+            exports.add_files(session, self._lease.job_id, made)
             leases.conclude(session, self._lease, event, result, end, self._now())
 
     def publish(

@@ -40,6 +40,18 @@ class Gate(Protocol):
         ...
 
 
+class EveryHost:
+    """A gate that is always open."""
+
+    is_on_trial = False
+
+    def __init__(self, base_models: tuple[str, ...]) -> None:
+        self._base_models = base_models
+
+    def claimable(self) -> tuple[str, ...]:
+        return self._base_models
+
+
 @dataclass(frozen=True)
 class Duty:
     """The jobs of one kind, as a worker sees them.

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+from worker.trainer_process.export_folder import EXPORTED_ADAPTER, RESULT
 from worker.trainer_process.run_folder import (
     ADAPTER,
     CHECKPOINTS,
@@ -67,6 +68,7 @@ def drop_large_files(folder: Path) -> None:
             shutil.rmtree(attempt / name, ignore_errors=True)
         for name in (RESULTS, FINISHED):
             (attempt / name).unlink(missing_ok=True)
+        drop_exported(attempt)
 
 
 def drop_inputs(folder: Path) -> None:
@@ -76,7 +78,13 @@ def drop_inputs(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
+def drop_exported(folder: Path) -> None:
+    """Remove what an attempt at an export read and made, whose bytes are in the store if it succeeded."""
+    for name in (EXPORTED_ADAPTER, RESULT):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
 def folders_to_free(runs_folder: Path) -> dict[str, Path]:
     """Give for each job that has large files on this machine one of its attempts' folders, by the job's id."""
-    marks = (TRAINING_FILE, CHECKPOINTS, ADAPTER)  # one of these lies wherever anything large does
+    marks = (TRAINING_FILE, CHECKPOINTS, ADAPTER, EXPORTED_ADAPTER)  # one of these lies wherever anything large does
     return {path.parents[1].name: path.parent for mark in marks for path in runs_folder.glob(f"*/a*/{mark}")}

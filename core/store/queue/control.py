@@ -9,7 +9,7 @@ from typing import Final
 
 from sqlalchemy import func, select
 
-from core.errors import EvaluationNotFound, JobHasEnded, JobNotFound
+from core.errors import EvaluationNotFound, ExportNotFound, JobHasEnded, JobNotFound
 from core.jobs.events import JobEvent
 from core.jobs.kind import JobKind
 from core.jobs.status import TERMINAL, JobStatus
@@ -25,7 +25,11 @@ class RequestedAction(Enum):
     PAUSE = auto()
 
 
-NOT_FOUND: Final = {JobKind.FINE_TUNING: JobNotFound, JobKind.EVALUATION: EvaluationNotFound}
+NOT_FOUND: Final = {
+    JobKind.FINE_TUNING: JobNotFound,
+    JobKind.EVALUATION: EvaluationNotFound,
+    JobKind.EXPORT: ExportNotFound,
+}
 REQUEST_COLUMNS: Final = (JobRecord.cancel_requested_at, JobRecord.pause_requested_at)
 
 
@@ -46,7 +50,7 @@ def cancel(session: Session, job_id: str, now: int, kind: JobKind = JobKind.FINE
     """Cancel a queued or paused job at once, ask for it where the job runs, and leave an ended one as it is.
 
     Raises:
-        JobNotFound, EvaluationNotFound: there is none of this kind.
+        JobNotFound, EvaluationNotFound, ExportNotFound: there is none of this kind.
     """
     job = _lock(session, job_id, kind)
     if job.status is JobStatus.QUEUED or job.status is JobStatus.PAUSED:

@@ -22,6 +22,7 @@ _OWNER: Final = text(
     "WITH manifests AS (SELECT CAST(:sha256 AS VARCHAR(64)) AS sha256, 'the manifest of ' AS role UNION ALL "
     "SELECT manifest_sha256, 'a file of ' FROM blob_parts WHERE sha256 = :sha256) "
     "SELECT '' AS role, 'file ' || id AS name FROM files WHERE sha256 = :sha256 UNION ALL "
+    "SELECT '', 'export ' || job_id FROM export_files WHERE sha256 = :sha256 UNION ALL "
     "SELECT role, adapters.name FROM manifests JOIN adapters ON adapters.adapter_sha256 = manifests.sha256 "
     "WHERE adapters.state = 'live' UNION ALL "
     "SELECT role, checkpoints.name FROM manifests JOIN checkpoints ON checkpoints.adapter_sha256 = manifests.sha256 "
@@ -29,9 +30,9 @@ _OWNER: Final = text(
     "WHERE adapters.id IS NULL OR adapters.state = 'live' UNION ALL "
     "SELECT role, 'job ' || jobs.id FROM manifests "
     f"JOIN jobs ON jobs.continue_from_sha256 = manifests.sha256 WHERE {_GOES_ON} UNION ALL "
-    "SELECT role, 'evaluation ' || jobs.id FROM manifests "
-    "JOIN evaluation_adapters ON evaluation_adapters.adapter_sha256 = manifests.sha256 "
-    f"JOIN jobs ON jobs.id = evaluation_adapters.job_id WHERE {_GOES_ON} LIMIT 1"
+    "SELECT role, jobs.kind || ' ' || jobs.id FROM manifests "
+    "JOIN job_adapters ON job_adapters.adapter_sha256 = manifests.sha256 "
+    f"JOIN jobs ON jobs.id = job_adapters.job_id WHERE {_GOES_ON} LIMIT 1"
 )
 
 

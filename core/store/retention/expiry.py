@@ -21,7 +21,6 @@ from core.store.tables import (
     AdapterRecord,
     AttemptRecord,
     CheckpointRecord,
-    EvaluationAdapterRecord,
     EventRecord,
     ExperimentFileRecord,
     ExperimentRecord,
@@ -29,6 +28,7 @@ from core.store.tables import (
     ExpiredFileRecord,
     FileRecord,
     IdempotencyRecord,
+    JobAdapterRecord,
     JobRecord,
 )
 
@@ -225,8 +225,8 @@ def _is_needed(session: Session, job_id: str, name: str, sha256: str) -> bool:
     going_on = select(JobRecord.id).where(JobRecord.continue_from_sha256 == sha256, JobRecord.status.not_in(TERMINAL))
     asking = (
         select(JobRecord.id)
-        .join(EvaluationAdapterRecord, EvaluationAdapterRecord.job_id == JobRecord.id)
-        .where(EvaluationAdapterRecord.adapter_sha256 == sha256, JobRecord.status.not_in(TERMINAL))
+        .join(JobAdapterRecord, JobAdapterRecord.job_id == JobRecord.id)
+        .where(JobAdapterRecord.adapter_sha256 == sha256, JobRecord.status.not_in(TERMINAL))
     )
     return aliases.find_standing_for(session, [name]) is not None or any(
         session.scalar(question.limit(1)) is not None for question in (running, going_on, asking)

@@ -21,12 +21,12 @@ from core.store.tables import (
     AdapterState,
     AttemptRecord,
     CheckpointRecord,
-    EvaluationAdapterRecord,
     EventRecord,
     ExperimentRunRecord,
     ExpiredFileRecord,
     FileRecord,
     IdempotencyRecord,
+    JobAdapterRecord,
     JobMetadataRecord,
     JobRecord,
 )
@@ -101,13 +101,13 @@ def _find_user(
     later = session.scalar(select(JobRecord.id).where(JobRecord.continue_from_sha256.in_(digests)).limit(1))
     if later is not None:
         return f"job {later} goes on from what it made, as its manifest says; delete that first"
-    asking = session.scalar(
-        select(EvaluationAdapterRecord.job_id)
-        .join(JobRecord, JobRecord.id == EvaluationAdapterRecord.job_id)
-        .where(EvaluationAdapterRecord.adapter_sha256.in_(digests), JobRecord.status.not_in(TERMINAL))
+    asking = session.execute(
+        select(JobRecord.kind, JobRecord.id)
+        .join(JobAdapterRecord, JobAdapterRecord.job_id == JobRecord.id)
+        .where(JobAdapterRecord.adapter_sha256.in_(digests), JobRecord.status.not_in(TERMINAL))
         .limit(1)
-    )
-    return None if asking is None else f"evaluation {asking} asks what it made; cancel that first"
+    ).one_or_none()
+    return None if asking is None else f"{asking.kind.value} {asking.id} asks what it made; cancel that first"
 
 
 def _drop_results(session: Session, file_ids: Sequence[str]) -> list[str]:

@@ -4,13 +4,15 @@ How rows come to be, move and are found is in the modules beside this folder; `m
 makes the tables and holds what SQLAlchemy's metadata cannot say: the trigger on ended jobs, and the views.
 """
 
-from core.store.tables.evaluations import EvaluationAdapterRecord, EvaluationExampleRecord, EvaluationRowRecord
+from core.store.tables.evaluations import EvaluationExampleRecord, EvaluationRowRecord
 from core.store.tables.experiments import ExperimentFileRecord, ExperimentRecord, ExperimentRunRecord
+from core.store.tables.exports import ExportFileRecord
 from core.store.tables.jobs import (
     AttemptRecord,
     CheckpointRecord,
     EventRecord,
     IdempotencyRecord,
+    JobAdapterRecord,
     JobMetadataRecord,
     JobRecord,
 )
@@ -47,7 +49,6 @@ __all__ = [
     "BlobRecord",
     "BlobState",
     "CheckpointRecord",
-    "EvaluationAdapterRecord",
     "EvaluationExampleRecord",
     "EvaluationRowRecord",
     "EventRecord",
@@ -55,9 +56,11 @@ __all__ = [
     "ExperimentRecord",
     "ExperimentRunRecord",
     "ExpiredFileRecord",
+    "ExportFileRecord",
     "FileRecord",
     "FileStatus",
     "IdempotencyRecord",
+    "JobAdapterRecord",
     "JobMetadataRecord",
     "JobRecord",
     "ModelFamilyRecord",

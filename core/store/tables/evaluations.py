@@ -5,16 +5,7 @@ from typing import Any
 from sqlalchemy import Boolean, ForeignKey, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from core.store.tables.record import DIGEST, ID, Record
-
-
-class EvaluationAdapterRecord(Record):
-    """An adapter that an evaluation asks; its bytes stay as long as the evaluation has not ended."""
-
-    __tablename__ = "evaluation_adapters"
-
-    job_id: Mapped[str] = mapped_column(ID, ForeignKey("jobs.id"), primary_key=True)
-    adapter_sha256: Mapped[str] = mapped_column(DIGEST, primary_key=True, index=True)  # of its manifest
+from core.store.tables.record import ID, Record
 
 
 class EvaluationExampleRecord(Record):

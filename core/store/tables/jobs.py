@@ -26,11 +26,11 @@ class JobRecord(Record):
         Index("ix_jobs_rerun_of", "rerun_of"),
     )
 
-    id: Mapped[str] = mapped_column(ID, primary_key=True)  # ftjob-…, eval-…
+    id: Mapped[str] = mapped_column(ID, primary_key=True)  # ftjob-…, eval-…, export-…
     kind: Mapped[JobKind] = mapped_column(default=JobKind.FINE_TUNING)
     caller: Mapped[str]
     status: Mapped[JobStatus]
-    spec: Mapped[dict[str, Any]]  # of its kind: JobSpec or EvaluationSpec, as JSON
+    spec: Mapped[dict[str, Any]]  # of its kind: JobSpec, EvaluationSpec, …, as JSON
     requested: Mapped[dict[str, Any]]  # the request's fields as they were sent
     spec_sha256: Mapped[str] = mapped_column(DIGEST)
     request_sha256: Mapped[str] = mapped_column(DIGEST)
@@ -40,7 +40,9 @@ class JobRecord(Record):
         Double
     )  # all of its estimate's; kept apart so that a queue's can be added up
     job_metadata: Mapped[dict[str, Any] | None]
-    training_file_id: Mapped[str] = mapped_column(ID)  # of an evaluation: the file whose rows are judged
+    training_file_id: Mapped[str] = mapped_column(
+        ID
+    )  # of an evaluation: the file whose rows are judged; of an export: none
     validation_file_id: Mapped[str | None] = mapped_column(ID)
     base_model: Mapped[str]
     continue_from_sha256: Mapped[str | None] = mapped_column(DIGEST, index=True)  # of the manifest; also in the spec
@@ -132,6 +134,15 @@ class CheckpointRecord(Record):
     adapter_sha256: Mapped[str] = mapped_column(DIGEST, index=True)
     metrics: Mapped[dict[str, Any]]
     created_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class JobAdapterRecord(Record):
+    """An adapter that a job asks or exports; its bytes stay as long as the job has not ended."""
+
+    __tablename__ = "job_adapters"
+
+    job_id: Mapped[str] = mapped_column(ID, ForeignKey("jobs.id"), primary_key=True)
+    adapter_sha256: Mapped[str] = mapped_column(DIGEST, primary_key=True, index=True)  # of its manifest
 
 
 class IdempotencyRecord(Record):

@@ -17,7 +17,7 @@ from core.errors import DatabaseUnavailable, SchemaMismatch
 from core.store import db, migrate, revisions
 from core.store.db import Database, create_db_engine, migrating, writing
 from core.store.families import next_version
-from core.store.tables import MANIFEST_REFERENCES, ExperimentRecord, Record
+from core.store.tables import BLOB_REFERENCES, MANIFEST_REFERENCES, ExperimentRecord, Record
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -124,10 +124,15 @@ class TestJobsOfEarlierRevisions:
 def test_what_is_no_training_goes_where_a_version_knows_no_other_kind(empty_url: str, db_engine: Engine) -> None:
     migrate.upgrade(empty_url)
     with db_engine.begin() as connection:
-        for job_id in ("ftjob-1", "eval-1", "import-1"):
+        for job_id in ("ftjob-1", "eval-1", "import-1", "export-1"):
             connection.execute(text(_OLD_JOB), {"id": job_id, "status": "queued"})
         connection.execute(text("UPDATE jobs SET kind = 'evaluation' WHERE id LIKE 'eval-%'"))
         connection.execute(text("UPDATE jobs SET kind = 'import' WHERE id LIKE 'import-%'"))
+        connection.execute(text("UPDATE jobs SET kind = 'export' WHERE id LIKE 'export-%'"))
+        connection.execute(
+            text("INSERT INTO export_files VALUES ('export-1', 'a.gguf', :sha256, 1)"), {"sha256": "c" * 64}
+        )
+        assert "c" * 64 in connection.scalars(select(BLOB_REFERENCES.c.sha256)).all()
         connection.execute(
             text(
                 "INSERT INTO adapters (id, job_id, token, name, base_model, adapter_sha256, bytes, state, created_at) "
@@ -135,7 +140,7 @@ def test_what_is_no_training_goes_where_a_version_knows_no_other_kind(empty_url:
             ),
             {"sha256": "b" * 64},
         )
-        connection.execute(text("INSERT INTO evaluation_adapters VALUES ('eval-1', :sha256)"), {"sha256": "a" * 64})
+        connection.execute(text("INSERT INTO job_adapters VALUES ('eval-1', :sha256)"), {"sha256": "a" * 64})
         connection.execute(text("INSERT INTO events VALUES ('e', 'eval-1', 1, 'info', 'message', 'm', NULL, 1)"))
         referenced = select(MANIFEST_REFERENCES.c.sha256)
         assert connection.scalars(referenced).all() == ["a" * 64]

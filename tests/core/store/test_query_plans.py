@@ -10,7 +10,7 @@ from sqlalchemy import Engine, event, text
 
 from core.errors import ModelNotFound
 from core.jobs.kind import JobKind
-from core.store import adapters, cards, evaluations, events, files, jobs, manifests
+from core.store import adapters, cards, evaluations, events, exports, files, jobs, manifests
 from core.store.adapters import ServedAdapter
 from core.store.aliases import records as aliases
 from core.store.aliases.answers import list_counts
@@ -44,6 +44,8 @@ QUESTIONS: dict[str, Callable[[Session], object]] = {
     "rows scored": lambda s: evaluations.list_scored(s, "eval-z"),
     "scores": lambda s: evaluations.list_scores(s, "eval-z", ["tiny"], range(9)),
     "rows answered": lambda s: evaluations.list_answered(s, "eval-z", [1, 2], 2),
+    "exports": lambda s: jobs.list_page(s, after="export-z", limit=20, kind=JobKind.EXPORT),
+    "files of exports": lambda s: exports.list_files(s, ["export-y", "export-z"]),
     "who refers to a blob": lambda s: _is_referred_to(s, "a" * 64),
     "who needs a blob": lambda s: owners_of(s, ["a" * 64]),
     "keys too old": lambda s: expiry._due_keys(s, 1),
@@ -93,6 +95,8 @@ CHANGES: dict[str, Callable[[Session], object]] = {
     "an empty claim": lambda s: claims.claim(s, WORKER, ("other",), 200),
     "an empty claim for many": lambda s: claims.claim(s, WORKER, ("other", "third"), 200),
     "a claim of an evaluation": lambda s: claims.claim(s, WORKER, ("tiny",), 200, kind=JobKind.EVALUATION),
+    "a claim of an export": lambda s: claims.claim(s, WORKER, ("tiny",), 200, kind=JobKind.EXPORT),
+    "what an export made": lambda s: exports.drop_files(s, "export-z"),
     "a claim": lambda s: claims.claim(s, WORKER, ("tiny",), 200),
     "a claim for many": lambda s: claims.claim(s, WORKER, ("other", "tiny"), 200),
     "a claim of others beside": lambda s: claims.claim_beside(

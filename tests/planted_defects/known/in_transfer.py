@@ -3,6 +3,7 @@
 from tests.planted_defects.defect import Defect
 
 OUT = "tests/app/models/downloads/test_routes.py"
+EXPORTS = "tests/worker/exporter/test_export.py"
 IN = "tests/app/models/imports"
 REFUSALS = f"{IN}/test_refusals.py"
 
@@ -65,5 +66,57 @@ DEFECTS = (
         replace="_trust(content, base)",
         by="pass",
         tests=(f"{REFUSALS}::test_a_manifest_that_does_not_fit",),
+    ),
+    Defect(
+        name="an adapter is merged without its scale",
+        in_="worker.exporter.merging:Factors.delta",
+        replace="return self.scale * $product",
+        by="return $product",
+        tests=(f"{EXPORTS}::test_an_export_in_every_format_is_the_adapter",),
+    ),
+    Defect(
+        name="an adapter is merged transposed where that fits",
+        in_="worker.exporter.merging:Factors.merged",
+        replace="$merged = weight_OI + self.delta()",
+        by="$merged = weight_OI + (self.delta().T if weight_OI.shape[0] == weight_OI.shape[1] else self.delta())",
+        tests=(f"{EXPORTS}::test_an_export_in_every_format_is_the_adapter",),
+    ),
+    Defect(
+        name="a lora in GGUF forgets what rsLoRA scales by",
+        in_="worker.exporter.gguf_files:write_lora",
+        replace="$rest = pair.scale * pair.a_RI.shape[0] / alpha",
+        by="$rest = 1",
+        tests=(f"{EXPORTS}::test_a_lora_in_gguf_holds_scales_for_which_it_has_no_words",),
+    ),
+    Defect(
+        name="GGUF has the rows of queries and keys in transformers' order",
+        in_="worker.exporter.gguf_names:GgufNames.rows_to_gguf",
+        replace="return tensor.reshape($heads, 2, -1, *$rest).transpose(1, 2).reshape(tensor.shape)",
+        by="return tensor",
+        tests=(f"{EXPORTS}::test_an_export_in_every_format_is_the_adapter",),
+    ),
+    Defect(
+        name="an export that differs is called done",
+        in_="worker.exporter.export:make_export",
+        replace="require_within_bounds(report)",
+        by="pass",
+        tests=(
+            f"{EXPORTS}::test_weights_that_are_merged_wrongly_are_refused",
+            f"{EXPORTS}::test_a_shape_that_is_told_wrongly_is_refused",
+        ),
+    ),
+    Defect(
+        name="the token that ends an answer is not looked at",
+        in_="worker.exporter.gguf_vocabulary:require_same_vocabulary",
+        replace="if said.get(Keys.Tokenizer.EOS_ID) != tokenizer.eos_id or $others: $raise",
+        by="pass",
+        tests=(f"{EXPORTS}::test_another_end_token_in_gguf_is_refused",),
+    ),
+    Defect(
+        name="what an export made is nobody's",
+        in_="core.store.exports:add_files",
+        replace="session.add_all($records)",
+        by="pass",
+        tests=("tests/worker/exports/test_runner.py::test_what_it_made_stays_until_it_is_deleted",),
     ),
 )
