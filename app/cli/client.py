@@ -116,15 +116,27 @@ class Client:
         """Give what an experiment found."""
         return self._call("GET", f"/v1/experiments/{experiment_id}/report")
 
+    def create_export(self, model: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Have a model exported, and give the export."""
+        return self._call("POST", f"/v1/models/{quote(model, safe='')}/exports", json=body)
+
+    def export(self, export_id: str) -> dict[str, Any]:
+        """Give the export as the API shows it."""
+        return self._call("GET", f"/v1/models/exports/{export_id}")
+
+    def cancel_export(self, export_id: str) -> dict[str, Any]:
+        """Cancel the export, and give it; one that has ended stays as it is."""
+        return self._call("POST", f"/v1/models/exports/{export_id}/cancel")
+
     @contextmanager
-    def downloading(self, model: str, etag: str | None, start: int) -> Iterator[httpx2.Response]:
-        """Begin to download a model; the caller reads the bytes, in which a connection may break.
+    def downloading(self, path: str, etag: str | None, start: int) -> Iterator[httpx2.Response]:
+        """Begin a download; the caller reads the bytes, in which a connection may break.
 
         Args:
+            path: `model_download`'s or `export_download`'s.
             etag: of what there are ``start`` bytes of already, to go on behind them; None: of nothing.
         """
         headers = {} if etag is None else {"Range": f"bytes={start}-", "If-Range": etag}
-        path = f"/v1/models/{quote(model, safe='')}/download"
         with self._http.stream("GET", path, headers=headers) as response:
             if response.is_error and response.status_code != RangeNotSatisfiable.status:
                 response.read()
@@ -184,6 +196,16 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._http.close()
+
+
+def model_download(name: str) -> str:
+    """Give the path of a model's download."""
+    return f"/v1/models/{quote(name, safe='')}/download"
+
+
+def export_download(export_id: str) -> str:
+    """Give the path of an export's download."""
+    return f"/v1/models/exports/{export_id}/download"
 
 
 def _alias(name: str) -> str:

@@ -21,13 +21,31 @@ Reason = Annotated[str | None, typer.Option(help="Why, for the history.")]
 def export_model(
     model: Annotated[str, typer.Argument(help="A fine-tuned model, or a checkpoint.")],
     target: Annotated[Path, typer.Argument(help="Folder to make, or a file that ends in .tar.")],
+    format_: Annotated[
+        str | None,
+        typer.Option("--format", help="peft, merged, gguf or vllm, made by a worker and tried; left out: as stored."),
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="Of --format merged: bf16 (if left out) or fp32.")] = None,
+    type_: Annotated[
+        str | None, typer.Option("--type", help="Of --format gguf: f16 (if left out), bf16, q8_0, or lora.")
+    ] = None,
     url: Url = None,
 ) -> None:
-    """Download a fine-tuned model as a folder that PEFT loads; goes on where an earlier try broke off."""
-    from app.cli.models.export_model import export_model as export
+    """Download a fine-tuned model as a folder that PEFT loads, or in a format that others load.
 
+    Goes on with a download where an earlier try broke off.
+    """
+    from app.cli.models.export_model import export_model as export
+    from app.cli.models.make_export import make_export
+
+    if format_ is None and (dtype or type_):
+        raise typer.BadParameter("--dtype and --type go with --format")
     with client_of(url) as client:
-        export(client, model, target)
+        if format_ is None:
+            export(client, model, target)
+            return
+        asked = {"format": format_, "dtype": dtype, "type": type_}
+        make_export(client, model, target, {name: value for name, value in asked.items() if value is not None})
 
 
 @commands.command("import-model", no_args_is_help=True)

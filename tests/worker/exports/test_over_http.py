@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from app.cli.models.make_export import make_export
 
 from app.cli.client import Client
+from app.cli.models.make_export import make_export
 from app.engines.routing import Engines
 from app.http.alias_answers import AliasAnswers
 from app.http.runtime import ApiRuntime

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.cli.client import Client
-from app.cli.models.export_model import TRIES, fetch_model
+from app.cli.client import Client, model_download
+from app.cli.models.export_model import fetch_model
+from app.cli.models.receiving import TRIES
 from core.errors import StartRefused
 from core.serving.adapter_format import MANIFEST, WEIGHTS
 from tests.app.cli.command import loramill
@@ -124,7 +125,7 @@ def test_what_an_earlier_command_left_of_another_model_is_dropped(
 def test_what_arrived_whole_is_not_fetched_twice(harness: ApiHarness, name: str, folder: Path, tmp_path: Path) -> None:
     app = BreakingOff(harness.app(), answers=0, bytes_each=0)
     with client_of(app) as client:
-        with client.downloading(name, None, 0) as response:
+        with client.downloading(model_download(name), None, 0) as response:
             whole, etag = response.read(), response.headers["etag"].strip('"')
         (tmp_path / f".mine.{etag}.part").write_bytes(whole)
         export(client, name, tmp_path / "mine")
@@ -136,7 +137,7 @@ def test_bytes_that_were_damaged_on_the_way_are_refused_and_not_kept(
     harness: ApiHarness, name: str, tmp_path: Path
 ) -> None:
     with client_of(harness.app()) as client:
-        with client.downloading(name, None, 0) as response:
+        with client.downloading(model_download(name), None, 0) as response:
             whole, etag = response.read(), response.headers["etag"].strip('"')
         begun = whole.replace(b"the end", b"the end".upper())
         (tmp_path / f".mine.{etag}.part").write_bytes(begun)
