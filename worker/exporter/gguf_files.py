@@ -19,7 +19,7 @@ from core.text.tokenizer import TextTokenizer
 from worker.exporter.gguf_metadata import TENSOR_TYPES, add_lora, add_model, add_shape
 from worker.exporter.gguf_names import GgufNames
 from worker.exporter.gguf_vocabulary import add_vocabulary
-from worker.exporter.merging import Factors
+from worker.exporter.merging import LayerFactors
 
 _Q8_0_BLOCK = 32  # numbers that share a scale; a row of another width stays in float16, as llama.cpp's own has it
 
@@ -56,7 +56,7 @@ def write_model(
         )
 
 
-def write_lora(path: Path, name: str, *, names: GgufNames, factors: Mapping[str, Factors]) -> None:
+def write_lora(path: Path, name: str, *, names: GgufNames, factors: Mapping[str, LayerFactors]) -> None:
     """Write an adapter alone, in float32.
 
     A pair is scaled by the file's one alpha over its rank. What a pair is to be scaled by beside that, with rsLoRA or

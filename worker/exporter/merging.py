@@ -21,7 +21,7 @@ _A, _B, _LENGTH = ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"
 
 
 @dataclass(frozen=True)
-class Factors:
+class LayerFactors:
     """What an adapter has for one linear layer. ``length_O``: of a DoRA, of each row of the weight."""
 
     a_RI: Tensor
@@ -42,7 +42,7 @@ class Factors:
         return merged_OI * (self.length_O / norm_O)[:, None]
 
 
-def read_factors(folder: Path) -> dict[str, Factors]:
+def read_factors(folder: Path) -> dict[str, LayerFactors]:
     """Read an adapter's folder; give its layers' factors, by the layers' names in the base model.
 
     Raises:
@@ -58,13 +58,13 @@ def read_factors(folder: Path) -> dict[str, Factors]:
         length_O = tensors.pop(layer + _LENGTH, None)
         if b_OR is None or a_RI.shape[0] != rank or b_OR.shape[1] != rank or config.use_dora == (length_O is None):
             raise AdapterInvalid(digest, f"the tensors of layer {layer} are not those that {CONFIG} tells of")
-        factors[layer] = Factors(a_RI, b_OR, scale, length_O)
+        factors[layer] = LayerFactors(a_RI, b_OR, scale, length_O)
     if tensors:
         raise AdapterInvalid(digest, f"tensor {sorted(tensors)[0]!r} belongs to none of its layers")
     return factors
 
 
-def merge(name: str, weight: Tensor, factors: Mapping[str, Factors]) -> Tensor:
+def merge(name: str, weight: Tensor, factors: Mapping[str, LayerFactors]) -> Tensor:
     """Give a base model's tensor in float32 with the adapter in it, where the adapter has something for it."""
     own = factors.get(name.removesuffix(".weight"))
     return weight.float() if own is None or not name.endswith(".weight") else own.merged(weight.float())

@@ -17,7 +17,7 @@ from core.exports.spec import ExportSpec
 from core.serving.adapter_format import MANIFEST, Manifest, parse_manifest
 from core.text.tokenizer import TextTokenizer
 from worker.exporter.gguf_names import GgufNames
-from worker.exporter.merging import Factors, merge, read_factors
+from worker.exporter.merging import LayerFactors, merge, read_factors
 from worker.models.stored_weights import StoredWeights
 
 
@@ -31,7 +31,7 @@ class Subject:
     manifest: Manifest
     tokenizer: TextTokenizer
     config: dict[str, Any]
-    factors: dict[str, Factors]
+    factors: dict[str, LayerFactors]
     shapes: dict[str, tuple[int, ...]]
     weights: StoredWeights
 

@@ -22,6 +22,7 @@ _MEANINGS: Final = {
     StoredFor.RESULT_FILES: "files of jobs' results",
     StoredFor.MODELS: "adapters of fine-tuned models",
     StoredFor.CHECKPOINTS: "adapters of checkpoints",
+    StoredFor.EXPORTS: "exports",
     StoredFor.UNFINISHED_JOBS: "adapters of deleted models that unfinished jobs need",
     StoredFor.WAITING: "nobody's, freed after LORAMILL_GC_GRACE_H",
     StoredFor.DUE: "nobody's, freed within the hour or by `loramill gc`",

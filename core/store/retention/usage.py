@@ -18,6 +18,7 @@ from core.store.tables import (
     BlobPartRecord,
     BlobRecord,
     CheckpointRecord,
+    ExportFileRecord,
     FileRecord,
 )
 
@@ -32,6 +33,7 @@ class StoredFor(StrEnum):
     RESULT_FILES = "result_files"
     MODELS = "models"
     CHECKPOINTS = "checkpoints"
+    EXPORTS = "exports"
     UNFINISHED_JOBS = "unfinished_jobs"  # adapters of deleted models, that these go on from or ask
     WAITING = "waiting"  # nobody's, and the grace is not over
     DUE = "due"  # nobody's, and to be freed
@@ -91,6 +93,7 @@ def _kinds(session: Session, grace_s: int) -> dict[str, StoredFor]:
         (StoredFor.RESULT_FILES, session.scalars(select(FileRecord.sha256).where(is_result))),
         (StoredFor.MODELS, with_parts(session.scalars(live))),
         (StoredFor.CHECKPOINTS, with_parts(session.scalars(served))),
+        (StoredFor.EXPORTS, session.scalars(select(ExportFileRecord.sha256))),
         (StoredFor.UNFINISHED_JOBS, session.scalars(select(BLOB_REFERENCES.c.sha256))),
         (StoredFor.DUE, session.scalars(old)),
         (StoredFor.WAITING, session.scalars(select(BlobRecord.sha256))),

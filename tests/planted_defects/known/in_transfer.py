@@ -69,14 +69,14 @@ DEFECTS = (
     ),
     Defect(
         name="an adapter is merged without its scale",
-        in_="worker.exporter.merging:Factors.delta",
+        in_="worker.exporter.merging:LayerFactors.delta",
         replace="return self.scale * $product",
         by="return $product",
         tests=(f"{EXPORTS}::test_an_export_in_every_format_is_the_adapter",),
     ),
     Defect(
         name="an adapter is merged transposed where that fits",
-        in_="worker.exporter.merging:Factors.merged",
+        in_="worker.exporter.merging:LayerFactors.merged",
         replace="$merged = weight_OI + self.delta()",
         by="$merged = weight_OI + (self.delta().T if weight_OI.shape[0] == weight_OI.shape[1] else self.delta())",
         tests=(f"{EXPORTS}::test_an_export_in_every_format_is_the_adapter",),

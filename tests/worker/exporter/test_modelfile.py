@@ -35,7 +35,7 @@ def in_go(template: str, messages: Sequence[Message]) -> str:
     loop = re.fullmatch(r"{{ range \.Messages }}(.*){{ end }}{{ end }}(.*)", rest, re.DOTALL)
     assert loop is not None
     branches = re.findall(
-        r'{{ (?:else )?if eq \.Role "(\w+)" }}(.*?){{ \.Content }}(.*?)(?={{ else|$)', loop[1], re.DOTALL
+        r'{{ (?:else )?if eq \.Role "(\w+)" }}(.*?){{ \.Content }}(.*?)(?={{ else|\Z)', loop[1], re.DOTALL
     )
     around = {role: (before, after) for role, before, after in branches}
     has_system = any(message.role == "system" for message in messages)

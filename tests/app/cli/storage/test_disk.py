@@ -59,7 +59,7 @@ def test_each_blob_is_counted_once_and_for_what_it_is_there(home: Path, deployme
     assert before["result_files"] == RESULTS
     assert before["models"] == own_bytes(folders[0]) + own_bytes(folders[1]) + len(SHARED_CONFIG)
     assert before["checkpoints"] == own_bytes(folders[2])
-    assert {before[kind] for kind in ("waiting", "due", "unfinished_jobs", "unrecorded", "incoming")} == {0}
+    assert {before[kind] for kind in ("waiting", "due", "exports", "unfinished_jobs", "unrecorded", "incoming")} == {0}
 
     freed = deployment.delete_model(models[0])
     after = disk(home)
