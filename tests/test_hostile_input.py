@@ -20,8 +20,8 @@ import pytest
 
 from core.base_models.registry import BaseModelEntry, Folder, Registry
 from core.process.bound import bound
-from core.store.migrate import upgrade
 from tests.harness.hostile import BOMBS, COLUMNS, UPLOADS, File, Form, malformed_template
+from tests.harness.migrated import write_migrated
 from tests.harness.models.tiny_models import write_tiny_llama
 from tests.harness.servers.stack import TINY, command_environ, eventually, free_port, tail
 
@@ -69,16 +69,15 @@ class Api:
     def peak_bytes(self) -> int:
         """Give the most memory that the process has had so far, or where nobody counts that, what it has now."""
         status = Path(f"/proc/{self.process.pid}/status")
-        if status.exists():
-            (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
-            return int(line.split()[1]) * 1024
-        return int(self.process.memory_info().rss)
+        lines = status.read_text().splitlines() if status.exists() else []
+        peaks_kib = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
+        return peaks_kib[0] * 1024 if peaks_kib else int(self.process.memory_info().rss)
 
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     home = tmp_path_factory.mktemp("home")
-    upgrade(f"sqlite:///{home / 'loramill.db'}")
+    write_migrated(home / "loramill.db")
     source = write_tiny_llama(home / "base-models" / TINY)  # as if it were imported
     Registry.load(home / "base-models").add(BaseModelEntry(name=TINY, source=Folder(path=source), learning_rate=1e-2))
     port, log = free_port(), home / "api.log"

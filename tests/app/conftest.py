@@ -27,10 +27,10 @@ from core.listening.protocol import Guard
 from core.settings import Settings
 from core.store.blobs import BlobStore
 from core.store.db import Database
-from core.store.migrate import upgrade
 from core.store.references.recorded import open_recorded
 from tests.app.shared_routes import share_routes
 from tests.app.status_recorder import StatusRecorder
+from tests.harness.migrated import write_migrated
 from tests.harness.models.byte_tokenizer import write_byte_tokenizer
 from tests.harness.models.published_model import publish
 from tests.harness.models.tiny_shapes import TINY_LLAMA, write_shapes
@@ -96,14 +96,6 @@ class ApiHarness:
         return [path for path in self.settings.store_folder.rglob("*") if path.is_file()]
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated database without rows, to be copied."""
-    file = tmp_path_factory.mktemp("database") / "empty.db"
-    upgrade(f"sqlite:///{file}")
-    return file
-
-
 def _settings_of(home: Path) -> Settings:
     return Settings(home=home, base_models=(BASE,), max_upload_bytes=64 * 1024)
 
@@ -114,14 +106,14 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def harness(settings: Settings, empty_database: Path) -> Iterator[ApiHarness]:
-    with _open_harness(settings, empty_database) as harness:
+def harness(settings: Settings) -> Iterator[ApiHarness]:
+    with _open_harness(settings) as harness:
         yield harness
 
 
 @contextmanager
-def _open_harness(settings: Settings, empty_database: Path) -> Iterator[ApiHarness]:
-    (settings.home / "loramill.db").write_bytes(empty_database.read_bytes())
+def _open_harness(settings: Settings) -> Iterator[ApiHarness]:
+    write_migrated(settings.home / "loramill.db")
     database = Database(settings.database)
     registry = Registry(settings.base_models_folder, (import_base(settings),))
     harness = ApiHarness(settings, database, open_recorded(settings.store_folder, database), registry)
@@ -183,10 +175,10 @@ def serving(app: ASGIApp, port: int = 0) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def live_api(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[LiveApi]:
+def live_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveApi]:
     """Give official clients a deployment on a socket, with a key and a fine-tuned model."""
     api_key, tuned = "correct-horse-battery", "ft:tiny:local:mine:1"
-    with _open_harness(_settings_of(tmp_path_factory.mktemp("live_api")), empty_database) as harness:
+    with _open_harness(_settings_of(tmp_path_factory.mktemp("live_api"))) as harness:
         harness.settings = harness.settings.model_copy(update={"api_key": SecretStr(api_key)})
         with harness.database.write() as session:
             publish(session, tuned)

@@ -11,8 +11,8 @@ from starlette.testclient import TestClient
 from app.main import create_app
 from core.errors import SchemaMismatch
 from core.settings import Settings
-from core.store.migrate import upgrade
 from tests.app.conftest import LOCAL
+from tests.harness.migrated import write_migrated
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,7 +36,7 @@ def test_the_real_parts_start_and_stop(tmp_path: Path) -> None:
     settings = Settings(
         home=tmp_path, base_models=("phi-2",), broker_url=f"redis+socket://{tmp_path}/no.sock", engine_urls={}
     )
-    upgrade(settings.database)
+    write_migrated(tmp_path / "loramill.db")
     with TestClient(create_app(settings), base_url=LOCAL) as client:
         assert client.get("/livez").status_code == 200
         assert client.get("/v1/models").json()["data"][0]["id"] == "phi-2"

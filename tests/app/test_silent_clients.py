@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from core.process.bound import bound
 from tests.app.conftest import ApiHarness, serving
+from tests.harness.migrated import write_migrated
 from tests.harness.servers.stack import command_environ, eventually, free_port
 
 DESCRIPTORS = 256
@@ -59,8 +60,8 @@ def api_process(home: Path, log: Path) -> Iterator[int]:
         process.wait()
 
 
-def test_silent_connections_lock_nobody_out_and_fill_no_log(tmp_path: Path, empty_database: Path) -> None:
-    (tmp_path / "loramill.db").write_bytes(empty_database.read_bytes())
+def test_silent_connections_lock_nobody_out_and_fill_no_log(tmp_path: Path) -> None:
+    write_migrated(tmp_path / "loramill.db")
     log = tmp_path / "api.log"
     with api_process(tmp_path, log) as port, contextlib.ExitStack() as stack:
         for _ in range(SILENT):

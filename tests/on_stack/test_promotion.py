@@ -22,9 +22,9 @@ from app.main import create_app
 from core.base_models.registry import Registry
 from core.settings import Settings
 from core.store.db import Database
-from core.store.migrate import upgrade
 from core.store.references.recorded import open_recorded
 from tests.app.conftest import RecordingNotifier, serving
+from tests.harness.migrated import write_migrated
 from tests.harness.models.published_model import publish
 from tests.harness.models.tiny_models import write_tiny_phi
 from tests.harness.one_thread import one_thread
@@ -48,7 +48,7 @@ def serving_two_versions(home: Path) -> Iterator[str]:
     """Give the address of an API over an engine that has two versions of a family."""
     engines = EngineHarness(write_tiny_phi(home / "base-models" / BASE), home)
     settings = Settings(home=home, base_models=(BASE,))
-    upgrade(settings.database)
+    write_migrated(home / "loramill.db")
     database = Database(settings.database)
     for seed, name in enumerate(VERSIONS):
         with database.write() as session:

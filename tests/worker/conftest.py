@@ -12,7 +12,7 @@ from core.base_models.registry import IMPORTED_FILE, Folder, ImportedModel, comp
 from core.estimates.estimate import Estimate
 from core.jobs.spec import AdapterRef, FileRef, JobSpec
 from core.settings import Settings
-from core.store import files, jobs, migrate
+from core.store import files, jobs
 from core.store.db import Database
 from core.store.files import NewFile
 from core.store.jobs import NewJob
@@ -21,6 +21,7 @@ from core.store.references.recorded import open_recorded
 from core.store.tables import AdapterRecord, AttemptRecord, CheckpointRecord, EventRecord, JobRecord
 from tests.harness import fake_trainer
 from tests.harness.job_specs import make_job_spec
+from tests.harness.migrated import write_migrated
 from worker.jobs.runtime import WorkerRuntime
 
 BASE_MODEL = "smollm2-135m-instruct"
@@ -56,7 +57,7 @@ class Home:
 
     def __init__(self, settings: Settings) -> None:
         settings.home.mkdir(parents=True)
-        migrate.upgrade(settings.database)
+        write_migrated(settings.home / "loramill.db")
         self.settings = settings
         self.database = Database(settings.database)
         self.blobs = open_recorded(settings.store_folder, self.database)

@@ -10,7 +10,7 @@ import pytest
 
 from core.errors import StartRefused
 from core.process.writable import require_writable
-from core.store.migrate import upgrade
+from tests.harness.migrated import write_migrated
 from tests.harness.servers.stack import command_environ, free_port
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -35,7 +35,7 @@ def unwritable(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]
     if os.geteuid() != 0:
         pytest.skip("only root can mount a read-only file system")
     home.mkdir()
-    upgrade(f"sqlite:///{home / 'loramill.db'}")
+    write_migrated(home / "loramill.db")
     mounts = (["mount", "--bind", str(home), str(home)], ["mount", "-o", "remount,ro,bind", str(home)])
     for command in mounts:
         if subprocess.run(command, capture_output=True).returncode != 0:

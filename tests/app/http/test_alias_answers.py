@@ -11,15 +11,16 @@ from app.http.alias_answers import AliasAnswers
 from core.serving.generation import FinishReason
 from core.store.aliases.answers import AnswerCounts, AnsweredFor
 from core.store.db import Database, sqlite_file
+from tests.harness.migrated import write_migrated
 
 KEY = AnsweredFor("bot@prod", 1, "ft:a")
 ENDED = CountedAnswer(FinishReason.END, 5, 0.5)
 
 
 @pytest.fixture
-def database(tmp_path: Path, empty_database: Path) -> Iterator[Database]:
+def database(tmp_path: Path) -> Iterator[Database]:
     url = f"sqlite:///{tmp_path / 'loramill.db'}"
-    sqlite_file(url).write_bytes(empty_database.read_bytes())
+    write_migrated(sqlite_file(url))
     database = Database(url)
     yield database
     database.dispose()
@@ -43,9 +44,7 @@ def test_processes_see_what_is_written_and_each_its_own_at_once(database: Databa
         assert sums(each, database) == AnswerCounts(2, 1, 1, 8, 0.75)
 
 
-def test_what_the_database_does_not_take_is_kept_for_the_next_time(
-    database: Database, tmp_path: Path, empty_database: Path
-) -> None:
+def test_what_the_database_does_not_take_is_kept_for_the_next_time(database: Database, tmp_path: Path) -> None:
     answers = AliasAnswers(database)
     answers.count(KEY, ENDED)
     file = tmp_path / "loramill.db"
@@ -54,7 +53,7 @@ def test_what_the_database_does_not_take_is_kept_for_the_next_time(
     file.mkdir()  # which no database can be opened in
     answers.write()
     file.rmdir()
-    file.write_bytes(empty_database.read_bytes())
+    write_migrated(file)
     answers.count(KEY, ENDED)
     answers.write()
     assert sums(answers, database) == AnswerCounts(2, 2, 0, 10, 1.0)

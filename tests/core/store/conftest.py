@@ -1,13 +1,12 @@
 """Every store test runs on both databases; each gets a migrated, empty one."""
 
 import hashlib
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Engine, event
 
 from core.estimates.estimate import Estimate
 from core.jobs.spec import FileRef, JobSpec
@@ -19,6 +18,7 @@ from core.store.jobs import NewJob
 from core.store.tables import FileRecord, JobRecord, Record
 from tests.core.store.leased import claim
 from tests.harness.job_specs import make_job_spec
+from tests.harness.migrated import write_migrated
 from tests.harness.servers.postgres import PostgresServer, running_postgres
 
 MakeFile = Callable[..., FileRecord]
@@ -43,9 +43,9 @@ def migrated_postgres(postgres_server: PostgresServer) -> str:
 
 @pytest.fixture(scope="session")
 def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated, empty database file to copy."""
+    """A migrated, empty database file, only to be read."""
     file = tmp_path_factory.mktemp("migrated") / "loramill.db"
-    migrate.upgrade(f"sqlite:///{file}")
+    write_migrated(file)
     return file
 
 
@@ -62,20 +62,33 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def sqlite_url(tmp_path: Path, migrated_sqlite: Path) -> str:
+def sqlite_url(tmp_path: Path) -> str:
     url = f"sqlite:///{tmp_path / 'loramill.db'}"
-    shutil.copyfile(migrated_sqlite, sqlite_file(url))
+    write_migrated(sqlite_file(url))
     return url
 
 
-@pytest.fixture
-def postgres_url(migrated_postgres: str) -> Iterator[str]:
-    yield migrated_postgres
+@pytest.fixture(scope="session")
+def emptying(migrated_postgres: str) -> Engine:
+    """Connections for emptying the migrated database, on which neither triggers nor foreign keys keep a row."""
     db_engine = create_db_engine(migrated_postgres)
-    with db_engine.begin() as connection:
-        tables = ", ".join(table.name for table in Record.metadata.sorted_tables)
-        connection.execute(text(f"TRUNCATE {tables}"))
-    db_engine.dispose()
+    event.listen(db_engine, "connect", _let_rows_go)
+    return db_engine
+
+
+def _let_rows_go(connection: Any, _record: object) -> None:
+    connection.execute("SET session_replication_role = replica")
+    connection.commit()
+
+
+@pytest.fixture
+def postgres_url(migrated_postgres: str, emptying: Engine) -> Iterator[str]:
+    yield migrated_postgres
+    # not TRUNCATE, which makes new files for each table and index, empty or not
+    with emptying.begin() as connection:
+        for table in Record.metadata.sorted_tables:
+            connection.execute(table.delete())
+    emptying.dispose()  # which leaves the next test's connections by themselves
 
 
 @pytest.fixture(params=BACKENDS)

@@ -17,7 +17,7 @@ from core.jobs.kind import JobKind
 from core.jobs.spec import FileRef
 from core.settings import Settings
 from core.store import evaluations as store
-from core.store import files, jobs, migrate
+from core.store import files, jobs
 from core.store.blobs import BlobStore
 from core.store.db import Database
 from core.store.files import NewFile
@@ -28,6 +28,7 @@ from core.store.tables import EventRecord, JobRecord
 from tests.app.conftest import serving
 from tests.harness import fake_trainer
 from tests.harness.evaluation_specs import make_evaluation_spec
+from tests.harness.migrated import write_migrated
 from tests.harness.models.byte_tokenizer import write_byte_tokenizer
 from tests.harness.stub_engine import ServedStub
 from worker.evaluating.runner import evaluations
@@ -55,7 +56,7 @@ class EvaluationHome:
     def make(cls, home: Path, **settings: Any) -> "EvaluationHome":
         chosen = Settings(home=home, base_models=(BASE,), heartbeat_s=0.2, sweep_s=0.2, **settings)
         home.mkdir(parents=True, exist_ok=True)
-        migrate.upgrade(chosen.database)
+        write_migrated(home / "loramill.db")
         database = Database(chosen.database)
         folder = chosen.base_models_folder / BASE
         write_byte_tokenizer(folder)

@@ -15,10 +15,10 @@ from app.cli.checks.check_result import CheckResult, Status
 from app.cli.checks.deep_checks import DEEP_CHECKS
 from core.settings import Settings
 from core.store.db import Database
-from core.store.migrate import upgrade
 from core.store.references.recorded import open_recorded
 from tests.app.cli.command import Done, loramill
 from tests.core.store.references.deployment import StoreInUse, write_adapter
+from tests.harness.migrated import write_migrated
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def deployment(home: Path) -> Iterator[StoreInUse]:
     """Two models that share a file, and three uploads."""
     settings = Settings(home=home)
     home.mkdir()
-    upgrade(settings.database)
+    write_migrated(home / "loramill.db")
     database = Database(settings.database)
     deployment = StoreInUse(database, open_recorded(settings.store_folder, database))
     for number in range(2):
