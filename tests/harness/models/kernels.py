@@ -1,7 +1,7 @@
 """One folder of compiled kernels for all engines of a test run: compiling them takes seconds, and they are the same.
 
 The first process that asks makes it, and its end removes it. Those that it starts find it by their environment, as
-pytest's do that run tests side by side.
+pytest's do that run tests side by side. And compilers of a few lines of shell, for tests of compiling itself.
 """
 
 import atexit
@@ -32,6 +32,18 @@ def home_with_kernels() -> Path:
         atexit.register(_remove, home, os.getpid())
         os.environ[_NAME] = str(home)
     return Path(os.environ[_NAME])
+
+
+def write_copying_compiler(path: Path, library: Path) -> Path:
+    """Write a compiler whose every library is a copy of this one."""
+    return write_compiler(path, f'case "$output" in *.so) cp "{library}" "$output" ;; *) touch "$output" ;; esac')
+
+
+def write_compiler(path: Path, *lines: str) -> Path:
+    """Write a compiler of these lines of shell, in which ``$output`` is the file that it is to make."""
+    path.write_text("\n".join(("#!/bin/sh", "for output; do :; done", *lines, "")))
+    path.chmod(0o700)
+    return path
 
 
 def _remove(home: Path, maker: int) -> None:

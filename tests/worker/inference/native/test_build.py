@@ -6,11 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from core.process.cpu_levels import list_levels, list_own_levels
 from tests.conftest import ROOT
-from worker.inference.native import build
+from tests.harness.models.kernels import write_compiler, write_copying_compiler
 from worker.inference.native.build import load
+from worker.inference.native.kernels import Kernels
 from worker.native import compiling
 from worker.native.compiling import ENGINE, TRAINER, Sources, find_or_compile
 
@@ -22,9 +24,12 @@ def nothing_prebuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def quick_build(compiler: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compile without optimisation: what is built matters here, not how fast it is."""
-    monkeypatch.setattr(compiling, "FLAGS", ("-std=c++17", "-O0", "-fPIC", "-fopenmp"))
+def quick_compiler(
+    native_folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A compiler that copies: what matters here is who has a library built, and when."""
+    [built] = native_folder.glob(f"{ENGINE.name}-{list_own_levels()[0].name}-*.so")
+    monkeypatch.setenv("CXX", str(write_copying_compiler(tmp_path_factory.mktemp("bin") / "compiler", built)))
 
 
 def test_a_compiler_that_fails_means_no_kernels(
@@ -49,13 +54,15 @@ def test_no_compiler_means_no_kernels(
     assert "no C++ compiler (g++, clang++, c++)" in record.getMessage()
 
 
-def test_a_library_that_is_there_is_not_built_again(native_folder: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in native_folder.iterdir()}
-    assert load(native_folder) is not None
-    assert {path: path.stat().st_mtime_ns for path in native_folder.iterdir()} == before
+def test_a_library_that_is_there_is_not_built_again(native_folder: Path, tmp_path: Path) -> None:
+    for library in native_folder.glob("*.so"):  # into a folder that no other process builds in
+        shutil.copy(library, tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert load(tmp_path) is not None
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
 
 
-@pytest.mark.usefixtures("quick_build")
+@pytest.mark.usefixtures("quick_compiler")
 def test_two_builds_at_once_leave_one_library(tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
         loaded = list(pool.map(load, [tmp_path, tmp_path]))
@@ -65,8 +72,7 @@ def test_two_builds_at_once_leave_one_library(tmp_path: Path) -> None:
 
 def test_of_two_processes_one_compiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiler, calls = tmp_path / "compiler", tmp_path / "calls"
-    compiler.write_text(f'#!/bin/sh\nfor output; do :; done\necho "$output" >> {calls}\nsleep 0.2\ntouch "$output"\n')
-    compiler.chmod(0o700)
+    write_compiler(compiler, f'echo "$output" >> {calls}', "sleep 0.2", 'touch "$output"')
     monkeypatch.setenv("CXX", str(compiler))
     program = (
         "from pathlib import Path; from core.process import cpu_levels; from worker.native import compiling; "
@@ -80,18 +86,18 @@ def test_of_two_processes_one_compiles(tmp_path: Path, monkeypatch: pytest.Monke
     assert [Path(call).name for call in calls.read_text().splitlines()].count("kernels.so") == 1
 
 
-@pytest.mark.usefixtures("quick_build")
 def test_kernels_that_differ_from_torch_are_not_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    native_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    sources = Path(shutil.copytree(ENGINE.folder, tmp_path / "sources"))
-    elementwise = sources / "elementwise.hpp"
-    source = elementwise.read_text()
-    elementwise.write_text(source.replace("0.044715f", "0.054715f"))
-    assert elementwise.read_text() != source
-    monkeypatch.setattr(build, "ENGINE", Sources("kernels", sources))
+    usual = Kernels.gelu_tanh
+
+    def differing(self: Kernels, out_NI: Tensor, x_NI: Tensor) -> None:
+        usual(self, out_NI, x_NI)
+        out_NI.mul_(1.002)
+
+    monkeypatch.setattr(Kernels, "gelu_tanh", differing)
     with caplog.at_level(logging.WARNING):
-        assert load(tmp_path / "native") is None
+        assert load(native_folder) is None
     (record,) = caplog.records
     assert "gelu_tanh in torch.float32 differs from torch" in record.getMessage()
 
@@ -99,7 +105,7 @@ def test_kernels_that_differ_from_torch_are_not_used(
 def test_a_library_that_is_none_means_no_kernels(
     native_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for library in native_folder.iterdir():
+    for library in native_folder.glob("*.so"):
         (tmp_path / library.name).write_bytes(b"cut off")
     with caplog.at_level(logging.WARNING):
         assert load(tmp_path) is None
@@ -114,33 +120,29 @@ def test_the_kernels_share_the_threads_of_torch() -> None:
     assert len(runtimes) == 1
 
 
-@pytest.mark.usefixtures("quick_build")
+@pytest.mark.usefixtures("quick_compiler")
 def test_what_is_compiled_before_torch_is_imported_is_what_the_engine_loads(tmp_path: Path) -> None:
     ahead = """
 import sys
 from pathlib import Path
 from worker.native import compiling
 
-compiling.FLAGS = tuple(sys.argv[2:])
 compiling.compile_ahead(compiling.ENGINE, Path(sys.argv[1])).join()
 assert "torch" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", ahead, str(tmp_path), *compiling.FLAGS], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "-c", ahead, str(tmp_path)], cwd=ROOT, check=True)
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     assert len(before) == 1
     assert load(tmp_path) is not None
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
 
 
-@pytest.mark.usefixtures("quick_build")
-@pytest.mark.usefixtures("quick_build")
+@pytest.mark.usefixtures("quick_compiler")
 def test_what_was_compiled_beforehand_needs_no_compiler(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     level = list_own_levels()[0]
-    with monkeypatch.context() as patch:
-        patch.setattr(compiling, "list_levels", lambda: [level])  # each takes seconds
-        assert compiling.main([str(tmp_path / "prebuilt")]) == 0
+    assert compiling.main([str(tmp_path / "prebuilt")]) == 0
     monkeypatch.setattr(compiling, "PREBUILT", tmp_path / "prebuilt")
     monkeypatch.setenv("CXX", "/bin/false")
     kernels = load(tmp_path / "native", level.name)
@@ -152,8 +154,7 @@ def test_what_was_compiled_beforehand_needs_no_compiler(
 
 def test_all_levels_are_compiled_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiler = tmp_path / "compiler"
-    compiler.write_text('#!/bin/sh\nfor output; do :; done\ntouch "$output"\n')
-    compiler.chmod(0o700)
+    write_compiler(compiler, 'touch "$output"')
     monkeypatch.setenv("CXX", str(compiler))
     assert compiling.main([str(tmp_path / "prebuilt")]) == 0
     built = sorted(tuple(path.name.split("-")[:2]) for path in (tmp_path / "prebuilt").iterdir())
@@ -165,8 +166,7 @@ def test_libraries_of_other_sources_compilers_and_levels_are_not_used(
 ) -> None:
     compilers = [tmp_path / "one", tmp_path / "another"]
     for compiler in compilers:
-        compiler.write_text('#!/bin/sh\nfor output; do :; done\ntouch "$output"\n')
-        compiler.chmod(0o700)
+        write_compiler(compiler, 'touch "$output"')
     monkeypatch.setenv("CXX", str(compilers[0]))
     built = [find_or_compile(ENGINE, tmp_path / "native", level) for level in list_own_levels()]
     assert find_or_compile(ENGINE, tmp_path / "native", list_own_levels()[0]) == built[0]

@@ -4,10 +4,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.process.cpu_levels import TRAINING_LEVELS, Level
-from core.settings import CpuLevel
+from core.process.cpu_levels import TRAINING_LEVELS, Level, list_own_levels
+from core.settings import CpuLevel, Settings
+from tests.harness.models.kernels import home_with_kernels, write_copying_compiler
 from tests.worker.training.conftest import trainer_library
 from worker.native import compiling, library
+from worker.native.compiling import TRAINER, find_or_compile
 from worker.training.native import build
 from worker.training.native.build import load
 from worker.training.native.kernels import TrainerKernels
@@ -22,15 +24,19 @@ def nothing_prebuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "choose_level", lambda _: Level(TRAINING_LEVELS[0], (), frozenset()))
 
 
+@pytest.mark.usefixtures("compiler")
 def test_kernels_are_compiled_where_they_are_kept_and_found_there_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiler: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert load(tmp_path, CPU, torch.float32) is not None
-    monkeypatch.setenv("CXX", f"{compiler} -DOTHERWISE")  # another name, so that nothing is found by accident
-    built = list(tmp_path.iterdir())
-    monkeypatch.delenv("CXX")
-    assert load(tmp_path, CPU, torch.float32) is not None
-    assert list(tmp_path.iterdir()) == built
+    built_before = find_or_compile(TRAINER, Settings(home=home_with_kernels()).kernels_folder, list_own_levels()[0])
+    monkeypatch.setenv("CXX", str(write_copying_compiler(tmp_path / "compiler", built_before)))  # quick
+    kept = tmp_path / "kernels"
+    assert load(kept, CPU, torch.float32) is not None
+    [built] = kept.iterdir()
+    before = built.stat()
+    assert load(kept, CPU, torch.float32) is not None
+    assert list(kept.iterdir()) == [built]
+    assert built.stat().st_ino == before.st_ino
 
 
 @pytest.mark.parametrize(
