@@ -18,7 +18,7 @@ from worker.trainer_process.stop import StopFlag
 
 GIB = 2**30
 ADAPTER_BYTES, PEAK_BYTES = GIB // 4, GIB
-STEPS = 120  # so many that what is asked of a job comes before its end, on a busy machine too
+STEPS, STEP_S = 36, 0.1  # so long that what is asked of a job comes before its end, on a busy machine too
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def test_one_without_an_estimate_is_trained_by_itself(home: Home) -> None:
 
 
 def test_one_that_is_cancelled_leaves_the_others_to_go_on(home: Home) -> None:
-    job_ids = queue_some(home, 3, steps=STEPS, step_s=0.03)
+    job_ids = queue_some(home, 3, steps=STEPS, step_s=STEP_S)
     thread = in_background(home)
     wait_for(lambda: all(metrics_of(home, job_id) for job_id in job_ids))
     home.cancel(job_ids[1])
@@ -171,7 +171,7 @@ def test_one_that_is_cancelled_leaves_the_others_to_go_on(home: Home) -> None:
 
 
 def test_one_that_is_paused_goes_on_later_by_itself(home: Home) -> None:
-    job_ids = queue_some(home, 2, steps=STEPS, step_s=0.03)
+    job_ids = queue_some(home, 2, steps=STEPS, step_s=STEP_S)
     thread = in_background(home)
     wait_for(lambda: all(metrics_of(home, job_id) for job_id in job_ids))
     home.pause(job_ids[0])
