@@ -88,20 +88,22 @@ def let_go(session: Session, digests: Collection[str]) -> int:
         digests: of files or of manifests, whose parts go with them.
     """
     parts = select(BlobPartRecord.sha256).where(BlobPartRecord.manifest_sha256.in_(digests))
-    # one question each, which ends at the first reference: all adapters of a shape share a file
-    leaving = {sha256 for sha256 in {*digests, *session.scalars(parts)} if not _is_referred_to(session, sha256)}
-    if not leaving:
+    wanted = {*digests, *session.scalars(parts)}
+    if not wanted:
         return 0
+    # locked before the question: of two records deleted at once, the second one sees that the first is gone
     locked = session.execute(
         select(BlobRecord.sha256, BlobRecord.bytes)
-        .where(BlobRecord.sha256.in_(leaving), BlobRecord.state == BlobState.LIVE)
+        .where(BlobRecord.sha256.in_(wanted), BlobRecord.state == BlobState.LIVE)
         .order_by(BlobRecord.sha256)  # as `hold`
         .with_for_update()
     ).all()
+    # one question each, which ends at the first reference: all adapters of a shape share a file
+    leaving = {sha256: size_bytes or 0 for sha256, size_bytes in locked if not _is_referred_to(session, sha256)}
     session.execute(
         update(BlobRecord)
-        .where(BlobRecord.sha256.in_([sha256 for sha256, _ in locked]))
+        .where(BlobRecord.sha256.in_(leaving))
         .values(touched_at=database_now(session))
         .execution_options(synchronize_session=False)
     )
-    return sum(size_bytes or 0 for _, size_bytes in locked)
+    return sum(leaving.values())

@@ -43,6 +43,13 @@ DEFECTS = (
         tests=(ANY_ORDER,),
     ),
     Defect(
+        name="of two deletions at once neither begins the grace",
+        in_="core.store.references.rows:let_go",
+        replace="$rows.order_by($digest).with_for_update()",
+        by="$rows.order_by($digest)",
+        tests=(f"{COLLECTOR}::TestGrace::test_begins_when_two_records_let_go_at_once",),
+    ),
+    Defect(
         name="two collectors delete at once",
         in_="core.store.references.collector:Collector.finish_for_dead",
         replace="with self._blobs.alone($$$wait): self._finish()",

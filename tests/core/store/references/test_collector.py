@@ -111,6 +111,26 @@ class TestGrace:
         assert collect(deployment, DAY_S) == [digest_of(content)]
         assert not deployment.blobs.exists(digest_of(content))
 
+    def test_begins_when_two_records_let_go_at_once(self, deployment: StoreInUse) -> None:
+        """On PostgreSQL neither deletion sees the other's until its commit; on SQLite one waits for the other."""
+        content = b"examples"
+        first, second = (deployment.upload(content) for _ in range(2))
+        deployment.age(30 * DAY_S)
+        freed: list[int] = []
+
+        def delete_second() -> None:
+            with deployment.database.write() as session:
+                freed.append(files.delete(session, second).bytes)
+
+        other = threading.Thread(target=delete_second)
+        with deployment.database.write() as session:
+            freed.append(files.delete(session, first).bytes)
+            other.start()
+            other.join(0.5)  # it waits, or it has asked already who refers to the bytes
+        other.join()
+        assert freed == [0, len(content)]
+        assert collect(deployment, DAY_S) == []
+
     def test_covers_what_is_stored_and_not_yet_referred_to(self, deployment: StoreInUse) -> None:
         deployment.blobs.put_bytes(b"of an upload under way")
         assert collect(deployment, DAY_S) == []
