@@ -28,6 +28,7 @@ ALIAS: Final = "bot@prod"  # stands for the fine-tuned model whenever it is aske
 EXPORT: Final = "export-that-has-ended"  # stands for one that has files
 EXPERIMENT: Final = "exp-that-has-ended"  # stands for the one that has a report
 JOB: Final = "job-that-was-trained"  # stands for one
+CANCELLED_JOB: Final = "job-that-was-cancelled"  # stands for a new one, as cases delete it
 MODEL: Final = "model-that-was-trained"  # stands for the one that it made
 UNKNOWN_HEADER: Final = "in header - object with unexpected properties"  # which HTTP has everybody pass over
 EXAMPLES: Final = "".join(f'{{"prompt": "{n} and 1 is", "completion": " {n + 1}."}}\n' for n in range(40)).encode()
@@ -90,6 +91,8 @@ def before_call(context: HookContext, case: Case[Any], kwargs: dict[str, Any]) -
     for parameters, name in ((case.path_parameters, "job_id"), (case.query, "with")):
         if parameters.get(name) == JOB:
             parameters[name] = os.environ["FUZZED_JOB"]
+    if case.path_parameters.get("job_id") == CANCELLED_JOB:
+        case.path_parameters["job_id"] = cancelled_job()
     if unquote(str(case.path_parameters.get("name"))) == ALIAS:  # it stands there as in an address
         move_alias()
     body = case.body
@@ -152,6 +155,13 @@ def import_again() -> str:
         f"{os.environ['FUZZED_URL']}{IMPORT}", files={"file": ("adapter.tar", download())}, headers=headers, timeout=120
     )
     return str(answered.raise_for_status().json()["id"])
+
+
+def cancelled_job() -> str:
+    """Give the id of a job that has ended and that nothing needs."""
+    with api() as client:
+        job = client.fine_tuning.jobs.create(model=os.environ["FUZZED_BASE"], training_file=upload())
+        return client.fine_tuning.jobs.cancel(job.id).id
 
 
 def upload() -> str:

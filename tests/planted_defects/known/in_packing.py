@@ -15,7 +15,7 @@ DEFECTS = (
     ),
     Defect(
         name="17 our blocks attend over the whole micro-batch, and nobody tries them first",
-        in_="worker.training.model.decoder:OwnPass._inputs",
+        in_="worker.training.model.decoder:OwnPass.__call__",
         replace="attention.make_attention($lengths, $$$rest)",
         by="attention.make_attention((sum($lengths),), $$$rest)",
         tests=(f"{DECODER}::TestSegments::test_trap_17_what_stands_in_one_segment_does_not_change_another",),
@@ -53,7 +53,7 @@ DEFECTS = (
     ),
     Defect(
         name="29 blocks that are computed twice lose the first one's gradient",
-        in_="worker.training.model.decoder:OwnPass.__call__",
+        in_="worker.training.model.decoder:OwnPass.run",
         replace="checkpoint($$$given, use_reentrant=False)",
         by="checkpoint($$$given, use_reentrant=True)",
         tests=(f"{DECODER}::TestCheckpointing::test_trap_29_blocks_computed_twice_give_the_same_bits",),

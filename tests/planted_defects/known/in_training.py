@@ -27,7 +27,7 @@ DEFECTS = (
     ),
     Defect(
         name="05 inputs with the padding's id are hidden",
-        in_="worker.training.model.decoder:OwnPass.__call__",
+        in_="worker.training.model.decoder:OwnPass.run",
         replace="_embed($decoder, $batch, $noise_NH)",
         by="_embed($decoder, $batch, $noise_NH) * ($batch.input_ids_N != 0)[:, None]",
         tests=(f"{TRAPS}::TestTrap05::test_trap_05_an_id_that_padding_uses_stays_attended_to",),
