@@ -20,6 +20,7 @@ from core.process.bound import bound
 from core.settings import Settings
 from tests.harness.servers.valkey import Valkey
 from tests.worker.conftest import Home
+from tests.worker.jobs.running import fake_trainers
 from worker.__main__ import worker_argv, worker_environment
 from worker.jobs.slot import WorkerSlot, slot_path
 
@@ -90,14 +91,7 @@ class Worker:
         return [main, *main.children(recursive=True)]
 
     def trainers(self) -> list[psutil.Process]:
-        return [process for process in self.tree() if is_trainer(process)]
-
-
-def is_trainer(process: psutil.Process) -> bool:
-    try:
-        return "tests.harness.fake_trainer" in process.cmdline()
-    except psutil.NoSuchProcess:  # also a process that has ended and is yet to be waited for
-        return False
+        return fake_trainers(self.tree())
 
 
 StartWorker = Callable[[], Worker]
@@ -285,7 +279,7 @@ class TestDoorbellAndPollTogether:
         most_at_once = 0
         while any(home.job(job_id).status is not JobStatus.SUCCEEDED for job_id in job_ids):
             most_at_once = max(most_at_once, len(worker.trainers()))
-            time.sleep(0.02)
+            time.sleep(0.1)
 
         assert most_at_once == 1
         assert [len(home.attempts(job_id)) for job_id in job_ids] == [1] * 5

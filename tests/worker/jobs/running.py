@@ -2,10 +2,13 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+
+import psutil
 
 from core.settings import Settings
 from core.store.tables import EventRecord
+from tests.harness.fake_trainer import COMMAND
 from tests.worker.conftest import Home
 from worker.jobs.duty import run_next
 from worker.jobs.host_gate import HostGate
@@ -34,6 +37,23 @@ def in_background(home: Home, settings: Settings | None = None, stop: StopFlag |
     thread = threading.Thread(target=run, args=(home, settings, stop))
     thread.start()
     return thread
+
+
+def own_trainers() -> list[psutil.Process]:
+    """Give the fake trainers that this process started and that have not ended."""
+    return fake_trainers(psutil.Process().children())
+
+
+def fake_trainers(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Give those of the processes that are fake trainers and have not ended."""
+    return [process for process in processes if _is_fake_trainer(process)]
+
+
+def _is_fake_trainer(process: psutil.Process) -> bool:
+    try:
+        return COMMAND[-1] in process.cmdline()
+    except psutil.NoSuchProcess:  # also a process that has ended and is yet to be waited for
+        return False
 
 
 def pause_in_the_middle(home: Home, job_id: str, settings: Settings | None = None) -> None:

@@ -13,8 +13,8 @@ from core.store.queue.leases import Lease
 from tests.harness.fake_clock import FakeClock
 from tests.harness.faulty_store import SlowStore
 from tests.worker.conftest import BASE_MODEL, NOW, Home
-from tests.worker.jobs.running import run_on, wait_for
-from tests.worker.jobs.test_runner import take_away, trainer_pids
+from tests.worker.jobs.running import own_trainers, run_on, wait_for
+from tests.worker.jobs.test_runner import take_away
 from worker.jobs.claim import Claim
 from worker.jobs.heartbeat import LeaseHeartbeat
 
@@ -70,9 +70,9 @@ class TestSlowStore:
         thread.start()
         try:
             assert store.is_waiting.wait(30)
-            assert len(trainer_pids()) == 1
+            assert len(own_trainers()) == 1
             take_away(home)
-            wait_for(lambda: not trainer_pids())  # while the store still waits
+            wait_for(lambda: not own_trainers())  # while the store still waits
         finally:
             store.may_go_on.set()
             thread.join()

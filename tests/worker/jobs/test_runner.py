@@ -1,7 +1,6 @@
 """Jobs are run by the real runner on a real database and store; only the trainer is a fake."""
 
 import hashlib
-import os
 import threading
 import time
 from dataclasses import replace
@@ -23,7 +22,7 @@ from core.store.tables import FileStatus
 from tests.harness import fake_trainer
 from tests.harness.fake_trainer import MEASURED
 from tests.worker.conftest import BASE_MODEL, NOW, Home
-from tests.worker.jobs.running import in_background, run, wait_for
+from tests.worker.jobs.running import in_background, own_trainers, run, wait_for
 from worker.jobs.duty import run_queued
 from worker.jobs.host_gate import HostGate
 from worker.jobs.runner import trainings
@@ -232,8 +231,8 @@ class TestLostLease:
 
         is_away.set()
         monkeypatch.setattr(leases, "heartbeat", fail_while_away)
-        assert len(trainer_pids()) == 1
-        wait_for(lambda: not trainer_pids())
+        assert len(own_trainers()) == 1
+        wait_for(lambda: not own_trainers())
         assert home.job(job_id).status is JobStatus.RUNNING
         is_away.clear()
         thread.join()
@@ -290,13 +289,6 @@ def take_away(home: Home) -> None:
     with home.database.write() as session:
         [observed] = leases.list_running(session)
         assert leases.reclaim(session, observed, max_attempts=3, now=NOW) is JobStatus.QUEUED
-
-
-def trainer_pids() -> list[int]:
-    """List the fake trainers that this process started and that have not ended."""
-    children = Path(f"/proc/{os.getpid()}/task").glob("*/children")
-    pids = [int(pid) for path in children for pid in path.read_text().split()]
-    return [pid for pid in pids if b"fake_trainer" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 class TestContinuing:

@@ -10,10 +10,10 @@ from sqlalchemy import text
 from core.serving.adapter_format import MANIFEST, WEIGHTS
 from core.settings import Settings
 from core.store.db import Database
-from core.store.migrate import upgrade
 from core.store.references.recorded import open_recorded
 from tests.app.cli.command import loramill
 from tests.core.store.references.deployment import SHARED_CONFIG, StoreInUse, write_adapter
+from tests.harness.migrated import write_migrated
 
 RESULTS = len(b"step,train_loss\n1,0.5\n")
 EXAMPLES = len(b'{"prompt": "p", "completion": "c"}')
@@ -28,7 +28,7 @@ def home(tmp_path: Path) -> Path:
 def deployment(home: Path) -> Iterator[StoreInUse]:
     settings = Settings(home=home)
     home.mkdir()
-    upgrade(settings.database)
+    write_migrated(home / "loramill.db")
     database = Database(settings.database)
     yield StoreInUse(database, open_recorded(settings.store_folder, database))
     database.dispose()
