@@ -77,7 +77,7 @@ class TestPause:
         assert home.job(job_id).status is JobStatus.SUCCEEDED
 
     def test_of_a_running_job_keeps_its_last_step_and_goes_on_from_there(self, home: Home) -> None:
-        job_id = home.queue(steps=60, step_s=0.02, checkpoint_every=1000)
+        job_id = home.queue(steps=60, step_s=0.06, checkpoint_every=1000)
         pause_in_the_middle(home, job_id)
 
         job = home.job(job_id)
