@@ -1,13 +1,14 @@
 """/v1/evaluations: have models answer the same rows and compare them; list, look up, cancel; read events and rows."""
 
 import time
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, BackgroundTasks, Depends, Header, Query
 
 from app.evaluations import rows_page, service
 from app.evaluations.schemas import EvaluationCreate, EvaluationOut, EvaluationRowsOut, EvaluationRowsQuery
-from app.fine_tuning.repetition import RequestOrigin, find_earlier
+from app.fine_tuning.repetition import RequestOrigin, find_earlier, record_once
 from app.fine_tuning.schemas import EventOut, EventsQuery
 from app.http.auth import CallerDep, require_caller
 from app.http.deps import BlobsDep, DatabaseDep, DoorbellDep, ReadSession, SettingsDep
@@ -30,6 +31,7 @@ from core.evaluations.spec import EvaluationSpec
 from core.jobs.kind import JobKind
 from core.store import events, jobs
 from core.store.db import Session
+from core.store.jobs import NewJob
 from core.store.queue import control, waiting_line
 from core.store.tables import JobRecord
 
@@ -93,7 +95,7 @@ def create_evaluation(
             return _out(session, job)
         spec = service.specify(session, request, settings=settings, blobs=blobs)
     with database.write() as session:  # apart, because reading rows must not keep the workers' heartbeats waiting
-        job = service.create(session, request, spec, origin, now=now)
+        job = record_once(session, request, origin, now, partial(NewJob, caller, spec))
         created = _out(session, job)
     background.add_task(doorbell.notify, created.id)
     return created

@@ -11,7 +11,6 @@ from app.engines.routing import require_own_engine
 from app.evaluations.rows_asked import choose_from, find_asked
 from app.evaluations.schemas import EvaluationCreate
 from app.fine_tuning.renderers import renderer_of
-from app.fine_tuning.repetition import RequestOrigin, find_earlier, remember, requested_of
 from app.models.service import find_served
 from app.tokenizers import imported_of
 from core.errors import InvalidParameter, ModelNotFound
@@ -24,12 +23,10 @@ from core.jobs.spec import AdapterRef
 from core.scoring.registry import METRICS, require_metrics
 from core.serving.generation import SamplingParams
 from core.settings import Settings
-from core.store import adapters, jobs
+from core.store import adapters
 from core.store.aliases.records import name_behind
 from core.store.blobs import BlobStore
 from core.store.db import Session
-from core.store.jobs import NewJob
-from core.store.tables import JobRecord
 
 
 def specify(session: Session, request: EvaluationCreate, *, settings: Settings, blobs: BlobStore) -> EvaluationSpec:
@@ -76,26 +73,6 @@ def specify(session: Session, request: EvaluationCreate, *, settings: Settings, 
         general_text=GENERAL_TEXT_VERSION if has_memory else None,
         trained=rows_learnt(learnt, imported.context_tokens) if has_memory else (),
     )
-
-
-def create(
-    session: Session, request: EvaluationCreate, spec: EvaluationSpec, origin: RequestOrigin, *, now: int
-) -> JobRecord:
-    """Record a queued evaluation, or give the one that an earlier attempt of this request made.
-
-    Raises:
-        FileNotStored: the file was deleted since the specification was made.
-        InvalidParameter: a model was.
-        IdempotencyMismatch: the key was used with another body.
-        IdempotencyInProgress: the key is being used at this moment.
-    """
-    earlier = find_earlier(session, request, origin, now)
-    if earlier is not None:
-        return earlier
-    requested, request_sha256 = requested_of(request)
-    job = jobs.create(session, NewJob(origin.caller, spec, requested, request_sha256), now)
-    remember(session, origin, job, now)
-    return job
 
 
 def _with_versions(session: Session, request: EvaluationCreate) -> EvaluationCreate:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncGenerator
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, BackgroundTasks, Depends, Header, Query
@@ -10,7 +11,7 @@ from fastapi.responses import StreamingResponse
 
 from app.exports import service
 from app.exports.schemas import ExportAsked, ExportCreate, ExportOut
-from app.fine_tuning.repetition import RequestOrigin, find_earlier
+from app.fine_tuning.repetition import RequestOrigin, find_earlier, record_once
 from app.fine_tuning.schemas import EventOut, EventsQuery
 from app.http.auth import CallerDep, require_caller
 from app.http.deps import BlobsDep, DatabaseDep, DoorbellDep, ReadSession, SettingsDep
@@ -37,6 +38,7 @@ from core.errors import (
 from core.jobs.kind import JobKind
 from core.store import events, exports, jobs
 from core.store.db import Session
+from core.store.jobs import NewJob
 from core.store.queue import control
 from core.store.references.owners import Freed
 
@@ -87,7 +89,7 @@ def create_export(
             return service.describe(session, [job])[0]
         spec = service.specify(session, asked, settings=settings, blobs=blobs)
     with database.write() as session:  # apart, because choosing prompts must not keep the workers' heartbeats waiting
-        job = service.create(session, asked, spec, origin, now=now)
+        job = record_once(session, asked, origin, now, partial(NewJob, caller, spec))
         [created] = service.describe(session, [job])
     background.add_task(doorbell.notify, created.id)
     return created

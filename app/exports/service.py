@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from app.exports.prompts import choose_prompts
 from app.exports.schemas import ExportAsked, ExportOut
-from app.fine_tuning.repetition import RequestOrigin, find_earlier, remember, requested_of
 from app.models.downloads.service import Download
 from app.models.downloads.tar_layout import TarLayout
 from app.models.service import find_by_own_name
@@ -33,7 +32,6 @@ from core.store import adapters, exports, jobs
 from core.store.aliases.records import name_behind
 from core.store.blobs import BlobStore, said_of
 from core.store.db import Session
-from core.store.jobs import NewJob
 from core.store.queue import waiting_line
 from core.store.tables import JobRecord
 
@@ -94,23 +92,6 @@ def specify(session: Session, request: ExportAsked, *, settings: Settings, blobs
         raise InvalidParameter("format", f"{name} cannot be exported as {spec.described}: {obstacle}")
     prompts: Sequence[TriedPrompt] = choose_prompts(manifest, trained_as, tokenizer, imported.context_tokens, blobs)
     return spec.model_copy(update={"prompts": tuple(prompts)})
-
-
-def create(session: Session, request: ExportAsked, spec: ExportSpec, origin: RequestOrigin, *, now: int) -> JobRecord:
-    """Record a queued export, or give the one that an earlier attempt of this request made.
-
-    Raises:
-        InvalidParameter: the model was deleted since the specification was made.
-        IdempotencyMismatch: the key was used with another body.
-        IdempotencyInProgress: the key is being used at this moment.
-    """
-    earlier = find_earlier(session, request, origin, now)
-    if earlier is not None:
-        return earlier
-    requested, request_sha256 = requested_of(request)
-    job = jobs.create(session, NewJob(origin.caller, spec, requested, request_sha256), now)
-    remember(session, origin, job, now)
-    return job
 
 
 def describe(session: Session, rows: Sequence[JobRecord]) -> list[ExportOut]:

@@ -1,5 +1,6 @@
 """When a request for a job is one that was sent before: by its Idempotency-Key, or as a client's own retry."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -9,7 +10,7 @@ from core.ids import request_digest
 from core.jobs.kind import JobKind
 from core.store import jobs
 from core.store.db import Session
-from core.store.jobs import IdempotencyKey
+from core.store.jobs import IdempotencyKey, NewJob
 from core.store.tables import JobRecord
 
 # The official client waits at most 8 s between two attempts, and sends no key of its own.
@@ -61,16 +62,28 @@ def find_earlier(session: Session, request: Body, origin: RequestOrigin, now: in
     return jobs.find_recent_duplicate(session, origin.caller, request_sha256, now - RETRY_WINDOW_S, origin.kind)
 
 
-def remember(session: Session, origin: RequestOrigin, job: JobRecord, now: int) -> None:
-    """Tie the request's Idempotency-Key, if it has one, to the job that the same transaction makes.
+def record_once(
+    session: Session, request: Body, origin: RequestOrigin, now: int, make: Callable[[dict[str, Any], str], NewJob]
+) -> JobRecord:
+    """Record a queued job, or give the one that an earlier attempt of this request made.
+
+    Args:
+        make: takes the fields that were sent, and the request's digest.
 
     Raises:
+        FileNotStored, InvalidParameter: a file or an adapter was deleted since the specification was made.
+        IdempotencyMismatch: the key was used with another body.
         IdempotencyInProgress: the key is being used at this moment.
     """
+    earlier = find_earlier(session, request, origin, now)
+    if earlier is not None:
+        return earlier
+    job = jobs.create(session, make(*requested_of(request)), now)
     if origin.idempotency_key is not None:
         jobs.remember_idempotent(
             session, origin.idempotency_key, body_sha256=job.request_sha256, job_id=job.id, now=now
         )
+    return job
 
 
 def requested_of(request: Body) -> tuple[dict[str, Any], str]:

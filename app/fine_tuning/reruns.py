@@ -1,9 +1,11 @@
 """Jobs made again: what must still be there and be the same for it, and the job that comes of it."""
 
+from functools import partial
+
 from pydantic import ConfigDict
 
 from app.fine_tuning import service
-from app.fine_tuning.repetition import RequestOrigin, find_earlier, remember, requested_of
+from app.fine_tuning.repetition import RequestOrigin, record_once
 from app.fine_tuning.service import Draft
 from app.http.wire import Body
 from app.tokenizers import imported_of
@@ -71,15 +73,8 @@ def create(session: Session, job_id: str, draft: Draft, origin: RequestOrigin, *
         IdempotencyMismatch: the key was used with another body.
         IdempotencyInProgress: the key is being used at this moment.
     """
-    request = RerunCreate(rerun_of=job_id)
-    earlier = find_earlier(session, request, origin, now)
-    if earlier is not None:
-        return earlier
-    requested, request_sha256 = requested_of(request)
-    new = NewJob(origin.caller, draft.spec, requested, request_sha256, estimate=draft.estimate, rerun_of=job_id)
-    job = jobs.create(session, new, now)
-    remember(session, origin, job, now)
-    return job
+    make = partial(NewJob, origin.caller, draft.spec, estimate=draft.estimate, rerun_of=job_id)
+    return record_once(session, RerunCreate(rerun_of=job_id), origin, now, make)
 
 
 def _require_weights(session: Session, job: JobRecord, blobs: BlobStore) -> None:

@@ -1,12 +1,13 @@
 """What a fine-tuning request means: which model and files it names, what is refused."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
 from app.engines.routing import require_own_engine
 from app.fine_tuning import estimates
-from app.fine_tuning.repetition import RequestOrigin, find_earlier, remember, requested_of
+from app.fine_tuning.repetition import RequestOrigin, record_once
 from app.fine_tuning.schemas import HyperparametersCreate, JobCreate, JobFields
 from app.tokenizers import imported_of
 from core.base_models.registry import BaseModelEntry, Registry
@@ -24,7 +25,7 @@ from core.jobs.resolve import TrainableBase, resolve
 from core.jobs.spec import FileRef, JobSpec, TrainedAdapter
 from core.scoring.registry import METRICS, SCORED_IN_TRAINING, require_metrics
 from core.settings import Settings
-from core.store import adapters, files, jobs
+from core.store import adapters, files
 from core.store.aliases.records import name_behind
 from core.store.blobs import BlobStore
 from core.store.db import Session
@@ -85,22 +86,15 @@ def create(session: Session, request: JobCreate, draft: Draft, origin: RequestOr
         IdempotencyMismatch: the key was used with another body.
         IdempotencyInProgress: the key is being used at this moment.
     """
-    earlier = find_earlier(session, request, origin, now)
-    if earlier is not None:
-        return earlier
-    requested, request_sha256 = requested_of(request)
-    new = NewJob(
-        caller=origin.caller,
-        spec=draft.spec,
-        requested=requested,
-        request_sha256=request_sha256,
+    make = partial(
+        NewJob,
+        origin.caller,
+        draft.spec,
         suffix=request.suffix,
         metadata=request.metadata,
         estimate=draft.estimate,
     )
-    job = jobs.create(session, new, now)
-    remember(session, origin, job, now)
-    return job
+    return record_once(session, request, origin, now, make)
 
 
 def specify(
