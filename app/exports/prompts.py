@@ -6,6 +6,8 @@ Chosen and rendered when the export is made, so that the file they come from may
 from functools import partial
 from typing import Final
 
+import structlog
+
 from core.errors import BlobDamaged, BlobNotFound, ExampleInvalid
 from core.evaluations.choosing import Asked, choose_rows
 from core.evaluations.rows import general_rows
@@ -16,6 +18,8 @@ from core.serving.adapter_format import Manifest
 from core.store.blobs import BlobStore
 from core.text.rendering import Renderer
 from core.text.tokenizer import TextTokenizer
+
+_log = structlog.stdlib.get_logger(__name__)
 
 _HELD_OUT: Final = 5
 _GENERAL: Final = MAX_PROMPTS - KEPT_PROMPTS - _HELD_OUT
@@ -40,7 +44,7 @@ def choose_prompts(
 
 
 def _held_out(spec: JobSpec, tokenizer: TextTokenizer, context_tokens: int, blobs: BlobStore) -> list[TriedPrompt]:
-    """Give a few prompts that the training held out; none where its file is gone."""
+    """Give a few prompts that the training held out; none, and a line in the log, where its file cannot be read."""
     file = spec.validation_file or spec.training_file
     rendering = spec.with_max_length(min(spec.max_length, context_tokens))
     asked = Asked(file, rendering, held_out_of=spec if spec.validation_file is None else None)
@@ -52,7 +56,9 @@ def _held_out(spec: JobSpec, tokenizer: TextTokenizer, context_tokens: int, blob
             _HELD_OUT,
             wants_labels=False,
         )
-    except (BlobNotFound, BlobDamaged, ExampleInvalid):
+    except (BlobNotFound, BlobDamaged, ExampleInvalid) as reason:
+        # the report names the part of each prompt, so that there is none of these is seen there too
+        _log.warning("an export is tried without held-out prompts", file=file.id, reason=str(reason))
         return []
     return [TriedPrompt(part="held_out", ids=_end_of(row.prompt_ids)) for row in chosen.rows]
 

@@ -55,11 +55,6 @@ class ExportSpec(Frozen):
         return "none" if self.type is None or self.type == "lora" else self.type
 
     @property
-    def is_merged(self) -> bool:
-        """Whether the result holds the base model's weights, the adapter in them."""
-        return self.format == "merged" or (self.format == "gguf" and self.type != "lora")
-
-    @property
     def described(self) -> str:
         """The format with its numbers, as in "gguf q8_0"."""
         return " ".join(filter(None, (self.format, self.dtype, self.type)))

@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from pathlib import Path
 
 from core.errors import HostUnfit, ServiceError
@@ -68,7 +69,7 @@ def failure_of(error: Exception) -> Failed:
 def _keep_alive(events_fd: int) -> None:
     """Say that the process lives; what it computes says nothing for minutes."""
     while True:
-        threading.Event().wait(_ALIVE_EVERY_S)
+        time.sleep(_ALIVE_EVERY_S)
         os.write(events_fd, format_line(KeepAlive()))
 
 

@@ -3,7 +3,7 @@
 What is too much is ``core.exports.report``'s.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -132,8 +132,3 @@ def _rounded(exact: Tensor, rounding: Rounding) -> _Rounded:
 def _step_of(exact: Tensor, *, mantissa_bits: int, least: float) -> Tensor:
     _, exponent = torch.frexp(exact)
     return torch.ldexp(torch.ones_like(exact), exponent - 1 - mantissa_bits).clamp(min=least)
-
-
-def list_adapted(layers: Mapping[str, object]) -> frozenset[str]:
-    """Name the tensors that an adapter of these layers changes."""
-    return frozenset(f"{layer}.weight" for layer in layers)
