@@ -23,6 +23,7 @@ _ROW_KEYS: Final = {  # and what each asks for
     "preferred_output": "preferences (DPO)",
     "non_preferred_output": "preferences (DPO)",
 }
+_OF_TOOLS: Final = "parallel_tool_calls"
 _MESSAGE_KEYS: Final = {"tool_calls": "calls of tools", "function_call": "calls of functions", "audio": "audio"}
 _ROLES: Final = {"tool": "answers of tools", "function": "answers of functions"}
 _PARTS: Final = {"image_url": "images (vision)", "input_audio": "audio", "file": "files", "refusal": "refusals"}
@@ -91,7 +92,9 @@ def _row(row: dict[str, Any], line: int, changes: Counter[str]) -> dict[str, Any
     for key, what in _ROW_KEYS.items():
         if row.get(key):
             raise LineProblem(line, f"{key}: {what} cannot be learnt here")
-    kept = {key: value for key, value in row.items() if key not in (*_ROW_KEYS, "parallel_tool_calls")}
+    kept = {key: value for key, value in row.items() if key not in (*_ROW_KEYS, _OF_TOOLS)}
+    if _OF_TOOLS in row:
+        changes[f"{_OF_TOOLS} is left out, as it means nothing without tools"] += 1
     if isinstance(row.get("messages"), list):
         kept["messages"] = [
             _message(turn, f"messages[{place}]", line, changes) for place, turn in enumerate(row["messages"])

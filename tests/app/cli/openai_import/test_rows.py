@@ -44,7 +44,7 @@ def test_what_means_the_same_here_is_written_so_and_counted() -> None:
         chat({"role": "system", "content": "s"}, {"role": "user", "content": "ab"}, ANSWER),
         chat(USER, ANSWER),
     ]
-    assert sorted(told.changes.values()) == [1, 1, 1]
+    assert sorted(told.changes.values()) == [1, 1, 1, 1]
 
 
 IMAGE = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
