@@ -34,6 +34,8 @@ UNKNOWN_HEADER: Final = "in header - object with unexpected properties"  # which
 EXAMPLES: Final = "".join(f'{{"prompt": "{n} and 1 is", "completion": " {n + 1}."}}\n' for n in range(40)).encode()
 WAYS_TO_ARMS: Final = ("question", "arms", "grid", "random")
 IMPORT: Final = "/v1/models/import"
+RATINGS: Final = "/v1/models/aliases/{name}/ratings"
+ANSWER_OF_DESCRIPTION: Final = "cmpl-06h2n5v3kl7q906h2n5v3kl7q9-1-0123456789abcdef"
 SHOWN: Final = 300  # bytes of a refusal
 TGI_PATHS: Final = ("/", "/generate", "/generate_stream")
 
@@ -98,6 +100,8 @@ def before_call(context: HookContext, case: Case[Any], kwargs: dict[str, Any]) -
     body = case.body
     if not isinstance(body, dict):
         return
+    if case.path == RATINGS and body.get("id") == ANSWER_OF_DESCRIPTION:
+        body["id"] = answer()
     if case.path == IMPORT and body.get("suffix") is None:
         body.clear()
         body["file"] = download()  # type: ignore[assignment]  # a form has bytes; what is made up is no adapter
@@ -146,6 +150,12 @@ def move_alias() -> None:
             os.environ["FUZZED_MODEL"] = import_again()
         for model in (os.environ["FUZZED_BASE"], os.environ["FUZZED_MODEL"]):
             client.put(f"/models/aliases/{ALIAS}", cast_to=object, body={"model": model})
+
+
+def answer() -> str:
+    """Give the id of an answer for the alias."""
+    with api() as client:
+        return client.completions.create(model=ALIAS, prompt="1 and 1 is", max_tokens=1).id
 
 
 def import_again() -> str:
