@@ -18,6 +18,7 @@ from core.store.jobs import NewJob
 from core.store.queue import claims, leases
 from core.store.queue.claims import WorkerIdentity
 from core.store.queue.leases import Lease
+from core.store.references.owners import owners_of
 from core.store.references.rows import let_go
 from core.store.retention import job_deletion
 from core.store.tables import (
@@ -157,6 +158,11 @@ class StoreInUse:
     def referenced(self) -> set[str]:
         with self.database.read() as session:
             return set(session.scalars(select(BLOB_REFERENCES.c.sha256)))
+
+    def owned(self) -> set[str]:
+        """Give the digests of what somebody can be named for who needs it."""
+        with self.database.read() as session:
+            return set(owners_of(session, self.rows().keys() | self.referenced()))
 
     def rows(self) -> dict[str, BlobState]:
         with self.database.read() as session:

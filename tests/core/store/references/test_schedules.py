@@ -42,6 +42,7 @@ class Play:
         """Play one random schedule."""
         acts = [self._act() for _ in range(ACTORS)]
         self._baton.play(acts, self._check)
+        assert self.deployment.owned() == self.deployment.referenced()  # whose every arm a sentence has a name for
 
     def settle(self) -> None:
         """Delete what can be deleted and collect: no row is left but of what is referred to, and that is there."""
