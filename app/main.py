@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from app.aliases import routes as aliases
@@ -101,5 +101,5 @@ def create_app(settings: Settings, opener: Opener = open_runtime) -> FastAPI:
     error_envelopes.install(app)
     allowed_methods.install(app)
     for routes in _ROUTES:
-        app.include_router(routes.router)
+        app.include_router(routes.router, dependencies=[Depends(deps.require_each_once)])
     return app

@@ -3,6 +3,7 @@
 Those that only hand something over are ``async``: FastAPI would send each of the others through a thread.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Annotated, cast
 
@@ -14,6 +15,7 @@ from app.http.route_errors import READING, WRITING, raises
 from app.http.runtime import ApiRuntime
 from core.base_models.registry import Registry
 from core.dispatch.doorbell import Notifier
+from core.errors import InvalidParameter
 from core.settings import Settings
 from core.store.blobs import BlobStore
 from core.store.db import Database, Session
@@ -92,3 +94,15 @@ DoorbellDep = Annotated[Notifier, Depends(_doorbell)]
 # scope="function": the commit comes before the response, so a commit that fails is not answered by 200.
 ReadSession = Annotated[Session, Depends(_reading, scope="function")]
 WriteSession = Annotated[Session, Depends(_writing, scope="function")]
+
+
+async def require_each_once(request: Request) -> None:
+    """Refuse a query in which a parameter stands twice: only the last would count, and no route takes several.
+
+    Raises:
+        InvalidParameter: names it.
+    """
+    counts = Counter(name for name, _ in request.query_params.multi_items())
+    twice = next((name for name, count in counts.items() if count > 1), None)
+    if twice is not None:
+        raise InvalidParameter(twice, "stands in the query more than once; give it once")

@@ -42,7 +42,7 @@ REFUSALS: Final[dict[str, tuple[str, ...]]] = {
         r"(arms|weights)(\[\d+\])?: (there is nothing to compare with|.* is the name of )",
         r"seeds: (there must be from|one stands twice)",
         r"(seed: seeds are the experiment's|metadata: \w+ is what tells a job's place)",
-        r"random\.fields\.\S+: (there is nothing to draw from|low must be less than high)",
+        r"random\.fields\..*: (there is nothing to draw from|low must be less than high)",
         r"canary\.model: is .* as the model is",
         r"budget_s: one seed of all arms",
         r"(dtype|type): is of the format (merged|gguf)",
